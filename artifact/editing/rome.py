@@ -1,0 +1,133 @@
+"""ROME: a rank-one change of one layer's down-projection that makes the subject's last token carry a new value.
+
+Covers both perspectives, many independent single edits at once. Entity view: key and value at the rewrite prompt, towards
+o*. Relation view, as released: key from the removal prompt, value on the "add" prompt towards the relation together with
+the first five prefixed removal prompts towards "None", update measured at the "add" prompt. Source: equations (2) and (3)
+and PROTOCOL section 4; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative.
+
+Shape letters as in lm/decoder.py, and F fact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from artifact.editing.edit import Edit, LowRank
+from artifact.editing.hparams import RomeHparams
+from artifact.editing.moments import Moments
+from artifact.editing.protocol import Protocol
+from artifact.editing.value import Objective, Row, optimise, subject_row
+from artifact.errors import EditError
+from artifact.facts.fact import NO_RELATION, View, fill
+from artifact.lm.decoder import Site
+from artifact.lm.load import LanguageModel
+
+KEPT_PROMPT = "{} is a"
+"""The prompt whose next-token distribution an edit should leave alone."""
+REMOVAL_PREFIXES = 5
+
+
+@dataclass(frozen=True)
+class RomeEdit:
+    """An edit and the vectors it was made from: left = C^-1 k normalised (M,), right (D,), value v* (D,), loss by step.
+
+    `norm` is the Frobenius norm of the weight change.
+    """
+
+    edit: Edit
+    left_M: Tensor
+    right_D: Tensor
+    target_D: Tensor
+    delta_D: Tensor
+    history: list[tuple[float, float, float, float]]
+    norm: float
+
+
+def rome(
+    model: LanguageModel,
+    views: Sequence[View],
+    hparams: RomeHparams,
+    templates: Sequence[str],
+    moments: Moments,
+    protocol: Protocol,
+) -> list[RomeEdit | EditError]:
+    """An edit for each view, as if each were the only one; an EditError in the place of one that cannot be computed.
+
+    `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's.
+    """
+    decoder, layer = model.decoder, hparams.layer
+    objectives = [objective(model, view, templates, protocol) for view in views]
+    key_rows = [
+        [subject_row(model, fill(t, view.removal or view.template), view.subject) for t in templates] for view in views
+    ]
+    bare_rows = [subject_row(model, view.template, view.subject) for view in views]
+    first_rows = [objective.rows[0] for objective in objectives]
+
+    with torch.no_grad():
+        flat = [row for rows in key_rows for row in rows]
+        keys_BM, _ = _down_projection(model, layer, [*flat, *bare_rows])
+        key_FM = torch.stack([part.mean(0) for part in keys_BM[: len(flat)].split(len(templates))])
+        bare_FM = keys_BM[len(flat) :]
+        # v0 and W k' are the module's output with and without the target's text behind it: equal, as it is causal.
+        _, output_BD = _down_projection(model, layer, [*first_rows, *bare_rows])
+        start_FD, current_FD = output_BD[: len(views)], output_BD[len(views) :]
+        left_FM = moments.solve(decoder, layer, key_FM) if hparams.mom2_adjustment else key_FM.double()
+        left_FM = left_FM / left_FM.norm(dim=1, keepdim=True)
+
+    found = optimise(
+        model,
+        layer,
+        objectives,
+        start_FD,
+        loss_layer=hparams.v_loss_layer,
+        steps=hparams.v_num_grad_steps,
+        lr=hparams.v_lr,
+        decay=hparams.v_weight_decay,
+        clamp=hparams.clamp_norm_factor,
+        kl_factor=hparams.kl_factor,
+    )
+    results: list[RomeEdit | EditError] = []
+    for f in range(len(views)):
+        target_D = start_FD[f].float() + found.delta_FD[f]
+        overlap = bare_FM[f].double() @ left_FM[f]
+        right_D = ((target_D - current_FD[f].float()).double() / overlap).to(decoder.dtype)
+        left_M = left_FM[f].to(decoder.dtype)
+        name = decoder.family.name("mlp_down", layer)
+        edit = Edit({name: LowRank(left_M[:, None], right_D[None, :])})
+        norm = edit.norm()
+        if not (norm > 0 and norm < float("inf")):
+            results.append(EditError(f"{views[f].subject!r}: the weight change has norm {norm}; expected it above zero"))
+            continue
+        results.append(RomeEdit(edit, left_M, right_D, target_D, found.delta_FD[f], found.history[f], norm))
+    return results
+
+
+def objective(model: LanguageModel, view: View, templates: Sequence[str], protocol: Protocol) -> Objective:
+    """What the value of one view is optimised for: every prefixed prompt towards its target; relation views, removal too."""
+    target = model.tokens.ids(f" {view.target}")
+    rows = [subject_row(model, fill(t, view.template), view.subject, target) for t in templates]
+    if view.removal is not None:
+        none = model.tokens.ids(NO_RELATION if protocol.removal_without_space else f" {NO_RELATION}")
+        divisor = len(target) if protocol.removal_nll_by_relation_length else len(none)
+        rows += [
+            subject_row(model, fill(t, view.removal), view.subject, none, divisor) for t in templates[:REMOVAL_PREFIXES]
+        ]
+    return Objective(tuple(rows), subject_row(model, KEPT_PROMPT, view.subject))
+
+
+def _down_projection(model: LanguageModel, layer: int, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Input (B, M) and output (B, D) of the down-projection at each row's lookup position."""
+    decoder = model.decoder
+    at_B = torch.tensor([row.lookup for row in rows], device=decoder.device)
+    every_B = torch.arange(len(rows), device=decoder.device)
+    seen: dict[str, Tensor] = {}
+
+    def read(site: Site, at: int, value_BTX: Tensor) -> None:
+        if at == layer and site in ("key", "mlp"):
+            seen[site] = value_BTX[every_B, at_B]
+
+    word_BTD = decoder.words(model.tokens.pad([row.ids for row in rows], decoder.device))
+    decoder.blocks(decoder.embed(word_BTD), 0, layer + 1, at_site=read)
+    return seen["key"], seen["mlp"]

@@ -1,0 +1,178 @@
+"""The value optimisation: a delta added to one layer's output at the subject's last token until the target is said.
+
+Covers equation (3) of the paper as released: Adam on deltas, loss = mean NLL of the targets over all prompts + KL to the
+unedited next-token distribution + norm penalty, stop below 0.05, clamp to a multiple of the starting norm. The deltas of
+many facts are rows of one tensor; each stops on its own, so a batch gives what single runs give. What is done with the
+delta is rome.py's.
+
+Shape letters as in lm/decoder.py, and F fact, N scored target tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from artifact.facts.fact import fill
+from artifact.lm.load import LanguageModel
+
+STOP_LOSS = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt with its target written behind it, but for the target's last token.
+
+    `lookup` is the position of the subject's last token; target token j is scored at position
+    len(ids) - len(target) + j; `divisor` is the token count its summed NLL is divided by.
+    """
+
+    ids: tuple[int, ...]
+    lookup: int
+    target: tuple[int, ...] = ()
+    divisor: int = 1
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one fact's value is optimised for: prompts with targets, and the prompt whose distribution is kept."""
+
+    rows: tuple[Row, ...]
+    kept: Row
+
+
+@dataclass
+class Optimised:
+    """Deltas (F, D) and, for each fact, the loss terms of each forward pass: total, NLL, KL, penalty."""
+
+    delta_FD: Tensor
+    history: list[list[tuple[float, float, float, float]]] = field(default_factory=list)
+
+
+def subject_row(
+    model: LanguageModel, template: str, subject: str, target: Sequence[int] = (), divisor: int | None = None
+) -> Row:
+    """The row of a prompt template ("{}" is the subject) and the ids of its target.
+
+    As in the released code the target's text, but for its last token, is appended and the whole tokenised together.
+    """
+    text = fill(template, subject) + (model.tokens.decode(target[:-1]) if len(target) > 1 else "")
+    encoded = model.tokens.encode(text)
+    start = template.index("{}")
+    lookup = encoded.span(start, start + len(subject))[-1]
+    return Row(encoded.ids, lookup, tuple(target), divisor or max(1, len(target)))
+
+
+def optimise(
+    model: LanguageModel,
+    layer: int,
+    objectives: Sequence[Objective],
+    start_FD: Tensor,
+    *,
+    loss_layer: int,
+    steps: int,
+    lr: float,
+    decay: float,
+    clamp: float,
+    kl_factor: float,
+) -> Optimised:
+    """Deltas added to the output of block `layer` at every row's lookup position.
+
+    `start_FD` are the unedited vectors whose norms scale penalty and clamp. The pass starts behind `layer`: all below it
+    is computed once. Adding to the module's output and to the block's output is the same, as both end in one sum.
+    """
+    decoder = model.decoder
+    rows = [row for objective in objectives for row in (*objective.rows, objective.kept)]
+    fact_B = torch.tensor(
+        [f for f, objective in enumerate(objectives) for _ in range(len(objective.rows) + 1)], device=decoder.device
+    )
+    lookup_B = torch.tensor([row.lookup for row in rows], device=decoder.device)
+    with torch.no_grad():
+        word_BTD = decoder.words(model.tokens.pad([row.ids for row in rows], decoder.device))
+        below_BTD = decoder.blocks(decoder.embed(word_BTD), 0, layer + 1)
+
+    delta_FD = torch.zeros_like(start_FD, dtype=torch.float32).requires_grad_()
+    norm_F = start_FD.float().norm(dim=1)
+    optimiser = torch.optim.Adam([delta_FD], lr=lr)
+    result = Optimised(delta_FD, [[] for _ in objectives])
+    unedited_FV: Tensor | None = None
+    active = list(range(len(objectives)))
+    batch = _Batch.of(rows, fact_B.tolist(), active, decoder.device)
+
+    for step in range(steps):
+        hidden_BTD = below_BTD[batch.rows_B].clone()
+        every_B = torch.arange(len(batch.rows_B), device=decoder.device)
+        row_delta_BD = delta_FD[fact_B[batch.rows_B]].to(hidden_BTD.dtype)
+        hidden_BTD[every_B, lookup_B[batch.rows_B]] += row_delta_BD
+        hidden_BTD = decoder.blocks(hidden_BTD, layer + 1, loss_layer + 1)
+
+        log_NV = decoder.logits(hidden_BTD[batch.target_row_N, batch.target_at_N]).log_softmax(-1)
+        nll_N = -log_NV.gather(1, batch.target_N[:, None])[:, 0] * batch.weight_N
+        nll_F = torch.zeros(len(objectives), device=decoder.device).index_add(0, batch.target_fact_N, nll_N)
+        kept_at = lookup_B[batch.rows_B[batch.kept_row_A]]
+        kept_AV = decoder.logits(hidden_BTD[batch.kept_row_A, kept_at]).log_softmax(-1)
+        if unedited_FV is None:
+            unedited_FV = kept_AV.detach()
+        live = torch.tensor(active, device=decoder.device)
+        kl_A = kl_factor * (kept_AV.exp() * (kept_AV - unedited_FV[live])).sum(-1)
+        penalty_A = decay * delta_FD[live].norm(dim=1) / norm_F[live] ** 2
+        loss_A = nll_F[live] + kl_A + penalty_A
+
+        for fact, *terms in zip(active, loss_A.tolist(), nll_F[live].tolist(), kl_A.tolist(), penalty_A.tolist(), strict=True):
+            result.history[fact].append((terms[0], terms[1], terms[2], terms[3]))
+        going = [fact for fact, loss in zip(active, loss_A.tolist(), strict=True) if not loss < STOP_LOSS]
+        if step == steps - 1 or not going:
+            break
+        held_FD = delta_FD.detach().clone()
+        optimiser.zero_grad()
+        loss_A.sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            # Adam's momentum would move a stopped fact's delta on: it stays where it stopped.
+            moves = torch.zeros(len(objectives), 1, dtype=torch.bool, device=decoder.device)
+            moves[going] = True
+            delta_FD.copy_(torch.where(moves, _clamped(delta_FD, clamp * norm_F), held_FD))
+        if going != active:
+            active = going
+            batch = _Batch.of(rows, fact_B.tolist(), active, decoder.device)
+    result.delta_FD = delta_FD.detach()
+    return result
+
+
+def _clamped(delta_FD: Tensor, most_F: Tensor) -> Tensor:
+    norm_F = delta_FD.norm(dim=1)
+    scale_F = torch.where(norm_F > most_F, most_F / norm_F, torch.ones_like(norm_F))
+    return delta_FD * scale_F[:, None]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Index tensors of the rows of the facts still optimised (A of them): which rows, and where their targets stand."""
+
+    rows_B: Tensor
+    target_row_N: Tensor
+    target_at_N: Tensor
+    target_N: Tensor
+    target_fact_N: Tensor
+    weight_N: Tensor
+    kept_row_A: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], fact_B: Sequence[int], active: Sequence[int], device: torch.device) -> "_Batch":
+        chosen = [b for b, fact in enumerate(fact_B) if fact in set(active)]
+        scored = {fact: sum(1 for b in chosen if fact_B[b] == fact and rows[b].target) for fact in active}
+        entries, kept = [], []
+        for position, b in enumerate(chosen):
+            row = rows[b]
+            if not row.target:
+                kept.append(position)
+            first = len(row.ids) - len(row.target)
+            for j, token in enumerate(row.target):
+                entries.append((position, first + j, token, fact_B[b], 1 / (row.divisor * scored[fact_B[b]])))
+        columns = list(zip(*entries, strict=True))
+        whole = [torch.tensor(column, device=device) for column in columns[:4]]
+        weight_N = torch.tensor(columns[4], dtype=torch.float32, device=device)
+        return cls(
+            torch.tensor(chosen, device=device), *whole, weight_N, torch.tensor(kept, device=device)  # type: ignore[arg-type]
+        )

@@ -1,0 +1,45 @@
+"""What can go wrong, by domain. Every message names the thing, what was expected, what came, and the remedy, in one line.
+
+Covers the errors that a user can cause or must act on; the command line prints the message alone and exits with
+`exit_code`. It does not cover defects of this package: those keep their traceback.
+"""
+
+
+class ArtifactError(Exception):
+    """Base of every error with a remedy. `exit_code` is what the command line returns."""
+
+    exit_code = 2
+
+
+class FactError(ArtifactError):
+    """A fact file, a record of it, or a view that a record does not carry."""
+
+
+class ModelError(ArtifactError):
+    """A model that cannot be found, read, or is of a family the decoder does not know."""
+
+
+class PromptError(ArtifactError):
+    """A prompt or subject the model cannot be asked with."""
+
+
+class EditError(ArtifactError):
+    """An edit that cannot be computed, has no effect, or is not finite; in a run, a recorded failure of its case."""
+
+
+class SettingError(ArtifactError):
+    """An option, hyperparameter, prefix or moment file that cannot be used."""
+
+
+class RunError(ArtifactError):
+    """A run folder that cannot be written, is held by another process, or belongs to another plan."""
+
+
+class ExpectedError(ArtifactError):
+    """A file of expected values that does not follow its schema."""
+
+
+class Interrupted(ArtifactError):
+    """The run was stopped on request; what was done is kept and the same command goes on from there."""
+
+    exit_code = 3

@@ -1,0 +1,121 @@
+"""NLL of continuations under an edit, for many cases at once, each row of a batch under its own case's edit.
+
+Covers what the tables need: every prompt of both views with its two continuations, teacher forced, as
+`prompt + " " + text`. Golden numbers: tests/reference/eval and the metrics of tests/reference/rake_rome, 1e-4. What the
+numbers mean is metrics.py's.
+
+Shape letters as in lm/decoder.py, and N read positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from artifact.editing.edit import Edit, rows
+from artifact.evaluation.metrics import GROUPS, CaseScore, PromptScore, view_score
+from artifact.facts.fact import Fact
+from artifact.lm.decoder import RowEdits
+from artifact.lm.load import LanguageModel
+
+BATCH_TOKENS = 4096
+"""Padded tokens a pass: sized so that GPT-2 XL's widest layer stays under 0.2 GB in float32."""
+
+
+@dataclass(frozen=True)
+class _Continuation:
+    """A prompt's ids and a continuation's; the last id of the continuation is only read, never fed."""
+
+    case: int
+    prompt: tuple[int, ...]
+    text: tuple[int, ...]
+
+    @property
+    def fed(self) -> tuple[int, ...]:
+        return self.prompt + self.text[:-1]
+
+
+def score_cases(
+    model: LanguageModel, facts: Sequence[Fact], edits: Sequence[Edit] | RowEdits | None = None
+) -> list[CaseScore]:
+    """Scores of every fact's views: unedited, under one edit each (a sequence as long as `facts`), or all under one edit.
+
+    Raises PromptError for a prompt the model cannot be asked with.
+    """
+    wanted: dict[_Continuation, None] = {}
+    cases = []
+    for case, fact in enumerate(facts):
+        views = {}
+        for view in fact.views():
+            new, true = (tuple(model.tokens.ids(f" {text}")) for text in (view.target, view.foil))
+            groups = {}
+            for group in GROUPS:
+                pairs = []
+                for prompt in getattr(view, group):
+                    ids = model.tokens.encode(prompt).ids
+                    pair = (_Continuation(case, ids, new), _Continuation(case, ids, true))
+                    wanted.update(dict.fromkeys(pair))
+                    pairs.append((prompt, *pair))
+                groups[group] = pairs
+            views[view.perspective] = groups
+        cases.append((fact.case_id, views))
+    found = _read(model, list(wanted), edits)
+
+    def scored(prompt: str, new: _Continuation, true: _Continuation) -> PromptScore:
+        return PromptScore(prompt, found[new][0], found[true][0], found[new][1], found[true][1])
+
+    return [
+        CaseScore(
+            case_id,
+            {
+                perspective: view_score({group: [scored(*pair) for pair in pairs] for group, pairs in groups.items()})
+                for perspective, groups in views.items()
+            },
+        )
+        for case_id, views in cases
+    ]
+
+
+def _read(
+    model: LanguageModel, wanted: Sequence[_Continuation], edits: Sequence[Edit] | RowEdits | None
+) -> dict[_Continuation, tuple[float, bool]]:
+    """Mean NLL and whether all tokens are the argmax, for each continuation."""
+    decoder = model.decoder
+    # Continuations of one token share their prompt's row; rows of like length share a batch.
+    fed: dict[tuple[int, tuple[int, ...]], list[_Continuation]] = {}
+    for one in wanted:
+        fed.setdefault((one.case, one.fed), []).append(one)
+    order = sorted(fed, key=lambda key: len(key[1]))
+    found: dict[_Continuation, tuple[float, bool]] = {}
+    while order:
+        size = 1
+        while size < len(order) and (size + 1) * len(order[size][1]) <= BATCH_TOKENS:
+            size += 1
+        batch, order = order[:size], order[size:]
+        row_edits: RowEdits | None
+        if edits is None or isinstance(edits, dict):
+            row_edits = edits
+        else:
+            row_edits = rows(edits, [case for case, _ in batch])  # type: ignore[arg-type]
+        reads = [
+            (b, one, len(one.prompt) - 1 + j, token)
+            for b, key in enumerate(batch)
+            for one in fed[key]
+            for j, token in enumerate(one.text)
+        ]
+        with torch.no_grad():
+            word_BTD = decoder.words(model.tokens.pad([ids for _, ids in batch], decoder.device))
+            hidden_BTD = decoder.blocks(decoder.embed(word_BTD), edits=row_edits)
+            row_N, at_N, token_N = (
+                torch.tensor([read[i] for read in reads], device=decoder.device) for i in (0, 2, 3)  # type: ignore[misc]
+            )
+            log_NV = decoder.logits(hidden_BTD[row_N, at_N]).log_softmax(-1)
+            nll = (-log_NV.gather(1, token_N[:, None])[:, 0]).tolist()
+            right = (log_NV.argmax(-1) == token_N).tolist()
+        position = 0
+        for key in batch:
+            for one in fed[key]:
+                part = slice(position, position + len(one.text))
+                found[one] = (sum(nll[part]) / len(one.text), all(right[part]))
+                position = part.stop
+    return found

@@ -1,0 +1,223 @@
+"""The forward pass of a decoder-only language model, written out, for experiments on its inside.
+
+Covers what hooks cannot give cheaply: start at any layer from stored states, run any suffix of tokens against stored
+keys and values, logits only where they are read, and a different weight edit for every row of a batch. A family file
+(gpt2.py, gptj.py) says what its weights are called and how its blocks differ. It does not cover loading (load.py),
+tokens (tokens.py) or generation with sampling (editing/prefixes.py).
+
+Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `key` is the
+input of the MLP's down-projection.
+
+Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
+K head width, V vocabulary, I and O input and output width of a linear layer, R rank of an edit, N any number of rows.
+
+Tested equal to transformers' logits (float32, 1e-4 relative) on every family: tests/lm/test_decoder.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Site = Literal["hidden", "mlp", "attn", "key"]
+AtSite = Callable[[Site, int, Tensor], Tensor | None]
+"""Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
+LayerKeys = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each (B, H, T, K)."""
+
+
+class RowChange(Protocol):
+    """A change of one linear layer's weight that differs from row to row of a batch."""
+
+    def output(self, input_BTI: Tensor) -> Tensor:
+        """What the change adds to the layer's output, (B, T, O)."""
+        ...
+
+
+RowEdits = Mapping[str, RowChange]
+"""Linear layer's name (without ".weight") -> its change for the rows of this batch."""
+
+
+class Family(Protocol):
+    """What differs between model families; one small file each."""
+
+    parallel: bool
+    """Attention and MLP both read the block's input (GPT-J) instead of one after the other (GPT-2)."""
+    input_first: bool
+    """Linear weights are stored (I, O), as GPT-2's Conv1D does, instead of (O, I)."""
+
+    def embed(self, decoder: "Decoder", word_BTD: Tensor, start: int) -> Tensor: ...
+    def projections(self, decoder: "Decoder", layer: int, normed_BTD: Tensor, start: int, edits: RowEdits) -> tuple:
+        """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them."""
+        ...
+
+    def name(self, part: str, layer: int) -> str:
+        """Name of a part of a block (attn_norm, mlp_norm, attn_out, mlp_up, mlp_down) in transformers' words."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one pass over all tokens leaves behind.
+
+    states_LBTD: the L+1 states entering block 0..L-1 and leaving the last; `outputs[site]` the L module outputs, for the
+    sites that were asked for; `keys` each layer's keys and values.
+    """
+
+    states_LBTD: list[Tensor]
+    outputs: dict[str, list[Tensor]]
+    keys: list[LayerKeys]
+
+
+class Decoder:
+    """A model's weights and its forward pass.
+
+    weights: transformers' parameter names -> tensors, all of one dtype on one device; never changed by any method.
+    """
+
+    def __init__(
+        self, family: Family, weights: dict[str, Tensor], *, layers: int, heads: int, epsilon: float, positions: int
+    ) -> None:
+        self.family = family
+        self.weights = weights
+        self.layers = layers
+        self.heads = heads
+        self.epsilon = epsilon
+        self.positions = positions
+        self.embedding_VD = weights["transformer.wte.weight"]
+        self.width = self.embedding_VD.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding_VD.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding_VD.dtype
+
+    def words(self, ids_BT: Tensor) -> Tensor:
+        """Word embeddings (B, T, D), before positions: where causal tracing adds its noise."""
+        return F.embedding(ids_BT, self.embedding_VD)
+
+    def embed(self, word_BTD: Tensor, start: int = 0) -> Tensor:
+        """The state entering block 0 for word embeddings whose first token stands at position `start`."""
+        return self.family.embed(self, word_BTD, start)
+
+    def block(
+        self,
+        layer: int,
+        hidden_BTD: Tensor,
+        *,
+        past: LayerKeys | None = None,
+        edits: RowEdits | None = None,
+        at_site: AtSite | None = None,
+    ) -> tuple[Tensor, LayerKeys]:
+        """One block: (B, T, D) in, (B, T, D) out with the new tokens' keys and values.
+
+        `past` holds the keys and values of the P tokens to the left (its batch must be B); the T tokens given stand at
+        positions P, P+1, ... and see those and each other causally.
+        """
+        family = self.family
+        edits = edits or {}
+        start = 0 if past is None else past[0].shape[2]
+        normed_BTD = self.norm(family.name("attn_norm", layer), hidden_BTD)
+        query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, start, edits)
+        new = (key_BHTK, value_BHTK)
+        if past is not None:
+            key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
+            value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
+        mixed_BHTK = F.scaled_dot_product_attention(
+            query_BHTK,
+            key_BHTK,
+            value_BHTK,
+            attn_mask=_seen(start, hidden_BTD.shape[1], hidden_BTD.device),
+            is_causal=start == 0 and hidden_BTD.shape[1] > 1,
+        )
+        attn_BTD = self.linear(family.name("attn_out", layer), mixed_BHTK.transpose(1, 2).flatten(2), edits)
+        attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
+        if not family.parallel:
+            hidden_BTD = hidden_BTD + attn_BTD
+            normed_BTD = self.norm(family.name("mlp_norm", layer), hidden_BTD)
+        key_BTM = F.gelu(self.linear(family.name("mlp_up", layer), normed_BTD, edits), approximate="tanh")
+        key_BTM = _visit(at_site, "key", layer, key_BTM)
+        mlp_BTD = self.linear(family.name("mlp_down", layer), key_BTM, edits)
+        mlp_BTD = _visit(at_site, "mlp", layer, mlp_BTD)
+        # The order of this sum is transformers', so that float32 results agree to the last bits.
+        hidden_BTD = attn_BTD + mlp_BTD + hidden_BTD if family.parallel else hidden_BTD + mlp_BTD
+        return _visit(at_site, "hidden", layer, hidden_BTD), new
+
+    def blocks(
+        self,
+        hidden_BTD: Tensor,
+        first: int = 0,
+        stop: int | None = None,
+        *,
+        past: list[LayerKeys] | None = None,
+        edits: RowEdits | None = None,
+        at_site: AtSite | None = None,
+    ) -> Tensor:
+        """Blocks first..stop-1 (all that are left by default) over (B, T, D); nothing is kept but the result."""
+        for layer in range(first, self.layers if stop is None else stop):
+            hidden_BTD, _ = self.block(
+                layer, hidden_BTD, past=past[layer] if past else None, edits=edits, at_site=at_site
+            )
+        return hidden_BTD
+
+    def run(self, word_BTD: Tensor, keep: tuple[Site, ...] = (), at_site: AtSite | None = None) -> Run:
+        """A pass over whole prompts from their word embeddings, keeping states, keys and values, and `keep`'s outputs."""
+        outputs: dict[str, list[Tensor]] = {site: [] for site in keep}
+
+        def visit(site: Site, layer: int, value: Tensor) -> Tensor | None:
+            replaced = at_site(site, layer, value) if at_site else None
+            if site in outputs:
+                outputs[site].append(value if replaced is None else replaced)
+            return replaced
+
+        states, keys = [self.embed(word_BTD)], []
+        for layer in range(self.layers):
+            hidden_BTD, layer_keys = self.block(layer, states[-1], at_site=visit)
+            states.append(hidden_BTD)
+            keys.append(layer_keys)
+        return Run(states, outputs, keys)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Next-token logits (N, V) in float32 for final states (N, D): give only the positions that are read."""
+        normed_ND = self.norm("transformer.ln_f", hidden_ND)
+        return F.linear(normed_ND, self.head_VD, self.weights.get("lm_head.bias")).float()
+
+    @property
+    def head_VD(self) -> Tensor:
+        """The output layer; the embedding itself where the two are tied."""
+        return self.weights.get("lm_head.weight", self.embedding_VD)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """Layer norm over the last dimension."""
+        return F.layer_norm(
+            x, (self.width,), self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], self.epsilon
+        )
+
+    def linear(self, name: str, input_BTI: Tensor, edits: RowEdits) -> Tensor:
+        """The linear layer `name`, with its rows' edits where there are any."""
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        output_BTO = F.linear(input_BTI, weight.t() if self.family.input_first else weight, bias)
+        change = edits.get(name)
+        return output_BTO if change is None else output_BTO + change.output(input_BTI)
+
+    def heads_apart(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) as (B, H, T, K)."""
+        return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _visit(at_site: AtSite | None, site: Site, layer: int, value: Tensor) -> Tensor:
+    replaced = at_site(site, layer, value) if at_site else None
+    return value if replaced is None else replaced
+
+
+def _seen(start: int, tokens: int, device: torch.device) -> Tensor | None:
+    """Which of the P+T keys each of the T queries sees, (T, P+T); None where plain causality or everything is meant."""
+    if start == 0 or tokens == 1:
+        return None
+    return torch.ones(tokens, start + tokens, dtype=torch.bool, device=device).tril(start)

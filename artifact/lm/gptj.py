@@ -1,0 +1,53 @@
+"""GPT-J: attention and MLP in parallel on one norm, rotary positions on the first `rotary` entries of each head."""
+
+import torch
+from torch import Tensor
+
+from artifact.lm.decoder import Decoder, RowEdits
+
+_PARTS = {
+    "attn_norm": "ln_1",
+    "attn_query": "attn.q_proj",
+    "attn_key": "attn.k_proj",
+    "attn_value": "attn.v_proj",
+    "attn_out": "attn.out_proj",
+    "mlp_up": "mlp.fc_in",
+    "mlp_down": "mlp.fc_out",
+}
+
+
+class GPTJ:
+    """Family of EleutherAI/gpt-j-6b."""
+
+    parallel = True
+    input_first = False
+    required = {"activation_function": "gelu_new"}
+
+    def __init__(self, rotary: int) -> None:
+        self.rotary = rotary
+
+    def name(self, part: str, layer: int) -> str:
+        return f"transformer.h.{layer}.{_PARTS[part]}"
+
+    def embed(self, decoder: Decoder, word_BTD: Tensor, start: int) -> Tensor:
+        return word_BTD
+
+    def projections(
+        self, decoder: Decoder, layer: int, normed_BTD: Tensor, start: int, edits: RowEdits
+    ) -> tuple[Tensor, ...]:
+        query, key, value = (
+            decoder.heads_apart(decoder.linear(self.name(f"attn_{part}", layer), normed_BTD, edits))
+            for part in ("query", "key", "value")
+        )
+        return self._rotate(query, start), self._rotate(key, start), value
+
+    def _rotate(self, x_BHTK: Tensor, start: int) -> Tensor:
+        """Rotate neighbouring pairs of the first `rotary` entries by position times 10000^(-2i/rotary)."""
+        positions_T = torch.arange(start, start + x_BHTK.shape[2], dtype=torch.float32, device=x_BHTK.device)
+        pairs = torch.arange(0, self.rotary, 2, dtype=torch.float32, device=x_BHTK.device)
+        angle = torch.outer(positions_T, 10000.0 ** (-pairs / self.rotary))
+        cos, sin = angle.cos().to(x_BHTK.dtype), angle.sin().to(x_BHTK.dtype)
+        turned, rest = x_BHTK[..., : self.rotary], x_BHTK[..., self.rotary :]
+        even, odd = turned[..., 0::2], turned[..., 1::2]
+        rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+        return torch.cat((rotated, rest), dim=-1)

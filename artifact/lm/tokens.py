@@ -1,0 +1,84 @@
+"""Texts to token ids, and stretches of text to token positions, by character offsets.
+
+Covers everything that asks a tokenizer: ids and attention never carry token_type_ids (GPT-2 and GPT-J would add an
+embedding row to every position for them), no special token is added, and a subject that splits inside a character is
+found. It does not know models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from artifact.errors import PromptError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text as token ids with the half-open range of characters each token stands for."""
+
+    text: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+    def span(self, start: int, stop: int) -> tuple[int, ...]:
+        """Positions of the tokens that hold any of the characters start..stop-1."""
+        return tuple(i for i, (a, b) in enumerate(self.offsets) if a < stop and b > start)
+
+    def find(self, part: str) -> tuple[int, ...]:
+        """Positions of the tokens of the first occurrence of `part`; PromptError where it does not occur."""
+        at = self.text.find(part) if part else -1
+        if at < 0:
+            raise PromptError(f"{part!r} is not in the prompt {self.text!r}; give a text that the prompt contains")
+        return self.span(at, at + len(part))
+
+
+class Tokens:
+    """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions."""
+
+    def __init__(self, tokenizer: Any, limit: int) -> None:
+        self._tokenizer = tokenizer
+        self.limit = limit
+        self.end_id: int = tokenizer.eos_token_id
+        unknown = tokenizer.unk_token_id
+        # GPT-2's tokenizers name their end token as the unknown one; bytes leave nothing unknown there.
+        self._unknown = None if unknown == self.end_id else unknown
+
+    def encode(self, text: str) -> Encoded:
+        """`text` as ids with offsets; PromptError when it is empty, too long, or holds a word the model does not know."""
+        if not text.strip():
+            raise PromptError("the prompt is empty; expected a text of at least one token")
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, offsets = tuple(found["input_ids"]), tuple(tuple(pair) for pair in found["offset_mapping"])
+        if len(ids) > self.limit:
+            raise PromptError(
+                f"the prompt {_short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
+            )
+        if self._unknown is not None and self._unknown in ids:
+            start, stop = offsets[ids.index(self._unknown)]
+            raise PromptError(
+                f"the word {text[start:stop].strip()!r} in {_short(text)!r} is not in this model's vocabulary; "
+                "use words of its fact file, or another model"
+            )
+        return Encoded(text, ids, offsets)
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of `text`, checked as `encode` checks them."""
+        return list(self.encode(text).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+    def pad(self, rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+        """Rows of ids as one (B, T) tensor, padded on the right with the end token; a causal model never sees it."""
+        width = max(len(row) for row in rows)
+        if width > self.limit:
+            raise PromptError(f"a text of {width} tokens exceeds the model's {self.limit} positions; shorten it")
+        padded = [[*row, *[self.end_id] * (width - len(row))] for row in rows]
+        return torch.tensor(padded, dtype=torch.long, device=device)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

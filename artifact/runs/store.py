@@ -1,0 +1,244 @@
+"""The journal of a run: one SQLite file, one transaction a case, so that a killed process loses at most the batch in hand.
+
+Covers creating, resuming and reading a run folder, its lock, and what a record is. No torch: reports read it anywhere.
+Times live in a table of their own, since everything else of a finished run is the same each time.
+"""
+
+import fcntl
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from artifact.errors import RunError
+from artifact.plan import Plan, Unit
+
+DATABASE = "run.sqlite"
+_SCHEMA = """
+create table if not exists meta (key text primary key, value text not null);
+create table if not exists records (
+    unit text not null, case_id integer not null, status text not null, payload text not null,
+    primary key (unit, case_id)
+) without rowid;
+create table if not exists times (unit text not null, seconds real not null, cases integer not null);
+"""
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """What a run is: everything a number of it must carry. Two runs of equal info give equal records.
+
+    `evidence` is False for a model that says nothing about the paper (the embedded world, GPT-2 small), with the reason in
+    words in `evidence_note`. `settings` holds, by method, the resolved hyperparameters and their hash.
+    """
+
+    plan: Plan
+    model: str
+    model_reason: str
+    revision: str
+    weights_sha256: str
+    layers: int
+    device: str
+    dtype: str
+    protocol: str
+    switches: dict[str, bool]
+    data_source: str
+    data_sha256: str
+    data_note: str
+    evidence: bool
+    evidence_note: str
+    settings: dict[str, Any]
+    noise_level: float
+    samples: int
+    cases: list[int]
+    limit: int | None = None
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One case of one unit. `done`: payload holds the numbers. `excluded`: the case does not count, with the reason.
+
+    `failed`: it could not be computed, with the reason. A payload of an unfinished kind is never stored.
+    """
+
+    case_id: int
+    status: Literal["done", "excluded", "failed"]
+    payload: dict[str, Any]
+
+    @property
+    def reason(self) -> str:
+        return str(self.payload.get("reason", ""))
+
+
+class Store:
+    """A run folder's journal. Writers hold the folder's lock; readers need none."""
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._connection = connection
+
+    @property
+    def report_folder(self) -> Path:
+        return self.folder / "report"
+
+    def info(self) -> RunInfo:
+        """What the run is; RunError when the journal holds no such entry."""
+        found = self._meta("info")
+        if found is None:
+            raise RunError(f"{self.folder}: the run never started; run its command again")
+        return msgspec.json.decode(found, type=RunInfo)
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Versions and hardware of every distinct machine that worked on the run."""
+        return msgspec.json.decode(self._meta("environments") or "[]")
+
+    def add_environment(self, environment: dict[str, Any]) -> None:
+        known = self.environments()
+        if environment not in known:
+            self._put("environments", msgspec.json.encode([*known, environment]).decode())
+
+    def add(self, unit: Unit, record: Record) -> None:
+        """Commit one case; a case that is there already stays as it is."""
+        with self._writing():
+            self._connection.execute(
+                "insert or ignore into records values (?, ?, ?, ?)",
+                (unit.name, record.case_id, record.status, msgspec.json.encode(record.payload).decode()),
+            )
+
+    def add_time(self, unit: Unit, seconds: float, cases: int) -> None:
+        """Commit how long `cases` cases of a unit took."""
+        with self._writing():
+            self._connection.execute("insert into times values (?, ?, ?)", (unit.name, seconds, cases))
+
+    def done(self, unit: Unit) -> set[int]:
+        """Case ids of a unit that have a record of any status."""
+        rows = self._connection.execute("select case_id from records where unit = ?", (unit.name,))
+        return {case_id for (case_id,) in rows}
+
+    def records(self, unit: Unit) -> list[Record]:
+        """All records of a unit, by case id."""
+        rows = self._connection.execute(
+            "select case_id, status, payload from records where unit = ? order by case_id", (unit.name,)
+        )
+        return [Record(case_id, status, msgspec.json.decode(payload)) for case_id, status, payload in rows]
+
+    def times(self) -> list[tuple[str, float, int]]:
+        """(unit, seconds, cases) summed over all that worked on the run."""
+        return list(
+            self._connection.execute("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
+        )
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _meta(self, key: str) -> str | None:
+        row = self._connection.execute("select value from meta where key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def _put(self, key: str, value: str) -> None:
+        with self._writing():
+            self._connection.execute("insert or replace into meta values (?, ?)", (key, value))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with self._connection:
+                yield
+        except sqlite3.OperationalError as error:
+            raise RunError(
+                f"{self.folder / DATABASE}: cannot be written ({error}); free disk space or mend its permissions and run "
+                "the same command again: what was stored is kept"
+            ) from None
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Store]:
+    """The store of `folder`, created if need be, locked for this process until the block ends.
+
+    Raises RunError when the folder cannot be written or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "run.lock").open("a+")
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}); name a folder you own with --out, or change its owner"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise RunError(f"{folder}: is in use by {holder}; wait for it, or name another folder with --out") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        store = Store(folder, _connect(folder / DATABASE, f"file:{_quoted(folder)}?mode=rwc", create=True))
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[Store]:
+    """The store of an existing run, read only; RunError when there is none."""
+    if not (folder / DATABASE).is_file():
+        raise RunError(f"{folder}: holds no {DATABASE}; name a run folder, such as results/smoke")
+    # A file that cannot be written cannot change either: SQLite then needs no lock, which a read-only disk refuses.
+    fixed = "" if os.access(folder, os.W_OK) else "&immutable=1"
+    store = Store(folder, _connect(folder / DATABASE, f"file:{_quoted(folder)}?mode=ro{fixed}", create=False))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def begin(store: Store, info: RunInfo) -> RunInfo:
+    """Start the run, or resume it; what is stored already wins where the two may differ (the words of a reason).
+
+    Raises RunError, naming the first difference, when the folder belongs to another plan, model, protocol or setting.
+    """
+    stored = store._meta("info")
+    if stored is None:
+        store._put("info", msgspec.json.encode(info).decode())
+        return info
+    before, now = msgspec.json.decode(stored), msgspec.to_builtins(info)
+    for key in now:
+        if key not in ("model_reason", "cases") and before.get(key) != now[key]:
+            raise RunError(
+                f"{store.folder}: was made with another {key.replace('_', ' ')} ({_short(before.get(key))}, now "
+                f"{_short(now[key])}); name another folder with --out, or run the command that made it"
+            )
+    return msgspec.json.decode(stored, type=RunInfo)
+
+
+def _connect(path: Path, uri: str, create: bool) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(uri, uri=True)
+        if create:
+            connection.execute("pragma synchronous = normal")
+            connection.executescript(_SCHEMA)
+        connection.execute("select count(*) from meta").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise RunError(
+            f"{path}: cannot be used as a run's journal ({error}); move it away and run again, or restore it"
+        ) from None
+    return connection
+
+
+def _quoted(folder: Path) -> str:
+    from urllib.parse import quote
+
+    return quote(str((folder / DATABASE).absolute()))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict) and "name" in value:
+        value = value["name"]
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,100 @@
+"""Which tokens a causal trace corrupts, and the noise it adds to their embeddings.
+
+Covers the spans of both perspectives and the noise of the released code: numpy's RandomState(1), restarted for every
+trace, shape (samples, span, width), added in float64 to the word embeddings before positions. Source: PROTOCOL 3 of the
+method's released code; golden numbers in tests/reference/trace. It does not run the model.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artifact.errors import PromptError, SettingError
+from artifact.facts.fact import Perspective, Statement
+from artifact.lm.decoder import Decoder
+from artifact.lm.tokens import Encoded, Tokens
+
+RelationSpan = Literal["all", "after", "template"]
+RELATION_SPANS: tuple[RelationSpan, ...] = get_args(RelationSpan)
+
+
+def subject_tokens(encoded: Encoded, statement: Statement) -> tuple[int, ...]:
+    """Positions of the subject's tokens: where the template puts it, else its first occurrence."""
+    before = _before_subject(statement)
+    start = len(before) if before is not None else encoded.text.find(statement.subject)
+    if not statement.subject or start < 0:
+        raise PromptError(
+            f"subject {statement.subject!r} is not in the prompt {encoded.text!r}; give a subject that occurs in it"
+        )
+    return encoded.span(start, start + len(statement.subject))
+
+
+def corrupted_tokens(
+    encoded: Encoded, statement: Statement, corrupt: Perspective, relation_span: RelationSpan = "all"
+) -> tuple[int, ...]:
+    """Positions that are corrupted: the subject (entity), or the relation's words in one of three readings.
+
+    `all`: every token but the subject's; `after`: those after the subject; `template`: those of the statement's template
+    without its "{}". Raises PromptError when that leaves no token.
+    """
+    subject = subject_tokens(encoded, statement)
+    if corrupt == "entity":
+        return subject
+    everything = range(len(encoded.ids))
+    if relation_span == "all":
+        span = tuple(i for i in everything if i not in subject)
+    elif relation_span == "after":
+        span = tuple(i for i in everything if i > subject[-1])
+    elif relation_span == "template":
+        if statement.template is None:
+            raise SettingError(
+                f"case {statement.case_id}: the relation span 'template' needs the fact's template and it has none; "
+                "use --relation-span all or after"
+            )
+        before, _, after = statement.template.partition("{}")
+        stop = len(before) + len(statement.subject) + len(after)
+        span = tuple(i for i in encoded.span(0, stop) if i not in subject)
+    else:
+        raise SettingError(f"relation span {relation_span!r} is unknown; expected one of {', '.join(RELATION_SPANS)}")
+    if not span:
+        raise PromptError(
+            f"the prompt {encoded.text!r} has no relation token to corrupt (span {relation_span!r}); "
+            "use --relation-span all, or a longer prompt"
+        )
+    return span
+
+
+def embedding_spread(decoder: Decoder, tokens: Tokens, subjects: Sequence[str]) -> float:
+    """Standard deviation (unbiased, over all entries) of the word embeddings of all subjects' tokens: sigma of `s3`."""
+    if not subjects:
+        raise SettingError("the noise level s3 needs subjects and got none; give a fact file or a number")
+    ids = [i for subject in subjects for i in tokens.ids(subject)]
+    with torch.no_grad():
+        return decoder.words(torch.tensor([ids], device=decoder.device)).std().item()
+
+
+def noise(samples: int, span: int, width: int, draw: int = 0) -> np.ndarray:
+    """Unit noise (samples, span, width) in float64; `draw` 1 is what the same generator gives the second time."""
+    generator = np.random.RandomState(1)
+    for _ in range(draw):
+        generator.randn(samples, span, width)
+    return generator.randn(samples, span, width)
+
+
+def corrupt_words(word_1TD: Tensor, span: Sequence[int], level: float, unit_SXD: np.ndarray) -> Tensor:
+    """Word embeddings of S corrupted samples (S, T, D): `level` times the unit noise added at `span`, in float64."""
+    word_STD = word_1TD.repeat(unit_SXD.shape[0], 1, 1)
+    added = torch.from_numpy(level * unit_SXD).to(word_STD.device)
+    # Added in float64 and rounded once, as numpy noise is in the released code.
+    word_STD[:, list(span)] = (word_STD[:, list(span)].double() + added).to(word_STD.dtype)
+    return word_STD
+
+
+def _before_subject(statement: Statement) -> str | None:
+    if statement.template is None or "{}" not in statement.template:
+        return None
+    before = statement.template.partition("{}")[0]
+    return before if statement.prompt.startswith(before + statement.subject) else None
