@@ -111,7 +111,9 @@ def read_edit(path: Path, decoder: Decoder) -> RowEdits:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise EditError(f"{path}: is no readable safetensors file ({error}); give a file written by kloc edit") from None
+        raise EditError(
+            f"{path}: is no readable safetensors file ({error}); give a file written by kloc edit"
+        ) from None
     if not tensors:
         raise EditError(f"{path}: holds no weight change; give a file written by kloc edit")
     found: dict[str, dict[str, Tensor]] = {}

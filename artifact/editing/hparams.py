@@ -34,7 +34,9 @@ def _says(text: str, **limits: Any) -> msgspec.Meta:
 class RomeHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """ROME's hyperparameters under their published names."""
 
-    layers: Annotated[tuple[int, ...], _says("The one layer whose down-projection is edited.", min_length=1, max_length=1)]
+    layers: Annotated[
+        tuple[int, ...], _says("The one layer whose down-projection is edited.", min_length=1, max_length=1)
+    ]
     v_loss_layer: Annotated[int, _says("Layer after which the output head reads the loss; the last one.", ge=0)]
     v_num_grad_steps: Annotated[int, _says("Forward passes of the value optimisation.", ge=1)] = 20
     v_lr: Annotated[float, _says("Adam's step size for the value.", gt=0)] = 0.5

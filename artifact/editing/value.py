@@ -119,7 +119,9 @@ def optimise(
         penalty_A = decay * delta_FD[live].norm(dim=1) / norm_F[live] ** 2
         loss_A = nll_F[live] + kl_A + penalty_A
 
-        for fact, *terms in zip(active, loss_A.tolist(), nll_F[live].tolist(), kl_A.tolist(), penalty_A.tolist(), strict=True):
+        for fact, *terms in zip(
+            active, loss_A.tolist(), nll_F[live].tolist(), kl_A.tolist(), penalty_A.tolist(), strict=True
+        ):
             result.history[fact].append((terms[0], terms[1], terms[2], terms[3]))
         going = [fact for fact, loss in zip(active, loss_A.tolist(), strict=True) if not loss < STOP_LOSS]
         if step == steps - 1 or not going:
@@ -174,5 +176,8 @@ class _Batch:
         whole = [torch.tensor(column, device=device) for column in columns[:4]]
         weight_N = torch.tensor(columns[4], dtype=torch.float32, device=device)
         return cls(
-            torch.tensor(chosen, device=device), *whole, weight_N, torch.tensor(kept, device=device)  # type: ignore[arg-type]
+            torch.tensor(chosen, device=device),
+            *whole,
+            weight_N,
+            torch.tensor(kept, device=device),  # type: ignore[arg-type]
         )

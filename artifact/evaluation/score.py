@@ -107,7 +107,8 @@ def _read(
             word_BTD = decoder.words(model.tokens.pad([ids for _, ids in batch], decoder.device))
             hidden_BTD = decoder.blocks(decoder.embed(word_BTD), edits=row_edits)
             row_N, at_N, token_N = (
-                torch.tensor([read[i] for read in reads], device=decoder.device) for i in (0, 2, 3)  # type: ignore[misc]
+                torch.tensor([read[i] for read in reads], device=decoder.device)
+                for i in (0, 2, 3)  # type: ignore[misc]
             )
             log_NV = decoder.logits(hidden_BTD[row_N, at_N]).log_softmax(-1)
             nll = (-log_NV.gather(1, token_N[:, None])[:, 0]).tolist()

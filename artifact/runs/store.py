@@ -100,6 +100,14 @@ class Store:
         if environment not in known:
             self._put("environments", msgspec.json.encode([*known, environment]).decode())
 
+    def write_description(self) -> None:
+        """run.json beside the journal: what the run is, for people and scripts that do not open SQLite."""
+        text = msgspec.json.format(msgspec.json.encode(self.info()), indent=1)
+        try:
+            write_atomically(self.folder / "run.json", text + b"\n")
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
+
     def add(self, unit: Unit, record: Record) -> None:
         """Commit one case; a case that is there already stays as it is."""
         with self._writing():
@@ -164,9 +172,7 @@ def writing(folder: Path) -> Iterator[Store]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "run.lock").open("a+")
     except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be written ({error.strerror}); name a folder you own with --out, or change its owner"
-        ) from None
+        raise _unwritable(folder, error) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,6 +221,20 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
                 f"{_short(now[key])}); name another folder with --out, or run the command that made it"
             )
     return msgspec.json.decode(stored, type=RunInfo)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a killed process, leaves the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{folder}: cannot be written ({error.strerror}); name a folder you own with --out, or change its owner"
+    )
 
 
 def _connect(path: Path, uri: str, create: bool) -> sqlite3.Connection:

@@ -123,7 +123,9 @@ def trace_ids(
     base = decoder.run(corrupted_run(0), keep)
     low = _score(decoder, base.states_LBTD[-1][:, -1], answer_id)
     fresh_STD = corrupted_run(1) if settings.sever and settings.fresh_noise else None
-    untouched = low if fresh_STD is None else _score(decoder, decoder.blocks(decoder.embed(fresh_STD))[:, -1], answer_id)
+    untouched = (
+        low if fresh_STD is None else _score(decoder, decoder.blocks(decoder.embed(fresh_STD))[:, -1], answer_id)
+    )
 
     scores_TL = np.full((len(ids), decoder.layers), untouched)
     for token in range(min(span), len(ids)):

@@ -1,0 +1,43 @@
+# The artifact as an image: `docker run --gpus all IMAGE smoke`. torch brings its own CUDA libraries, so the base needs the
+# driver interface alone. Works on Ubuntu 24.04 and Debian 12 bases: --build-arg BASE_IMAGE=...
+ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
+
+FROM ${BASE_IMAGE} AS build
+ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/kloc
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY artifact artifact
+COPY paper paper
+COPY expected expected
+RUN /opt/kloc/bin/pip install -c constraints.txt .
+
+FROM ${BASE_IMAGE}
+ENV DEBIAN_FRONTEND=noninteractive
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates python3 \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 kloc \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kloc \
+    && install -d -o 10001 -g 10001 /cache /results
+COPY --from=build /opt/kloc /opt/kloc
+ENV PATH=/opt/kloc/bin:$PATH \
+    HF_HOME=/cache \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+LABEL org.opencontainers.image.title="kloc-artifact" \
+      org.opencontainers.image.description="Reproduction artifact for 'Does Knowledge Localization Hold True?' (CIKM 2024)" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="0.1.0"
+VOLUME ["/cache", "/results"]
+# Runs go to results/<run> below the working folder, that is to the volume /results.
+WORKDIR /
+USER 10001
+ENTRYPOINT ["kloc"]
+CMD ["--help"]

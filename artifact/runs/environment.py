@@ -1,0 +1,28 @@
+"""What machine and which versions a run's numbers come from. It measures nothing."""
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from artifact import __version__
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, processor, device and thread count, as plain JSON."""
+    import torch
+
+    found: dict[str, Any] = {
+        "kloc-artifact": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = torch.version.cuda
+    return found

@@ -1,0 +1,86 @@
+"""The local engine: the records of one batch of facts of one unit, computed in this process.
+
+Covers what each kind of unit does to a fact. It stores nothing and keeps no order (runner.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from artifact.editing.rome import RomeEdit, rome
+from artifact.errors import ArtifactError, EditError
+from artifact.evaluation.metrics import CaseScore
+from artifact.evaluation.score import score_cases
+from artifact.facts.fact import Fact, Statement
+from artifact.plan import Unit
+from artifact.runs.setup import SAMPLES, Context
+from artifact.runs.store import Record
+from artifact.tracing.trace import Settings, trace
+
+
+def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+    """One record a fact, in order. A fact that cannot be computed gives a failed record with its reason.
+
+    When a batch fails as a whole, its facts are computed one by one, so that one bad fact costs only itself.
+    """
+    try:
+        return _COMPUTE[unit.does](unit, facts, context)
+    except ArtifactError as error:
+        if len(facts) == 1:
+            return [Record(facts[0].case_id, "failed", {"reason": str(error)})]
+        return [record for fact in facts for record in compute(unit, [fact], context)]
+
+
+def _unedited(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+    return [Record(score.case_id, "done", _views(score)) for score in score_cases(context.model, facts)]
+
+
+def _edit(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+    views = [fact.view(unit.perspective) for fact in facts]
+    found = rome(context.model, views, context.rome, context.prefixes, context.moments, context.protocol)
+    made = [(fact, edit) for fact, edit in zip(facts, found, strict=True) if isinstance(edit, RomeEdit)]
+    scores = score_cases(context.model, [fact for fact, _ in made], [edit.edit for _, edit in made]) if made else []
+    records = {
+        fact.case_id: Record(
+            fact.case_id,
+            "done",
+            {"norm": edit.norm, "loss": edit.history[-1][0], "steps": len(edit.history), **_views(score)},
+        )
+        for (fact, edit), score in zip(made, scores, strict=True)
+    }
+    for fact, edit in zip(facts, found, strict=True):
+        if isinstance(edit, EditError):
+            records[fact.case_id] = Record(fact.case_id, "failed", {"reason": str(edit)})
+    return [records[fact.case_id] for fact in facts]
+
+
+def _trace(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+    settings = Settings(
+        context.noise_level,
+        kind=unit.kind,
+        samples=SAMPLES,
+        fresh_noise=context.protocol.severed_fresh_noise,
+        corrupt=unit.corrupt,
+    )
+    records = []
+    for fact in facts:
+        statement = Statement(fact.case_id, fact.prompt, fact.subject, fact.template, fact.object_true)
+        traced = trace(context.model, statement, settings)
+        expected = context.model.tokens.ids(f" {fact.object_true}")[0]
+        if traced.answer_id != expected:
+            reason = f"the model's greedy answer is {traced.answer.strip()!r}, not {fact.object_true!r}"
+            records.append(Record(fact.case_id, "excluded", {"reason": reason}))
+        else:
+            payload = asdict(traced)
+            del payload["case_id"]
+            records.append(Record(fact.case_id, "done", payload))
+    return records
+
+
+def _views(score: CaseScore) -> dict[str, Any]:
+    return {"views": msgspec.to_builtins(score.views)}
+
+
+_COMPUTE = {"unedited": _unedited, "edit": _edit, "trace": _trace}

@@ -1,0 +1,116 @@
+"""Run a plan: every unit's cases in fixed batches, each case committed as soon as it is there, the report at the end.
+
+Covers resuming, interruption and the check that no weight changed. What a record holds is local.py's, where it is kept
+store.py's.
+"""
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from artifact.errors import Interrupted, RunError
+from artifact.facts.fact import Fact
+from artifact.plan import Plan, Unit
+from artifact.runs.environment import environment
+from artifact.runs.local import compute
+from artifact.runs.progress import Display
+from artifact.runs.setup import Context, prepare
+from artifact.runs.store import Store, begin, reading, writing
+
+
+class _Stop:
+    """Whether the user asked to stop: the batch in hand is finished first, a second request stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def run_plan(
+    plan: Plan, *, model: str, protocol: str, limit: int | None, out: Path | None, show: Display
+) -> tuple[Path, int]:
+    """Run or resume `plan`; returns the path of the report page and the verdict's exit code.
+
+    Raises Interrupted when stopped on request, and RunError when the folder is another run's or cannot be written.
+    """
+    if model == "auto" and out is not None:
+        model = _model_of(out) or model
+    with _stopping() as stop:
+        context, info = prepare(plan, model, protocol, limit, show.say)
+        folder = out or Path("results") / _run_name(plan, context)
+        show.say(f"data: {info.data_source}, {len(context.data.facts)} facts; run folder {folder}")
+        with writing(folder) as store:
+            info = begin(store, info)
+            store.write_description()
+            store.add_environment(environment(info.device))
+            try:
+                for unit in info.plan.units:
+                    _run_unit(store, unit, _cases(unit, context.data.facts, limit), context, stop, show)
+            except KeyboardInterrupt:
+                stop.asked = True
+            if stop.asked:
+                raise Interrupted(f"stopped; {folder} keeps all that was done, and the same command goes on from there")
+            if context.model.weights_hash() != info.weights_sha256:
+                raise RunError(f"{folder}: the model's weights changed during the run; discard it and report a defect")
+            return _report(store)
+
+
+def _run_unit(store: Store, unit: Unit, facts: Sequence[Fact], context: Context, stop: _Stop, show: Display) -> None:
+    done = store.done(unit)
+    bar = show.bar(unit.name, len(facts))
+    for start in range(0, len(facts), unit.batch):
+        batch = facts[start : start + unit.batch]
+        if not all(fact.case_id in done for fact in batch):
+            began = time.perf_counter()
+            records = compute(unit, batch, context)
+            for record in records:
+                store.add(unit, record)
+            store.add_time(unit, time.perf_counter() - began, len(batch))
+        bar.advance(len(batch))
+        if stop.asked:
+            return
+
+
+def _cases(unit: Unit, facts: Sequence[Fact], limit: int | None) -> Sequence[Fact]:
+    """The first facts by case id, as many as the unit and the user's limit allow."""
+    most = min((n for n in (unit.most, limit) if n is not None), default=None)
+    return sorted(facts, key=lambda fact: fact.case_id)[:most]
+
+
+def _report(store: Store) -> tuple[Path, int]:
+    from artifact.reporting.report import render
+    from artifact.reporting.verdict import verdict
+
+    return render(store), verdict(store).exit_code
+
+
+def _run_name(plan: Plan, context: Context) -> str:
+    suffix = "" if context.protocol.name == "released" else f"-{context.protocol.name}"
+    return f"{plan.name}-{Path(context.model.name).name}{suffix}"
+
+
+def _model_of(folder: Path) -> str | None:
+    """The model of a run that is there already, so that `auto` resumes what it began."""
+    try:
+        with reading(folder) as store:
+            return store.info().model
+    except RunError:
+        return None
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,183 @@
+"""From what the user asked for to all that a run needs: model, facts, settings, and the description stored with it.
+
+Covers the choice of `--model auto`, the data each model runs on, hyperparameters, prefixes, moments and noise. It computes
+no record (local.py) and keeps no journal (store.py).
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import torch
+
+from artifact.editing.hparams import RomeHparams, hparams_hash, rome_hparams
+from artifact.editing.moments import Moments, compute_moments
+from artifact.editing.prefixes import SEED, draw_prefixes, sample
+from artifact.editing.protocol import PROTOCOLS, Protocol
+from artifact.errors import SettingError
+from artifact.facts.everyday import everyday_records
+from artifact.facts.fact import Fact, parse_facts, read_json
+from artifact.facts.sources import HUB_MODELS, WORLD
+from artifact.lm.load import LanguageModel, auto_device, cached, fetch, hub_answers, load
+from artifact.plan import Plan
+from artifact.runs.store import RunInfo
+from artifact.tracing.corruption import embedding_spread
+
+SAMPLES = 10
+WORLD_NOTE = (
+    "The embedded world is a list of made-up facts and a small GPT-2 trained on them so that editing works at a known "
+    "site: its numbers are no evidence for or against the paper."
+)
+OTHER_NOTE = (
+    "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; numbers of another model or of other facts are no "
+    "evidence for or against the paper."
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Facts with where they come from: name, sha256 of the records, and a sentence about them."""
+
+    facts: list[Fact]
+    source: str
+    sha256: str
+    note: str
+
+
+def data_for(model: str) -> Data:
+    """The facts that a smoke run of `model` uses: the world's own, or the built-in everyday facts."""
+    if model == "world":
+        raw, source, note = read_json(WORLD / "facts.json"), "embedded world", "made-up facts, true by construction"
+    else:
+        raw, source, note = everyday_records(), "built-in everyday facts", "written for smoke runs; not CounterFact"
+    digest = hashlib.sha256(msgspec.json.encode(raw, order="sorted")).hexdigest()
+    return Data(parse_facts(raw, source), source, digest, note)
+
+
+def choose_model(asked: str, say: Callable[[str], None]) -> tuple[str, str]:
+    """The model to use and why, in words. `auto` takes GPT-2 small when it is cached or the hub answers, else the world."""
+    if asked != "auto":
+        return asked, f"--model {asked}"
+    small = HUB_MODELS["gpt2"]
+    if cached(small):
+        return "gpt2", "auto: GPT-2 small is in the hub cache"
+    answers, words = hub_answers(small)
+    if answers:
+        try:
+            fetch(small, say)
+        except Exception as error:  # the hub went away between its answer and the end of the download
+            return "world", f"auto: {error}; the embedded world stands in"
+        return "gpt2", f"auto: {words}"
+    return "world", f"auto: {words} and GPT-2 small is not in the cache; the embedded world stands in"
+
+
+def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = None) -> float:
+    """The level of `--noise`: a number, or s3, three standard deviations of the word embeddings of the subjects' tokens.
+
+    Without `subjects` those of the model's built-in facts are taken.
+    """
+    if asked == "s3":
+        subjects = subjects or [fact.subject for fact in data_for(model.name).facts]
+        return 3 * embedding_spread(model.decoder, model.tokens, subjects)
+    try:
+        return float(asked)
+    except ValueError:
+        raise SettingError(f"noise {asked!r} is neither s3 nor a number; give one of these") from None
+
+
+@dataclass
+class Context:
+    """What computing a record needs. Moments and prefixes are made when a unit first asks for them."""
+
+    model: LanguageModel
+    data: Data
+    protocol: Protocol
+    rome: RomeHparams
+    noise_level: float
+
+    @cached_property
+    def prefixes(self) -> list[str]:
+        """ROME's context templates, drawn once per model with a recorded seed."""
+        return draw_prefixes(self.model, self.rome.context_template_length_params)
+
+    @cached_property
+    def moments(self) -> Moments:
+        return default_moments(self.model, (self.rome.layer,))
+
+
+def default_moments(model: LanguageModel, layers: tuple[int, ...]) -> Moments:
+    """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
+    if model.name == "world":
+        from artifact.facts.world import DEFAULT_SEED, generate
+
+        return compute_moments(model, generate(DEFAULT_SEED).corpus(), layers, "the embedded world's corpus")
+    width = model.decoder.weights[f"{model.decoder.family.name('mlp_up', 0)}.bias"].shape[0]
+    # Four keys a dimension make the matrix regular; the published moments use thousands.
+    length = min(128, model.decoder.positions)
+    count = -(-4 * width // length)
+    texts = [text for text in sample(model, count, length - 1, SEED, top=50) if text]
+    return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", batch=16)
+
+
+def prepare(
+    plan: Plan, asked: str, protocol_name: str, limit: int | None, say: Callable[[str], None]
+) -> tuple[Context, RunInfo]:
+    """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
+    if protocol_name not in PROTOCOLS:
+        raise SettingError(f"protocol {protocol_name!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
+    if limit is not None and limit < 1:
+        raise SettingError(f"--limit must be at least 1, got {limit}; give a number of facts")
+    protocol = PROTOCOLS[protocol_name]
+    name, reason = choose_model(asked, say)
+    say(f"model: {name} ({reason})")
+    if name in HUB_MODELS:
+        fetch(HUB_MODELS[name], say)
+    device, why = auto_device()
+    use_tf32(protocol.tf32)
+    say(f"device: {device} ({why}), float32, protocol {protocol.name}")
+    model = load(name, device)
+    data = data_for(name)
+    rome = rome_hparams(name, model.decoder.layers)
+    context = Context(model, data, protocol, rome, noise_level("s3", model))
+    methods = {unit.method for unit in plan.units if unit.does == "edit"}
+    settings: dict[str, Any] = {}
+    if "rome" in methods:
+        settings["rome"] = {
+            "hparams": msgspec.to_builtins(rome),
+            "hash": hparams_hash(rome),
+            "prefixes": context.prefixes,
+            "prefix_seed": SEED,
+            "moments": context.moments.source,
+        }
+    info = RunInfo(
+        plan=plan,
+        model=name,
+        model_reason=reason,
+        revision=model.revision,
+        weights_sha256=model.weights_hash(),
+        layers=model.decoder.layers,
+        device=device,
+        dtype="float32",
+        protocol=protocol.name,
+        switches=protocol.switches(),
+        data_source=data.source,
+        data_sha256=data.sha256,
+        data_note=data.note,
+        evidence=False,  # no plan runs the paper's models on the paper's data yet
+        evidence_note=WORLD_NOTE if name == "world" else OTHER_NOTE,
+        settings=settings,
+        noise_level=context.noise_level,
+        samples=SAMPLES,
+        cases=[fact.case_id for fact in data.facts],
+        limit=limit,
+    )
+    return context, info
+
+
+def use_tf32(on: bool) -> None:
+    """Matrix products in TF32 on GPUs that have it, or in full float32."""
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on

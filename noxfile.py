@@ -1,0 +1,40 @@
+"""Sessions: `nox -s smoke` shows every stage once, `nox -s tests` runs the suite, `nox -s lint` the checkers."""
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+# virtualenv and pip: pip takes a local torch wheel from PIP_FIND_LINKS, which uv does not look at.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests", "smoke"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def _group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Facts traced and edited from both perspectives, tables, a figure, a verdict. 2 cores, minutes. `-- --model gpt2` insists."""
+    # Installed as a wheel, as a user has it, not from the working tree.
+    session.install("-c", "constraints.txt", ".")
+    session.run("kloc", "smoke", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite: golden numbers, properties, faults, the command line. 2 cores, minutes, no network but loopback."""
+    session.install("-c", "constraints.txt", "-e", ".", *_group("tests"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff (lint and format), mypy, hadolint."""
+    session.install("-c", "constraints.txt", *_group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("hadolint", "Dockerfile")

@@ -1,0 +1,136 @@
+"""ROME against the golden numbers (1e-4 relative), batches against single runs, and each protocol switch."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from artifact.editing.hparams import RomeHparams, rome_hparams
+from artifact.editing.moments import Moments, read_moments
+from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.rome import RomeEdit, objective, rome
+from artifact.errors import EditError, SettingError
+from artifact.evaluation.score import score_cases
+
+REFERENCE = Path(__file__).parent.parent / "reference"
+TEMPLATES = ["{}", "Yesterday, {}", "The report said. {}"]
+RELEASED = PROTOCOLS["released"]
+GOLDEN = sorted(
+    file for part in ("rome", "rome_B", "rake_rome", "rake_rome_B") for file in (REFERENCE / part).glob("*.npz")
+)
+
+
+def parts(file: Path) -> tuple[str, int, str]:
+    name, case, *perspective = file.stem.split("_")
+    return name, int(case.removeprefix("case")), perspective[0] if perspective else "entity"
+
+
+def relative(found: torch.Tensor, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found.numpy() - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_golden(file: Path, tiny, facts) -> None:
+    golden = np.load(file)
+    name, case, perspective = parts(file)
+    model = tiny(name)
+    hparams = rome_hparams(name, model.decoder.layers, file.parent / f"hparams_{name}.json")
+    (found,) = rome(
+        model,
+        [facts[case].view(perspective)],
+        hparams,
+        TEMPLATES,
+        read_moments(REFERENCE / "moments" / name),
+        RELEASED,
+    )
+    assert isinstance(found, RomeEdit)
+    assert relative(found.left_M, golden["u"]) < 1e-4
+    assert relative(found.target_D, golden["target"]) < 1e-4
+    assert relative(found.right_D, golden["right_vector"]) < 1e-4
+    assert len(found.history) == len(golden["loss_terms"])
+    np.testing.assert_allclose(found.history, golden["loss_terms"], rtol=0, atol=1e-4)
+    ((parameter, delta),) = found.edit.tensors(model.decoder).items()
+    assert relative(delta, golden["edited_weight"] - model.decoder.weights[parameter].numpy()) < 1e-4
+    assert found.norm == pytest.approx(float(golden["weight_delta_norm"]), rel=1e-4)
+
+    metrics = json.loads(file.with_name(f"{file.stem}_metrics.json").read_text())
+    (score,) = score_cases(model, [facts[case]], [found.edit])
+    for view, group, key in (
+        ("entity", "reliability", "rewrite_prompts_probs"),
+        ("entity", "generality", "paraphrase_prompts_probs"),
+        ("entity", "specificity", "neighborhood_prompts_probs"),
+        ("relation", "reliability", "addR_prompts_probs"),
+        ("relation", "generality", "paraphraseR_prompts_probs"),
+    ):
+        if key not in metrics["post"]:
+            assert view == "relation" and not file.parent.name.startswith("rake")
+            continue
+        for ours, theirs in zip(score.views[view].prompts[group], metrics["post"][key], strict=True):
+            assert ours.target_new == pytest.approx(theirs["target_new"], abs=1e-4)
+            assert ours.target_true == pytest.approx(theirs["target_true"], abs=1e-4)
+
+
+@pytest.mark.parametrize("perspective", ["entity", "relation"])
+def test_a_batch_gives_the_edits_of_single_runs(model, facts, perspective) -> None:
+    """Facts of other lengths, some stopping early, in one batch: the same edits as one at a time."""
+    hparams = rome_hparams(
+        model.name, model.decoder.layers, REFERENCE / "rome_B" / f"hparams_{Path(model.name).name}.json"
+    )
+    moments = read_moments(REFERENCE / "moments" / Path(model.name).name)
+    views = [facts[case].view(perspective) for case in (0, 10, 7, 26)]
+    together = rome(model, views, hparams, TEMPLATES, moments, RELEASED)
+    steps = set()
+    for view, found in zip(views, together, strict=True):
+        (alone,) = rome(model, [view], hparams, TEMPLATES, moments, RELEASED)
+        assert len(found.history) == len(alone.history)
+        assert relative(found.right_D, alone.right_D.numpy()) < 1e-4
+        steps.add(len(found.history))
+    if (Path(model.name).name, perspective) == ("tiny-gpt2", "entity"):
+        assert len(steps) > 1, "none of these stopped early: the test no longer covers rows that stop on their own"
+
+
+def test_protocol_switches(tiny, facts) -> None:
+    """Each switch changes what it names and nothing else."""
+    model, view = tiny("tiny-gpt2"), facts[0].view("relation")
+    none, spaced = model.tokens.ids("None"), model.tokens.ids(" None")
+    assert none != spaced
+
+    def removal(**switch: bool):
+        return objective(model, view, TEMPLATES, replace(RELEASED, **switch)).rows[len(TEMPLATES) :]
+
+    released = removal()
+    assert all(list(row.target) == none and row.divisor == 1 for row in released)
+    assert all(list(row.target) == spaced for row in removal(removal_without_space=False))
+    own = removal(removal_nll_by_relation_length=False)
+    assert all(list(row.target) == none and row.divisor == len(none) for row in own)
+    assert [row.ids for row in own] == [row.ids for row in released]
+    for name in ("removal_without_space", "removal_nll_by_relation_length", "severed_fresh_noise", "tf32"):
+        assert RELEASED.switches()[name] and not PROTOCOLS["corrected"].switches()[name]
+
+
+def test_only_five_removal_prompts(tiny, facts) -> None:
+    templates = ["{}", *[f"Word {n}. {{}}" for n in range(8)]]
+    found = objective(tiny("tiny-gpt2"), facts[0].view("relation"), templates, RELEASED)
+    assert len(found.rows) == 9 + 5
+
+
+def test_singular_moments_and_another_models_moments(tiny, facts) -> None:
+    model = tiny("tiny-gpt2")
+    hparams = RomeHparams(layers=(2,), v_loss_layer=5, v_num_grad_steps=2)
+    view = facts[0].view("entity")
+    with pytest.raises(SettingError, match="layer 2 is singular"):
+        rome(model, [view], hparams, TEMPLATES, Moments("test", given_MM={2: torch.zeros(256, 256)}), RELEASED)
+    with pytest.raises(SettingError, match=r"\(4, 4\), this model needs \(256, 256\)"):
+        rome(model, [view], hparams, TEMPLATES, Moments("test", given_MM={2: torch.eye(4)}), RELEASED)
+
+
+def test_an_edit_that_changes_nothing_is_an_error_of_its_case(tiny, facts) -> None:
+    """One forward pass takes no step: the delta stays zero, and that is said instead of scored."""
+    model = tiny("tiny-gpt2")
+    hparams = RomeHparams(layers=(2,), v_loss_layer=5, v_num_grad_steps=1, mom2_adjustment=False)
+    (found,) = rome(model, [facts[0].view("entity")], hparams, ["{}"], Moments("none"), RELEASED)
+    assert isinstance(found, EditError)
+    assert "norm 0" in str(found)

@@ -1,0 +1,90 @@
+"""A model hub on loopback that serves one small model as if it were GPT-2 small, for tests of fetching and `auto`."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves `folder` as `repo` at `revision`; `asked` collects the paths of all requests."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, repo: str, revision: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder, self.repo, self.revision = folder, repo, revision
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        hub = self.server
+        path = unquote(urlparse(self.path).path)
+        hub.asked.append(path)
+        files = sorted(file.name for file in hub.folder.iterdir())
+        resolve = f"/{hub.repo}/resolve/{hub.revision}/"
+        if path in (f"/api/models/{hub.repo}/revision/{hub.revision}", f"/api/models/{hub.repo}"):
+            found = {"id": hub.repo, "sha": hub.revision, "siblings": [{"rfilename": name} for name in files]}
+            self._send(json.dumps(found).encode(), body, {"Content-Type": "application/json"})
+        elif path.startswith(f"/api/models/{hub.repo}/tree/{hub.revision}"):
+            tree = [
+                {"type": "file", "path": name, "size": (hub.folder / name).stat().st_size, "oid": _hash(hub.folder / name)}
+                for name in files
+            ]
+            self._send(json.dumps(tree).encode(), body, {"Content-Type": "application/json"})
+        elif path.startswith(resolve) and path.removeprefix(resolve) in files:
+            file = hub.folder / path.removeprefix(resolve)
+            self._send(file.read_bytes(), body, {"ETag": f'"{_hash(file)}"', "X-Repo-Commit": hub.revision})
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _send(self, content: bytes, body: bool, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha1(file.read_bytes()).hexdigest()
+
+
+@contextmanager
+def serving(folder: Path, repo: str, revision: str) -> Iterator[Hub]:
+    """A hub that serves `folder` until the block ends."""
+    hub = Hub(folder, repo, revision)
+    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join(5)

@@ -1,0 +1,196 @@
+"""Synthetic runs: stores with invented numbers, made with the store's own writers, for every test of the reports."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from artifact.evaluation.metrics import GROUPS
+from artifact.plan import SMOKE, Plan, Unit
+from artifact.runs.store import Record, RunInfo, Store, begin, reading, writing
+
+LAYERS = 6
+ROME = Plan(
+    name="tables",
+    title="ROME from both perspectives",
+    units=(
+        Unit("unedited", "unedited", batch=8),
+        Unit("rome-entity", "edit", batch=8, method="rome", perspective="entity"),
+        Unit("rome-relation", "edit", batch=8, method="rome", perspective="relation"),
+    ),
+)
+Shares = dict[tuple[str, str], float]
+"""Success in percent by (view, group)."""
+
+UNEDITED: Shares = {
+    ("entity", "reliability"): 22.2,
+    ("entity", "generality"): 24.7,
+    ("entity", "specificity"): 78.1,
+    ("relation", "reliability"): 97.0,
+    ("relation", "generality"): 76.0,
+}
+EDITED: dict[str, Shares] = {
+    "rome-entity": {
+        ("entity", "reliability"): 99.93,
+        ("entity", "generality"): 96.6,
+        ("entity", "specificity"): 75.4,
+        ("relation", "reliability"): 96.12,
+        ("relation", "generality"): 74.46,
+    },
+    "rome-relation": {
+        ("entity", "reliability"): 27.92,
+        ("entity", "generality"): 28.12,
+        ("entity", "specificity"): 77.0,
+        ("relation", "reliability"): 99.99,
+        ("relation", "generality"): 84.47,
+    },
+}
+"""What the paper prints for ROME on GPT-2 XL, so that a store of these shares is reproduced everywhere."""
+
+
+@dataclass
+class Synthetic:
+    """What a synthetic run is made of; tests change what they are about."""
+
+    plan: Plan = SMOKE
+    model: str = "world"
+    evidence: bool = False
+    cases: int = 24
+    limit: int | None = None
+    data_source: str = "embedded world, 256 made-up facts"
+    shares: dict[str, Shares] = field(default_factory=lambda: {"unedited": UNEDITED, **EDITED})
+    odd_cases: bool = True
+    """A failed and an excluded case in every unit but the unedited one."""
+
+
+Build = Callable[[Path, Synthetic], Path]
+
+
+def run_info(synthetic: Synthetic) -> RunInfo:
+    """The info of a synthetic run."""
+    return RunInfo(
+        plan=synthetic.plan,
+        model=synthetic.model,
+        model_reason="no hub can be reached and the embedded model needs none",
+        revision="embedded, version 1",
+        weights_sha256="ab" * 32,
+        layers=LAYERS,
+        device="cpu, 1 thread",
+        dtype="float32",
+        protocol="released",
+        switches={"removal_without_space": True, "tf32": True},
+        data_source=synthetic.data_source,
+        data_sha256="cd" * 32,
+        data_note="facts, relation names and rephrasings are made up",
+        evidence=synthetic.evidence,
+        evidence_note="" if synthetic.evidence else "the model was trained on made-up facts, its editing site by design",
+        settings={"rome": {"layers": [1], "v_lr": 0.2, "hash": "0123456789ab"}},
+        noise_level=0.12,
+        samples=10,
+        cases=list(range(synthetic.cases)),
+        limit=synthetic.limit,
+    )
+
+
+def views(shares: Shares, case: int, cases: int) -> dict[str, Any]:
+    """One case's views: the first cases of a column succeed, as many as its share asks for."""
+    found: dict[str, Any] = {}
+    for view in ("entity", "relation"):
+        metrics: dict[str, Any] = {}
+        prompts: dict[str, Any] = {}
+        for group in GROUPS:
+            share = shares.get((view, group))
+            # Cases beyond the share fail; a generator spreads the magnitudes without a seed to keep.
+            right = share is not None and case < round(share / 100 * cases)
+            prompts[group] = [] if share is None else [_prompt(view, group, case, right)]
+            metrics[group] = {
+                "success": None if share is None else float(right),
+                "accuracy": None if share is None else float(right and case % 3 > 0),
+                "magnitude": None if share is None else (0.4 if right else -0.3) + 0.01 * (case * 7 % 11),
+            }
+        found[view] = {"prompts": prompts, "metrics": metrics}
+    return found
+
+
+def _prompt(view: str, group: str, case: int, right: bool) -> dict[str, Any]:
+    return {
+        "prompt": f"{view} {group} {case}",
+        "target_new": 0.5 if right else 2.0,
+        "target_true": 1.0,
+        "new_right": right,
+        "true_right": False,
+    }
+
+
+def trace(corrupt: str, case: int) -> dict[str, Any]:
+    """One fact's trace: a smooth early site, and recovery at the last token."""
+    subject, tokens = [1, 2, 3], 8
+    span = subject if corrupt == "entity" else [0, 4, 5, 6, 7]
+    layer, token = np.meshgrid(np.arange(LAYERS), np.arange(tokens))
+    site = 0.5 * np.exp(-((layer - 1) ** 2) / 3 - (token - 3) ** 2 / 2)
+    late = 0.7 * np.exp(-((layer - LAYERS) ** 2) / 4 - (token - tokens + 1) ** 2)
+    scores = 0.1 + (site if corrupt == "entity" else site / 5) + late + 0.01 * (case % 5)
+    return {
+        "tokens": ["The", "Ada", " Love", "lace", " was", " born", " in", " town"],
+        "subject": subject,
+        "span": span,
+        "answer": " Lyon",
+        "clean": 0.9,
+        "corrupted": 0.1,
+        "scores": scores.tolist(),
+    }
+
+
+def payload(unit: Unit, case: int, synthetic: Synthetic) -> dict[str, Any]:
+    """The payload of one finished case."""
+    if unit.does == "trace":
+        return trace(unit.corrupt, case)
+    scored = {"views": views(synthetic.shares.get(unit.name, UNEDITED), case, synthetic.cases)}
+    return scored if unit.does == "unedited" else {"norm": 1.5, "loss": 0.04, "steps": 20, **scored}
+
+
+def write_run(folder: Path, synthetic: Synthetic) -> Path:
+    """Write a synthetic run and return its folder."""
+    with writing(folder) as store:
+        info = begin(store, run_info(synthetic))
+        store.add_environment({"python": "3.11.7", "torch": "2.13.0", "machine": "x86_64, 2 cores, <no GPU>"})
+        for unit in info.plan.units:
+            taken: Sequence[int] = info.cases if unit.most is None else info.cases[: unit.most]
+            for case in taken:
+                store.add(unit, _record(unit, case, synthetic))
+            store.add_time(unit, 1.25, len(taken))
+    return folder
+
+
+def _record(unit: Unit, case: int, synthetic: Synthetic) -> Record:
+    if synthetic.odd_cases and unit.does != "unedited" and case in (5, 11):
+        if case == 5:
+            return Record(case, "failed", {"reason": f"case {case}: the value's loss is <nan> & 100% lost"})
+        return Record(case, "excluded", {"reason": "the greedy answer is not the fact's object"})
+    return Record(case, "done", payload(unit, case, synthetic))
+
+
+@contextmanager
+def opened(folder: Path, synthetic: Synthetic) -> Iterator[Store]:
+    """A synthetic run, written and open for reading."""
+    with reading(write_run(folder, synthetic)) as store:
+        yield store
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Iterator[Store]:
+    """A smoke run on the embedded world, with a failed and an excluded case."""
+    with opened(tmp_path / "smoke", Synthetic()) as store:
+        yield store
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Iterator[Store]:
+    """ROME on GPT-2 XL at exactly the paper's numbers, as evidence."""
+    plan = Synthetic(plan=ROME, model="gpt2-xl", evidence=True, cases=1000, odd_cases=False)
+    with opened(tmp_path / "evidence", plan) as store:
+        yield store
