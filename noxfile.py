@@ -17,7 +17,7 @@ def _group(name: str) -> list[str]:
 
 @nox.session
 def smoke(session: nox.Session) -> None:
-    """Facts traced and edited from both perspectives, tables, a figure, a verdict. 2 cores, minutes. `-- --model gpt2` insists."""
+    """Facts traced and edited from both perspectives, tables, a figure, a verdict. `-- --model gpt2` insists."""
     # Installed as a wheel, as a user has it, not from the working tree.
     session.install("-c", "constraints.txt", ".")
     session.run("kloc", "smoke", *session.posargs)
@@ -25,7 +25,7 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite: golden numbers, properties, faults, the command line. 2 cores, minutes, no network but loopback."""
+    """The test suite: golden numbers, properties, faults, the command line. No network but loopback."""
     session.install("-c", "constraints.txt", "-e", ".", *_group("tests"))
     session.run("pytest", *session.posargs)
 

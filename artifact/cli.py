@@ -1,7 +1,7 @@
 """kloc: the command line. Thin: it parses, calls, prints, and turns errors into one line and an exit code.
 
-Exit codes: 0 done and reproduced or nothing to compare; 1 ran, and a compared value is outside its tolerance; 2 bad input
-or environment; 3 interrupted, resumable. Imports that load torch happen inside the commands that need it.
+Exit codes: 0 done and reproduced or nothing to compare; 1 ran, and a compared value is outside its tolerance; 2 bad
+input or environment; 3 interrupted, resumable. Imports that load torch happen inside the commands that need it.
 """
 
 import json
@@ -13,8 +13,8 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from artifact import __version__
-from artifact.errors import ArtifactError, EditError, FactError, RunError, SettingError
-from artifact.facts.fact import Perspective, Statement, parse_facts, read_facts, read_json, read_statements
+from artifact.errors import ArtifactError, EditError, FactError, RunError
+from artifact.facts.fact import Perspective, Statement, read_facts, read_statements
 
 app = App(
     name="kloc",
@@ -261,21 +261,23 @@ def score(
 def train(
     *,
     out: Annotated[Path, Parameter(help="Folder for the model, its tokenizer and its facts.")],
-    seed: Annotated[int | None, Parameter(help="Another seed makes another world.")] = None,
-    steps: Annotated[int | None, Parameter(help="Training steps.")] = None,
+    seed: Annotated[
+        int | None, Parameter(help="Another seed makes another world; the committed one's unless said.")
+    ] = None,
+    steps: Annotated[int, Parameter(help="Training steps.")] = 2000,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
+    from artifact.facts.world import DEFAULT_SEED
     from artifact.lm.world import train as train_world
-
-    given = {name: value for name, value in (("seed", seed), ("steps", steps)) if value is not None}
-    _check_folder(out / "config.json")
 
     def said(step: int, of: int, loss: float) -> None:
         if step % 50 == 0 or step == of:
             print(f"step {step}/{of}: loss {loss:.4f}", flush=True)
 
-    figures = train_world(out, progress=said, **given)
-    print(json.dumps(figures, indent=1))
+    _check_folder(out / "config.json")
+    made = train_world(out, DEFAULT_SEED if seed is None else seed, steps, progress=said)
+    for name, figures in made["measured"].items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
     print(out)
     return 0
 

@@ -1,7 +1,7 @@
 """The paper's experiments as data: which facts, methods, perspectives and models make which units of work.
 
-Covers the `smoke` plan and the units that exist. A unit does one thing to a list of facts; its records are stored a case
-at a time. It does not run anything (runs/).
+Covers the `smoke` plan and the units that exist. A unit does one thing to a list of facts; its records are stored a
+case at a time. It does not run anything (runs/).
 """
 
 from typing import Literal
@@ -17,9 +17,9 @@ UnitKind = Literal["trace", "unedited", "edit"]
 class Unit(msgspec.Struct, frozen=True):
     """One thing to do to each fact: trace it, score the unedited model on it, or edit it and score the edited model.
 
-    `kind`, `corrupt`, `window` describe a trace (kinds hidden, mlp, attn); `method` and `perspective` an edit. `most` is how
-    many facts it takes at most (None: all), `batch` how many are computed together: batches are cut from the plan's list
-    of cases and never from what is left, so that an interrupted run gives the same numbers.
+    `kind`, `corrupt`, `window` describe a trace (kinds hidden, mlp, attn); `method` and `perspective` an edit. `most`
+    is how many facts it takes at most (None: all), `batch` how many are computed together: batches are cut from the
+    plan's list of cases and never from what is left, so that an interrupted run gives the same numbers.
     """
 
     name: str

@@ -49,7 +49,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(json.dumps(found).encode(), body, {"Content-Type": "application/json"})
         elif path.startswith(f"/api/models/{hub.repo}/tree/{hub.revision}"):
             tree = [
-                {"type": "file", "path": name, "size": (hub.folder / name).stat().st_size, "oid": _hash(hub.folder / name)}
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": (hub.folder / name).stat().st_size,
+                    "oid": _hash(hub.folder / name),
+                }
                 for name in files
             ]
             self._send(json.dumps(tree).encode(), body, {"Content-Type": "application/json"})

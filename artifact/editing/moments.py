@@ -22,7 +22,7 @@ from artifact.lm.load import LanguageModel
 
 @dataclass
 class Moments:
-    """Second moments by layer: `source` says in words where they come from; matrices are read once and factored once."""
+    """Second moments by layer: `source` says where they come from; matrices are read once and factored once."""
 
     source: str
     folder: Path | None = None
@@ -78,14 +78,14 @@ def read_moments(folder: Path) -> Moments:
 
 
 def compute_moments(
-    model: LanguageModel, texts: Sequence[str], layers: Sequence[int], source: str, batch: int = 64
+    model: LanguageModel, texts: Sequence[Sequence[int]], layers: Sequence[int], source: str, batch: int = 64
 ) -> Moments:
-    """Uncentred second moments of the down-projection's inputs over every token of `texts`, for `layers`.
+    """Uncentred second moments of the down-projection's inputs over every token of `texts` (ids), for `layers`.
 
     Accumulated in float64; padding does not count. The model runs only up to the highest layer.
     """
     decoder = model.decoder
-    encoded = sorted((model.tokens.ids(text) for text in texts), key=len)
+    encoded = sorted(texts, key=len)
     totals: dict[int, Tensor] = {}
     count = 0
     for start in range(0, len(encoded), batch):

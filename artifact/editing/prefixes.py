@@ -22,13 +22,14 @@ def draw_prefixes(model: LanguageModel, lengths: Sequence[tuple[int, int]], seed
     """The bare prompt's template and, for each (most tokens, how many), that many templates "text. {}"."""
     templates = [BARE]
     for number, (most, count) in enumerate(lengths):
-        for text in sample(model, count, most, seed + number):
+        for ids in sample(model, count, most, seed + number):
+            text = model.tokens.decode(ids).strip()
             templates.append(text.replace("{", " ").replace("}", " ") + ". {}")
     return templates
 
 
-def sample(model: LanguageModel, count: int, most: int, seed: int, top: int = 5) -> list[str]:
-    """`count` texts of at most `most` tokens, each token drawn from the `top` likeliest after the end-of-text token.
+def sample(model: LanguageModel, count: int, most: int, seed: int, top: int = 5) -> list[list[int]]:
+    """`count` texts of `most` token ids each, every token drawn from the `top` likeliest after the end-of-text token.
 
     Drawn on the CPU from one seeded generator, so the device does not change the draws.
     """
@@ -53,7 +54,7 @@ def sample(model: LanguageModel, count: int, most: int, seed: int, top: int = 5)
             for layer in range(decoder.layers):
                 hidden_BTD, new = decoder.block(layer, hidden_BTD, past=keys[layer])
                 keys[layer] = (torch.cat((keys[layer][0], new[0]), 2), torch.cat((keys[layer][1], new[1]), 2))
-    return [model.tokens.decode(row).strip() for row in drawn]
+    return drawn
 
 
 def read_prefixes(path: Path) -> list[str]:

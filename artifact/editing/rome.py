@@ -1,8 +1,9 @@
 """ROME: a rank-one change of one layer's down-projection that makes the subject's last token carry a new value.
 
-Covers both perspectives, many independent single edits at once. Entity view: key and value at the rewrite prompt, towards
-o*. Relation view, as released: key from the removal prompt, value on the "add" prompt towards the relation together with
-the first five prefixed removal prompts towards "None", update measured at the "add" prompt. Source: equations (2) and (3)
+Covers both perspectives, many independent single edits at once. Entity view: key and value at the rewrite prompt,
+towards o*. Relation view, as released: key from the removal prompt, value on the "add" prompt towards the relation
+together with the first five prefixed removal prompts towards "None", update measured at the "add" prompt.
+Source: equations (2) and (3)
 and PROTOCOL section 4; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative.
 
 Shape letters as in lm/decoder.py, and F fact.
@@ -107,7 +108,7 @@ def rome(
 
 
 def objective(model: LanguageModel, view: View, templates: Sequence[str], protocol: Protocol) -> Objective:
-    """What the value of one view is optimised for: every prefixed prompt towards its target; relation views, removal too."""
+    """What the value of one view is optimised for: every prefixed prompt; relation views, removal too."""
     target = model.tokens.ids(f" {view.target}")
     rows = [subject_row(model, fill(t, view.template), view.subject, target) for t in templates]
     if view.removal is not None:

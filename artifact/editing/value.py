@@ -1,9 +1,9 @@
 """The value optimisation: a delta added to one layer's output at the subject's last token until the target is said.
 
-Covers equation (3) of the paper as released: Adam on deltas, loss = mean NLL of the targets over all prompts + KL to the
-unedited next-token distribution + norm penalty, stop below 0.05, clamp to a multiple of the starting norm. The deltas of
-many facts are rows of one tensor; each stops on its own, so a batch gives what single runs give. What is done with the
-delta is rome.py's.
+Covers equation (3) of the paper as released: Adam on deltas, loss = mean NLL of the targets over all prompts + KL to
+the unedited next-token distribution + norm penalty, stop below 0.05, clamp to a multiple of the starting norm. The
+deltas of many facts are rows of one tensor; each stops on its own, so a batch gives what single runs give. What is
+done with the delta is rome.py's.
 
 Shape letters as in lm/decoder.py, and F fact, N scored target tokens.
 """
@@ -79,8 +79,8 @@ def optimise(
 ) -> Optimised:
     """Deltas added to the output of block `layer` at every row's lookup position.
 
-    `start_FD` are the unedited vectors whose norms scale penalty and clamp. The pass starts behind `layer`: all below it
-    is computed once. Adding to the module's output and to the block's output is the same, as both end in one sum.
+    `start_FD` are the unedited vectors whose norms scale penalty and clamp. The pass starts behind `layer`: all below
+    it is computed once. Adding to the module's output and to the block's output is the same, as both end in one sum.
     """
     decoder = model.decoder
     rows = [row for objective in objectives for row in (*objective.rows, objective.kept)]
@@ -172,12 +172,10 @@ class _Batch:
             first = len(row.ids) - len(row.target)
             for j, token in enumerate(row.target):
                 entries.append((position, first + j, token, fact_B[b], 1 / (row.divisor * scored[fact_B[b]])))
-        columns = list(zip(*entries, strict=True))
-        whole = [torch.tensor(column, device=device) for column in columns[:4]]
-        weight_N = torch.tensor(columns[4], dtype=torch.float32, device=device)
-        return cls(
-            torch.tensor(chosen, device=device),
-            *whole,
-            weight_N,
-            torch.tensor(kept, device=device),  # type: ignore[arg-type]
-        )
+        row_N, at_N, token_N, fact_N, weights = zip(*entries, strict=True)
+
+        def whole(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=device)
+
+        weight_N = torch.tensor(weights, dtype=torch.float32, device=device)
+        return cls(whole(chosen), whole(row_N), whole(at_N), whole(token_N), whole(fact_N), weight_N, whole(kept))

@@ -1,7 +1,7 @@
 """From NLLs to the paper's columns: success, accuracy and magnitude of one case. No torch: reports recompute them.
 
-Sources: equations (6) and (7); the released code's comparison of probabilities (`success`). A case's value is the mean over
-its prompts; a table's is the mean over cases (reporting). It does not run a model.
+Sources: equations (6) and (7); the released code's comparison of probabilities (`success`). A case's value is the
+mean over its prompts; a table's is the mean over cases (reporting). It does not run a model.
 """
 
 import math
@@ -34,7 +34,7 @@ class PromptScore:
 
 @dataclass(frozen=True)
 class ViewScore:
-    """One case seen from one perspective: the prompts of each group and the metrics they give (None without prompts)."""
+    """One case seen from one perspective: the prompts of each group and their metrics (None without prompts)."""
 
     prompts: Mapping[Group, Sequence[PromptScore]]
     metrics: Mapping[Group, Mapping[Metric, float | None]]
@@ -51,9 +51,9 @@ class CaseScore:
 def view_score(prompts: Mapping[Group, Sequence[PromptScore]]) -> ViewScore:
     """The metrics of one case's prompts.
 
-    success: share of prompts whose new continuation has the lower NLL (specificity: the true one). accuracy: share whose
-    new (specificity: true) continuation is the argmax at every token; a rephrasing counts only if the edited prompt was
-    right too (equation 7). magnitude: mean p(new) - p(true), p = exp(-NLL) (specificity: the other way round).
+    success: share of prompts whose new continuation has the lower NLL (specificity: the true one). accuracy: share
+    whose new (specificity: true) continuation is the argmax at every token; a rephrasing counts only if the edited
+    prompt was right too (equation 7). magnitude: mean p(new) - p(true), p = exp(-NLL) (specificity: reversed).
     """
     edited_right = all(p.new_right for p in prompts.get("reliability", ()))
     metrics: dict[Group, dict[Metric, float | None]] = {}

@@ -38,7 +38,7 @@ class _Continuation:
 def score_cases(
     model: LanguageModel, facts: Sequence[Fact], edits: Sequence[Edit] | RowEdits | None = None
 ) -> list[CaseScore]:
-    """Scores of every fact's views: unedited, under one edit each (a sequence as long as `facts`), or all under one edit.
+    """Scores of every fact's views: unedited, under one edit each (a sequence), or all under one edit.
 
     Raises PromptError for a prompt the model cannot be asked with.
     """
@@ -92,11 +92,7 @@ def _read(
         while size < len(order) and (size + 1) * len(order[size][1]) <= BATCH_TOKENS:
             size += 1
         batch, order = order[:size], order[size:]
-        row_edits: RowEdits | None
-        if edits is None or isinstance(edits, dict):
-            row_edits = edits
-        else:
-            row_edits = rows(edits, [case for case, _ in batch])  # type: ignore[arg-type]
+        row_edits = rows(edits, [case for case, _ in batch]) if isinstance(edits, Sequence) else edits
         reads = [
             (b, one, len(one.prompt) - 1 + j, token)
             for b, key in enumerate(batch)

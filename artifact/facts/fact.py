@@ -25,8 +25,8 @@ NO_RELATION = "None"
 class View:
     """One perspective of a fact: how it is asked, what an edit writes, and the prompts that judge the edit.
 
-    `template` keeps one "{}" for the subject. `target` is what an edit writes (o* or r), `foil` what it is compared with
-    (o_c or the word "None"). `removal` is the relation view's second prompt, whose relation the edit takes away.
+    `template` keeps one "{}" for the subject. `target` is what an edit writes (o* or r), `foil` what it is compared
+    with (o_c or the word "None"). `removal` is the relation view's second prompt, whose relation the edit takes away.
     `reliability`, `generality` and `specificity` are complete prompts.
     """
 
@@ -200,7 +200,7 @@ def parse_facts(raw: object, source: str) -> list[Fact]:
 
 
 def parse_statements(raw: object, source: str) -> list[Statement]:
-    """Statements to trace, from known-facts records (subject, prompt, attribute, template) or CounterFact-style records.
+    """Statements to trace, from known-facts records (subject, prompt, ...) or CounterFact-style ones.
 
     Raises FactError as `parse_facts` does, and when a subject does not occur in its prompt.
     """

@@ -15,7 +15,7 @@ WORLD = DATA / "world"
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model on the hub at a pinned revision. `files` are patterns of all that is downloaded; `weights` is the big file.
+    """A model on the hub at a pinned revision. `files` is all that is downloaded, `weights` the big one.
 
     `size` is the bytes of `weights`, `sha256` its hash where the source gives one.
     """

@@ -5,8 +5,8 @@ keys and values, logits only where they are read, and a different weight edit fo
 (gpt2.py, gptj.py) says what its weights are called and how its blocks differ. It does not cover loading (load.py),
 tokens (tokens.py) or generation with sampling (editing/prefixes.py).
 
-Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `key` is the
-input of the MLP's down-projection.
+Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `key` is
+the input of the MLP's down-projection.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, V vocabulary, I and O input and output width of a linear layer, R rank of an edit, N any number of rows.
@@ -63,8 +63,8 @@ class Family(Protocol):
 class Run:
     """What one pass over all tokens leaves behind.
 
-    states_LBTD: the L+1 states entering block 0..L-1 and leaving the last; `outputs[site]` the L module outputs, for the
-    sites that were asked for; `keys` each layer's keys and values.
+    states_LBTD: the L+1 states entering block 0..L-1 and leaving the last; `outputs[site]` the L module outputs, for
+    the sites that were asked for; `keys` each layer's keys and values.
     """
 
     states_LBTD: list[Tensor]
@@ -167,7 +167,7 @@ class Decoder:
         return hidden_BTD
 
     def run(self, word_BTD: Tensor, keep: tuple[Site, ...] = (), at_site: AtSite | None = None) -> Run:
-        """A pass over whole prompts from their word embeddings, keeping states, keys and values, and `keep`'s outputs."""
+        """A pass over whole prompts from word embeddings, keeping states, keys and values, and `keep`'s outputs."""
         outputs: dict[str, list[Tensor]] = {site: [] for site in keep}
 
         def visit(site: Site, layer: int, value: Tensor) -> Tensor | None:

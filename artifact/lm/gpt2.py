@@ -1,4 +1,4 @@
-"""GPT-2: sequential blocks, learned positions, one fused projection for queries, keys and values, weights stored (I, O)."""
+"""GPT-2: sequential blocks, learned positions, one projection for queries, keys and values, weights (I, O)."""
 
 import torch
 from torch import Tensor

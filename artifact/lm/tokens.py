@@ -47,7 +47,7 @@ class Tokens:
         self._unknown = None if unknown == self.end_id else unknown
 
     def encode(self, text: str) -> Encoded:
-        """`text` as ids with offsets; PromptError when it is empty, too long, or holds a word the model does not know."""
+        """`text` as ids with offsets; PromptError when it is empty, too long, or has an unknown word."""
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
         found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -1,7 +1,7 @@
 """From what the user asked for to all that a run needs: model, facts, settings, and the description stored with it.
 
-Covers the choice of `--model auto`, the data each model runs on, hyperparameters, prefixes, moments and noise. It computes
-no record (local.py) and keeps no journal (store.py).
+Covers the choice of `--model auto`, the data each model runs on, hyperparameters, prefixes, moments and noise. It
+computes no record (local.py) and keeps no journal (store.py).
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def data_for(model: str) -> Data:
 
 
 def choose_model(asked: str, say: Callable[[str], None]) -> tuple[str, str]:
-    """The model to use and why, in words. `auto` takes GPT-2 small when it is cached or the hub answers, else the world."""
+    """The model to use and why, in words. `auto`: GPT-2 small when cached or the hub answers, else the world."""
     if asked != "auto":
         return asked, f"--model {asked}"
     small = HUB_MODELS["gpt2"]
@@ -75,7 +75,7 @@ def choose_model(asked: str, say: Callable[[str], None]) -> tuple[str, str]:
 
 
 def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = None) -> float:
-    """The level of `--noise`: a number, or s3, three standard deviations of the word embeddings of the subjects' tokens.
+    """The level of `--noise`: a number, or s3, three standard deviations of the subjects' word embeddings.
 
     Without `subjects` those of the model's built-in facts are taken.
     """
@@ -113,12 +113,13 @@ def default_moments(model: LanguageModel, layers: tuple[int, ...]) -> Moments:
     if model.name == "world":
         from artifact.facts.world import DEFAULT_SEED, generate
 
-        return compute_moments(model, generate(DEFAULT_SEED).corpus(), layers, "the embedded world's corpus")
+        corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
+        return compute_moments(model, corpus, layers, "the embedded world's corpus")
     width = model.decoder.weights[f"{model.decoder.family.name('mlp_up', 0)}.bias"].shape[0]
     # Four keys a dimension make the matrix regular; the published moments use thousands.
-    length = min(128, model.decoder.positions)
+    length = min(128, model.decoder.positions - 1)  # the end-of-text token they follow takes a position
     count = -(-4 * width // length)
-    texts = [text for text in sample(model, count, length - 1, SEED, top=50) if text]
+    texts = sample(model, count, length, SEED, top=50)
     return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", batch=16)
 
 

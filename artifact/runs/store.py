@@ -1,4 +1,4 @@
-"""The journal of a run: one SQLite file, one transaction a case, so that a killed process loses at most the batch in hand.
+"""The journal of a run: one SQLite file, one transaction a case: a killed process loses the batch in hand at most.
 
 Covers creating, resuming and reading a run folder, its lock, and what a record is. No torch: reports read it anywhere.
 Times live in a table of their own, since everything else of a finished run is the same each time.
@@ -32,8 +32,8 @@ create table if not exists times (unit text not null, seconds real not null, cas
 class RunInfo(msgspec.Struct, frozen=True):
     """What a run is: everything a number of it must carry. Two runs of equal info give equal records.
 
-    `evidence` is False for a model that says nothing about the paper (the embedded world, GPT-2 small), with the reason in
-    words in `evidence_note`. `settings` holds, by method, the resolved hyperparameters and their hash.
+    `evidence` is False for a model that says nothing about the paper (the embedded world, GPT-2 small), with the
+    reason in words in `evidence_note`. `settings` holds, by method, the resolved hyperparameters and their hash.
     """
 
     plan: Plan
@@ -157,7 +157,7 @@ class Store:
                 yield
         except sqlite3.OperationalError as error:
             raise RunError(
-                f"{self.folder / DATABASE}: cannot be written ({error}); free disk space or mend its permissions and run "
+                f"{self.folder / DATABASE}: cannot be written ({error}); free disk space or mend permissions and run "
                 "the same command again: what was stored is kept"
             ) from None
 
@@ -213,7 +213,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
     if stored is None:
         store._put("info", msgspec.json.encode(info).decode())
         return info
-    before, now = msgspec.json.decode(stored), msgspec.to_builtins(info)
+    before, now = msgspec.json.decode(stored), msgspec.json.decode(msgspec.json.encode(info))
     for key in now:
         if key not in ("model_reason", "cases") and before.get(key) != now[key]:
             raise RunError(

@@ -1,4 +1,4 @@
-"""Average indirect effects by token role and layer, from stored traces. No torch: figures are drawn from the store alone.
+"""Average indirect effects by token role and layer, from stored traces. No torch: figures need the store alone.
 
 Covers the roles of both views and equation (4)'s mean over facts. A fact's value for a role is the mean over the role's
 tokens; a fact without such a token does not count for it. Where the last corrupted token is the prompt's last token, it
@@ -64,10 +64,12 @@ def role_tokens(
     last = (tokens - 1,)
     if corrupt == "entity":
         after = tuple(range(subject[-1] + 1, tokens - 1))
-        named = (tuple(subject[:1]), tuple(subject[1:-1]), tuple(subject[-1:]), after[:1], after[1:], last)
-        return dict(zip(ENTITY_ROLES, named, strict=True))
-    named = (tuple(subject), tuple(span[:1]), tuple(span[1:-1]), tuple(span[-1:]), last)
-    return dict(zip(RELATION_ROLES, named, strict=True))
+        return dict(zip(ENTITY_ROLES, (*_first_middle_last(subject), after[:1], after[1:], last), strict=True))
+    return dict(zip(RELATION_ROLES, (tuple(subject), *_first_middle_last(span), last), strict=True))
+
+
+def _first_middle_last(positions: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    return tuple(positions[:1]), tuple(positions[1:-1]), tuple(positions[-1:])
 
 
 def role_effects(corrupt: Perspective, traces: Iterable[Mapping[str, Any]]) -> list[RoleEffects]:

@@ -8,7 +8,7 @@ One sweep a restored token: the rows of all layers go through the decoder togeth
 the tokens from the restored one on, and attend to the corrupted run's stored keys and values, so no layer and no token
 whose value is known already is computed again. Cells before the first corrupted token are the corrupted score.
 
-Shape letters as in lm/decoder.py, and S noise sample, G group of S rows (one per restored layer), C first layer's index.
+Shape letters as in lm/decoder.py, and S noise sample, G group of S rows (one per restored layer).
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Settings:
             raise SettingError(f"the noise level must be a positive number, got {self.noise_level}; give one, or s3")
         if self.sever is not None and self.kind != "hidden":
             raise SettingError(
-                f"severed tracing restores block outputs: --sever needs --kind hidden, got {self.kind}; drop one of them"
+                f"severed tracing restores block outputs: --sever needs --kind hidden, got {self.kind}; drop one"
             )
 
     def layers(self, centre: int, layers: int) -> range:
@@ -107,7 +107,7 @@ def trace(model: LanguageModel, statement: Statement, settings: Settings) -> Tra
 def trace_ids(
     decoder: Decoder, ids: Sequence[int], span: Sequence[int], settings: Settings
 ) -> tuple[int, float, float, np.ndarray]:
-    """Answer id, clean and corrupted probability, and scores (T, L) in float64, for token ids and corrupted positions."""
+    """Answer id, clean and corrupted probability, and scores (T, L) in float64, for ids and corrupted positions."""
     ids_1T = torch.tensor([list(ids)], device=decoder.device)
     word_1TD = decoder.words(ids_1T)
     site = settings.sever or (settings.kind if settings.kind != "hidden" else None)

@@ -51,7 +51,7 @@ def test_golden(file: Path, key: str, tiny) -> None:
 
 
 def test_golden_from_text(reference: Path, tiny) -> None:
-    """The same numbers from prompt, subject and fact file: spans and the s3 noise level are found as the reference did."""
+    """The same numbers from prompt, subject and fact file: spans and noise level are found as the reference did."""
     index = json.loads((reference / "trace" / "index.json").read_text())
     for name, part in index.items():
         model = tiny(name)

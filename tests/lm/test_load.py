@@ -1,0 +1,129 @@
+"""Models by name, folder and hub: what loads, what is refused, and what `auto` takes."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hub import serving
+
+from artifact.errors import ModelError
+from artifact.facts.sources import HUB_MODELS
+from artifact.lm.load import hub_answers, load, load_folder
+
+SMALL = HUB_MODELS["gpt2"]
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own: the hub's address is read once, at import."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**kept, **environment})
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(
+        ModelError, match=r"'gpt5' is neither a known name \(world, gpt2, gpt2-xl, gpt-j\) nor a folder"
+    ):
+        load("gpt5")
+
+
+def test_folder_that_is_no_model(tmp_path: Path, reference: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no config.json"):
+        load(str(tmp_path))
+    source = reference / "models" / "tiny-gpt2"
+    shutil.copytree(source, tmp_path / "damaged")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ModelError, match=r"damaged: cannot be loaded as a transformers model"):
+        load(str(tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "bert"}, "model family 'bert' is not supported; expected gpt2 or gptj"),
+        ({"activation_function": "relu"}, "activation_function = 'relu' is not supported"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
+    ],
+)
+def test_configurations_the_pass_does_not_know(tmp_path: Path, reference: Path, change: dict, says: str) -> None:
+    shutil.copytree(reference / "models" / "tiny-gpt2", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match=says):
+        load(str(tmp_path / "model"))
+
+
+def test_hash_is_of_the_weights(reference: Path, tmp_path: Path) -> None:
+    import hashlib
+
+    folder = reference / "models" / "tiny-gpt2"
+    expected = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    first = load_folder(folder)
+    assert first.revision == f"sha256:{expected}"
+    assert first.weights_hash() == load_folder(folder).weights_hash()
+
+
+FETCH = """
+from artifact.facts.sources import HUB_MODELS
+from artifact.lm.load import cached, fetch, hub_answers, load
+small = HUB_MODELS["gpt2"]
+print(cached(small), hub_answers(small))
+fetch(small, print)
+print(cached(small), load("gpt2").revision)
+"""
+
+
+def test_fetched_once_from_a_hub_at_the_pinned_revision(reference: Path, tmp_path: Path) -> None:
+    with serving(reference / "models" / "tiny-gpt2", SMALL.repo, SMALL.revision) as hub:
+        done = python(FETCH, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
+        assert done.stdout.splitlines() == [
+            "False (True, 'the hub answers')",
+            "fetching openai-community/gpt2@607a30d7: 0.55 GB",
+            f"True {SMALL.revision}",
+        ], done.stderr
+        assert any(path.endswith(f"{SMALL.revision}/model.safetensors") for path in hub.asked)
+        hub.asked.clear()
+        done = python("from artifact.lm.load import load; load('gpt2')", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        assert not [path for path in hub.asked if "gpt2" in path], "a model in the cache is not asked for again"
+
+
+def test_auto_takes_gpt2_from_a_hub_that_answers(reference: Path, tmp_path: Path) -> None:
+    """The whole smoke run on what the hub serves, then the same from the cache without it."""
+    run = "import sys; from artifact.cli import call; sys.exit(call(['smoke', '--limit', '1', '--out', {!r}]))"
+    with serving(reference / "models" / "tiny-gpt2", SMALL.repo, SMALL.revision) as hub:
+        done = python(run.format(str(tmp_path / "a")), HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hub"))
+    assert done.returncode == 0, done.stderr
+    assert "model: gpt2 (auto: the hub answers)" in done.stdout.splitlines()
+    again = python(run.format(str(tmp_path / "b")), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("model: gpt2 (auto: GPT-2 small is in the hub cache)\n")
+    page = (tmp_path / "b" / "report" / "report.md").read_text()
+    assert "GPT-2 small is in the hub cache" in page and "built-in everyday facts" in page
+
+
+def test_insisting_without_a_hub_is_refused(tmp_path: Path) -> None:
+    code = "import sys; from artifact.cli import call; sys.exit(call(['smoke', '--model', 'gpt2', '--out', {!r}]))"
+    done = python(code.format(str(tmp_path / "run")), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("kloc: gpt2: openai-community/gpt2@607a30d7 cannot be fetched")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda *_, **__: url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        began = time.monotonic()
+        answers, why = hub_answers(SMALL, seconds=0.5)
+        assert time.monotonic() - began < 5
+    assert not answers
+    assert "answer" in why

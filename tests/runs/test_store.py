@@ -1,0 +1,158 @@
+"""The journal: what is committed stays, what is foreign or damaged is refused in one line."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from artifact.errors import RunError, SettingError
+from artifact.plan import PLANS, SMOKE, Unit, find_plan
+from artifact.runs.store import Record, RunInfo, begin, reading, write_atomically, writing
+
+UNIT = SMOKE.units[0]
+
+
+def info(**changes: object) -> RunInfo:
+    made = RunInfo(
+        plan=SMOKE, model="world", model_reason="--model world", revision="r", weights_sha256="w", layers=6,
+        device="cpu", dtype="float32", protocol="released", switches={}, data_source="d", data_sha256="s",
+        data_note="n", evidence=False, evidence_note="none", settings={}, noise_level=0.1, samples=10, cases=[0, 1],
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
+    with writing(tmp_path / "run") as store:
+        begin(store, info())
+        store.add(UNIT, Record(3, "failed", {"reason": "too long"}))
+        store.add(UNIT, Record(1, "done", {"x": 0.1 + 0.2}))
+        store.add(UNIT, Record(1, "done", {"x": 9.0}))  # a case that is there stays as it is
+        store.add_time(UNIT, 1.5, 2)
+        store.add_time(UNIT, 0.5, 1)
+    with reading(tmp_path / "run") as store:
+        assert store.info() == info()
+        assert store.records(UNIT) == [Record(1, "done", {"x": 0.1 + 0.2}), Record(3, "failed", {"reason": "too long"})]
+        assert store.records(UNIT)[1].reason == "too long"
+        assert store.done(UNIT) == {1, 3}
+        assert store.times() == [(UNIT.name, 2.0, 3)]
+
+
+def test_environments_are_kept_once_each(tmp_path: Path) -> None:
+    with writing(tmp_path) as store:
+        for python in ("3.11", "3.12", "3.11"):
+            store.add_environment({"python": python})
+        assert store.environments() == [{"python": "3.11"}, {"python": "3.12"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"protocol": "corrected"}, r"another protocol \(\"released\", now \"corrected\"\)"),
+        ({"plan": msgspec.structs.replace(SMOKE, name="other")}, r"another plan \(\"smoke\", now \"other\"\)"),
+        ({"model": "gpt2"}, "another model"),
+        ({"limit": 5}, r"another limit \(null, now 5\)"),
+        ({"settings": {"rome": {"hash": "x"}}}, "another settings"),
+    ],
+)
+def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path, change: dict, says: str) -> None:
+    with writing(tmp_path) as store:
+        begin(store, info())
+        store.add(UNIT, Record(1, "done", {}))
+    with writing(tmp_path) as store, pytest.raises(RunError, match=says):
+        begin(store, info(**change))
+    with reading(tmp_path) as store:
+        assert store.info() == info() and store.done(UNIT) == {1}
+
+
+def test_the_first_reason_is_kept(tmp_path: Path) -> None:
+    with writing(tmp_path) as store:
+        begin(store, info())
+        assert begin(store, info(model_reason="auto: cached")).model_reason == "--model world"
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from artifact.runs.store import writing\n"
+    code += "with writing(Path(sys.argv[1])): pass"
+    with writing(tmp_path):
+        second = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"is in use by process {os.getpid()} on " in second.stderr
+    with writing(tmp_path):
+        pass
+
+
+def test_bad_bytes(tmp_path: Path) -> None:
+    (tmp_path / "run.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(RunError, match=r"run.sqlite: cannot be used as a run's journal"), writing(tmp_path):
+        pass
+    with pytest.raises(RunError, match="cannot be used"), reading(tmp_path):
+        pass
+
+
+def test_no_run_there(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"holds no run.sqlite"), reading(tmp_path):
+        pass
+    with writing(tmp_path):
+        pass
+    with reading(tmp_path) as store, pytest.raises(RunError, match="never started"):
+        store.info()
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    with writing(tmp_path) as store:
+        begin(store, info())
+        store.add(UNIT, Record(1, "done", {}))
+        pages = store._connection.execute("pragma page_count").fetchone()[0]
+        store._connection.execute(f"pragma max_page_count = {pages}")
+        with pytest.raises(RunError, match=r"cannot be written \(database or disk is full\)"):
+            for case_id in range(2, 200):
+                store.add(UNIT, Record(case_id, "done", {"text": "x" * 4000}))
+    with reading(tmp_path) as store:
+        assert 1 in store.done(UNIT)
+        assert store.info() == info()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(RunError, match=r"cannot be written .*name a folder you own"),
+        writing(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+def test_a_read_only_folder_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writing(tmp_path) as store:
+        begin(store, info())
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with reading(tmp_path) as store:
+        assert store.info() == info()
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            store._connection.execute("delete from meta")
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a" / "file"
+    write_atomically(path, b"old")
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_plans() -> None:
+    assert find_plan("smoke") is SMOKE
+    with pytest.raises(SettingError, match="plan 'nope' is unknown; expected one of smoke"):
+        find_plan("nope")
+    for plan in PLANS.values():
+        names = [unit.name for unit in plan.units]
+        assert len(set(names)) == len(names)
+        assert all(isinstance(unit, Unit) and unit.batch > 0 for unit in plan.units)

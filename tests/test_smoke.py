@@ -1,0 +1,167 @@
+"""`kloc smoke` as a user types it: the whole way on the embedded world, killed, interrupted, resumed, repeated."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+KLOC = [sys.executable, "-W", "error", "-c", "from artifact.cli import main; main()"]
+LIMIT = "10"  # two batches in the units of batch 8
+
+
+def environment(**more: str) -> dict[str, str]:
+    """No hub, one thread: the world everywhere, and the same last bits."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent", **more}
+
+
+def kloc(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [*KLOC, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment(**more))
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [*KLOC, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def records(folder: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as connection:
+            return connection.execute("select count(*) from records").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that a report holds, but the times."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    assert found.pop("timings.json")
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    done = kloc("smoke", "--limit", LIMIT, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_first_and_last_line(finished) -> None:
+    folder, done = finished
+    lines = done.stdout.splitlines()
+    assert re.match(r"model: world \(auto: HF_HUB_OFFLINE is set .* the embedded world stands in\)", lines[0])
+    assert lines[-1] == str(folder / "report" / "report.html")
+    assert Path(lines[-1]).is_file()
+    assert done.stderr == ""
+
+
+def test_report_says_what_it_is(finished) -> None:
+    folder, _ = finished
+    for page in ("report.html", "report.md"):
+        head = (folder / "report" / page).read_text()
+        assert "no evidence for or against the paper" in head
+        assert "HF_HUB_OFFLINE is set" in head
+        assert "not run: needs gpt2-xl" in head
+    verdict = json.loads((folder / "report" / "verdict.json").read_text())
+    assert "not run: needs gpt2-xl" in json.dumps(verdict)
+    info = json.loads((folder / "run.json").read_text())
+    assert info["model"] == "world" and info["protocol"] == "released" and info["limit"] == int(LIMIT)
+    assert len(info["settings"]["rome"]["prefixes"]) == 21
+
+
+def test_every_unit_has_its_cases(finished) -> None:
+    folder, _ = finished
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        found = dict(connection.execute("select unit, count(*) from records where status = 'done' group by unit"))
+    assert set(found) == {"unedited", "rome-entity", "rome-relation", "trace-hidden-entity", "trace-hidden-relation"}
+    assert all(count >= int(LIMIT) - 1 for count in found.values()), found
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_report(finished, tmp_path: Path) -> None:
+    reference, _ = finished
+    folder = tmp_path / "run"
+    killed = 0
+    for wanted in (1, 13, 29):
+        process = start("smoke", "--limit", LIMIT, "--out", folder)
+        while process.poll() is None and records(folder) < wanted:
+            time.sleep(0.005)
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+    assert killed == 3, "the run ended before it could be killed; the test no longer covers a kill"
+    before = records(folder)
+    assert 0 < before < records(reference)
+    done = kloc("smoke", "--limit", LIMIT, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert contents(folder / "report") == contents(reference / "report")
+    assert (folder / "run.json").read_bytes() == (reference / "run.json").read_bytes()
+
+
+def test_ctrl_c_exits_3_and_resumes(finished, tmp_path: Path) -> None:
+    reference, _ = finished
+    folder = tmp_path / "run"
+    process = start("smoke", "--limit", LIMIT, "--out", folder)
+    while process.poll() is None and records(folder) < 11:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, (out, err)
+    assert err.count("\n") == 1 and "goes on from there" in err
+    assert kloc("smoke", "--limit", LIMIT, "--out", folder).returncode == 0
+    assert contents(folder / "report") == contents(reference / "report")
+
+
+def test_repeated_it_changes_nothing(finished) -> None:
+    folder, _ = finished
+    before, journal = contents(folder / "report"), (folder / "run.sqlite").read_bytes()
+    assert kloc("smoke", "--limit", LIMIT, "--out", folder).returncode == 0
+    assert contents(folder / "report") == before
+    assert (folder / "run.sqlite").read_bytes() == journal
+
+
+def test_another_protocol_or_plan_in_its_folder_is_refused(finished) -> None:
+    folder, _ = finished
+    before = records(folder)
+    for arguments in (["--limit", LIMIT, "--protocol", "corrected"], ["--limit", "3"]):
+        done = kloc("smoke", *arguments, "--out", folder)
+        assert done.returncode == 2
+        assert re.fullmatch(r"kloc: .*was made with another (protocol|limit) .*\n", done.stderr)
+    assert records(folder) == before
+
+
+def test_report_and_verify_need_no_torch(finished, tmp_path: Path) -> None:
+    folder, _ = finished
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')")
+    page = folder / "report" / "report.html"
+    before = page.read_bytes()
+    done = kloc("report", folder, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{page}\n", "")
+    assert page.read_bytes() == before
+    done = kloc("verify", folder, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0 and "not run" in done.stdout and done.stderr == ""
+
+
+def test_corrected_protocol_gives_other_relation_edits(finished, tmp_path: Path) -> None:
+    folder, _ = finished
+    assert kloc("smoke", "--limit", "2", "--protocol", "corrected", "--out", tmp_path / "run").returncode == 0
+    edits = []
+    for run in (folder, tmp_path / "run"):
+        with sqlite3.connect(run / "run.sqlite") as connection:
+            query = "select payload from records where unit = ? and case_id = 0"
+            edits.append(
+                [
+                    json.loads(connection.execute(query, (unit,)).fetchone()[0])
+                    for unit in ("rome-entity", "rome-relation")
+                ]
+            )
+    assert edits[0][0]["norm"] == pytest.approx(edits[1][0]["norm"], rel=1e-4)
+    assert edits[0][1]["norm"] != pytest.approx(edits[1][1]["norm"], rel=1e-4)
