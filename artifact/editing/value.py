@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from artifact.facts.fact import fill
+from artifact.lm.decoder import Aligned, LayerKeys
 from artifact.lm.load import LanguageModel
 
 STOP_LOSS = 0.05
@@ -84,13 +85,8 @@ def optimise(
     """
     decoder = model.decoder
     rows = [row for objective in objectives for row in (*objective.rows, objective.kept)]
-    fact_B = torch.tensor(
-        [f for f, objective in enumerate(objectives) for _ in range(len(objective.rows) + 1)], device=decoder.device
-    )
-    lookup_B = torch.tensor([row.lookup for row in rows], device=decoder.device)
-    with torch.no_grad():
-        word_BTD = decoder.words(model.tokens.pad([row.ids for row in rows], decoder.device))
-        below_BTD = decoder.blocks(decoder.embed(word_BTD), 0, layer + 1)
+    fact_B = [f for f, objective in enumerate(objectives) for _ in range(len(objective.rows) + 1)]
+    everything = _store(model, layer, loss_layer, rows)
 
     delta_FD = torch.zeros_like(start_FD, dtype=torch.float32).requires_grad_()
     norm_F = start_FD.float().norm(dim=1)
@@ -98,20 +94,17 @@ def optimise(
     result = Optimised(delta_FD, [[] for _ in objectives])
     unedited_FV: Tensor | None = None
     active = list(range(len(objectives)))
-    batch = _Batch.of(rows, fact_B.tolist(), active, decoder.device)
+    stored, batch = everything, _Batch.of(rows, fact_B, active, decoder.device)
 
     for step in range(steps):
-        hidden_BTD = below_BTD[batch.rows_B].clone()
-        every_B = torch.arange(len(batch.rows_B), device=decoder.device)
-        row_delta_BD = delta_FD[fact_B[batch.rows_B]].to(hidden_BTD.dtype)
-        hidden_BTD[every_B, lookup_B[batch.rows_B]] += row_delta_BD
-        hidden_BTD = decoder.blocks(hidden_BTD, layer + 1, loss_layer + 1)
+        row_delta_BD = delta_FD[batch.fact_B].to(stored.hidden_BTD.dtype)
+        hidden_BTD = torch.cat((stored.hidden_BTD[:, :1] + row_delta_BD[:, None], stored.hidden_BTD[:, 1:]), dim=1)
+        hidden_BTD = decoder.blocks(hidden_BTD, layer + 1, loss_layer + 1, past=stored.left, aligned=stored.aligned)
 
         log_NV = decoder.logits(hidden_BTD[batch.target_row_N, batch.target_at_N]).log_softmax(-1)
         nll_N = -log_NV.gather(1, batch.target_N[:, None])[:, 0] * batch.weight_N
         nll_F = torch.zeros(len(objectives), device=decoder.device).index_add(0, batch.target_fact_N, nll_N)
-        kept_at = lookup_B[batch.rows_B[batch.kept_row_A]]
-        kept_AV = decoder.logits(hidden_BTD[batch.kept_row_A, kept_at]).log_softmax(-1)
+        kept_AV = decoder.logits(hidden_BTD[batch.kept_row_A, 0]).log_softmax(-1)
         if unedited_FV is None:
             unedited_FV = kept_AV.detach()
         live = torch.tensor(active, device=decoder.device)
@@ -137,7 +130,8 @@ def optimise(
             delta_FD.copy_(torch.where(moves, _clamped(delta_FD, clamp * norm_F), held_FD))
         if going != active:
             active = going
-            batch = _Batch.of(rows, fact_B.tolist(), active, decoder.device)
+            batch = _Batch.of(rows, fact_B, active, decoder.device)
+            stored = everything.rows(batch.rows_B)
     result.delta_FD = delta_FD.detach()
     return result
 
@@ -149,10 +143,63 @@ def _clamped(delta_FD: Tensor, most_F: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class _Stored:
+    """What the deltas do not change, rows aligned at their lookup position.
+
+    hidden_BTD: states behind the edited layer, from the lookup position on; left: by layer, keys and values of the
+    tokens before it, the nearest last.
+    """
+
+    hidden_BTD: Tensor
+    left: dict[int, LayerKeys]
+    aligned: Aligned
+
+    def rows(self, rows_B: Tensor) -> "_Stored":
+        """The same for some of the rows."""
+        return _Stored(
+            self.hidden_BTD[rows_B],
+            {layer: (key[rows_B], value[rows_B]) for layer, (key, value) in self.left.items()},
+            Aligned(self.aligned.start_B[rows_B], self.aligned.seen_B1TK[rows_B]),
+        )
+
+
+@torch.no_grad()
+def _store(model: LanguageModel, layer: int, loss_layer: int, rows: Sequence[Row]) -> _Stored:
+    """One unedited pass over all rows, cut at each row's lookup position."""
+    decoder = model.decoder
+    lookup_B = torch.tensor([row.lookup for row in rows], device=decoder.device)
+    every_B1 = torch.arange(len(rows), device=decoder.device)[:, None]
+    # The kept prompt is read at its lookup position: what stands behind it is not needed.
+    fed = [row.ids if row.target else row.ids[: row.lookup + 1] for row in rows]
+    hidden_BTD = decoder.embed(decoder.words(model.tokens.pad(fed, decoder.device)))
+    hidden_BTD = decoder.blocks(hidden_BTD, 0, layer + 1)
+
+    longest = int(lookup_B.max())
+    from_left_BP = torch.arange(longest, device=decoder.device) - (longest - lookup_B[:, None])
+    real_BP = from_left_BP >= 0
+    left: dict[int, LayerKeys] = {}
+    onward_BTD = hidden_BTD
+    for above in range(layer + 1, loss_layer + 1):
+        onward_BTD, (key_BHTK, value_BHTK) = decoder.block(above, onward_BTD)
+        at_BP = from_left_BP.clamp(min=0)
+        left[above] = (
+            key_BHTK.transpose(1, 2)[every_B1, at_BP].transpose(1, 2),
+            value_BHTK.transpose(1, 2)[every_B1, at_BP].transpose(1, 2),
+        )
+    tokens = max(len(ids) - row.lookup for ids, row in zip(fed, rows, strict=True))
+    at_BT = (lookup_B[:, None] + torch.arange(tokens, device=decoder.device)).clamp(max=hidden_BTD.shape[1] - 1)
+    causal_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=decoder.device).tril()
+    seen_BTK = torch.cat((real_BP[:, None].expand(-1, tokens, -1), causal_TT.expand(len(rows), -1, -1)), dim=2)
+    return _Stored(hidden_BTD[every_B1, at_BT], left, Aligned(lookup_B, seen_BTK[:, None]))
+
+
+@dataclass(frozen=True)
 class _Batch:
-    """Index tensors of the rows of the facts still optimised (A of them): which rows, and where their targets stand."""
+    """Index tensors of the rows of the facts still optimised (A of them): which rows, and where their targets stand,
+    counted from the lookup position."""
 
     rows_B: Tensor
+    fact_B: Tensor
     target_row_N: Tensor
     target_at_N: Tensor
     target_N: Tensor
@@ -164,18 +211,21 @@ class _Batch:
     def of(cls, rows: Sequence[Row], fact_B: Sequence[int], active: Sequence[int], device: torch.device) -> "_Batch":
         chosen = [b for b, fact in enumerate(fact_B) if fact in set(active)]
         scored = {fact: sum(1 for b in chosen if fact_B[b] == fact and rows[b].target) for fact in active}
-        entries, kept = [], []
-        for position, b in enumerate(chosen):
-            row = rows[b]
-            if not row.target:
-                kept.append(position)
-            first = len(row.ids) - len(row.target)
-            for j, token in enumerate(row.target):
-                entries.append((position, first + j, token, fact_B[b], 1 / (row.divisor * scored[fact_B[b]])))
-        row_N, at_N, token_N, fact_N, weights = zip(*entries, strict=True)
-
-        def whole(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.long, device=device)
-
-        weight_N = torch.tensor(weights, dtype=torch.float32, device=device)
-        return cls(whole(chosen), whole(row_N), whole(at_N), whole(token_N), whole(fact_N), weight_N, whole(kept))
+        kept = [position for position, b in enumerate(chosen) if not rows[b].target]
+        targets = [
+            (position, len(rows[b].ids) - len(rows[b].target) + j - rows[b].lookup, token, fact_B[b])
+            for position, b in enumerate(chosen)
+            for j, token in enumerate(rows[b].target)
+        ]
+        weights = [1 / (rows[b].divisor * scored[fact_B[b]]) for b in chosen for _ in rows[b].target]
+        row_N, at_N, token_N, fact_N = (torch.tensor(column, device=device) for column in zip(*targets, strict=True))
+        return cls(
+            rows_B=torch.tensor(chosen, device=device),
+            fact_B=torch.tensor([fact_B[b] for b in chosen], device=device),
+            target_row_N=row_N,
+            target_at_N=at_N,
+            target_N=token_N,
+            target_fact_N=fact_N,
+            weight_N=torch.tensor(weights, dtype=torch.float32, device=device),
+            kept_row_A=torch.tensor(kept, device=device),
+        )

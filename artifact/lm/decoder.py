@@ -50,13 +50,29 @@ class Family(Protocol):
     """Linear weights are stored (I, O), as GPT-2's Conv1D does, instead of (O, I)."""
 
     def embed(self, decoder: "Decoder", word_BTD: Tensor, start: int) -> Tensor: ...
-    def projections(self, decoder: "Decoder", layer: int, normed_BTD: Tensor, start: int, edits: RowEdits) -> tuple:
-        """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them."""
+    def projections(
+        self, decoder: "Decoder", layer: int, normed_BTD: Tensor, start: int | Tensor, edits: RowEdits
+    ) -> tuple:
+        """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them.
+
+        `start` is the position of the first token, one for all rows or one for each (B,).
+        """
         ...
 
     def name(self, part: str, layer: int) -> str:
         """Name of a part of a block (attn_norm, mlp_norm, attn_out, mlp_up, mlp_down) in transformers' words."""
         ...
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Rows whose first token stands at another position in each row, with stored keys of another length to its left.
+
+    start_B: position of each row's first token; seen_B1TK: which of the P+T keys (stored ones first) each token sees.
+    """
+
+    start_B: Tensor
+    seen_B1TK: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,17 +128,19 @@ class Decoder:
         hidden_BTD: Tensor,
         *,
         past: LayerKeys | None = None,
+        aligned: Aligned | None = None,
         edits: RowEdits | None = None,
         at_site: AtSite | None = None,
     ) -> tuple[Tensor, LayerKeys]:
         """One block: (B, T, D) in, (B, T, D) out with the new tokens' keys and values.
 
         `past` holds the keys and values of the P tokens to the left (its batch must be B); the T tokens given stand at
-        positions P, P+1, ... and see those and each other causally.
+        positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise.
         """
         family = self.family
         edits = edits or {}
-        start = 0 if past is None else past[0].shape[2]
+        left = 0 if past is None else past[0].shape[2]
+        start = left if aligned is None else aligned.start_B
         normed_BTD = self.norm(family.name("attn_norm", layer), hidden_BTD)
         query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, start, edits)
         new = (key_BHTK, value_BHTK)
@@ -133,8 +151,8 @@ class Decoder:
             query_BHTK,
             key_BHTK,
             value_BHTK,
-            attn_mask=_seen(start, hidden_BTD.shape[1], hidden_BTD.device),
-            is_causal=start == 0 and hidden_BTD.shape[1] > 1,
+            attn_mask=aligned.seen_B1TK if aligned else _seen(left, hidden_BTD.shape[1], hidden_BTD.device),
+            is_causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
         )
         attn_BTD = self.linear(family.name("attn_out", layer), mixed_BHTK.transpose(1, 2).flatten(2), edits)
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
@@ -155,15 +173,15 @@ class Decoder:
         first: int = 0,
         stop: int | None = None,
         *,
-        past: list[LayerKeys] | None = None,
+        past: Mapping[int, LayerKeys] | list[LayerKeys] | None = None,
+        aligned: Aligned | None = None,
         edits: RowEdits | None = None,
         at_site: AtSite | None = None,
     ) -> Tensor:
-        """Blocks first..stop-1 (all that are left by default) over (B, T, D); nothing is kept but the result."""
+        """Blocks first..stop-1 (all that are left by default) over (B, T, D); `past` by layer."""
         for layer in range(first, self.layers if stop is None else stop):
-            hidden_BTD, _ = self.block(
-                layer, hidden_BTD, past=past[layer] if past else None, edits=edits, at_site=at_site
-            )
+            left = past[layer] if past else None
+            hidden_BTD, _ = self.block(layer, hidden_BTD, past=left, aligned=aligned, edits=edits, at_site=at_site)
         return hidden_BTD
 
     def run(self, word_BTD: Tensor, keep: tuple[Site, ...] = (), at_site: AtSite | None = None) -> Run:

@@ -32,7 +32,7 @@ class GPT2:
         return word_BTD + F.embedding(positions_T, decoder.weights["transformer.wpe.weight"])
 
     def projections(
-        self, decoder: Decoder, layer: int, normed_BTD: Tensor, start: int, edits: RowEdits
+        self, decoder: Decoder, layer: int, normed_BTD: Tensor, start: int | Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
         fused = decoder.linear(self.name("attn_in", layer), normed_BTD, edits)
         return tuple(decoder.heads_apart(part_BTD) for part_BTD in fused.chunk(3, dim=-1))

@@ -33,7 +33,7 @@ class GPTJ:
         return word_BTD
 
     def projections(
-        self, decoder: Decoder, layer: int, normed_BTD: Tensor, start: int, edits: RowEdits
+        self, decoder: Decoder, layer: int, normed_BTD: Tensor, start: int | Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
         query, key, value = (
             decoder.heads_apart(decoder.linear(self.name(f"attn_{part}", layer), normed_BTD, edits))
@@ -41,11 +41,13 @@ class GPTJ:
         )
         return self._rotate(query, start), self._rotate(key, start), value
 
-    def _rotate(self, x_BHTK: Tensor, start: int) -> Tensor:
+    def _rotate(self, x_BHTK: Tensor, start: int | Tensor) -> Tensor:
         """Rotate neighbouring pairs of the first `rotary` entries by position times 10000^(-2i/rotary)."""
-        positions_T = torch.arange(start, start + x_BHTK.shape[2], dtype=torch.float32, device=x_BHTK.device)
+        steps_T = torch.arange(x_BHTK.shape[2], device=x_BHTK.device)
+        # (1 or B, 1, T, 1): positions, spread over heads and pairs.
+        position = (steps_T + torch.as_tensor(start, device=x_BHTK.device).reshape(-1, 1))[:, None, :, None].float()
         pairs = torch.arange(0, self.rotary, 2, dtype=torch.float32, device=x_BHTK.device)
-        angle = torch.outer(positions_T, 10000.0 ** (-pairs / self.rotary))
+        angle = position * 10000.0 ** (-pairs / self.rotary)
         cos, sin = angle.cos().to(x_BHTK.dtype), angle.sin().to(x_BHTK.dtype)
         turned, rest = x_BHTK[..., : self.rotary], x_BHTK[..., self.rotary :]
         even, odd = turned[..., 0::2], turned[..., 1::2]

@@ -27,6 +27,8 @@ from artifact.runs.store import RunInfo
 from artifact.tracing.corruption import embedding_spread
 
 SAMPLES = 10
+SMALL_EMBEDDING = 1_000_000
+"""Entries of the embedding below which a model is too small for a second thread to help; one gives the same bits anywhere."""
 WORLD_NOTE = (
     "The embedded world is a list of made-up facts and a small GPT-2 trained on them so that editing works at a known "
     "site: its numbers are no evidence for or against the paper."
@@ -140,6 +142,8 @@ def prepare(
     use_tf32(protocol.tf32)
     say(f"device: {device} ({why}), float32, protocol {protocol.name}")
     model = load(name, device)
+    if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
+        torch.set_num_threads(1)
     data = data_for(name)
     rome = rome_hparams(name, model.decoder.layers)
     context = Context(model, data, protocol, rome, noise_level("s3", model))
