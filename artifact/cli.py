@@ -54,15 +54,20 @@ def run(
 ) -> int:
     """Run a plan, or go on with an interrupted one; the last line is the report's path."""
     from artifact.plan import find_plan
+    from artifact.reporting.report import render
+    from artifact.reporting.verdict import verdict_of
     from artifact.runs.progress import display
     from artifact.runs.runner import run_plan
+    from artifact.runs.store import reading
 
     found = find_plan(plan)
     with display() as show:
-        page, code = run_plan(found, model=model, protocol=protocol, limit=limit, out=out, show=show)
-    _print_verdict(page.parent.parent)
+        folder = run_plan(found, model=model, protocol=protocol, limit=limit, out=out, show=show)
+    with reading(folder) as store:
+        page, verdict = render(store), verdict_of(store)
+    print(f"verdict: {verdict.sentence}")
     print(page)
-    return code
+    return verdict.exit_code
 
 
 @app.command
@@ -79,7 +84,17 @@ def report(run_folder: Annotated[Path, Parameter(help="Folder of a run.")]) -> i
 @app.command
 def verify(run_folder: Annotated[Path, Parameter(help="Folder of a run.")]) -> int:
     """Print the verdict on a run; exit code 1 when a compared value is outside its tolerance."""
-    return _print_verdict(run_folder)
+    from artifact.reporting.verdict import verdict_of
+    from artifact.runs.store import reading
+
+    with reading(run_folder) as store:
+        found = verdict_of(store)
+    for cell in found.cells:
+        print(f"{cell.cell.id}: {cell.status}")
+    for judged in found.claims:
+        print(f"{judged.claim.id}: {judged.status}")
+    print(f"verdict: {found.sentence}")
+    return found.exit_code
 
 
 @app.command
@@ -264,10 +279,11 @@ def train(
     seed: Annotated[
         int | None, Parameter(help="Another seed makes another world; the committed one's unless said.")
     ] = None,
-    steps: Annotated[int, Parameter(help="Training steps.")] = 2000,
+    steps: Annotated[int | None, Parameter(help="Training steps; the committed model's unless said.")] = None,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
     from artifact.facts.world import DEFAULT_SEED
+    from artifact.lm.world import DEFAULT_STEPS
     from artifact.lm.world import train as train_world
 
     def said(step: int, of: int, loss: float) -> None:
@@ -275,7 +291,9 @@ def train(
             print(f"step {step}/{of}: loss {loss:.4f}", flush=True)
 
     _check_folder(out / "config.json")
-    made = train_world(out, DEFAULT_SEED if seed is None else seed, steps, progress=said)
+    made = train_world(
+        out, DEFAULT_SEED if seed is None else seed, DEFAULT_STEPS if steps is None else steps, progress=said
+    )
     for name, figures in made["measured"].items():
         print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
     print(out)
@@ -335,14 +353,3 @@ def _check_folder(path: Path) -> None:
             pass
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); name a file in a folder you own") from None
-
-
-def _print_verdict(run_folder: Path) -> int:
-    from artifact.reporting.verdict import verdict
-    from artifact.runs.store import reading
-
-    with reading(run_folder) as store:
-        found = verdict(store)
-    for line in found.lines():
-        print(line)
-    return found.exit_code

@@ -17,7 +17,7 @@ UnitKind = Literal["trace", "unedited", "edit"]
 class Unit(msgspec.Struct, frozen=True):
     """One thing to do to each fact: trace it, score the unedited model on it, or edit it and score the edited model.
 
-    `kind`, `corrupt`, `window` describe a trace (kinds hidden, mlp, attn); `method` and `perspective` an edit. `most`
+    `kind` and `corrupt` describe a trace, `method` and `perspective` an edit. `most`
     is how many facts it takes at most (None: all), `batch` how many are computed together: batches are cut from the
     plan's list of cases and never from what is left, so that an interrupted run gives the same numbers.
     """
@@ -44,9 +44,9 @@ SMOKE = Plan(
     name="smoke",
     title="every stage once, on a small model",
     units=(
-        Unit("unedited", "unedited", batch=64, most=64),
-        Unit("rome-entity", "edit", batch=8, most=64, method="rome", perspective="entity"),
-        Unit("rome-relation", "edit", batch=8, most=64, method="rome", perspective="relation"),
+        Unit("unedited", "unedited", batch=48, most=48),
+        Unit("rome-entity", "edit", batch=8, most=48, method="rome", perspective="entity"),
+        Unit("rome-relation", "edit", batch=8, most=48, method="rome", perspective="relation"),
         Unit("trace-hidden-entity", "trace", batch=8, most=96, corrupt="entity"),
         Unit("trace-hidden-relation", "trace", batch=8, most=96, corrupt="relation"),
     ),

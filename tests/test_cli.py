@@ -140,6 +140,18 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, capsys, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_world_train_builds_a_world_that_loads(tmp_path, capsys) -> None:
+    assert call(["world", "train", "--out", str(tmp_path / "world"), "--seed", "7", "--steps", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "step 2/2: loss" in out and "entity_main: recall" in out
+    assert out.splitlines()[-1] == str(tmp_path / "world")
+    facts = json.loads((tmp_path / "world" / "facts.json").read_text())
+    rewrite = facts[0]["requested_rewrite"]
+    prompt = rewrite["prompt"].format(rewrite["subject"])
+    command = ["trace", "--model", str(tmp_path / "world"), "--prompt", prompt, "--subject", rewrite["subject"]]
+    assert call([*command, "--noise", "0.3"]) == 0
+
+
 def test_help_names_every_command(capsys) -> None:
     assert call(["--help"]) == 0
     text = capsys.readouterr().out

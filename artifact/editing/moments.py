@@ -78,11 +78,18 @@ def read_moments(folder: Path) -> Moments:
 
 
 def compute_moments(
-    model: LanguageModel, texts: Sequence[Sequence[int]], layers: Sequence[int], source: str, batch: int = 64
+    model: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    source: str,
+    ridge: float = 0.0,
+    batch: int = 64,
 ) -> Moments:
     """Uncentred second moments of the down-projection's inputs over every token of `texts` (ids), for `layers`.
 
-    Accumulated in float64; padding does not count. The model runs only up to the highest layer.
+    Accumulated in float64; padding does not count. The model runs only up to the highest layer. `ridge` times the mean
+    of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and C^-1 k then follows
+    directions that no key has.
     """
     decoder = model.decoder
     encoded = sorted(texts, key=len)
@@ -101,7 +108,11 @@ def compute_moments(
         with torch.no_grad():
             word_BTD = decoder.words(model.tokens.pad(part, decoder.device))
             decoder.blocks(decoder.embed(word_BTD), 0, max(layers) + 1, at_site=add)
-    return Moments(source=f"{source}, {count} tokens", given_MM={k: v / count for k, v in totals.items()})
+    for total_MM in totals.values():
+        diagonal_M = total_MM.diagonal()
+        diagonal_M += ridge * diagonal_M.mean()
+    words = f"{source}, {count} tokens" + (f", ridge {ridge:g}" if ridge else "")
+    return Moments(source=words, given_MM={layer: total_MM / count for layer, total_MM in totals.items()})
 
 
 def _down_shape(decoder: Decoder, layer: int) -> tuple[int, int]:

@@ -37,7 +37,7 @@ class LanguageModel:
         for name in sorted(self.decoder.weights):
             tensor = self.decoder.weights[name].detach().cpu().contiguous()
             digest.update(name.encode())
-            digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Run a plan: every unit's cases in fixed batches, each case committed as soon as it is there, the report at the end.
+"""Run a plan: every unit's cases in fixed batches, each case committed as soon as it is there.
 
 Covers resuming, interruption and the check that no weight changed. What a record holds is local.py's, where it is kept
 store.py's.
@@ -33,10 +33,8 @@ class _Stop:
         self.asked = True
 
 
-def run_plan(
-    plan: Plan, *, model: str, protocol: str, limit: int | None, out: Path | None, show: Display
-) -> tuple[Path, int]:
-    """Run or resume `plan`; returns the path of the report page and the verdict's exit code.
+def run_plan(plan: Plan, *, model: str, protocol: str, limit: int | None, out: Path | None, show: Display) -> Path:
+    """Run or resume `plan`; returns the run's folder.
 
     Raises Interrupted when stopped on request, and RunError when the folder is another run's or cannot be written.
     """
@@ -59,7 +57,7 @@ def run_plan(
                 raise Interrupted(f"stopped; {folder} keeps all that was done, and the same command goes on from there")
             if context.model.weights_hash() != info.weights_sha256:
                 raise RunError(f"{folder}: the model's weights changed during the run; discard it and report a defect")
-            return _report(store)
+            return folder
 
 
 def _run_unit(store: Store, unit: Unit, facts: Sequence[Fact], context: Context, stop: _Stop, show: Display) -> None:
@@ -82,13 +80,6 @@ def _cases(unit: Unit, facts: Sequence[Fact], limit: int | None) -> Sequence[Fac
     """The first facts by case id, as many as the unit and the user's limit allow."""
     most = min((n for n in (unit.most, limit) if n is not None), default=None)
     return sorted(facts, key=lambda fact: fact.case_id)[:most]
-
-
-def _report(store: Store) -> tuple[Path, int]:
-    from artifact.reporting.report import render
-    from artifact.reporting.verdict import verdict
-
-    return render(store), verdict(store).exit_code
 
 
 def _run_name(plan: Plan, context: Context) -> str:

@@ -27,15 +27,16 @@ from artifact.runs.store import RunInfo
 from artifact.tracing.corruption import embedding_spread
 
 SAMPLES = 10
+RIDGE = 1e-4
+"""Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
 SMALL_EMBEDDING = 1_000_000
-"""Entries of the embedding below which a model is too small for a second thread to help; one gives the same bits anywhere."""
+"""Entries of the embedding below which a model is too small for a second thread to help."""
 WORLD_NOTE = (
-    "The embedded world is a list of made-up facts and a small GPT-2 trained on them so that editing works at a known "
-    "site: its numbers are no evidence for or against the paper."
+    "The embedded world is a list of made-up facts and a small GPT-2 trained on them, so that editing works at a known "
+    "site."
 )
 OTHER_NOTE = (
-    "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; numbers of another model or of other facts are no "
-    "evidence for or against the paper."
+    "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
 )
 
 
@@ -62,7 +63,7 @@ def data_for(model: str) -> Data:
 def choose_model(asked: str, say: Callable[[str], None]) -> tuple[str, str]:
     """The model to use and why, in words. `auto`: GPT-2 small when cached or the hub answers, else the world."""
     if asked != "auto":
-        return asked, f"--model {asked}"
+        return asked, f"asked for with --model {asked}"
     small = HUB_MODELS["gpt2"]
     if cached(small):
         return "gpt2", "auto: GPT-2 small is in the hub cache"
@@ -116,13 +117,13 @@ def default_moments(model: LanguageModel, layers: tuple[int, ...]) -> Moments:
         from artifact.facts.world import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
-        return compute_moments(model, corpus, layers, "the embedded world's corpus")
+        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE)
     width = model.decoder.weights[f"{model.decoder.family.name('mlp_up', 0)}.bias"].shape[0]
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the end-of-text token they follow takes a position
     count = -(-4 * width // length)
     texts = sample(model, count, length, SEED, top=50)
-    return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", batch=16)
+    return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", RIDGE, batch=16)
 
 
 def prepare(

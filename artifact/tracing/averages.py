@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from artifact.facts.fact import Perspective
 
+Z95 = float(stats.norm.ppf(0.975))
 ENTITY_ROLES = (
     "first subject token",
     "middle subject tokens",
@@ -49,7 +51,7 @@ class RoleEffects:
         """Half of the 95% interval of the mean by layer (L,), from the normal approximation; nan below two facts."""
         if self.facts < 2:
             return np.full(self.effects_FL.shape[1], np.nan)
-        return 1.959963985 * self.effects_FL.std(0, ddof=1) / np.sqrt(self.facts)
+        return Z95 * self.effects_FL.std(0, ddof=1) / np.sqrt(self.facts)
 
 
 def roles(corrupt: Perspective) -> tuple[str, ...]:

@@ -161,3 +161,6 @@ def test_computed_moments_are_means_over_real_tokens(model) -> None:
         total, count = total + keys.t() @ keys, count + len(keys)
     found = compute_moments(model, [model.tokens.ids(text) for text in texts], (1,), "test").matrix(decoder, 1)
     torch.testing.assert_close(found, total / count, rtol=1e-5, atol=1e-6)
+    ids = [model.tokens.ids(text) for text in texts]
+    ridged = compute_moments(model, ids, (1,), "test", ridge=0.5).matrix(decoder, 1)
+    torch.testing.assert_close(ridged - found, 0.5 * found.diagonal().mean() * torch.eye(256, dtype=torch.float64))

@@ -1,8 +1,10 @@
 """Synthetic runs: stores with invented numbers, made with the store's own writers, for every test of the reports."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ class Synthetic:
     model: str = "world"
     evidence: bool = False
     cases: int = 24
+    planned: int | None = None
+    """Cases of the plan where the run is unfinished."""
     limit: int | None = None
     data_source: str = "embedded world, 256 made-up facts"
     shares: dict[str, Shares] = field(default_factory=lambda: {"unedited": UNEDITED, **EDITED})
@@ -67,7 +71,7 @@ class Synthetic:
     """A failed and an excluded case in every unit but the unedited one."""
 
 
-Build = Callable[[Path, Synthetic], Path]
+Build = Callable[..., Store]
 
 
 def run_info(synthetic: Synthetic) -> RunInfo:
@@ -87,11 +91,13 @@ def run_info(synthetic: Synthetic) -> RunInfo:
         data_sha256="cd" * 32,
         data_note="facts, relation names and rephrasings are made up",
         evidence=synthetic.evidence,
-        evidence_note="" if synthetic.evidence else "the model was trained on made-up facts, its editing site by design",
-        settings={"rome": {"layers": [1], "v_lr": 0.2, "hash": "0123456789ab"}},
+        evidence_note=""
+        if synthetic.evidence
+        else "the model was trained on made-up facts, its editing site by design",
+        settings={"rome": {"hparams": {"layers": [1], "v_lr": 0.2}, "hash": "0123456789ab", "prefixes": ["{}"] * 21}},
         noise_level=0.12,
         samples=10,
-        cases=list(range(synthetic.cases)),
+        cases=list(range(synthetic.planned or synthetic.cases)),
         limit=synthetic.limit,
     )
 
@@ -156,10 +162,15 @@ def payload(unit: Unit, case: int, synthetic: Synthetic) -> dict[str, Any]:
 def write_run(folder: Path, synthetic: Synthetic) -> Path:
     """Write a synthetic run and return its folder."""
     with writing(folder) as store:
+        # Thousands of one-case transactions need no disk here.
+        store._connection.execute("pragma synchronous = off")
+        store._connection.execute("pragma journal_mode = memory")
         info = begin(store, run_info(synthetic))
-        store.add_environment({"python": "3.11.7", "torch": "2.13.0", "machine": "x86_64, 2 cores, <no GPU>"})
+        store.add_environment(
+            {"python": "3.11.7", "machine": "x86_64, 2 cores, <no GPU>", "packages": {"torch": "2.13.0"}}
+        )
         for unit in info.plan.units:
-            taken: Sequence[int] = info.cases if unit.most is None else info.cases[: unit.most]
+            taken: Sequence[int] = info.cases[: min(synthetic.cases, unit.most or synthetic.cases)]
             for case in taken:
                 store.add(unit, _record(unit, case, synthetic))
             store.add_time(unit, 1.25, len(taken))
@@ -182,15 +193,33 @@ def opened(folder: Path, synthetic: Synthetic) -> Iterator[Store]:
 
 
 @pytest.fixture
-def smoke(tmp_path: Path) -> Iterator[Store]:
-    """A smoke run on the embedded world, with a failed and an excluded case."""
-    with opened(tmp_path / "smoke", Synthetic()) as store:
-        yield store
+def build(tmp_path: Path) -> Iterator[Build]:
+    """Write and open synthetic runs; keywords change what they are made of."""
+    with ExitStack() as stack:
+        numbers = count()
+        yield lambda **changes: stack.enter_context(opened(tmp_path / f"run{next(numbers)}", Synthetic(**changes)))
 
 
 @pytest.fixture
-def evidence(tmp_path: Path) -> Iterator[Store]:
-    """ROME on GPT-2 XL at exactly the paper's numbers, as evidence."""
-    plan = Synthetic(plan=ROME, model="gpt2-xl", evidence=True, cases=1000, odd_cases=False)
-    with opened(tmp_path / "evidence", plan) as store:
+def shares() -> dict[str, Shares]:
+    """Success in percent by unit, view and group, for a test to change."""
+    return deepcopy({"unedited": UNEDITED, **EDITED})
+
+
+@pytest.fixture
+def full_size() -> dict[str, Any]:
+    """Keywords of a run that counts as evidence: ROME on GPT-2 XL, by default at exactly the paper's numbers."""
+    return {"plan": ROME, "model": "gpt2-xl", "evidence": True, "cases": 200, "odd_cases": False}
+
+
+@pytest.fixture
+def smoke(build: Build) -> Store:
+    """A smoke run on the embedded world, with a failed and an excluded case."""
+    return build()
+
+
+@pytest.fixture(scope="module")
+def shared_smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """The same run for all tests of a module that only read it."""
+    with opened(tmp_path_factory.mktemp("shared"), Synthetic()) as store:
         yield store

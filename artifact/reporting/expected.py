@@ -1,0 +1,307 @@
+"""The published numbers and claims, one complete object each, loaded strictly from the folder `expected/`.
+
+Covers the files' schema, resolving what they factor out (models, tolerances, notes), and which tolerance holds for
+which relation data. It does not compare anything (tables.py, verdict.py), and holds no number of its own.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from artifact.errors import ExpectedError
+from artifact.evaluation.metrics import Group
+from artifact.facts.fact import Perspective
+from artifact.reporting.resources import expected_folder
+
+_Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+_Points = Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Points either side of a published value, why that many, and whether they are too wide for a close match."""
+
+    points: _Points
+    wide: bool
+    reason: str
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One published number with all that is needed to read it. `edited` is None for the unedited model.
+
+    `facts` says in words how many records the source scored.
+
+    `tolerance` holds with the authors' relation data, `reconstructed` (relation columns only) with prompts built from
+    templates.
+    """
+
+    id: str
+    paper: str
+    table: str
+    where: str
+    facts: str
+    model: str
+    printed_model: str
+    model_revision: str
+    method: str
+    edited: Perspective | None
+    view: Perspective
+    group: Group
+    metric: str
+    unit: str
+    sidedness: str
+    value: float
+    tolerance: Tolerance
+    reconstructed: Tolerance | None
+    taken_from: str
+    notes: tuple[str, ...]
+
+    def tolerance_with(self, data_source: str) -> Tolerance:
+        """The tolerance that holds for a run on `data_source`: the wide one for a template reconstruction."""
+        if self.reconstructed is not None and "template" in data_source.lower():
+            return self.reconstructed
+        return self.tolerance
+
+
+class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Part of a claim's predicate: every method's value of a column lies within low to high (percent)."""
+
+    edited: Perspective
+    view: Perspective
+    group: Group
+    low: _Percent
+    high: _Percent
+    taken_from: str
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Part of a claim's predicate: a column is lower after edits from one perspective than from the other.
+
+    `disjoint` asks for 95% intervals that do not overlap; otherwise the cell's tolerance is allowed.
+    """
+
+    view: Perspective
+    group: Group
+    lower: Perspective
+    higher: Perspective
+    disjoint: bool
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """One sentence of the paper, what judging it needs, and its predicate in words and, where it has one, as data."""
+
+    id: str
+    paper: str
+    sentence: str
+    where: str
+    models: tuple[str, ...]
+    cells: tuple[str, ...]
+    kinds: tuple[str, ...]
+    predicate: str
+    bounds: tuple[Bound, ...]
+    orders: tuple[Order, ...]
+    notes: tuple[str, ...]
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """All that is published: `cells` and `claims` of the paper, and the second source's cells, in the files' order."""
+
+    cells: tuple[Cell, ...]
+    claims: tuple[Claim, ...]
+    second_source: tuple[Cell, ...]
+
+
+class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    printed: str
+    revision: str
+
+
+class _Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    view: Perspective
+    group: Group
+    printed: str
+    tolerance: str
+    reconstructed: str | None = None
+
+
+class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: str
+    method: str
+    values: tuple[_Percent, ...]
+    notes: tuple[str, ...] = ()
+    half_widths: tuple[_Percent, ...] | None = None
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    paper: str
+    where: str
+    facts: str
+    edited: Perspective
+    notes: tuple[str, ...]
+    columns: tuple[_Column, ...]
+    rows: tuple[_Row, ...]
+
+
+class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    paper: str
+    sentence: str
+    where: str
+    models: tuple[str, ...]
+    tables: tuple[str, ...]
+    kinds: tuple[Literal["hidden", "mlp", "attn"], ...]
+    predicate: str
+    bounds: tuple[Bound, ...]
+    orders: tuple[Order, ...]
+    notes: tuple[str, ...]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    metric: str
+    unit: Literal["percent"]
+    sidedness: Literal["two-sided"]
+    models: dict[str, _Model]
+    tolerances: dict[str, Tolerance]
+    notes: dict[str, str]
+    tables: tuple[_Table, ...]
+    claims: tuple[_Claim, ...]
+
+
+def load_expected(folder: Path | None = None) -> Expected:
+    """The published values of `folder` (default: the package's) in percent; ExpectedError names file and field."""
+    folder = folder or expected_folder()
+    paper, second = folder / "paper.json", folder / "second_source.json"
+    found = _read(paper)
+    cells = _cells(found, paper)
+    claims = tuple(_claim(claim, cells, found, paper) for claim in found.claims)
+    _refuse_twins(paper, "claims", [claim.id for claim in claims])
+    second_source = _cells(_read(second), second)
+    _refuse_twins(second, "tables", [cell.id for cell in (*cells, *second_source)])
+    return Expected(cells, claims, second_source)
+
+
+def _read(path: Path) -> _File:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_File)
+    except OSError as error:
+        raise ExpectedError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from None
+    except msgspec.DecodeError as error:
+        raise ExpectedError(f"{path}: {error}; correct the field as expected/README.md describes") from None
+
+
+def _cells(file: _File, path: Path) -> tuple[Cell, ...]:
+    cells = []
+    for t, table in enumerate(file.tables):
+        for r, row in enumerate(table.rows):
+            at = f"tables[{t}].rows[{r}]"
+            for name, given in (("values", row.values), ("half_widths", row.half_widths)):
+                if given is not None and len(given) != len(table.columns):
+                    raise ExpectedError(
+                        f"{path}: {at}.{name}: expected {len(table.columns)} numbers, one a column, got {len(given)}; "
+                        "correct the row"
+                    )
+            for c, column in enumerate(table.columns):
+                half_width = row.half_widths[c] if row.half_widths else None
+                cells.append(_cell(file, path, table, row, column, row.values[c], half_width, at))
+    _refuse_twins(path, "tables", [cell.id for cell in cells])
+    return tuple(cells)
+
+
+def _cell(
+    file: _File,
+    path: Path,
+    table: _Table,
+    row: _Row,
+    column: _Column,
+    value: float,
+    half_width: float | None,
+    at: str,
+) -> Cell:
+    model = file.models.get(row.model)
+    if model is None:
+        raise _unknown(path, f"{at}.model", row.model, file.models)
+    notes = []
+    for note in (*table.notes, *row.notes):
+        if note not in file.notes:
+            raise _unknown(path, f"{at}.notes", note, file.notes)
+        notes.append(file.notes[note])
+    tolerances: list[Tolerance | None] = []
+    for field in ("tolerance", "reconstructed"):
+        name = getattr(column, field)
+        if name is not None and name not in file.tolerances:
+            raise _unknown(path, f"tables {table.id}.columns.{field}", name, file.tolerances)
+        tolerances.append(file.tolerances[name] if name is not None else None)
+    tolerance, reconstructed = tolerances
+    assert tolerance is not None
+    if half_width is not None:
+        tolerance = Tolerance(
+            tolerance.points + half_width,
+            tolerance.wide,
+            f"{tolerance.points} points ({tolerance.reason}), plus {half_width} points, the published 95% half-width",
+        )
+    method = "unedited" if row.method == "none" else row.method.upper()
+    return Cell(
+        id=f"{table.id}/{row.model}/{row.method}/{column.view}/{column.group}",
+        paper=table.paper,
+        table=table.id,
+        where=table.where,
+        facts=table.facts,
+        model=row.model,
+        printed_model=model.printed,
+        model_revision=model.revision,
+        method=row.method,
+        edited=None if row.method == "none" else table.edited,
+        view=column.view,
+        group=column.group,
+        metric=file.metric,
+        unit=file.unit,
+        sidedness=file.sidedness,
+        value=value,
+        tolerance=tolerance,
+        reconstructed=reconstructed,
+        taken_from=f"{table.where}, row {model.printed} {method}, column {column.printed}",
+        notes=tuple(notes),
+    )
+
+
+def _claim(claim: _Claim, cells: tuple[Cell, ...], file: _File, path: Path) -> Claim:
+    tables = {table.id: table for table in file.tables}
+    for name in claim.tables:
+        if name not in tables:
+            raise _unknown(path, f"claim {claim.id}.tables", name, tables)
+    for name in claim.models:
+        if name not in file.models:
+            raise _unknown(path, f"claim {claim.id}.models", name, file.models)
+    # A claim about several tables compares them, so it needs the methods that all of them have.
+    rows = {(cell.table, cell.model, cell.method) for cell in cells}
+    needed = tuple(
+        cell.id
+        for cell in cells
+        if cell.table in claim.tables
+        and cell.model in claim.models
+        and all((table, cell.model, cell.method) in rows for table in claim.tables)
+    )
+    return Claim(
+        id=claim.id,
+        paper=claim.paper,
+        sentence=claim.sentence,
+        where=claim.where,
+        models=claim.models,
+        cells=needed,
+        kinds=claim.kinds,
+        predicate=claim.predicate,
+        bounds=claim.bounds,
+        orders=claim.orders,
+        notes=claim.notes,
+    )
+
+
+def _unknown(path: Path, field: str, name: str, known: dict) -> ExpectedError:
+    return ExpectedError(f"{path}: {field}: {name!r} is unknown; expected one of {', '.join(known)}")
+
+
+def _refuse_twins(path: Path, field: str, ids: list[str]) -> None:
+    for number, name in enumerate(ids):
+        if name in ids[:number]:
+            raise ExpectedError(f"{path}: {field}: {name} stands twice; remove one of them")

@@ -1,0 +1,217 @@
+"""Tables as text: numbers written once, the same in LaTeX, Markdown, CSV and on the page.
+
+Covers formatting numbers, the grids of strings that the templates print, and the long CSV files. It computes nothing
+(tables.py, intervals.py) and escapes nothing: that is each template's business.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from artifact.evaluation.metrics import METRICS, Metric
+from artifact.reporting.figures import Chart
+from artifact.reporting.intervals import Estimate
+from artifact.reporting.tables import COLUMNS, Column, PaperCell, PaperRow, Row
+
+METRIC_WORDS: dict[Metric, str] = {
+    "success": "share of prompts whose wanted continuation has the lower NLL per token, in percent",
+    "accuracy": "share of prompts whose wanted continuation is the argmax at every token, in percent",
+    "magnitude": "mean p(wanted) - p(other) with p = exp(-NLL per token), a difference of probabilities from -1 to 1",
+}
+EMPTY = "n/a"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of plain strings: `name` is its file's stem, `caption` says metric, unit and n.
+
+    Columns hold numbers from the `numeric`-th on.
+    """
+
+    name: str
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: int
+
+
+def number(value: float, metric: Metric, signed: bool = False) -> str:
+    """A fraction as percent with one decimal (success, accuracy), a magnitude with three."""
+    sign = "+" if signed else ""
+    text = f"{value:{sign}.3f}" if metric == "magnitude" else f"{value * 100:{sign}.1f}"
+    # A change that rounds to nothing has no sign.
+    return text.lstrip("+-") if not float(text) else text
+
+
+def interval(found: Estimate, metric: Metric, signed: bool = False) -> str:
+    """The 95% interval in brackets, as `number` writes its ends."""
+    return f"[{number(found.low, metric, signed)}, {number(found.high, metric, signed)}]"
+
+
+def edit_name(row: Row | PaperRow) -> str:
+    """What was edited from which perspective, in words."""
+    return "no edit" if row.edited is None else f"{row.edited} edit"
+
+
+def own_grid(metric: Metric, rows: Sequence[Row]) -> Grid:
+    """This run's rows for one metric, each edit followed by its paired change against the unedited model."""
+    lines = []
+    for row in rows:
+        counts = (str(row.done), str(row.failed), str(row.excluded))
+        lines.append((edit_name(row), row.printed_method, *(_mean(row, metric, c) for c in COLUMNS), *counts))
+        if row.edited is not None:
+            lines.append(
+                ("change against unedited", row.printed_method, *(_change(row, metric, c) for c in COLUMNS), *[""] * 3)
+            )
+    return Grid(
+        name=metric,
+        title=f"This run: {metric}",
+        caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean over n facts with its 95% interval, and the "
+        "paired change over the facts that both rows share. Specificity wants the true object.",
+        header=("edited", "method", *(column.name for column in COLUMNS), "n", "failed", "excluded"),
+        rows=tuple(lines),
+        numeric=2,
+    )
+
+
+def paper_grid(name: str, rows: Sequence[PaperRow]) -> Grid:
+    """A published table: value and tolerance, this run's number where it was measured, and the status of each row."""
+    first = rows[0]
+    edited = next((row.edited for row in rows if row.edited), None)
+    return Grid(
+        name=name,
+        title=f"{first.paper}, {first.where}: {edited} edits",
+        caption=paper_caption(rows),
+        header=("model", "method", *(f"{c.cell.view} {c.cell.group}" for c in first.cells), "status"),
+        rows=tuple(
+            (row.printed_model, row.printed_method, *(_paper_cell(cell) for cell in row.cells), row.status)
+            for row in rows
+        ),
+        numeric=2,
+    )
+
+
+def paper_caption(rows: Sequence[PaperRow]) -> str:
+    """What a published table's numbers are: metric, unit, n, and how this run's are set beside them."""
+    return (
+        "Success in percent, as published, with our tolerance in points; n as published: "
+        f"{rows[0].cells[0].cell.facts}. Where this run measured a value, its mean, 95% interval and n follow."
+    )
+
+
+def trace_grid(charts: Sequence[Chart]) -> Grid:
+    """The traces in numbers: facts, mean probabilities and the largest average indirect effect."""
+    lines = []
+    for chart in charts:
+        for panel in chart.panels:
+            role, layer = panel.peak
+            lines.append(
+                (
+                    panel.unit,
+                    chart.printed_kind,
+                    panel.corrupt,
+                    f"{panel.clean:.3f}",
+                    f"{panel.corrupted:.3f}",
+                    f"{panel.clean - panel.corrupted:.3f}",
+                    f"{panel.aie_RL[role, layer]:.3f}",
+                    f"{panel.effects[role].role}, layer {layer}",
+                    str(panel.facts),
+                    str(panel.failed),
+                    str(panel.excluded),
+                )
+            )
+    return Grid(
+        name="traces",
+        title="Causal traces",
+        caption="Mean probability of the answer's first token over n facts, clean and corrupted; total effect is their "
+        "difference; AIE is the mean over facts of the indirect effect, in probability, its largest value sought "
+        "away from the prompt's last token, where the last layers recover the clean answer by construction.",
+        header=(
+            *("unit", "kind", "view", "clean", "corrupted", "total effect"),
+            *("largest AIE", "where", "n", "failed", "excluded"),
+        ),
+        rows=tuple(lines),
+        numeric=3,
+    )
+
+
+def own_csv(rows: Sequence[Row]) -> bytes:
+    """This run's numbers, one a line: the same figures as the tables, each with its interval and n."""
+    lines: list[list[str]] = []
+    for metric in METRICS:
+        unit = "probability" if metric == "magnitude" else "percent"
+        for row in rows:
+            for column in COLUMNS:
+                value = row.values.get((metric, column))
+                if value is None:
+                    continue
+                changed = value.change
+                lines.append(
+                    [
+                        *(row.unit, edit_name(row), row.printed_method, column.view, column.group, metric, unit),
+                        *(number(x, metric) for x in (value.mean.mean, value.mean.low, value.mean.high)),
+                        str(value.mean.n),
+                        *(
+                            [number(x, metric, True) for x in (changed.mean, changed.low, changed.high)]
+                            if changed
+                            else [""] * 3
+                        ),
+                        str(changed.n) if changed else "",
+                        *(str(row.failed), str(row.excluded)),
+                    ]
+                )
+    header = "unit_of_work edited method view group metric unit mean low high n change change_low change_high change_n"
+    return _csv([*header.split(), "failed", "excluded"], lines)
+
+
+def paper_csv(rows: Sequence[PaperRow]) -> bytes:
+    """The published cells, one a line, with this run's number and the status."""
+    lines = []
+    for row in rows:
+        for judged in row.cells:
+            cell, found = judged.cell, judged.measured
+            measured = [f"{x:.2f}" for x in (found.mean, found.low, found.high)] + [str(found.n)] if found else [""] * 4
+            lines.append(
+                [
+                    *(cell.id, cell.paper, cell.where, cell.model, cell.method, cell.edited or ""),
+                    *(cell.view, cell.group, "success", cell.unit, f"{cell.value:.2f}"),
+                    *(f"{judged.tolerance.points:g}", *measured, judged.status),
+                ]
+            )
+    header = "id paper where model method edited view group metric unit value tolerance measured low high n status"
+    return _csv(header.split(), lines)
+
+
+def grid_csv(grid: Grid) -> bytes:
+    """A grid as it stands."""
+    return _csv(grid.header, grid.rows)
+
+
+def _csv(header: Iterable[str], rows: Iterable[Iterable[str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _mean(row: Row, metric: Metric, column: Column) -> str:
+    value = row.values.get((metric, column))
+    return EMPTY if value is None else f"{number(value.mean.mean, metric)} {interval(value.mean, metric)}"
+
+
+def _change(row: Row, metric: Metric, column: Column) -> str:
+    value = row.values.get((metric, column))
+    if value is None or value.change is None:
+        return EMPTY
+    return f"{number(value.change.mean, metric, True)} {interval(value.change, metric, True)}"
+
+
+def _paper_cell(judged: PaperCell) -> str:
+    published = f"{judged.cell.value:.2f} ± {judged.tolerance.points:g}"
+    found = judged.measured
+    if found is None:
+        return published
+    return f"{published}; {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}] n={found.n}: {judged.state}"

@@ -1,0 +1,229 @@
+"""A run's report: page, tables, figures and verdict, each a function of the store: twice rendered, the same bytes.
+
+Covers filling the templates of `paper/` and writing the files, each of them whole or not at all. Times stand in
+timings.json alone. It computes no number (tables.py, figures.py, verdict.py) and needs neither a GPU nor torch.
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+
+from artifact.errors import RunError
+from artifact.evaluation.metrics import METRICS
+from artifact.reporting import grids
+from artifact.reporting.expected import Expected, load_expected
+from artifact.reporting.figures import chart_files, charts, largest_half_width, panel_file
+from artifact.reporting.resources import paper_folder
+from artifact.reporting.tables import COLUMNS, PaperRow, counted_reasons, own_rows
+from artifact.reporting.verdict import reach_verdict, verdict_json
+from artifact.runs.store import RunInfo, Store, write_atomically
+
+PAPER_TITLE = (
+    "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
+    "Language Models"
+)
+_LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "\n": " "},
+}
+
+
+def render(store: Store) -> Path:
+    """Write the report of a run into `store.report_folder` and return the path of report.html.
+
+    Raises RunError when the folder cannot be written, ExpectedError when the published values cannot be read.
+    """
+    # Tried first: nobody should wait for a report that has no place.
+    with _writing(store.report_folder):
+        store.report_folder.mkdir(parents=True, exist_ok=True)
+    for name, content in report_files(store, load_expected()).items():
+        _write(store.report_folder / name, content)
+    return store.report_folder / "report.html"
+
+
+def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
+    """Every file of the report by its path inside the report folder."""
+    info, rows = store.info(), own_rows(store)
+    verdict = reach_verdict(expected, store, rows)
+    drawn, progress = charts(store), _progress(store, info)
+    paper_tables, second_tables = _by_table(verdict.paper), _by_table(verdict.second_source)
+    published = {**paper_tables, **second_tables}
+    own = [grids.own_grid(metric, rows) for metric in METRICS] if rows else []
+    paper = [grids.paper_grid(name, table) for name, table in published.items()]
+    traces = [grids.trace_grid(drawn)] if drawn else []
+    figures = {f"figures/{name}": content for chart in drawn for name, content in chart_files(chart).items()}
+    files = dict(figures)
+    for grid in (*own, *paper, *traces):
+        files[f"tables/{grid.name}.tex"] = _text_template("table.tex.j2").render(grid=grid).encode()
+        files[f"tables/{grid.name}.md"] = _text_template("table.md.j2").render(grid=grid).encode()
+    for name, table in published.items():
+        files[f"tables/{name}.csv"] = grids.paper_csv(table)
+    if rows:
+        files["tables/run.csv"] = grids.own_csv(rows)
+    for grid in traces:
+        files[f"tables/{grid.name}.csv"] = grids.grid_csv(grid)
+    context = {
+        "title": PAPER_TITLE,
+        "info": info,
+        "verdict": verdict,
+        "rows": rows,
+        "columns": COLUMNS,
+        "metrics": METRICS,
+        "metric_words": grids.METRIC_WORDS,
+        "paper_tables": paper_tables,
+        "second_tables": second_tables,
+        "captions": {name: grids.paper_caption(table) for name, table in published.items()},
+        "own_grids": own,
+        "paper_grids": {grid.name: grid for grid in paper},
+        "trace_grids": traces,
+        "charts": drawn,
+        "images": {
+            panel.unit: base64.b64encode(figures[f"figures/{panel_file(panel)}"]).decode()
+            for chart in drawn
+            for panel in chart.panels
+        },
+        "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
+        "reasons": counted_reasons(store),
+        "progress": progress,
+        "facts_each": _facts_each(progress, len(info.cases)),
+        "environments": [{key: _plain(value) for key, value in sorted(e.items())} for e in store.environments()],
+        "hashes": {method: _setting(method, value)["hash"] for method, value in info.settings.items()},
+        "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
+        "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
+        "settings": [_setting(method, value) for method, value in sorted(info.settings.items())],
+        "command": repeat_command(info),
+        "files": sorted(files),
+    }
+    files["report.html"] = _page_template("report.html.j2").render(context).encode()
+    files["report.md"] = _text_template("report.md.j2").render(context).encode()
+    files["verdict.json"] = verdict_json(verdict)
+    files["timings.json"] = _timings(store)
+    return files
+
+
+def repeat_command(info: RunInfo) -> str:
+    """The command that makes the run again."""
+    plan = info.plan.name
+    words = ["kloc", *([plan] if plan in ("smoke", "full") else ["run", plan]), "--model", info.model]
+    if info.limit is not None:
+        words += ["--limit", str(info.limit)]
+    if info.protocol != "released":
+        words += ["--protocol", info.protocol]
+    return " ".join(words)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _writing(path):
+        write_atomically(path, content)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror or error}); free disk space, change the folder's owner, or "
+            "copy the run folder to a place you own and report it there"
+        ) from None
+
+
+def _page_template(name: str) -> jinja2.Template:
+    return _environment(autoescape=True).get_template(name)
+
+
+def _text_template(name: str) -> jinja2.Template:
+    return _environment(autoescape=False).get_template(name)
+
+
+@cache
+def _environment(autoescape: bool) -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(paper_folder()),
+        autoescape=autoescape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters.update(
+        latex=lambda text: "".join(_LATEX.get(mark, mark) for mark in str(text)),
+        cell=lambda text: re.sub(r"([\\`*_|<>])", r"\\\1", " ".join(str(text).split())),
+        number=grids.number,
+        interval=grids.interval,
+        edit_name=grids.edit_name,
+        sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
+        # A typographic minus before digits; files that programs read keep the plain one.
+        minus=lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)),
+    )
+    return found
+
+
+def _by_table(rows: tuple[PaperRow, ...]) -> dict[str, list[PaperRow]]:
+    names = {"t1": "paper-table-1", "t2": "paper-table-2", "rake": "released-summary", "rome-t4": "rome-table-4"}
+    tables: dict[str, list[PaperRow]] = {}
+    for row in rows:
+        tables.setdefault(names.get(row.table, row.table), []).append(row)
+    return tables
+
+
+def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
+    """Per unit: what it does in words, planned cases, and how many finished, failed or were excluded."""
+    found = []
+    for unit in info.plan.units:
+        statuses = [record.status for record in store.records(unit)]
+        planned = len(info.cases) if unit.most is None else min(unit.most, len(info.cases))
+        does = {
+            "trace": f"trace the {unit.kind} states, {unit.corrupt} view",
+            "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
+            "unedited": "score the unedited model",
+        }[unit.does]
+        counts = {status: statuses.count(status) for status in ("done", "failed", "excluded")}
+        found.append({"unit": unit.name, "does": does, "planned": planned, "recorded": len(statuses), **counts})
+    return found
+
+
+def _facts_each(progress: list[dict[str, Any]], facts: int) -> str:
+    """How many of the facts the units take, where that is not all of them."""
+    planned = [unit["planned"] for unit in progress]
+    if not planned or min(planned) == facts:
+        return ""
+    fewest, most = min(planned), max(planned)
+    return f", of which each unit takes {fewest}" + (f" to {most}" if most > fewest else "")
+
+
+def _setting(method: str, value: Any) -> dict[str, Any]:
+    """A method's resolved hyperparameters as (name, value) texts, and their hash where it is recorded."""
+    values = dict(value) if isinstance(value, Mapping) else {"value": value}
+    shown = next((str(values.pop(key)) for key in ("hash", "sha256") if key in values), "not recorded")
+    inner: Mapping[str, Any] = next(
+        (values.pop(key) for key in ("values", "hparams") if isinstance(values.get(key), Mapping)), {}
+    )
+    return {"method": method, "hash": shown, "values": [(key, _plain(v)) for key, v in {**inner, **values}.items()]}
+
+
+def _plain(value: Any) -> str:
+    """A recorded value in one line; a long list of texts (prefixes) by its length, since the run's journal holds it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list) and len(value) > 8:
+        return f"{len(value)} entries, kept in the run's journal"
+    return value if isinstance(value, str) else msgspec.json.encode(value, order="sorted").decode()
+
+
+def _timings(store: Store) -> bytes:
+    content = {
+        "unit": "seconds of work, summed over every process that worked on the run",
+        "units": [
+            {"unit": unit, "seconds": round(seconds, 3), "cases": cases} for unit, seconds, cases in store.times()
+        ],
+    }
+    return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"

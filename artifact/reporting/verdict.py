@@ -1,0 +1,230 @@
+"""The verdict: each published cell and claim with its status, how many of each, and the exit code that follows.
+
+Covers the claims' predicates and verdict.json's content. A claim is judged model by model, once all its cells were
+measured. The second source is shown beside the run and decides nothing. It does not aggregate cases (tables.py).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from artifact.reporting.expected import Bound, Claim, Expected, Order, load_expected
+from artifact.reporting.intervals import Estimate
+from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
+from artifact.runs.store import RunInfo, Store
+
+STATES: tuple[CellState, ...] = ("reproduced", "outside tolerance", "not run")
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class JudgedClaim:
+    """A claim with its status in words, model by model where they differ."""
+
+    claim: Claim
+    status: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything a run says about the paper. `paper` and `second_source` are the published rows with judged cells."""
+
+    info: RunInfo
+    paper: tuple[PaperRow, ...]
+    second_source: tuple[PaperRow, ...]
+    claims: tuple[JudgedClaim, ...]
+
+    @property
+    def cells(self) -> tuple[PaperCell, ...]:
+        """The paper's cells in its order."""
+        return tuple(cell for row in self.paper for cell in row.cells)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of the paper's cells have each state."""
+        found = Counter(cell.state for cell in self.cells)
+        return {state: found[state] for state in STATES}
+
+    @property
+    def exit_code(self) -> int:
+        """1 if any compared value of the paper is outside its tolerance, else 0."""
+        return 1 if self.counts["outside tolerance"] else 0
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one line."""
+        counts, total = self.counts, len(self.cells)
+        compared = total - counts["not run"]
+        if not compared:
+            models = ", ".join(dict.fromkeys(cell.cell.model for cell in self.cells))
+            return f"nothing was compared with the paper: its {total} published values need {models}."
+        outside = counts["outside tolerance"]
+        partial = " Part of the facts was run, so intervals are judged." if any(c.partial for c in self.cells) else ""
+        return (
+            f"{compared} of {total} published values were compared: {counts['reproduced']} reproduced, {outside} "
+            f"outside tolerance; {counts['not run']} not run.{partial}"
+        )
+
+
+def verdict_of(store: Store) -> Verdict:
+    """The verdict on a stored run, against the published values that come with the package."""
+    return reach_verdict(load_expected(), store, own_rows(store))
+
+
+def reach_verdict(expected: Expected, store: Store, rows: Sequence[Row]) -> Verdict:
+    """Judge every published cell and claim against the run's rows and stored traces."""
+    info = store.info()
+    paper = tuple(paper_rows(expected.cells, info, rows))
+    cells = {cell.cell.id: cell for row in paper for cell in row.cells}
+    traced: set[str] = {unit.kind for unit in info.plan.units if unit.does == "trace" and store.done(unit)}
+    return Verdict(
+        info=info,
+        paper=paper,
+        second_source=tuple(paper_rows(expected.second_source, info, rows)),
+        claims=tuple(JudgedClaim(claim, claim_status(claim, cells, info, traced)) for claim in expected.claims),
+    )
+
+
+def claim_status(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, traced: set[str]) -> str:
+    """The claim's status in words.
+
+    A claim of the tables "holds" or "does not hold" for each model all of whose cells were measured; a claim of the
+    figures, which print no number, is never judged by a predicate.
+    """
+    if claim.kinds:
+        return _figure_status(claim, info, traced)
+    judged, missing = [], []
+    for model in claim.models:
+        needed = [cells[name] for name in claim.cells if cells[name].cell.model == model]
+        lacking = [cell for cell in needed if cell.measured is None]
+        if lacking:
+            missing.append(_lacking(model, lacking, info))
+            continue
+        holds = all(_bound_holds(bound, needed) for bound in claim.bounds) and all(
+            _order_holds(order, needed) for order in claim.orders
+        )
+        partial = " (partial)" if any(cell.partial for cell in needed) else ""
+        judged.append(f"{'holds' if holds else 'does not hold'} for {model}{partial}")
+    if missing:
+        judged.append(f"not run: needs {', '.join(missing)}")
+    return "; ".join(judged)
+
+
+def verdict_json(verdict: Verdict) -> bytes:
+    """verdict.json: sorted keys, one stable order of entries, no times, percent rounded to six places."""
+    info = verdict.info
+    content = {
+        "run": {
+            "plan": info.plan.name,
+            "model": info.model,
+            "revision": info.revision,
+            "weights_sha256": info.weights_sha256,
+            "protocol": info.protocol,
+            "data_source": info.data_source,
+            "data_sha256": info.data_sha256,
+            "evidence": info.evidence,
+            "evidence_note": info.evidence_note,
+            "limit": info.limit,
+        },
+        "verdict": verdict.sentence,
+        "exit_code": verdict.exit_code,
+        "counts": verdict.counts,
+        "cells": [_cell_json(cell) for cell in verdict.cells],
+        "claims": [
+            {
+                "id": judged.claim.id,
+                "sentence": judged.claim.sentence,
+                "paper": judged.claim.paper,
+                "where": judged.claim.where,
+                "predicate": judged.claim.predicate,
+                "status": judged.status,
+            }
+            for judged in verdict.claims
+        ],
+        "second_source": [_cell_json(cell) for row in verdict.second_source for cell in row.cells],
+    }
+    return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
+
+
+def _figure_status(claim: Claim, info: RunInfo, traced: set[str]) -> str:
+    kinds = ", ".join(kind for kind in claim.kinds if kind not in traced)
+    if info.model not in claim.models or not info.evidence:
+        return f"not run: needs {', '.join(claim.models)} with traces of {', '.join(claim.kinds)}"
+    if kinds:
+        return f"not run: needs {info.model} with traces of {kinds}"
+    return "not judged: the paper prints no number; compare the figure by eye"
+
+
+def _lacking(model: str, cells: Sequence[PaperCell], info: RunInfo) -> str:
+    if model != info.model:
+        return model
+    methods = dict.fromkeys(METHOD_NAMES.get(cell.cell.method, cell.cell.method) for cell in cells)
+    if not info.evidence:
+        return cells[0].needs
+    return f"{model} ({', '.join(methods)})"
+
+
+def _bound_holds(bound: Bound, cells: Sequence[PaperCell]) -> bool:
+    for judged in cells:
+        cell, measured = judged.cell, judged.measured
+        if (cell.edited, cell.view, cell.group) != (bound.edited, bound.view, bound.group) or measured is None:
+            continue
+        low, high = bound.low - judged.tolerance.points, bound.high + judged.tolerance.points
+        lowest, highest = (measured.low, measured.high) if judged.partial else (measured.mean, measured.mean)
+        if highest < low or lowest > high:
+            return False
+    return True
+
+
+def _order_holds(order: Order, cells: Sequence[PaperCell]) -> bool:
+    """Compared method by method, for the methods that both tables have."""
+    sides: dict[str, dict[str | None, tuple[Estimate, float]]] = {}
+    for judged in cells:
+        cell = judged.cell
+        if (cell.view, cell.group) == (order.view, order.group) and judged.measured is not None:
+            sides.setdefault(cell.method, {})[cell.edited] = (judged.measured, judged.tolerance.points)
+    for side in sides.values():
+        if order.lower not in side or order.higher not in side:
+            continue
+        (lower, points), (higher, _) = side[order.lower], side[order.higher]
+        if order.disjoint and lower.high >= higher.low:
+            return False
+        if not order.disjoint and lower.mean > higher.mean + points:
+            return False
+    return True
+
+
+def _cell_json(judged: PaperCell) -> dict[str, Any]:
+    cell, measured = judged.cell, judged.measured
+    return {
+        "id": cell.id,
+        "paper": cell.paper,
+        "where": cell.where,
+        "taken_from": cell.taken_from,
+        "facts": cell.facts,
+        "model": cell.model,
+        "model_revision": cell.model_revision,
+        "method": cell.method,
+        "edited": cell.edited,
+        "column": f"{cell.view} {cell.group}",
+        "metric": cell.metric,
+        "unit": cell.unit,
+        "sidedness": cell.sidedness,
+        "notes": cell.notes,
+        "value": cell.value,
+        "tolerance": round(judged.tolerance.points, _DIGITS),
+        "tolerance_reason": judged.tolerance.reason,
+        "measured": None
+        if measured is None
+        else {
+            "mean": round(measured.mean, _DIGITS),
+            "low": round(measured.low, _DIGITS),
+            "high": round(measured.high, _DIGITS),
+            "n": measured.n,
+        },
+        "state": judged.state,
+        "status": judged.status,
+    }

@@ -1,0 +1,64 @@
+"""The embedded world serves its purpose: an early site at the last subject token, and edits that take there.
+
+Its recall on held-out templates is tests/facts/test_world.py's.
+"""
+
+import numpy as np
+import pytest
+
+from artifact.editing.rome import RomeEdit, rome
+from artifact.evaluation.score import score_cases
+from artifact.facts.fact import Statement
+from artifact.plan import SMOKE
+from artifact.runs.setup import Context, prepare
+from artifact.tracing.averages import role_effects
+from artifact.tracing.trace import Settings, trace
+
+
+@pytest.fixture(scope="module")
+def world() -> Context:
+    context, _ = prepare(SMOKE, "world", "released", None, lambda line: None)
+    return context
+
+
+def mean(scores, view: str, group: str, metric: str = "success") -> float:
+    return float(np.mean([score.views[view].metrics[group][metric] for score in scores]))
+
+
+def test_early_site_at_the_last_subject_token(world: Context) -> None:
+    traces = [
+        trace(world.model, Statement(f.case_id, f.prompt, f.subject, f.template), Settings(world.noise_level))
+        for f in world.data.facts[::10]
+    ]
+    clean, corrupted = (np.mean([getattr(t, name) for t in traces]) for name in ("clean", "corrupted"))
+    assert clean > 0.93 and corrupted < 0.3
+    payloads = [
+        {"tokens": t.tokens, "subject": t.subject, "span": t.span, "corrupted": t.corrupted, "scores": t.scores}
+        for t in traces
+    ]
+    effects = {e.role: e.mean() for e in role_effects("entity", payloads)}
+    total = clean - corrupted
+    assert effects["last subject token"][:3].max() > 0.5 * total
+    assert effects["first subject token"][:3].max() < 0.25 * total or len(traces[0].subject) == 1
+    assert effects["last token"][:2].max() < 0.2 * total < effects["last token"][-1]
+
+
+def test_rome_is_reliable_from_both_perspectives(world: Context) -> None:
+    facts = world.data.facts[::20]
+    before = score_cases(world.model, facts)
+    assert mean(before, "entity", "reliability") == 0 and mean(before, "relation", "reliability") < 0.1
+    for perspective in ("entity", "relation"):
+        found = rome(
+            world.model,
+            [fact.view(perspective) for fact in facts],
+            world.rome,
+            world.prefixes,
+            world.moments,
+            world.protocol,
+        )
+        edits = [one.edit for one in found if isinstance(one, RomeEdit)]
+        assert len(edits) == len(facts)
+        after = score_cases(world.model, facts, edits)
+        assert mean(after, perspective, "reliability") > 0.85
+        assert mean(after, perspective, "generality") > 0.7
+        assert mean(after, "entity", "specificity") > 0.9

@@ -1,0 +1,88 @@
+"""Intervals against published values and scipy's bootstrap."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from artifact.reporting.intervals import Estimate, estimate, paired_change, wilson
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_against_published_values(successes: int, n: int, low: float, high: float) -> None:
+    found = wilson(successes, n)
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+
+
+def test_wilson_for_zeros_and_ones_only() -> None:
+    assert estimate([0.0, 1.0, 1.0]) == wilson(2, 3)
+    assert estimate([0.0, 0.5, 1.0]) != wilson(1, 3)
+
+
+def test_bca_of_skewed_cases_leans_to_the_long_tail() -> None:
+    """Exponential cases: the interval reaches further up than down, as the exact one does."""
+    values = np.random.default_rng(3).exponential(size=60).tolist()
+    found = estimate(values)
+    assert found is not None and found == estimate(values)
+    assert found.high - found.mean > 1.1 * (found.mean - found.low)
+    exact = 2 * sum(values) / stats.chi2.ppf([0.975, 0.025], 2 * len(values))
+    assert (found.low, found.high) == pytest.approx(tuple(exact), rel=0.12)
+
+
+def test_cases_that_differ_in_their_last_bits() -> None:
+    value = 0.1 + 0.2
+    found = estimate([value, float(np.nextafter(value, 1)), value])
+    assert found is not None and found.low <= found.mean <= found.high
+    assert found.high - found.low < 1e-15
+
+
+def test_many_cases_are_quick_and_near_the_normal_interval() -> None:
+    values = np.random.default_rng(5).normal(0.3, 1, size=7500)
+    found = estimate(values.tolist())
+    assert found is not None
+    assert found.high - found.low == pytest.approx(2 * 1.96 / np.sqrt(7500), rel=0.1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(numbers, min_size=1, max_size=30))
+def test_the_mean_lies_in_its_interval(values: list[float]) -> None:
+    found = estimate(values)
+    assert found is not None and found.n == len(values)
+    assert found.low <= found.mean <= found.high
+    assert found == estimate(values)
+
+
+@given(numbers, st.integers(1, 30))
+def test_equal_cases_give_the_point(value: float, n: int) -> None:
+    found = estimate([value] * n)
+    if value in (0.0, 1.0):
+        assert found == wilson(int(value) * n, n)
+    else:
+        assert found == Estimate(value, value, value, n)
+
+
+def test_paired_change_takes_common_cases_only() -> None:
+    found = paired_change({1: 0.0, 2: 1.0, 3: 0.0}, {2: 0.5, 3: 0.25, 4: 9.0})
+    assert found is not None and (found.mean, found.n) == (-0.125, 2)
+    assert paired_change({1: 0.0}, {2: 1.0}) is None
+    assert paired_change({1: 0.0, 2: 0.0}, {1: 1.0, 2: 1.0}) == Estimate(1.0, 1.0, 1.0, 2)
+
+
+def test_no_cases_no_estimate() -> None:
+    assert estimate([]) is None
+
+
+def test_scaled() -> None:
+    assert Estimate(0.5, 0.25, 0.75, 4).scaled(100) == Estimate(50, 25, 75, 4)

@@ -1,0 +1,251 @@
+"""The report's files: the same bytes each time, well formed, self-contained, and honest in their first lines."""
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import msgspec
+import pytest
+
+from artifact.errors import RunError
+from artifact.plan import SMOKE
+from artifact.reporting.expected import load_expected
+from artifact.reporting.figures import chart_csv, charts, largest_half_width
+from artifact.reporting.report import render, repeat_command, report_files
+from artifact.runs.store import Store
+
+Build = Callable[..., Store]
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags balance; collects visible text, resources and links, and ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.resources: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.alts: list[str | None] = []
+        self.unscoped = 0
+        self.text = ""
+        self.captions = self.tables = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in given:
+            self.ids.append(given["id"] or "")
+        if tag == "a":
+            self.links.append(given.get("href") or "")
+        elif "src" in given or "href" in given:
+            self.resources.append(given.get("src") or given.get("href") or "")
+        if tag == "img":
+            self.alts.append(given.get("alt"))
+        self.unscoped += tag == "th" and "scope" not in given
+        self.captions += tag == "caption"
+        self.tables += tag == "table"
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]} at {self.getpos()}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "title"} & set(self.open):
+            self.text += " " + data
+
+
+def parsed(files: dict[str, bytes]) -> Page:
+    page = Page()
+    page.feed(files["report.html"].decode())
+    page.close()
+    assert page.open == []
+    page.text = " ".join(page.text.split())
+    return page
+
+
+@pytest.fixture(scope="module")
+def files(shared_smoke: Store) -> dict[str, bytes]:
+    return report_files(shared_smoke, load_expected())
+
+
+def test_rendering_twice_gives_the_same_bytes_and_needs_no_torch(smoke: Store) -> None:
+    page = render(smoke)
+    folder = page.parent
+    assert page == smoke.report_folder / "report.html"
+
+    def content() -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    first = content()
+    # Another process has other hash seeds, and the time in seconds has moved on.
+    program = (
+        "import sys; from pathlib import Path; from artifact.runs.store import reading\n"
+        "from artifact.reporting.report import render\n"
+        f"with reading(Path({str(smoke.folder)!r})) as store: render(store)\n"
+        "assert not {'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert content() == first
+    assert {"report.html", "report.md", "verdict.json", "timings.json"} <= first.keys()
+    assert {"figures/aie-hidden.pdf", "figures/aie-hidden.png", "figures/aie-hidden.csv"} <= first.keys()
+    assert {"tables/success.tex", "tables/success.md", "tables/run.csv", "tables/paper-table-1.csv"} <= first.keys()
+    assert not [name for name in first if name.endswith(".tmp")]
+
+
+def test_the_page_is_well_formed_and_self_contained(files: dict[str, bytes]) -> None:
+    page = parsed(files)
+    assert all(resource.startswith("data:image/png;base64,") for resource in page.resources)
+    assert "@import" not in files["report.html"].decode() and "url(" not in files["report.html"].decode()
+    assert page.tables == page.captions > 0 and page.unscoped == 0
+    assert len(page.alts) == 2 and all(page.alts)
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        elif not link.startswith("https://arxiv.org/"):
+            assert link in files, link
+
+
+def test_the_first_lines_say_what_ran_and_that_it_is_no_evidence(files: dict[str, bytes]) -> None:
+    for text in (parsed(files).text[:1500], files["report.md"].decode()[:1500]):
+        for part in ("every stage once, on a small model", "world", "no hub can be reached", "cpu", "float32", "24"):
+            assert part in text
+        assert "no evidence for or against the paper" in text
+        assert "editing site by design" in text
+        assert text.index("no evidence") < text.index("nothing was compared with the paper")
+
+
+def test_evidence_has_no_such_notice(build: Build, full_size: dict[str, Any]) -> None:
+    files = report_files(build(**full_size), load_expected())
+    assert "no evidence" not in parsed(files).text
+    assert "8 of 48 published values were compared: 8 reproduced" in parsed(files).text
+    assert "figures/" not in "".join(files)
+
+
+def test_reasons_are_escaped_where_they_stand(files: dict[str, bytes]) -> None:
+    assert "the value's loss is <nan> & 100% lost" in parsed(files).text
+    assert b"<nan>" not in files["report.html"]
+    assert rb"\<nan\>" in files["report.md"]
+
+
+def figures_in(text: str) -> list[str]:
+    return re.findall(r"[+-]?\d+\.\d+", text)
+
+
+@pytest.mark.parametrize("metric", ["success", "accuracy", "magnitude"])
+def test_all_formats_hold_the_same_numbers(files: dict[str, bytes], metric: str) -> None:
+    markdown = files[f"tables/{metric}.md"].decode()
+    latex = files[f"tables/{metric}.tex"].decode()
+    rows = figures_in(markdown.split("---:", 1)[1])
+    assert rows == figures_in(latex.split(r"\midrule")[1])
+    table = [row for row in csv.DictReader(io.StringIO(files["tables/run.csv"].decode())) if row["metric"] == metric]
+    spread: list[str] = []
+    for unit in dict.fromkeys(row["unit_of_work"] for row in table):
+        mine = [row for row in table if row["unit_of_work"] == unit]
+        for keys in (("mean", "low", "high"), ("change", "change_low", "change_high")):
+            spread += [row[key] for row in mine for key in keys if row[key]]
+    assert spread == rows
+    assert files["report.md"].decode().count(markdown.split("\n\n")[1].strip()) == 1
+    page = parsed(files).text.replace("−", "-")
+    assert all(found in page for found in rows)
+
+
+def test_published_tables_hold_the_published_numbers(files: dict[str, bytes]) -> None:
+    cells = {cell.id: f"{cell.value:.2f}" for cell in load_expected().cells}
+    for name in ("paper-table-1", "paper-table-2"):
+        table = list(csv.DictReader(io.StringIO(files[f"tables/{name}.csv"].decode())))
+        assert all(cells[row["id"]] == row["value"] for row in table)
+        for form in ("md", "tex"):
+            text = files[f"tables/{name}.{form}"].decode()
+            assert all(row["value"] in text for row in table)
+
+
+def test_latex_is_escaped_and_balanced(files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        if name.endswith(".tex"):
+            text = re.sub(r"\\[{}%&_#$]", "", content.decode())
+            assert text.count("{") == text.count("}")
+            assert all(part in text for part in (r"\toprule", r"\midrule", r"\bottomrule"))
+            assert "±" not in text and "<" not in text
+            (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
+            width = len(columns)
+            assert all(line.count("&") == width - 1 for line in text.splitlines() if line.endswith(r"\\"))
+
+
+def test_times_stand_in_timings_alone(files: dict[str, bytes]) -> None:
+    timings = msgspec.json.decode(files["timings.json"])
+    assert {"unit": "rome-entity", "seconds": 1.25, "cases": 24} in timings["units"]
+    assert not any(b"1.25" in content for name, content in files.items() if name.endswith((".html", "report.md")))
+
+
+def test_an_unwritable_folder_is_one_clear_line(smoke: Store) -> None:
+    smoke.report_folder.write_text("in the way")
+    with pytest.raises(RunError, match="cannot be written") as caught:
+        render(smoke)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_run_has_a_report(build: Build) -> None:
+    files = report_files(build(cases=0), load_expected())
+    assert "nothing was compared" in parsed(files).text
+
+
+def test_one_fact_has_no_interval_of_a_trace(build: Build) -> None:
+    (chart,) = charts(build(cases=1))
+    rows = list(csv.DictReader(io.StringIO(chart_csv(chart).decode())))
+    assert {row["low"] for row in rows} == {""} and {row["facts"] for row in rows} == {"1"}
+    assert largest_half_width(chart.panels[0]) is None
+
+
+def test_the_first_lines_say_how_many_facts_a_unit_takes(build: Build) -> None:
+    text = parsed(report_files(build(cases=0, planned=100), load_expected())).text
+    takes = [unit.most for unit in SMOKE.units]
+    assert f"over a list of 100 facts, of which each unit takes {min(takes)} to {max(takes)}." in text
+
+
+def test_an_unfinished_run_says_so(build: Build, full_size: dict[str, Any]) -> None:
+    files = report_files(build(**{**full_size, "cases": 20, "planned": 30}), load_expected())
+    assert "The run is unfinished: 60 of 90 cases are stored." in parsed(files).text
+    assert "reproduced (partial)" in parsed(files).text
+
+
+def test_tolerances_notes_and_settings_are_on_the_page(files: dict[str, bytes]) -> None:
+    text = parsed(files).text
+    for cell in load_expected().cells:
+        assert cell.tolerance.reason in text
+        assert all(note[1:] in text for note in cell.notes)
+    assert "hash 0123456789ab : layers = [1]; v_lr = 0.2; prefixes = 21 entries" in text
+    assert "packages torch 2.13.0" in text
+
+
+def test_command_to_repeat(build: Build, full_size: dict[str, Any], smoke: Store) -> None:
+    assert repeat_command(smoke.info()) == "kloc smoke --model world"
+    info = build(**{**full_size, "cases": 5, "limit": 5}).info()
+    assert repeat_command(info) == "kloc run tables --model gpt2-xl --limit 5"
+    corrected = msgspec.structs.replace(info, protocol="corrected", limit=None)
+    assert repeat_command(corrected) == "kloc run tables --model gpt2-xl --protocol corrected"
+
+
+def test_chart_numbers(shared_smoke: Store, files: dict[str, bytes]) -> None:
+    (chart,) = charts(shared_smoke)
+    assert [panel.corrupt for panel in chart.panels] == ["entity", "relation"]
+    assert [panel.facts for panel in chart.panels] == [22, 22]
+    assert [panel.shared_last for panel in chart.panels] == [0, 22]
+    # The last token's last layer is larger, by construction, and no site.
+    assert [panel.peak for panel in chart.panels] == [(2, 1), (2, 5)]
+    rows = list(csv.DictReader(io.StringIO(files["figures/aie-hidden.csv"].decode())))
+    assert len(rows) == (6 + 5) * 6
+    for row in rows:
+        assert row["facts"] == "22" and float(row["low"]) <= float(row["aie"]) <= float(row["high"])
+    peak = next(row for row in rows if row["role"] == "last subject token" and row["layer"] == "1")
+    assert float(peak["aie"]) == pytest.approx(chart.panels[0].aie_RL[2, 1], abs=1e-6)
+    for name in ("aie-hidden.pdf", "aie-hidden.png"):
+        assert not re.search(rb"matplotlib|CreationDate", files[f"figures/{name}"], re.IGNORECASE)

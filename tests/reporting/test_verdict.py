@@ -1,0 +1,177 @@
+"""Every published value is judged, and a shifted one turns exactly its cell red."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from artifact.reporting.expected import Expected, load_expected
+from artifact.reporting.intervals import Estimate
+from artifact.reporting.tables import COLUMNS, Column, PaperCell, counted_reasons, own_rows
+from artifact.reporting.verdict import claim_status, verdict_json, verdict_of
+from artifact.runs.store import Store
+
+Build = Callable[..., Store]
+Shares = dict[str, dict[tuple[str, str], float]]
+SMOKE_UNITS = ("rome-entity", "rome-relation", "trace-hidden-entity", "trace-hidden-relation")
+
+
+def test_every_cell_and_claim_is_in_the_verdict(smoke: Store) -> None:
+    expected = load_expected()
+    content = msgspec.json.decode(verdict_json(verdict_of(smoke)))
+    assert [cell["id"] for cell in content["cells"]] == [cell.id for cell in expected.cells]
+    assert [claim["id"] for claim in content["claims"]] == [claim.id for claim in expected.claims]
+    assert [cell["id"] for cell in content["second_source"]] == [cell.id for cell in expected.second_source]
+    assert content["counts"] == {"reproduced": 0, "outside tolerance": 0, "not run": 48}
+    assert content["exit_code"] == 0
+    assert {cell["status"] for cell in content["cells"]} == {"not run: needs gpt2-xl", "not run: needs gpt-j"}
+    assert all(claim["status"].startswith("not run: needs gpt2-xl, gpt-j") for claim in content["claims"])
+
+
+def test_a_run_without_evidence_is_never_compared(build: Build, full_size: dict[str, Any]) -> None:
+    verdict = verdict_of(build(**{**full_size, "evidence": False}))
+    assert verdict.counts["not run"] == 48 and verdict.exit_code == 0
+    assert verdict.cells[0].status == "not run: needs gpt2-xl in a run that counts as evidence"
+
+
+def test_the_papers_own_numbers_are_reproduced(build: Build, full_size: dict[str, Any]) -> None:
+    verdict = verdict_of(build(**full_size))
+    assert verdict.counts == {"reproduced": 8, "outside tolerance": 0, "not run": 40}
+    assert verdict.exit_code == 0
+    by_claim = {judged.claim.id: judged.status for judged in verdict.claims}
+    assert by_claim["T1"] == "not run: needs gpt2-xl (FT, KN, MEND, MEMIT), gpt-j"
+    assert by_claim["T3"] == "not run: needs gpt2-xl (MEMIT), gpt-j"
+    second = [cell for row in verdict.second_source for cell in row.cells if cell.state != "not run"]
+    assert {cell.cell.id.rsplit("/", 1)[0] for cell in second} == {
+        "rome-t4/gpt2-xl/none/entity",
+        "rome-t4/gpt2-xl/rome/entity",
+    }
+    assert {cell.state for cell in second} == {"reproduced"}
+
+
+@pytest.mark.parametrize("unit", ["rome-entity", "rome-relation"])
+@pytest.mark.parametrize("column", [column for column in COLUMNS if column.group != "specificity"], ids=str)
+def test_a_shifted_cell_turns_red_alone(
+    build: Build, full_size: dict[str, Any], shares: Shares, unit: str, column: Column
+) -> None:
+    key = (column.view, column.group)
+    # Values near 100 have no room above.
+    shares[unit][key] += 3 if shares[unit][key] < 95 else -3
+    verdict = verdict_of(build(**full_size, shares=shares))
+    table = "t2" if unit == "rome-entity" else "t1"
+    red = [cell.cell.id for cell in verdict.cells if cell.state == "outside tolerance"]
+    assert red == [f"{table}/gpt2-xl/rome/{column.view}/{column.group}"]
+    assert verdict.exit_code == 1
+    assert msgspec.json.decode(verdict_json(verdict))["exit_code"] == 1
+
+
+def test_a_shift_of_the_second_source_decides_nothing(build: Build, full_size: dict[str, Any], shares: Shares) -> None:
+    shares["unedited"]["entity", "specificity"] = 20.0
+    verdict = verdict_of(build(**full_size, shares=shares))
+    assert verdict.exit_code == 0
+    assert "outside tolerance" in {cell.state for row in verdict.second_source for cell in row.cells}
+
+
+def test_rebuilt_relation_prompts_are_judged_widely_and_say_so(
+    build: Build, full_size: dict[str, Any], shares: Shares
+) -> None:
+    shares["rome-relation"]["relation", "generality"] += 6
+    verdict = verdict_of(build(**full_size, shares=shares, data_source="counterfact.json, relations from templates"))
+    cell = next(cell for cell in verdict.cells if cell.cell.id == "t1/gpt2-xl/rome/relation/generality")
+    assert cell.status == "reproduced (wide tolerance)"
+
+
+def test_part_of_the_facts_is_judged_by_its_interval(build: Build, full_size: dict[str, Any], shares: Shares) -> None:
+    shares["rome-relation"]["entity", "reliability"] += 8
+    few = {**full_size, "cases": 100, "limit": 100, "shares": shares}
+    assert verdict_of(build(**few)).exit_code == 0
+    cell = verdict_of(build(**few)).cells[12]
+    assert (cell.cell.id, cell.status) == ("t1/gpt2-xl/rome/entity/reliability", "reproduced (partial)")
+    shares["rome-relation"]["entity", "reliability"] += 20
+    assert verdict_of(build(**few)).exit_code == 1
+
+
+def test_failed_cases_are_named_in_the_status(build: Build, full_size: dict[str, Any]) -> None:
+    verdict = verdict_of(build(**{**full_size, "odd_cases": True}))
+    assert verdict.cells[12].status == "reproduced (1 failed)"
+
+
+def as_measured(expected: Expected) -> dict[str, PaperCell]:
+    """Every cell measured at the paper's own value."""
+    return {
+        cell.id: PaperCell(
+            cell,
+            cell.tolerance,
+            Estimate(cell.value, max(0.0, cell.value - 0.5), min(100.0, cell.value + 0.5), 7500),
+            "reproduced",
+            False,
+            "",
+        )
+        for cell in expected.cells
+    }
+
+
+def test_claims_of_the_tables_hold_at_the_papers_values(smoke: Store) -> None:
+    expected = load_expected()
+    cells = as_measured(expected)
+    for claim in expected.claims:
+        if not claim.kinds:
+            assert claim_status(claim, cells, smoke.info(), set()) == "holds for gpt2-xl; holds for gpt-j"
+
+
+@pytest.mark.parametrize(
+    ("claim", "cell", "value"),
+    [
+        ("T1", "t1/gpt2-xl/ft/entity/reliability", 60.0),
+        ("T1", "t1/gpt2-xl/memit/relation/reliability", 80.0),
+        ("T2", "t2/gpt2-xl/memit/relation/generality", 90.0),
+        ("T2", "t2/gpt2-xl/rome/entity/reliability", 70.0),
+        ("T3", "t1/gpt2-xl/rome/entity/reliability", 99.5),
+        ("T3", "t2/gpt2-xl/rome/relation/generality", 95.0),
+    ],
+)
+def test_a_claim_fails_with_its_cell(smoke: Store, claim: str, cell: str, value: float) -> None:
+    expected = load_expected()
+    cells = as_measured(expected)
+    cells[cell] = replace(cells[cell], measured=Estimate(value, value - 0.5, value + 0.5, 7500))
+    by_id = {one.id: one for one in expected.claims}
+    assert claim_status(by_id[claim], cells, smoke.info(), set()) == "does not hold for gpt2-xl; holds for gpt-j"
+
+
+def test_a_claim_is_judged_for_the_model_that_ran(smoke: Store) -> None:
+    expected = load_expected()
+    cells = as_measured(expected)
+    for name, cell in cells.items():
+        partial = replace(cell, partial=True)
+        cells[name] = partial if cell.cell.model == "gpt2-xl" else replace(cell, measured=None, state="not run")
+    info = msgspec.structs.replace(smoke.info(), model="gpt2-xl", evidence=True)
+    assert claim_status(expected.claims[4], cells, info, set()) == "holds for gpt2-xl (partial); not run: needs gpt-j"
+
+
+def test_claims_of_the_figures_name_the_kinds_they_need(smoke: Store) -> None:
+    claim = load_expected().claims[3]
+    info = msgspec.structs.replace(smoke.info(), model="gpt-j", evidence=True)
+    assert claim_status(claim, {}, info, {"hidden", "mlp"}) == "not run: needs gpt-j with traces of attn"
+    assert claim_status(claim, {}, info, {"mlp", "attn"}).startswith("not judged")
+
+
+def test_rows_count_cases_and_pair_with_the_unedited_model(smoke: Store) -> None:
+    unedited, entity, relation = own_rows(smoke)
+    assert (unedited.method, unedited.edited, unedited.done) == ("none", None, 24)
+    assert (entity.done, entity.failed, entity.excluded, entity.planned) == (22, 1, 1, 24)
+    value = entity.values["success", Column("entity", "reliability")]
+    assert value.mean.mean == 1.0 and value.change is not None and value.change.n == 22
+    assert value.change.mean == pytest.approx(17 / 22)
+    assert all(value.change is None for value in unedited.values.values())
+    assert not any(column == Column("relation", "specificity") for _, column in relation.values)
+    assert not entity.complete
+
+
+def test_reasons_are_counted_without_case_numbers(smoke: Store) -> None:
+    excluded, failed = counted_reasons(smoke)
+    assert (failed.status, failed.text) == ("failed", "the value's loss is <nan> & 100% lost")
+    assert (failed.count, failed.first_cases) == (4, (5,))
+    assert failed.units == {name: 1 for name in SMOKE_UNITS}
+    assert (excluded.status, excluded.count, excluded.first_cases) == ("excluded", 4, (11,))

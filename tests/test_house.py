@@ -1,0 +1,36 @@
+"""The house keeps its floors: nothing imports upwards, and what must start without torch does."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import artifact
+
+PACKAGE = Path(artifact.__file__).parent
+FLOORS = ("errors", "facts", "lm", "tracing", "editing", "evaluation", "plan", "runs", "reporting", "cli")
+
+
+def floor(module: str) -> int:
+    return FLOORS.index(module.split(".")[1])
+
+
+def test_nothing_imports_upwards() -> None:
+    files = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py"]
+    assert {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in files} == set(FLOORS)
+    for file in files:
+        here = FLOORS.index(file.relative_to(PACKAGE).parts[0].removesuffix(".py"))
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("artifact."):
+                assert floor(node.module) <= here, f"{file}:{node.lineno} imports {node.module} from a floor above"
+
+
+def test_files_stay_short() -> None:
+    long = {str(f): n for f in PACKAGE.rglob("*.py") if (n := len(f.read_text().splitlines())) > 420}
+    assert not long
+
+
+def test_help_and_reports_start_without_torch() -> None:
+    code = "import sys; from artifact.cli import call; call(['--help']); import artifact.reporting.report, sys\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
