@@ -27,7 +27,8 @@ def smoke(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite: golden numbers, properties, faults, the command line. No network but loopback."""
     session.install("-c", "constraints.txt", "-e", ".", *_group("tests"))
-    session.run("pytest", *session.posargs)
+    workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    session.run("pytest", *(session.posargs or workers), env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -45,8 +45,8 @@ SMOKE = Plan(
     title="every stage once, on a small model",
     units=(
         Unit("unedited", "unedited", batch=48, most=48),
-        Unit("rome-entity", "edit", batch=8, most=48, method="rome", perspective="entity"),
-        Unit("rome-relation", "edit", batch=8, most=48, method="rome", perspective="relation"),
+        Unit("rome-entity", "edit", batch=4, most=48, method="rome", perspective="entity"),
+        Unit("rome-relation", "edit", batch=4, most=48, method="rome", perspective="relation"),
         Unit("trace-hidden-entity", "trace", batch=8, most=96, corrupt="entity"),
         Unit("trace-hidden-relation", "trace", batch=8, most=96, corrupt="relation"),
     ),

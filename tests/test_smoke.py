@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 KLOC = [sys.executable, "-W", "error", "-c", "from artifact.cli import main; main()"]
-LIMIT = "10"  # two batches in the units of batch 8
+LIMIT = "5"  # two batches in the units of batch 4
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -67,7 +67,7 @@ def test_first_and_last_line(finished) -> None:
 def test_report_says_what_it_is(finished) -> None:
     folder, _ = finished
     for page in ("report.html", "report.md"):
-        head = (folder / "report" / page).read_text()
+        head = (folder / "report" / page).read_text().replace("\\_", "_")  # Markdown escapes underscores
         assert "no evidence for or against the paper" in head
         assert "HF_HUB_OFFLINE is set" in head
         assert "not run: needs gpt2-xl" in head
@@ -90,7 +90,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_report(finished, tmp_path: 
     reference, _ = finished
     folder = tmp_path / "run"
     killed = 0
-    for wanted in (1, 13, 29):
+    for wanted in (1, 7, 16):
         process = start("smoke", "--limit", LIMIT, "--out", folder)
         while process.poll() is None and records(folder) < wanted:
             time.sleep(0.005)
@@ -110,7 +110,7 @@ def test_ctrl_c_exits_3_and_resumes(finished, tmp_path: Path) -> None:
     reference, _ = finished
     folder = tmp_path / "run"
     process = start("smoke", "--limit", LIMIT, "--out", folder)
-    while process.poll() is None and records(folder) < 11:
+    while process.poll() is None and records(folder) < 6:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -131,7 +131,7 @@ def test_repeated_it_changes_nothing(finished) -> None:
 def test_another_protocol_or_plan_in_its_folder_is_refused(finished) -> None:
     folder, _ = finished
     before = records(folder)
-    for arguments in (["--limit", LIMIT, "--protocol", "corrected"], ["--limit", "3"]):
+    for arguments in (["--limit", LIMIT, "--protocol", "corrected"], ["--limit", "4"]):
         done = kloc("smoke", *arguments, "--out", folder)
         assert done.returncode == 2
         assert re.fullmatch(r"kloc: .*was made with another (protocol|limit) .*\n", done.stderr)
@@ -163,5 +163,5 @@ def test_corrected_protocol_gives_other_relation_edits(finished, tmp_path: Path)
                     for unit in ("rome-entity", "rome-relation")
                 ]
             )
-    assert edits[0][0]["norm"] == pytest.approx(edits[1][0]["norm"], rel=1e-4)
-    assert edits[0][1]["norm"] != pytest.approx(edits[1][1]["norm"], rel=1e-4)
+    assert edits[0][0]["loss"] == pytest.approx(edits[1][0]["loss"], rel=1e-3)
+    assert edits[0][1]["loss"] != pytest.approx(edits[1][1]["loss"], rel=1e-1)

@@ -87,7 +87,7 @@ def compute_moments(
 ) -> Moments:
     """Uncentred second moments of the down-projection's inputs over every token of `texts` (ids), for `layers`.
 
-    Accumulated in float64; padding does not count. The model runs only up to the highest layer. `ridge` times the mean
+    Products in float32, summed in float64; padding does not count. The model runs only up to the highest layer. `ridge` times the mean
     of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and C^-1 k then follows
     directions that no key has.
     """
@@ -102,8 +102,8 @@ def compute_moments(
 
         def add(site: Site, layer: int, value_BTM: Tensor, real_BT: Tensor = real_BT) -> None:
             if site == "key" and layer in layers:
-                keys_NM = value_BTM[real_BT].double()
-                totals[layer] = totals.get(layer, 0) + keys_NM.t() @ keys_NM
+                keys_NM = value_BTM[real_BT].float()
+                totals[layer] = totals.get(layer, 0) + (keys_NM.t() @ keys_NM).double()
 
         with torch.no_grad():
             word_BTD = decoder.words(model.tokens.pad(part, decoder.device))
