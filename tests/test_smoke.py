@@ -123,7 +123,9 @@ def test_ctrl_c_exits_3_and_resumes(finished, tmp_path: Path) -> None:
 def test_repeated_it_changes_nothing(finished) -> None:
     folder, _ = finished
     before, journal = contents(folder / "report"), (folder / "run.sqlite").read_bytes()
-    assert kloc("smoke", "--limit", LIMIT, "--out", folder).returncode == 0
+    again = kloc("smoke", "--limit", LIMIT, "--out", folder)
+    assert again.returncode == 0
+    assert again.stdout.startswith("model: world (auto: the run in this folder was begun with it)\n")
     assert contents(folder / "report") == before
     assert (folder / "run.sqlite").read_bytes() == journal
 

@@ -87,9 +87,9 @@ def compute_moments(
 ) -> Moments:
     """Uncentred second moments of the down-projection's inputs over every token of `texts` (ids), for `layers`.
 
-    Products in float32, summed in float64; padding does not count. The model runs only up to the highest layer. `ridge` times the mean
-    of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and C^-1 k then follows
-    directions that no key has.
+    Products in float32, summed in float64; padding does not count. The model runs only up to the highest layer.
+    `ridge` times the mean of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and
+    C^-1 k then follows directions that no key has.
     """
     decoder = model.decoder
     encoded = sorted(texts, key=len)

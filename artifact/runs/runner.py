@@ -38,10 +38,9 @@ def run_plan(plan: Plan, *, model: str, protocol: str, limit: int | None, out: P
 
     Raises Interrupted when stopped on request, and RunError when the folder is another run's or cannot be written.
     """
-    if model == "auto" and out is not None:
-        model = _model_of(out) or model
+    begun_with = _model_of(out) if out is not None else None
     with _stopping() as stop:
-        context, info = prepare(plan, model, protocol, limit, show.say)
+        context, info = prepare(plan, model, protocol, limit, show.say, begun_with)
         folder = out or Path("results") / _run_name(plan, context)
         show.say(f"data: {info.data_source}, {len(context.data.facts)} facts; run folder {folder}")
         with writing(folder) as store:

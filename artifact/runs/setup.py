@@ -60,10 +60,15 @@ def data_for(model: str) -> Data:
     return Data(parse_facts(raw, source), source, digest, note)
 
 
-def choose_model(asked: str, say: Callable[[str], None]) -> tuple[str, str]:
-    """The model to use and why, in words. `auto`: GPT-2 small when cached or the hub answers, else the world."""
+def choose_model(asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
+    """The model to use and why, in words. `auto`: GPT-2 small when cached or the hub answers, else the world.
+
+    A run that was begun with a model goes on with it, whatever `auto` would take today.
+    """
     if asked != "auto":
         return asked, f"asked for with --model {asked}"
+    if begun_with is not None:
+        return begun_with, "auto: the run in this folder was begun with it"
     small = HUB_MODELS["gpt2"]
     if cached(small):
         return "gpt2", "auto: GPT-2 small is in the hub cache"
@@ -127,7 +132,12 @@ def default_moments(model: LanguageModel, layers: tuple[int, ...]) -> Moments:
 
 
 def prepare(
-    plan: Plan, asked: str, protocol_name: str, limit: int | None, say: Callable[[str], None]
+    plan: Plan,
+    asked: str,
+    protocol_name: str,
+    limit: int | None,
+    say: Callable[[str], None],
+    begun_with: str | None = None,
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
     if protocol_name not in PROTOCOLS:
@@ -135,7 +145,7 @@ def prepare(
     if limit is not None and limit < 1:
         raise SettingError(f"--limit must be at least 1, got {limit}; give a number of facts")
     protocol = PROTOCOLS[protocol_name]
-    name, reason = choose_model(asked, say)
+    name, reason = choose_model(asked, say, begun_with)
     say(f"model: {name} ({reason})")
     if name in HUB_MODELS:
         fetch(HUB_MODELS[name], say)
