@@ -34,7 +34,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff (lint and format), mypy, hadolint."""
-    session.install("-c", "constraints.txt", *_group("lint"))
+    # With the package's dependencies, whose types mypy checks against.
+    session.install("-c", "constraints.txt", "-e", ".", *_group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")

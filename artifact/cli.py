@@ -133,7 +133,7 @@ def trace(
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import PROTOCOLS
-    from artifact.runs.setup import noise_level, use_tf32
+    from artifact.runs.setup import data_for, noise_level, use_tf32
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 
@@ -164,7 +164,9 @@ def trace(
         "model": loaded.name,
         "revision": loaded.revision,
     }
-    print(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}, noise {level:.4f}")
+    source = f"s3 over the subjects of {facts or data_for(loaded.name).source}" if noise == "s3" else "as given"
+    print(f"noise {level:.4f} ({source}), {samples} samples, protocol {protocol}")
+    print(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
     for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):
         mark = "*" if position in found.span else " "
         print(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))

@@ -67,16 +67,6 @@ class Edit:
         """Frobenius norm over all changed weights."""
         return float(torch.stack([c.dense().float().norm() for c in self.changes.values()]).norm())
 
-    def check(self, case_id: int) -> "Edit":
-        """The edit itself, or EditError when it changes nothing or is not finite."""
-        norm = self.norm()
-        if not norm > 0 or norm == float("inf"):
-            raise EditError(
-                f"case {case_id}: the edit's weight change has norm {norm}; expected a finite number above zero; "
-                "see the case's hyperparameters and moments"
-            )
-        return self
-
     def tensors(self, decoder: Decoder) -> dict[str, Tensor]:
         """New minus old by transformers' parameter name, in the orientation transformers stores."""
         return {

@@ -87,12 +87,6 @@ def rome_hparams(model: str, layers: int, overrides: Path | None = None) -> Rome
     return hparams
 
 
-def describe(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """What each hyperparameter means, by name."""
-    fields = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
-    return {name: field["description"] for name, field in fields.items()}
-
-
 def hparams_hash(hparams: msgspec.Struct) -> str:
     """First 12 hex digits of the sha256 of the resolved values, sorted by name."""
     return hashlib.sha256(msgspec.json.encode(hparams, order="sorted")).hexdigest()[:12]

@@ -99,9 +99,7 @@ def rome(
         edit = Edit({name: LowRank(left_M[:, None], right_D[None, :])})
         norm = edit.norm()
         if not (norm > 0 and norm < float("inf")):
-            results.append(
-                EditError(f"{views[f].subject!r}: the weight change has norm {norm}; expected it above zero")
-            )
+            results.append(EditError(f"the weight change has norm {norm}; expected a finite number above zero"))
             continue
         results.append(RomeEdit(edit, left_M, right_D, target_D, found.delta_FD[f], found.history[f], norm))
     return results
