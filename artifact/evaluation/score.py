@@ -94,18 +94,15 @@ def _read(
         batch, order = order[:size], order[size:]
         row_edits = rows(edits, [case for case, _ in batch]) if isinstance(edits, Sequence) else edits
         reads = [
-            (b, one, len(one.prompt) - 1 + j, token)
-            for b, key in enumerate(batch)
+            (row, len(one.prompt) - 1 + j, token)
+            for row, key in enumerate(batch)
             for one in fed[key]
             for j, token in enumerate(one.text)
         ]
         with torch.no_grad():
             word_BTD = decoder.words(model.tokens.pad([ids for _, ids in batch], decoder.device))
             hidden_BTD = decoder.blocks(decoder.embed(word_BTD), edits=row_edits)
-            row_N, at_N, token_N = (
-                torch.tensor([read[i] for read in reads], device=decoder.device)
-                for i in (0, 2, 3)  # type: ignore[misc]
-            )
+            row_N, at_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
             log_NV = decoder.logits(hidden_BTD[row_N, at_N]).log_softmax(-1)
             nll = (-log_NV.gather(1, token_N[:, None])[:, 0]).tolist()
             right = (log_NV.argmax(-1) == token_N).tolist()

@@ -89,8 +89,7 @@ def trace(model: LanguageModel, statement: Statement, settings: Settings) -> Tra
     """Trace one fact. Raises PromptError for a prompt or subject the model cannot be asked with."""
     encoded = model.tokens.encode(statement.prompt)
     span = corrupted_tokens(encoded, statement, settings.corrupt, settings.relation_span)
-    with torch.no_grad():
-        answer_id, clean, corrupted, scores = trace_ids(model.decoder, encoded.ids, span, settings)
+    answer_id, clean, corrupted, scores_TL = trace_ids(model.decoder, encoded.ids, span, settings)
     return Trace(
         case_id=statement.case_id,
         tokens=tuple(model.tokens.decode([i]) for i in encoded.ids),
@@ -100,10 +99,11 @@ def trace(model: LanguageModel, statement: Statement, settings: Settings) -> Tra
         answer_id=answer_id,
         clean=clean,
         corrupted=corrupted,
-        scores=scores.tolist(),
+        scores=scores_TL.tolist(),
     )
 
 
+@torch.no_grad()
 def trace_ids(
     decoder: Decoder, ids: Sequence[int], span: Sequence[int], settings: Settings
 ) -> tuple[int, float, float, np.ndarray]:
