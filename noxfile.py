@@ -8,6 +8,8 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests", "smoke"]
 
+# Python compiles what it imports; compiling all of torch and scipy at install time takes longer than the smoke run.
+PIP = ("--no-compile", "-c", "constraints.txt")
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -19,14 +21,14 @@ def _group(name: str) -> list[str]:
 def smoke(session: nox.Session) -> None:
     """Facts traced and edited from both perspectives, tables, a figure, a verdict. `-- --model gpt2` insists."""
     # Installed as a wheel, as a user has it, not from the working tree.
-    session.install("-c", "constraints.txt", ".")
+    session.install(*PIP, ".")
     session.run("kloc", "smoke", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite: golden numbers, properties, faults, the command line. No network but loopback."""
-    session.install("-c", "constraints.txt", "-e", ".", *_group("tests"))
+    session.install(*PIP, "-e", ".", *_group("tests"))
     workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     session.run("pytest", *(session.posargs or workers), env={"OMP_NUM_THREADS": "1"})
 
@@ -35,7 +37,7 @@ def tests(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """ruff (lint and format), mypy, hadolint."""
     # With the package's dependencies, whose types mypy checks against.
-    session.install("-c", "constraints.txt", "-e", ".", *_group("lint"))
+    session.install(*PIP, "-e", ".", *_group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
