@@ -24,6 +24,10 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
 )
+bench_app = App(
+    name="bench", help="This package against the one-at-a-time way: same work, one run, with the difference."
+)
+app.command(bench_app)
 world_app = App(name="world", help="The embedded world: made-up facts and the small model trained on them.")
 app.command(world_app)
 
@@ -34,6 +38,7 @@ RunModel = Annotated[
 ]
 Protocol = Annotated[ProtocolName, Parameter(help="Follow the released code's behaviour, or mend its defects.")]
 Out = Annotated[Path | None, Parameter(help="Run folder; results/<plan>-<model> unless said.")]
+Memory = Annotated[str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.")]
 Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
 
 
@@ -127,6 +132,7 @@ def trace(
     sever: Annotated[
         Literal["mlp", "attn"] | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")
     ] = None,
+    memory: Memory = None,
     protocol: Protocol = "released",
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
     figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf or .png).")] = None,
@@ -145,7 +151,7 @@ def trace(
     settings = Settings(
         level, kind, window, samples, sever, PROTOCOLS[protocol].severed_fresh_noise, corrupt, relation_span
     )
-    found = trace_fact(loaded, statement, settings)
+    found = trace_fact(loaded, statement, settings, _memory(memory, str(loaded.decoder.device)))
     result = {
         "tokens": found.tokens,
         "subject": found.subject,
@@ -274,6 +280,57 @@ def score(
     return 0
 
 
+@bench_app.command(name="trace")
+def bench_trace(
+    *,
+    shape: Annotated[
+        Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")
+    ] = "gpt2",
+    device: Annotated[str | None, Parameter(help="cpu or cuda; the best there is unless said.")] = None,
+    dtype: Annotated[Literal["float32", "float16", "bfloat16"], Parameter(help="Precision.")] = "float32",
+    kind: Annotated[
+        list[Literal["hidden", "mlp", "attn"]] | None, Parameter(help="Kinds of tracing; hidden and mlp unless said.")
+    ] = None,
+    tokens: Annotated[int, Parameter(help="Tokens of the prompt.")] = 10,
+    samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
+    facts: Annotated[int, Parameter(help="Facts in one sweep.")] = 1,
+    loop_cells: Annotated[int, Parameter(help="Cells timed one at a time; fewer than all are scaled.")] = 120,
+    memory: Memory = None,
+    protocol: Protocol = "released",
+) -> int:
+    """Seconds, ratio, memory and operations of causal tracing by sweeps and by one cell a pass."""
+    import torch
+
+    from artifact.bench.trace import bench_trace as compare
+    from artifact.editing.protocol import PROTOCOLS
+    from artifact.lm.load import auto_device
+    from artifact.runs.setup import use_tf32
+
+    device = device or auto_device()[0]
+    use_tf32(PROTOCOLS[protocol].tf32)
+    where = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{shape} shape, {dtype}, {where}; {tokens} tokens, {samples} samples, {facts} facts a sweep; protocol {protocol}"
+    )
+    found = compare(
+        shape,
+        device,
+        getattr(torch, dtype),
+        kind or ["hidden", "mlp"],
+        tokens=tokens,
+        samples=samples,
+        facts=facts,
+        loop_cells=loop_cells,
+        memory=_memory(memory, device),
+    )
+    for one in found:
+        for line in one.lines():
+            print(line, flush=True)
+    return 0
+
+
 @world_app.command
 def train(
     *,
@@ -323,6 +380,16 @@ def call(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("kloc: stopped; the same command goes on from what was stored", file=sys.stderr)
         return 3
+
+
+def _memory(asked: str | None, device: str) -> Any:
+    """The memory budget asked for, or the device's own."""
+    import torch
+
+    from artifact.tracing.sweep import Memory, default_memory, parse_bytes
+
+    limit = default_memory(torch.device(device)) if asked is None else parse_bytes(asked)
+    return Memory(limit, lambda line: print(line, file=sys.stderr))
 
 
 def _load(model: str) -> Any:

@@ -17,7 +17,7 @@ from artifact.facts.fact import Fact, Statement
 from artifact.plan import Unit
 from artifact.runs.setup import SAMPLES, Context
 from artifact.runs.store import Record
-from artifact.tracing.trace import Settings, trace
+from artifact.tracing.trace import Settings, trace_all
 
 
 def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
@@ -64,12 +64,12 @@ def _trace(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
         fresh_noise=context.protocol.severed_fresh_noise,
         corrupt=unit.corrupt,
     )
+    statements = [Statement(f.case_id, f.prompt, f.subject, f.template, f.object_true) for f in facts]
     records = []
-    for fact in facts:
-        statement = Statement(fact.case_id, fact.prompt, fact.subject, fact.template, fact.object_true)
-        traced = trace(context.model, statement, settings)
-        expected = context.model.tokens.ids(f" {fact.object_true}")[0]
-        if traced.answer_id != expected:
+    for fact, traced in zip(facts, trace_all(context.model, statements, settings), strict=True):
+        if isinstance(traced, ArtifactError):
+            records.append(Record(fact.case_id, "failed", {"reason": str(traced)}))
+        elif traced.answer_id != context.model.tokens.ids(f" {fact.object_true}")[0]:
             reason = f"the model's greedy answer is {traced.answer.strip()!r}, not {fact.object_true!r}"
             records.append(Record(fact.case_id, "excluded", {"reason": reason}))
         else:

@@ -2,13 +2,8 @@
 
 Covers the kinds `hidden` (block output restored at one layer), `mlp` and `attn` (that module's outputs restored in a
 window of layers), and severed tracing (block output restored while a module's outputs at that token stay corrupted).
-Averages over facts are averages.py's. Equations (4) and (5) of the paper; golden numbers: tests/reference/trace, 1e-5.
-
-One sweep a restored token: the rows of all layers go through the decoder together. Rows join at their layer, carry only
-the tokens from the restored one on, and attend to the corrupted run's stored keys and values, so no layer and no token
-whose value is known already is computed again. Cells before the first corrupted token are the corrupted score.
-
-Shape letters as in lm/decoder.py, and S noise sample, G group of S rows (one per restored layer).
+The computation is sweep.py's, averages over facts are averages.py's. Equations (4) and (5) of the paper; golden
+numbers: tests/reference/trace, 1e-5.
 """
 
 from collections.abc import Sequence
@@ -17,13 +12,13 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from artifact.errors import SettingError
+from artifact.errors import ArtifactError, SettingError
 from artifact.facts.fact import Perspective, Statement
-from artifact.lm.decoder import AtSite, Decoder, LayerKeys, Run, Site
 from artifact.lm.load import LanguageModel
-from artifact.tracing.corruption import RelationSpan, corrupt_words, corrupted_tokens, noise, subject_tokens
+from artifact.lm.tokens import Encoded
+from artifact.tracing.corruption import RelationSpan, corrupted_tokens, subject_tokens
+from artifact.tracing.sweep import Cells, Memory, default_memory, sweep
 
 Kind = Literal["hidden", "mlp", "attn"]
 Sever = Literal["mlp", "attn"]
@@ -78,126 +73,66 @@ class Settings:
                 f"severed tracing restores block outputs: --sever needs --kind hidden, got {self.kind}; drop one"
             )
 
-    def layers(self, centre: int, layers: int) -> range:
-        """Layers whose module outputs are restored for the cell at layer `centre`; empty for `hidden`."""
+    def cells(self, layers: int) -> Cells:
+        """What a sweep over a model of so many layers restores; the window of `hidden` begins behind its block."""
         if self.kind == "hidden":
-            return range(centre + 1, centre + 1)
-        return range(max(0, centre - self.window // 2), min(layers, centre - (-self.window // 2)))
+            windows = [range(centre + 1, layers + 1) for centre in range(layers)]
+        else:
+            low, high = self.window // 2, -(-self.window // 2)
+            windows = [range(max(0, centre - low), min(layers, centre + high)) for centre in range(layers)]
+        return Cells(self.kind, windows, self.samples, self.noise_level, self.sever, self.fresh_noise)
 
 
-def trace(model: LanguageModel, statement: Statement, settings: Settings) -> Trace:
+def trace(model: LanguageModel, statement: Statement, settings: Settings, memory: Memory | None = None) -> Trace:
     """Trace one fact. Raises PromptError for a prompt or subject the model cannot be asked with."""
-    encoded = model.tokens.encode(statement.prompt)
-    span = corrupted_tokens(encoded, statement, settings.corrupt, settings.relation_span)
-    answer_id, clean, corrupted, scores_TL = trace_ids(model.decoder, encoded.ids, span, settings)
-    return Trace(
-        case_id=statement.case_id,
-        tokens=tuple(model.tokens.decode([i]) for i in encoded.ids),
-        subject=subject_tokens(encoded, statement),
-        span=span,
-        answer=model.tokens.decode([answer_id]),
-        answer_id=answer_id,
-        clean=clean,
-        corrupted=corrupted,
-        scores=scores_TL.tolist(),
-    )
+    (found,) = trace_all(model, [statement], settings, memory)
+    if isinstance(found, ArtifactError):
+        raise found
+    return found
 
 
-@torch.no_grad()
-def trace_ids(
-    decoder: Decoder, ids: Sequence[int], span: Sequence[int], settings: Settings
-) -> tuple[int, float, float, np.ndarray]:
-    """Answer id, clean and corrupted probability, and scores (T, L) in float64, for ids and corrupted positions."""
-    ids_1T = torch.tensor([list(ids)], device=decoder.device)
-    word_1TD = decoder.words(ids_1T)
-    site = settings.sever or (settings.kind if settings.kind != "hidden" else None)
-    keep: tuple[Site, ...] = (site,) if site else ()
-    clean = decoder.run(word_1TD, keep)
-    probability_V = decoder.logits(clean.states_LBTD[-1][:, -1]).softmax(-1)[0]
-    answer_id = int(probability_V.argmax())
-
-    def corrupted_run(draw: int) -> Tensor:
-        unit_SXD = noise(settings.samples, len(span), decoder.width, draw)
-        return corrupt_words(word_1TD, span, settings.noise_level, unit_SXD)
-
-    base = decoder.run(corrupted_run(0), keep)
-    low = _score(decoder, base.states_LBTD[-1][:, -1], answer_id)
-    fresh_STD = corrupted_run(1) if settings.sever and settings.fresh_noise else None
-    untouched = (
-        low if fresh_STD is None else _score(decoder, decoder.blocks(decoder.embed(fresh_STD))[:, -1], answer_id)
-    )
-
-    scores_TL = np.full((len(ids), decoder.layers), untouched)
-    for token in range(min(span), len(ids)):
-        frozen = base.outputs[settings.sever] if settings.sever else None
-        scored = base
-        if fresh_STD is not None and frozen is not None:
-            # Values frozen under other noise change the run below the restored layer as well.
-            scored = decoder.run(fresh_STD, at_site=_put(settings.sever, token, frozen))
-        scores_TL[token] = _sweep(decoder, clean, scored, token, answer_id, settings, frozen)
-    return answer_id, float(probability_V[answer_id]), low, scores_TL
-
-
-def _sweep(
-    decoder: Decoder, clean: Run, base: Run, token: int, answer_id: int, settings: Settings, frozen: list[Tensor] | None
-) -> np.ndarray:
-    """Scores (L,) of restoring each layer at one token."""
-    layers, samples = decoder.layers, settings.samples
-    windows = [settings.layers(centre, layers) for centre in range(layers)]
-    rows_BTD: Tensor | None = None
-    joined: list[int] = []  # the centre layer of each group of S rows, in row order
-
-    for layer in range(layers + 1):
-        joining = [centre for centre in range(layers) if windows[centre].start == layer]
-        for centre in joining:
-            state_STD = base.states_LBTD[layer][:, token:].clone()
-            if settings.kind == "hidden":
-                state_STD[:, 0] = clean.states_LBTD[layer][:, token]
-            rows_BTD = state_STD if rows_BTD is None else torch.cat((rows_BTD, state_STD))
-            joined.append(centre)
-        if layer == layers or rows_BTD is None:
-            continue
-
-        def restore(site: Site, at: int, value_BTX: Tensor, joined: tuple[int, ...] = tuple(joined)) -> Tensor | None:
-            if frozen is not None and site == settings.sever:
-                value_BTX[:, 0] = frozen[at][:, token].repeat(len(joined), 1)
-                return value_BTX
-            if settings.kind != "hidden" and site == settings.kind:
-                inside = torch.tensor([at in windows[centre] for centre in joined], device=value_BTX.device)
-                value_BTX[inside.repeat_interleave(samples), 0] = clean.outputs[settings.kind][at][:, token]
-                return value_BTX
-            return None
-
-        past = _left_of(base.keys[layer], token, len(joined))
-        rows_BTD, _ = decoder.block(layer, rows_BTD, past=past, at_site=restore)
-
-    assert rows_BTD is not None
-    probability_B = decoder.logits(rows_BTD[:, -1]).softmax(-1)[:, answer_id]
-    scores_L = np.empty(layers)
-    scores_L[joined] = probability_B.unflatten(0, (len(joined), samples)).mean(1).double().cpu().numpy()
-    return scores_L
-
-
-def _left_of(keys: LayerKeys, token: int, groups: int) -> LayerKeys | None:
-    """Keys and values left of `token`, for `groups` copies of their rows."""
-    if token == 0:
-        return None
-    key_SHTK, value_SHTK = keys
-    return key_SHTK[:, :, :token].repeat(groups, 1, 1, 1), value_SHTK[:, :, :token].repeat(groups, 1, 1, 1)
-
-
-def _put(site: str | None, token: int, values: list[Tensor]) -> AtSite:
-    """A site visitor that sets the outputs of `site` at `token` to `values` at every layer."""
-
-    def visit(at: Site, layer: int, value_BTD: Tensor) -> Tensor | None:
-        if at != site:
-            return None
-        value_BTD = value_BTD.clone()
-        value_BTD[:, token] = values[layer][:, token]
-        return value_BTD
-
-    return visit
-
-
-def _score(decoder: Decoder, final_SD: Tensor, answer_id: int) -> float:
-    return float(decoder.logits(final_SD).softmax(-1)[:, answer_id].mean())
+def trace_all(
+    model: LanguageModel, statements: Sequence[Statement], settings: Settings, memory: Memory | None = None
+) -> list[Trace | ArtifactError]:
+    """Trace many facts, those of one length together; an error in the place of one that cannot be traced."""
+    memory = memory or Memory(default_memory(model.decoder.device))
+    found: dict[int, Trace | ArtifactError] = {}
+    lengths: dict[int, list[tuple[int, Encoded, tuple[int, ...]]]] = {}
+    for number, statement in enumerate(statements):
+        try:
+            encoded = model.tokens.encode(statement.prompt)
+            span = corrupted_tokens(encoded, statement, settings.corrupt, settings.relation_span)
+        except ArtifactError as error:
+            found[number] = error
+        else:
+            lengths.setdefault(len(encoded.ids), []).append((number, encoded, span))
+    for tokens, waiting in sorted(lengths.items()):
+        while waiting:
+            part = waiting[: memory.facts(model.decoder, tokens, settings.samples)]
+            try:
+                swept = sweep(
+                    model.decoder,
+                    [encoded.ids for _, encoded, _ in part],
+                    [span for *_, span in part],
+                    settings.cells(model.decoder.layers),
+                    memory,
+                )
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                memory.halve()
+                continue
+            for f, (number, encoded, span) in enumerate(part):
+                found[number] = Trace(
+                    case_id=statements[number].case_id,
+                    tokens=tuple(model.tokens.decode([i]) for i in encoded.ids),
+                    subject=subject_tokens(encoded, statements[number]),
+                    span=span,
+                    answer=model.tokens.decode([swept.answer_F[f]]),
+                    answer_id=swept.answer_F[f],
+                    clean=swept.clean_F[f],
+                    corrupted=swept.corrupted_F[f],
+                    scores=swept.scores_FTL[f].tolist(),
+                )
+            waiting = waiting[len(part) :]
+    return [found[number] for number in range(len(statements))]

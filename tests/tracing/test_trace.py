@@ -14,7 +14,8 @@ from artifact.errors import SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.load import LanguageModel
 from artifact.tracing.corruption import embedding_spread
-from artifact.tracing.trace import Settings, trace, trace_ids
+from artifact.tracing.sweep import Memory, sweep
+from artifact.tracing.trace import Settings, trace
 
 GOLDEN = sorted((Path(__file__).parent.parent / "reference" / "trace").glob("*.npz"))
 KEYS: dict[str, dict] = {
@@ -29,6 +30,12 @@ KEYS: dict[str, dict] = {
     "severed_mlp_same_noise": {"sever": "mlp", "fresh_noise": False},
     "severed_attn_same_noise": {"sever": "attn", "fresh_noise": False},
 }
+
+
+def trace_ids(decoder, ids, span, chosen: Settings, memory: int = 10**9):
+    """Answer id, clean and corrupted probability and scores of one fact's ids."""
+    found = sweep(decoder, [ids], [list(span)], chosen.cells(decoder.layers), Memory(memory))
+    return found.answer_F[0], found.clean_F[0], found.corrupted_F[0], found.scores_FTL[0]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -106,7 +113,7 @@ def _one_cell(model, ids, span, chosen, token, layer, answer_id) -> float:
     word_1TD = decoder.words(torch.tensor([ids]))
     keep = ("hidden", "mlp", "attn")
     clean = decoder.run(word_1TD, keep)
-    layers = [layer] if chosen.kind == "hidden" else chosen.layers(layer, decoder.layers)
+    layers = [layer] if chosen.kind == "hidden" else chosen.cells(decoder.layers).windows[layer]
     word_STD = corrupt_words(word_1TD, span, chosen.noise_level, noise(chosen.samples, len(span), decoder.width))
 
     def restore(site, at, value):

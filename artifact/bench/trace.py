@@ -1,0 +1,154 @@
+"""`kloc bench trace`: the sweep against one cell at a time over transformers' own model, same noise, same cells.
+
+Covers the peers' loop, written anew: forward hooks on transformers' modules, a clean row and the noise samples in one
+batch, one (token, layer) cell a pass. For big shapes a stated sample of its cells is timed and scaled. The largest
+relative difference of any score that both computed stands beside the ratio. It asserts nothing: tests hold the accuracy.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artifact.bench.shapes import matrix_rate, operations, random_module, timed
+from artifact.lm.load import from_module
+from artifact.tracing.corruption import noise
+from artifact.tracing.sweep import Memory, Swept, sweep
+from artifact.tracing.trace import Kind, Settings
+
+NOISE_LEVEL = 0.1
+
+
+@dataclass(frozen=True)
+class TraceBench:
+    """One kind's comparison. `loop_seconds` is scaled from `timed_cells` to `cells` where not all were timed."""
+
+    kind: Kind
+    cells: int
+    timed_cells: int
+    loop_seconds: float
+    sweep_seconds: float
+    loop_peak: int
+    sweep_peak: int
+    sweep_operations: int
+    rate: float
+    difference: float
+    """Largest difference of any score that both computed, relative to the score."""
+
+    @property
+    def ratio(self) -> float:
+        return self.loop_seconds / self.sweep_seconds
+
+    def lines(self) -> Iterator[str]:
+        """The comparison in words and figures."""
+        sampled = "" if self.timed_cells == self.cells else f" (from {self.timed_cells} of {self.cells} cells, scaled)"
+        achieved = self.sweep_operations / self.sweep_seconds
+        loop, peak = f"{self.loop_seconds:.2f} s a fact{sampled}", f"peak {self.loop_peak / 1e9:.2f} GB"
+        yield f"{self.kind}: one cell at a time {loop}, {peak}"
+        yield f"{self.kind}: sweep {self.sweep_seconds:.3f} s a fact, peak {self.sweep_peak / 1e9:.2f} GB"
+        yield (
+            f"{self.kind}: needs {self.sweep_operations / 1e9:.1f} GFLOP a fact, {achieved / 1e9:.0f} GFLOP/s achieved, "
+            f"{achieved / self.rate:.0%} of a large matrix product's {self.rate / 1e9:.0f} GFLOP/s here"
+        )
+        yield f"{self.kind}: {self.ratio:.1f} times as fast; largest relative difference of any score {self.difference:.1e}"
+
+
+def bench_trace(
+    shape: str,
+    device: str,
+    dtype: torch.dtype,
+    kinds: Sequence[Kind],
+    *,
+    tokens: int,
+    samples: int,
+    facts: int,
+    loop_cells: int,
+    memory: Memory,
+) -> Iterator[TraceBench]:
+    """Compare the sweep over `facts` facts with the loop over `loop_cells` cells of the first, for each kind.
+
+    The corrupted span is the first three tokens, so that no cell is saved by standing before it.
+    """
+    module = random_module(shape, device, dtype)
+    decoder = from_module(module, device)
+    generator = np.random.default_rng(0)
+    ids_FT = generator.integers(1, 50_000, size=(facts, tokens)).tolist()
+    span = list(range(min(3, tokens - 1)))
+    rate = matrix_rate(device, dtype)
+    cells = [(token, layer) for token in range(tokens) for layer in range(decoder.layers)]
+    chosen = cells if loop_cells >= len(cells) else [cells[i] for i in generator.choice(len(cells), loop_cells, False)]
+    for kind in kinds:
+        settings = Settings(NOISE_LEVEL, kind=kind, samples=samples)
+
+        def work(settings: Settings = settings) -> Swept:
+            return sweep(decoder, ids_FT, [span] * facts, settings.cells(decoder.layers), memory)
+
+        work()  # warm
+        swept = timed(work, device)
+        answer = swept.result.answer_F[0]
+        _loop(module, ids_FT[0], span, settings, chosen[:2], answer)  # warm
+        looped = timed(lambda s=settings, a=answer: _loop(module, ids_FT[0], span, s, chosen, a), device)  # type: ignore[misc]
+        ours = np.array([swept.result.scores_FTL[0, token, layer] for token, layer in chosen])
+        yield TraceBench(
+            kind=kind,
+            cells=len(cells),
+            timed_cells=len(chosen),
+            loop_seconds=looped.seconds * len(cells) / len(chosen),
+            sweep_seconds=swept.seconds / facts,
+            loop_peak=looped.peak,
+            sweep_peak=swept.peak,
+            sweep_operations=operations(work) // facts,
+            rate=rate,
+            difference=float((np.abs(ours - looped.result) / looped.result).max()),
+        )
+
+
+@torch.no_grad()
+def _loop(
+    module: Any,
+    ids: Sequence[int],
+    span: Sequence[int],
+    settings: Settings,
+    cells: Sequence[tuple[int, int]],
+    answer: int,
+) -> np.ndarray:
+    """Scores of `cells`, each by a pass of its own: row 0 clean, the others corrupted and restored from row 0."""
+    device = next(module.parameters()).device
+    ids_BT = torch.tensor([list(ids)] * (1 + settings.samples), device=device)
+    blocks = module.transformer.h
+    unit_SXD = torch.from_numpy(noise(settings.samples, len(span), module.config.n_embd)).to(device)
+    found = []
+    for token, layer in cells:
+        windows = settings.cells(len(blocks)).windows
+        if settings.kind == "hidden":
+            restored = [blocks[layer]]
+        else:
+            restored = [getattr(blocks[at], settings.kind) for at in windows[layer]]
+        with _hooks(module.transformer.wte, restored, span, settings.noise_level * unit_SXD, token):
+            logits_BV = module(ids_BT).logits[:, -1]
+        found.append(float(logits_BV[1:].float().softmax(-1)[:, answer].mean()))
+    return np.array(found)
+
+
+@contextmanager
+def _hooks(embedding: Any, restored: Sequence[Any], span: Sequence[int], added: Tensor, token: int) -> Iterator[None]:
+    def corrupt(_: Any, __: Any, output_BTD: Tensor) -> Tensor:
+        output_BTD[1:, list(span)] = (output_BTD[1:, list(span)].double() + added).to(output_BTD.dtype)
+        return output_BTD
+
+    def restore(_: Any, __: Any, output: Any) -> Any:
+        output_BTD = output[0] if isinstance(output, tuple) else output
+        output_BTD[1:, token] = output_BTD[0, token]
+        return output
+
+    handles = [embedding.register_forward_hook(corrupt)]
+    handles += [one.register_forward_hook(restore) for one in restored]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
