@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 
 from artifact import __version__
 from artifact.errors import ArtifactError, EditError, FactError, RunError
-from artifact.facts.fact import Perspective, Statement, read_facts, read_statements
+from artifact.facts.fact import PERSPECTIVES, Perspective, Statement, read_facts, read_statements
 
 app = App(
     name="kloc",
@@ -43,9 +43,16 @@ Limit = Annotated[int | None, Parameter(help="At most this many facts in every u
 
 
 @app.command
-def smoke(*, model: RunModel = "auto", protocol: Protocol = "released", out: Out = None, limit: Limit = None) -> int:
+def smoke(
+    *,
+    model: RunModel = "auto",
+    protocol: Protocol = "released",
+    out: Out = None,
+    limit: Limit = None,
+    memory: Memory = None,
+) -> int:
     """Every stage once on a small model, in minutes: traces, edits from both views, tables, a figure, a verdict."""
-    return run("smoke", model=model, protocol=protocol, out=out, limit=limit)
+    return run("smoke", model=model, protocol=protocol, out=out, limit=limit, memory=memory)
 
 
 @app.command
@@ -56,6 +63,7 @@ def run(
     protocol: Protocol = "released",
     out: Out = None,
     limit: Limit = None,
+    memory: Memory = None,
 ) -> int:
     """Run a plan, or go on with an interrupted one; the last line is the report's path."""
     from artifact.plan import find_plan
@@ -67,7 +75,7 @@ def run(
 
     found = find_plan(plan)
     with display() as show:
-        folder = run_plan(found, model=model, protocol=protocol, limit=limit, out=out, show=show)
+        folder = run_plan(found, model=model, protocol=protocol, limit=limit, out=out, memory=memory, show=show)
     with reading(folder) as store:
         page, verdict = render(store), verdict_of(store)
     print(f"verdict: {verdict.sentence}")
@@ -249,34 +257,22 @@ def score(
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, edited or not: success, accuracy and magnitude of both views."""
-    import msgspec
-
     from artifact.editing.edit import read_edit
-    from artifact.evaluation.metrics import GROUPS, METRICS
+    from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
 
     facts = read_facts(cases)
     loaded = _load(model)
     scores = score_cases(loaded, facts, read_edit(edit, loaded.decoder) if edit else None)
-    records: list[dict[str, Any]] = [
-        {"case_id": one.case_id, **{view: msgspec.to_builtins(found) for view, found in one.views.items()}}
-        for one in scores
-    ]
+    found = [case_json(one) for one in scores]
     print(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
-    for view in ("entity", "relation"):
+    for view in PERSPECTIVES:
         for group in GROUPS:
-            values = {
-                metric: [
-                    value
-                    for record in records
-                    if (value := record.get(view, {}).get("metrics", {}).get(group, {}).get(metric)) is not None
-                ]
-                for metric in METRICS
-            }
-            if values["success"]:
-                means = ", ".join(f"{metric} {sum(v) / len(v):.4f}" for metric, v in values.items())
-                print(f"{view} {group}: {means}")
-    _write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "cases": [_flat(r) for r in records]})
+            of_cases = [one[view][group] for one in found if view in one and one[view][group]["success"] is not None]
+            if of_cases:
+                means = {metric: sum(case[metric] for case in of_cases) / len(of_cases) for metric in METRICS}
+                print(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
+    _write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "cases": found})
     return 0
 
 
@@ -308,12 +304,10 @@ def bench_trace(
 
     device = device or auto_device()[0]
     use_tf32(PROTOCOLS[protocol].tf32)
-    where = (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
-    )
-    print(
-        f"{shape} shape, {dtype}, {where}; {tokens} tokens, {samples} samples, {facts} facts a sweep; protocol {protocol}"
-    )
+    cuda = device.startswith("cuda")
+    where = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{shape} shape, {dtype}, {where}; protocol {protocol}")
+    print(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
     found = compare(
         shape,
         device,
@@ -396,16 +390,6 @@ def _load(model: str) -> Any:
     from artifact.lm.load import load
 
     return load(model)
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """A case with its groups at hand: view -> group -> metrics, with the prompts' own numbers beside them."""
-    flat: dict[str, Any] = {"case_id": record["case_id"]}
-    for view in ("entity", "relation"):
-        if view in record:
-            metrics, prompts = record[view]["metrics"], record[view]["prompts"]
-            flat[view] = {group: {**metrics[group], "prompts": prompts.get(group, [])} for group in metrics}
-    return flat
 
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:

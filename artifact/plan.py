@@ -4,20 +4,22 @@ Covers the `smoke` plan and the units that exist. A unit does one thing to a lis
 case at a time. It does not run anything (runs/).
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from artifact.errors import SettingError
-from artifact.facts.fact import Perspective
+from artifact.facts.fact import PERSPECTIVES, Perspective
 
 UnitKind = Literal["trace", "unedited", "edit"]
+TraceKind = Literal["hidden", "mlp", "attn"]
+Severed = Literal["mlp", "attn"]
 
 
 class Unit(msgspec.Struct, frozen=True):
     """One thing to do to each fact: trace it, score the unedited model on it, or edit it and score the edited model.
 
-    `kind` and `corrupt` describe a trace, `method` and `perspective` an edit. `most`
+    `kind`, `window`, `sever` and `corrupt` describe a trace, `method` and `perspective` an edit. `most`
     is how many facts it takes at most (None: all), `batch` how many are computed together: batches are cut from the
     plan's list of cases and never from what is left, so that an interrupted run gives the same numbers.
     """
@@ -26,10 +28,32 @@ class Unit(msgspec.Struct, frozen=True):
     does: UnitKind
     batch: int
     most: int | None = None
-    kind: Literal["hidden", "mlp", "attn"] = "hidden"
+    kind: TraceKind = "hidden"
+    window: int = 10
+    sever: Severed | None = None
     corrupt: Perspective = "entity"
     method: Literal["none", "rome"] = "none"
     perspective: Perspective = "entity"
+
+    @property
+    def trace_kind(self) -> str:
+        """What is traced in one word: hidden, mlp, attn, severed-mlp, severed-attn."""
+        return f"severed-{self.sever}" if self.sever else self.kind
+
+
+def _traces(batch: int, most: int, window: int) -> tuple[Unit, ...]:
+    """Every kind of trace from both perspectives: what Figures 2 and 3 are drawn from."""
+    units = []
+    for corrupt in PERSPECTIVES:
+        units += [
+            Unit(f"trace-{kind}-{corrupt}", "trace", batch=batch, most=most, kind=kind, window=window, corrupt=corrupt)
+            for kind in get_args(TraceKind)
+        ]
+        units += [
+            Unit(f"trace-severed-{sever}-{corrupt}", "trace", batch=batch, most=most, sever=sever, corrupt=corrupt)
+            for sever in get_args(Severed)
+        ]
+    return tuple(units)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -47,8 +71,7 @@ SMOKE = Plan(
         Unit("unedited", "unedited", batch=48, most=48),
         Unit("rome-entity", "edit", batch=4, most=48, method="rome", perspective="entity"),
         Unit("rome-relation", "edit", batch=4, most=48, method="rome", perspective="relation"),
-        Unit("trace-hidden-entity", "trace", batch=8, most=96, corrupt="entity"),
-        Unit("trace-hidden-relation", "trace", batch=8, most=96, corrupt="relation"),
+        *_traces(batch=16, most=64, window=3),  # the paper's ten layers would span a small model
     ),
 )
 PLANS = {plan.name: plan for plan in (SMOKE,)}

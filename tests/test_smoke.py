@@ -82,7 +82,9 @@ def test_every_unit_has_its_cases(finished) -> None:
     folder, _ = finished
     with sqlite3.connect(folder / "run.sqlite") as connection:
         found = dict(connection.execute("select unit, count(*) from records where status = 'done' group by unit"))
-    assert set(found) == {"unedited", "rome-entity", "rome-relation", "trace-hidden-entity", "trace-hidden-relation"}
+    kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
+    traces = {f"trace-{kind}-{corrupt}" for kind in kinds for corrupt in ("entity", "relation")}
+    assert set(found) == {"unedited", "rome-entity", "rome-relation"} | traces
     assert all(count >= int(LIMIT) - 1 for count in found.values()), found
 
 

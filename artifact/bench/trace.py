@@ -2,7 +2,7 @@
 
 Covers the peers' loop, written anew: forward hooks on transformers' modules, a clean row and the noise samples in one
 batch, one (token, layer) cell a pass. For big shapes a stated sample of its cells is timed and scaled. The largest
-relative difference of any score that both computed stands beside the ratio. It asserts nothing: tests hold the accuracy.
+relative difference of any score stands beside the ratio. It asserts nothing: tests hold the accuracy.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,10 +51,10 @@ class TraceBench:
         yield f"{self.kind}: one cell at a time {loop}, {peak}"
         yield f"{self.kind}: sweep {self.sweep_seconds:.3f} s a fact, peak {self.sweep_peak / 1e9:.2f} GB"
         yield (
-            f"{self.kind}: needs {self.sweep_operations / 1e9:.1f} GFLOP a fact, {achieved / 1e9:.0f} GFLOP/s achieved, "
-            f"{achieved / self.rate:.0%} of a large matrix product's {self.rate / 1e9:.0f} GFLOP/s here"
+            f"{self.kind}: needs {self.sweep_operations / 1e9:.1f} GFLOP a fact, {achieved / 1e9:.0f} GFLOP/s: "
+            f"{achieved / self.rate:.0%} of a large product's {self.rate / 1e9:.0f} GFLOP/s"
         )
-        yield f"{self.kind}: {self.ratio:.1f} times as fast; largest relative difference of any score {self.difference:.1e}"
+        yield f"{self.kind}: {self.ratio:.1f} times as fast; largest relative difference {self.difference:.1e}"
 
 
 def bench_trace(

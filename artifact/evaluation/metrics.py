@@ -6,8 +6,8 @@ mean over its prompts; a table's is the mean over cases (reporting). It does not
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from artifact.facts.fact import Perspective
 
@@ -69,6 +69,17 @@ def view_score(prompts: Mapping[Group, Sequence[PromptScore]]) -> ViewScore:
             "magnitude": _mean([math.exp(-wanted) - math.exp(-other) for wanted, other, _ in sides]),
         }
     return ViewScore(prompts, metrics)
+
+
+def case_json(score: CaseScore) -> dict[str, Any]:
+    """A case as plain JSON: view -> group -> metrics, with the prompts' own numbers beside them."""
+    found: dict[str, Any] = {"case_id": score.case_id}
+    for view, one in score.views.items():
+        found[view] = {
+            group: {**metrics, "prompts": [asdict(prompt) for prompt in one.prompts.get(group, ())]}
+            for group, metrics in one.metrics.items()
+        }
+    return found
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -13,7 +13,9 @@ from artifact.errors import ExpectedError
 from artifact.evaluation.metrics import Group
 from artifact.facts.fact import Perspective
 from artifact.reporting.resources import expected_folder
+from artifact.tracing.averages import roles
 
+TraceName = Literal["hidden", "mlp", "attn", "severed-mlp", "severed-attn"]
 _Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Points = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
@@ -87,6 +89,31 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disjoint: bool
 
 
+class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Cells of one trace kind and view whose indirect effects are averaged: token roles and a range of depth.
+
+    `depth` is a half-open range of the model's depth from 0 to 1; layer l of L stands at (l + 0.5) / L.
+    """
+
+    kind: TraceName
+    corrupt: Perspective
+    roles: tuple[str, ...]
+    depth: tuple[float, float]
+
+
+class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Part of a figure claim's predicate, fact by fact: the mean effect of `region` exceeds a comparison's.
+
+    The comparison is another region's mean effect (`over`), or `share` of the fact's total effect (clean - corrupted).
+    `reason` says why the words of the claim are read this way.
+    """
+
+    region: Region
+    reason: str
+    over: Region | None = None
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+
+
 class Claim(msgspec.Struct, frozen=True):
     """One sentence of the paper, what judging it needs, and its predicate in words and, where it has one, as data."""
 
@@ -100,6 +127,7 @@ class Claim(msgspec.Struct, frozen=True):
     predicate: str
     bounds: tuple[Bound, ...]
     orders: tuple[Order, ...]
+    effects: tuple[Effect, ...]
     notes: tuple[str, ...]
 
 
@@ -150,11 +178,11 @@ class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where: str
     models: tuple[str, ...]
     tables: tuple[str, ...]
-    kinds: tuple[Literal["hidden", "mlp", "attn"], ...]
     predicate: str
     bounds: tuple[Bound, ...]
     orders: tuple[Order, ...]
     notes: tuple[str, ...]
+    effects: tuple[Effect, ...] = ()
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -265,6 +293,24 @@ def _cell(
     )
 
 
+def _regions(effect: Effect) -> tuple[Region, ...]:
+    return (effect.region,) if effect.over is None else (effect.region, effect.over)
+
+
+def _check_effect(effect: Effect, claim: _Claim, path: Path) -> None:
+    if (effect.over is None) == (effect.share is None):
+        raise ExpectedError(f"{path}: claim {claim.id}.effects: each needs either over or share; correct the file")
+    for region in _regions(effect):
+        for role in region.roles:
+            if role not in roles(region.corrupt):
+                raise _unknown(path, f"claim {claim.id}.effects.roles", role, dict.fromkeys(roles(region.corrupt)))
+        low, high = region.depth
+        if not 0 <= low < high <= 1:
+            raise ExpectedError(
+                f"{path}: claim {claim.id}.effects.depth: expected 0 <= low < high <= 1, got {low}, {high}"
+            )
+
+
 def _claim(claim: _Claim, cells: tuple[Cell, ...], file: _File, path: Path) -> Claim:
     tables = {table.id: table for table in file.tables}
     for name in claim.tables:
@@ -273,6 +319,8 @@ def _claim(claim: _Claim, cells: tuple[Cell, ...], file: _File, path: Path) -> C
     for name in claim.models:
         if name not in file.models:
             raise _unknown(path, f"claim {claim.id}.models", name, file.models)
+    for effect in claim.effects:
+        _check_effect(effect, claim, path)
     # A claim about several tables compares them, so it needs the methods that all of them have.
     rows = {(cell.table, cell.model, cell.method) for cell in cells}
     needed = tuple(
@@ -289,10 +337,11 @@ def _claim(claim: _Claim, cells: tuple[Cell, ...], file: _File, path: Path) -> C
         where=claim.where,
         models=claim.models,
         cells=needed,
-        kinds=claim.kinds,
+        kinds=tuple(dict.fromkeys(region.kind for effect in claim.effects for region in _regions(effect))),
         predicate=claim.predicate,
         bounds=claim.bounds,
         orders=claim.orders,
+        effects=claim.effects,
         notes=claim.notes,
     )
 

@@ -35,7 +35,13 @@ _STYLE: Any = {
     "axes.linewidth": 0.5,
     "pdf.fonttype": 42,
 }
-KIND_NAMES = {"hidden": "hidden state", "mlp": "MLP window", "attn": "attention window"}
+KIND_NAMES = {
+    "hidden": "hidden state",
+    "mlp": "MLP window",
+    "attn": "attention window",
+    "severed-mlp": "hidden state, MLP severed",
+    "severed-attn": "hidden state, attention severed",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Panel:
 
     unit: str
     kind: str
+    window: int
     corrupt: Perspective
     effects: tuple[RoleEffects, ...]
     facts: int
@@ -92,7 +99,8 @@ class Chart:
 
     @property
     def printed_kind(self) -> str:
-        return KIND_NAMES.get(self.kind, self.kind)
+        name = KIND_NAMES.get(self.kind, self.kind)
+        return f"{name} of {self.panels[0].window} layers" if self.kind in ("mlp", "attn") else name
 
     @property
     def summary(self) -> str:
@@ -112,7 +120,7 @@ def charts(store: Store) -> list[Chart]:
     kinds: dict[str, list[Panel]] = {}
     for unit in store.info().plan.units:
         if unit.does == "trace" and (panel := _panel(store, unit)) is not None:
-            kinds.setdefault(unit.kind, []).append(panel)
+            kinds.setdefault(unit.trace_kind, []).append(panel)
     return [
         Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.corrupt))))
         for kind, panels in kinds.items()
@@ -121,13 +129,10 @@ def charts(store: Store) -> list[Chart]:
 
 def chart_files(chart: Chart) -> dict[str, bytes]:
     """Content by file name: the chart as PDF and PNG, a PNG a panel, and the numbers as CSV."""
-    files = {
-        f"{chart.name}.pdf": _rendered(chart, chart.panels, "pdf"),
-        f"{chart.name}.png": _rendered(chart, chart.panels, "png"),
-        f"{chart.name}.csv": chart_csv(chart),
-    }
+    pdf, png = figure_bytes(lambda: _figure(chart, chart.panels), "pdf", "png")
+    files = {f"{chart.name}.pdf": pdf, f"{chart.name}.png": png, f"{chart.name}.csv": chart_csv(chart)}
     for panel in chart.panels:
-        files[panel_file(panel)] = _rendered(chart, [panel], "png")
+        (files[panel_file(panel)],) = figure_bytes(lambda panel=panel: _figure(chart, [panel]), "png")
     return files
 
 
@@ -186,7 +191,8 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
         return figure
 
     try:
-        write_atomically(path, _bytes(draw, form))
+        (content,) = figure_bytes(draw, form)
+        write_atomically(path, content)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); name a file in a folder you own") from None
 
@@ -198,7 +204,8 @@ def _panel(store: Store, unit: Unit) -> Panel | None:
         return None
     return Panel(
         unit=unit.name,
-        kind=unit.kind,
+        kind=unit.trace_kind,
+        window=unit.window,
         corrupt=unit.corrupt,
         effects=tuple(role_effects(unit.corrupt, traces)),
         facts=len(traces),
@@ -217,24 +224,27 @@ def _scale(chart: Chart) -> Normalize:
     return Normalize(low, high if high > low else low + 1e-6)
 
 
-def _rendered(chart: Chart, panels: Sequence[Panel], form: str) -> bytes:
-    return _bytes(lambda: _figure(chart, panels), form)
-
-
-def _bytes(draw: Callable[[], Figure], form: str) -> bytes:
-    """The figure that `draw` makes, as pdf or png: the same bytes each time, under any matplotlibrc."""
+def figure_bytes(draw: Callable[[], Figure], *forms: str) -> list[bytes]:
+    """The figure that `draw` makes, in each of the forms pdf and png: the same bytes each time, under any matplotlibrc."""
+    found = []
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         figure = draw()
-        content = io.BytesIO()
-        if form == "pdf":
-            FigureCanvasPdf(figure).print_pdf(
-                content, metadata={"CreationDate": None, "ModDate": None, "Producer": None, "Creator": None}
-            )
-        else:
-            FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
-    return content.getvalue()
+        FigureCanvasAgg(figure)
+        # Laid out once: the layout costs more than either form.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for form in forms:
+            content = io.BytesIO()
+            if form == "pdf":
+                FigureCanvasPdf(figure).print_pdf(
+                    content, metadata={"CreationDate": None, "ModDate": None, "Producer": None, "Creator": None}
+                )
+            else:
+                FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
+            found.append(content.getvalue())
+    return found
 
 
 def _figure(chart: Chart, panels: Sequence[Panel]) -> Figure:

@@ -21,6 +21,7 @@ from artifact.reporting import grids
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.figures import chart_files, charts, largest_half_width, panel_file
 from artifact.reporting.resources import paper_folder
+from artifact.reporting.severed import severed_charts, severed_files
 from artifact.reporting.tables import COLUMNS, PaperRow, counted_reasons, own_rows
 from artifact.reporting.verdict import reach_verdict, verdict_json
 from artifact.runs.store import RunInfo, Store, write_atomically
@@ -60,6 +61,9 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
     paper = [grids.paper_grid(name, table) for name, table in published.items()]
     traces = [grids.trace_grid(drawn)] if drawn else []
     figures = {f"figures/{name}": content for chart in drawn for name, content in chart_files(chart).items()}
+    severed = severed_charts(drawn)
+    for one in severed:
+        figures |= {f"figures/{name}": content for name, content in severed_files(one).items()}
     files = dict(figures)
     for grid in (*own, *paper, *traces):
         files[f"tables/{grid.name}.tex"] = _text_template("table.tex.j2").render(grid=grid).encode()
@@ -85,11 +89,13 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
         "paper_grids": {grid.name: grid for grid in paper},
         "trace_grids": traces,
         "charts": drawn,
+        "severed": severed,
         "images": {
             panel.unit: base64.b64encode(figures[f"figures/{panel_file(panel)}"]).decode()
             for chart in drawn
             for panel in chart.panels
-        },
+        }
+        | {one.name: base64.b64encode(figures[f"figures/{one.name}.png"]).decode() for one in severed},
         "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
         "reasons": counted_reasons(store),
         "progress": progress,

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from artifact.reporting.expected import Bound, Claim, Expected, Order, load_expected
+from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
 from artifact.runs.store import RunInfo, Store
@@ -79,7 +80,7 @@ def reach_verdict(expected: Expected, store: Store, rows: Sequence[Row]) -> Verd
     info = store.info()
     paper = tuple(paper_rows(expected.cells, info, rows))
     cells = {cell.cell.id: cell for row in paper for cell in row.cells}
-    traced: set[str] = {unit.kind for unit in info.plan.units if unit.does == "trace" and store.done(unit)}
+    traced = traced_effects(store)
     return Verdict(
         info=info,
         paper=paper,
@@ -88,11 +89,11 @@ def reach_verdict(expected: Expected, store: Store, rows: Sequence[Row]) -> Verd
     )
 
 
-def claim_status(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, traced: set[str]) -> str:
+def claim_status(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, traced: TracedEffects) -> str:
     """The claim's status in words.
 
     A claim of the tables "holds" or "does not hold" for each model all of whose cells were measured; a claim of the
-    figures, which print no number, is never judged by a predicate.
+    figures by the intervals of its effects, where the traces are there (figure_claims.py).
     """
     if claim.kinds:
         return _figure_status(claim, info, traced)
@@ -149,13 +150,15 @@ def verdict_json(verdict: Verdict) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
 
 
-def _figure_status(claim: Claim, info: RunInfo, traced: set[str]) -> str:
-    kinds = ", ".join(kind for kind in claim.kinds if kind not in traced)
+def _figure_status(claim: Claim, info: RunInfo, traced: TracedEffects) -> str:
     if info.model not in claim.models or not info.evidence:
         return f"not run: needs {', '.join(claim.models)} with traces of {', '.join(claim.kinds)}"
-    if kinds:
-        return f"not run: needs {info.model} with traces of {kinds}"
-    return "not judged: the paper prints no number; compare the figure by eye"
+    missing = [model for model in claim.models if model != info.model]
+    lacking = [kind for kind in claim.kinds if kind not in traced.kinds]
+    if lacking:
+        return f"not run: needs {info.model} with traces of {', '.join(lacking)}"
+    words = figure_claim(claim, info, traced)
+    return f"{words}; not run: needs {', '.join(missing)}" if missing else words
 
 
 def _lacking(model: str, cells: Sequence[PaperCell], info: RunInfo) -> str:

@@ -60,13 +60,15 @@ def _trace(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
     settings = Settings(
         context.noise_level,
         kind=unit.kind,
+        window=unit.window,
+        sever=unit.sever,
         samples=SAMPLES,
         fresh_noise=context.protocol.severed_fresh_noise,
         corrupt=unit.corrupt,
     )
     statements = [Statement(f.case_id, f.prompt, f.subject, f.template, f.object_true) for f in facts]
     records = []
-    for fact, traced in zip(facts, trace_all(context.model, statements, settings), strict=True):
+    for fact, traced in zip(facts, trace_all(context.model, statements, settings, context.memory), strict=True):
         if isinstance(traced, ArtifactError):
             records.append(Record(fact.case_id, "failed", {"reason": str(traced)}))
         elif traced.answer_id != context.model.tokens.ids(f" {fact.object_true}")[0]:

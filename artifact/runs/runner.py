@@ -33,14 +33,23 @@ class _Stop:
         self.asked = True
 
 
-def run_plan(plan: Plan, *, model: str, protocol: str, limit: int | None, out: Path | None, show: Display) -> Path:
+def run_plan(
+    plan: Plan,
+    *,
+    model: str,
+    protocol: str,
+    show: Display,
+    limit: int | None = None,
+    out: Path | None = None,
+    memory: str | None = None,
+) -> Path:
     """Run or resume `plan`; returns the run's folder.
 
     Raises Interrupted when stopped on request, and RunError when the folder is another run's or cannot be written.
     """
     begun_with = _model_of(out) if out is not None else None
     with _stopping() as stop:
-        context, info = prepare(plan, model, protocol, limit, show.say, begun_with)
+        context, info = prepare(plan, model, protocol, limit, show.say, begun_with, memory)
         folder = out or Path("results") / _run_name(plan, context)
         show.say(f"data: {info.data_source}, {len(context.data.facts)} facts; run folder {folder}")
         with writing(folder) as store:

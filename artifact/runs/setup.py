@@ -25,6 +25,7 @@ from artifact.lm.load import LanguageModel, auto_device, cached, fetch, hub_answ
 from artifact.plan import Plan
 from artifact.runs.store import RunInfo
 from artifact.tracing.corruption import embedding_spread
+from artifact.tracing.sweep import Memory, default_memory, parse_bytes
 
 SAMPLES = 10
 RIDGE = 1e-4
@@ -105,6 +106,7 @@ class Context:
     protocol: Protocol
     rome: RomeHparams
     noise_level: float
+    memory: Memory
 
     @cached_property
     def prefixes(self) -> list[str]:
@@ -138,6 +140,7 @@ def prepare(
     limit: int | None,
     say: Callable[[str], None],
     begun_with: str | None = None,
+    memory: str | None = None,
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
     if protocol_name not in PROTOCOLS:
@@ -157,7 +160,8 @@ def prepare(
         torch.set_num_threads(1)
     data = data_for(name)
     rome = rome_hparams(name, model.decoder.layers)
-    context = Context(model, data, protocol, rome, noise_level("s3", model))
+    budget = Memory(default_memory(model.decoder.device) if memory is None else parse_bytes(memory), say)
+    context = Context(model, data, protocol, rome, noise_level("s3", model), budget)
     methods = {unit.method for unit in plan.units if unit.does == "edit"}
     settings: dict[str, Any] = {}
     if "rome" in methods:

@@ -99,7 +99,10 @@ def test_claims() -> None:
     assert len(claims["T3"].cells) == 32
     for claim in claims.values():
         assert claim.sentence and claim.where and claim.predicate
-        assert bool(claim.kinds) != bool(claim.bounds or claim.orders)
+        assert bool(claim.effects) != bool(claim.bounds or claim.orders)
+        assert bool(claim.effects) == bool(claim.kinds)
+        assert all(effect.reason for effect in claim.effects)
+    assert claims["F4"].kinds == ("mlp", "attn", "hidden", "severed-mlp", "severed-attn")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,12 @@ def test_claims() -> None:
         (lambda f: f.update(surprise=1), "unknown field `surprise`"),
         (lambda f: f["claims"][4].update(tables=["t9"]), "claim T1.tables: 't9' is unknown"),
         (lambda f: f["claims"][4].update(models=["m"]), "claim T1.models: 'm' is unknown"),
+        (
+            lambda f: f["claims"][0]["effects"][0]["region"].update(roles=["x"]),
+            "claim F1.effects.roles: 'x' is unknown",
+        ),
+        (lambda f: f["claims"][0]["effects"][0]["region"].update(depth=[0.5, 0.5]), "claim F1.effects.depth: expected"),
+        (lambda f: f["claims"][0]["effects"][0].pop("share"), "each needs either over or share"),
     ],
 )
 def test_a_bad_file_is_refused_by_name_and_field(tmp_path: Path, change: Callable[[Any], object], message: str) -> None:

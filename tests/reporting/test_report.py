@@ -198,8 +198,24 @@ def test_an_empty_run_has_a_report(build: Build) -> None:
     assert "nothing was compared" in parsed(files).text
 
 
+def test_every_kind_of_trace_is_drawn(build: Build) -> None:
+    """Heat maps of five kinds in two views, and the severed effects of each view as lines."""
+    files = report_files(build(plan=SMOKE, cases=3), load_expected())
+    kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
+    for name in (*(f"aie-{kind}" for kind in kinds), "severed-entity", "severed-relation"):
+        assert files[f"figures/{name}.pdf"].startswith(b"%PDF") and files[f"figures/{name}.png"].startswith(b"\x89PNG")
+    page = parsed(files)
+    assert len(page.alts) == 2 * len(kinds) + 2 and all(page.alts)
+    assert "MLP window of 3 layers" in page.text and "hidden state, attention severed" in page.text
+    assert "severed scores come from other noise" in page.text
+    again = report_files(build(plan=SMOKE, cases=3), load_expected())
+    assert {name: again[name] for name in files if name.startswith("figures/")} == {
+        name: content for name, content in files.items() if name.startswith("figures/")
+    }
+
+
 def test_one_fact_has_no_interval_of_a_trace(build: Build) -> None:
-    (chart,) = charts(build(cases=1))
+    chart, *_ = charts(build(cases=1))
     rows = list(csv.DictReader(io.StringIO(chart_csv(chart).decode())))
     assert {row["low"] for row in rows} == {""} and {row["facts"] for row in rows} == {"1"}
     assert largest_half_width(chart.panels[0]) is None
@@ -235,7 +251,7 @@ def test_command_to_repeat(build: Build, full_size: dict[str, Any], smoke: Store
 
 
 def test_chart_numbers(shared_smoke: Store, files: dict[str, bytes]) -> None:
-    (chart,) = charts(shared_smoke)
+    chart, *_ = charts(shared_smoke)
     assert [panel.corrupt for panel in chart.panels] == ["entity", "relation"]
     assert [panel.facts for panel in chart.panels] == [22, 22]
     assert [panel.shared_last for panel in chart.panels] == [0, 22]

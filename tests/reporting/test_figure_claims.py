@@ -1,0 +1,116 @@
+"""The figures' claims are judged by their effects' intervals: they hold, fail, stay undecided, or lack traces."""
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+
+from artifact.reporting.expected import Claim, load_expected
+from artifact.reporting.figure_claims import TracedEffects, difference
+from artifact.reporting.verdict import claim_status
+from artifact.runs.store import Store
+
+LAYERS, TOKENS = 12, 7
+SUBJECT, RELATION = [1, 2], [0, 3, 4, 5, 6]
+CLAIMS = {claim.id: claim for claim in load_expected().claims if claim.effects}
+Shape = Callable[[str, str, int, float], float]
+"""Effect of (kind, view) at a token and a depth."""
+
+
+def as_claimed(kind: str, corrupt: str, token: int, depth: float) -> float:
+    """A model in which all four claims hold."""
+    last, early = token == TOKENS - 1, depth < 1 / 3
+    if kind.startswith("severed"):
+        return 0.1
+    if corrupt == "entity":
+        return 0.4 if kind == "mlp" and token == 2 and depth < 0.5 else 0.0
+    if kind == "mlp":
+        return (0.5 if depth > 0.5 else 0.1) if last else 0.0
+    if kind == "attn":
+        return (0.4 if 1 / 3 < depth < 2 / 3 else 0.1 if depth > 2 / 3 else 0.0) if last else 0.0
+    return 0.5 if last else 0.3 if early and token in RELATION else 0.0
+
+
+def traced(
+    shape: Shape, kinds: tuple[str, ...] = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
+) -> TracedEffects:
+    draw = np.random.default_rng(0)
+    found = {}
+    for kind in kinds:
+        for corrupt, span in (("entity", SUBJECT), ("relation", RELATION)):
+            found[kind, corrupt] = {
+                case: {
+                    "tokens": ["t"] * TOKENS,
+                    "subject": SUBJECT,
+                    "span": span,
+                    "clean": 0.9,
+                    "corrupted": 0.1,
+                    "scores": [
+                        [
+                            0.1 + shape(kind, corrupt, token, (layer + 0.5) / LAYERS) + draw.normal(0, 0.02)
+                            for layer in range(LAYERS)
+                        ]
+                        for token in range(TOKENS)
+                    ],
+                }
+                for case in range(20)
+            }
+    return TracedEffects(found)  # type: ignore[arg-type]
+
+
+def status(claim: Claim, smoke: Store, effects: TracedEffects, model: str = "gpt2-xl", evidence: bool = True) -> str:
+    info = msgspec.structs.replace(smoke.info(), model=model, evidence=evidence)
+    return claim_status(claim, {}, info, effects)
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_it_holds_where_the_effects_are_as_claimed(name: str, smoke: Store) -> None:
+    found = status(CLAIMS[name], smoke, traced(as_claimed))
+    assert found.startswith("holds for gpt2-xl (smallest difference +")
+    assert found.endswith("n = 20); not run: needs gpt-j")
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_it_fails_where_layers_are_the_other_way_round(name: str, smoke: Store) -> None:
+    def reversed_(kind: str, corrupt: str, token: int, depth: float) -> float:
+        if name == "F3":  # the middle third is its own mirror image: flatten it below the others
+            return 0.0 if 1 / 3 < depth < 2 / 3 else 0.3
+        return as_claimed(kind, corrupt, token, 1 - depth)
+
+    found = status(CLAIMS[name], smoke, traced(reversed_))
+    assert found.startswith("does not hold for gpt2-xl (smallest difference -")
+
+
+@pytest.mark.parametrize("name", ["F2", "F3", "F4"])
+def test_noise_alone_is_undecided_or_fails_but_never_holds(name: str, smoke: Store) -> None:
+    found = status(CLAIMS[name], smoke, traced(lambda *_: 0.2))
+    assert not found.startswith("holds")
+
+
+def test_what_is_missing_is_named(smoke: Store) -> None:
+    claim = CLAIMS["F4"]
+    some = traced(as_claimed, ("hidden", "mlp"))
+    assert status(claim, smoke, some) == "not run: needs gpt2-xl with traces of attn, severed-mlp, severed-attn"
+    every = "mlp, attn, hidden, severed-mlp, severed-attn"
+    for model, evidence in (("world", False), ("gpt2-xl", False), ("world", True)):
+        found = status(claim, smoke, traced(as_claimed), model, evidence)
+        assert found == f"not run: needs gpt2-xl, gpt-j with traces of {every}"
+
+
+def test_a_share_is_of_each_facts_own_total_effect() -> None:
+    (effect,) = CLAIMS["F1"].effects
+    found = difference(effect, traced(as_claimed))
+    assert found is not None and found.n == 20
+    assert found.mean == pytest.approx(0.5 - 0.5 * 0.8, abs=0.01)
+
+
+def test_facts_without_the_role_do_not_count() -> None:
+    effects = traced(as_claimed)
+    for trace in effects.traces["hidden", "relation"].values():
+        trace["span"] = [6]  # type: ignore[index]
+    assert difference(CLAIMS["F2"].effects[1], effects) is not None  # its first corrupted token is the last
+    for trace in effects.traces["mlp", "relation"].values():
+        trace["tokens"] = []  # type: ignore[index]
+    missing = msgspec.structs.replace(CLAIMS["F2"].effects[0].region, roles=("middle corrupted tokens",))
+    assert difference(msgspec.structs.replace(CLAIMS["F2"].effects[0], region=missing), effects) is None

@@ -1,0 +1,61 @@
+"""The benchmark compares what it says it compares: same cells, same scores. Its speeds are no test."""
+
+import pytest
+import torch
+
+from artifact.bench import shapes
+from artifact.bench.trace import bench_trace
+from artifact.cli import call
+from artifact.errors import SettingError
+from artifact.tracing.sweep import Memory
+
+TINY = {
+    "gpt2": {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 50257},
+    "gpt-j": {
+        "model_type": "gptj",
+        "n_layer": 3,
+        "n_embd": 32,
+        "n_head": 2,
+        "rotary_dim": 8,
+        "vocab_size": 50257,
+        "tie_word_embeddings": False,
+    },
+}
+
+
+@pytest.mark.parametrize("shape", TINY)
+def test_sweep_and_loop_agree(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes.SHAPES, shape, TINY[shape])
+    found = list(
+        bench_trace(
+            shape,
+            "cpu",
+            torch.float32,
+            ["hidden", "mlp", "attn"],
+            tokens=5,
+            samples=3,
+            facts=2,
+            loop_cells=100,
+            memory=Memory(10**9),
+        )
+    )
+    assert [one.kind for one in found] == ["hidden", "mlp", "attn"]
+    for one in found:
+        assert one.cells == one.timed_cells == 15
+        assert one.difference < 1e-4
+        assert one.sweep_operations > 0 and one.rate > 0 and one.ratio > 0
+        assert len(list(one.lines())) == 4
+
+
+def test_a_sample_of_cells_is_scaled_and_said(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(shapes.SHAPES, "gpt2", TINY["gpt2"])
+    assert call(["bench", "trace", "--device", "cpu", "--tokens", "4", "--samples", "2", "--loop-cells", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "(from 3 of 12 cells, scaled)" in out
+    assert "hidden:" in out and "mlp:" in out and "times as fast" in out
+
+
+def test_a_shape_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "_memory", lambda device: 10**9)
+    with pytest.raises(SettingError, match=r"gpt-j needs 24 GB for its weights and cpu has 1 GB"):
+        shapes.random_module("gpt-j", "cpu", torch.float32)

