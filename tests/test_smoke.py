@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from artifact.cli import call
+
 KLOC = [sys.executable, "-W", "error", "-c", "from artifact.cli import main; main()"]
 LIMIT = "5"  # two batches in the units of batch 4
 
@@ -122,23 +124,23 @@ def test_ctrl_c_exits_3_and_resumes(finished, tmp_path: Path) -> None:
     assert contents(folder / "report") == contents(reference / "report")
 
 
-def test_repeated_it_changes_nothing(finished) -> None:
+def test_repeated_it_changes_nothing(finished, capsys) -> None:
     folder, _ = finished
     before, journal = contents(folder / "report"), (folder / "run.sqlite").read_bytes()
-    again = kloc("smoke", "--limit", LIMIT, "--out", folder)
-    assert again.returncode == 0
-    assert again.stdout.startswith("model: world (auto: the run in this folder was begun with it)\n")
+    assert call(["smoke", "--limit", LIMIT, "--out", str(folder)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "model: world (auto: the run in this folder was begun with it)"
     assert contents(folder / "report") == before
     assert (folder / "run.sqlite").read_bytes() == journal
 
 
-def test_another_protocol_or_plan_in_its_folder_is_refused(finished) -> None:
+def test_another_protocol_or_plan_in_its_folder_is_refused(finished, capsys) -> None:
     folder, _ = finished
     before = records(folder)
     for arguments in (["--limit", LIMIT, "--protocol", "corrected"], ["--limit", "4"]):
-        done = kloc("smoke", *arguments, "--out", folder)
-        assert done.returncode == 2
-        assert re.fullmatch(r"kloc: .*was made with another (protocol|limit) .*\n", done.stderr)
+        assert call(["smoke", *arguments, "--out", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert re.fullmatch(r"kloc: .*was made with another (protocol|limit) .*\n", said)
     assert records(folder) == before
 
 
@@ -156,7 +158,8 @@ def test_report_and_verify_need_no_torch(finished, tmp_path: Path) -> None:
 
 def test_corrected_protocol_gives_other_relation_edits(finished, tmp_path: Path) -> None:
     folder, _ = finished
-    assert kloc("smoke", "--limit", "2", "--protocol", "corrected", "--out", tmp_path / "run").returncode == 0
+    corrected = ["--model", "world", "--limit", "1", "--protocol", "corrected", "--out", str(tmp_path / "run")]
+    assert call(["smoke", *corrected]) == 0
     edits = []
     for run in (folder, tmp_path / "run"):
         with sqlite3.connect(run / "run.sqlite") as connection:

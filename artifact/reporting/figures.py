@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ _STYLE: Any = {
     "axes.titlesize": 8.5,
     "axes.linewidth": 0.5,
     "pdf.fonttype": 42,
+    "axes.unicode_minus": False,  # one character beyond Latin-1 embeds the font a second time
 }
 KIND_NAMES = {
     "hidden": "hidden state",
@@ -132,7 +134,7 @@ def chart_files(chart: Chart) -> dict[str, bytes]:
     pdf, png = figure_bytes(lambda: _figure(chart, chart.panels), "pdf", "png")
     files = {f"{chart.name}.pdf": pdf, f"{chart.name}.png": png, f"{chart.name}.csv": chart_csv(chart)}
     for panel in chart.panels:
-        (files[panel_file(panel)],) = figure_bytes(lambda panel=panel: _figure(chart, [panel]), "png")
+        (files[panel_file(panel)],) = figure_bytes(partial(_figure, chart, [panel]), "png")
     return files
 
 
@@ -225,7 +227,7 @@ def _scale(chart: Chart) -> Normalize:
 
 
 def figure_bytes(draw: Callable[[], Figure], *forms: str) -> list[bytes]:
-    """The figure that `draw` makes, in each of the forms pdf and png: the same bytes each time, under any matplotlibrc."""
+    """The figure that `draw` makes, in each of the forms pdf and png: the same bytes under any matplotlibrc."""
     found = []
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
