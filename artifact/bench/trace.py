@@ -92,13 +92,15 @@ def bench_trace(
         answer = swept.result.answer_F[0]
         _loop(module, ids_FT[0], span, settings, chosen[:2], answer)  # warm
         looped = timed(lambda s=settings, a=answer: _loop(module, ids_FT[0], span, s, chosen, a), device)  # type: ignore[misc]
+        again = timed(work, device)  # before and after the loop, so that a machine that slows down slows both
+        rate = max(rate, matrix_rate(device, dtype))
         ours = np.array([swept.result.scores_FTL[0, token, layer] for token, layer in chosen])
         yield TraceBench(
             kind=kind,
             cells=len(cells),
             timed_cells=len(chosen),
             loop_seconds=looped.seconds * len(cells) / len(chosen),
-            sweep_seconds=swept.seconds / facts,
+            sweep_seconds=(swept.seconds + again.seconds) / 2 / facts,
             loop_peak=looped.peak,
             sweep_peak=swept.peak,
             sweep_operations=operations(work) // facts,

@@ -65,9 +65,8 @@ class Memory:
 
     def facts(self, decoder: Decoder, tokens: int, samples: int) -> int:
         """Facts of one length whose corrupted runs may be kept together, at least one."""
-        kept = (
-            6 * decoder.layers * tokens * decoder.width * decoder.embedding_VD.element_size()
-        )  # states, keys, outputs
+        entries = 6 * decoder.layers * tokens * decoder.width  # states, keys, values, outputs
+        kept = entries * decoder.embedding_VD.element_size()
         return max(1, self.limit // 2 // ((samples + 1) * kept))
 
 

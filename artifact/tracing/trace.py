@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from artifact.errors import ArtifactError, SettingError
+from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.facts.fact import Perspective, Statement
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
@@ -118,9 +118,14 @@ def trace_all(
                     memory,
                 )
             except torch.OutOfMemoryError:
-                if len(part) == 1:
-                    raise
-                memory.halve()
+                if len(part) > 1:
+                    memory.halve()
+                else:
+                    (number, *_), *waiting = waiting
+                    found[number] = RunError(
+                        f"case {statements[number].case_id}: one fact of {tokens} tokens, {settings.samples} samples "
+                        "does not fit the device's memory; take a larger device, or fewer --samples"
+                    )
                 continue
             for f, (number, encoded, span) in enumerate(part):
                 found[number] = Trace(

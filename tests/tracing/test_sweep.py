@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from artifact.errors import PromptError, SettingError
+from artifact.errors import PromptError, RunError, SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.load import LanguageModel
 from artifact.tracing import sweep as module
@@ -104,6 +104,19 @@ def test_out_of_memory_for_several_facts_goes_on_with_fewer(model: LanguageModel
     found = trace_all(model, statements, Settings(0.3), Memory(10**9))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
+
+
+def test_a_fact_that_never_fits_is_an_error_of_its_case(model: LanguageModel, monkeypatch) -> None:
+    import artifact.tracing.trace as tracing
+
+    def refused(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tracing, "sweep", refused)
+    statements = [Statement(n, f"The capital of {s} is", s) for n, s in enumerate(("France", "Japan"))]
+    found = trace_all(model, statements, Settings(0.3), Memory(10**9))
+    assert [str(one)[:40] for one in found] == [f"case {n}: one fact of 5 tokens, 10 samples" for n in (0, 1)]
+    assert all(isinstance(one, RunError) for one in found)
 
 
 def test_windows_that_are_alike_share_a_row(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
