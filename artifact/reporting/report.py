@@ -24,7 +24,7 @@ from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import severed_charts, severed_files
 from artifact.reporting.tables import COLUMNS, PaperRow, counted_reasons, own_rows
 from artifact.reporting.verdict import reach_verdict, verdict_json
-from artifact.runs.store import RunInfo, Store, write_atomically
+from artifact.runs.store import UNFINISHED, RunInfo, Store, write_atomically
 
 PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
@@ -45,6 +45,8 @@ def render(store: Store) -> Path:
     # Tried first: nobody should wait for a report that has no place.
     with _writing(store.report_folder):
         store.report_folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in store.report_folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
+            unfinished.unlink()
     for name, content in report_files(store, load_expected()).items():
         _write(store.report_folder / name, content)
     return store.report_folder / "report.html"

@@ -19,6 +19,8 @@ from artifact.errors import RunError
 from artifact.plan import Plan, Unit
 
 DATABASE = "run.sqlite"
+UNFINISHED = ".part"
+"""Ending of a file that is being written."""
 _SCHEMA = """
 create table if not exists meta (key text primary key, value text not null);
 create table if not exists records (
@@ -226,7 +228,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a killed process, leaves the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + UNFINISHED)
     part.write_bytes(content)
     os.replace(part, path)
 

@@ -193,6 +193,15 @@ def test_an_unwritable_folder_is_one_clear_line(smoke: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_killed_process_left_is_cleared(build: Build) -> None:
+    store = build(cases=0)
+    left = store.report_folder / "tables" / "success.tex.part"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("half")
+    render(store)
+    assert not left.exists() and (store.report_folder / "report.html").is_file()
+
+
 def test_an_empty_run_has_a_report(build: Build) -> None:
     files = report_files(build(cases=0), load_expected())
     assert "nothing was compared" in parsed(files).text
