@@ -8,6 +8,7 @@ relative difference of any score stands beside the ratio. It asserts nothing: te
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def bench_trace(
         swept = timed(work, device)
         answer = swept.result.answer_F[0]
         _loop(module, ids_FT[0], span, settings, chosen[:2], answer)  # warm
-        looped = timed(lambda s=settings, a=answer: _loop(module, ids_FT[0], span, s, chosen, a), device)  # type: ignore[misc]
+        looped = timed(partial(_loop, module, ids_FT[0], span, settings, chosen, answer), device)
         again = timed(work, device)  # before and after the loop, so that a machine that slows down slows both
         rate = max(rate, matrix_rate(device, dtype))
         ours = np.array([swept.result.scores_FTL[0, token, layer] for token, layer in chosen])

@@ -39,7 +39,7 @@ def test_early_site_at_the_last_subject_token(world: Context) -> None:
     effects = {e.role: e.mean() for e in role_effects("entity", payloads)}
     total = clean - corrupted
     assert effects["last subject token"][:3].max() > 0.5 * total
-    assert effects["first subject token"][:3].max() < 0.25 * total or len(traces[0].subject) == 1
+    assert effects["first subject token"][:3].max() < 0.25 * total
     assert effects["last token"][:2].max() < 0.2 * total < effects["last token"][-1]
 
 
