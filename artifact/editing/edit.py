@@ -1,20 +1,21 @@
 """What an edit is: a change of named weights, applied to the rows of a batch without touching the model.
 
-Covers low-rank changes (ROME) and dense ones (an edit read from a file), their guards, and their file form. It does not
-compute edits (rome.py) and never writes to a model's weights.
+Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), their guards, and their
+file form. It does not compute edits (one file a method) and never writes to a model's weights.
 
 Shape letters: B batch row, T token, I input and O output width of a linear layer, R rank.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from artifact.errors import EditError
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder, RowChange, RowEdits
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,15 @@ class LowRank:
         """The change as one (I, O) matrix."""
         return self.left_IR @ self.right_RO
 
+    def norm(self) -> float:
+        """Frobenius norm, in float64, without making the matrix: |LR|^2 = trace(L^T L R R^T)."""
+        left_IR, right_RO = self.left_IR.double(), self.right_RO.double()
+        return float(((left_IR.t() @ left_IR) * (right_RO @ right_RO.t())).sum().clamp(min=0).sqrt())
+
+    def output(self, input_BTI: Tensor) -> Tensor:
+        """What the change adds to the layer's output, (B, T, O): the same change for every row."""
+        return (input_BTI @ self.left_IR) @ self.right_RO
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -36,6 +46,11 @@ class Dense:
     weight_IO: Tensor | None
     bias_O: Tensor | None = None
 
+    def norm(self) -> float:
+        """Frobenius norm over weight and bias, in float64."""
+        parts = [part.double().norm() for part in (self.weight_IO, self.bias_O) if part is not None]
+        return float(torch.stack(parts).norm())
+
     def output(self, input_BTI: Tensor) -> Tensor:
         """What the change adds to the layer's output, (B, T, O): the same change for every row."""
         added = None if self.weight_IO is None else input_BTI @ self.weight_IO
@@ -43,6 +58,9 @@ class Dense:
             assert added is not None
             return added
         return self.bias_O.expand(*input_BTI.shape[:-1], -1) if added is None else added + self.bias_O
+
+
+Change = LowRank | Dense
 
 
 @dataclass(frozen=True)
@@ -58,40 +76,117 @@ class LowRankRows:
 
 
 @dataclass(frozen=True)
+class SharedRows:
+    """Rows that share few changes, dense ones among them: each change is multiplied once, with all of its rows.
+
+    row_change[b] is the number of row b's change; None stands for a row whose edit leaves the layer as it is.
+    """
+
+    changes: Sequence[Change | None]
+    row_change: Sequence[int]
+
+    def output(self, input_BTI: Tensor) -> Tensor:
+        """What the changes add to the layer's output, (B, T, O)."""
+        if len(self.changes) == 1 and self.changes[0] is not None:
+            return self.changes[0].output(input_BTI)
+        rows_of: dict[int, list[int]] = {}
+        for row, number in enumerate(self.row_change):
+            rows_of.setdefault(number, []).append(row)
+        found: Tensor | None = None
+        for number, own in rows_of.items():
+            change = self.changes[number]
+            if change is None:
+                continue
+            own_B = torch.tensor(own, device=input_BTI.device)
+            added = change.output(input_BTI[own_B])
+            if found is None:
+                found = added.new_zeros(*input_BTI.shape[:-1], added.shape[-1])
+            found = found.index_copy(0, own_B, added)
+        # A batch whose rows all leave this layer alone: a zero that broadcasts.
+        return input_BTI.new_zeros(1) if found is None else found
+
+
+@dataclass(frozen=True)
 class Edit:
     """Linear layer's name (transformers' words, without ".weight") -> its change."""
 
-    changes: Mapping[str, LowRank]
+    changes: Mapping[str, Change]
 
     def norm(self) -> float:
         """Frobenius norm over all changed weights."""
-        return float(torch.stack([c.dense().float().norm() for c in self.changes.values()]).norm())
+        return float(torch.tensor([change.norm() for change in self.changes.values()], dtype=torch.float64).norm())
 
     def tensors(self, decoder: Decoder) -> dict[str, Tensor]:
         """New minus old by transformers' parameter name, in the orientation transformers stores."""
-        return {
-            f"{name}.weight": (change.dense() if decoder.family.input_first else change.dense().t()).contiguous().cpu()
-            for name, change in self.changes.items()
-        }
+        found = {}
+        for name, change in self.changes.items():
+            weight_IO, bias_O = (
+                (change.dense(), None) if isinstance(change, LowRank) else (change.weight_IO, change.bias_O)
+            )
+            if weight_IO is not None:
+                found[f"{name}.weight"] = weight_IO if decoder.family.input_first else weight_IO.t()
+            if bias_O is not None:
+                found[f"{name}.bias"] = bias_O
+        return {name: tensor.contiguous().cpu() for name, tensor in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edited:
+    """An edit with what its record keeps: the Frobenius norm of its change and, where a loss is minimised, the loss of
+    each forward pass. Methods that have more to tell extend it.
+    """
+
+    edit: Edit
+    norm: float
+    losses: Sequence[float] = field(default=())
+
+    def told(self) -> dict[str, float | int]:
+        """The figures of a record."""
+        found: dict[str, float | int] = {"norm": self.norm}
+        if self.losses:
+            found |= {"loss": self.losses[-1], "steps": len(self.losses)}
+        return found
+
+
+def checked_norm(edit: Edit) -> float:
+    """The norm of an edit; EditError when it changes nothing or is not finite."""
+    norm = edit.norm()
+    if not 0 < norm < float("inf"):
+        raise EditError(f"the weight change has norm {norm}; expected a finite number above zero")
+    return norm
 
 
 def rows(edits: Sequence[Edit], row_edit: Sequence[int]) -> RowEdits:
-    """Row edits for a batch whose row b carries edits[row_edit[b]]; all edits change the same layers at one rank."""
-    names = edits[0].changes.keys()
-    if any(edit.changes.keys() != names for edit in edits):
-        raise EditError("the edits of one batch must change the same layers; score them in separate batches")
-    index = torch.tensor(list(row_edit))
-    return {
-        name: LowRankRows(
-            torch.stack([edit.changes[name].left_IR for edit in edits])[index],
-            torch.stack([edit.changes[name].right_RO for edit in edits])[index],
-        )
-        for name in names
-    }
+    """Row edits for a batch whose row b carries edits[row_edit[b]]; edits may change different layers."""
+    used = sorted(set(row_edit))
+    place = {number: at for at, number in enumerate(used)}
+    row_change = [place[number] for number in row_edit]
+    names = dict.fromkeys(name for number in used for name in edits[number].changes)
+    found: dict[str, RowChange] = {}
+    for name in names:
+        changes = [edits[number].changes.get(name) for number in used]
+        low = [change for change in changes if isinstance(change, LowRank)]
+        if len(used) == 1 or any(isinstance(change, Dense) for change in changes):
+            found[name] = SharedRows(changes, row_change)
+        else:
+            found[name] = _padded(changes, low[0], max(change.left_IR.shape[1] for change in low), row_change)
+    return found
 
 
-def read_edit(path: Path, decoder: Decoder) -> RowEdits:
-    """The edit in a safetensors file as `kloc edit` writes it, for every row alike.
+def _padded(changes: Sequence[Change | None], like: LowRank, rank: int, row_change: Sequence[int]) -> LowRankRows:
+    """Low-rank changes at the highest of their ranks: what is missing is zero and adds nothing."""
+    lefts, rights = [], []
+    for change in changes:
+        left_IR = like.left_IR[:, :0] if change is None else change.left_IR  # type: ignore[union-attr]
+        right_RO = like.right_RO[:0] if change is None else change.right_RO  # type: ignore[union-attr]
+        lefts.append(F.pad(left_IR, (0, rank - left_IR.shape[1])))
+        rights.append(F.pad(right_RO, (0, 0, 0, rank - right_RO.shape[0])))
+    index = torch.tensor(list(row_change), device=like.left_IR.device)
+    return LowRankRows(torch.stack(lefts)[index], torch.stack(rights)[index])
+
+
+def read_edit(path: Path, decoder: Decoder) -> Edit:
+    """The edit in a safetensors file as `kloc edit` writes it.
 
     Raises EditError when the file is unreadable, names a weight the model lacks, has another shape, or is not finite.
     """
@@ -119,4 +214,4 @@ def read_edit(path: Path, decoder: Decoder) -> RowEdits:
             )
         delta = delta.to(weight.device, weight.dtype)
         found.setdefault(layer, {})[part] = delta.t() if part == "weight" and not decoder.family.input_first else delta
-    return {layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in found.items()}
+    return Edit({layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in found.items()})

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from artifact.editing.edit import Edit, LowRank
+from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.hparams import RomeHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
@@ -30,20 +30,17 @@ KEPT_PROMPT = "{} is a"
 REMOVAL_PREFIXES = 5
 
 
-@dataclass(frozen=True)
-class RomeEdit:
-    """An edit and the vectors it was made from: left = C^-1 k normalised (M,), right (D,), value v* (D,), loss by step.
-
-    `norm` is the Frobenius norm of the weight change.
+@dataclass(frozen=True, kw_only=True)
+class RomeEdit(Edited):
+    """An edit and the vectors it was made from: left = C^-1 k normalised (M,), right (D,), value v* (D,), and the loss
+    terms of each step: total, NLL, KL, penalty.
     """
 
-    edit: Edit
     left_M: Tensor
     right_D: Tensor
     target_D: Tensor
     delta_D: Tensor
-    history: list[tuple[float, float, float, float]]
-    norm: float
+    history: Sequence[tuple[float, float, float, float]]
 
 
 def rome(
@@ -97,11 +94,24 @@ def rome(
         left_M = left_FM[f].to(decoder.dtype)
         name = decoder.family.name("mlp_down", layer)
         edit = Edit({name: LowRank(left_M[:, None], right_D[None, :])})
-        norm = edit.norm()
-        if not (norm > 0 and norm < float("inf")):
-            results.append(EditError(f"the weight change has norm {norm}; expected a finite number above zero"))
+        try:
+            norm = checked_norm(edit)
+        except EditError as error:
+            results.append(error)
             continue
-        results.append(RomeEdit(edit, left_M, right_D, target_D, found.delta_FD[f], found.history[f], norm))
+        history = found.history[f]
+        results.append(
+            RomeEdit(
+                edit=edit,
+                norm=norm,
+                losses=[terms[0] for terms in history],
+                left_M=left_M,
+                right_D=right_D,
+                target_D=target_D,
+                delta_D=found.delta_FD[f],
+                history=history,
+            )
+        )
     return results
 
 

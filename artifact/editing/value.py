@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from artifact.errors import PromptError
 from artifact.facts.fact import fill
 from artifact.lm.decoder import Aligned, LayerKeys
 from artifact.lm.load import LanguageModel
@@ -61,7 +62,10 @@ def subject_row(
     text = fill(template, subject) + (model.tokens.decode(target[:-1]) if len(target) > 1 else "")
     encoded = model.tokens.encode(text)
     start = template.index("{}")
-    lookup = encoded.span(start, start + len(subject))[-1]
+    span = encoded.span(start, start + len(subject))
+    if not span:
+        raise PromptError(f"the subject {subject!r} has no token in the prompt {text!r}; give a subject with letters")
+    lookup = span[-1]
     return Row(encoded.ids, lookup, tuple(target), divisor or max(1, len(target)))
 
 

@@ -15,7 +15,6 @@ import torch
 from artifact.editing.edit import Edit, rows
 from artifact.evaluation.metrics import GROUPS, CaseScore, PromptScore, view_score
 from artifact.facts.fact import Fact
-from artifact.lm.decoder import RowEdits
 from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 4096
@@ -36,7 +35,7 @@ class _Continuation:
 
 
 def score_cases(
-    model: LanguageModel, facts: Sequence[Fact], edits: Sequence[Edit] | RowEdits | None = None
+    model: LanguageModel, facts: Sequence[Fact], edits: Sequence[Edit] | Edit | None = None
 ) -> list[CaseScore]:
     """Scores of every fact's views: unedited, under one edit each (a sequence), or all under one edit.
 
@@ -77,7 +76,7 @@ def score_cases(
 
 
 def _read(
-    model: LanguageModel, wanted: Sequence[_Continuation], edits: Sequence[Edit] | RowEdits | None
+    model: LanguageModel, wanted: Sequence[_Continuation], edits: Sequence[Edit] | Edit | None
 ) -> dict[_Continuation, tuple[float, bool]]:
     """Mean NLL and whether all tokens are the argmax, for each continuation."""
     decoder = model.decoder
@@ -92,7 +91,11 @@ def _read(
         while size < len(order) and (size + 1) * len(order[size][1]) <= BATCH_TOKENS:
             size += 1
         batch, order = order[:size], order[size:]
-        row_edits = rows(edits, [case for case, _ in batch]) if isinstance(edits, Sequence) else edits
+        row_edits = None
+        if isinstance(edits, Edit):
+            row_edits = rows([edits], [0] * len(batch))
+        elif edits is not None:
+            row_edits = rows(edits, [case for case, _ in batch])
         reads = [
             (row, len(one.prompt) - 1 + j, token)
             for row, key in enumerate(batch)

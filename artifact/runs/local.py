@@ -46,7 +46,7 @@ def _edit(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
         fact.case_id: Record(
             fact.case_id,
             "done",
-            {"norm": edit.norm, "loss": edit.history[-1][0], "steps": len(edit.history), **_views(score)},
+            {**edit.told(), **_views(score)},
         )
         for (fact, edit), score in zip(made, scores, strict=True)
     }

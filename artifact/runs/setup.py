@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import torch
 
-from artifact.editing.hparams import RomeHparams, hparams_hash, rome_hparams
+from artifact.editing.hparams import RomeHparams, hparams_for, hparams_hash
 from artifact.editing.moments import Moments, compute_moments
 from artifact.editing.prefixes import SEED, draw_prefixes, sample
 from artifact.editing.protocol import PROTOCOLS, Protocol
@@ -22,10 +22,10 @@ from artifact.facts.everyday import everyday_records
 from artifact.facts.fact import Fact, parse_facts, read_json
 from artifact.facts.sources import HUB_MODELS, WORLD
 from artifact.lm.load import LanguageModel, auto_device, cached, fetch, hub_answers, load
+from artifact.lm.memory import Memory, default_memory, parse_bytes
 from artifact.plan import Plan
 from artifact.runs.store import RunInfo
 from artifact.tracing.corruption import embedding_spread
-from artifact.tracing.sweep import Memory, default_memory, parse_bytes
 
 SAMPLES = 10
 RIDGE = 1e-4
@@ -159,7 +159,7 @@ def prepare(
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
     data = data_for(name)
-    rome = rome_hparams(name, model.decoder.layers)
+    rome = hparams_for("rome", name, model.decoder.layers)
     budget = Memory(default_memory(model.decoder.device) if memory is None else parse_bytes(memory), say)
     context = Context(model, data, protocol, rome, noise_level("s3", model), budget)
     methods = {unit.method for unit in plan.units if unit.does == "edit"}

@@ -16,9 +16,10 @@ import torch
 from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.facts.fact import Perspective, Statement
 from artifact.lm.load import LanguageModel
+from artifact.lm.memory import Memory, default_memory
 from artifact.lm.tokens import Encoded
 from artifact.tracing.corruption import RelationSpan, corrupted_tokens, subject_tokens
-from artifact.tracing.sweep import Cells, Memory, default_memory, sweep
+from artifact.tracing.sweep import Cells, sweep
 
 Kind = Literal["hidden", "mlp", "attn"]
 Sever = Literal["mlp", "attn"]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from artifact.editing.edit import Edit, LowRank, read_edit
-from artifact.editing.hparams import hparams_hash, rome_hparams
+from artifact.editing.hparams import hparams_for, hparams_hash
 from artifact.editing.moments import compute_moments, read_moments
 from artifact.editing.prefixes import draw_prefixes, read_prefixes, sample
 from artifact.errors import EditError, SettingError
@@ -36,7 +36,7 @@ def test_an_edit_scores_the_same_from_its_file(model, facts, tmp_path) -> None:
 def test_bias_changes_are_read_too(model, tmp_path) -> None:
     name = model.decoder.family.name("mlp_down", 1)
     save_file({f"{name}.bias": torch.full((64,), 0.5)}, tmp_path / "edit.safetensors")
-    change = read_edit(tmp_path / "edit.safetensors", model.decoder)[name]
+    change = read_edit(tmp_path / "edit.safetensors", model.decoder).changes[name]
     assert torch.equal(change.output(torch.randn(2, 3, 256)), torch.full((2, 3, 64), 0.5))
 
 
@@ -66,18 +66,18 @@ def test_bad_bytes_are_refused(tiny, tmp_path) -> None:
 def test_published_values() -> None:
     """PROTOCOL's table, transcribed."""
     for model, layers, layer in (("gpt2-xl", 48, 17), ("gpt-j", 28, 5)):
-        found = rome_hparams(model, layers)
+        found = hparams_for("rome", model, layers)
         assert (found.layer, found.v_loss_layer, found.v_num_grad_steps, found.v_lr) == (layer, layers - 1, 20, 0.5)
         assert (found.v_weight_decay, found.clamp_norm_factor, found.kl_factor) == (0.5, 4, 0.0625)
         assert found.context_template_length_params == ((5, 10), (10, 10))
 
 
 def test_hyperparameters_override_and_hash(reference, tmp_path) -> None:
-    found = rome_hparams("tiny-gpt2", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
+    found = hparams_for("rome", "tiny-gpt2", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
     assert (found.layer, found.v_num_grad_steps, found.clamp_norm_factor) == (0, 60, 12)
-    assert hparams_hash(found) != hparams_hash(rome_hparams("tiny-gpt2", 6))
+    assert hparams_hash(found) != hparams_hash(hparams_for("rome", "tiny-gpt2", 6))
     assert hparams_hash(found) == hparams_hash(
-        rome_hparams("other", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
+        hparams_for("rome", "other", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
     )
     for content, says in (
         ({"v_learning_rate": 1}, "unknown field `v_learning_rate`"),
@@ -88,7 +88,7 @@ def test_hyperparameters_override_and_hash(reference, tmp_path) -> None:
     ):
         (tmp_path / "h.json").write_text(json.dumps(content))
         with pytest.raises(SettingError, match=says):
-            rome_hparams("tiny-gpt2", 6, tmp_path / "h.json")
+            hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
 
 
 def test_prefixes_are_seeded_and_end_in_the_prompts_place(model) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from artifact.editing.hparams import RomeHparams, rome_hparams
+from artifact.editing.hparams import RomeHparams, hparams_for
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import RomeEdit, objective, rome
@@ -37,7 +37,7 @@ def test_golden(file: Path, tiny, facts) -> None:
     golden = np.load(file)
     name, case, perspective = parts(file)
     model = tiny(name)
-    hparams = rome_hparams(name, model.decoder.layers, file.parent / f"hparams_{name}.json")
+    hparams = hparams_for("rome", name, model.decoder.layers, file.parent / f"hparams_{name}.json")
     (found,) = rome(
         model,
         [facts[case].view(perspective)],
@@ -76,8 +76,8 @@ def test_golden(file: Path, tiny, facts) -> None:
 @pytest.mark.parametrize("perspective", ["entity", "relation"])
 def test_a_batch_gives_the_edits_of_single_runs(model, facts, perspective) -> None:
     """Facts of other lengths, some stopping early, in one batch: the same edits as one at a time."""
-    hparams = rome_hparams(
-        model.name, model.decoder.layers, REFERENCE / "rome_B" / f"hparams_{Path(model.name).name}.json"
+    hparams = hparams_for(
+        "rome", model.name, model.decoder.layers, REFERENCE / "rome_B" / f"hparams_{Path(model.name).name}.json"
     )
     moments = read_moments(REFERENCE / "moments" / Path(model.name).name)
     views = [facts[case].view(perspective) for case in (0, 10, 7, 26)]

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from artifact.errors import SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.load import LanguageModel
+from artifact.lm.memory import Memory
 from artifact.tracing.corruption import embedding_spread
-from artifact.tracing.sweep import Memory, sweep
+from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import Settings, trace
 
 GOLDEN = sorted((Path(__file__).parent.parent / "reference" / "trace").glob("*.npz"))

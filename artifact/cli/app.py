@@ -1,0 +1,65 @@
+"""What all commands share: the app they hang on, the parameters that mean the same everywhere, and small services.
+
+Holds no command. Imports that load torch happen inside the functions that need it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from artifact import __version__
+from artifact.errors import RunError
+
+app = App(
+    name="kloc",
+    version=__version__,
+    help="Re-run, measure and judge 'Does Knowledge Localization Hold True?' (CIKM 2024).",
+    print_error=False,
+    exit_on_error=False,
+    result_action="return_value",
+)
+
+ProtocolName = Literal["released", "corrected"]
+Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, or the folder of a transformers model.")]
+RunModel = Annotated[
+    str, Parameter(help="auto (GPT-2 small if it can be had, else the embedded world), a model's name, or a folder.")
+]
+Protocol = Annotated[ProtocolName, Parameter(help="Follow the released code's behaviour, or mend its defects.")]
+Out = Annotated[Path | None, Parameter(help="Run folder; results/<plan>-<model> unless said.")]
+Memory = Annotated[str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.")]
+Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
+
+
+def memory_budget(asked: str | None, device: str) -> Any:
+    """The memory budget asked for, or the device's own."""
+    import torch
+
+    from artifact.lm.memory import Memory, default_memory, parse_bytes
+
+    limit = default_memory(torch.device(device)) if asked is None else parse_bytes(asked)
+    return Memory(limit, lambda line: print(line, file=sys.stderr))
+
+
+def load_model(model: str) -> Any:
+    from artifact.lm.load import load
+
+    return load(model)
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is not None:
+        check_folder(path)
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def check_folder(path: Path) -> None:
+    """Make the folder of a file that is to be written; RunError when it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); name a file in a folder you own") from None

@@ -1,0 +1,39 @@
+"""kloc world: what this package makes itself instead of fetching it."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from artifact.cli.app import app, check_folder
+
+world_app = App(name="world", help="The embedded world: made-up facts and the small model trained on them.")
+app.command(world_app)
+
+
+@world_app.command
+def train(
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the model, its tokenizer and its facts.")],
+    seed: Annotated[
+        int | None, Parameter(help="Another seed makes another world; the committed one's unless said.")
+    ] = None,
+    steps: Annotated[int | None, Parameter(help="Training steps; the committed model's unless said.")] = None,
+) -> int:
+    """Build the embedded world from its seed: facts, tokenizer and model."""
+    from artifact.facts.world import DEFAULT_SEED
+    from artifact.lm.world import DEFAULT_STEPS
+    from artifact.lm.world import train as train_world
+
+    def said(step: int, of: int, loss: float) -> None:
+        if step % 50 == 0 or step == of:
+            print(f"step {step}/{of}: loss {loss:.4f}", flush=True)
+
+    check_folder(out / "config.json")
+    made = train_world(
+        out, DEFAULT_SEED if seed is None else seed, DEFAULT_STEPS if steps is None else steps, progress=said
+    )
+    for name, figures in made["measured"].items():
+        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    print(out)
+    return 0

@@ -1,0 +1,91 @@
+"""kloc trace: causal tracing of one prompt."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from artifact.cli.app import Memory, Model, Protocol, app, load_model, memory_budget, write_json
+from artifact.facts.fact import Perspective, Statement, read_statements
+
+
+@app.command
+def trace(
+    *,
+    model: Model,
+    prompt: Annotated[str, Parameter(help="The prompt to trace.")],
+    subject: Annotated[str, Parameter(help="The subject, as it stands in the prompt.")],
+    corrupt: Annotated[
+        Perspective, Parameter(help="Corrupt the subject's tokens (entity) or the relation's.")
+    ] = "entity",
+    kind: Annotated[
+        Literal["hidden", "mlp", "attn"], Parameter(help="Restore block outputs, or a module's outputs in a window.")
+    ] = "hidden",
+    window: Annotated[int, Parameter(help="Layers restored together, for mlp and attn.")] = 10,
+    relation_span: Annotated[
+        Literal["all", "after", "template"],
+        Parameter(help="Relation tokens: all but the subject, those after it, or those of the template."),
+    ] = "all",
+    template: Annotated[
+        str | None, Parameter(help="The prompt's wording with {} for the subject, for --relation-span template.")
+    ] = None,
+    samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
+    noise: Annotated[
+        str, Parameter(help="s3 (three standard deviations of the subjects' embeddings) or a number.")
+    ] = "s3",
+    facts: Annotated[
+        Path | None, Parameter(help="Fact file whose subjects give s3; built-in facts unless said.")
+    ] = None,
+    sever: Annotated[
+        Literal["mlp", "attn"] | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")
+    ] = None,
+    memory: Memory = None,
+    protocol: Protocol = "released",
+    json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
+    figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf or .png).")] = None,
+) -> int:
+    """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
+    from artifact.editing.protocol import PROTOCOLS
+    from artifact.runs.setup import data_for, noise_level, use_tf32
+    from artifact.tracing.trace import Settings
+    from artifact.tracing.trace import trace as trace_fact
+
+    statement = Statement(0, prompt, subject, template)
+    subjects = [s.subject for s in read_statements(facts)] if facts else None
+    loaded = load_model(model)
+    use_tf32(PROTOCOLS[protocol].tf32)
+    level = noise_level(noise, loaded, subjects)
+    settings = Settings(
+        level, kind, window, samples, sever, PROTOCOLS[protocol].severed_fresh_noise, corrupt, relation_span
+    )
+    found = trace_fact(loaded, statement, settings, memory_budget(memory, str(loaded.decoder.device)))
+    result = {
+        "tokens": found.tokens,
+        "subject": found.subject,
+        "span": found.span,
+        "answer": found.answer,
+        "clean": found.clean,
+        "corrupted": found.corrupted,
+        "scores": found.scores,
+        "kind": kind,
+        "window": None if kind == "hidden" else window,
+        "sever": sever,
+        "noise": level,
+        "samples": samples,
+        "corrupt": corrupt,
+        "protocol": protocol,
+        "model": loaded.name,
+        "revision": loaded.revision,
+    }
+    source = f"s3 over the subjects of {facts or data_for(loaded.name).source}" if noise == "s3" else "as given"
+    print(f"noise {level:.4f} ({source}), {samples} samples, protocol {protocol}")
+    print(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
+    for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):
+        mark = "*" if position in found.span else " "
+        print(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
+    write_json(json_file, result)
+    if figure is not None:
+        from artifact.reporting.figures import trace_figure
+
+        trace_figure(result, figure)
+    return 0
