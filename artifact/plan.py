@@ -4,10 +4,12 @@ Covers the `smoke` plan and the units that exist. A unit does one thing to a lis
 case at a time. It does not run anything (runs/).
 """
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import msgspec
 
+from artifact.editing.hparams import MethodName
 from artifact.errors import SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective
 
@@ -32,7 +34,7 @@ class Unit(msgspec.Struct, frozen=True):
     window: int = 10
     sever: Severed | None = None
     corrupt: Perspective = "entity"
-    method: Literal["none", "rome"] = "none"
+    method: Literal["none"] | MethodName = "none"
     perspective: Perspective = "entity"
 
     @property
@@ -56,6 +58,15 @@ def _traces(batch: int, most: int, window: int) -> tuple[Unit, ...]:
     return tuple(units)
 
 
+def _edits(batches: Mapping[MethodName, int], most: int) -> tuple[Unit, ...]:
+    """Every method from both perspectives, each with its batch: the rows of Tables 1 and 2."""
+    return tuple(
+        Unit(f"{method}-{view}", "edit", batch=batch, most=most, method=method, perspective=view)
+        for method, batch in batches.items()
+        for view in PERSPECTIVES
+    )
+
+
 class Plan(msgspec.Struct, frozen=True):
     """A named list of units."""
 
@@ -69,8 +80,7 @@ SMOKE = Plan(
     title="every stage once, on a small model",
     units=(
         Unit("unedited", "unedited", batch=48, most=48),
-        Unit("rome-entity", "edit", batch=4, most=48, method="rome", perspective="entity"),
-        Unit("rome-relation", "edit", batch=4, most=48, method="rome", perspective="relation"),
+        *_edits({"ft": 16, "kn": 16, "mend": 16, "rome": 4, "memit": 8}, most=48),
         *_traces(batch=16, most=64, window=3),  # the paper's ten layers would span a small model
     ),
 )

@@ -1,11 +1,12 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Model, Protocol, app, check_folder, load_model, write_json
+from artifact.cli.app import Memory, Model, Protocol, app, check_folder, load_model, memory_budget, write_json
+from artifact.editing.hparams import JOINT, MethodName
 from artifact.errors import EditError, FactError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
 
@@ -14,56 +15,87 @@ from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
 def edit(
     *,
     model: Model,
-    method: Annotated[Literal["rome"], Parameter(help="Editing method.")],
-    request: Annotated[Path, Parameter(help="JSON file with one CounterFact-style record.")],
+    method: Annotated[MethodName, Parameter(help="Editing method.")],
+    request: Annotated[
+        Path, Parameter(help="JSON file with one CounterFact-style record; for ft, mend and memit also a list.")
+    ],
     out: Annotated[Path, Parameter(help="safetensors file for the change, new minus old.")],
     perspective: Annotated[Perspective, Parameter(help="Edit through the entity or the relation view.")] = "entity",
-    moments: Annotated[Path | None, Parameter(help="Folder of second moments in the published layout.")] = None,
-    prefixes: Annotated[Path | None, Parameter(help="JSON list of context templates; drawn unless given.")] = None,
+    moments: Annotated[
+        Path | None, Parameter(help="Folder of second moments in the published layout, for rome and memit.")
+    ] = None,
+    prefixes: Annotated[
+        Path | None,
+        Parameter(help="JSON list of context templates (a list of lists for memit); drawn unless given."),
+    ] = None,
     hparams: Annotated[Path | None, Parameter(help="JSON of hyperparameters that replace the model's.")] = None,
+    mend_weights: Annotated[
+        Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
+    ] = None,
+    memory: Memory = None,
     protocol: Protocol = "released",
 ) -> int:
-    """Edit one fact and write the weight change; the model itself is left as it is."""
+    """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
     from safetensors.torch import save_file
 
-    from artifact.editing.hparams import hparams_for, hparams_hash
-    from artifact.editing.moments import read_moments
-    from artifact.editing.prefixes import draw_prefixes, read_prefixes
     from artifact.editing.protocol import PROTOCOLS
-    from artifact.editing.rome import rome
-    from artifact.runs.setup import default_moments, use_tf32
+    from artifact.runs.editors import make_editor
+    from artifact.runs.setup import use_tf32
 
     requests = read_facts(request)
-    if len(requests) != 1:
+    if len(requests) > 1 and method not in JOINT:
         raise FactError(
             f"{request}: holds {len(requests)} records and {method} edits single facts; give a file with one record"
         )
+    views = [fact.view(perspective) for fact in requests]
     loaded = load_model(model)
-    resolved = hparams_for("rome", loaded.name, loaded.decoder.layers, hparams)
     use_tf32(PROTOCOLS[protocol].tf32)
-    templates = read_prefixes(prefixes) if prefixes else draw_prefixes(loaded, resolved.context_template_length_params)
-    matrices = read_moments(moments) if moments else default_moments(loaded, (resolved.layer,))
-    view = requests[0].view(perspective)
-    (found,) = rome(loaded, [view], resolved, templates, matrices, PROTOCOLS[protocol])
+    editor = make_editor(
+        loaded,
+        method,
+        PROTOCOLS[protocol],
+        memory_budget(memory, str(loaded.decoder.device)),
+        hparams=hparams,
+        prefixes=prefixes,
+        moments=moments,
+        mend_weights=mend_weights,
+    )
+    (found,) = editor.edits([views])
     if isinstance(found, EditError):
         raise found
-    described = {
+    settings = editor.described()
+    described: dict[str, str] = {
         "method": method,
         "perspective": perspective,
         "protocol": protocol,
         "model": loaded.name,
         "revision": loaded.revision,
-        "hparams": hparams_hash(resolved),
-        "moments": matrices.source,
+        "hparams": settings["hash"],
+        **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
     }
     check_folder(out)
     save_file(found.edit.tensors(loaded.decoder), out, metadata=described)
-    first, last = found.history[0][0], found.history[-1][0]
-    print(f"{method}, {perspective} perspective: {view.subject!r} -> {view.target!r}")
-    print(f"loss {first:.4f} -> {last:.4f} in {len(found.history)} steps, weight change of norm {found.norm:.4f}")
-    print(f"moments: {matrices.source}; hyperparameters {hparams_hash(resolved)}; protocol {protocol}")
+    first = views[0]
+    others = f" and {len(views) - 1} more" if len(views) > 1 else ""
+    print(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
+    print(", ".join(f"{name} {value:.4g}" for name, value in found.told().items()))
+    told = [name for name in ("protocol", "hparams", "moments", "weights") if name in described]
+    print(", ".join(f"{name} {described[name]}" for name in told))
+    _say_unused(method, moments=moments, prefixes=prefixes, mend_weights=mend_weights)
+    if method == "kn" and PROTOCOLS[protocol].kn_undone:
+        print("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")
     print(out)
     return 0
+
+
+_READS = {"rome": ("moments", "prefixes"), "memit": ("moments", "prefixes"), "mend": ("mend_weights",)}
+
+
+def _say_unused(method: MethodName, **files: Path | None) -> None:
+    """A file that the method does not read is not passed over in silence."""
+    for name, path in files.items():
+        if path is not None and name not in _READS.get(method, ()):
+            print(f"--{name.replace('_', '-')} {path} is not used: {method} reads no such file")
 
 
 @app.command

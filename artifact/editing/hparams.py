@@ -16,6 +16,8 @@ from artifact.facts.fact import read_json
 
 MethodName = Literal["ft", "kn", "mend", "rome", "memit"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
+JOINT: frozenset[MethodName] = frozenset({"ft", "mend", "memit"})
+"""Methods that can write a list of requests into one edit; the others edit single facts."""
 
 _PUBLISHED_ELSEWHERE = {
     "rewrite_module_tmp",
@@ -159,13 +161,21 @@ _PUBLISHED: dict[tuple[MethodName, str], Hparams] = {
     ),
 }
 _WORLD: dict[MethodName, Hparams] = {
-    "ft": FtHparams(layers=(0,)),
+    "ft": FtHparams(layers=(0,), lr=2e-3, norm_constraint=1e-2),
     "kn": KnHparams(),
     "mend": MendHparams(layers=(3, 4, 5)),
     "rome": RomeHparams(
-        layers=(1,), v_loss_layer=5, v_num_grad_steps=60, v_lr=0.2, v_weight_decay=5e-4, clamp_norm_factor=12.0
+        layers=(1,), v_loss_layer=5, v_num_grad_steps=25, v_lr=0.6, v_weight_decay=5e-4, clamp_norm_factor=12.0
     ),
-    "memit": MemitHparams(layers=(0, 1), v_loss_layer=5),
+    "memit": MemitHparams(
+        layers=(0, 1),
+        v_loss_layer=5,
+        mom2_update_weight=50.0,
+        v_num_grad_steps=30,
+        v_lr=0.3,
+        v_weight_decay=5e-4,
+        clamp_norm_factor=8.0,
+    ),
 }
 
 

@@ -1,28 +1,42 @@
-"""Second moments of the down-projection's inputs, C = E[k k^T], and what ROME needs of them: C^-1 k.
+"""Second moments of the down-projection's inputs, C = E[k k^T]: their files, their sums, what edits solve with them.
 
-Covers the published npz layout (a sum with its count) and moments computed here from any texts, running the model only
-up to the layer needed. Streaming checkpoints and downloads are not covered.
+Covers the published npz layout (a sum with its count), reading and writing; the sums over texts that are given as ids;
+C^-1 k for ROME; (lambda C + K K^T)^-1 K for MEMIT. Reading texts, checkpoints and what stands beside the files are
+collect.py's. Downloads are not covered.
 
-Shape letters: M MLP width, N number of keys.
+What is kept where: a matrix that is read from a file is dropped as soon as it is factored; its Cholesky factor stays on
+the model's device in float64 (8 M^2 bytes a layer: 0.33 GB for GPT-2 XL, so 1.6 GB for its five layers, and 2.1 GB for
+GPT-J, so 12.9 GB for its six). Matrices computed here stay in the computer's own memory. Factoring needs two such
+matrices for a moment, reading a file one in float32 in the computer's memory.
+
+Shape letters: B batch row, T token, M MLP width, N number of keys.
 """
 
-from collections.abc import Sequence
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.errors import SettingError
+from artifact.errors import RunError, SettingError
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.load import LanguageModel
+
+PROVENANCE = "moments.json"
+"""Beside the files of `kloc moments`: where they come from."""
 
 
 @dataclass
 class Moments:
-    """Second moments by layer: `source` says where they come from; matrices are read once and factored once."""
+    """Second moments by layer: `source` says where they come from; each layer is factored once."""
 
     source: str
     folder: Path | None = None
@@ -30,20 +44,45 @@ class Moments:
     _factors: dict[int, Tensor] = field(default_factory=dict)
 
     def matrix(self, decoder: Decoder, layer: int) -> Tensor:
-        """C of one layer (M, M) in float64 on the decoder's device; SettingError when there is none that fits."""
-        if layer not in self.given_MM:
-            self.given_MM[layer] = self._read(decoder, layer)
-        matrix_MM = self.given_MM[layer].to(decoder.device, torch.float64)
-        rows, _ = _down_shape(decoder, layer)
-        if matrix_MM.shape != (rows, rows):
+        """C of one layer (M, M) in float64 on the decoder's device; SettingError when there is none that fits.
+
+        Read from its file at every call: what solves with it keeps the factor instead.
+        """
+        given_MM = self.given_MM[layer] if layer in self.given_MM else self._read(decoder, layer)
+        rows = _width(decoder, layer)
+        if given_MM.shape != (rows, rows):
             raise SettingError(
-                f"moments ({self.source}): layer {layer} is {tuple(matrix_MM.shape)}, this model needs {(rows, rows)}; "
+                f"moments ({self.source}): layer {layer} is {tuple(given_MM.shape)}, this model needs {(rows, rows)}; "
                 "give the moments of this model"
             )
-        return matrix_MM
+        return given_MM.to(decoder.device, torch.float64)
 
     def solve(self, decoder: Decoder, layer: int, keys_NM: Tensor) -> Tensor:
         """C^-1 k for each row of keys (N, M), by Cholesky in float64; SettingError when C is not positive definite."""
+        return torch.cholesky_solve(keys_NM.double().t(), self._factor(decoder, layer)).t()
+
+    def regularised(self, decoder: Decoder, layer: int, keys_NM: Tensor, weight: float) -> Tensor:
+        """(weight C + sum of k k^T)^-1 k for each row k of `keys_NM`, the sum over all of them: (N, M) in float64.
+
+        MEMIT's solve for facts written together. By Woodbury's identity X (I + K^T X)^-1 with X = C^-1 K / weight, so
+        that the layer's one factor serves every group. Raises what `solve` raises.
+        """
+        keys_NM = keys_NM.double()
+        alone_NM = self.solve(decoder, layer, keys_NM) / weight
+        overlap_NN = alone_NM @ keys_NM.t()
+        overlap_NN.diagonal().add_(1)
+        return torch.linalg.solve(overlap_NN, alone_NM)
+
+    def regularised_each(self, decoder: Decoder, layer: int, keys_BM: Tensor, weight: float) -> Tensor:
+        """(weight C + k k^T)^-1 k for each row k of `keys_BM` on its own: (B, M) in float64.
+
+        `regularised` of B groups of one key, in one solve. Raises what `solve` raises.
+        """
+        keys_BM = keys_BM.double()
+        alone_BM = self.solve(decoder, layer, keys_BM) / weight
+        return alone_BM / (1 + (alone_BM * keys_BM).sum(1, keepdim=True))
+
+    def _factor(self, decoder: Decoder, layer: int) -> Tensor:
         if layer not in self._factors:
             factor_MM, failed = torch.linalg.cholesky_ex(self.matrix(decoder, layer))
             if int(failed) != 0:
@@ -51,30 +90,78 @@ class Moments:
                     f"moments ({self.source}): the matrix of layer {layer} is singular; use moments of more samples"
                 )
             self._factors[layer] = factor_MM
-        return torch.cholesky_solve(keys_NM.double().t(), self._factors[layer]).t()
+        return self._factors[layer]
 
     def _read(self, decoder: Decoder, layer: int) -> Tensor:
         if self.folder is None:
             raise SettingError(f"moments ({self.source}): none for layer {layer}; give a folder with --moments")
-        name = f"{decoder.family.name('mlp_down', layer)}_float32_mom2_*.npz"
+        name = moment_file(decoder, layer, "*")
         files = sorted(self.folder.glob(name)) or sorted(self.folder.rglob(name))
         if not files:
             raise SettingError(f"{self.folder}: no file {name} in it; give a folder in the published layout")
+        if len(files) > 1:
+            both = " and ".join(str(file.relative_to(self.folder)) for file in files[:2])
+            raise SettingError(f"{self.folder}: layer {layer} has more than one file ({both}); give the folder of one")
         try:
-            with np.load(files[0], allow_pickle=False) as file:
-                total, count = file["mom2.mom2"], float(file["mom2.count"])
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            with ZipFile(files[0]) as archive:
+                total, count = read_array(archive, "mom2.mom2"), float(read_array(archive, "mom2.count"))
+        except UNREADABLE as error:
             raise SettingError(f"{files[0]}: is no moment file ({error}); fetch or compute it again") from None
-        if total.ndim != 2 or not count > 0 or not np.isfinite(total).all():
+        if total.ndim != 2 or total.dtype.kind != "f" or not count > 0 or not np.isfinite(total).all():
             raise SettingError(f"{files[0]}: holds no finite matrix with a count; fetch or compute it again")
-        return torch.from_numpy(total).double() / count
+        return torch.from_numpy(total).to(decoder.device).double().div_(count)
 
 
 def read_moments(folder: Path) -> Moments:
-    """Moments from a folder in the published layout: the files' own folder or any above it."""
+    """Moments from a folder in the published layout: the files' own folder or any above it.
+
+    Files made by `kloc moments` say so in `source`, with the texts they were made from.
+    """
     if not folder.is_dir():
         raise SettingError(f"{folder}: is no folder; give --moments a folder in the published layout")
-    return Moments(source=f"folder {folder.name}", folder=folder)
+    source = f"folder {folder.name}"
+    try:
+        made = msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
+        source += f", other corpus: {made['source']}, {made['texts']} texts, {made['tokens']} tokens"
+    except (OSError, msgspec.DecodeError, KeyError):
+        pass  # the published files have none
+    return Moments(source=source, folder=folder)
+
+
+class KeySums:
+    """Sums of k k^T over the tokens of texts, k the input of a layer's down-projection; uncentred.
+
+    totals_MM: layer -> (M, M) in float64 on the model's device; `tokens`: how many keys are in each.
+    """
+
+    def __init__(self, model: LanguageModel, layers: Sequence[int]) -> None:
+        decoder = model.decoder
+        self._model = model
+        self.tokens = 0
+        self.totals_MM: dict[int, Tensor] = {}
+        for layer in layers:
+            width = _width(decoder, layer)
+            self.totals_MM[layer] = torch.zeros(width, width, dtype=torch.float64, device=decoder.device)
+
+    def add(self, texts: Sequence[Sequence[int]]) -> None:
+        """Add every token of `texts` (ids), run as one batch up to the highest layer and no further.
+
+        Products in float32, added in float64; padding does not count. An error within leaves the sums unusable.
+        """
+        decoder = self._model.decoder
+        ids_BT = self._model.tokens.pad(texts, decoder.device)
+        length_B = torch.tensor([len(text) for text in texts], device=decoder.device)
+        real_BT = torch.arange(ids_BT.shape[1], device=decoder.device) < length_B[:, None]
+
+        def read(site: Site, layer: int, value_BTM: Tensor) -> None:
+            if site == "key" and layer in self.totals_MM:
+                keys_NM = value_BTM[real_BT].float()
+                self.totals_MM[layer].add_(keys_NM.t() @ keys_NM)
+
+        with torch.no_grad():
+            word_BTD = decoder.words(ids_BT)
+            decoder.blocks(decoder.embed(word_BTD), 0, max(self.totals_MM) + 1, at_site=read)
+        self.tokens += sum(len(text) for text in texts)
 
 
 def compute_moments(
@@ -85,36 +172,76 @@ def compute_moments(
     ridge: float = 0.0,
     batch: int = 64,
 ) -> Moments:
-    """Uncentred second moments of the down-projection's inputs over every token of `texts` (ids), for `layers`.
+    """Second moments in memory over every token of `texts` (ids), for `layers`: KeySums over the tokens' number.
 
-    Products in float32, summed in float64; padding does not count. The model runs only up to the highest layer.
     `ridge` times the mean of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and
     C^-1 k then follows directions that no key has.
     """
-    decoder = model.decoder
     encoded = sorted(texts, key=len)
-    totals: dict[int, Tensor] = {}
-    count = 0
+    sums = KeySums(model, layers)
     for start in range(0, len(encoded), batch):
-        part = encoded[start : start + batch]
-        real_BT = torch.tensor([[t < len(row) for t in range(len(part[-1]))] for row in part], device=decoder.device)
-        count += int(real_BT.sum())
-
-        def add(site: Site, layer: int, value_BTM: Tensor, real_BT: Tensor = real_BT) -> None:
-            if site == "key" and layer in layers:
-                keys_NM = value_BTM[real_BT].float()
-                totals[layer] = totals.get(layer, 0) + (keys_NM.t() @ keys_NM).double()
-
-        with torch.no_grad():
-            word_BTD = decoder.words(model.tokens.pad(part, decoder.device))
-            decoder.blocks(decoder.embed(word_BTD), 0, max(layers) + 1, at_site=add)
-    for total_MM in totals.values():
+        sums.add(encoded[start : start + batch])
+    for total_MM in sums.totals_MM.values():
         diagonal_M = total_MM.diagonal()
         diagonal_M += ridge * diagonal_M.mean()
-    words = f"{source}, {count} tokens" + (f", ridge {ridge:g}" if ridge else "")
-    return Moments(source=words, given_MM={layer: total_MM / count for layer, total_MM in totals.items()})
+    words = f"{source}, {sums.tokens} tokens" + (f", ridge {ridge:g}" if ridge else "")
+    return Moments(words, given_MM={layer: total.div_(sums.tokens).cpu() for layer, total in sums.totals_MM.items()})
 
 
-def _down_shape(decoder: Decoder, layer: int) -> tuple[int, int]:
+def write_moments(folder: Path, model: LanguageModel, sums: KeySums, texts: int) -> list[Path]:
+    """Write sums over `texts` texts in the published layout: one file a layer, the sum in float32.
+
+    Raises RunError when a file cannot be written; each is the old one or the new one, never a part.
+    """
+    paths = []
+    for layer, total_MM in sums.totals_MM.items():
+        paths.append(folder / moment_file(model.decoder, layer, str(texts)))
+        content = (
+            ("mom2.constructor", "util.runningstats.SecondMoment()"),
+            ("mom2.count", np.int64(sums.tokens)),
+            ("mom2.mom2", total_MM.float()),
+            ("sample_size", np.int64(texts)),
+        )
+        write_arrays(paths[-1], content)
+    return paths
+
+
+def moment_file(decoder: Decoder, layer: int, texts: str) -> str:
+    """The published name of a layer's file over that many texts."""
+    return f"{decoder.family.name('mlp_down', layer)}_float32_mom2_{texts}.npz"
+
+
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, BadZipFile, zlib.error)
+"""What reading an array can raise for a file that is none, or damaged."""
+
+
+def read_array(archive: ZipFile, name: str) -> np.ndarray:
+    """One array of an npz file, its checksum verified; UNREADABLE where there is none."""
+    with archive.open(f"{name}.npy") as entry:
+        return np.lib.format.read_array(entry, allow_pickle=False)
+
+
+def write_arrays(path: Path, content: Iterable[tuple[str, object]]) -> None:
+    """An npz file, written array by array: tensors come off their device one at a time. Same content, same bytes.
+
+    A reader, or a killed process, finds the old file or the new one. Raises RunError when it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with ZipFile(part, "w") as archive:
+            for name, value in content:
+                array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}); make room there, or name another folder"
+        ) from None
+
+
+def _width(decoder: Decoder, layer: int) -> int:
     shape = decoder.weights[f"{decoder.family.name('mlp_down', layer)}.weight"].shape
-    return (shape[0], shape[1]) if decoder.family.input_first else (shape[1], shape[0])
+    return shape[0] if decoder.family.input_first else shape[1]

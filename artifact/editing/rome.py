@@ -19,15 +19,15 @@ from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.hparams import RomeHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
-from artifact.editing.value import Objective, Row, optimise, subject_row
+from artifact.editing.value import Row, objective, optimise, subject_row
 from artifact.errors import EditError
-from artifact.facts.fact import NO_RELATION, View, fill
+from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Site
 from artifact.lm.load import LanguageModel
+from artifact.lm.memory import Memory
 
-KEPT_PROMPT = "{} is a"
-"""The prompt whose next-token distribution an edit should leave alone."""
 REMOVAL_PREFIXES = 5
+"""How many prefixed removal prompts a relation edit takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +50,14 @@ def rome(
     templates: Sequence[str],
     moments: Moments,
     protocol: Protocol,
+    memory: Memory | None = None,
 ) -> list[RomeEdit | EditError]:
     """An edit for each view, as if each were the only one; an EditError in the place of one that cannot be computed.
 
     `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's.
     """
     decoder, layer = model.decoder, hparams.layer
-    objectives = [objective(model, view, templates, protocol) for view in views]
+    objectives = [objective(model, view, templates, templates[:REMOVAL_PREFIXES], protocol) for view in views]
     key_rows = [
         [subject_row(model, fill(t, view.removal or view.template), view.subject) for t in templates] for view in views
     ]
@@ -85,6 +86,7 @@ def rome(
         decay=hparams.v_weight_decay,
         clamp=hparams.clamp_norm_factor,
         kl_factor=hparams.kl_factor,
+        memory=memory,
     )
     results: list[RomeEdit | EditError] = []
     for f in range(len(views)):
@@ -113,19 +115,6 @@ def rome(
             )
         )
     return results
-
-
-def objective(model: LanguageModel, view: View, templates: Sequence[str], protocol: Protocol) -> Objective:
-    """What the value of one view is optimised for: every prefixed prompt; relation views, removal too."""
-    target = model.tokens.ids(f" {view.target}")
-    rows = [subject_row(model, fill(t, view.template), view.subject, target) for t in templates]
-    if view.removal is not None:
-        none = model.tokens.ids(NO_RELATION if protocol.removal_without_space else f" {NO_RELATION}")
-        divisor = len(target) if protocol.removal_nll_by_relation_length else len(none)
-        rows += [
-            subject_row(model, fill(t, view.removal), view.subject, none, divisor) for t in templates[:REMOVAL_PREFIXES]
-        ]
-    return Objective(tuple(rows), subject_row(model, KEPT_PROMPT, view.subject))
 
 
 def _down_projection(model: LanguageModel, layer: int, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from artifact.errors import PromptError
-from artifact.facts.fact import fill
+from artifact.editing.protocol import Protocol
+from artifact.errors import EditError, PromptError
+from artifact.facts.fact import NO_RELATION, View, fill
 from artifact.lm.decoder import Aligned, LayerKeys
 from artifact.lm.load import LanguageModel
+from artifact.lm.memory import Memory, default_memory
 
 STOP_LOSS = 0.05
+KEPT_PROMPT = "{} is a"
+"""The prompt whose next-token distribution an edit should leave alone."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,19 @@ def subject_row(
     return Row(encoded.ids, lookup, tuple(target), divisor or max(1, len(target)))
 
 
+def objective(
+    model: LanguageModel, view: View, templates: Sequence[str], removals: Sequence[str], protocol: Protocol
+) -> Objective:
+    """What the value of one view is optimised for: every prefixed prompt; in relation views, removal towards "None"."""
+    target = model.tokens.ids(f" {view.target}")
+    rows = [subject_row(model, fill(t, view.template), view.subject, target) for t in templates]
+    if view.removal is not None:
+        none = model.tokens.ids(NO_RELATION if protocol.removal_without_space else f" {NO_RELATION}")
+        divisor = len(target) if protocol.removal_nll_by_relation_length else len(none)
+        rows += [subject_row(model, fill(t, view.removal), view.subject, none, divisor) for t in removals]
+    return Objective(tuple(rows), subject_row(model, KEPT_PROMPT, view.subject))
+
+
 def optimise(
     model: LanguageModel,
     layer: int,
@@ -81,12 +98,63 @@ def optimise(
     decay: float,
     clamp: float,
     kl_factor: float,
+    memory: Memory | None = None,
 ) -> Optimised:
     """Deltas added to the output of block `layer` at every row's lookup position.
 
     `start_FD` are the unedited vectors whose norms scale penalty and clamp. The pass starts behind `layer`: all below
     it is computed once. Adding to the module's output and to the block's output is the same, as both end in one sum.
+    Facts are taken together as far as `memory` allows.
     """
+    memory = memory or Memory(default_memory(model.decoder.device))
+    result = Optimised(torch.zeros_like(start_FD, dtype=torch.float32), [])
+    first = 0
+    while first < len(objectives):
+        part = slice(first, first + _together(model, layer, loss_layer, objectives[first:], memory))
+        try:
+            found = _optimise(
+                model, layer, objectives[part], start_FD[part], loss_layer, steps, lr, decay, clamp, kl_factor
+            )
+        except torch.OutOfMemoryError:
+            if part.stop - first == 1:
+                raise EditError(
+                    "the value optimisation of one fact does not fit the device's memory; take a larger device or "
+                    "fewer prefixes"
+                ) from None
+            memory.halve()
+            continue
+        result.delta_FD[part] = found.delta_FD
+        result.history += found.history
+        first = part.stop
+    return result
+
+
+def _together(
+    model: LanguageModel, layer: int, loss_layer: int, objectives: Sequence[Objective], memory: Memory
+) -> int:
+    """How many of the facts fit the budget, at least one: every row keeps its layers' activations for the gradient."""
+    rows = tokens = left = 0
+    for count, one in enumerate(objectives):
+        rows += len(one.rows) + 1
+        tokens = max(tokens, *(len(row.ids) - row.lookup for row in one.rows))
+        left = max(left, *(row.lookup for row in one.rows))
+        if rows * memory.gradient_row_bytes(model.decoder, loss_layer - layer, left, tokens) > memory.limit:
+            return max(1, count)
+    return len(objectives)
+
+
+def _optimise(
+    model: LanguageModel,
+    layer: int,
+    objectives: Sequence[Objective],
+    start_FD: Tensor,
+    loss_layer: int,
+    steps: int,
+    lr: float,
+    decay: float,
+    clamp: float,
+    kl_factor: float,
+) -> Optimised:
     decoder = model.decoder
     rows = [row for objective in objectives for row in (*objective.rows, objective.kept)]
     fact_B = [f for f, objective in enumerate(objectives) for _ in range(len(objective.rows) + 1)]

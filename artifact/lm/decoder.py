@@ -5,8 +5,9 @@ keys and values, logits only where they are read, and a different weight edit fo
 (gpt2.py, gptj.py) says what its weights are called and how its blocks differ. It does not cover loading (load.py),
 tokens (tokens.py) or generation with sampling (editing/prefixes.py).
 
-Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `up` is
-the output of the MLP's up-projection before its activation function, `key` the input of its down-projection.
+Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed` is
+the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of the
+down-projection.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, V vocabulary, I and O input and output width of a linear layer, R rank of an edit, N any number of rows.
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Site = Literal["hidden", "mlp", "attn", "up", "key"]
+Site = Literal["hidden", "mlp", "attn", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
 """Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
 LayerKeys = tuple[Tensor, Tensor]
@@ -159,6 +160,7 @@ class Decoder:
         if not family.parallel:
             hidden_BTD = hidden_BTD + attn_BTD
             normed_BTD = self.norm(family.name("mlp_norm", layer), hidden_BTD)
+        normed_BTD = _visit(at_site, "normed", layer, normed_BTD)
         up_BTM = _visit(at_site, "up", layer, self.linear(family.name("mlp_up", layer), normed_BTD, edits))
         key_BTM = F.gelu(up_BTM, approximate="tanh")
         key_BTM = _visit(at_site, "key", layer, key_BTM)

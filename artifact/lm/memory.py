@@ -28,6 +28,22 @@ class Memory:
         """Rows of `tokens` tokens with `left` stored ones that fit, at least one."""
         return max(1, self.limit // 2 // _row_bytes(decoder, left, tokens))
 
+    def gradient_row_bytes(self, decoder: Decoder, layers: int, left: int, tokens: int) -> int:
+        """Bytes of a row of `tokens` tokens with `left` stored ones whose gradient is taken through `layers` layers.
+
+        A layer keeps norms, queries, keys, values, the MLP's inside twice, and the keys it attends to.
+        """
+        entries = layers * ((12 + 2 * 4) * tokens + 4 * (left + tokens)) * decoder.width
+        logits = 4 * tokens * decoder.embedding_VD.shape[0]
+        return (entries + logits) * decoder.embedding_VD.element_size()
+
+    def points(self, decoder: Decoder, left: int) -> int:
+        """Points of an integrated gradient that fit, at least one: rows of one token with `left` stored ones, one more
+        at every layer, whose activations are all kept for the way back.
+        """
+        rows = decoder.layers * (decoder.layers + 1) // 2
+        return max(1, self.limit // 2 // (rows * _row_bytes(decoder, left, tokens=1)))
+
     def facts(self, decoder: Decoder, tokens: int, samples: int) -> int:
         """Facts of one length whose corrupted runs may be kept together, at least one."""
         entries = 6 * decoder.layers * tokens * decoder.width  # states, keys, values, outputs

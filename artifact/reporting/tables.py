@@ -60,7 +60,8 @@ class Row:
     """One unit of the run: which edit, what each column gives by metric, and how many cases it rests on.
 
     `edited` is None for the unedited model. `planned` is how many cases the plan holds for the unit; a column without
-    prompts in the data, or without a finished case, has no value.
+    prompts in the data, or without a finished case, has no value. `undone` marks rows whose edit was undone before the
+    scoring, as the released code does with KN's: their numbers are the unedited model's.
     """
 
     unit: str
@@ -72,10 +73,13 @@ class Row:
     excluded: int
     planned: int
     complete: bool
+    undone: bool = False
 
     @property
     def printed_method(self) -> str:
-        return METHOD_NAMES.get(self.method, self.method)
+        """The method's name; an edit that was undone before scoring, as the released code undoes KN's, says so."""
+        name = METHOD_NAMES.get(self.method, self.method)
+        return f"{name}, undone" if self.undone else name
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,7 @@ def _row(info: RunInfo, unit: Unit, records: Sequence[Record], before: Mapping[A
         excluded=counts["excluded"],
         planned=planned,
         complete=info.limit is None and unit.most is None and len(records) >= planned,
+        undone=any(record.payload.get("undone") is True for record in records),
     )
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
-from artifact.editing.rome import RomeEdit, rome
+from artifact.editing.edit import Edited
+from artifact.editing.hparams import hparams_hash
 from artifact.errors import ArtifactError, EditError
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
 from artifact.plan import Unit
+from artifact.runs.editors import lacking
 from artifact.runs.setup import SAMPLES, Context
 from artifact.runs.store import Record
 from artifact.tracing.trace import Settings, trace_all
@@ -38,21 +40,25 @@ def _unedited(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Recor
 
 
 def _edit(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
-    views = [fact.view(unit.perspective) for fact in facts]
-    found = rome(context.model, views, context.rome, context.prefixes, context.moments, context.protocol)
-    made = [(fact, edit) for fact, edit in zip(facts, found, strict=True) if isinstance(edit, RomeEdit)]
-    scores = score_cases(context.model, [fact for fact, _ in made], [edit.edit for _, edit in made]) if made else []
-    records = {
-        fact.case_id: Record(
-            fact.case_id,
-            "done",
-            {**edit.told(), **_views(score)},
-        )
-        for (fact, edit), score in zip(made, scores, strict=True)
-    }
-    for fact, edit in zip(facts, found, strict=True):
-        if isinstance(edit, EditError):
-            records[fact.case_id] = Record(fact.case_id, "failed", {"reason": str(edit)})
+    assert unit.method != "none"
+    missing = lacking(context.model, unit.method)
+    if missing is not None:
+        return [Record(fact.case_id, "excluded", {"reason": missing}) for fact in facts]
+    editor = context.editor(unit.method)
+    found = editor.edits([[fact.view(unit.perspective)] for fact in facts])
+    made = [(fact, one) for fact, one in zip(facts, found, strict=True) if isinstance(one, Edited)]
+    undone = unit.method == "kn" and context.protocol.kn_undone
+    edits = None if undone else [one.edit for _, one in made]
+    scores = score_cases(context.model, [fact for fact, _ in made], edits) if made else []
+    records = {}
+    for (fact, one), score in zip(made, scores, strict=True):
+        told: dict[str, Any] = {"hparams": hparams_hash(editor.hparams), **one.told(), **_views(score)}
+        if undone:
+            told["undone"] = True
+        records[fact.case_id] = Record(fact.case_id, "done", told)
+    for fact, failed in zip(facts, found, strict=True):
+        if isinstance(failed, EditError):
+            records[fact.case_id] = Record(fact.case_id, "failed", {"reason": str(failed)})
     return [records[fact.case_id] for fact in facts]
 
 

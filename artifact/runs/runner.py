@@ -4,12 +4,9 @@ Covers resuming, interruption and the check that no weight changed. What a recor
 store.py's.
 """
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from artifact.errors import Interrupted, RunError
 from artifact.facts.fact import Fact
@@ -18,19 +15,8 @@ from artifact.runs.environment import environment
 from artifact.runs.local import compute
 from artifact.runs.progress import Display
 from artifact.runs.setup import Context, prepare
+from artifact.runs.stop import Stop, stopping
 from artifact.runs.store import Store, begin, reading, writing
-
-
-class _Stop:
-    """Whether the user asked to stop: the batch in hand is finished first, a second request stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 def run_plan(
@@ -48,7 +34,7 @@ def run_plan(
     Raises Interrupted when stopped on request, and RunError when the folder is another run's or cannot be written.
     """
     begun_with = _model_of(out) if out is not None else None
-    with _stopping() as stop:
+    with stopping() as stop:
         context, info = prepare(plan, model, protocol, limit, show.say, begun_with, memory)
         folder = out or Path("results") / _run_name(plan, context)
         show.say(f"data: {info.data_source}, {len(context.data.facts)} facts; run folder {folder}")
@@ -68,7 +54,7 @@ def run_plan(
             return folder
 
 
-def _run_unit(store: Store, unit: Unit, facts: Sequence[Fact], context: Context, stop: _Stop, show: Display) -> None:
+def _run_unit(store: Store, unit: Unit, facts: Sequence[Fact], context: Context, stop: Stop, show: Display) -> None:
     done = store.done(unit)
     bar = show.bar(unit.name, len(facts))
     for start in range(0, len(facts), unit.batch):
@@ -102,14 +88,3 @@ def _model_of(folder: Path) -> str | None:
             return store.info().model
     except RunError:
         return None
-
-
-@contextmanager
-def _stopping() -> Iterator[_Stop]:
-    stop = _Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,16 +6,16 @@ computes no record (local.py) and keeps no journal (store.py).
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import msgspec
 import torch
 
-from artifact.editing.hparams import RomeHparams, hparams_for, hparams_hash
-from artifact.editing.moments import Moments, compute_moments
-from artifact.editing.prefixes import SEED, draw_prefixes, sample
+from artifact.editing.hparams import MethodName, hparams_for
+from artifact.editing.methods import Editor
+from artifact.editing.moments import Moments
 from artifact.editing.protocol import PROTOCOLS, Protocol
 from artifact.errors import SettingError
 from artifact.facts.everyday import everyday_records
@@ -24,12 +24,12 @@ from artifact.facts.sources import HUB_MODELS, WORLD
 from artifact.lm.load import LanguageModel, auto_device, cached, fetch, hub_answers, load
 from artifact.lm.memory import Memory, default_memory, parse_bytes
 from artifact.plan import Plan
+from artifact.runs.editors import default_moments, lacking, make_editor
 from artifact.runs.store import RunInfo
 from artifact.tracing.corruption import embedding_spread
 
 SAMPLES = 10
-RIDGE = 1e-4
-"""Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
+USE_MOMENTS: frozenset[MethodName] = frozenset({"rome", "memit"})
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
 WORLD_NOTE = (
@@ -99,38 +99,28 @@ def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = N
 
 @dataclass
 class Context:
-    """What computing a record needs. Moments and prefixes are made when a unit first asks for them."""
+    """What computing a record needs. Editors are made when a unit first asks for them."""
 
     model: LanguageModel
     data: Data
     protocol: Protocol
-    rome: RomeHparams
     noise_level: float
     memory: Memory
+    methods: tuple[MethodName, ...]
+    _editors: dict[MethodName, Editor] = field(default_factory=dict)
 
-    @cached_property
-    def prefixes(self) -> list[str]:
-        """ROME's context templates, drawn once per model with a recorded seed."""
-        return draw_prefixes(self.model, self.rome.context_template_length_params)
+    def editor(self, method: MethodName) -> Editor:
+        """The method with its settings on this model, made once."""
+        if method not in self._editors:
+            moments = self.moments if method in USE_MOMENTS else None
+            self._editors[method] = make_editor(self.model, method, self.protocol, self.memory, moments=moments)
+        return self._editors[method]
 
     @cached_property
     def moments(self) -> Moments:
-        return default_moments(self.model, (self.rome.layer,))
-
-
-def default_moments(model: LanguageModel, layers: tuple[int, ...]) -> Moments:
-    """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
-    if model.name == "world":
-        from artifact.facts.world import DEFAULT_SEED, generate
-
-        corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
-        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE)
-    width = model.decoder.weights[f"{model.decoder.family.name('mlp_up', 0)}.bias"].shape[0]
-    # Four keys a dimension make the matrix regular; the published moments use thousands.
-    length = min(128, model.decoder.positions - 1)  # the end-of-text token they follow takes a position
-    count = -(-4 * width // length)
-    texts = sample(model, count, length, SEED, top=50)
-    return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", RIDGE, batch=16)
+        """One set of second moments for every method of the plan."""
+        chosen = [hparams_for(m, self.model.name, self.model.decoder.layers) for m in self.methods if m in USE_MOMENTS]
+        return default_moments(self.model, sorted({layer for one in chosen for layer in one.layers}))
 
 
 def prepare(
@@ -159,19 +149,12 @@ def prepare(
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
     data = data_for(name)
-    rome = hparams_for("rome", name, model.decoder.layers)
     budget = Memory(default_memory(model.decoder.device) if memory is None else parse_bytes(memory), say)
-    context = Context(model, data, protocol, rome, noise_level("s3", model), budget)
-    methods = {unit.method for unit in plan.units if unit.does == "edit"}
-    settings: dict[str, Any] = {}
-    if "rome" in methods:
-        settings["rome"] = {
-            "hparams": msgspec.to_builtins(rome),
-            "hash": hparams_hash(rome),
-            "prefixes": context.prefixes,
-            "prefix_seed": SEED,
-            "moments": context.moments.source,
-        }
+    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
+    context = Context(model, data, protocol, noise_level("s3", model), budget, methods)
+    settings: dict[str, Any] = {
+        method: context.editor(method).described() for method in methods if lacking(model, method) is None
+    }
     info = RunInfo(
         plan=plan,
         model=name,

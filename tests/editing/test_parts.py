@@ -1,18 +1,19 @@
-"""The parts of an edit: its file, hyperparameters, prefixes and moments."""
+"""The parts of an edit: its file, hyperparameters and prefixes."""
 
 import json
 
-import numpy as np
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from artifact.editing.edit import Edit, LowRank, read_edit
-from artifact.editing.hparams import hparams_for, hparams_hash
-from artifact.editing.moments import compute_moments, read_moments
-from artifact.editing.prefixes import draw_prefixes, read_prefixes, sample
+from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, read_edit, rows
+from artifact.editing.hparams import METHODS, hparams_for, hparams_hash
+from artifact.editing.prefixes import draw_groups, draw_prefixes, read_groups, read_prefixes, sample
+from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
+from artifact.lm.load import load
 
 
 def an_edit(model, scale: float = 1.0) -> Edit:
@@ -61,6 +62,106 @@ def test_bad_bytes_are_refused(tiny, tmp_path) -> None:
         read_edit(tmp_path / "edit.safetensors", tiny("tiny-gpt2").decoder)
     with pytest.raises(EditError, match="no readable safetensors file"):
         read_edit(tmp_path / "absent.safetensors", tiny("tiny-gpt2").decoder)
+
+
+def test_rows_carry_edits_of_any_kind(model) -> None:
+    """Low ranks of several sizes, dense changes, and layers that some edits leave alone, in one batch."""
+    up, down = (model.decoder.family.name(part, 1) for part in ("mlp_up", "mlp_down"))
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    low, wide = LowRank(random(256, 1), random(1, 64)), LowRank(random(256, 3), random(3, 64))
+    dense = Dense(random(256, 64), random(64))
+    other = LowRank(random(64, 2), random(2, 256))
+    for edits in (
+        [Edit({down: low}), Edit({down: wide}), Edit({up: other})],
+        [Edit({down: low}), Edit({down: dense}), Edit({up: other, down: wide})],
+    ):
+        row_edit = [2, 0, 1, 0, 2]
+        input_BTI = {down: random(5, 3, 256), up: random(5, 3, 64)}
+        found = rows(edits, row_edit)
+        assert found.keys() == {up, down}
+        for name, change in found.items():
+            output = change.output(input_BTI[name])
+            for b, number in enumerate(row_edit):
+                own = edits[number].changes.get(name)
+                alone = torch.zeros(3, output.shape[-1]) if own is None else own.output(input_BTI[name][b : b + 1])[0]
+                torch.testing.assert_close(output[b], alone, rtol=1e-5, atol=1e-4)
+    # Rows of one edit only: nothing of the others is read, and a layer it leaves alone gains nothing.
+    assert rows([Edit({down: low}), Edit({up: other})], [0, 0]).keys() == {down}
+
+
+def test_norms_need_no_matrix() -> None:
+    left, right = torch.randn(20, 3), torch.randn(3, 7)
+    dense = Dense(torch.randn(20, 7), torch.randn(7))
+    assert LowRank(left, right).norm() == pytest.approx(float((left @ right).norm()), rel=1e-5)
+    together = Edit({"a": LowRank(left, right), "b": dense}).norm()
+    assert together**2 == pytest.approx(LowRank(left, right).norm() ** 2 + dense.norm() ** 2)
+    for bad in (LowRank(left * 0, right), LowRank(left * float("nan"), right), Dense(torch.full((2, 2), float("inf")))):
+        with pytest.raises(EditError, match="weight change has norm"):
+            checked_norm(Edit({"a": bad}))
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "expected"),
+    [
+        ("gpt2-xl", 48, {"ft": "[0] 25 0.0005 0.0005", "memit": "[13, 14, 15, 16, 17] 20 20000 0.75"}),
+        ("gpt-j", 28, {"ft": "[0] 25 0.0005 5e-05", "memit": "[3, 4, 5, 6, 7, 8] 25 15000 0.75"}),
+    ],
+)
+def test_published_values_of_the_other_methods(model, layers, expected) -> None:
+    """The protocol's table, transcribed."""
+    ft, memit = hparams_for("ft", model, layers), hparams_for("memit", model, layers)
+    assert f"{list(ft.layers)} {ft.num_steps} {ft.lr:g} {ft.norm_constraint:g}" == expected["ft"]
+    assert (
+        f"{list(memit.layers)} {memit.v_num_grad_steps} {memit.mom2_update_weight:g} {memit.clamp_norm_factor:g}"
+        == expected["memit"]
+    )
+    assert (memit.v_lr, memit.v_weight_decay, memit.kl_factor, memit.v_loss_layer) == (0.5, 0.5, 0.0625, layers - 1)
+    kn, mend = hparams_for("kn", model, layers), hparams_for("mend", model, layers)
+    assert (kn.batch_size, kn.steps, kn.p, kn.refine) == (20, 20, 0.4, False)
+    assert kn.adaptive_threshold == (0.2 if model == "gpt2-xl" else 0.1)
+    assert (mend.layers, mend.lr_scale) == (tuple(range(layers - 3, layers)), 1.0)
+    assert mend.inner_order[0] == ("mlp_down" if model == "gpt2-xl" else "mlp_up")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_hyperparameter_says_what_it_is(method) -> None:
+    """One sentence each."""
+    hparams = hparams_for(method, "gpt2-xl", 48)
+    for field in msgspec.inspect.type_info(type(hparams)).fields:
+        described = field.type.extra_json_schema if isinstance(field.type, msgspec.inspect.Metadata) else None
+        assert described and described["description"].endswith("."), f"{method}: {field.name} has no sentence"
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "says"),
+    [
+        ("memit", {"layers": [3, 1]}, "must rise"),
+        ("memit", {"layers": []}, "length >= 1"),
+        ("memit", {"v_loss_layer": 0, "layers": [1, 2]}, "lies below the edited layer"),
+        ("memit", {"mom2_update_weight": 0}, "> 0"),
+        ("ft", {"norm_constraint": True}, "norm_constraint must be a number above zero"),
+        ("ft", {"norm_constraint": -1.0}, "norm_constraint must be a number above zero"),
+        ("ft", {"kl_factor": 0.1}, "<= 0"),
+        ("kn", {"adaptive_threshold": 1.5}, "< 1"),
+        ("mend", {"layers": [6]}, "layer 6 is not in this model"),
+        ("rome", {"fact_token": "last"}, "fact_token"),
+    ],
+)
+def test_bad_hyperparameters(method, content, says, tmp_path) -> None:
+    (tmp_path / "h.json").write_text(json.dumps(content))
+    with pytest.raises(SettingError, match=says):
+        hparams_for(method, "tiny-gpt2", 6, tmp_path / "h.json")
+
+
+def test_a_protocol_is_all_its_switches() -> None:
+    """Everything a switch can name is on as released and off as corrected."""
+    assert all(PROTOCOLS["released"].switches().values())
+    assert not any(PROTOCOLS["corrected"].switches().values())
+    assert len(PROTOCOLS["released"].switches()) == 10
 
 
 def test_published_values() -> None:
@@ -114,6 +215,39 @@ def test_sampling_equals_the_plain_way(model) -> None:
     assert texts == [row[1:].tolist() for row in ids_BT]
 
 
+def test_memits_prefixes_open_with_given_words(model) -> None:
+    groups = draw_groups(model)
+    assert groups == draw_groups(model)
+    assert groups[0] == ["{}"] and len(groups[1]) == 5
+    assert all(
+        t.startswith(word) for t, word in zip(groups[1], ("The", "Therefore", "Because", "I", "You"), strict=True)
+    )
+    for template in groups[1]:
+        assert template.endswith(". {}") and len(model.tokens.ids(template.removesuffix(". {}"))) <= 12
+
+
+def test_a_small_vocabulary_draws_freely() -> None:
+    """The world cannot read every opener's text again; what it draws instead is a prompt's prefix all the same."""
+    world = load("world")
+    bare, opened = draw_groups(world)
+    assert bare == ["{}"] and len(opened) == 5
+    assert all(world.tokens.ids(template.removesuffix(" {}")) for template in opened)
+
+
+def test_grouped_prefix_files(tmp_path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([["{}"], ["Yes. {}", "No. {}"]]))
+    assert read_groups(path) == [["{}"], ["Yes. {}", "No. {}"]]
+    path.write_text(json.dumps({"context_templates": [["{}"]]}))
+    assert read_groups(path) == [["{}"]]
+    path.write_text(json.dumps(["{}", "Yes. {}"]))
+    assert read_groups(path) == [["{}"], ["Yes. {}"]]
+    for bad in ([], [[]], [["no place"]], [["{}"], "Yes. {}"], {"templates": 3}):
+        path.write_text(json.dumps(bad))
+        with pytest.raises(SettingError, match="list of lists of templates"):
+            read_groups(path)
+
+
 def test_prefix_files(tmp_path) -> None:
     path = tmp_path / "p.json"
     path.write_text(json.dumps(["{}", "Yes. {}"]))
@@ -122,43 +256,3 @@ def test_prefix_files(tmp_path) -> None:
         path.write_text(json.dumps(bad))
         with pytest.raises(SettingError, match="JSON list of templates"):
             read_prefixes(path)
-
-
-def test_published_moments_from_any_folder_above(reference, tiny) -> None:
-    model = tiny("tiny-gpt2")
-    folder = reference / "moments" / "tiny-gpt2"
-    expected = np.load(next(folder.rglob("transformer.h.2.*.npz")))
-    matrix = read_moments(folder).matrix(model.decoder, 2)
-    np.testing.assert_allclose(matrix, expected["mom2.mom2"].astype(np.float64) / expected["mom2.count"])
-    assert torch.equal(matrix, read_moments(folder / "wikipedia_stats").matrix(model.decoder, 2))
-    keys = torch.randn(3, 256, dtype=torch.float64)
-    solved = read_moments(folder).solve(model.decoder, 2, keys)
-    torch.testing.assert_close(solved @ matrix, keys)
-    with pytest.raises(SettingError, match="no file transformer.h.5"):
-        read_moments(folder).matrix(model.decoder, 5)
-    with pytest.raises(SettingError, match="is no folder"):
-        read_moments(folder / "absent")
-
-
-def test_damaged_moments(tiny, tmp_path) -> None:
-    path = tmp_path / "transformer.h.2.mlp.c_proj_float32_mom2_100000.npz"
-    path.write_bytes(b"PK damaged")
-    with pytest.raises(SettingError, match="is no moment file"):
-        read_moments(tmp_path).matrix(tiny("tiny-gpt2").decoder, 2)
-
-
-def test_computed_moments_are_means_over_real_tokens(model) -> None:
-    """Padding does not count, and batches do not matter: equal to one text at a time, from the whole pass."""
-    texts = ["The capital of France is Paris", "The report said", "Yes"]
-    decoder = model.decoder
-    total, count = torch.zeros(256, 256, dtype=torch.float64), 0
-    for text in texts:
-        ids_BT = torch.tensor([model.tokens.ids(text)])
-        with torch.no_grad():
-            keys = decoder.run(decoder.words(ids_BT), keep=("key",)).outputs["key"][1][0].double()
-        total, count = total + keys.t() @ keys, count + len(keys)
-    found = compute_moments(model, [model.tokens.ids(text) for text in texts], (1,), "test").matrix(decoder, 1)
-    torch.testing.assert_close(found, total / count, rtol=1e-5, atol=1e-6)
-    ids = [model.tokens.ids(text) for text in texts]
-    ridged = compute_moments(model, ids, (1,), "test", ridge=0.5).matrix(decoder, 1)
-    torch.testing.assert_close(ridged - found, 0.5 * found.diagonal().mean() * torch.eye(256, dtype=torch.float64))

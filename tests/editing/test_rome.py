@@ -11,7 +11,8 @@ import torch
 from artifact.editing.hparams import RomeHparams, hparams_for
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
-from artifact.editing.rome import RomeEdit, objective, rome
+from artifact.editing.rome import REMOVAL_PREFIXES, RomeEdit, rome
+from artifact.editing.value import objective
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
 
@@ -99,7 +100,7 @@ def test_protocol_switches(tiny, facts) -> None:
     assert none != spaced
 
     def removal(**switch: bool):
-        return objective(model, view, TEMPLATES, replace(RELEASED, **switch)).rows[len(TEMPLATES) :]
+        return objective(model, view, TEMPLATES, TEMPLATES, replace(RELEASED, **switch)).rows[len(TEMPLATES) :]
 
     released = removal()
     assert all(list(row.target) == none and row.divisor == 1 for row in released)
@@ -111,10 +112,19 @@ def test_protocol_switches(tiny, facts) -> None:
         assert RELEASED.switches()[name] and not PROTOCOLS["corrected"].switches()[name]
 
 
-def test_only_five_removal_prompts(tiny, facts) -> None:
+def test_only_five_removal_prompts(tiny, facts, monkeypatch) -> None:
     templates = ["{}", *[f"Word {n}. {{}}" for n in range(8)]]
-    found = objective(tiny("tiny-gpt2"), facts[0].view("relation"), templates, RELEASED)
-    assert len(found.rows) == 9 + 5
+    seen: list[int] = []
+
+    def stop(model, layer, objectives, *rest, **settings):
+        seen.append(len(objectives[0].rows))
+        raise EditError("enough seen")
+
+    monkeypatch.setattr("artifact.editing.rome.optimise", stop)
+    hparams = RomeHparams(layers=(2,), v_loss_layer=5, mom2_adjustment=False)
+    with pytest.raises(EditError, match="enough"):
+        rome(tiny("tiny-gpt2"), [facts[0].view("relation")], hparams, templates, Moments("none"), RELEASED)
+    assert seen == [9 + REMOVAL_PREFIXES] == [9 + 5]
 
 
 def test_singular_moments_and_another_models_moments(tiny, facts) -> None:

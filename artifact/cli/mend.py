@@ -1,0 +1,96 @@
+"""kloc mend-train: train MEND's network on a fact file, for models that no published network is for."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from artifact.cli.app import Model, app, check_folder, load_model
+from artifact.facts.fact import read_facts
+
+
+@app.command
+def mend_train(
+    *,
+    model: Model,
+    out: Annotated[Path, Parameter(help="safetensors file for the network; FILE.partial is its checkpoint.")],
+    facts: Annotated[
+        Path | None, Parameter(help="JSON file of CounterFact-style records; the model's built-in facts unless said.")
+    ] = None,
+    steps: Annotated[int | None, Parameter(help="Most training steps.")] = None,
+    seed: Annotated[int | None, Parameter(help="Decides the split, the start and every draw.")] = None,
+    validation: Annotated[float | None, Parameter(help="Share of the facts that is held out.")] = None,
+    rank: Annotated[int | None, Parameter(help="Rank of the network's layers.")] = None,
+    batch: Annotated[int | None, Parameter(help="Views edited in a step.")] = None,
+    lr: Annotated[float | None, Parameter(help="Adam's step size.")] = None,
+    hparams: Annotated[
+        Path | None, Parameter(help="JSON of hyperparameters that replace the model's: which layers are edited.")
+    ] = None,
+    half: Annotated[bool, Parameter(help="Store the network's layers in float16, at half the size.")] = False,
+) -> int:
+    """Train MEND's network from both perspectives. Stopped, the same command goes on from its checkpoint."""
+    import msgspec
+    import torch
+
+    from artifact.editing.hparams import hparams_for, hparams_hash
+    from artifact.editing.mend_train import UNFINISHED, MendTraining, train
+    from artifact.editing.mend_weights import write_network
+    from artifact.errors import SettingError
+    from artifact.runs.setup import SMALL_EMBEDDING, data_for, use_tf32
+
+    given = {"steps": steps, "seed": seed, "validation": validation, "rank": rank, "batch": batch, "lr": lr}
+    try:
+        training = msgspec.convert({key: value for key, value in given.items() if value is not None}, MendTraining)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"mend-train: {error}; give another value") from None
+    beside = out.with_name(f"{out.name}.part")
+    check_folder(beside)
+    beside.unlink()
+    loaded = load_model(model)
+    use_tf32(False)
+    if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
+        torch.set_num_threads(1)  # sums in another order would give another network
+    if facts is None:
+        data = data_for(loaded.name)
+        records, source, sha256 = data.facts, data.source, data.sha256
+    else:
+        records, source = read_facts(facts), facts.name
+        sha256 = hashlib.sha256(facts.read_bytes()).hexdigest()
+    resolved = hparams_for("mend", loaded.name, loaded.decoder.layers, hparams)
+    weights = loaded.weights_hash()
+    print(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
+    dtype = torch.float16 if half else torch.float32
+    checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
+    found = train(
+        loaded,
+        records,
+        resolved,
+        training,
+        checkpoint=checkpoint,
+        identity=f"{weights} {sha256}",
+        dtype=dtype,
+        say=lambda line: print(line, flush=True),
+    )
+    about = {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "weights_sha256": weights,
+        "facts": source,
+        "facts_sha256": sha256,
+        "hparams": msgspec.to_builtins(resolved),
+        "hparams_hash": hparams_hash(resolved),
+        "training": msgspec.to_builtins(training),
+        "steps": found.steps,
+        "best_step": found.best_step,
+        "held_out": found.held_out,
+        "figures": found.figures,
+        "pad_row_note": "no [PAD] row: trained without the extra logit of the published code",
+        "torch": torch.__version__,
+    }
+    write_network(found.network, out, about, dtype)
+    checkpoint.unlink(missing_ok=True)
+    for name, figures in found.figures.items():
+        print(f"held out, {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    print(out)
+    return 0

@@ -1,0 +1,97 @@
+"""kloc moments: second moments of the down-projection's inputs from texts the user has."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from artifact.cli.app import Model, app, load_model
+from artifact.errors import Interrupted, SettingError
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@app.command
+def moments(
+    *,
+    model: Model,
+    out: Annotated[Path, Parameter(help="Folder for the files, one a layer, and moments.json beside them.")],
+    texts: Annotated[
+        str | None,
+        Parameter(
+            help="File of one text a line (.txt) or of JSON lines with the field text (.jsonl), or - for standard "
+            "input; the world has its own.",
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None, Parameter(help="Layers, such as 13,14; those that ROME and MEMIT edit unless said.")
+    ] = None,
+    samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
+    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding with them.")] = 4096,
+    checkpoint_minutes: Annotated[float, Parameter(help="Minutes between checkpoints.")] = 10.0,
+) -> int:
+    """Collect second moments in the published layout; the same command goes on with what was interrupted."""
+    from artifact.editing.collect import collect, moment_layers
+    from artifact.editing.texts import open_source, world_source
+    from artifact.runs.setup import use_tf32
+    from artifact.runs.stop import stopping
+
+    if texts is None and model != "world":
+        raise SettingError(f"model {model} has no texts of its own; give --texts FILE, or - for standard input")
+    chosen = None if layers is None else _layers(layers)
+    with world_source() if texts is None else open_source(texts) as source:
+        loaded = load_model(model)
+        use_tf32(False)  # sums over millions of tokens are worth full float32
+        try:
+            # A source that cannot be read again has nothing to keep, and stops at once.
+            with stopping(source.resumable) as stop:
+                found = collect(
+                    loaded,
+                    source,
+                    moment_layers(loaded) if chosen is None else chosen,
+                    out,
+                    samples=samples,
+                    batch_tokens=batch_tokens,
+                    checkpoint_seconds=60 * checkpoint_minutes,
+                    stop=stop,
+                    tell=_Shown(samples),
+                )
+        except KeyboardInterrupt:
+            kept = "the last checkpoint stays, and the same command goes on from there"
+            lost = f"{source.name} cannot be read again, so nothing is kept; give a file to go on with it"
+            raise Interrupted(f"stopped at once; {kept if source.resumable else lost}") from None
+    print(f"{found.source}: {found.texts} texts, {found.tokens} tokens, longest {found.longest}")
+    print(f"{found.cut} cut at the model's {found.positions} positions, {found.skipped} skipped (empty, unknown words)")
+    print(f"layers {', '.join(map(str, found.layers))} of {found.model}; text sha256 {found.source_sha256[:12]}")
+    print(out)
+    return 0
+
+
+def _layers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(f"layers {text!r} are no numbers; give them with commas between, such as 13,14") from None
+
+
+class _Shown:
+    """A line every few seconds: texts, tokens and their rate since this process began."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._said = time.monotonic()
+        self._from: tuple[float, int] | None = None
+
+    def __call__(self, texts: int, tokens: int) -> None:
+        now = time.monotonic()
+        if self._from is None:
+            self._from = (now, tokens)
+            if texts:
+                print(f"moments: going on after {texts} texts, {tokens} tokens", flush=True)
+        if now - self._said > _SECONDS_BETWEEN_LINES:
+            self._said = now
+            began, before = self._from
+            rate = (tokens - before) / max(now - began, 1e-9)
+            print(f"moments: {texts}/{self._samples} texts, {tokens} tokens, {rate:.0f} tokens/s", flush=True)

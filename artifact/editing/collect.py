@@ -1,0 +1,346 @@
+"""Collecting second moments from a source of texts: read as a stream, summed in batches, resumable.
+
+Covers windows and batches, the checkpoint `moments.partial`, and the published files with `moments.json` beside them.
+The source is texts.py's, the sums are moments.py's. The first texts of the source count: none is drawn at random, so a
+sorted source is to be shuffled first.
+
+As in the published statistics each text is cut at the model's number of positions and no token is put before it. Texts
+are read WINDOW at a time, ordered by length, and run longest first in batches of at most so many tokens with padding.
+A checkpoint holds the float64 sums and how far the window is done, and each window follows from the source alone: a
+resumed run makes the same batches in the same order, hence the same bits where the arithmetic is the same. It takes 8
+M^2 bytes a layer on disk (13 GB for six layers of GPT-J), twice while it is replaced.
+"""
+
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from zipfile import ZipFile
+
+import msgspec
+import numpy as np
+import torch
+
+from artifact.editing.hparams import hparams_for
+from artifact.editing.moments import PROVENANCE, UNREADABLE, KeySums, moment_file, read_array, write_arrays
+from artifact.editing.moments import write_moments as write_files
+from artifact.editing.texts import Reader, Source
+from artifact.errors import Interrupted, PromptError, RunError, SettingError
+from artifact.lm.load import LanguageModel
+from artifact.lm.tokens import Tokens
+
+SAMPLES = 100_000
+"""Texts of the published statistics."""
+BATCH_TOKENS = 4096
+WINDOW = 1024
+PARTIAL = "moments.partial"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What makes two collections the same, but for their texts."""
+
+    weights_sha256: str
+    layers: tuple[int, ...]
+    samples: int
+    form: str
+    window: int = WINDOW
+
+
+class Progress(msgspec.Struct):
+    """How far a collection is. `texts` to `sha256` stand at the start of the window in hand, whose `done` longest texts
+    are in the sums.
+
+    `skipped` texts were empty or had unknown words, `cut` ones were longer than the model's positions, `longest` is in
+    tokens after the cut; `bytes`, `lines` and their `sha256` are what was read of the source.
+    """
+
+    texts: int = 0
+    skipped: int = 0
+    cut: int = 0
+    longest: int = 0
+    bytes: int = 0
+    lines: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
+    done: int = 0
+
+
+class _Checkpoint(msgspec.Struct, frozen=True):
+    model: str
+    settings: Settings
+    progress: Progress
+    tokens: int
+
+
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in moments.json. `samples` were asked for and `texts` found; `source_sha256` is that of the first
+    `source_bytes` bytes of the source, all that was read; the other figures are Progress's.
+    """
+
+    model: str
+    revision: str
+    weights_sha256: str
+    dtype: str
+    positions: int
+    layers: tuple[int, ...]
+    source: str
+    form: str
+    source_sha256: str
+    source_bytes: int
+    samples: int
+    texts: int
+    tokens: int
+    longest: int
+    cut: int
+    skipped: int
+    batch_tokens: int
+
+
+def moment_layers(model: LanguageModel) -> tuple[int, ...]:
+    """The layers whose moments ROME and MEMIT need on this model."""
+    depth = model.decoder.layers
+    chosen = (hparams_for(method, model.name, depth).layers for method in ("rome", "memit"))
+    return tuple(sorted({layer for layers in chosen for layer in layers}))
+
+
+def collect(
+    model: LanguageModel,
+    source: Source,
+    layers: Sequence[int],
+    out: Path,
+    *,
+    samples: int = SAMPLES,
+    batch_tokens: int = BATCH_TOKENS,
+    checkpoint_seconds: float = 600,
+    stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[int, int], None] = lambda texts, tokens: None,
+) -> Collected:
+    """Second moments of `layers` over the first `samples` texts of `source`, as published files in the folder `out`.
+
+    Goes on from `out`'s checkpoint where there is one; where the same moments are there already, only reads what they
+    are. `tell` is told (texts, tokens so far) at the start and after every batch, and `stop` asked after every batch.
+    Raises Interrupted on `stop`, with the checkpoint written; SettingError for a text or setting that cannot be used, a
+    checkpoint that is damaged or of other settings, and too little memory; RunError when `out` cannot be written.
+    """
+    run = _Collection(model, source, _checked(model, layers, samples, batch_tokens), out, samples, batch_tokens)
+    if run.finished is not None:
+        return run.finished
+    run.resume()
+    saved = -math.inf  # the first checkpoint comes at once: a folder that is full or another's is found out early
+    progress = run.progress
+    tell(progress.texts + progress.done, run.sums.tokens)
+    while progress.texts < samples:
+        rows, end = run.window()
+        if not rows:
+            run.progress = progress = end
+            break
+        while progress.done < len(rows):
+            many = max(1, batch_tokens // len(rows[progress.done]))
+            run.add(rows[progress.done : progress.done + many])
+            progress.done = min(progress.done + many, len(rows))
+            tell(progress.texts + progress.done, run.sums.tokens)
+            if stop():
+                run.save()
+                raise Interrupted(
+                    f"stopped; {run.partial} keeps what was done, and the same command goes on from there"
+                )
+            if time.monotonic() - saved >= checkpoint_seconds:
+                run.save()
+                saved = time.monotonic()
+        run.progress = progress = end
+    return run.finish()
+
+
+class _Collection:
+    """One collection in the making: its sums, how far it is, and its files."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        source: Source,
+        layers: tuple[int, ...],
+        out: Path,
+        samples: int,
+        batch_tokens: int,
+    ) -> None:
+        self._model, self._source, self._out, self._batch_tokens = model, source, out, batch_tokens
+        self._settings = Settings(model.weights_hash(), layers, samples, source.form)
+        self._reader = Reader(source)
+        self._refused: str | None = None
+        self.partial = out / PARTIAL
+        self.progress = Progress()
+        self.finished = self._finished()
+        if self.finished is None:
+            with self._memory():
+                self.sums = KeySums(model, layers)
+
+    def window(self) -> tuple[list[list[int]], Progress]:
+        """The next texts as ids, longest first, and the progress once all of them are in the sums."""
+        before = self.progress
+        most = min(WINDOW, self._settings.samples - before.texts)
+        whole = _without_limit(self._model.tokens)
+        limit = self._model.tokens.limit
+        rows: list[list[int]] = []
+        skipped, cut = before.skipped, before.cut
+        # No line is read beyond the last text taken: what was read is recorded, and the next window begins there.
+        texts = self._reader.texts()
+        while len(rows) < most and (text := next(texts, None)) is not None:
+            try:
+                ids = whole.ids(text)
+            except PromptError as error:
+                skipped += 1
+                self._refused = self._refused or str(error)
+                continue
+            if ids:
+                cut += len(ids) > limit
+                rows.append(ids[:limit])
+            else:  # characters that the tokenizer drops
+                skipped += 1
+        rows.sort(key=len, reverse=True)
+        longest = max(before.longest, len(rows[0]) if rows else 0)
+        reader = self._reader
+        return rows, Progress(
+            before.texts + len(rows), skipped, cut, longest, reader.bytes, reader.lines, reader.sha256
+        )
+
+    def add(self, rows: Sequence[Sequence[int]]) -> None:
+        """Add texts (ids) to the sums."""
+        with self._memory():
+            self.sums.add(rows)
+
+    def save(self) -> None:
+        """Write the checkpoint; none for a source that cannot be read again."""
+        _make_folder(self._out)
+        if not self._source.resumable:
+            return
+        record = msgspec.json.encode(_Checkpoint(self._model.name, self._settings, self.progress, self.sums.tokens))
+        content: list[tuple[str, object]] = [("record", np.frombuffer(record, dtype=np.uint8))]
+        content += [(f"layer{layer}", total_MM) for layer, total_MM in self.sums.totals_MM.items()]
+        write_arrays(self.partial, content)
+
+    def resume(self) -> None:
+        """Take up the checkpoint if there is one; SettingError when it is not this collection's."""
+        if not self.partial.exists():
+            return
+        remedy = "give the same as then, or delete the file to start over"
+        if not self._source.resumable:
+            raise SettingError(f"{self.partial}: {self._source.name} cannot be read again to go on from it; {remedy}")
+        try:
+            with ZipFile(self.partial) as archive:
+                found = msgspec.json.decode(read_array(archive, "record").tobytes(), type=_Checkpoint)
+                if found.settings.weights_sha256 != self._settings.weights_sha256:
+                    raise SettingError(
+                        f"{self.partial}: was begun with the weights of {found.model}, not these of "
+                        f"{self._model.name}; {remedy}"
+                    )
+                for field in Settings.__struct_fields__:
+                    then, now = getattr(found.settings, field), getattr(self._settings, field)
+                    if then != now:
+                        raise SettingError(f"{self.partial}: was begun with {field} {then}, not {now}; {remedy}")
+                for layer, total_MM in self.sums.totals_MM.items():
+                    total_MM.copy_(torch.from_numpy(read_array(archive, f"layer{layer}")))
+        except (*UNREADABLE, msgspec.DecodeError, RuntimeError) as error:
+            raise SettingError(f"{self.partial}: is damaged ({error}); delete it to start over") from None
+        if not self._reader.go_to(found.progress.bytes, found.progress.lines, found.progress.sha256):
+            raise SettingError(f"{self.partial}: was begun with other texts than {self._source.name}; {remedy}")
+        self.progress, self.sums.tokens = found.progress, found.tokens
+
+    def finish(self) -> Collected:
+        """Write the files and what they are, and remove the checkpoint."""
+        progress, model, settings = self.progress, self._model, self._settings
+        if progress.texts == 0:
+            reason = f"all {progress.skipped} texts were skipped" if progress.skipped else "holds no text"
+            first = f" (the first: {self._refused})" if self._refused else ""
+            raise SettingError(f"{self._source.name}: {reason}{first}; give other texts")
+        self.save()  # what follows can be repeated from here
+        write_files(self._out, model, self.sums, progress.texts)
+        found = Collected(
+            model=model.name,
+            revision=model.revision,
+            weights_sha256=settings.weights_sha256,
+            dtype=str(model.decoder.dtype).removeprefix("torch."),
+            positions=model.tokens.limit,
+            layers=settings.layers,
+            source=self._source.name,
+            form=settings.form,
+            source_sha256=progress.sha256,
+            source_bytes=progress.bytes,
+            samples=settings.samples,
+            texts=progress.texts,
+            tokens=self.sums.tokens,
+            longest=progress.longest,
+            cut=progress.cut,
+            skipped=progress.skipped,
+            batch_tokens=self._batch_tokens,
+        )
+        try:
+            part = self._out / f"{PROVENANCE}.part"
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+            part.replace(self._out / PROVENANCE)
+            self.partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self._out, error) from None
+        return found
+
+    def _finished(self) -> Collected | None:
+        """These moments where `out` holds them already; SettingError where it holds others, which stay untouched."""
+        if self.partial.exists() or not self._out.is_dir():
+            return None
+        name = moment_file(self._model.decoder, 0, "*").replace(".0.", ".*.", 1)
+        files = sorted(self._out.glob(name))
+        if not files:
+            return None
+        try:
+            found = msgspec.json.decode((self._out / PROVENANCE).read_bytes(), type=Collected)
+        except (OSError, msgspec.DecodeError):
+            found = None
+        if found is not None and self._source.resumable:
+            settings = Settings(found.weights_sha256, found.layers, found.samples, found.form)
+            same = settings == self._settings and self._reader.go_to(found.source_bytes, 0, found.source_sha256)
+            if same and (found.texts == found.samples or not self._source.stream.read(1)):
+                return found
+        raise SettingError(f"{self._out}: holds other moments ({files[0].name}); give another folder with --out")
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise SettingError(
+                f"the device's memory does not hold batches of {self._batch_tokens} tokens beside the sums of "
+                f"{len(self._settings.layers)} layers; give a smaller --batch-tokens, or fewer --layers at a time"
+            ) from None
+
+
+def _checked(model: LanguageModel, layers: Sequence[int], samples: int, batch_tokens: int) -> tuple[int, ...]:
+    depth = model.decoder.layers
+    if not layers or not all(0 <= layer < depth for layer in layers):
+        raise SettingError(
+            f"layers {list(layers)} are not in this model of {depth} layers; give some of 0 to {depth - 1}"
+        )
+    if samples < 1 or batch_tokens < 1:
+        raise SettingError(f"samples and batch tokens must be at least 1, got {samples} and {batch_tokens}; give more")
+    return tuple(sorted(set(layers)))
+
+
+def _without_limit(tokens: Tokens) -> Tokens:
+    """The same tokenizer for texts that are cut instead of refused."""
+    whole = copy(tokens)
+    whole.limit = sys.maxsize
+    return whole
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{PROVENANCE}.part").open("ab") as probe:
+            Path(probe.name).unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(f"{folder}: cannot be written ({error.strerror}); give another folder with --out")

@@ -1,0 +1,285 @@
+"""Knowledge Neurons: neurons whose activation the answer's probability hangs on, and a write to their output weights.
+
+Covers integrated gradients over every layer's neurons at the prompt's last token, the choice of neurons for one prompt
+or over several, and the edit of the chosen neurons' rows of the down-projection. It does not score edits; that the
+released code undoes its edit before scoring (protocol.kn_undone) is the evaluation's business.
+Source: PROTOCOL section 4; golden numbers: tests/reference/{kn_rake,kn_eleuther}, 1e-4 relative, neuron lists equal.
+
+Only the last token is computed again. One unedited pass stores what stands left of it; then one row for each point of
+the integral and each layer joins the batch behind its layer, and all of them go back in one backward pass.
+
+Shape letters as in lm/decoder.py, where B is a point of a prompt's integral and L*B the rows that reach the output,
+F prompt, and J token of a target.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
+from artifact.editing.hparams import KnHparams
+from artifact.editing.protocol import Protocol
+from artifact.errors import EditError
+from artifact.facts.fact import View, fill
+from artifact.lm.decoder import Aligned, Decoder, LayerKeys, Site
+from artifact.lm.load import LanguageModel
+from artifact.lm.memory import Memory, default_memory
+
+Neuron = tuple[int, int]
+"""Layer and index among the layer's M neurons."""
+_HEAD_ROWS = 128
+"""Rows whose logits are held at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnEdit(Edited):
+    """An edit and the neurons it writes to, (layer, index), in the reference's order."""
+
+    neurons: tuple[Neuron, ...]
+
+    def told(self) -> dict[str, float | int]:
+        """The figures of a record."""
+        return super().told() | {"neurons": len(self.neurons)}
+
+
+def kn(
+    model: LanguageModel, views: Sequence[View], hparams: KnHparams, protocol: Protocol, memory: Memory | None = None
+) -> list[KnEdit | EditError]:
+    """An edit for each view, as if each were the only one; an EditError in the place of one that cannot be computed.
+
+    Neurons are those of the view's own prompt; with `hparams.refine`, those that more than p of its prompts (its own
+    and its rephrasings) share. Each one's row of the down-projection changes by the sum of the embeddings of the
+    target's tokens less twice that of the model's own next token.
+    """
+    decoder, space = model.decoder, "" if protocol.kn_without_space else " "
+    own = [fill(view.template, view.subject) for view in views]
+    asked = [[prompt, *(view.generality if hparams.refine else ())] for prompt, view in zip(own, views, strict=True)]
+    truths = [model.tokens.ids(space + view.foil) for view in views]
+    targets = [model.tokens.ids(space + view.target) for view in views]
+    found = _attribute(
+        model,
+        [prompt for prompts in asked for prompt in prompts],
+        [truth for prompts, truth in zip(asked, truths, strict=True) for _ in prompts],
+        hparams.steps,
+        memory or Memory(default_memory(decoder.device)),
+    )
+    results: list[KnEdit | EditError] = []
+    first = 0
+    for prompts, target in zip(asked, targets, strict=True):
+        part = found[first : first + len(prompts)]
+        first += len(prompts)
+        try:
+            coarse = [neurons_above(scores_LM, hparams.adaptive_threshold) for scores_LM, _ in part]
+            neurons = refined(coarse, hparams.p) if hparams.refine else coarse[0]
+            scores_LM, greedy = part[0]
+            edit = _edit(decoder, neurons, scores_LM.shape[1], greedy, target)
+            results.append(KnEdit(edit=edit, norm=checked_norm(edit), neurons=tuple(neurons)))
+        except EditError as error:
+            results.append(error)
+    return results
+
+
+def attributions(
+    model: LanguageModel, prompts: Sequence[str], targets: Sequence[Sequence[int]], steps: int, memory: Memory
+) -> list[Tensor]:
+    """Attribution scores (L, M) in float32 of every neuron, for each prompt with its target ids.
+
+    scores[l, m] = a/steps * sum over the points x of dp/d(a x): a is the output m of layer l's up-projection, before
+    the activation function, at the prompt's last token, where a x replaces it; x runs from 0 to 1, both among them;
+    p is the mean of the target tokens' probabilities, each as the prompt's next token.
+    Golden: `scores`. Raises PromptError for a prompt that the model cannot be asked with.
+    """
+    return [scores_LM for scores_LM, _ in _attribute(model, prompts, targets, steps, memory)]
+
+
+def neurons_above(scores_LM: Tensor, share: float) -> list[Neuron]:
+    """Neurons whose score is above `share` of the largest, by layer and index; EditError when scores are not finite.
+
+    Golden: `coarse_adaptive0.2`.
+    """
+    if not bool(scores_LM.isfinite().all()):
+        raise EditError("the attributions are not finite; give a model of finite weights, or a wider dtype")
+    chosen_NX = (scores_LM > scores_LM.max().item() * share).nonzero()
+    return [(layer, index) for layer, index in chosen_NX.tolist()]
+
+
+def refined(coarse: Sequence[Sequence[Neuron]], p: float) -> list[Neuron]:
+    """Neurons that stand in more than p of the lists, in the order of their first occurrence.
+
+    Golden: `refined_3prompts_p0.4`; with p = 0, the union, `refined_3prompts_norefine`.
+    """
+    counts = Counter(neuron for neurons in coarse for neuron in neurons)
+    return [neuron for neuron, count in counts.items() if count > len(coarse) * p]
+
+
+def _edit(decoder: Decoder, neurons: Sequence[Neuron], width: int, greedy: int, target: Sequence[int]) -> Edit:
+    """The same vector added to the row of every neuron: one change of rank one for each layer that has any."""
+    if not neurons:
+        raise EditError("no neuron's attribution is above the threshold; give a lower adaptive_threshold or p")
+    embedding_VD = decoder.embedding_VD
+    vector_D = embedding_VD[list(target)].float().sum(0) - 2 * embedding_VD[greedy].float()
+    by_layer: dict[int, list[int]] = {}
+    for layer, index in neurons:
+        by_layer.setdefault(layer, []).append(index)
+    changes = {}
+    for layer in sorted(by_layer):
+        name = decoder.family.name("mlp_down", layer)
+        left_M1 = embedding_VD.new_zeros(width, 1)
+        left_M1[by_layer[layer]] = 1
+        changes[name] = LowRank(left_M1, vector_D.to(decoder.dtype)[None])
+    return Edit(changes)
+
+
+def _attribute(
+    model: LanguageModel, prompts: Sequence[str], targets: Sequence[Sequence[int]], steps: int, memory: Memory
+) -> list[tuple[Tensor, int]]:
+    """Scores (L, M) and the model's own next token for each prompt: as many at once as memory allows."""
+    ids = [model.tokens.ids(prompt) for prompt in prompts]
+    found: dict[int, tuple[Tensor, int]] = {}
+    # Prompts of like lengths go together, so that little is padded.
+    waiting = sorted(range(len(ids)), key=lambda f: len(ids[f]))
+    while waiting:
+        part = waiting[: memory.facts(model.decoder, len(ids[waiting[-1]]), samples=0)]
+        try:
+            stored = _store(model, [ids[f] for f in part])
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise
+            memory.halve()
+            continue
+        scores_FLM = _integrate(model.decoder, stored, [targets[f] for f in part], steps, memory)
+        for f, scores_LM, greedy in zip(part, scores_FLM, stored.greedy_F, strict=True):
+            found[f] = (scores_LM, greedy)
+        waiting = waiting[len(part) :]
+    return [found[f] for f in range(len(ids))]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What one unedited pass over F prompts leaves behind for their last tokens, by layer.
+
+    up_LFM: outputs of the up-projection; rest_LFD: what the block adds the MLP's output to; left: keys and values of
+    the tokens before the last, padded on the right; `aligned` says which of them are real.
+    """
+
+    up_LFM: list[Tensor]
+    rest_LFD: list[Tensor]
+    left: list[LayerKeys]
+    aligned: Aligned
+    greedy_F: list[int]
+
+
+@torch.no_grad()
+def _store(model: LanguageModel, ids: Sequence[Sequence[int]]) -> _Stored:
+    decoder = model.decoder
+    every_F = torch.arange(len(ids), device=decoder.device)
+    last_F = torch.tensor([len(row) - 1 for row in ids], device=decoder.device)
+    up_LFM: list[Tensor] = []
+    rest_LFD: list[Tensor] = []
+    left: list[LayerKeys] = []
+
+    hidden_FTD = decoder.embed(decoder.words(model.tokens.pad(ids, decoder.device)))
+    for layer in range(decoder.layers):
+        entering_FD = hidden_FTD[every_F, last_F]
+
+        def read(site: Site, layer: int, value_FTX: Tensor, entering_FD: Tensor = entering_FD) -> None:
+            if site == "attn":
+                rest_LFD.append(entering_FD + value_FTX[every_F, last_F])
+            elif site == "up":
+                up_LFM.append(value_FTX[every_F, last_F])
+
+        hidden_FTD, (key_FHTK, value_FHTK) = decoder.block(layer, hidden_FTD, at_site=read)
+        left.append((key_FHTK[:, :, :-1], value_FHTK[:, :, :-1]))
+    greedy_F = decoder.logits(hidden_FTD[every_F, last_F]).argmax(-1).tolist()
+    tokens_T = torch.arange(hidden_FTD.shape[1] - 1, device=decoder.device)
+    # The last column is the row's own key.
+    seen_FK = F.pad(tokens_T < last_F[:, None], (0, 1), value=True)
+    return _Stored(up_LFM, rest_LFD, left, Aligned(last_F, seen_FK[:, None, None]), greedy_F)
+
+
+def _integrate(
+    decoder: Decoder, stored: _Stored, targets: Sequence[Sequence[int]], steps: int, memory: Memory
+) -> Tensor:
+    """Scores (F, L, M) in float32. A point of a prompt's integral is one unit of work, at all layers."""
+    sum_FLM = torch.zeros(
+        len(targets), decoder.layers, stored.up_LFM[0].shape[1], dtype=torch.float32, device=decoder.device
+    )
+    x_S = torch.linspace(0, 1, steps, device=decoder.device)
+    point_B = torch.arange(len(targets) * steps, device=decoder.device)
+    truth = _Truth.of(targets, decoder.device)
+    while len(point_B):
+        part_B = point_B[: memory.points(decoder, stored.left[0][0].shape[2])]
+        prompt_B = part_B // steps
+        try:
+            gradient_LBM = _gradients(decoder, stored, prompt_B, x_S[part_B % steps], truth)
+        except torch.OutOfMemoryError:
+            if len(part_B) == 1:
+                raise
+            memory.halve()
+            continue
+        for layer, gradient_BM in enumerate(gradient_LBM):
+            sum_FLM[:, layer].index_add_(0, prompt_B, gradient_BM.float())
+        point_B = point_B[len(part_B) :]
+    return sum_FLM * torch.stack(stored.up_LFM, dim=1).float() / steps
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """The ids of F targets, padded to J, and what each one's probability counts: 1/its target's length, or 0."""
+
+    id_FJ: Tensor
+    weight_FJ: Tensor
+
+    @classmethod
+    def of(cls, targets: Sequence[Sequence[int]], device: torch.device) -> "_Truth":
+        most = max(len(target) for target in targets)
+        ids = [[*target, *[0] * (most - len(target))] for target in targets]
+        weights = [[float(j < len(target)) / len(target) for j in range(most)] for target in targets]
+        return cls(torch.tensor(ids, device=device), torch.tensor(weights, device=device))
+
+
+@torch.enable_grad()
+def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor, truth: _Truth) -> Sequence[Tensor]:
+    """For each layer the gradients (B, M) of the targets' mean probability at points x of the prompts' activations.
+
+    The rows of a layer stand behind those of all layers below it.
+    """
+    points_LBM: list[Tensor] = []
+    rows_NTD: Tensor | None = None
+    for layer in range(decoder.layers):
+        up_BM = (stored.up_LFM[layer][prompt_B] * x_B[:, None].to(decoder.dtype)).requires_grad_()
+        points_LBM.append(up_BM)
+        key_BM = F.gelu(up_BM, approximate="tanh")
+        mlp_BD = decoder.linear(decoder.family.name("mlp_down", layer), key_BM, {})
+        joining_BTD = (stored.rest_LFD[layer][prompt_B] + mlp_BD)[:, None]
+        if rows_NTD is None:
+            rows_NTD = joining_BTD
+            continue
+        prompt_N = prompt_B.repeat(layer)
+        key_FHTK, value_FHTK = stored.left[layer]
+        aligned = Aligned(stored.aligned.start_B[prompt_N], stored.aligned.seen_B1TK[prompt_N])
+        rows_NTD, _ = decoder.block(layer, rows_NTD, past=(key_FHTK[prompt_N], value_FHTK[prompt_N]), aligned=aligned)
+        rows_NTD = torch.cat((rows_NTD, joining_BTD))
+    assert rows_NTD is not None
+    final_ND = rows_NTD[:, 0]
+    gradient_ND = _head_gradient(decoder, final_ND.detach(), prompt_B.repeat(decoder.layers), truth)
+    return torch.autograd.grad(final_ND, points_LBM, gradient_ND)
+
+
+def _head_gradient(decoder: Decoder, final_ND: Tensor, prompt_N: Tensor, truth: _Truth) -> Tensor:
+    """Gradient (N, D) of the targets' mean probability at the final states, with the logits of few rows at a time."""
+    found = []
+    for part_ND, part_N in zip(final_ND.split(_HEAD_ROWS), prompt_N.split(_HEAD_ROWS), strict=True):
+        part_ND.requires_grad_()
+        logits_NV = decoder.logits(part_ND)
+        probability_NV = logits_NV.detach().softmax(-1)
+        id_NJ = truth.id_FJ[part_N]
+        counted_NJ = probability_NV.gather(1, id_NJ) * truth.weight_FJ[part_N]
+        # dp_j/dz = p_j (e_j - p), written over the probabilities.
+        gradient_NV = probability_NV.mul_(-counted_NJ.sum(1, keepdim=True)).scatter_add_(1, id_NJ, counted_NJ)
+        found += torch.autograd.grad(logits_NV, part_ND, gradient_NV)
+    return torch.cat(found)

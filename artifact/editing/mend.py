@@ -1,0 +1,403 @@
+"""MEND: a trained network turns the gradient of an edit's loss into the change of a few layers' MLP weights.
+
+Covers the network, the gradients it reads and the edits it gives, many independent groups at once; a group is the list
+of requests written jointly, mostly one. Both perspectives feed `prompt + " " + target`; the relation view, as released,
+its "add" prompt towards the relation. Weight files are mend_weights.py's, training is mend_train.py's.
+
+Inner weights are the two projections of each edited layer's MLP, lowest layer first, in `MendHparams.inner_order`. Per
+inner weight and token: x, the layer's input, and delta, the gradient of the group's mean NLL with respect to the
+layer's output. The network of the weight's shape gives x~ and delta~; step * x~^T delta~ is added to the weight.
+Source: docs/protocol.md; golden numbers: tests/reference/mend, 1e-4 relative.
+
+The published code adds a [PAD] token, so that the softmax runs over one more logit. Where the output layer is the
+embedding (GPT-2) that row is the file's `pad_embedding`, or the mean of the embedding's rows, as the published code
+sets it. GPT-J's output layer is its own: there the published code leaves a fresh random row with mean zero, which no
+file keeps, and a logit of zero, its mean, stands in. (A resize to a tokenizer of 50257 entries would also cut GPT-J's
+143 unused rows off; they are kept here.)
+
+Shape letters as in lm/decoder.py, and N row (a token of a request), E the sum of I and O, S inner weights of one shape,
+W inner weight.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
+from artifact.editing.hparams import MendHparams
+from artifact.editing.protocol import Protocol
+from artifact.errors import EditError, PromptError, SettingError
+from artifact.facts.fact import View, fill
+from artifact.lm.decoder import Decoder, Site
+from artifact.lm.load import LanguageModel
+
+BATCH_TOKENS = 2048
+"""Padded tokens a pass: the rows of GPT-2 XL's six inner weights then take 0.4 GB in float32."""
+_EPSILON = 1e-7
+
+
+@dataclass(frozen=True)
+class LowRankLayer:
+    """One layer of a network: h + max(0, (u v h + bias) * scale + shift), scale and shift by mode."""
+
+    u_ER: Tensor
+    v_RE: Tensor
+    bias_E: Tensor
+    shift_SE: Tensor
+    scale_SE: Tensor
+
+    def __call__(self, h_NE: Tensor, mode: int) -> Tensor:
+        inner_NE = (h_NE @ self.v_RE.t()) @ self.u_ER.t() + self.bias_E
+        return h_NE + (inner_NE * self.scale_SE[mode] + self.shift_SE[mode]).clamp(min=0)
+
+    def to(self, device: torch.device | str) -> "LowRankLayer":
+        return LowRankLayer(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The network of one weight shape: normalisation of x ("u") and delta ("v"), then low-rank layers over both."""
+
+    u_mean_I: Tensor
+    u_std_I: Tensor
+    v_mean_O: Tensor
+    v_std_O: Tensor
+    layers: tuple[LowRankLayer, ...]
+
+    def __call__(self, x_NI: Tensor, delta_NO: Tensor, mode: int) -> tuple[Tensor, Tensor]:
+        """x~ (N, I) and delta~ (N, O); `mode` is the weight's place among the inner weights of its shape."""
+        u_NI = (x_NI - self.u_mean_I) / (self.u_std_I + _EPSILON)
+        v_NO = (delta_NO - self.v_mean_O) / (self.v_std_O + _EPSILON)
+        h_NE = torch.cat((u_NI, v_NO), dim=1)
+        for layer in self.layers:
+            h_NE = layer(h_NE, mode)
+        return h_NE[:, : u_NI.shape[1]], h_NE[:, u_NI.shape[1] :]
+
+    def to(self, device: torch.device | str) -> "Transform":
+        u_mean_I, u_std_I = self.u_mean_I.to(device), self.u_std_I.to(device)
+        v_mean_O, v_std_O = self.v_mean_O.to(device), self.v_std_O.to(device)
+        return Transform(u_mean_I, u_std_I, v_mean_O, v_std_O, tuple(layer.to(device) for layer in self.layers))
+
+
+@dataclass(frozen=True)
+class Network:
+    """MEND's trained network, float32: one transform per weight shape (I, O), learned step sizes (W,), and the row that
+    the published code's [PAD] token adds to the embedding.
+
+    `pad_embedding` is that row (D,), or None; then `pad_is_mean` says whether it is the mean of the model's embedding
+    or there is no such row at all. `source` says in words where the network comes from.
+    """
+
+    transforms: Mapping[tuple[int, int], Transform]
+    edit_lrs: Tensor
+    pad_embedding: Tensor | None
+    source: str
+    pad_is_mean: bool = False
+
+    def to(self, device: torch.device | str) -> "Network":
+        """The same network on a device."""
+        pad_D = None if self.pad_embedding is None else self.pad_embedding.to(device)
+        transforms = {shape: one.to(device) for shape, one in self.transforms.items()}
+        return replace(self, transforms=transforms, edit_lrs=self.edit_lrs.to(device), pad_embedding=pad_D)
+
+
+@dataclass(frozen=True)
+class InnerWeight:
+    """One weight that MEND edits: its layer's name, number and part, its shape (I, O), and its mode."""
+
+    name: str
+    layer: int
+    part: Literal["mlp_up", "mlp_down"]
+    shape: tuple[int, int]
+    mode: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MendEdit(Edited):
+    """An edit and its rank: the most rows, that is tokens with a gradient, that any inner weight's change has."""
+
+    rank: int
+
+    def told(self) -> dict[str, float | int]:
+        return {**super().told(), "rank": self.rank}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A whole sentence as ids; its last `scored` tokens are the target."""
+
+    ids: tuple[int, ...]
+    scored: int
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What the network reads, per inner weight W: inputs and output gradients of all rows, group after group.
+
+    counts_W[w][g] is the number of rows of group g; loss_G the groups' mean NLL.
+    """
+
+    x_W: list[Tensor]
+    delta_W: list[Tensor]
+    counts_W: list[list[int]]
+    loss_G: list[float]
+
+
+def mend(
+    model: LanguageModel,
+    groups: Sequence[Sequence[View]],
+    hparams: MendHparams,
+    network: Network,
+    protocol: Protocol,
+) -> list[MendEdit | EditError]:
+    """An edit for each group of requests, as if each were the only one; an EditError in the place of a failed one.
+
+    An edit keeps two factors per inner weight, of the rows' widths: 4 MB for a fact of GPT-2 XL. Raises SettingError
+    for a network that does not fit the model.
+    """
+    decoder = model.decoder
+    inner = inner_weights(decoder, hparams)
+    network = network.to(decoder.device)
+    check_fit(network, inner, decoder)
+    learned = network.edit_lrs.tolist()
+    step_W = [learned[e] * hparams.lr_scale for e in step_order(inner, protocol.mend_steps_swapped)]
+    pad_D = pad_row(network, decoder)
+
+    results: list[MendEdit | EditError | None] = [None] * len(groups)
+    requests: dict[int, list[Request]] = {}
+    for number, views in enumerate(groups):
+        try:
+            if not views:
+                raise EditError("the group holds no request; expected one or more")
+            requests[number] = [request(model, view) for view in views]
+        except (EditError, PromptError) as error:
+            results[number] = EditError(str(error))
+    for part in _parts(requests):
+        found = inner_gradients(model, [requests[number] for number in part], inner, pad_D)
+        with torch.no_grad():
+            factors_W = [
+                network.transforms[weight.shape](found.x_W[w], found.delta_W[w], weight.mode)
+                for w, weight in enumerate(inner)
+            ]
+        split_W = [
+            (x_NI.split(counts), delta_NO.split(counts))
+            for (x_NI, delta_NO), counts in zip(factors_W, found.counts_W, strict=True)
+        ]
+        for g, number in enumerate(part):
+            changes = {
+                weight.name: LowRank(x_G[g].t().to(decoder.dtype).clone(), (step * delta_G[g]).to(decoder.dtype))
+                for weight, step, (x_G, delta_G) in zip(inner, step_W, split_W, strict=True)
+            }
+            edit = Edit(changes)
+            try:
+                norm = checked_norm(edit)
+            except EditError as error:
+                results[number] = error
+                continue
+            rank = max(counts[g] for counts in found.counts_W)
+            results[number] = MendEdit(edit=edit, norm=norm, losses=(found.loss_G[g],), rank=rank)
+    assert all(result is not None for result in results)
+    return [result for result in results if result is not None]
+
+
+def inner_weights(decoder: Decoder, hparams: MendHparams) -> list[InnerWeight]:
+    """The weights that MEND edits, lowest layer first, in the inner order within a layer."""
+    found: list[InnerWeight] = []
+    for layer in hparams.layers:
+        for part in hparams.inner_order:
+            name = decoder.family.name(part, layer)
+            rows, columns = decoder.weights[f"{name}.weight"].shape
+            shape = (rows, columns) if decoder.family.input_first else (columns, rows)
+            found.append(InnerWeight(name, layer, part, shape, sum(other.shape == shape for other in found)))
+    return found
+
+
+def check_fit(network: Network, inner: Sequence[InnerWeight], decoder: Decoder) -> None:
+    """Raise SettingError unless the network has a transform with enough modes, and a step size, per inner weight."""
+    needed = sorted({weight.shape for weight in inner})
+    if sorted(network.transforms) != needed:
+        raise SettingError(
+            f"MEND network ({network.source}): is for weights of shapes {_words(network.transforms)}, this model's "
+            f"are {_words(needed)}; give the network of this model"
+        )
+    for shape in needed:
+        modes = sum(weight.shape == shape for weight in inner)
+        for layer in network.transforms[shape].layers:
+            if layer.shift_SE.shape[0] != modes:
+                raise SettingError(
+                    f"MEND network ({network.source}): was trained for {layer.shift_SE.shape[0]} weights of shape "
+                    f"{shape}, the hyperparameters name {modes}; give the layers it was trained for"
+                )
+    if len(network.edit_lrs) != len(inner):
+        raise SettingError(
+            f"MEND network ({network.source}): has {len(network.edit_lrs)} step sizes for {len(inner)} inner weights; "
+            "give the layers it was trained for"
+        )
+    if network.pad_embedding is not None and network.pad_embedding.shape != (decoder.width,):
+        raise SettingError(
+            f"MEND network ({network.source}): pad_embedding is {tuple(network.pad_embedding.shape)}, this model's "
+            f"width is {decoder.width}; give the network of this model"
+        )
+
+
+def step_order(inner: Sequence[InnerWeight], swapped: bool) -> list[int]:
+    """For each inner weight, which of the learned step sizes is applied to it.
+
+    They were learned in the inner weights' order. `swapped` deals them out in the order in which the model lists its
+    parameters, the up-projection of a layer first, as the released code does.
+    """
+    if not swapped:
+        return list(range(len(inner)))
+    listed = sorted(range(len(inner)), key=lambda w: (inner[w].layer, inner[w].part != "mlp_up"))
+    return [listed.index(w) for w in range(len(inner))]
+
+
+def pad_row(network: Network, decoder: Decoder) -> Tensor | None:
+    """The output layer's row (D,) for the published code's [PAD] token; None where there is none."""
+    if network.pad_embedding is None and not network.pad_is_mean:
+        return None
+    if decoder.head_VD is not decoder.embedding_VD:
+        return torch.zeros(decoder.width, device=decoder.device, dtype=decoder.dtype)
+    if network.pad_embedding is not None:
+        return network.pad_embedding.to(decoder.device, decoder.dtype)
+    return decoder.embedding_VD.mean(0)
+
+
+def request(model: LanguageModel, view: View) -> Request:
+    """What MEND is fed for a view: the whole sentence as one text, its last tokens being the target.
+
+    As many are scored as " " + target has on its own. Raises PromptError for a text the model cannot be asked with.
+    """
+    return sentence(model, fill(view.template, view.subject), view.target)
+
+
+def sentence(model: LanguageModel, prompt: str, target: str) -> Request:
+    """`prompt + " " + target`, scored at the target; nothing predicts a text's first token."""
+    ids = model.tokens.encode(f"{prompt} {target}").ids
+    scored = min(len(model.tokens.ids(f" {target}")), len(ids) - 1)
+    if scored < 1:
+        raise PromptError(f"the text {prompt!r} with {target!r} is a single token; give a longer prompt")
+    return Request(ids, scored)
+
+
+def inner_gradients(
+    model: LanguageModel, groups: Sequence[Sequence[Request]], inner: Sequence[InnerWeight], pad_D: Tensor | None
+) -> Gradients:
+    """Inputs x and output gradients delta of each inner weight at every token, float32; all-zero rows are left out.
+
+    A group's loss is the mean NLL over its target tokens; `pad_D` adds a logit to the softmax. Groups do not meet.
+    """
+    requests = [one for group in groups for one in group]
+    group_B = [g for g, group in enumerate(groups) for _ in group]
+    share_G = [1 / sum(one.scored for one in group) for group in groups]
+    loss_G = [0.0] * len(groups)
+    pieces: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in inner]
+    order = sorted(range(len(requests)), key=lambda b: len(requests[b].ids))
+    while order:
+        size = 1
+        while size < len(order) and (size + 1) * len(requests[order[size]].ids) <= BATCH_TOKENS:
+            size += 1
+        batch, order = order[:size], order[size:]
+        nll_B, found = _pass(model, [requests[b] for b in batch], [share_G[group_B[b]] for b in batch], inner, pad_D)
+        for b, nll in zip(batch, nll_B, strict=True):
+            loss_G[group_B[b]] += nll
+        for w, (x_BTI, delta_BTO) in enumerate(found):
+            # The published rule. Exact zeros: what no scored token sees has no gradient, padding included.
+            kept_BT = (x_BTI != 0).any(-1) & (delta_BTO != 0).any(-1)
+            counts = kept_BT.sum(1).tolist()
+            rows = zip(batch, x_BTI[kept_BT].split(counts), delta_BTO[kept_BT].split(counts), strict=True)
+            pieces[w] |= {b: (x_NI, delta_NO) for b, x_NI, delta_NO in rows}
+    counts_W = []
+    for found_w in pieces:
+        counts = [0] * len(groups)
+        for b, (x_NI, _) in found_w.items():
+            counts[group_B[b]] += len(x_NI)
+        counts_W.append(counts)
+    return Gradients(
+        [torch.cat([one[b][0] for b in range(len(requests))]) for one in pieces],
+        [torch.cat([one[b][1] for b in range(len(requests))]) for one in pieces],
+        counts_W,
+        loss_G,
+    )
+
+
+def _pass(
+    model: LanguageModel,
+    requests: Sequence[Request],
+    share_B: Sequence[float],
+    inner: Sequence[InnerWeight],
+    pad_D: Tensor | None,
+) -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
+    """One pass over a batch: each row's part of its group's loss, and (x (B, T, I), delta (B, T, O)) per inner weight.
+
+    Gradients come from a tensor of zeros added to each inner layer's output; below the lowest none is kept.
+    """
+    decoder = model.decoder
+    lowest = min(weight.layer for weight in inner)
+    edited = {(weight.layer, weight.part) for weight in inner}
+    places: dict[Site, tuple[Literal["mlp_up", "mlp_down"], bool]] = {
+        "normed": ("mlp_up", True),
+        "up": ("mlp_up", False),
+        "key": ("mlp_down", True),
+        "mlp": ("mlp_down", False),
+    }
+    x: dict[tuple[int, str], Tensor] = {}
+    zeros: dict[tuple[int, str], Tensor] = {}
+
+    def visit(site: Site, layer: int, value_BTX: Tensor) -> Tensor | None:
+        part, is_input = places.get(site, (None, False))
+        if part is None or (layer, part) not in edited:
+            return None
+        if is_input:
+            x[layer, part] = value_BTX.detach().float()
+            return None
+        zeros[layer, part] = torch.zeros_like(value_BTX, requires_grad=True)
+        return value_BTX + zeros[layer, part]
+
+    reads = [
+        (b, len(one.ids) - one.scored + j - 1, one.ids[len(one.ids) - one.scored + j])
+        for b, one in enumerate(requests)
+        for j in range(one.scored)
+    ]
+    row_N, at_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
+    with torch.no_grad():
+        word_BTD = decoder.words(model.tokens.pad([one.ids for one in requests], decoder.device))
+        hidden_BTD = decoder.blocks(decoder.embed(word_BTD), 0, lowest)
+    with torch.enable_grad():
+        hidden_BTD = decoder.blocks(hidden_BTD, lowest, at_site=visit)
+        nll_N = token_nll(decoder, hidden_BTD[row_N, at_N], token_N, pad_D)
+        nll_N = nll_N * torch.tensor(list(share_B), device=decoder.device)[row_N]
+        keys = [(weight.layer, weight.part) for weight in inner]
+        deltas = torch.autograd.grad(nll_N.sum(), [zeros[key] for key in keys])
+    nll_B = torch.zeros(len(requests), device=decoder.device).index_add(0, row_N, nll_N.detach())
+    return nll_B.tolist(), [(x[key], delta.float()) for key, delta in zip(keys, deltas, strict=True)]
+
+
+def token_nll(decoder: Decoder, hidden_ND: Tensor, token_N: Tensor, pad_D: Tensor | None = None) -> Tensor:
+    """-log p (N,) in float32 of each token for final states (N, D); `pad_D` is one more row of the output layer."""
+    logits_NV = decoder.logits(hidden_ND)
+    total_N = logits_NV.logsumexp(-1)
+    if pad_D is not None:
+        total_N = torch.logaddexp(total_N, (decoder.norm("transformer.ln_f", hidden_ND) @ pad_D).float())
+    return total_N - logits_NV.gather(1, token_N[:, None])[:, 0]
+
+
+def _parts(requests: Mapping[int, Sequence[Request]]) -> list[list[int]]:
+    """Group numbers in parts of at most BATCH_TOKENS padded tokens, one group at least."""
+    found: list[list[int]] = []
+    room = 0
+    for number, group in sorted(requests.items(), key=lambda item: len(item[1][0].ids)):
+        tokens = len(group) * max(len(one.ids) for one in group)
+        if not found or tokens > room:
+            found.append([])
+            room = BATCH_TOKENS
+        found[-1].append(number)
+        room -= tokens
+    return found
+
+
+def _words(shapes: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(map(str, sorted(shapes))) or "none"

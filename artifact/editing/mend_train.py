@@ -1,0 +1,300 @@
+"""Training MEND's network on a fact file: held-out facts decide when to stop, and a stopped training goes on.
+
+Covers the settings, the split, the network's start with its normalisation, the optimisation, its checkpoints and its
+figures on held-out facts. The objective is mend_objective.py's; reading and writing networks is mend_weights.py's.
+
+Both perspectives are trained where the records carry them. Step sizes are trained in the order in which `corrected`
+applies them. Every draw is a function of the seed and the step, so that a checkpoint holds no generator.
+Shape letters as in mend.py.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from artifact.editing.hparams import MendHparams
+from artifact.editing.mend import Network, Request
+from artifact.editing.mend_objective import Item, Objective, items_of
+from artifact.editing.mend_weights import network_of, read_safetensors, replace_file, stored
+from artifact.errors import EditError, FactError, SettingError
+from artifact.facts.fact import Fact
+from artifact.lm.load import LanguageModel
+
+UNFINISHED = ".partial"
+"""Ending of the checkpoint beside the file that is being trained."""
+
+
+def _says(text: str, **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **limits)
+
+
+class MendTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a network is trained; the defaults were chosen on the embedded world."""
+
+    seed: Annotated[int, _says("Decides the split, the start and every draw.", ge=0)] = 0
+    steps: Annotated[int, _says("Most training steps.", ge=1)] = 600
+    batch: Annotated[int, _says("Views edited in a step.", ge=1)] = 16
+    variants: Annotated[int, _says("Requests made of each view: its own, and others in its other words.", ge=1)] = 3
+    kept: Annotated[int, _says("Unrelated prompts of each view in a step.", ge=1)] = 1
+    rank: Annotated[int, _says("Rank of the network's layers.", ge=1)] = 64
+    layers: Annotated[int, _says("Low-rank layers of each network.", ge=1)] = 2
+    lr: Annotated[float, _says("Adam's step size for the networks.", gt=0)] = 1e-3
+    step_lr: Annotated[float, _says("Adam's step size for the learned step sizes.", gt=0)] = 1e-3
+    first_step: Annotated[float, _says("Where the learned step sizes start.")] = -1e-3
+    edit_weight: Annotated[float, _says("Weight of the target's NLL.", gt=0)] = 0.1
+    keep_weight: Annotated[float, _says("Weight of the divergence at unrelated prompts.", ge=0)] = 1.0
+    clip: Annotated[float, _says("Largest gradient norm of a step.", gt=0)] = 100.0
+    validation: Annotated[float, _says("Share of the facts that is held out.", gt=0, lt=1)] = 0.15
+    check_every: Annotated[int, _says("Steps between two looks at the held-out facts.", ge=1)] = 50
+    check_views: Annotated[int, _says("Held-out views looked at while training; all at the end.", ge=1)] = 128
+    patience: Annotated[int, _says("Looks without improvement after which training stops.", ge=1)] = 6
+    norm_views: Annotated[int, _says("Training views whose gradients give the normalisation.", ge=1)] = 1024
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, the step it was best at, the steps taken, and figures on the held-out facts.
+
+    `figures` on the held-out facts: "objective" (with NLL and KL), and success with step sizes applied as learned
+    ("corrected") and as the released code does ("released").
+    """
+
+    network: Network
+    best_step: int
+    steps: int
+    figures: dict[str, dict[str, float]]
+    held_out: list[int]
+
+
+def train(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    hparams: MendHparams,
+    training: MendTraining,
+    *,
+    checkpoint: Path | None = None,
+    identity: str = "",
+    dtype: torch.dtype = torch.float32,
+    say: Callable[[str], None] = lambda line: None,
+) -> Trained:
+    """Train a network on `facts`; with `checkpoint`, go on from that file, which is kept up to date.
+
+    `identity` tells what else the training depends on (model, facts); the checkpoint of another one is refused. The
+    network is rounded to what a file of `dtype` holds. On one thread of one machine the same arguments give the same
+    bytes, stopped and continued or not. Raises FactError for too few facts, SettingError for a checkpoint of something
+    else, EditError when the training diverges.
+    """
+    learning, held_out = split(facts, training)
+    items = items_of(model, learning, training.variants, training.seed)
+    judged = items_of(model, held_out)
+    identity = json.dumps([identity, msgspec.to_builtins(hparams), msgspec.to_builtins(training), str(dtype)])
+    state = None
+    if checkpoint is not None and checkpoint.exists():
+        state = _State.read(checkpoint, identity, model.decoder.device)
+        say(f"going on after step {state.step}")
+    else:
+        say(f"{len(items)} requests of {len(learning)} facts to train on, {len(judged)} of {len(held_out)} held out")
+    looked_at = judged[: training.check_views]
+    objective = Objective(
+        model,
+        hparams,
+        [*items, *looked_at],
+        edit_weight=training.edit_weight,
+        keep_weight=training.keep_weight,
+        batch=training.batch,
+    )
+    if state is None:
+        state = _State.new(initial(objective, items, training), identity)
+    _optimise(objective, items, looked_at, training, state, checkpoint, say)
+    source = f"trained on {model.name}, step {state.best_step}"
+    rounded = {key: tensor.float() for key, tensor in stored(network_of(state.best, source), dtype).items()}
+    network = network_of(rounded, source)
+    on_device = network.to(model.decoder.device)
+    figures = {
+        "objective": objective.held_out(on_device, judged),
+        "corrected": objective.success(on_device, judged, swapped=False),
+        "released": objective.success(on_device, judged, swapped=True),
+    }
+    return Trained(network, state.best_step, state.step, figures, [fact.case_id for fact in held_out])
+
+
+def split(facts: Sequence[Fact], training: MendTraining) -> tuple[list[Fact], list[Fact]]:
+    """Facts to train on and facts held out, by the seed; FactError where too few would be left to train on."""
+    count = max(1, round(training.validation * len(facts)))
+    if len(facts) - count < 2:
+        raise FactError(
+            f"of {len(facts)} facts {count} would be held out; expected two or more to train on; give more records"
+        )
+    order = np.random.default_rng([training.seed, 0]).permutation(len(facts)).tolist()
+    learning, held_out = sorted(order[count:]), sorted(order[:count])
+    return [facts[f] for f in learning], [facts[f] for f in held_out]
+
+
+def initial(objective: Objective, items: Sequence[Item], training: MendTraining) -> dict[str, Tensor]:
+    """A network that passes normalised inputs on unchanged (u zero, v random), by published keys.
+
+    Normalisation: mean and standard deviation of all rows of the training views' gradients, by weight shape.
+    """
+    inner = objective.inner
+    draw = torch.Generator().manual_seed(training.seed)
+    found: dict[str, Tensor] = {"edit_lrs": torch.full((len(inner),), training.first_step)}
+    shapes = sorted({weight.shape for weight in inner})
+    sums = {shape: [torch.zeros((), dtype=torch.float64)] * 4 for shape in shapes}
+    counts = dict.fromkeys(shapes, 0)
+    chosen = items[: training.norm_views]
+    for start in range(0, len(chosen), training.batch):
+        for read in objective.reads(chosen[start : start + training.batch]):
+            for weight, x_NI, delta_NO in zip(inner, read.x_W, read.delta_W, strict=True):
+                x_NI, delta_NO = x_NI.double().cpu(), delta_NO.double().cpu()
+                parts = [x_NI.sum(0), x_NI.square().sum(0), delta_NO.sum(0), delta_NO.square().sum(0)]
+                sums[weight.shape] = [a + b for a, b in zip(sums[weight.shape], parts, strict=True)]
+                counts[weight.shape] += len(x_NI)
+    for shape in shapes:
+        key, width = f"({shape[0]}, {shape[1]})", sum(shape)
+        modes = sum(weight.shape == shape for weight in inner)
+        rows = counts[shape]
+        x_total, x_square, delta_total, delta_square = sums[shape]
+        for name, total, square in (("u", x_total, x_square), ("v", delta_total, delta_square)):
+            spread = ((square - total.square() / rows) / max(1, rows - 1)).clamp(min=0).sqrt()
+            found |= {f"{key}.{name}_mean": (total / rows).float(), f"{key}.{name}_std": spread.float()}
+        for number in range(training.layers):
+            place = f"{key}.mlp.layers.{number}"
+            found |= {
+                f"{place}.u": torch.zeros(width, training.rank),
+                f"{place}.v": torch.randn(training.rank, width, generator=draw) / math.sqrt(width),
+                f"{place}.bias": torch.zeros(width),
+                f"{place}.mode_shift.weight": torch.zeros(modes, width),
+                f"{place}.mode_scale.weight": torch.ones(modes, width),
+            }
+    return {key: tensor.to(objective.model.decoder.device) for key, tensor in found.items()}
+
+
+def _optimise(
+    objective: Objective,
+    items: Sequence[Item],
+    looked_at: Sequence[Item],
+    training: MendTraining,
+    state: "_State",
+    checkpoint: Path | None,
+    say: Callable[[str], None],
+) -> None:
+    """Take the steps that are left, keeping `state` up to date in place."""
+    optimiser = state.optimiser(training)
+    network = network_of(state.now, "in training")
+    losses: list[float] = []
+    while state.step < training.steps and state.since < training.patience:
+        for group, rate in zip(optimiser.param_groups, (training.lr, training.step_lr), strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * state.step / training.steps))
+        draw = np.random.default_rng([training.seed, 1, state.step])
+        chosen = draw.choice(len(items), min(training.batch, len(items)), replace=False).tolist()
+        part = [items[i] for i in chosen]
+        asked = [(f, item.asked[int(draw.integers(len(item.asked)))]) for f, item in enumerate(part)]
+        kept = [(f, _unrelated(item, items, draw)) for f, item in enumerate(part) for _ in range(training.kept)]
+        loss = objective.value(*objective.score(objective.changes(network, part), asked, kept))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(state.trained().values(), training.clip)
+        if not bool(norm.isfinite()):
+            raise EditError(f"training diverged at step {state.step}: its gradient is not finite; give a smaller --lr")
+        optimiser.step()
+        losses.append(loss.item())
+        state.step += 1
+        if state.step % training.check_every == 0 or state.step == training.steps:
+            found = objective.held_out(network, looked_at)
+            state.look(found["nll"] + found["kl"])
+            say(
+                f"step {state.step}/{training.steps}: loss {_mean(losses):.4f}, held out {found['objective']:.4f} "
+                f"(NLL {found['nll']:.3f}, KL {found['kl']:.3f}), best at step {state.best_step}"
+            )
+            losses = []
+            if checkpoint is not None:
+                state.write(checkpoint, optimiser)
+
+
+def _unrelated(item: Item, items: Sequence[Item], draw: np.random.Generator) -> Request:
+    """A prompt that the edit should leave alone: of its own record, or another fact's."""
+    if item.kept and draw.random() < 0.5:
+        return item.kept[int(draw.integers(len(item.kept)))]
+    while (other := items[int(draw.integers(len(items)))]).case == item.case:
+        pass
+    return other.prompt
+
+
+@dataclass
+class _State:
+    """Where a training stands: networks now and at their best, Adam's moments, and the looks without improvement."""
+
+    identity: str
+    now: dict[str, Tensor]
+    best: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    step: int = 0
+    best_step: int = 0
+    best_value: float = math.inf
+    since: int = 0
+
+    @classmethod
+    def new(cls, tensors: dict[str, Tensor], identity: str) -> "_State":
+        return cls(identity, tensors, {key: tensor.clone() for key, tensor in tensors.items()}, {})
+
+    @classmethod
+    def read(cls, path: Path, identity: str, device: torch.device) -> "_State":
+        tensors, metadata = read_safetensors(path)
+        if metadata.get("identity") != identity:
+            raise SettingError(
+                f"{path}: is the checkpoint of another training; give the same model, facts and settings again, or "
+                "remove it"
+            )
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "moments": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition(" ")
+            parts[part][name] = tensor.to(device)
+        numbers = json.loads(metadata["numbers"])
+        return cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
+
+    def write(self, path: Path, optimiser: torch.optim.Adam) -> None:
+        tensors = {f"now {key}": tensor.detach().clone() for key, tensor in self.now.items()}
+        tensors |= {f"best {key}": tensor for key, tensor in self.best.items()}
+        for key, tensor in self.trained().items():
+            held = optimiser.state[tensor]
+            tensors |= {f"moments {name} {key}": held[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
+        numbers = {name: getattr(self, name) for name in ("step", "best_step", "best_value", "since")}
+        replace_file(path, tensors, {"identity": self.identity, "numbers": json.dumps(numbers)})
+
+    def trained(self) -> dict[str, Tensor]:
+        """The tensors that are trained: all but the normalisation."""
+        return {key: tensor for key, tensor in self.now.items() if key == "edit_lrs" or ".mlp." in key}
+
+    def optimiser(self, training: MendTraining) -> torch.optim.Adam:
+        """Adam over the trained tensors, its moments as they were."""
+        trained = self.trained()
+        for tensor in trained.values():
+            tensor.requires_grad_()
+        networks = [tensor for key, tensor in trained.items() if key != "edit_lrs"]
+        optimiser = torch.optim.Adam(
+            [{"params": networks, "lr": training.lr}, {"params": [self.now["edit_lrs"]], "lr": training.step_lr}]
+        )
+        if self.moments:
+            for key, tensor in trained.items():
+                names = ("exp_avg", "exp_avg_sq", "step")
+                optimiser.state[tensor] = {name: self.moments[f"{name} {key}"].clone() for name in names}
+        return optimiser
+
+    def look(self, value: float) -> None:
+        """Note how the held-out facts do at this step: NLL of the targets and KL at unrelated prompts, summed."""
+        self.since += 1
+        if value < self.best_value:
+            self.best_value, self.best_step, self.since = value, self.step, 0
+            self.best = {key: tensor.detach().clone() for key, tensor in self.now.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

@@ -1,0 +1,267 @@
+"""MEND's weight files: the published pickles, read without running them, and our own safetensors.
+
+Covers .pt files in the published layout ({"model": state dict with keys "mend.(I, O)..." or "gtn.(I, O)...", ...}),
+.npz files of the same keys without that prefix, .safetensors files written here, and the conversion of the first into
+the last. What the tensors mean is mend.py's, whose shape letters are used here.
+
+A published file names foreign classes (a transformers configuration, omegaconf nodes). Every one of them is replaced by
+an inert stand-in, so that no foreign code is imported or run; tensors alone are taken.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artifact.editing.mend import LowRankLayer, Network, Transform
+from artifact.errors import RunError, SettingError
+
+_PREFIXES = ("mend.", "gtn.")
+_KEPT_FULL = ("_mean", "_std", "edit_lrs", "pad_embedding")
+"""Endings of what stays float32 in a float16 file: a gradient's spread is below what float16 can hold."""
+_KEY = re.compile(r"\((\d+), (\d+)\)\.(.+)")
+_UNUSED = (".u_s", ".v_s", ".k")
+"""Endings of the sums that normalisation was computed from; nothing reads them."""
+
+
+class _StandIn:
+    """Takes the place of any foreign class or function of a pickle: accepts everything, does nothing."""
+
+    def __new__(cls, *given: object, **named: object) -> "_StandIn":
+        return super().__new__(cls)
+
+    def __init__(self, *given: object, **named: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read_network(path: Path) -> Network:
+    """The network in a file: .npz and .pt in the published layout, .safetensors written here.
+
+    A published network without its [PAD] row gets the mean of the embedding's rows, as the published code sets it.
+    Raises SettingError for a file that is missing, damaged, or holds no whole network.
+    """
+    if path.suffix == ".safetensors":
+        tensors, metadata = _read_safetensors(path)
+        source = metadata.get("source") or f"file {path.name}"
+        return network_of(_full(tensors), source, metadata.get("pad_row") == "mean")
+    if path.suffix == ".npz":
+        return network_of(_full(_read_npz(path)), f"file {path.name}", pad_is_mean=True)
+    if path.suffix == ".pt":
+        return network_of(_full(_read_pickle(path)), f"published file {path.name}", pad_is_mean=True)
+    raise SettingError(f"{path}: is no MEND network by its ending; give a .safetensors, .pt or .npz file")
+
+
+def network_of(tensors: Mapping[str, Tensor], source: str, pad_is_mean: bool = False) -> Network:
+    """The network of published keys, such as "(6400, 1600).mlp.layers.0.u" and "edit_lrs"; others are ignored.
+
+    Raises SettingError when a key is missing, a shape does not fit its key, or an entry is not finite.
+    """
+    if "edit_lrs" not in tensors:
+        raise SettingError(f"{source}: no edit_lrs in it; expected MEND's learned step sizes; give a MEND network")
+    shapes = sorted({(int(m[1]), int(m[2])) for key in tensors if (m := _KEY.fullmatch(key))})
+    if not shapes:
+        raise SettingError(
+            f"{source}: no weight shape such as (6400, 1600) among its keys; give MEND's weights, or a network "
+            "written by kloc mend-train"
+        )
+    transforms = {shape: _transform(tensors, shape, source) for shape in shapes}
+    pad_D = tensors.get("pad_embedding")
+    for key, row in (("edit_lrs", tensors["edit_lrs"]), ("pad_embedding", pad_D)):
+        if row is not None and (row.dim() != 1 or not bool(row.isfinite().all())):
+            raise SettingError(
+                f"{source}: {key} must be one row of finite numbers, got shape {tuple(row.shape)}; fetch or train it "
+                "again"
+            )
+    return Network(transforms, tensors["edit_lrs"], pad_D, source, pad_is_mean and pad_D is None)
+
+
+def tensors_of(network: Network) -> dict[str, Tensor]:
+    """The network by published keys, as `network_of` reads it."""
+    found: dict[str, Tensor] = {}
+    for (inputs, outputs), one in network.transforms.items():
+        key = f"({inputs}, {outputs})"
+        found |= {f"{key}.u_mean": one.u_mean_I, f"{key}.u_std": one.u_std_I}
+        found |= {f"{key}.v_mean": one.v_mean_O, f"{key}.v_std": one.v_std_O}
+        for number, layer in enumerate(one.layers):
+            place = f"{key}.mlp.layers.{number}"
+            found |= {f"{place}.u": layer.u_ER, f"{place}.v": layer.v_RE, f"{place}.bias": layer.bias_E}
+            found |= {f"{place}.mode_shift.weight": layer.shift_SE, f"{place}.mode_scale.weight": layer.scale_SE}
+    found["edit_lrs"] = network.edit_lrs
+    if network.pad_embedding is not None:
+        found["pad_embedding"] = network.pad_embedding
+    return found
+
+
+def convert(path_pt: Path, out: Path) -> dict[str, str]:
+    """Write a published .pt file as safetensors, once and for all; returns the metadata.
+
+    It holds sha256 of the published file (source_sha256) and of the tensors (tensors_sha256, checked when read).
+    Raises SettingError as `read_network` does.
+    """
+    network = read_network(path_pt)
+    digest = hashlib.sha256()
+    with path_pt.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    about = {"source": network.source, "source_sha256": digest.hexdigest()}
+    return write_network(network, out, about)
+
+
+def write_network(
+    network: Network, out: Path, about: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> dict[str, str]:
+    """Write a network as safetensors, in place of what was there in one step; returns its metadata.
+
+    `about` is added to the metadata; `dtype` is that of the low-rank layers, all else stays float32.
+    """
+    tensors = stored(network, dtype)
+    pad = "stored" if network.pad_embedding is not None else "mean" if network.pad_is_mean else "none"
+    metadata = {"format": "pt", "source": network.source, "pad_row": pad, "tensors_sha256": tensors_hash(tensors)}
+    metadata |= {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    replace_file(out, tensors, metadata)
+    return metadata
+
+
+def stored(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The network's tensors as a file of that type holds them."""
+    return {
+        key: tensor.detach().to("cpu", torch.float32 if key.endswith(_KEPT_FULL) else dtype).contiguous()
+        for key, tensor in tensors_of(network).items()
+    }
+
+
+def replace_file(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file beside `out` and put it in its place; RunError when the folder cannot be written."""
+    from safetensors.torch import save
+
+    beside = out.with_name(f"{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(save(dict(tensors), metadata=dict(metadata)))
+        os.replace(beside, out)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror}); name a file in a folder you own") from None
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over every tensor's name, type and bytes, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; SettingError when it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SettingError(f"{path}: is no readable safetensors file ({error}); fetch or train it again") from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, metadata = read_safetensors(path)
+    if (told := metadata.get("tensors_sha256")) and told != tensors_hash(tensors):
+        raise SettingError(f"{path}: its tensors are not those it was written with; fetch or train it again")
+    return tensors, metadata
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: torch.from_numpy(file[key]) for key in file.files}
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
+        raise SettingError(f"{path}: is no readable npz file ({error}); fetch it again") from None
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """The network's tensors of a published pickle, by their keys without the prefix; nothing of it is run."""
+    try:
+        # What the file names and torch does not know; torch refuses modules such as os in any case.
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_StandIn, name) for name in foreign]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+        raise SettingError(f"{path}: is no readable file of torch weights ({_reason(error)}); fetch it again") from None
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise SettingError(
+            f'{path}: has no entry "model" with weights by name; give a file in MEND\'s published layout'
+        )
+    found = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            continue
+        prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
+        if prefix or key in ("edit_lrs", "pad_embedding"):
+            found[key.removeprefix(prefix or "")] = value
+    return found
+
+
+def _transform(tensors: Mapping[str, Tensor], shape: tuple[int, int], source: str) -> Transform:
+    """The transform of one weight shape, every tensor's own shape checked."""
+    inputs, outputs = shape
+    both = inputs + outputs
+
+    def take(key: str, *expected: int | None) -> Tensor:
+        key = f"({inputs}, {outputs}).{key}"
+        if key not in tensors:
+            raise SettingError(f"{source}: no {key} in it; expected MEND's whole network; fetch or train it again")
+        tensor = tensors[key]
+        fits = [want in (None, have) for want, have in zip(expected, tensor.shape, strict=False)]
+        if len(fits) != tensor.dim() or tensor.dim() != len(expected) or not all(fits):
+            words = ", ".join("any" if want is None else str(want) for want in expected)
+            raise SettingError(
+                f"{source}: {key} must be of shape ({words}), got {tuple(tensor.shape)}; fetch or train it again"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise SettingError(f"{source}: {key} is not finite; fetch or train it again")
+        return tensor
+
+    layers: list[LowRankLayer] = []
+    while not layers or f"({inputs}, {outputs}).mlp.layers.{len(layers)}.u" in tensors:
+        place = f"mlp.layers.{len(layers)}"
+        u_ER, shift_SE = take(f"{place}.u", both, None), take(f"{place}.mode_shift.weight", None, both)
+        v_RE, scale_SE = (
+            take(f"{place}.v", u_ER.shape[1], both),
+            take(f"{place}.mode_scale.weight", len(shift_SE), both),
+        )
+        layers.append(LowRankLayer(u_ER, v_RE, take(f"{place}.bias", both), shift_SE, scale_SE))
+    u_mean_I, u_std_I = take("u_mean", inputs), take("u_std", inputs)
+    return Transform(u_mean_I, u_std_I, take("v_mean", outputs), take("v_std", outputs), tuple(layers))
+
+
+def _full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Float32 copies; sums that nothing reads are left out."""
+    return {
+        key: tensor.detach().to(torch.float32, copy=True).contiguous()
+        for key, tensor in tensors.items()
+        if not key.endswith(_UNUSED) and tensor.dtype.is_floating_point
+    }
+
+
+def _reason(error: Exception) -> str:
+    """What torch found, without its advice to load the file unchecked."""
+    if blocked := re.search(r"GLOBAL (\S+) whose module \S+ is blocked", str(error)):
+        return f"it asks to run {blocked[1]}"
+    lines = str(error).strip().splitlines()
+    if isinstance(error, pickle.UnpicklingError) or not lines:
+        return f"{type(error).__name__}: not tensors and plain data alone"
+    return lines[0][:160]

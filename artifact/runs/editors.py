@@ -1,0 +1,85 @@
+"""Editors as a run or a command needs them: hyperparameters, prefixes, second moments and MEND's weights resolved.
+
+Covers the choice where the user names a file and where not: prefixes are drawn from the model, moments come from the
+world's corpus or the model's own samples, MEND's weights from the world's folder. It edits nothing itself.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from artifact.editing.hparams import MethodName, hparams_for
+from artifact.editing.mend_weights import read_network
+from artifact.editing.methods import Editor
+from artifact.editing.moments import Moments, compute_moments, read_moments
+from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
+from artifact.editing.protocol import Protocol
+from artifact.errors import SettingError
+from artifact.facts.sources import WORLD
+from artifact.lm.load import LanguageModel
+from artifact.lm.memory import Memory
+
+RIDGE = 1e-4
+"""Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
+WORLD_MEND = WORLD / "mend.safetensors"
+
+
+def make_editor(
+    model: LanguageModel,
+    method: MethodName,
+    protocol: Protocol,
+    memory: Memory,
+    *,
+    hparams: Path | None = None,
+    prefixes: Path | None = None,
+    moments: Path | Moments | None = None,
+    mend_weights: Path | None = None,
+) -> Editor:
+    """A method on a model, every setting resolved; what is not given is drawn, computed, or the world's own.
+
+    Raises SettingError for a file that cannot be used, and for MEND without weights.
+    """
+    resolved = hparams_for(method, model.name, model.decoder.layers, hparams)
+    if method in ("ft", "kn"):
+        return Editor(model, method, resolved, protocol, memory)
+    if method == "mend":
+        missing = lacking(model, method)
+        if mend_weights is None and missing is not None:
+            raise SettingError(missing)
+        network = read_network(mend_weights or WORLD_MEND)
+        return Editor(model, method, resolved, protocol, memory, network=network)
+    if isinstance(moments, Path):
+        moments = read_moments(moments)
+    matrices = moments or default_moments(model, resolved.layers)
+    templates: Sequence[object]
+    if method == "rome":
+        templates = (
+            read_prefixes(prefixes) if prefixes else draw_prefixes(model, resolved.context_template_length_params)
+        )
+    else:
+        templates = read_groups(prefixes) if prefixes else draw_groups(model)
+    return Editor(model, method, resolved, protocol, memory, prefixes=templates, moments=matrices)
+
+
+def lacking(model: LanguageModel, method: MethodName) -> str | None:
+    """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
+    if method == "mend" and model.name != "world":
+        return (
+            f"MEND needs weights trained for {model.name} and none are given; name a file with --mend-weights, or "
+            "train one with kloc mend-train"
+        )
+    return None
+
+
+def default_moments(model: LanguageModel, layers: Sequence[int]) -> Moments:
+    """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
+    if model.name == "world":
+        from artifact.facts.world import DEFAULT_SEED, generate
+
+        corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
+        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE)
+    width = model.decoder.weights[f"{model.decoder.family.name('mlp_up', 0)}.bias"].shape[0]
+    # Four keys a dimension make the matrix regular; the published moments use thousands.
+    length = min(128, model.decoder.positions - 1)  # the end-of-text token they follow takes a position
+    count = -(-4 * width // length)
+    texts = sample(model, count, length, SEED, top=50)
+    return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", RIDGE, batch=16)

@@ -1,0 +1,208 @@
+"""Training MEND: deterministic, lowering its loss, resumable to the bit; and the world's committed network."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from artifact.cli import call
+from artifact.editing.edit import Edit, LowRank
+from artifact.editing.hparams import MendHparams, hparams_for
+from artifact.editing.mend import MendEdit, mend
+from artifact.editing.mend_objective import Objective, items_of
+from artifact.editing.mend_train import MendTraining, initial, split, train
+from artifact.editing.mend_weights import network_of, read_network, tensors_hash, tensors_of
+from artifact.editing.protocol import PROTOCOLS
+from artifact.errors import EditError, FactError, SettingError
+from artifact.evaluation.score import score_cases
+from artifact.facts.fact import read_facts
+from artifact.facts.sources import WORLD
+from artifact.lm.load import load
+
+HPARAMS = MendHparams(layers=(2, 3))
+SHORT = MendTraining(steps=6, batch=4, rank=4, check_every=2, check_views=4, validation=0.25, variants=2)
+
+
+@pytest.fixture(scope="module")
+def few(facts):
+    return [facts[case] for case in range(8)]
+
+
+def objective_of(model, items, hparams=HPARAMS) -> Objective:
+    return Objective(model, hparams, items, edit_weight=0.1, keep_weight=1.0, batch=4)
+
+
+def digest(network) -> str:
+    return tensors_hash({key: tensor.detach() for key, tensor in tensors_of(network).items()})
+
+
+def test_a_short_training_is_deterministic_and_lowers_the_loss(model, few) -> None:
+    training = MendTraining(steps=30, batch=4, rank=4, check_every=10, validation=0.25, lr=3e-3)
+    one = train(model, few, HPARAMS, training)
+    assert digest(one.network) == digest(train(model, few, HPARAMS, training).network)
+    learning, held_out = split(few, training)
+    assert one.held_out == [fact.case_id for fact in held_out] and len(held_out) == 2
+    items = items_of(model, learning)
+    objective = objective_of(model, items)
+    start = network_of(initial(objective, items, training), "start")
+    assert objective.held_out(one.network, items)["objective"] < 0.9 * objective.held_out(start, items)["objective"]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_path, monkeypatch) -> None:
+    """Stopped at any look, whether the model's constants fit in memory or not: the same bytes in the end."""
+    if not cached:
+        monkeypatch.setattr("artifact.editing.mend_objective.CACHE_BYTES", 0)
+    model, checkpoint = tiny("tiny-gpt2"), tmp_path / "out.safetensors.partial"
+    whole = train(model, few, HPARAMS, SHORT)
+
+    def stop_at(words: str):
+        def say(line: str) -> None:
+            if line.startswith(words):
+                raise KeyboardInterrupt
+
+        return say
+
+    for words in ("step 2/", "step 4/", "step 6/"):
+        with pytest.raises(KeyboardInterrupt):
+            train(model, few, HPARAMS, SHORT, checkpoint=checkpoint, say=stop_at(words))
+    lines: list[str] = []
+    found = train(model, few, HPARAMS, SHORT, checkpoint=checkpoint, say=lines.append)
+    assert lines[0] == "going on after step 4" and found.steps == 6
+    assert digest(found.network) == digest(whole.network)
+    assert found.figures == whole.figures
+    with pytest.raises(SettingError, match="checkpoint of another training"):
+        train(model, few, HPARAMS, SHORT, checkpoint=checkpoint, identity="other facts")
+
+
+def test_constants_kept_or_made_anew_give_the_same_numbers(model, few, monkeypatch) -> None:
+    items = items_of(model, few, variants=2)
+    kept = objective_of(model, items)
+    monkeypatch.setattr("artifact.editing.mend_objective.CACHE_BYTES", 0)
+    anew = objective_of(model, items)
+    network = network_of(initial(kept, items, SHORT), "start")
+    for name, value in kept.held_out(network, items).items():
+        assert anew.held_out(network, items)[name] == pytest.approx(value, rel=1e-4)
+
+
+def test_the_objective_scores_what_mend_writes(model, few) -> None:
+    """Success and NLL under the trained form of an edit are those of the edit itself, both step orders."""
+    items = items_of(model, few[:3])
+    objective = objective_of(model, items)
+    tensors = initial(objective, items, SHORT)
+    tensors["edit_lrs"] = torch.tensor([-1e-3, -4e-3, 2e-3, -1e-3])
+    network = network_of(tensors, "test")
+    for protocol in ("corrected", "released"):
+        found = objective.success(network, items, swapped=protocol == "released")
+        won: dict[str, list[float]] = {}
+        for item, edited in zip(
+            items, mend(model, [[item.view] for item in items], HPARAMS, network, PROTOCOLS[protocol]), strict=True
+        ):
+            assert isinstance(edited, MendEdit)
+            fact = next(fact for fact in few if fact.case_id == item.case)
+            (score,) = score_cases(model, [fact], [edited.edit])
+            for group, metrics in score.views[item.view.perspective].metrics.items():
+                if metrics["success"] is not None:
+                    won.setdefault(f"{item.view.perspective} {group}", []).append(metrics["success"])
+        assert found == {name: pytest.approx(sum(v) / len(v), abs=1e-4) for name, v in sorted(won.items())}
+    # The divergence is that of the next-token distributions, unedited against edited.
+    changes = objective.changes(network, items[:1])
+    edit = Edit({name: LowRank(left[0], right[0]) for name, (left, right) in changes.items()})
+    ids = items[0].prompt
+    _, kl_P = objective.score(changes, [(0, items[0].asked[0])], [(0, ids)])
+    decoder = model.decoder
+    with torch.no_grad():
+        entering = decoder.embed(decoder.words(torch.tensor([ids.ids])))
+        before_V, after_V = (
+            decoder.logits(decoder.blocks(entering, edits=edits)[:, -1])[0].log_softmax(-1)
+            for edits in (None, edit.changes)
+        )
+    assert kl_P[0].item() == pytest.approx(float((before_V.exp() * (before_V - after_V)).sum()), rel=1e-3, abs=1e-6)
+
+
+def test_normalisation_and_start(tiny, few) -> None:
+    """Over the training gradients each input has mean zero and spread one, and the networks pass it on unchanged."""
+    model = tiny("tiny-gpt2")
+    items = items_of(model, few)
+    objective = objective_of(model, items)
+    network = network_of(initial(objective, items, SHORT), "start")
+    for shape, transform in network.transforms.items():
+        chosen = [w for w, weight in enumerate(objective.inner) if weight.shape == shape]
+        x_NI = torch.cat([read.x_W[w] for read in objective.reads(items) for w in chosen])
+        delta_NO = torch.cat([read.delta_W[w] for read in objective.reads(items) for w in chosen])
+        for rows in transform(x_NI, delta_NO, 0):
+            assert rows.mean(0).abs().max() < 1e-4
+            assert (rows.std(0) - 1).abs().max() < 1e-2
+
+
+def test_what_cannot_be_trained_is_said(tiny, few) -> None:
+    model = tiny("tiny-gpt2")
+    with pytest.raises(FactError, match="of 2 facts 1 would be held out"):
+        train(model, few[:2], HPARAMS, SHORT)
+    wild = MendTraining(steps=5, batch=4, rank=4, validation=0.25, first_step=1e30)
+    with pytest.raises(EditError, match="diverged at step 0"):
+        train(model, few, HPARAMS, wild)
+
+
+def test_the_command(reference, few, tmp_path, capsys) -> None:
+    """The file says what it was trained on and how; errors are one line; no checkpoint is left."""
+    raw = json.loads((reference / "facts.json").read_text())[:8]
+    (tmp_path / "facts.json").write_text(json.dumps(raw))
+    (tmp_path / "hparams.json").write_text(json.dumps({"layers": [2, 3]}))
+    out = tmp_path / "out" / "m.safetensors"
+    command = [
+        "mend-train",
+        "--model",
+        str(reference / "models" / "tiny-gpt2"),
+        "--facts",
+        str(tmp_path / "facts.json"),
+    ]
+    command += ["--out", str(out), "--steps", "3", "--rank", "4", "--batch", "4", "--validation", "0.25"]
+    command += ["--hparams", str(tmp_path / "hparams.json"), "--half"]
+    assert call(command) == 0
+    assert "held out, corrected: entity generality" in capsys.readouterr().out
+    assert [file.name for file in out.parent.iterdir()] == ["m.safetensors"]
+    network = read_network(out)
+    assert network.pad_embedding is None and not network.pad_is_mean
+    with safe_open(out, framework="pt") as file:
+        about = file.metadata()
+    assert {"weights_sha256", "facts_sha256", "figures", "pad_row", "tensors_sha256", "hparams_hash"} <= about.keys()
+    assert (about["pad_row"], about["facts"], about["steps"]) == ("none", "facts.json", "3")
+    assert json.loads(about["training"])["seed"] == 0
+    for wrong, says in (
+        (["--steps", "0"], "steps"),
+        (["--validation", "1.5"], "validation"),
+        (["--facts", str(tmp_path / "absent.json")], "cannot be read"),
+    ):
+        assert call([*command, *wrong]) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1
+
+
+def test_the_worlds_network() -> None:
+    """The committed network edits facts that it was not trained on, from both perspectives; its figures are its own."""
+    file = WORLD / "mend.safetensors"
+    assert file.stat().st_size < 1_500_000
+    with safe_open(file, framework="pt") as opened:
+        about = opened.metadata()
+    figures, held_out = json.loads(about["figures"]), json.loads(about["held_out"])
+    model, network = load("world", "cpu"), read_network(file)
+    assert about["weights_sha256"] == model.weights_hash()
+    facts = [fact for fact in read_facts(WORLD / "facts.json") if fact.case_id in held_out]
+    assert len(facts) == len(held_out) == 38
+    hparams = hparams_for("mend", "world", model.decoder.layers)
+    for protocol, least in (("corrected", 0.8), ("released", 0.8)):
+        for perspective in ("entity", "relation"):
+            groups = [[fact.view(perspective)] for fact in facts]
+            edits = [edited.edit for edited in mend(model, groups, hparams, network, PROTOCOLS[protocol])]
+            scores = [score.views[perspective].metrics for score in score_cases(model, facts, edits)]
+            for group in ("reliability", "generality", "specificity"):
+                values = [score[group]["success"] for score in scores]
+                if values[0] is None:
+                    continue
+                mean = math.fsum(values) / len(values)
+                assert mean == pytest.approx(figures[protocol][f"{perspective} {group}"], abs=0.03)
+                if group == "reliability":
+                    assert mean > least
