@@ -42,11 +42,11 @@ Changes = Mapping[str, tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class Item:
     """A view to train or judge with: its request, its target at the edited prompt and the rephrasings (`asked`), the
-    prompt alone, and the unrelated prompts of its record (`kept`).
+    prompt alone, and the unrelated prompts of its record (`kept`). `fact` is the place of its fact among all.
     """
 
     view: View
-    case: int
+    fact: int
     request: Request
     asked: tuple[Request, ...]
     prompt: Request
@@ -72,30 +72,25 @@ class _Read:
 def items_of(model: LanguageModel, facts: Sequence[Fact], variants: int = 1, seed: int = 0) -> list[Item]:
     """Every view of every fact, tokenised. Raises PromptError for a prompt the model cannot be asked with.
 
-    More `variants` of a view ask for the edit in the words of its rephrasings in turn, with the target of another view
-    of the same perspective and relation where there is one: other objects for entities, any relation for relations.
+    More `variants` of a view ask for the edit in the words of its rephrasings in turn; of an entity view, with the
+    target of another fact of the same relation where there is one.
     """
     draw = np.random.default_rng([seed, 2])
-    views = [(fact, view) for fact in facts for view in fact.views()]
-    targets: dict[str, list[str]] = {}
-    for fact, view in views:
-        targets.setdefault(_pool(fact, view), []).append(view.target)
+    targets: dict[str, set[str]] = {}
+    for fact in facts:
+        targets.setdefault(fact.relation_id, set()).add(fact.object_new)
     found = []
-    for fact, view in views:
+    for number, view in [(number, view) for number, fact in enumerate(facts) for view in fact.views()]:
         prompts = (*view.reliability, *view.generality)
         kept = tuple(Request(model.tokens.encode(prompt).ids, 0) for prompt in view.specificity)
         prompt = Request(model.tokens.encode(fill(view.template, view.subject)).ids, 0)
-        pool = sorted(set(targets[_pool(fact, view)]))
+        pool = sorted(targets[facts[number].relation_id]) if view.perspective == "entity" else [view.target]
         for variant in range(variants):
             target = view.target if variant == 0 else pool[int(draw.integers(len(pool)))]
             words = fill(view.template, view.subject) if variant == 0 else prompts[variant % len(prompts)]
             asked = tuple(sentence(model, one, target) for one in prompts)
-            found.append(Item(view, fact.case_id, sentence(model, words, target), asked, prompt, kept))
+            found.append(Item(view, number, sentence(model, words, target), asked, prompt, kept))
     return found
-
-
-def _pool(fact: Fact, view: View) -> str:
-    return "relation" if view.perspective == "relation" else f"entity {fact.relation_id}"
 
 
 class Objective:
@@ -171,7 +166,10 @@ class Objective:
         kept_B = torch.arange(len(scored), len(texts), device=decoder.device)
         last_B = torch.tensor([len(one.ids) - 1 for _, one in kept], device=decoder.device, dtype=torch.long)
 
-        before = [self._before[one] for one in texts] if self._before.keys() >= set(texts) else self._unedited(texts)
+        if self._before.keys() >= set(texts):
+            before = [self._before[one] for one in texts]
+        else:
+            before = [one for part in _cut(texts) for one in self._unedited(part)]
         hidden_BTD = pad_sequence([one.hidden_TD for one in before], batch_first=True)
         edits = {name: LowRankRows(left[fact_B], right[fact_B]) for name, (left, right) in changes.items()}
         hidden_BTD = decoder.blocks(hidden_BTD, self._lowest, edits=edits)
@@ -200,7 +198,7 @@ class Objective:
             scored = [(f, one) for f, item in enumerate(part) for one in item.asked]
             kept = [(f, one) for f, item in enumerate(part) for one in item.kept]
             others = [(f, items[(start + f + 2) % len(items)]) for f in range(len(part))]
-            kept += [(f, other.prompt) for f, other in others if other.case != part[f].case]
+            kept += [(f, other.prompt) for f, other in others if other.fact != part[f].fact]
             nll_P, kl_P = self.score(self.changes(network, part), scored, kept)
             nll += nll_P.tolist()
             kl += kl_P.tolist()

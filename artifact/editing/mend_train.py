@@ -40,18 +40,18 @@ class MendTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a network is trained; the defaults were chosen on the embedded world."""
 
     seed: Annotated[int, _says("Decides the split, the start and every draw.", ge=0)] = 0
-    steps: Annotated[int, _says("Most training steps.", ge=1)] = 600
+    steps: Annotated[int, _says("Most training steps.", ge=1)] = 200
     batch: Annotated[int, _says("Views edited in a step.", ge=1)] = 16
     variants: Annotated[int, _says("Requests made of each view: its own, and others in its other words.", ge=1)] = 3
     kept: Annotated[int, _says("Unrelated prompts of each view in a step.", ge=1)] = 1
-    rank: Annotated[int, _says("Rank of the network's layers.", ge=1)] = 64
+    rank: Annotated[int, _says("Rank of the network's layers.", ge=1)] = 32
     layers: Annotated[int, _says("Low-rank layers of each network.", ge=1)] = 2
-    lr: Annotated[float, _says("Adam's step size for the networks.", gt=0)] = 1e-3
-    step_lr: Annotated[float, _says("Adam's step size for the learned step sizes.", gt=0)] = 1e-3
-    first_step: Annotated[float, _says("Where the learned step sizes start.")] = -1e-3
-    edit_weight: Annotated[float, _says("Weight of the target's NLL.", gt=0)] = 0.1
+    lr: Annotated[float, _says("Adam's step size for the networks, falling to zero as a cosine.", gt=0)] = 3e-3
+    step_lr: Annotated[float, _says("Adam's step size for the learned step sizes, likewise.", gt=0)] = 2e-5
+    first_step: Annotated[float, _says("Where the learned step sizes start.")] = -7e-4
+    edit_weight: Annotated[float, _says("Weight of the target's NLL; published: 0.1.", gt=0)] = 0.3
     keep_weight: Annotated[float, _says("Weight of the divergence at unrelated prompts.", ge=0)] = 1.0
-    clip: Annotated[float, _says("Largest gradient norm of a step.", gt=0)] = 100.0
+    clip: Annotated[float, _says("Largest gradient norm of a step; published: 100.", gt=0)] = 1.0
     validation: Annotated[float, _says("Share of the facts that is held out.", gt=0, lt=1)] = 0.15
     check_every: Annotated[int, _says("Steps between two looks at the held-out facts.", ge=1)] = 50
     check_views: Annotated[int, _says("Held-out views looked at while training; all at the end.", ge=1)] = 128
@@ -223,7 +223,7 @@ def _unrelated(item: Item, items: Sequence[Item], draw: np.random.Generator) -> 
     """A prompt that the edit should leave alone: of its own record, or another fact's."""
     if item.kept and draw.random() < 0.5:
         return item.kept[int(draw.integers(len(item.kept)))]
-    while (other := items[int(draw.integers(len(items)))]).case == item.case:
+    while (other := items[int(draw.integers(len(items)))]).fact == item.fact:
         pass
     return other.prompt
 
@@ -256,7 +256,8 @@ class _State:
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "moments": {}}
         for key, tensor in tensors.items():
             part, _, name = key.partition(" ")
-            parts[part][name] = tensor.to(device)
+            # A copy lies aligned in memory, as the tensors of an uninterrupted training do: sums depend on it.
+            parts[part][name] = tensor.clone().to(device)
         numbers = json.loads(metadata["numbers"])
         return cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
 
@@ -270,8 +271,8 @@ class _State:
         replace_file(path, tensors, {"identity": self.identity, "numbers": json.dumps(numbers)})
 
     def trained(self) -> dict[str, Tensor]:
-        """The tensors that are trained: all but the normalisation."""
-        return {key: tensor for key, tensor in self.now.items() if key == "edit_lrs" or ".mlp." in key}
+        """The tensors that are trained, all but the normalisation, in name order: the gradient's norm is a sum."""
+        return {key: self.now[key] for key in sorted(self.now) if key == "edit_lrs" or ".mlp." in key}
 
     def optimiser(self, training: MendTraining) -> torch.optim.Adam:
         """Adam over the trained tensors, its moments as they were."""

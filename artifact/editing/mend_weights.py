@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class _StandIn:
 
     def __setstate__(self, state: object) -> None:
         pass
+
+
+def _plain_dict(*given: object) -> OrderedDict[object, object]:
+    """Takes the place of dictionaries with a default, which torch fills but does not make."""
+    return OrderedDict()
 
 
 def read_network(path: Path) -> Network:
@@ -196,7 +202,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         # What the file names and torch does not know; torch refuses modules such as os in any case.
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(_StandIn, name) for name in foreign]):
+        inert: list[Any] = [(_plain_dict if name == "collections.defaultdict" else _StandIn, name) for name in foreign]
+        with torch.serialization.safe_globals(inert):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise SettingError(f"{path}: is no readable file of torch weights ({_reason(error)}); fetch it again") from None

@@ -5,8 +5,8 @@ keys and values, logits only where they are read, and a different weight edit fo
 (gpt2.py, gptj.py) says what its weights are called and how its blocks differ. It does not cover loading (load.py),
 tokens (tokens.py) or generation with sampling (editing/prefixes.py).
 
-Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed` is
-the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of the
+Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed`
+is the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of its
 down-projection.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,

@@ -1,6 +1,7 @@
 """MEND against the golden numbers (1e-5 relative), batches against single runs, the switch, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def same(one: MendEdit, other: MendEdit) -> None:
 
 
 def cases(file: Path) -> list[int]:
-    return [int(number) for number in file.stem.split("_cases")[1].split("_")]
+    return [int(number) for number in re.findall(r"\d+", file.stem.split("_cases")[1])]
 
 
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
@@ -144,7 +145,7 @@ def _views() -> st.SearchStrategy[View]:
     )
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(groups=st.lists(st.lists(_views(), min_size=1, max_size=3), min_size=1, max_size=4), released=st.booleans())
 def test_a_batch_gives_the_edits_of_single_runs(model, networks, groups, released) -> None:
     """Prompts and targets of any length, joint groups among them."""

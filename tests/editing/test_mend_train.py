@@ -22,7 +22,7 @@ from artifact.facts.sources import WORLD
 from artifact.lm.load import load
 
 HPARAMS = MendHparams(layers=(2, 3))
-SHORT = MendTraining(steps=6, batch=4, rank=4, check_every=2, check_views=4, validation=0.25, variants=2)
+SHORT = MendTraining(steps=6, batch=4, rank=4, check_every=2, check_views=4, variants=1, validation=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def few(facts):
 
 
 def objective_of(model, items, hparams=HPARAMS) -> Objective:
-    return Objective(model, hparams, items, edit_weight=0.1, keep_weight=1.0, batch=4)
+    return Objective(model, hparams, items, edit_weight=0.3, keep_weight=1.0, batch=4)
 
 
 def digest(network) -> str:
@@ -39,7 +39,10 @@ def digest(network) -> str:
 
 
 def test_a_short_training_is_deterministic_and_lowers_the_loss(model, few) -> None:
-    training = MendTraining(steps=30, batch=4, rank=4, check_every=10, validation=0.25, lr=3e-3)
+    # From step sizes near zero, so that the start leaves the model nearly as it is.
+    training = MendTraining(
+        steps=30, batch=4, rank=4, check_every=30, validation=0.25, variants=1, first_step=-1e-5, step_lr=1e-4
+    )
     one = train(model, few, HPARAMS, training)
     assert digest(one.network) == digest(train(model, few, HPARAMS, training).network)
     learning, held_out = split(few, training)
@@ -101,8 +104,7 @@ def test_the_objective_scores_what_mend_writes(model, few) -> None:
             items, mend(model, [[item.view] for item in items], HPARAMS, network, PROTOCOLS[protocol]), strict=True
         ):
             assert isinstance(edited, MendEdit)
-            fact = next(fact for fact in few if fact.case_id == item.case)
-            (score,) = score_cases(model, [fact], [edited.edit])
+            (score,) = score_cases(model, [few[item.fact]], [edited.edit])
             for group, metrics in score.views[item.view.perspective].metrics.items():
                 if metrics["success"] is not None:
                     won.setdefault(f"{item.view.perspective} {group}", []).append(metrics["success"])
@@ -146,22 +148,28 @@ def test_what_cannot_be_trained_is_said(tiny, few) -> None:
         train(model, few, HPARAMS, wild)
 
 
-def test_the_command(reference, few, tmp_path, capsys) -> None:
+def test_the_command(reference, tmp_path, capsys) -> None:
     """The file says what it was trained on and how; errors are one line; no checkpoint is left."""
     raw = json.loads((reference / "facts.json").read_text())[:8]
     (tmp_path / "facts.json").write_text(json.dumps(raw))
     (tmp_path / "hparams.json").write_text(json.dumps({"layers": [2, 3]}))
     out = tmp_path / "out" / "m.safetensors"
-    command = [
-        "mend-train",
-        "--model",
-        str(reference / "models" / "tiny-gpt2"),
-        "--facts",
-        str(tmp_path / "facts.json"),
-    ]
-    command += ["--out", str(out), "--steps", "3", "--rank", "4", "--batch", "4", "--validation", "0.25"]
-    command += ["--hparams", str(tmp_path / "hparams.json"), "--half"]
-    assert call(command) == 0
+    given = {
+        "--model": str(reference / "models" / "tiny-gpt2"),
+        "--facts": str(tmp_path / "facts.json"),
+        "--out": str(out),
+        "--steps": "3",
+        "--rank": "4",
+        "--batch": "4",
+        "--validation": "0.25",
+        "--hparams": str(tmp_path / "hparams.json"),
+    }
+
+    def run(**changed: str) -> int:
+        options = given | {f"--{name}": value for name, value in changed.items()}
+        return call(["mend-train", "--half", *(word for pair in options.items() for word in pair)])
+
+    assert run() == 0
     assert "held out, corrected: entity generality" in capsys.readouterr().out
     assert [file.name for file in out.parent.iterdir()] == ["m.safetensors"]
     network = read_network(out)
@@ -172,37 +180,36 @@ def test_the_command(reference, few, tmp_path, capsys) -> None:
     assert (about["pad_row"], about["facts"], about["steps"]) == ("none", "facts.json", "3")
     assert json.loads(about["training"])["seed"] == 0
     for wrong, says in (
-        (["--steps", "0"], "steps"),
-        (["--validation", "1.5"], "validation"),
-        (["--facts", str(tmp_path / "absent.json")], "cannot be read"),
+        ({"steps": "0"}, "steps"),
+        ({"validation": "1.5"}, "validation"),
+        ({"facts": str(tmp_path / "absent.json")}, "cannot be read"),
+        ({"out": str(tmp_path / "facts.json" / "m.safetensors")}, "cannot be written"),
     ):
-        assert call([*command, *wrong]) == 2
+        assert run(**wrong) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1
 
 
-def test_the_worlds_network() -> None:
+@pytest.mark.parametrize("protocol", ["corrected", "released"])
+def test_the_worlds_network(protocol) -> None:
     """The committed network edits facts that it was not trained on, from both perspectives; its figures are its own."""
     file = WORLD / "mend.safetensors"
     assert file.stat().st_size < 1_500_000
     with safe_open(file, framework="pt") as opened:
         about = opened.metadata()
-    figures, held_out = json.loads(about["figures"]), json.loads(about["held_out"])
+    figures, held_out = json.loads(about["figures"])[protocol], json.loads(about["held_out"])
     model, network = load("world", "cpu"), read_network(file)
     assert about["weights_sha256"] == model.weights_hash()
     facts = [fact for fact in read_facts(WORLD / "facts.json") if fact.case_id in held_out]
     assert len(facts) == len(held_out) == 38
     hparams = hparams_for("mend", "world", model.decoder.layers)
-    for protocol, least in (("corrected", 0.8), ("released", 0.8)):
-        for perspective in ("entity", "relation"):
-            groups = [[fact.view(perspective)] for fact in facts]
-            edits = [edited.edit for edited in mend(model, groups, hparams, network, PROTOCOLS[protocol])]
-            scores = [score.views[perspective].metrics for score in score_cases(model, facts, edits)]
-            for group in ("reliability", "generality", "specificity"):
-                values = [score[group]["success"] for score in scores]
-                if values[0] is None:
-                    continue
-                mean = math.fsum(values) / len(values)
-                assert mean == pytest.approx(figures[protocol][f"{perspective} {group}"], abs=0.03)
-                if group == "reliability":
-                    assert mean > least
+    for perspective in ("entity", "relation"):
+        edits = mend(model, [[fact.view(perspective)] for fact in facts], hparams, network, PROTOCOLS[protocol])
+        scores = score_cases(model, facts, [edited.edit for edited in edits])
+        for group in ("reliability", "generality", "specificity"):
+            values = [score.views[perspective].metrics[group]["success"] for score in scores]
+            if values[0] is None:  # the relation view has no unrelated prompts
+                continue
+            mean = math.fsum(values) / len(values)
+            assert mean == pytest.approx(figures[f"{perspective} {group}"], abs=0.03)
+            assert mean > 0.8

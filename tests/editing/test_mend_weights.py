@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,9 @@ def equal(one: Network, other: Network) -> None:
 @pytest.mark.parametrize("prefix", ["mend.", "gtn."])
 def test_a_published_pickle_is_read_without_running_it(prefix, tmp_path) -> None:
     GPT2Config.built.clear()
-    path = publish(tmp_path / "m.pt", state_dict(prefix), lrs=[1, Path("x")], val={"acc": np.float64(0.5)})
+    path = publish(
+        tmp_path / "m.pt", state_dict(prefix), lrs=[1, Path("x")], val=defaultdict(list, acc=[np.float64(0.5)])
+    )
     network = read_network(path)
     assert not GPT2Config.built, "a foreign class was rebuilt"
     assert network.pad_is_mean and network.pad_embedding is None and "m.pt" in network.source
@@ -85,7 +88,7 @@ def test_an_executable_pickle_runs_nothing(tmp_path) -> None:
 
     command = f"touch {canary}"
     torch.save({"model": {**state_dict(), "x": Attack(os.system, command)}}, tmp_path / "os.pt")
-    with pytest.raises(SettingError, match=r"os.pt: is no readable file of torch weights \(it asks to run \w+.system\)"):
+    with pytest.raises(SettingError, match=r"os.pt: is no readable file .* \(it asks to run \w+.system\)"):
         read_network(tmp_path / "os.pt")
     import subprocess
 
