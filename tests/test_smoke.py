@@ -78,6 +78,12 @@ def test_report_says_what_it_is(finished) -> None:
     info = json.loads((folder / "run.json").read_text())
     assert info["model"] == "world" and info["protocol"] == "released" and info["limit"] == int(LIMIT)
     assert len(info["settings"]["rome"]["prefixes"]) == 21
+    assert [len(group) for group in info["settings"]["memit"]["prefixes"]] == [1, 5]
+    hashes = {method: info["settings"][method]["hash"] for method in ("ft", "kn", "mend", "rome", "memit")}
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        for unit, payload in connection.execute("select unit, payload from records where unit not like 'trace%'"):
+            if unit != "unedited":
+                assert json.loads(payload)["hparams"] == hashes[unit.split("-")[0]]
 
 
 def test_every_unit_has_its_cases(finished) -> None:
@@ -86,8 +92,21 @@ def test_every_unit_has_its_cases(finished) -> None:
         found = dict(connection.execute("select unit, count(*) from records where status = 'done' group by unit"))
     kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
     traces = {f"trace-{kind}-{corrupt}" for kind in kinds for corrupt in ("entity", "relation")}
-    assert set(found) == {"unedited", "rome-entity", "rome-relation"} | traces
+    edits = {f"{method}-{view}" for method in ("ft", "kn", "mend", "rome", "memit") for view in ("entity", "relation")}
+    assert set(found) == {"unedited"} | edits | traces
     assert all(count >= int(LIMIT) - 1 for count in found.values()), found
+
+
+def test_kn_is_scored_unedited_as_released_and_says_so(finished) -> None:
+    folder, _ = finished
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        rows = connection.execute("select unit, case_id, payload from records where unit in ('unedited', 'kn-entity')")
+        found = {(unit, case): json.loads(payload) for unit, case, payload in rows}
+    for (unit, case), payload in found.items():
+        if unit == "kn-entity":
+            assert payload["undone"] and payload["norm"] > 0
+            assert payload["views"] == found["unedited", case]["views"]
+    assert "KN, undone" in (folder / "report" / "report.md").read_text()
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_report(finished, tmp_path: Path) -> None:
@@ -167,8 +186,11 @@ def test_corrected_protocol_gives_other_relation_edits(finished, tmp_path: Path)
             edits.append(
                 [
                     json.loads(connection.execute(query, (unit,)).fetchone()[0])
-                    for unit in ("rome-entity", "rome-relation")
+                    for unit in ("rome-entity", "rome-relation", "memit-relation", "kn-relation", "ft-entity")
                 ]
             )
     assert edits[0][0]["loss"] == pytest.approx(edits[1][0]["loss"], rel=1e-3)
     assert edits[0][1]["loss"] != pytest.approx(edits[1][1]["loss"], rel=1e-1)
+    assert edits[0][2]["norm"] != pytest.approx(edits[1][2]["norm"], rel=1e-3)
+    assert "undone" in edits[0][3] and "undone" not in edits[1][3]
+    assert edits[0][4]["norm"] != edits[1][4]["norm"]  # the bias is not trained

@@ -3,12 +3,15 @@
 Its recall on held-out templates is tests/facts/test_world.py's.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from artifact.editing.rome import RomeEdit, rome
+from artifact.editing.edit import Edited
+from artifact.editing.protocol import PROTOCOLS
 from artifact.evaluation.score import score_cases
-from artifact.facts.fact import Statement
+from artifact.facts.fact import PERSPECTIVES, Statement
 from artifact.plan import SMOKE
 from artifact.runs.setup import Context, prepare
 from artifact.tracing.averages import role_effects
@@ -43,22 +46,32 @@ def test_early_site_at_the_last_subject_token(world: Context) -> None:
     assert effects["last token"][:2].max() < 0.2 * total < effects["last token"][-1]
 
 
-def test_rome_is_reliable_from_both_perspectives(world: Context) -> None:
-    facts = world.data.facts[::20]
-    before = score_cases(world.model, facts)
-    assert mean(before, "entity", "reliability") == 0 and mean(before, "relation", "reliability") < 0.1
-    for perspective in ("entity", "relation"):
-        found = rome(
-            world.model,
-            [fact.view(perspective) for fact in facts],
-            world.rome,
-            world.prefixes,
-            world.moments,
-            world.protocol,
-        )
-        edits = [one.edit for one in found if isinstance(one, RomeEdit)]
+@pytest.mark.parametrize("perspective", PERSPECTIVES)
+@pytest.mark.parametrize("method", ["ft", "mend", "rome", "memit"])
+def test_edits_take_from_both_perspectives(method, perspective, world: Context) -> None:
+    facts = world.data.facts[3::16]
+    found = world.editor(method).edits([[fact.view(perspective)] for fact in facts])
+    edits = [one.edit for one in found if isinstance(one, Edited)]
+    assert len(edits) == len(facts)
+    after = score_cases(world.model, facts, edits)
+    assert mean(after, perspective, "reliability") > 0.7
+    assert mean(after, perspective, "generality") > 0.6
+    assert mean(after, "entity", "specificity") > (0.5 if method in ("ft", "mend") else 0.8)
+
+
+@pytest.mark.parametrize("perspective", PERSPECTIVES)
+def test_kn_takes_where_its_texts_have_their_space(perspective, world: Context) -> None:
+    """As released, KN's texts lack the space that the model's answers have, and its edits hardly take."""
+    facts = world.data.facts[::10]
+    took = {}
+    for name, protocol in PROTOCOLS.items():
+        editor = replace(world.editor("kn"), protocol=protocol)
+        edits = [one.edit for one in editor.edits([[f.view(perspective)] for f in facts]) if isinstance(one, Edited)]
         assert len(edits) == len(facts)
-        after = score_cases(world.model, facts, edits)
-        assert mean(after, perspective, "reliability") > 0.85
-        assert mean(after, perspective, "generality") > 0.7
-        assert mean(after, "entity", "specificity") > 0.9
+        took[name] = mean(score_cases(world.model, facts, edits), perspective, "reliability")
+    assert took["corrected"] > 0.7 > 0.5 > took["released"]
+
+
+def test_the_unedited_model_says_none_of_it(world: Context) -> None:
+    before = score_cases(world.model, world.data.facts[::20])
+    assert mean(before, "entity", "reliability") == 0 and mean(before, "relation", "reliability") < 0.1
