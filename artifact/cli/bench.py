@@ -11,14 +11,18 @@ bench_app = App(
 )
 app.command(bench_app)
 
+Shape = Annotated[Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")]
+Device = Annotated[str | None, Parameter(help="cpu or cuda; the best there is unless said.")]
+LoopFacts = Annotated[int, Parameter(help="Facts timed one at a time; both results are compared on these.")]
+TargetTokens = Annotated[int, Parameter(help="Tokens of every target.")]
+Operations = Annotated[bool, Parameter(help="Count our operations too, in one run more.")]
+
 
 @bench_app.command(name="trace")
 def bench_trace(
     *,
-    shape: Annotated[
-        Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")
-    ] = "gpt2",
-    device: Annotated[str | None, Parameter(help="cpu or cuda; the best there is unless said.")] = None,
+    shape: Shape = "gpt2",
+    device: Device = None,
     dtype: Annotated[Literal["float32", "float16", "bfloat16"], Parameter(help="Precision.")] = "float32",
     kind: Annotated[
         list[Literal["hidden", "mlp", "attn"]] | None, Parameter(help="Kinds of tracing; hidden and mlp unless said.")
@@ -34,15 +38,8 @@ def bench_trace(
     import torch
 
     from artifact.bench.trace import bench_trace as compare
-    from artifact.editing.protocol import PROTOCOLS
-    from artifact.lm.load import auto_device
-    from artifact.runs.setup import use_tf32
 
-    device = device or auto_device()[0]
-    use_tf32(PROTOCOLS[protocol].tf32)
-    cuda = device.startswith("cuda")
-    where = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{shape} shape, {dtype}, {where}; protocol {protocol}")
+    device = _ready(shape, device, protocol, dtype)
     print(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
     found = compare(
         shape,
@@ -59,3 +56,81 @@ def bench_trace(
         for line in one.lines():
             print(line, flush=True)
     return 0
+
+
+@bench_app.command(name="edit")
+def bench_edit(
+    *,
+    method: Annotated[Literal["ft", "kn", "mend", "rome", "memit"], Parameter(help="Editing method.")] = "rome",
+    shape: Shape = "gpt2",
+    device: Device = None,
+    facts: Annotated[int | None, Parameter(help="Facts together; 4 for rome and 8 for the others unless said.")] = None,
+    loop_facts: LoopFacts = 2,
+    target_tokens: TargetTokens = 1,
+    operations: Operations = True,
+    memory: Memory = None,
+    protocol: Protocol = "released",
+) -> int:
+    """Seconds, ratio, memory and agreement of edits made together and one fact at a time, as released.
+
+    The protocol says only whether the GPU may take TF32 for matrix products.
+    """
+    from artifact.bench.edit import bench_edit as compare
+
+    device = _ready(shape, device, protocol)
+    facts = facts or (4 if method == "rome" else 8)
+    print(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
+    found = compare(
+        shape,
+        device,
+        method,
+        facts=facts,
+        loop_facts=loop_facts,
+        memory=memory_budget(memory, device),
+        target_tokens=target_tokens,
+        count=operations,
+    )
+    for line in found.lines():
+        print(line, flush=True)
+    return 0
+
+
+@bench_app.command(name="evaluate")
+def bench_evaluate(
+    *,
+    shape: Shape = "gpt2",
+    device: Device = None,
+    facts: Annotated[int, Parameter(help="Cases together, each under its own edit.")] = 8,
+    loop_facts: LoopFacts = 2,
+    target_tokens: TargetTokens = 1,
+    operations: Operations = True,
+    protocol: Protocol = "released",
+) -> int:
+    """Seconds, ratio, memory and agreement of scoring edited cases together and one case at a time.
+
+    The protocol says only whether the GPU may take TF32 for matrix products.
+    """
+    from artifact.bench.evaluate import bench_evaluate as compare
+
+    device = _ready(shape, device, protocol)
+    print(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
+    found = compare(shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations)
+    for line in found.lines():
+        print(line, flush=True)
+    return 0
+
+
+def _ready(shape: str, device: str | None, protocol: str, dtype: str = "float32") -> str:
+    """The device to use, with its precision set; prints what runs where."""
+    import torch
+
+    from artifact.editing.protocol import PROTOCOLS
+    from artifact.lm.load import auto_device
+    from artifact.runs.setup import use_tf32
+
+    device = device or auto_device()[0]
+    use_tf32(PROTOCOLS[protocol].tf32)
+    cuda = device.startswith("cuda")
+    where = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{shape} shape, {dtype}, {where}; protocol {protocol}")
+    return device

@@ -4,7 +4,7 @@ Covers what the tables need: every prompt of both views with its two continuatio
 `prompt + " " + text`. Golden numbers: tests/reference/eval and the metrics of tests/reference/rake_rome, 1e-4. What the
 numbers mean is metrics.py's.
 
-Shape letters as in lm/decoder.py, and N read positions.
+Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,8 @@ from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 4096
 """Padded tokens a pass: sized so that GPT-2 XL's widest layer stays under 0.2 GB in float32."""
+PADDING = 2
+"""Most padding of any row: a batch ends where rows grow longer than that."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def _read(
     found: dict[_Continuation, tuple[float, bool]] = {}
     while order:
         size = 1
-        while size < len(order) and (size + 1) * len(order[size][1]) <= BATCH_TOKENS:
+        longest = len(order[0][1]) + PADDING
+        while size < len(order) and len(order[size][1]) <= longest and (size + 1) * longest <= BATCH_TOKENS:
             size += 1
         batch, order = order[:size], order[size:]
         row_edits = None
@@ -96,8 +99,10 @@ def _read(
             row_edits = rows([edits], [0] * len(batch))
         elif edits is not None:
             row_edits = rows(edits, [case for case, _ in batch])
+        # Continuations of one token read the same position: its logits are made once.
+        places: dict[tuple[int, int], int] = {}
         reads = [
-            (row, len(one.prompt) - 1 + j, token)
+            (places.setdefault((row, len(one.prompt) - 1 + j), len(places)), token)
             for row, key in enumerate(batch)
             for one in fed[key]
             for j, token in enumerate(one.text)
@@ -105,10 +110,11 @@ def _read(
         with torch.no_grad():
             word_BTD = decoder.words(model.tokens.pad([ids for _, ids in batch], decoder.device))
             hidden_BTD = decoder.blocks(decoder.embed(word_BTD), edits=row_edits)
-            row_N, at_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
-            log_NV = decoder.logits(hidden_BTD[row_N, at_N]).log_softmax(-1)
-            nll = (-log_NV.gather(1, token_N[:, None])[:, 0]).tolist()
-            right = (log_NV.argmax(-1) == token_N).tolist()
+            row_P, at_P = torch.tensor(list(places), device=decoder.device).unbind(1)
+            log_PV = decoder.logits(hidden_BTD[row_P, at_P]).log_softmax(-1)
+            place_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
+            nll = (-log_PV[place_N, token_N]).tolist()
+            right = (log_PV.argmax(-1)[place_N] == token_N).tolist()
         position = 0
         for key in batch:
             for one in fed[key]:

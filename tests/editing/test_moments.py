@@ -120,9 +120,12 @@ def test_a_matrix_that_is_read_is_factored_once_and_not_kept(tiny, reference, tm
     assert not moments.given_MM
 
 
-def test_singular_moments_are_refused_by_every_solve(tiny) -> None:
+@pytest.mark.parametrize("rank", [1, 100, 255])
+def test_singular_moments_are_refused_by_every_solve(rank, tiny) -> None:
+    """Also where rounding leaves every pivot above zero."""
     decoder, keys = tiny("tiny-gpt2").decoder, torch.ones(2, 256)
-    moments = Moments("test", given_MM={2: torch.ones(256, 256)})
+    few_NM = torch.randn(rank, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moments = Moments("test", given_MM={2: few_NM.t() @ few_NM})
     for solve in (
         lambda: moments.solve(decoder, 2, keys),
         lambda: moments.regularised(decoder, 2, keys, 5.0),
