@@ -198,7 +198,7 @@ def _store(model: LanguageModel, ids: Sequence[Sequence[int]]) -> _Stored:
     tokens_T = torch.arange(hidden_FTD.shape[1] - 1, device=decoder.device)
     # The last column is the row's own key.
     seen_FK = F.pad(tokens_T < last_F[:, None], (0, 1), value=True)
-    return _Stored(up_LFM, rest_LFD, left, Aligned(last_F, seen_FK[:, None, None]), greedy_F)
+    return _Stored(up_LFM, rest_LFD, left, Aligned(last_F[:, None], seen_FK[:, None, None]), greedy_F)
 
 
 def _integrate(
@@ -261,7 +261,7 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
             continue
         prompt_N = prompt_B.repeat(layer)
         key_FHTK, value_FHTK = stored.left[layer]
-        aligned = Aligned(stored.aligned.start_B[prompt_N], stored.aligned.seen_B1TK[prompt_N])
+        aligned = Aligned(stored.aligned.position_BT[prompt_N], stored.aligned.seen_B1TK[prompt_N])
         rows_NTD, _ = decoder.block(layer, rows_NTD, past=(key_FHTK[prompt_N], value_FHTK[prompt_N]), aligned=aligned)
         rows_NTD = torch.cat((rows_NTD, joining_BTD))
     assert rows_NTD is not None

@@ -231,7 +231,7 @@ class _Stored:
         return _Stored(
             self.hidden_BTD[rows_B],
             {layer: (key[rows_B], value[rows_B]) for layer, (key, value) in self.left.items()},
-            Aligned(self.aligned.start_B[rows_B], self.aligned.seen_B1TK[rows_B]),
+            Aligned(self.aligned.position_BT[rows_B], self.aligned.seen_B1TK[rows_B]),
         )
 
 
@@ -259,10 +259,11 @@ def _store(model: LanguageModel, layer: int, loss_layer: int, rows: Sequence[Row
             value_BHTK.transpose(1, 2)[every_B1, at_BP].transpose(1, 2),
         )
     tokens = max(len(ids) - row.lookup for ids, row in zip(fed, rows, strict=True))
-    at_BT = (lookup_B[:, None] + torch.arange(tokens, device=decoder.device)).clamp(max=hidden_BTD.shape[1] - 1)
+    position_BT = lookup_B[:, None] + torch.arange(tokens, device=decoder.device)
+    at_BT = position_BT.clamp(max=hidden_BTD.shape[1] - 1)
     causal_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=decoder.device).tril()
     seen_BTK = torch.cat((real_BP[:, None].expand(-1, tokens, -1), causal_TT.expand(len(rows), -1, -1)), dim=2)
-    return _Stored(hidden_BTD[every_B1, at_BT], left, Aligned(lookup_B, seen_BTK[:, None]))
+    return _Stored(hidden_BTD[every_B1, at_BT], left, Aligned(position_BT, seen_BTK[:, None]))
 
 
 @dataclass(frozen=True)

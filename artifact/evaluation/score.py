@@ -1,8 +1,8 @@
 """NLL of continuations under an edit, for many cases at once, each row of a batch under its own case's edit.
 
 Covers what the tables need: every prompt of both views with its two continuations, teacher forced, as
-`prompt + " " + text`. Golden numbers: tests/reference/eval and the metrics of tests/reference/rake_rome, 1e-4. What the
-numbers mean is metrics.py's.
+`prompt + " " + text`. All texts of a case make one row, in which a shared beginning is computed once. Golden numbers:
+tests/reference/eval and the metrics of tests/reference/rake_rome, 1e-4. What the numbers mean is metrics.py's.
 
 Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
@@ -15,12 +15,13 @@ import torch
 from artifact.editing.edit import Edit, rows
 from artifact.evaluation.metrics import GROUPS, CaseScore, PromptScore, view_score
 from artifact.facts.fact import Fact
+from artifact.lm.decoder import Aligned
 from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 4096
 """Padded tokens a pass: sized so that GPT-2 XL's widest layer stays under 0.2 GB in float32."""
-PADDING = 2
-"""Most padding of any row: a batch ends where rows grow longer than that."""
+PADDING = 0.15
+"""Most padding of any row, as a share of its tokens: a batch ends where rows grow longer than that."""
 
 
 @dataclass(frozen=True)
@@ -82,43 +83,92 @@ def _read(
 ) -> dict[_Continuation, tuple[float, bool]]:
     """Mean NLL and whether all tokens are the argmax, for each continuation."""
     decoder = model.decoder
-    # Continuations of one token share their prompt's row; rows of like length share a batch.
-    fed: dict[tuple[int, tuple[int, ...]], list[_Continuation]] = {}
+    packed: dict[int, _Packed] = {}
     for one in wanted:
-        fed.setdefault((one.case, one.fed), []).append(one)
-    order = sorted(fed, key=lambda key: len(key[1]))
+        packed.setdefault(one.case, _Packed()).add(one)
+    order = sorted(packed, key=lambda case: len(packed[case].ids))
     found: dict[_Continuation, tuple[float, bool]] = {}
     while order:
-        size = 1
-        longest = len(order[0][1]) + PADDING
-        while size < len(order) and len(order[size][1]) <= longest and (size + 1) * longest <= BATCH_TOKENS:
-            size += 1
+        size = _together([len(packed[case].ids) for case in order])
         batch, order = order[:size], order[size:]
         row_edits = None
         if isinstance(edits, Edit):
             row_edits = rows([edits], [0] * len(batch))
         elif edits is not None:
-            row_edits = rows(edits, [case for case, _ in batch])
+            row_edits = rows(edits, batch)
         # Continuations of one token read the same position: its logits are made once.
         places: dict[tuple[int, int], int] = {}
         reads = [
-            (places.setdefault((row, len(one.prompt) - 1 + j), len(places)), token)
-            for row, key in enumerate(batch)
-            for one in fed[key]
-            for j, token in enumerate(one.text)
+            (places.setdefault((row, at), len(places)), token)
+            for row, case in enumerate(batch)
+            for one, path in packed[case].paths.items()
+            for at, token in zip(path[len(one.prompt) - 1 :], one.text, strict=True)
         ]
         with torch.no_grad():
-            word_BTD = decoder.words(model.tokens.pad([ids for _, ids in batch], decoder.device))
-            hidden_BTD = decoder.blocks(decoder.embed(word_BTD), edits=row_edits)
+            aligned = _aligned([packed[case] for case in batch], decoder.device)
+            word_BTD = decoder.words(
+                model.tokens.pad([packed[case].ids for case in batch], decoder.device, whole=False)
+            )
+            hidden_BTD = decoder.blocks(decoder.embed(word_BTD, aligned=aligned), aligned=aligned, edits=row_edits)
             row_P, at_P = torch.tensor(list(places), device=decoder.device).unbind(1)
             log_PV = decoder.logits(hidden_BTD[row_P, at_P]).log_softmax(-1)
             place_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
             nll = (-log_PV[place_N, token_N]).tolist()
             right = (log_PV.argmax(-1)[place_N] == token_N).tolist()
         position = 0
-        for key in batch:
-            for one in fed[key]:
+        for case in batch:
+            for one in packed[case].paths:
                 part = slice(position, position + len(one.text))
                 found[one] = (sum(nll[part]) / len(one.text), all(right[part]))
                 position = part.stop
     return found
+
+
+class _Packed:
+    """All that is asked of one case as one row of tokens: a beginning that texts share stands in it once.
+
+    A token sees those before it in its own texts alone and stands at its own place in them; `before` names the token
+    to its left (-1: none), `paths` where each continuation's text runs.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.before: list[int] = []
+        self.paths: dict[_Continuation, list[int]] = {}
+        self._places: dict[tuple[int, int], int] = {}
+
+    def add(self, one: _Continuation) -> None:
+        """Add a continuation behind its prompt."""
+        left, path = -1, []
+        for position, token in enumerate(one.fed):
+            at = self._places.setdefault((left, token), len(self.ids))
+            if at == len(self.ids):
+                self.ids.append(token)
+                self.positions.append(position)
+                self.before.append(left)
+            path.append(at)
+            left = at
+        self.paths[one] = path
+
+
+def _together(sizes: Sequence[int]) -> int:
+    """How many of the cases, smallest first, go into one batch: little padding, at least one."""
+    widest = round(sizes[0] * (1 + PADDING))
+    count = 1
+    while count < len(sizes) and sizes[count] <= widest and (count + 1) * sizes[count] <= BATCH_TOKENS:
+        count += 1
+    return count
+
+
+def _aligned(batch: Sequence[_Packed], device: torch.device) -> Aligned:
+    """Positions and what each token sees; padding sees itself, so that no row of the softmax is empty."""
+    width = max(len(one.ids) for one in batch)
+    position_BT = torch.zeros(len(batch), width, dtype=torch.long)
+    seen_BTT = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
+    for b, one in enumerate(batch):
+        position_BT[b, : len(one.ids)] = torch.tensor(one.positions)
+        for at, left in enumerate(one.before):
+            if left >= 0:
+                seen_BTT[b, at] |= seen_BTT[b, left]
+    return Aligned(position_BT.to(device), seen_BTT[:, None].to(device))

@@ -50,13 +50,13 @@ class Family(Protocol):
     input_first: bool
     """Linear weights are stored (I, O), as GPT-2's Conv1D does, instead of (O, I)."""
 
-    def embed(self, decoder: "Decoder", word_BTD: Tensor, start: int) -> Tensor: ...
+    def embed(self, decoder: "Decoder", word_BTD: Tensor, position_XT: Tensor) -> Tensor: ...
     def projections(
-        self, decoder: "Decoder", layer: int, normed_BTD: Tensor, start: int | Tensor, edits: RowEdits
+        self, decoder: "Decoder", layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple:
         """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them.
 
-        `start` is the position of the first token, one for all rows or one for each (B,).
+        position_XT holds every token's position, alike in all rows (1, T) or of each row (B, T).
         """
         ...
 
@@ -67,12 +67,12 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Aligned:
-    """Rows whose first token stands at another position in each row, with stored keys of another length to its left.
+    """Rows whose tokens do not stand one after the other behind P stored ones: other positions, other keys seen.
 
-    start_B: position of each row's first token; seen_B1TK: which of the P+T keys (stored ones first) each token sees.
+    position_BT: position of each token; seen_B1TK: which of the P+T keys (stored ones first) each token sees.
     """
 
-    start_B: Tensor
+    position_BT: Tensor
     seen_B1TK: Tensor
 
 
@@ -119,9 +119,14 @@ class Decoder:
         """Word embeddings (B, T, D), before positions: where causal tracing adds its noise."""
         return F.embedding(ids_BT, self.embedding_VD)
 
-    def embed(self, word_BTD: Tensor, start: int = 0) -> Tensor:
-        """The state entering block 0 for word embeddings whose first token stands at position `start`."""
-        return self.family.embed(self, word_BTD, start)
+    def embed(self, word_BTD: Tensor, start: int = 0, aligned: Aligned | None = None) -> Tensor:
+        """The state entering block 0 for word embeddings at positions `start`, start+1, ..., or as `aligned` says."""
+        return self.family.embed(self, word_BTD, self._positions(start, word_BTD, aligned))
+
+    def _positions(self, start: int, x_BTD: Tensor, aligned: Aligned | None) -> Tensor:
+        if aligned is not None:
+            return aligned.position_BT
+        return torch.arange(start, start + x_BTD.shape[1], device=x_BTD.device)[None]
 
     def block(
         self,
@@ -141,9 +146,9 @@ class Decoder:
         family = self.family
         edits = edits or {}
         left = 0 if past is None else past[0].shape[2]
-        start = left if aligned is None else aligned.start_B
+        position_XT = self._positions(left, hidden_BTD, aligned)
         normed_BTD = self.norm(family.name("attn_norm", layer), hidden_BTD)
-        query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, start, edits)
+        query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, position_XT, edits)
         new = (key_BHTK, value_BHTK)
         if past is not None:
             key_BHTK = torch.cat((past[0], key_BHTK), dim=2)

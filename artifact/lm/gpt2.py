@@ -1,6 +1,5 @@
 """GPT-2: sequential blocks, learned positions, one projection for queries, keys and values, weights (I, O)."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,12 +26,11 @@ class GPT2:
     def name(self, part: str, layer: int) -> str:
         return f"transformer.h.{layer}.{_PARTS[part]}"
 
-    def embed(self, decoder: Decoder, word_BTD: Tensor, start: int) -> Tensor:
-        positions_T = torch.arange(start, start + word_BTD.shape[1], device=word_BTD.device)
-        return word_BTD + F.embedding(positions_T, decoder.weights["transformer.wpe.weight"])
+    def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
+        return word_BTD + F.embedding(position_XT, decoder.weights["transformer.wpe.weight"])
 
     def projections(
-        self, decoder: Decoder, layer: int, normed_BTD: Tensor, start: int | Tensor, edits: RowEdits
+        self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
         fused = decoder.linear(self.name("attn_in", layer), normed_BTD, edits)
         return tuple(decoder.heads_apart(part_BTD) for part_BTD in fused.chunk(3, dim=-1))

@@ -29,23 +29,21 @@ class GPTJ:
     def name(self, part: str, layer: int) -> str:
         return f"transformer.h.{layer}.{_PARTS[part]}"
 
-    def embed(self, decoder: Decoder, word_BTD: Tensor, start: int) -> Tensor:
+    def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
         return word_BTD
 
     def projections(
-        self, decoder: Decoder, layer: int, normed_BTD: Tensor, start: int | Tensor, edits: RowEdits
+        self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
         query, key, value = (
             decoder.heads_apart(decoder.linear(self.name(f"attn_{part}", layer), normed_BTD, edits))
             for part in ("query", "key", "value")
         )
-        return self._rotate(query, start), self._rotate(key, start), value
+        return self._rotate(query, position_XT), self._rotate(key, position_XT), value
 
-    def _rotate(self, x_BHTK: Tensor, start: int | Tensor) -> Tensor:
+    def _rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
         """Rotate neighbouring pairs of the first `rotary` entries by position times 10000^(-2i/rotary)."""
-        steps_T = torch.arange(x_BHTK.shape[2], device=x_BHTK.device)
-        # (1 or B, 1, T, 1): positions, spread over heads and pairs.
-        position = (steps_T + torch.as_tensor(start, device=x_BHTK.device).reshape(-1, 1))[:, None, :, None].float()
+        position = position_XT[:, None, :, None].float()  # spread over heads and pairs
         pairs = torch.arange(0, self.rotary, 2, dtype=torch.float32, device=x_BHTK.device)
         angle = position * 10000.0 ** (-pairs / self.rotary)
         cos, sin = angle.cos().to(x_BHTK.dtype), angle.sin().to(x_BHTK.dtype)

@@ -71,10 +71,13 @@ class Tokens:
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
-    def pad(self, rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-        """Rows of ids as one (B, T) tensor, padded on the right with the end token; a causal model never sees it."""
+    def pad(self, rows: Sequence[Sequence[int]], device: torch.device, whole: bool = True) -> Tensor:
+        """Rows of ids as one (B, T) tensor, padded on the right with the end token; a causal model never sees it.
+
+        PromptError when a row exceeds the model's positions; with `whole` False a row is no one text and may.
+        """
         width = max(len(row) for row in rows)
-        if width > self.limit:
+        if whole and width > self.limit:
             raise PromptError(f"a text of {width} tokens exceeds the model's {self.limit} positions; shorten it")
         padded = [[*row, *[self.end_id] * (width - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.long, device=device)
