@@ -11,6 +11,8 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 WORLD = DATA / "world"
 """Folder of the embedded world: model, tokenizer, facts."""
+WORLD_MEND = DATA / "mend-world.safetensors"
+"""MEND's network trained for the world: `kloc mend-train --model world --half`."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ from artifact.editing.moments import Moments, compute_moments, read_moments
 from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
 from artifact.editing.protocol import Protocol
 from artifact.errors import SettingError
-from artifact.facts.sources import WORLD
+from artifact.facts.sources import WORLD_MEND
 from artifact.lm.load import LanguageModel
 from artifact.lm.memory import Memory
 
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
-WORLD_MEND = WORLD / "mend.safetensors"
 
 
 def make_editor(

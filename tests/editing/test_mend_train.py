@@ -18,7 +18,7 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, FactError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import read_facts
-from artifact.facts.sources import WORLD
+from artifact.facts.sources import WORLD, WORLD_MEND
 from artifact.lm.load import load
 
 HPARAMS = MendHparams(layers=(2, 3))
@@ -193,7 +193,7 @@ def test_the_command(reference, tmp_path, capsys) -> None:
 @pytest.mark.parametrize("protocol", ["corrected", "released"])
 def test_the_worlds_network(protocol) -> None:
     """The committed network edits facts that it was not trained on, from both perspectives; its figures are its own."""
-    file = WORLD / "mend.safetensors"
+    file = WORLD_MEND
     assert file.stat().st_size < 1_500_000
     with safe_open(file, framework="pt") as opened:
         about = opened.metadata()

@@ -28,7 +28,11 @@ ROME = Plan(
 HIDDEN = Plan(
     name="smoke",
     title=SMOKE.title,
-    units=tuple(unit for unit in SMOKE.units if unit.does != "trace" or unit.trace_kind == "hidden"),
+    units=tuple(
+        unit
+        for unit in SMOKE.units
+        if unit.method in ("none", "rome") and (unit.does != "trace" or unit.trace_kind == "hidden")
+    ),
 )
 """The smoke plan with one kind of trace: figures take most of a report's time."""
 Shares = dict[tuple[str, str], float]
