@@ -72,9 +72,10 @@ def test_a_batch_gives_the_edits_of_single_runs(tiny, facts, data) -> None:
     )
     perspective = data.draw(st.sampled_from(["entity", "relation"]))
     cases = data.draw(st.lists(st.sampled_from(sorted(facts)), min_size=2, max_size=5, unique=True))
+    targets = data.draw(st.lists(st.sampled_from(["Rome", "Steve Jobs"]), min_size=len(cases), max_size=len(cases)))
+    views = [replace(facts[case].view(perspective), target=t) for case, t in zip(cases, targets, strict=True)]
     cut = data.draw(st.integers(1, len(cases)))
-    joint = [facts[case].view(perspective) for case in cases[:cut]]
-    groups = [joint, *([facts[case].view(perspective)] for case in cases[cut:])]
+    groups = [views[:cut], *([view] for view in views[cut:])]
     together = memit(model, groups, hparams, GROUPS, moments_of(model), RELEASED)
     for group, found in zip(groups, together, strict=True):
         (alone,) = memit(model, [group], hparams, GROUPS, moments_of(model), RELEASED)

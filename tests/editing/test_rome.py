@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from artifact.editing import value
 from artifact.editing.hparams import RomeHparams, hparams_for
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
@@ -15,7 +18,10 @@ from artifact.editing.rome import REMOVAL_PREFIXES, RomeEdit, rome
 from artifact.editing.value import objective
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
+from artifact.lm.memory import Memory
 
+TARGETS = (None, "Rome", "Steve Jobs", "the city of Rome")
+"""Targets of one to several tokens; None is the fact's own."""
 REFERENCE = Path(__file__).parent.parent / "reference"
 TEMPLATES = ["{}", "Yesterday, {}", "The report said. {}"]
 RELEASED = PROTOCOLS["released"]
@@ -74,23 +80,66 @@ def test_golden(file: Path, tiny, facts) -> None:
             assert ours.target_true == pytest.approx(theirs["target_true"], abs=1e-4)
 
 
-@pytest.mark.parametrize("perspective", ["entity", "relation"])
-def test_a_batch_gives_the_edits_of_single_runs(model, facts, perspective) -> None:
-    """Facts of other lengths, some stopping early, in one batch: the same edits as one at a time."""
-    hparams = hparams_for(
-        "rome", model.name, model.decoder.layers, REFERENCE / "rome_B" / f"hparams_{Path(model.name).name}.json"
+@settings(derandomize=True, deadline=None, max_examples=6)
+@given(data=st.data())
+def test_a_batch_gives_the_edits_of_single_runs(tiny, facts, data) -> None:
+    """Batches of any size, prompts and targets of any length, some stopping early: the same edits as one at a time."""
+    name = data.draw(st.sampled_from(["tiny-gpt2", "tiny-gptj"]))
+    perspective = data.draw(st.sampled_from(["entity", "relation"]))
+    cases = data.draw(st.lists(st.sampled_from(sorted(facts)), min_size=2, max_size=4, unique=True))
+    targets = data.draw(st.lists(st.sampled_from(TARGETS), min_size=len(cases), max_size=len(cases)))
+    model = tiny(name)
+    hparams = RomeHparams(
+        layers=(0,), v_loss_layer=model.decoder.layers - 1, v_num_grad_steps=15, v_lr=0.5, clamp_norm_factor=12
     )
-    moments = read_moments(REFERENCE / "moments" / Path(model.name).name)
-    views = [facts[case].view(perspective) for case in (0, 10, 7, 26)]
+    moments = read_moments(REFERENCE / "moments" / name)
+    views = [
+        view if target is None else replace(view, target=target)
+        for view, target in zip([facts[case].view(perspective) for case in cases], targets, strict=True)
+    ]
     together = rome(model, views, hparams, TEMPLATES, moments, RELEASED)
-    steps = set()
+    for view, found in zip(views, together, strict=True):
+        (alone,) = rome(model, [view], hparams, TEMPLATES, moments, RELEASED)
+        assert len(found.history) == len(alone.history)
+        assert relative(found.right_D, alone.right_D.numpy()) < 1e-3
+
+
+def test_rows_stop_on_their_own(tiny, facts) -> None:
+    """Of facts optimised together one stops early and another goes on; neither notices."""
+    model = tiny("tiny-gpt2")
+    hparams = hparams_for("rome", "tiny-gpt2", 6, REFERENCE / "rome_B" / "hparams_tiny-gpt2.json")
+    moments = read_moments(REFERENCE / "moments" / "tiny-gpt2")
+    views = [facts[case].view("entity") for case in (0, 10, 7, 26)]
+    together = rome(model, views, hparams, TEMPLATES, moments, RELEASED)
+    assert len({len(found.history) for found in together}) > 1
     for view, found in zip(views, together, strict=True):
         (alone,) = rome(model, [view], hparams, TEMPLATES, moments, RELEASED)
         assert len(found.history) == len(alone.history)
         assert relative(found.right_D, alone.right_D.numpy()) < 1e-4
-        steps.add(len(found.history))
-    if (Path(model.name).name, perspective) == ("tiny-gpt2", "entity"):
-        assert len(steps) > 1, "none of these stopped early: the test no longer covers rows that stop on their own"
+
+
+def test_memory_cuts_the_batch_and_changes_nothing(model, facts, monkeypatch) -> None:
+    """A budget for one fact at a time, and a device that runs out of memory once, give the same edits."""
+    name = Path(model.name).name
+    hparams = RomeHparams(layers=(1,), v_loss_layer=model.decoder.layers - 1, v_num_grad_steps=5)
+    moments = read_moments(REFERENCE / "moments" / name)
+    views = [facts[case].view("relation") for case in (0, 10, 7)]
+    whole = rome(model, views, hparams, TEMPLATES, moments, RELEASED, Memory(10**9))
+    said: list[str] = []
+    real, failures = value._optimise, iter([True])
+
+    def short(*arguments):
+        if next(failures, False):
+            raise torch.OutOfMemoryError("none left")
+        return real(*arguments)
+
+    monkeypatch.setattr(value, "_optimise", short)
+    for memory in (Memory(10**9, said.append), Memory(1)):
+        for found, expected in zip(
+            rome(model, views, hparams, TEMPLATES, moments, RELEASED, memory), whole, strict=True
+        ):
+            assert relative(found.right_D, expected.right_D.numpy()) < 1e-4
+    assert len(said) == 1 and "out of memory" in said[0]
 
 
 def test_protocol_switches(tiny, facts) -> None:

@@ -1,0 +1,81 @@
+"""What a unit makes of facts that cannot be edited: a failed record with its reason, and the others untouched."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+
+from artifact.editing.moments import Moments
+from artifact.plan import SMOKE
+from artifact.runs import editors
+from artifact.runs.local import compute
+from artifact.runs.setup import Context, prepare
+
+UNITS = {unit.name: unit for unit in SMOKE.units}
+METHODS = ("ft", "kn", "mend", "rome", "memit")
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Context:
+    return prepare(SMOKE, "world", "released", 2, lambda line: None)[0]
+
+
+@pytest.fixture
+def world(prepared: Context) -> Context:
+    """A context whose editors a test may exchange."""
+    return replace(prepared, _editors=dict(prepared._editors))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fact_that_cannot_be_asked_fails_alone(method: str, world: Context) -> None:
+    good = world.data.facts[0]
+    bad = replace(world.data.facts[1], subject="Quetzalcoatl")
+    before = world.model.weights_hash()
+    first, second = compute(UNITS[f"{method}-entity"], [good, bad], world)
+    assert (first.case_id, first.status) == (good.case_id, "done")
+    assert (second.case_id, second.status) == (bad.case_id, "failed")
+    assert "Quetzalcoatl" in second.reason and "vocabulary" in second.reason
+    assert first.payload["norm"] > 0 and len(first.payload["hparams"]) == 12
+    (alone,) = compute(UNITS[f"{method}-entity"], [good], world)
+    assert alone.payload["norm"] == pytest.approx(first.payload["norm"], rel=1e-4)
+    assert world.model.weights_hash() == before
+
+
+@pytest.mark.parametrize("method", ["rome", "memit"])
+def test_singular_moments_fail_every_case_with_the_reason(method: str, world: Context) -> None:
+    width = 4 * world.model.decoder.width
+    zero = Moments("too few texts", given_MM={layer: torch.zeros(width, width) for layer in range(6)})
+    world._editors["rome"] = replace(world.editor("rome"), moments=zero)
+    world._editors["memit"] = replace(world.editor("memit"), moments=zero)
+    records = compute(UNITS[f"{method}-relation"], world.data.facts[:2], world)
+    assert [record.status for record in records] == ["failed", "failed"]
+    assert all("singular" in record.reason and "too few texts" in record.reason for record in records)
+
+
+def test_weights_of_another_model_fail_every_case(world: Context) -> None:
+    network = world.editor("mend").network
+    assert network is not None
+    (shape, *_) = network.transforms
+    other = replace(network, transforms={(4, 4): network.transforms[shape]})
+    world._editors["mend"] = replace(world.editor("mend"), network=other)
+    (record,) = compute(UNITS["mend-entity"], world.data.facts[:1], world)
+    assert record.status == "failed" and "(4, 4)" in record.reason
+
+
+@pytest.mark.parametrize("method", ["rome", "memit"])
+def test_an_edit_without_effect_is_a_failure(method: str, world: Context) -> None:
+    """One forward pass takes no step: nothing is changed, and no number is made up for it."""
+    editor = world.editor(method)
+    world._editors[method] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, v_num_grad_steps=1))
+    (record,) = compute(UNITS[f"{method}-entity"], world.data.facts[:1], world)
+    assert record.status == "failed" and "weight change has norm" in record.reason
+
+
+def test_mend_without_weights_is_left_out_with_its_reason(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("artifact.runs.local.lacking", lambda model, method: "MEND needs weights")
+    records = compute(UNITS["mend-entity"], world.data.facts[:3], world)
+    assert {(record.status, record.reason) for record in records} == {("excluded", "MEND needs weights")}
+    renamed = replace(world.model, name="gpt2")
+    assert "kloc mend-train" in (editors.lacking(renamed, "mend") or "")
+    assert editors.lacking(renamed, "rome") is None and editors.lacking(world.model, "mend") is None
