@@ -9,10 +9,10 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from artifact.evaluation.metrics import METRICS, Metric
+from artifact.evaluation.metrics import METRICS, Group, Metric
 from artifact.reporting.figures import Chart
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.tables import COLUMNS, Column, PaperCell, PaperRow, Row
+from artifact.reporting.tables import COLUMNS, TRANSFER_GROUPS, Column, PaperCell, PaperRow, Row
 
 METRIC_WORDS: dict[Metric, str] = {
     "success": "share of prompts whose wanted continuation has the lower NLL per token, in percent",
@@ -72,6 +72,34 @@ def own_grid(metric: Metric, rows: Sequence[Row]) -> Grid:
         "paired change over the facts that both rows share. Specificity wants the true object.",
         header=("edited", "method", *(column.name for column in COLUMNS), "n", "failed", "excluded"),
         rows=tuple(lines),
+        numeric=2,
+    )
+
+
+def gap_grid(metric: Metric, rows: Sequence[Row]) -> Grid:
+    """How far each edit carries over to the view it was not made from: gap and gap of the changes, with intervals."""
+    return Grid(
+        name=f"transfer-{metric}",
+        title=f"Transfer gap: {metric}",
+        caption=f"The edited view's {metric} minus the other view's, paired over n facts, with its 95% interval; "
+        "beside it the same of the changes against the unedited model, which leaves out what that model said already. "
+        "Zero: the edit carries over whole.",
+        header=(
+            "edited",
+            "method",
+            *(f"{group}{words}" for group in TRANSFER_GROUPS for words in ("", ", change")),
+            "n",
+        ),
+        rows=tuple(
+            (
+                edit_name(row),
+                row.printed_method,
+                *(_gap(row, metric, group, of_change) for group in TRANSFER_GROUPS for of_change in (False, True)),
+                str(max(value.mean.n for value in row.gaps.values())),
+            )
+            for row in rows
+            if row.gaps
+        ),
         numeric=2,
     )
 
@@ -207,6 +235,12 @@ def _change(row: Row, metric: Metric, column: Column) -> str:
     if value is None or value.change is None:
         return EMPTY
     return f"{number(value.change.mean, metric, True)} {interval(value.change, metric, True)}"
+
+
+def _gap(row: Row, metric: Metric, group: Group, of_change: bool) -> str:
+    value = row.gaps.get((metric, group))
+    found = None if value is None else value.change if of_change else value.mean
+    return EMPTY if found is None else f"{number(found.mean, metric, True)} {interval(found, metric, True)}"
 
 
 def _paper_cell(judged: PaperCell) -> str:

@@ -60,6 +60,7 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
     paper_tables, second_tables = _by_table(verdict.paper), _by_table(verdict.second_source)
     published = {**paper_tables, **second_tables}
     own = [grids.own_grid(metric, rows) for metric in METRICS] if rows else []
+    gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []
     paper = [grids.paper_grid(name, table) for name, table in published.items()]
     traces = [grids.trace_grid(drawn)] if drawn else []
     figures = {f"figures/{name}": content for chart in drawn for name, content in chart_files(chart).items()}
@@ -67,14 +68,14 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
     for one in severed:
         figures |= {f"figures/{name}": content for name, content in severed_files(one).items()}
     files = dict(figures)
-    for grid in (*own, *paper, *traces):
+    for grid in (*own, *gaps, *paper, *traces):
         files[f"tables/{grid.name}.tex"] = _text_template("table.tex.j2").render(grid=grid).encode()
         files[f"tables/{grid.name}.md"] = _text_template("table.md.j2").render(grid=grid).encode()
     for name, table in published.items():
         files[f"tables/{name}.csv"] = grids.paper_csv(table)
     if rows:
         files["tables/run.csv"] = grids.own_csv(rows)
-    for grid in traces:
+    for grid in (*gaps, *traces):
         files[f"tables/{grid.name}.csv"] = grids.grid_csv(grid)
     context = {
         "title": PAPER_TITLE,
@@ -88,6 +89,7 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
         "second_tables": second_tables,
         "captions": {name: grids.paper_caption(table) for name, table in published.items()},
         "own_grids": own,
+        "gap_grids": gaps,
         "paper_grids": {grid.name: grid for grid in paper},
         "trace_grids": traces,
         "charts": drawn,

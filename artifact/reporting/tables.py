@@ -8,17 +8,20 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Literal
+from itertools import groupby, product
+from typing import Literal
 
 from artifact.evaluation.metrics import METRICS, Group, Metric
-from artifact.facts.fact import Perspective
+from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
 from artifact.reporting.expected import Cell, Tolerance
 from artifact.reporting.intervals import Estimate, estimate, paired_change
 from artifact.runs.store import Record, RunInfo, Store
 
 CellState = Literal["reproduced", "outside tolerance", "not run"]
+_Cases = Mapping[tuple[Metric, "Column"], Mapping[int, float]]
+TRANSFER_GROUPS: tuple[Group, ...] = ("reliability", "generality")
+"""Groups of prompts that both views have."""
 METHOD_NAMES = {"none": "unedited", "ft": "FT", "kn": "KN", "mend": "MEND", "rome": "ROME", "memit": "MEMIT"}
 """How tables print the methods of the plan."""
 
@@ -60,14 +63,17 @@ class Row:
     """One unit of the run: which edit, what each column gives by metric, and how many cases it rests on.
 
     `edited` is None for the unedited model. `planned` is how many cases the plan holds for the unit; a column without
-    prompts in the data, or without a finished case, has no value. `undone` marks rows whose edit was undone before the
-    scoring, as the released code does with KN's: their numbers are the unedited model's.
+    prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited view minus the
+    other view, case by case: what of the edit did not carry over; its change is the gap of the changes. `undone` marks
+    rows whose edit was undone before the scoring, as the released code does with KN's: the numbers are the unedited
+    model's.
     """
 
     unit: str
     edited: Perspective | None
     method: str
     values: Mapping[tuple[Metric, Column], Value]
+    gaps: Mapping[tuple[Metric, Group], Value]
     done: int
     failed: int
     excluded: int
@@ -227,9 +233,10 @@ def counted_reasons(store: Store) -> list[Reason]:
     ]
 
 
-def _row(info: RunInfo, unit: Unit, records: Sequence[Record], before: Mapping[Any, Mapping[int, float]]) -> Row:
+def _row(info: RunInfo, unit: Unit, records: Sequence[Record], before: _Cases) -> Row:
+    after = _case_values(records)
     values: dict[tuple[Metric, Column], Value] = {}
-    for key, by_case in _case_values(records).items():
+    for key, by_case in after.items():
         mean = estimate(list(by_case.values()))
         if mean is not None:
             change = paired_change(before[key], by_case) if unit.does == "edit" and key in before else None
@@ -241,6 +248,7 @@ def _row(info: RunInfo, unit: Unit, records: Sequence[Record], before: Mapping[A
         edited=unit.perspective if unit.does == "edit" else None,
         method=unit.method,
         values=values,
+        gaps=_gaps(unit.perspective, after, before) if unit.does == "edit" else {},
         done=counts["done"],
         failed=counts["failed"],
         excluded=counts["excluded"],
@@ -248,6 +256,23 @@ def _row(info: RunInfo, unit: Unit, records: Sequence[Record], before: Mapping[A
         complete=info.limit is None and unit.most is None and len(records) >= planned,
         undone=any(record.payload.get("undone") is True for record in records),
     )
+
+
+def _gaps(edited: Perspective, after: _Cases, before: _Cases) -> dict[tuple[Metric, Group], Value]:
+    """The edited view minus the other, over the cases that have both; its change is that of the views' changes."""
+    other = next(view for view in PERSPECTIVES if view != edited)
+    found: dict[tuple[Metric, Group], Value] = {}
+    for metric, group in product(METRICS, TRANSFER_GROUPS):
+        here, there = (metric, Column(edited, group)), (metric, Column(other, group))
+        gap = paired_change(after.get(there, {}), after.get(here, {}))
+        if gap is None:
+            continue
+        changes = [
+            {case: value - before[key][case] for case, value in after[key].items() if case in before.get(key, {})}
+            for key in (there, here)
+        ]
+        found[metric, group] = Value(gap, paired_change(*changes))
+    return found
 
 
 def _case_values(records: Sequence[Record]) -> dict[tuple[Metric, Column], dict[int, float]]:

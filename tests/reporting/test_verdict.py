@@ -9,6 +9,7 @@ import pytest
 
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.figure_claims import TracedEffects
+from artifact.reporting.grids import gap_grid
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import COLUMNS, Column, PaperCell, counted_reasons, own_rows
 from artifact.reporting.verdict import claim_status, verdict_json, verdict_of
@@ -167,6 +168,32 @@ def test_rows_count_cases_and_pair_with_the_unedited_model(smoke: Store) -> None
     assert all(value.change is None for value in unedited.values.values())
     assert not any(column == Column("relation", "specificity") for _, column in relation.values)
     assert not entity.complete
+
+
+def test_the_transfer_gap_is_the_edited_view_less_the_other(build: Build, shares: dict[str, Shares]) -> None:
+    """Paired case by case; of the changes, what the unedited model said already does not count."""
+    shares["unedited"] |= {("entity", "reliability"): 20.0, ("relation", "reliability"): 50.0}
+    shares["rome-entity"] |= {("entity", "reliability"): 90.0, ("relation", "reliability"): 60.0}
+    shares["rome-relation"] |= {("entity", "reliability"): 30.0, ("relation", "reliability"): 80.0}
+    store = build(cases=40, odd_cases=False, shares=shares)
+    unedited, entity, relation = own_rows(store)
+    assert not unedited.gaps
+    for row, gap, of_change in ((entity, 0.30, 0.60), (relation, 0.50, 0.20)):
+        found = row.gaps["success", "reliability"]
+        assert found.mean.mean == pytest.approx(gap) and found.mean.n == 40
+        assert found.change is not None and found.change.mean == pytest.approx(of_change)
+        assert found.mean.low < gap < found.mean.high
+    grid = gap_grid("success", own_rows(store))
+    assert [line[:2] for line in grid.rows] == [("entity edit", "ROME"), ("relation edit", "ROME")]
+    assert grid.rows[0][2].startswith("+30.0 [") and grid.rows[1][3].startswith("+20.0 [")
+    assert grid.rows[0][-1] == "40"
+
+
+def test_a_view_without_prompts_has_no_gap(build: Build, shares: dict[str, Shares]) -> None:
+    for unit in shares.values():
+        del unit["relation", "generality"]
+    _, entity, relation = own_rows(build(shares=shares))
+    assert ("success", "generality") not in entity.gaps and ("success", "reliability") in relation.gaps
 
 
 def test_reasons_are_counted_without_case_numbers(smoke: Store) -> None:

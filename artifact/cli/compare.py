@@ -1,0 +1,31 @@
+"""kloc compare: two runs side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from artifact.cli.app import app, check_folder
+from artifact.evaluation.metrics import METRICS, Metric
+
+
+@app.command
+def compare(
+    first: Annotated[Path, Parameter(help="Folder of a run.")],
+    second: Annotated[Path, Parameter(help="Folder of another run on the same data.")],
+    *,
+    metric: Annotated[Metric, Parameter(help="The metric to print.")] = "success",
+    csv: Annotated[Path | None, Parameter(help="Write the numbers of all metrics here.")] = None,
+) -> int:
+    """What differs between two runs, and their paired differences, second minus first, over the cases of both."""
+    from artifact.reporting.compare import compare as pair
+    from artifact.reporting.compare import comparison_csv, comparison_text
+    from artifact.runs.store import reading, write_atomically
+
+    with reading(first) as one, reading(second) as other:
+        found = pair(one, other, (metric,) if csv is None else METRICS)
+    if csv is not None:
+        check_folder(csv)
+        write_atomically(csv, comparison_csv(found))
+    print(comparison_text(found, metric), end="")
+    return 0

@@ -1,0 +1,232 @@
+"""Two runs side by side: what differs between their descriptions, and each number's paired difference.
+
+Covers matching the units that score a model by method and edited perspective, pairing the cases that both runs
+finished, and the text and CSV of it. Runs on other data cannot be paired. It compares no traces, only counting their
+units, and nothing with the paper (verdict.py).
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import msgspec
+
+from artifact.errors import RunError
+from artifact.evaluation.metrics import METRICS, Metric
+from artifact.facts.fact import Perspective
+from artifact.plan import Unit
+from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
+from artifact.reporting.intervals import Estimate, paired_change
+from artifact.reporting.report import _text_template
+from artifact.reporting.tables import COLUMNS, METHOD_NAMES, Column, _case_values
+from artifact.runs.store import Record, RunInfo, Store
+
+_DESCRIBED = ("model", "revision", "weights_sha256", "layers", "device", "dtype", "protocol")
+_DATA = ("data_source", "limit", "noise_level", "samples")
+_MISSING = "not recorded"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One entry of the runs' descriptions that is not the same in both, with each run's value in words."""
+
+    name: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Means of both runs over the cases that both finished, and second minus first, paired, in the metric's unit."""
+
+    first: float
+    second: float
+    change: Estimate
+
+
+@dataclass(frozen=True)
+class PairedUnit:
+    """A unit that both runs have; `edited` is None for the unedited model. Columns without a shared case are absent."""
+
+    edited: Perspective | None
+    printed_method: str
+    values: Mapping[tuple[Metric, Column], Paired]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, by their folders' names: what differs, the paired units, and the names of those left over.
+
+    `traces` counts the units that trace, in either run; none of them is compared.
+    """
+
+    first: str
+    second: str
+    differences: tuple[Difference, ...]
+    units: tuple[PairedUnit, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    traces: int
+
+
+def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) -> Comparison:
+    """Pair two runs case by case, for the metrics asked for; RunError when they are not runs on the same data."""
+    infos = first.info(), second.info()
+    if infos[0].data_sha256 != infos[1].data_sha256:
+        words = [f"{info.data_source}, sha256 {info.data_sha256[:12]}" for info in infos]
+        raise RunError(
+            f"{first.folder} and {second.folder}: ran on other data ({words[0]}; {words[1]}) and cannot be paired; "
+            "give two runs on the same facts"
+        )
+    here, there = (_scoring(info) for info in infos)
+    shared = [kind for kind in here if kind in there]
+    return Comparison(
+        first=str(first.folder),
+        second=str(second.folder),
+        differences=tuple(_differences(*infos, [kind[0] for kind in shared])),
+        units=tuple(
+            _paired(here[kind], first.records(here[kind]), second.records(there[kind]), metrics) for kind in shared
+        ),
+        only_first=tuple(unit.name for kind, unit in here.items() if kind not in there),
+        only_second=tuple(unit.name for kind, unit in there.items() if kind not in here),
+        traces=len({unit.name for info in infos for unit in info.plan.units if unit.does == "trace"}),
+    )
+
+
+def comparison_text(found: Comparison, metric: Metric) -> str:
+    """The comparison for one metric as Markdown: the runs, what differs, the table, and what was left out."""
+    table = _text_template("table.md.j2")
+    parts = [f"- first: {found.first}\n- second: {found.second}\n"]
+    if found.differences:
+        parts.append(table.render(grid=difference_grid(found)))
+    else:
+        parts.append("Nothing differs between the descriptions of the two runs.\n")
+    if found.units:
+        parts.append(table.render(grid=comparison_grid(found, metric)))
+    else:
+        parts.append("No unit that scores a model is in both runs.\n")
+    for words, names in (("first", found.only_first), ("second", found.only_second)):
+        if names:
+            parts.append(f"Only in the {words} run: {', '.join(names)}.\n")
+    if found.traces:
+        parts.append(f"Trace units not compared: {found.traces}.\n")
+    return "\n".join(parts)
+
+
+def difference_grid(found: Comparison) -> Grid:
+    """What differs between the descriptions, one entry a line."""
+    return Grid(
+        name="differences",
+        title="What differs",
+        caption="Entries of the runs' descriptions that are not the same; what both share is left out.",
+        header=("entry", "first", "second"),
+        rows=tuple((one.name, one.first, one.second) for one in found.differences),
+        numeric=3,
+    )
+
+
+def comparison_grid(found: Comparison, metric: Metric) -> Grid:
+    """Both runs' means for one metric, a column of the tables a line, and the paired difference with its interval."""
+    lines = []
+    for unit, column in product(found.units, COLUMNS):
+        value = unit.values.get((metric, column))
+        if value is None:
+            numbers = (EMPTY, EMPTY, EMPTY, "0")
+        else:
+            change = f"{number(value.change.mean, metric, True)} {interval(value.change, metric, True)}"
+            numbers = (number(value.first, metric), number(value.second, metric), change, str(value.change.n))
+        lines.append((_edit(unit), unit.printed_method, column.name, *numbers))
+    return Grid(
+        name=f"compare-{metric}",
+        title=f"Two runs: {metric}",
+        caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean of each run over the n facts that both finished, "
+        "and their paired difference with its 95% interval. Specificity wants the true object.",
+        header=("edited", "method", "column", "first", "second", "second - first", "n"),
+        rows=tuple(lines),
+        numeric=3,
+    )
+
+
+def comparison_csv(found: Comparison) -> bytes:
+    """Every compared number, one a line, as the tables print it; a column without a shared case has no line."""
+    lines = []
+    for metric, unit, column in product(METRICS, found.units, COLUMNS):
+        value = unit.values.get((metric, column))
+        if value is not None:
+            change = value.change
+            lines.append(
+                (
+                    *(_edit(unit), unit.printed_method, column.view, column.group),
+                    *(metric, "probability" if metric == "magnitude" else "percent"),
+                    *(number(x, metric) for x in (value.first, value.second)),
+                    *(number(x, metric, True) for x in (change.mean, change.low, change.high)),
+                    str(change.n),
+                )
+            )
+    header = "edited method view group metric unit first second change change_low change_high n"
+    return grid_csv(Grid("compare", "", "", tuple(header.split()), tuple(lines), 6))
+
+
+def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
+    """The plan's units that score a model, by method and edited perspective."""
+    return {
+        (unit.method, unit.perspective if unit.does == "edit" else None): unit
+        for unit in info.plan.units
+        if unit.does in ("unedited", "edit")
+    }
+
+
+def _paired(unit: Unit, first: Sequence[Record], second: Sequence[Record], metrics: Sequence[Metric]) -> PairedUnit:
+    before, after = _case_values(first), _case_values(second)
+    values = {}
+    for key in product(metrics, COLUMNS):
+        one, other = before.get(key, {}), after.get(key, {})
+        change = paired_change(one, other)
+        if change is not None:
+            common = one.keys() & other.keys()
+            means = (math.fsum(side[case] for case in common) / len(common) for side in (one, other))
+            values[key] = Paired(*means, change)
+    undone = [any(record.payload.get("undone") is True for record in records) for records in (first, second)]
+    # One run may score the edit and the other, under the released protocol, the model with the edit taken back.
+    mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
+    name = METHOD_NAMES.get(unit.method, unit.method) + mark.get((undone[0], undone[1]), "")
+    return PairedUnit(unit.perspective if unit.does == "edit" else None, name, values)
+
+
+def _edit(unit: PairedUnit) -> str:
+    return "no edit" if unit.edited is None else f"{unit.edited} edit"
+
+
+def _differences(first: RunInfo, second: RunInfo, methods: Sequence[str]) -> list[Difference]:
+    """Entries that differ; of the settings those of `methods`, which both runs have, in the order of the plan."""
+    here, there = _described(first, methods), _described(second, methods)
+    return [
+        Difference(name, _words(here.get(name, _MISSING)), _words(there.get(name, _MISSING)))
+        for name in dict.fromkeys([*here, *there])
+        if here.get(name, _MISSING) != there.get(name, _MISSING)
+    ]
+
+
+def _described(info: RunInfo, methods: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"plan": info.plan.name}
+    found |= {name.replace("_", " "): getattr(info, name) for name in _DESCRIBED}
+    found |= {f"switch {name}": on for name, on in info.switches.items()}
+    for method in dict.fromkeys(methods):
+        # The hash stands for all hyperparameters; prefixes, moments and MEND's weights are entries of their own.
+        for key, value in info.settings.get(method, {}).items():
+            if key != "hparams":
+                label = "hyperparameters" if key == "hash" else key.replace("_", " ")
+                found[f"{METHOD_NAMES.get(method, method)} {label}"] = value
+    return found | {name.replace("_", " "): getattr(info, name) for name in _DATA}
+
+
+def _words(value: Any) -> str:
+    """A value in one line: yes, no, none, a number or a text; a list, such as prefixes, by its hash."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
+    if isinstance(value, list | dict):
+        return "sha256 " + hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:12]
+    return str(value)
