@@ -7,6 +7,13 @@ from cyclopts import Parameter
 
 from artifact.cli.app import Limit, Memory, Out, Protocol, RunModel, app
 
+RunMoments = Annotated[
+    Path | None, Parameter(name="--moments", help="Folder of the model's second moments, in the published layout.")
+]
+RunMend = Annotated[
+    Path | None, Parameter(name="--mend-weights", help="MEND's network trained for the model; the world has its own.")
+]
+
 
 @app.command
 def smoke(
@@ -16,9 +23,20 @@ def smoke(
     out: Out = None,
     limit: Limit = None,
     memory: Memory = None,
+    moments: RunMoments = None,
+    mend_weights: RunMend = None,
 ) -> int:
     """Every stage once on a small model, in minutes: traces, edits from both views, tables, a figure, a verdict."""
-    return run("smoke", model=model, protocol=protocol, out=out, limit=limit, memory=memory)
+    return run(
+        "smoke",
+        model=model,
+        protocol=protocol,
+        out=out,
+        limit=limit,
+        memory=memory,
+        moments=moments,
+        mend_weights=mend_weights,
+    )
 
 
 @app.command
@@ -30,18 +48,30 @@ def run(
     out: Out = None,
     limit: Limit = None,
     memory: Memory = None,
+    moments: RunMoments = None,
+    mend_weights: RunMend = None,
 ) -> int:
     """Run a plan, or go on with an interrupted one; the last line is the report's path."""
     from artifact.plan import find_plan
     from artifact.reporting.report import render
     from artifact.reporting.verdict import verdict_of
+    from artifact.runs.editors import Given
     from artifact.runs.progress import display
     from artifact.runs.runner import run_plan
     from artifact.runs.store import reading
 
     found = find_plan(plan)
     with display() as show:
-        folder = run_plan(found, model=model, protocol=protocol, limit=limit, out=out, memory=memory, show=show)
+        folder = run_plan(
+            found,
+            model=model,
+            protocol=protocol,
+            limit=limit,
+            out=out,
+            memory=memory,
+            given=Given(moments, mend_weights),
+            show=show,
+        )
     with reading(folder) as store:
         page, verdict = render(store), verdict_of(store)
     print(f"verdict: {verdict.sentence}")

@@ -16,6 +16,7 @@ from artifact.editing.hparams import JOINT, Hparams, MethodName, hparams_hash
 from artifact.editing.kn import kn
 from artifact.editing.memit import memit
 from artifact.editing.mend import Network, mend
+from artifact.editing.mend_weights import tensors_hash, tensors_of
 from artifact.editing.moments import Moments
 from artifact.editing.prefixes import SEED
 from artifact.editing.protocol import Protocol
@@ -72,5 +73,5 @@ class Editor:
         if self.moments is not None:
             found["moments"] = self.moments.source
         if self.network is not None:
-            found["weights"] = self.network.source
+            found["weights"] = f"{self.network.source}, sha256 {tensors_hash(tensors_of(self.network))[:12]}"
         return found

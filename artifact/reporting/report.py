@@ -6,6 +6,7 @@ timings.json alone. It computes no number (tables.py, figures.py, verdict.py) an
 
 import base64
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -127,7 +128,9 @@ def repeat_command(info: RunInfo) -> str:
         words += ["--limit", str(info.limit)]
     if info.protocol != "released":
         words += ["--protocol", info.protocol]
-    return " ".join(words)
+    for option, value in sorted(info.given.items()):
+        words += [option, value]
+    return shlex.join(words)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ world's corpus or the model's own samples, MEND's weights from the world's folde
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from artifact.editing.hparams import MethodName, hparams_for
@@ -20,6 +21,19 @@ from artifact.lm.memory import Memory
 
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Files that the user names for a run; what is None is drawn, computed, or the world's own."""
+
+    moments: Path | None = None
+    mend_weights: Path | None = None
+
+    def options(self) -> dict[str, str]:
+        """The command line's options by name, to repeat the run with."""
+        named = {"--moments": self.moments, "--mend-weights": self.mend_weights}
+        return {option: str(path) for option, path in named.items() if path is not None}
 
 
 def make_editor(
@@ -41,8 +55,8 @@ def make_editor(
     if method in ("ft", "kn"):
         return Editor(model, method, resolved, protocol, memory)
     if method == "mend":
-        missing = lacking(model, method)
-        if mend_weights is None and missing is not None:
+        missing = lacking(model, method, mend_weights)
+        if missing is not None:
             raise SettingError(missing)
         network = read_network(mend_weights or WORLD_MEND)
         return Editor(model, method, resolved, protocol, memory, network=network)
@@ -59,9 +73,9 @@ def make_editor(
     return Editor(model, method, resolved, protocol, memory, prefixes=templates, moments=matrices)
 
 
-def lacking(model: LanguageModel, method: MethodName) -> str | None:
+def lacking(model: LanguageModel, method: MethodName, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
-    if method == "mend" and model.name != "world":
+    if method == "mend" and model.name != "world" and mend_weights is None:
         return (
             f"MEND needs weights trained for {model.name} and none are given; name a file with --mend-weights, or "
             "train one with kloc mend-train"

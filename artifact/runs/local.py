@@ -16,7 +16,6 @@ from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
 from artifact.plan import Unit
-from artifact.runs.editors import lacking
 from artifact.runs.setup import SAMPLES, Context
 from artifact.runs.store import Record
 from artifact.tracing.trace import Settings, trace_all
@@ -41,7 +40,7 @@ def _unedited(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Recor
 
 def _edit(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
     assert unit.method != "none"
-    missing = lacking(context.model, unit.method)
+    missing = context.lacking(unit.method)
     if missing is not None:
         return [Record(fact.case_id, "excluded", {"reason": missing}) for fact in facts]
     editor = context.editor(unit.method)

@@ -11,6 +11,7 @@ from pathlib import Path
 from artifact.errors import Interrupted, RunError
 from artifact.facts.fact import Fact
 from artifact.plan import Plan, Unit
+from artifact.runs.editors import Given
 from artifact.runs.environment import environment
 from artifact.runs.local import compute
 from artifact.runs.progress import Display
@@ -28,6 +29,7 @@ def run_plan(
     limit: int | None = None,
     out: Path | None = None,
     memory: str | None = None,
+    given: Given | None = None,
 ) -> Path:
     """Run or resume `plan`; returns the run's folder.
 
@@ -35,7 +37,7 @@ def run_plan(
     """
     begun_with = _model_of(out) if out is not None else None
     with stopping() as stop:
-        context, info = prepare(plan, model, protocol, limit, show.say, begun_with, memory)
+        context, info = prepare(plan, model, protocol, limit, show.say, begun_with, memory, given)
         folder = out or Path("results") / _run_name(plan, context)
         show.say(f"data: {info.data_source}, {len(context.data.facts)} facts; run folder {folder}")
         with writing(folder) as store:

@@ -15,7 +15,7 @@ import torch
 
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
-from artifact.editing.moments import Moments
+from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS, Protocol
 from artifact.errors import SettingError
 from artifact.facts.everyday import everyday_records
@@ -24,7 +24,7 @@ from artifact.facts.sources import HUB_MODELS, WORLD
 from artifact.lm.load import LanguageModel, auto_device, cached, fetch, hub_answers, load
 from artifact.lm.memory import Memory, default_memory, parse_bytes
 from artifact.plan import Plan
-from artifact.runs.editors import default_moments, lacking, make_editor
+from artifact.runs.editors import Given, default_moments, lacking, make_editor
 from artifact.runs.store import RunInfo
 from artifact.tracing.corruption import embedding_spread
 
@@ -107,18 +107,32 @@ class Context:
     noise_level: float
     memory: Memory
     methods: tuple[MethodName, ...]
+    given: Given = Given()
     _editors: dict[MethodName, Editor] = field(default_factory=dict)
 
     def editor(self, method: MethodName) -> Editor:
         """The method with its settings on this model, made once."""
         if method not in self._editors:
             moments = self.moments if method in USE_MOMENTS else None
-            self._editors[method] = make_editor(self.model, method, self.protocol, self.memory, moments=moments)
+            self._editors[method] = make_editor(
+                self.model,
+                method,
+                self.protocol,
+                self.memory,
+                moments=moments,
+                mend_weights=self.given.mend_weights if method == "mend" else None,
+            )
         return self._editors[method]
+
+    def lacking(self, method: MethodName) -> str | None:
+        """Why the method cannot run here, with the remedy; None when it can."""
+        return lacking(self.model, method, self.given.mend_weights)
 
     @cached_property
     def moments(self) -> Moments:
         """One set of second moments for every method of the plan."""
+        if self.given.moments is not None:
+            return read_moments(self.given.moments)
         chosen = [hparams_for(m, self.model.name, self.model.decoder.layers) for m in self.methods if m in USE_MOMENTS]
         return default_moments(self.model, sorted({layer for one in chosen for layer in one.layers}))
 
@@ -131,6 +145,7 @@ def prepare(
     say: Callable[[str], None],
     begun_with: str | None = None,
     memory: str | None = None,
+    given: Given | None = None,
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
     if protocol_name not in PROTOCOLS:
@@ -151,9 +166,9 @@ def prepare(
     data = data_for(name)
     budget = Memory(default_memory(model.decoder.device) if memory is None else parse_bytes(memory), say)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    context = Context(model, data, protocol, noise_level("s3", model), budget, methods)
+    context = Context(model, data, protocol, noise_level("s3", model), budget, methods, given or Given())
     settings: dict[str, Any] = {
-        method: context.editor(method).described() for method in methods if lacking(model, method) is None
+        method: context.editor(method).described() for method in methods if context.lacking(method) is None
     }
     info = RunInfo(
         plan=plan,
@@ -176,6 +191,7 @@ def prepare(
         samples=SAMPLES,
         cases=[fact.case_id for fact in data.facts],
         limit=limit,
+        given=context.given.options(),
     )
     return context, info
 

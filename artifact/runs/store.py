@@ -58,6 +58,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     samples: int
     cases: list[int]
     limit: int | None = None
+    given: dict[str, str] = {}
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -217,7 +218,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
         return info
     before, now = msgspec.json.decode(stored), msgspec.json.decode(msgspec.json.encode(info))
     for key in now:
-        if key not in ("model_reason", "cases") and before.get(key) != now[key]:
+        if key not in ("model_reason", "cases", "given") and before.get(key) != now[key]:
             raise RunError(
                 f"{store.folder}: was made with another {key.replace('_', ' ')} ({_short(before.get(key))}, now "
                 f"{_short(now[key])}); name another folder with --out, or run the command that made it"

@@ -1,6 +1,8 @@
 """What a unit makes of facts that cannot be edited: a failed record with its reason, and the others untouched."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -8,7 +10,9 @@ import torch
 
 from artifact.editing.moments import Moments
 from artifact.plan import SMOKE
+from artifact.reporting.report import repeat_command
 from artifact.runs import editors
+from artifact.runs.editors import Given
 from artifact.runs.local import compute
 from artifact.runs.setup import Context, prepare
 
@@ -73,9 +77,22 @@ def test_an_edit_without_effect_is_a_failure(method: str, world: Context) -> Non
 
 
 def test_mend_without_weights_is_left_out_with_its_reason(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artifact.runs.local.lacking", lambda model, method: "MEND needs weights")
+    monkeypatch.setattr("artifact.runs.setup.lacking", lambda model, method, file: "MEND needs weights")
     records = compute(UNITS["mend-entity"], world.data.facts[:3], world)
     assert {(record.status, record.reason) for record in records} == {("excluded", "MEND needs weights")}
     renamed = replace(world.model, name="gpt2")
     assert "kloc mend-train" in (editors.lacking(renamed, "mend") or "")
+    assert editors.lacking(renamed, "mend", Path("given.safetensors")) is None
     assert editors.lacking(renamed, "rome") is None and editors.lacking(world.model, "mend") is None
+
+
+def test_a_run_takes_the_users_moments_and_weights(reference: Path) -> None:
+    """What is given is used, recorded with its hash, and named in the command that repeats the run."""
+    moments, network = reference / "moments" / "tiny-gpt2", reference / "mend" / "mend_network.npz"
+    model = str(reference / "models" / "tiny-gpt2")
+    context, info = prepare(SMOKE, model, "released", 1, lambda line: None, given=Given(moments, network))
+    (record,) = compute(UNITS["mend-entity"], context.data.facts[:1], context)
+    assert record.status == "done" and record.payload["norm"] > 0
+    assert info.settings["rome"]["moments"] == info.settings["memit"]["moments"] == "folder tiny-gpt2"
+    assert re.fullmatch(r"file mend_network.npz, sha256 [0-9a-f]{12}", info.settings["mend"]["weights"])
+    assert repeat_command(info).endswith(f"--limit 1 --mend-weights {network} --moments {moments}")
