@@ -20,12 +20,12 @@ from artifact.facts.fact import Perspective
 from artifact.plan import Unit
 from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
 from artifact.reporting.intervals import Estimate, paired_change
-from artifact.reporting.report import _text_template
-from artifact.reporting.tables import COLUMNS, METHOD_NAMES, Column, _case_values
+from artifact.reporting.report import text_template
+from artifact.reporting.tables import COLUMNS, METHOD_NAMES, Column, case_values
 from artifact.runs.store import Record, RunInfo, Store
 
 _DESCRIBED = ("model", "revision", "weights_sha256", "layers", "device", "dtype", "protocol")
-_DATA = ("data_source", "limit", "noise_level", "samples")
+_DATA = ("data_source", "limit", "noise_level", "samples", "evidence")
 _MISSING = "not recorded"
 
 
@@ -98,7 +98,7 @@ def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) ->
 
 def comparison_text(found: Comparison, metric: Metric) -> str:
     """The comparison for one metric as Markdown: the runs, what differs, the table, and what was left out."""
-    table = _text_template("table.md.j2")
+    table = text_template("table.md.j2")
     parts = [f"- first: {found.first}\n- second: {found.second}\n"]
     if found.differences:
         parts.append(table.render(grid=difference_grid(found)))
@@ -180,15 +180,15 @@ def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
 
 
 def _paired(unit: Unit, first: Sequence[Record], second: Sequence[Record], metrics: Sequence[Metric]) -> PairedUnit:
-    before, after = _case_values(first), _case_values(second)
+    before, after = case_values(first), case_values(second)
     values = {}
     for key in product(metrics, COLUMNS):
         one, other = before.get(key, {}), after.get(key, {})
         change = paired_change(one, other)
         if change is not None:
             common = one.keys() & other.keys()
-            means = (math.fsum(side[case] for case in common) / len(common) for side in (one, other))
-            values[key] = Paired(*means, change)
+            before_mean, after_mean = (math.fsum(side[case] for case in common) / len(common) for side in (one, other))
+            values[key] = Paired(before_mean, after_mean, change)
     undone = [any(record.payload.get("undone") is True for record in records) for records in (first, second)]
     # One run may score the edit and the other, under the released protocol, the model with the edit taken back.
     mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
@@ -226,7 +226,7 @@ def _described(info: RunInfo, methods: Sequence[str]) -> dict[str, Any]:
 def _words(value: Any) -> str:
     """A value in one line: yes, no, none, a number or a text; a list, such as prefixes, by its hash."""
     if value is None or isinstance(value, bool):
-        return {None: "none", True: "on", False: "off"}[value]
+        return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, list | dict):
         return "sha256 " + hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:12]
     return str(value)

@@ -70,8 +70,8 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
         figures |= {f"figures/{name}": content for name, content in severed_files(one).items()}
     files = dict(figures)
     for grid in (*own, *gaps, *paper, *traces):
-        files[f"tables/{grid.name}.tex"] = _text_template("table.tex.j2").render(grid=grid).encode()
-        files[f"tables/{grid.name}.md"] = _text_template("table.md.j2").render(grid=grid).encode()
+        files[f"tables/{grid.name}.tex"] = text_template("table.tex.j2").render(grid=grid).encode()
+        files[f"tables/{grid.name}.md"] = text_template("table.md.j2").render(grid=grid).encode()
     for name, table in published.items():
         files[f"tables/{name}.csv"] = grids.paper_csv(table)
     if rows:
@@ -114,7 +114,7 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
         "files": sorted(files),
     }
     files["report.html"] = _page_template("report.html.j2").render(context).encode()
-    files["report.md"] = _text_template("report.md.j2").render(context).encode()
+    files["report.md"] = text_template("report.md.j2").render(context).encode()
     files["verdict.json"] = verdict_json(verdict)
     files["timings.json"] = _timings(store)
     return files
@@ -153,7 +153,8 @@ def _page_template(name: str) -> jinja2.Template:
     return _environment(autoescape=True).get_template(name)
 
 
-def _text_template(name: str) -> jinja2.Template:
+def text_template(name: str) -> jinja2.Template:
+    """A template of `paper/` whose output is no HTML."""
     return _environment(autoescape=False).get_template(name)
 
 

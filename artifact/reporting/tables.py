@@ -146,7 +146,7 @@ def own_rows(store: Store) -> list[Row]:
     units = [unit for unit in info.plan.units if unit.does in ("unedited", "edit")]
     records = {unit.name: store.records(unit) for unit in units}
     base = next((unit for unit in units if unit.does == "unedited"), None)
-    before = _case_values(records[base.name]) if base else {}
+    before = case_values(records[base.name]) if base else {}
     return [_row(info, unit, records[unit.name], before) for unit in units]
 
 
@@ -234,7 +234,7 @@ def counted_reasons(store: Store) -> list[Reason]:
 
 
 def _row(info: RunInfo, unit: Unit, records: Sequence[Record], before: _Cases) -> Row:
-    after = _case_values(records)
+    after = case_values(records)
     values: dict[tuple[Metric, Column], Value] = {}
     for key, by_case in after.items():
         mean = estimate(list(by_case.values()))
@@ -275,7 +275,7 @@ def _gaps(edited: Perspective, after: _Cases, before: _Cases) -> dict[tuple[Metr
     return found
 
 
-def _case_values(records: Sequence[Record]) -> dict[tuple[Metric, Column], dict[int, float]]:
+def case_values(records: Sequence[Record]) -> dict[tuple[Metric, Column], dict[int, float]]:
     """Finished cases' values by metric and column; a case without prompts for a column does not count for it."""
     found: dict[tuple[Metric, Column], dict[int, float]] = {}
     for record in records:
