@@ -75,15 +75,21 @@ class Plan(msgspec.Struct, frozen=True):
     units: tuple[Unit, ...]
 
 
-SMOKE = Plan(
-    name="smoke",
-    title="every stage once, on a small model",
-    units=(
-        Unit("unedited", "unedited", batch=48, most=48),
-        *_edits({"ft": 16, "kn": 16, "mend": 16, "rome": 4, "memit": 8}, most=48),
-        *_traces(batch=16, most=64, window=3),  # the paper's ten layers would span a small model
-    ),
-)
+def _smoke(title: str, edits: int, traces: int) -> Plan:
+    return Plan(
+        name="smoke",
+        title=title,
+        units=(
+            Unit("unedited", "unedited", batch=48, most=48),
+            *_edits({"ft": 16, "kn": 16, "mend": 16, "rome": 4, "memit": 8}, most=edits),
+            *_traces(batch=16, most=traces, window=3),  # the paper's ten layers would span a small model
+        ),
+    )
+
+
+SMOKE = _smoke("every stage once, on a small model", edits=48, traces=64)
+SMOKE_FEW_FACTS = _smoke("every stage once, on few facts", edits=4, traces=2)
+"""The smoke plan where every fact takes seconds: GPT-2 without a GPU."""
 PLANS = {plan.name: plan for plan in (SMOKE,)}
 
 

@@ -23,7 +23,7 @@ from artifact.facts.fact import Fact, parse_facts, read_json
 from artifact.facts.sources import HUB_MODELS, WORLD
 from artifact.lm.load import LanguageModel, auto_device, cached, fetch, hub_answers, load
 from artifact.lm.memory import Memory, default_memory, parse_bytes
-from artifact.plan import Plan
+from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan
 from artifact.runs.editors import Given, default_moments, lacking, make_editor
 from artifact.runs.store import RunInfo
 from artifact.tracing.corruption import embedding_spread
@@ -163,6 +163,9 @@ def prepare(
     model = load(name, device)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
+    elif device == "cpu" and plan is SMOKE:
+        plan = SMOKE_FEW_FACTS
+        say("plan: few facts, as this model takes seconds for each without a GPU")
     data = data_for(name)
     budget = Memory(default_memory(model.decoder.device) if memory is None else parse_bytes(memory), say)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from artifact.editing.moments import Moments
-from artifact.plan import SMOKE
+from artifact.plan import SMOKE, SMOKE_FEW_FACTS
 from artifact.reporting.report import repeat_command
 from artifact.runs import editors
 from artifact.runs.editors import Given
@@ -96,3 +96,16 @@ def test_a_run_takes_the_users_moments_and_weights(reference: Path) -> None:
     assert info.settings["rome"]["moments"] == info.settings["memit"]["moments"] == "folder tiny-gpt2"
     assert re.fullmatch(r"file mend_network.npz, sha256 [0-9a-f]{12}", info.settings["mend"]["weights"])
     assert repeat_command(info).endswith(f"--limit 1 --mend-weights {network} --moments {moments}")
+
+
+def test_a_model_that_takes_seconds_a_fact_runs_on_few(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, the smoke plan on GPT-2 takes few facts and says so; a small model takes them all."""
+    model, said = str(reference / "models" / "tiny-gpt2"), []
+    monkeypatch.setattr("artifact.runs.setup.auto_device", lambda: ("cpu", "test"))
+    assert prepare(SMOKE, model, "released", None, said.append)[1].plan == SMOKE
+    assert not any("few facts" in line for line in said)
+    monkeypatch.setattr("artifact.runs.setup.SMALL_EMBEDDING", 1)
+    plan = prepare(SMOKE, model, "released", None, said.append)[1].plan
+    assert plan == SMOKE_FEW_FACTS and any("few facts" in line for line in said)
+    assert [unit.name for unit in plan.units] == [unit.name for unit in SMOKE.units]
+    assert all(unit.most is not None and unit.most <= 4 for unit in plan.units if unit.does != "unedited")
