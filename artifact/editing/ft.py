@@ -5,7 +5,7 @@ independent edits at once, and both objectives: as released, all target tokens r
 weight and bias trained; corrected, teacher forced with the weight alone. It does not cover FT without a layer (all
 weights) or a divergence term, which the released code lacks too, and never writes to the model's weights: what is
 trained is a change of them in float32, so that precision does not depend on the model's dtype.
-Source: PROTOCOL sections 4 and 5; golden numbers: tests/reference/{ft,rake_ft}.
+Source: docs/protocol.md; golden numbers: tests/reference/{ft,rake_ft}.
 
 Shape letters as in lm/decoder.py, and G group of requests written jointly, N read position, S scored target token.
 """

@@ -3,7 +3,7 @@
 Covers integrated gradients over every layer's neurons at the prompt's last token, the choice of neurons for one prompt
 or over several, and the edit of the chosen neurons' rows of the down-projection. It does not score edits; that the
 released code undoes its edit before scoring (protocol.kn_undone) is the evaluation's business.
-Source: PROTOCOL section 4; golden numbers: tests/reference/{kn_rake,kn_eleuther}, 1e-4 relative, neuron lists equal.
+Source: docs/protocol.md; golden numbers: tests/reference/{kn_rake,kn_eleuther}, 1e-4 relative, neuron lists equal.
 
 Only the last token is computed again. One unedited pass stores what stands left of it; then one row for each point of
 the integral and each layer joins the batch behind its layer, and all of them go back in one backward pass.

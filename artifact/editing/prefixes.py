@@ -1,6 +1,6 @@
 """Context prefixes: short texts drawn from the model itself, before which a prompt is repeated.
 
-Covers drawing them (top-5 sampling after the end-of-text token, seeded; PROTOCOL section 4) and reading given ones. The
+Covers drawing them (top-5 sampling after the end-of-text token, seeded; docs/protocol.md) and reading given ones. The
 authors drew theirs without a recorded seed, so these are of the same kind and not the same texts. ROME takes a list;
 MEMIT takes groups, averaged within the group first: the bare prompt, and texts that open with given words.
 """

@@ -4,7 +4,7 @@ Covers both perspectives, many independent single edits at once. Entity view: ke
 towards o*. Relation view, as released: key from the removal prompt, value on the "add" prompt towards the relation
 together with the first five prefixed removal prompts towards "None", update measured at the "add" prompt.
 Source: equations (2) and (3)
-and PROTOCOL section 4; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative.
+and docs/protocol.md; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative.
 
 Shape letters as in lm/decoder.py, and F fact.
 """

@@ -1,8 +1,8 @@
 """Which tokens a causal trace corrupts, and the noise it adds to their embeddings.
 
 Covers the spans of both perspectives and the noise of the released code: numpy's RandomState(1), restarted for every
-trace, shape (samples, span, width), added in float64 to the word embeddings before positions. Source: PROTOCOL 3 of the
-method's released code; golden numbers in tests/reference/trace. It does not run the model.
+trace, shape (samples, span, width), added in float64 to the word embeddings before positions. Source: the
+released code (docs/protocol.md); golden numbers in tests/reference/trace. It does not run the model.
 """
 
 from collections.abc import Sequence

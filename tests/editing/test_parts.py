@@ -165,7 +165,7 @@ def test_a_protocol_is_all_its_switches() -> None:
 
 
 def test_published_values() -> None:
-    """PROTOCOL's table, transcribed."""
+    """The protocol's table, transcribed."""
     for model, layers, layer in (("gpt2-xl", 48, 17), ("gpt-j", 28, 5)):
         found = hparams_for("rome", model, layers)
         assert (found.layer, found.v_loss_layer, found.v_num_grad_steps, found.v_lr) == (layer, layers - 1, 20, 0.5)
