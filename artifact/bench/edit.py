@@ -240,7 +240,7 @@ def _difference(ours: Edit, loop: Edit) -> float:
 def _apart(one: Change | None, other: Change | None) -> float:
     """Frobenius norm of the difference of two changes; None changes nothing."""
     if one is None or other is None:
-        return (one or other).norm()  # type: ignore[union-attr]
+        return sum(change.norm() for change in (one, other) if change is not None)
     if isinstance(one, LowRank) and isinstance(other, LowRank):
         left_IR = torch.cat((one.left_IR, -other.left_IR), dim=1)
         return LowRank(left_IR, torch.cat((one.right_RO, other.right_RO))).norm()

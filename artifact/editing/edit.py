@@ -165,22 +165,22 @@ def rows(edits: Sequence[Edit], row_edit: Sequence[int]) -> RowEdits:
     found: dict[str, RowChange] = {}
     for name in names:
         changes = [edits[number].changes.get(name) for number in used]
-        low = [change for change in changes if isinstance(change, LowRank)]
+        low = [change if isinstance(change, LowRank) else None for change in changes]
+        own = [change for change in low if change is not None]
         if len(used) == 1 or any(isinstance(change, Dense) for change in changes):
             found[name] = SharedRows(changes, row_change)
         else:
-            found[name] = _padded(changes, low[0], max(change.left_IR.shape[1] for change in low), row_change)
+            found[name] = _padded(low, own[0], max(change.left_IR.shape[1] for change in own), row_change)
     return found
 
 
-def _padded(changes: Sequence[Change | None], like: LowRank, rank: int, row_change: Sequence[int]) -> LowRankRows:
+def _padded(changes: Sequence[LowRank | None], like: LowRank, rank: int, row_change: Sequence[int]) -> LowRankRows:
     """Low-rank changes at the highest of their ranks: what is missing is zero and adds nothing."""
     lefts, rights = [], []
     for change in changes:
-        left_IR = like.left_IR[:, :0] if change is None else change.left_IR  # type: ignore[union-attr]
-        right_RO = like.right_RO[:0] if change is None else change.right_RO  # type: ignore[union-attr]
-        lefts.append(F.pad(left_IR, (0, rank - left_IR.shape[1])))
-        rights.append(F.pad(right_RO, (0, 0, 0, rank - right_RO.shape[0])))
+        own = change or LowRank(like.left_IR[:, :0], like.right_RO[:0])
+        lefts.append(F.pad(own.left_IR, (0, rank - own.left_IR.shape[1])))
+        rights.append(F.pad(own.right_RO, (0, 0, 0, rank - own.right_RO.shape[0])))
     index = torch.tensor(list(row_change), device=like.left_IR.device)
     return LowRankRows(torch.stack(lefts)[index], torch.stack(rights)[index])
 

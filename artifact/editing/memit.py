@@ -85,19 +85,7 @@ def memit(
     with torch.no_grad():
         states = _States(model, [*prefixed, *bare], layers[0])
         start_FD = states.at_lookup(states.onward(layers[0], layers[-1] + 1, len(prefixed)), len(prefixed))
-    found = optimise(
-        model,
-        layers[-1],
-        objectives,
-        start_FD,
-        loss_layer=hparams.v_loss_layer,
-        steps=hparams.v_num_grad_steps,
-        lr=hparams.v_lr,
-        decay=hparams.v_weight_decay,
-        clamp=hparams.clamp_norm_factor,
-        kl_factor=hparams.kl_factor,
-        memory=memory,
-    )
+    found = optimise(model, layers[-1], objectives, start_FD, hparams, memory)
     value_FD = start_FD.float() + found.delta_FD
 
     sizes = [len(group) for group in groups]

@@ -200,7 +200,7 @@ def _optimise(
         kept = [(f, _unrelated(item, items, draw)) for f, item in enumerate(part) for _ in range(training.kept)]
         loss = objective.value(*objective.score(objective.changes(network, part), asked, kept))
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(state.trained().values(), training.clip)
         if not bool(norm.isfinite()):
             raise EditError(f"training diverged at step {state.step}: its gradient is not finite; give a smaller --lr")

@@ -66,28 +66,15 @@ def rome(
 
     with torch.no_grad():
         flat = [row for rows in key_rows for row in rows]
-        keys_BM, _ = _down_projection(model, layer, [*flat, *bare_rows])
-        key_FM = torch.stack([part.mean(0) for part in keys_BM[: len(flat)].split(len(templates))])
-        bare_FM = keys_BM[len(flat) :]
+        input_BM, output_BD = _down_projection(model, layer, [*flat, *bare_rows, *first_rows])
+        key_FM = torch.stack([part.mean(0) for part in input_BM[: len(flat)].split(len(templates))])
+        _, bare_FM, _ = input_BM.split([len(flat), len(views), len(views)])
         # v0 and W k' are the module's output with and without the target's text behind it: equal, as it is causal.
-        _, output_BD = _down_projection(model, layer, [*first_rows, *bare_rows])
-        start_FD, current_FD = output_BD[: len(views)], output_BD[len(views) :]
+        _, current_FD, start_FD = output_BD.split([len(flat), len(views), len(views)])
         left_FM = moments.solve(decoder, layer, key_FM) if hparams.mom2_adjustment else key_FM.double()
         left_FM = left_FM / left_FM.norm(dim=1, keepdim=True)
 
-    found = optimise(
-        model,
-        layer,
-        objectives,
-        start_FD,
-        loss_layer=hparams.v_loss_layer,
-        steps=hparams.v_num_grad_steps,
-        lr=hparams.v_lr,
-        decay=hparams.v_weight_decay,
-        clamp=hparams.clamp_norm_factor,
-        kl_factor=hparams.kl_factor,
-        memory=memory,
-    )
+    found = optimise(model, layer, objectives, start_FD, hparams, memory)
     results: list[RomeEdit | EditError] = []
     for f in range(len(views)):
         target_D = start_FD[f].float() + found.delta_FD[f]

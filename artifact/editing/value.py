@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from artifact.editing.hparams import MemitHparams, RomeHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
@@ -91,13 +92,7 @@ def optimise(
     layer: int,
     objectives: Sequence[Objective],
     start_FD: Tensor,
-    *,
-    loss_layer: int,
-    steps: int,
-    lr: float,
-    decay: float,
-    clamp: float,
-    kl_factor: float,
+    hparams: RomeHparams | MemitHparams,
     memory: Memory | None = None,
 ) -> Optimised:
     """Deltas added to the output of block `layer` at every row's lookup position.
@@ -110,11 +105,9 @@ def optimise(
     result = Optimised(torch.zeros_like(start_FD, dtype=torch.float32), [])
     first = 0
     while first < len(objectives):
-        part = slice(first, first + _together(model, layer, loss_layer, objectives[first:], memory))
+        part = slice(first, first + _together(model, layer, hparams.v_loss_layer, objectives[first:], memory))
         try:
-            found = _optimise(
-                model, layer, objectives[part], start_FD[part], loss_layer, steps, lr, decay, clamp, kl_factor
-            )
+            found = _optimise(model, layer, objectives[part], start_FD[part], hparams)
         except torch.OutOfMemoryError:
             if part.stop - first == 1:
                 raise EditError(
@@ -148,21 +141,16 @@ def _optimise(
     layer: int,
     objectives: Sequence[Objective],
     start_FD: Tensor,
-    loss_layer: int,
-    steps: int,
-    lr: float,
-    decay: float,
-    clamp: float,
-    kl_factor: float,
+    hparams: RomeHparams | MemitHparams,
 ) -> Optimised:
-    decoder = model.decoder
+    decoder, loss_layer, steps = model.decoder, hparams.v_loss_layer, hparams.v_num_grad_steps
     rows = [row for objective in objectives for row in (*objective.rows, objective.kept)]
     fact_B = [f for f, objective in enumerate(objectives) for _ in range(len(objective.rows) + 1)]
     everything = _store(model, layer, loss_layer, rows)
 
     delta_FD = torch.zeros_like(start_FD, dtype=torch.float32).requires_grad_()
     norm_F = start_FD.float().norm(dim=1)
-    optimiser = torch.optim.Adam([delta_FD], lr=lr)
+    optimiser = torch.optim.Adam([delta_FD], lr=hparams.v_lr)
     result = Optimised(delta_FD, [[] for _ in objectives])
     unedited_FV: Tensor | None = None
     active = list(range(len(objectives)))
@@ -180,8 +168,8 @@ def _optimise(
         if unedited_FV is None:
             unedited_FV = kept_AV.detach()
         live = torch.tensor(active, device=decoder.device)
-        kl_A = kl_factor * (kept_AV.exp() * (kept_AV - unedited_FV[live])).sum(-1)
-        penalty_A = decay * delta_FD[live].norm(dim=1) / norm_F[live] ** 2
+        kl_A = hparams.kl_factor * (kept_AV.exp() * (kept_AV - unedited_FV[live])).sum(-1)
+        penalty_A = hparams.v_weight_decay * delta_FD[live].norm(dim=1) / norm_F[live] ** 2
         loss_A = nll_F[live] + kl_A + penalty_A
 
         for fact, *terms in zip(
@@ -199,7 +187,7 @@ def _optimise(
             # Adam's momentum would move a stopped fact's delta on: it stays where it stopped.
             moves = torch.zeros(len(objectives), 1, dtype=torch.bool, device=decoder.device)
             moves[going] = True
-            delta_FD.copy_(torch.where(moves, _clamped(delta_FD, clamp * norm_F), held_FD))
+            delta_FD.copy_(torch.where(moves, _clamped(delta_FD, hparams.clamp_norm_factor * norm_F), held_FD))
         if going != active:
             active = going
             batch = _Batch.of(rows, fact_B, active, decoder.device)
