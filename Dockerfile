@@ -28,6 +28,7 @@ RUN apt-get update \
 COPY --from=build /opt/kloc /opt/kloc
 ENV PATH=/opt/kloc/bin:$PATH \
     HF_HOME=/cache \
+    KLOC_CACHE=/cache/kloc \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

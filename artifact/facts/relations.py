@@ -1,0 +1,96 @@
+"""The relations of CounterFact and the known facts: written names, aliases and subject types, by Wikidata property.
+
+Covers the 34 relation ids of both files, and the harder foil of the relation view: another relation that the same kind
+of subject has. Names and aliases are Wikidata's property labels, shortened where the label explains itself; a type is
+what most of a relation's subjects are in CounterFact, our reading. It holds no prompts (templates.py).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_TABLE = """
+place
+    P17 country; nation, state
+    P30 continent; part of the world
+    P36 capital; capital city, seat of government
+    P37 official language; state language
+    P131 located in; location, administrative region
+    P190 twin city; sister city, partner city
+    P276 place; location, venue
+person
+    P19 place of birth; birthplace, birth city
+    P20 place of death; deathplace, place where the person died
+    P27 country of citizenship; citizenship, nationality
+    P39 position held; office held, public office
+    P101 field of work; area of study, specialism
+    P103 native language; mother tongue, first language
+    P106 occupation; profession, job
+    P108 employer; workplace, company
+    P136 genre; style, kind of music
+    P140 religion; faith, belief
+    P264 record label; label, music label
+    P413 position played; playing position, role in the team
+    P463 member of; membership, organization joined
+    P641 sport; game played, discipline
+    P937 work location; place of work, city of work
+    P1303 instrument; musical instrument, instrument played
+    P1412 languages spoken; language used, working language
+organization
+    P127 owned by; owner, parent company
+    P159 headquarters location; headquarters, head office
+    P740 location of formation; place of founding, place of origin
+work
+    P138 named after; namesake, source of the name
+    P176 manufacturer; maker, producer
+    P178 developer; developed by, software maker
+    P364 original language; language of the original, language of the film
+    P407 language; language of the work, language of the name
+    P449 original broadcaster; original network, first shown on
+    P495 country of origin; origin, country where it was made
+"""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A relation's written name, further surface forms, and what kind of subject it has."""
+
+    name: str
+    aliases: tuple[str, ...]
+    subject_type: str
+
+
+def _read() -> dict[str, Kind]:
+    found, subject_type = {}, ""
+    for line in _TABLE.strip().splitlines():
+        if not line.startswith(" "):
+            subject_type = line
+            continue
+        relation_id, words = line.split(maxsplit=1)
+        name, aliases = words.split("; ")
+        found[relation_id] = Kind(name, tuple(aliases.split(", ")), subject_type)
+    return found
+
+
+RELATIONS = _read()
+"""Wikidata property -> its relation, for the 34 of CounterFact."""
+
+
+def another_relation(case_id: int, relation_id: str, name: str, kinds: Mapping[str, Kind]) -> str | None:
+    """Name of another relation that the same kind of subject has, drawn by the case's own seed; None without one.
+
+    `kinds` are the relations to draw from. A relation that is not among them has no known subject type: any other may
+    be drawn then. The draw depends on the case and its relation alone, never on the order or number of cases.
+    """
+    own = kinds.get(relation_id)
+    names = sorted(
+        {
+            kind.name
+            for other, kind in kinds.items()
+            if other != relation_id and kind.name != name and (own is None or kind.subject_type == own.subject_type)
+        }
+    )
+    if not names:
+        return None
+    digest = hashlib.sha256(f"another relation/{case_id}/{relation_id}/{name}".encode()).digest()
+    return names[int.from_bytes(digest[:8]) % len(names)]
