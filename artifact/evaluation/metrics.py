@@ -1,12 +1,14 @@
 """From NLLs to the paper's columns: success, accuracy and magnitude of one case. No torch: reports recompute them.
 
 Sources: equations (6) and (7); the released code's comparison of probabilities (`success`). A case's value is the
-mean over its prompts; a table's is the mean over cases (reporting). It does not run a model.
+mean over its prompts; a table's is the mean over cases (reporting). The relation columns have two foils: the word
+"None", as the paper compares, and another relation of the same kind of subject, which is harder. It runs no model.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 from artifact.facts.fact import Perspective
@@ -15,12 +17,39 @@ Group = Literal["reliability", "generality", "specificity"]
 GROUPS: tuple[Group, ...] = ("reliability", "generality", "specificity")
 Metric = Literal["success", "accuracy", "magnitude"]
 METRICS: tuple[Metric, ...] = ("success", "accuracy", "magnitude")
+ANOTHER_RELATION = "another relation"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of every table: prompts of which view, which group, and the foil where it is not the paper's."""
+
+    view: Perspective
+    group: Group
+    foil: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.view} {self.group}" + (f" against {self.foil}" if self.foil else "")
+
+
+COLUMNS = (
+    Column("entity", "reliability"),
+    Column("entity", "generality"),
+    Column("entity", "specificity"),
+    Column("relation", "reliability"),
+    Column("relation", "generality"),
+    Column("relation", "reliability", ANOTHER_RELATION),
+    Column("relation", "generality", ANOTHER_RELATION),
+)
+VALUES: tuple[tuple[Metric, Column], ...] = tuple(product(METRICS, COLUMNS))
+"""All numbers of a scored case, in the order of `case_values`."""
 
 
 @dataclass(frozen=True)
 class PromptScore:
-    """One prompt with its two continuations, in CounterFact's words: `target_new` (o* or the relation), `target_true`
-    (o_c or "None").
+    """One prompt with its continuations, in CounterFact's words: `target_new` (o* or the relation), `target_true`
+    (o_c or "None"), and `another`, another relation, where the prompt has that foil.
 
     Mean NLL per continuation token, teacher forced, and whether every token was the argmax.
     """
@@ -30,14 +59,20 @@ class PromptScore:
     target_true: float
     new_right: bool
     true_right: bool
+    another: float | None = None
 
 
 @dataclass(frozen=True)
 class ViewScore:
-    """One case seen from one perspective: the prompts of each group and their metrics (None without prompts)."""
+    """One case seen from one perspective: the prompts of each group and their metrics (None without prompts).
+
+    `foil` names the other relation that `another`'s success and magnitude compare with; without one both are empty.
+    """
 
     prompts: Mapping[Group, Sequence[PromptScore]]
     metrics: Mapping[Group, Mapping[Metric, float | None]]
+    foil: str | None = None
+    another: Mapping[Group, Mapping[Metric, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,8 +83,8 @@ class CaseScore:
     views: Mapping[Perspective, ViewScore]
 
 
-def view_score(prompts: Mapping[Group, Sequence[PromptScore]]) -> ViewScore:
-    """The metrics of one case's prompts.
+def view_score(prompts: Mapping[Group, Sequence[PromptScore]], foil: str | None = None) -> ViewScore:
+    """The metrics of one case's prompts; `foil` names the relation of their `another`.
 
     success: share of prompts whose new continuation has the lower NLL (specificity: the true one). accuracy: share
     whose new (specificity: true) continuation is the argmax at every token; a rephrasing counts only if the edited
@@ -68,17 +103,40 @@ def view_score(prompts: Mapping[Group, Sequence[PromptScore]]) -> ViewScore:
             "accuracy": _mean([float(right) for _, _, right in sides]),
             "magnitude": _mean([math.exp(-wanted) - math.exp(-other) for wanted, other, _ in sides]),
         }
-    return ViewScore(prompts, metrics)
+    another: dict[Group, dict[Metric, float | None]] = {}
+    for group, scores in prompts.items():
+        against = [(p.target_new, p.another) for p in scores if p.another is not None]
+        if against:
+            another[group] = {
+                "success": _mean([float(new < other) for new, other in against]),
+                "magnitude": _mean([math.exp(-new) - math.exp(-other) for new, other in against]),
+            }
+    return ViewScore(prompts, metrics, foil, another)
+
+
+def case_values(views: Mapping[str, Any]) -> list[float]:
+    """A stored case's numbers in the order of VALUES; nan where it has no prompts, or no other relation."""
+    found = []
+    for metric, column in VALUES:
+        groups = views.get(column.view, {}).get("another" if column.foil else "metrics", {})
+        value = (groups.get(column.group) or {}).get(metric)
+        found.append(math.nan if value is None else float(value))
+    return found
 
 
 def case_json(score: CaseScore) -> dict[str, Any]:
-    """A case as plain JSON: view -> group -> metrics, with the prompts' own numbers beside them."""
+    """A case as plain JSON: view -> group -> metrics, with the prompts' own numbers beside them.
+
+    The relation view also holds `another_relation`: the foil's name, and each group's metrics against it.
+    """
     found: dict[str, Any] = {"case_id": score.case_id}
     for view, one in score.views.items():
         found[view] = {
             group: {**metrics, "prompts": [asdict(prompt) for prompt in one.prompts.get(group, ())]}
             for group, metrics in one.metrics.items()
         }
+        if one.foil is not None:
+            found[view]["another_relation"] = {"foil": one.foil, **one.another}
     return found
 
 

@@ -1,8 +1,9 @@
 """NLL of continuations under an edit, for many cases at once, each row of a batch under its own case's edit.
 
-Covers what the tables need: every prompt of both views with its two continuations, teacher forced, as
-`prompt + " " + text`. All texts of a case make one row, in which a shared beginning is computed once. Golden numbers:
-tests/reference/eval and the metrics of tests/reference/rake_rome, 1e-4. What the numbers mean is metrics.py's.
+Covers what the tables need: every prompt of both views with its continuations (target, foil, and the relation view's
+harder foil), teacher forced, as `prompt + " " + text`. All texts of a case make one row, in which a shared beginning is
+computed once. Golden numbers: tests/reference/eval and the metrics of tests/reference/rake_rome, 1e-4. What the numbers
+mean is metrics.py's.
 
 Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from artifact.editing.edit import Edit, rows
-from artifact.evaluation.metrics import GROUPS, CaseScore, PromptScore, view_score
+from artifact.evaluation.metrics import GROUPS, CaseScore, Group, PromptScore, view_score
 from artifact.facts.fact import Fact
 from artifact.lm.decoder import Aligned
 from artifact.lm.load import LanguageModel
@@ -49,29 +50,32 @@ def score_cases(
     for case, fact in enumerate(facts):
         views = {}
         for view in fact.views():
-            new, true = (tuple(model.tokens.ids(f" {text}")) for text in (view.target, view.foil))
-            groups = {}
+            foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
+            texts = [tuple(model.tokens.ids(f" {text}")) for text in (view.target, *foils)]
+            groups: dict[Group, list[tuple[str, list[_Continuation]]]] = {}
             for group in GROUPS:
-                pairs = []
+                groups[group] = []
                 for prompt in getattr(view, group):
                     ids = model.tokens.encode(prompt).ids
-                    pair = (_Continuation(case, ids, new), _Continuation(case, ids, true))
-                    wanted.update(dict.fromkeys(pair))
-                    pairs.append((prompt, *pair))
-                groups[group] = pairs
-            views[view.perspective] = groups
+                    asked = [_Continuation(case, ids, text) for text in texts]
+                    wanted.update(dict.fromkeys(asked))
+                    groups[group].append((prompt, asked))
+            views[view.perspective] = (groups, view.harder_foil)
         cases.append((fact.case_id, views))
     found = _read(model, list(wanted), edits)
 
-    def scored(prompt: str, new: _Continuation, true: _Continuation) -> PromptScore:
-        return PromptScore(prompt, found[new][0], found[true][0], found[new][1], found[true][1])
+    def scored(prompt: str, asked: Sequence[_Continuation]) -> PromptScore:
+        (new, new_right), (true, true_right), *other = (found[one] for one in asked)
+        return PromptScore(prompt, new, true, new_right, true_right, other[0][0] if other else None)
 
     return [
         CaseScore(
             case_id,
             {
-                perspective: view_score({group: [scored(*pair) for pair in pairs] for group, pairs in groups.items()})
-                for perspective, groups in views.items()
+                perspective: view_score(
+                    {group: [scored(*one) for one in asked] for group, asked in groups.items()}, foil
+                )
+                for perspective, (groups, foil) in views.items()
             },
         )
         for case_id, views in cases

@@ -6,13 +6,14 @@ and knows no tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, NoReturn, TypeVar
 
 import msgspec
 
 from artifact.errors import FactError
+from artifact.facts.relations import RELATIONS, another_relation, kinds_among
 
 _T = TypeVar("_T")
 Perspective = Literal["entity", "relation"]
@@ -26,8 +27,9 @@ class View:
     """One perspective of a fact: how it is asked, what an edit writes, and the prompts that judge the edit.
 
     `template` keeps one "{}" for the subject. `target` is what an edit writes (o* or r), `foil` what it is compared
-    with (o_c or the word "None"). `removal` is the relation view's second prompt, whose relation the edit takes away.
-    `reliability`, `generality` and `specificity` are complete prompts.
+    with (o_c or the word "None"), `harder_foil` a second one (the relation view's other relation). `removal` is the
+    relation view's second prompt, whose relation the edit takes away. `reliability`, `generality` and `specificity` are
+    complete prompts.
     """
 
     perspective: Perspective
@@ -39,11 +41,15 @@ class View:
     reliability: tuple[str, ...]
     generality: tuple[str, ...]
     specificity: tuple[str, ...]
+    harder_foil: str | None = None
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One record: subject s, true object o_c, new object o*, and the prompts of both views."""
+    """One record: subject s, true object o_c, new object o*, and the prompts of both views.
+
+    `another_relation` is a relation that the same kind of subject has, drawn by the case's own seed (relations.py).
+    """
 
     case_id: int
     subject: str
@@ -57,11 +63,19 @@ class Fact:
     add_template: str | None
     removal_template: str | None
     relation_paraphrases: tuple[str, ...]
+    another_relation: str | None = None
 
     @property
     def prompt(self) -> str:
         """The rewrite prompt with the subject in its place."""
         return fill(self.template, self.subject)
+
+    @property
+    def statement(self) -> "Statement":
+        """The fact as tracing asks it: the rewrite prompt, expected to be answered with o_c."""
+        return Statement(
+            self.case_id, self.prompt, self.subject, self.template, self.object_true, self.relation_id or None
+        )
 
     def view(self, perspective: Perspective) -> View:
         """The fact as `perspective` sees it; raises FactError when the record lacks the relation fields."""
@@ -92,6 +106,7 @@ class Fact:
             reliability=(fill(self.add_template, self.subject),),
             generality=self.relation_paraphrases,
             specificity=(),
+            harder_foil=self.another_relation,
         )
 
     def views(self) -> tuple[View, ...]:
@@ -111,6 +126,7 @@ class Statement:
     subject: str
     template: str | None = None
     answer: str | None = None
+    relation_id: str | None = None
 
 
 def fill(template: str, subject: str) -> str:
@@ -118,120 +134,103 @@ def fill(template: str, subject: str) -> str:
     return template.replace("{}", subject, 1)
 
 
-class _Text(msgspec.Struct):
-    str: str
+TEXT_LIMIT = 10_000
+"""Most characters of one text of a record; the longest of the published files has a few hundred."""
+LIST_LIMIT = 1_000
+"""Most prompts of one kind in a record."""
+FILE_LIMIT = 1 << 30
+"""Most bytes of a JSON file; the published ones have at most 45 MB."""
+_Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
+_Texts = Annotated[list[_Text], msgspec.Meta(max_length=LIST_LIMIT)]
+_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _Object(msgspec.Struct):
+    str: _Text
 
 
 class _Relation(msgspec.Struct):
-    strs: list[str]
+    strs: _Texts
 
 
 class _Rewrite(msgspec.Struct):
-    prompt: str
-    subject: str
-    target_new: _Text
-    target_true: _Text
-    relation_id: str = ""
+    prompt: _Text
+    subject: _Text
+    target_new: _Object
+    target_true: _Object
+    relation_id: _Text = ""
     relation: _Relation | None = None
-    add_rel_prompt: str | None = None
-    rm_rel_prompt: str | None = None
+    add_rel_prompt: _Text | None = None
+    rm_rel_prompt: _Text | None = None
 
 
 class _Record(msgspec.Struct):
     requested_rewrite: _Rewrite
-    case_id: int | None = None
-    paraphrase_prompts: list[str] = []
-    neighborhood_prompts: list[str] = []
-    rel_prompts: list[str] = []
+    case_id: _Id | None = None
+    paraphrase_prompts: _Texts = []
+    neighborhood_prompts: _Texts = []
+    rel_prompts: _Texts = []
 
 
 class _Known(msgspec.Struct):
-    subject: str
-    prompt: str
-    known_id: int | None = None
-    attribute: str | None = None
-    template: str | None = None
+    subject: _Text
+    prompt: _Text
+    known_id: _Id | None = None
+    attribute: _Text | None = None
+    template: _Text | None = None
+    relation_id: _Text | None = None
 
 
 def parse_facts(raw: object, source: str) -> list[Fact]:
-    """Facts from one record or a list of records (decoded JSON).
+    """Facts from one record or a list of records (decoded JSON); fields that are not read may hold anything.
 
-    Raises FactError with record number, field and what was wrong; `source` names the file in the message.
+    Raises FactError with record number (from 0), field and what was wrong; `source` names the file in the message.
     """
-    rows = _rows(raw, source)
-    facts = []
-    for number, row in enumerate(rows):
-        record = _convert(row, _Record, source, number)
-        rewrite = record.requested_rewrite
-        for name in ("prompt", "add_rel_prompt", "rm_rel_prompt"):
-            text = getattr(rewrite, name)
-            if text is not None and text.count("{}") != 1:
-                raise FactError(
-                    f"{source}: record {number}: requested_rewrite.{name} must hold exactly one {{}} for the subject, "
-                    f"got {text!r}; correct the record"
-                )
-        for name, value in (
-            ("subject", rewrite.subject),
-            ("target_new.str", rewrite.target_new.str),
-            ("target_true.str", rewrite.target_true.str),
-        ):
-            if not value.strip():
-                raise FactError(f"{source}: record {number}: requested_rewrite.{name} is empty; give it a text")
-        relation = rewrite.relation
-        if relation is not None and not (relation.strs and relation.strs[0].strip()):
-            raise FactError(f"{source}: record {number}: requested_rewrite.relation.strs is empty; name the relation")
-        facts.append(
-            Fact(
-                case_id=number if record.case_id is None else record.case_id,
-                subject=rewrite.subject,
-                relation_id=rewrite.relation_id,
-                template=rewrite.prompt,
-                object_true=rewrite.target_true.str.strip(),
-                object_new=rewrite.target_new.str.strip(),
-                paraphrases=tuple(record.paraphrase_prompts),
-                neighbourhood=tuple(record.neighborhood_prompts),
-                relation=relation.strs[0].strip() if relation else None,
-                add_template=rewrite.add_rel_prompt,
-                removal_template=rewrite.rm_rel_prompt,
-                relation_paraphrases=tuple(record.rel_prompts),
-            )
-        )
-    return facts
+    facts = [_fact(row, number, source) for number, row in enumerate(_rows(raw, source))]
+    _refuse_repeats([fact.case_id for fact in facts], "case_id", source)
+    return _with_foils(facts)
 
 
 def parse_statements(raw: object, source: str) -> list[Statement]:
     """Statements to trace, from known-facts records (subject, prompt, ...) or CounterFact-style ones.
 
-    Raises FactError as `parse_facts` does, and when a subject does not occur in its prompt.
+    Raises FactError as `parse_facts` does, and when a known fact's subject does not occur exactly once in its prompt
+    or its template, filled, does not open the prompt.
     """
     rows = _rows(raw, source)
-    if rows and isinstance(rows[0], dict) and "requested_rewrite" in rows[0]:
-        return [
-            Statement(fact.case_id, fact.prompt, fact.subject, fact.template, fact.object_true)
-            for fact in parse_facts(raw, source)
-        ]
-    statements = []
-    for number, row in enumerate(rows):
-        known = _convert(row, _Known, source, number)
-        if not known.subject or known.subject not in known.prompt:
-            raise FactError(
-                f"{source}: record {number}: subject {known.subject!r} is not in its prompt {known.prompt!r}; "
-                "correct the record"
-            )
-        case_id = number if known.known_id is None else known.known_id
-        statements.append(Statement(case_id, known.prompt, known.subject, known.template, known.attribute))
+    if isinstance(rows[0], dict) and "requested_rewrite" in rows[0]:
+        return [fact.statement for fact in parse_facts(raw, source)]
+    statements = [_statement(row, number, source) for number, row in enumerate(rows)]
+    _refuse_repeats([statement.case_id for statement in statements], "known_id", source)
     return statements
 
 
 def read_json(path: Path | str) -> object:
-    """Decoded JSON of `path`; FactError names the file when it is missing or no JSON."""
-    path = Path(path)
+    """Decoded JSON of `path`; FactError names the file when it is missing, too large, or no JSON."""
+    return decode_json(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The bytes of a JSON file; FactError names the file when it cannot be read or is larger than FILE_LIMIT."""
     try:
-        return msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise FactError(f"{path}: cannot be read ({error.strerror or error}); give a readable JSON file") from None
-    except msgspec.DecodeError as error:
-        raise FactError(f"{path}: is no valid JSON ({error}); give a JSON file") from None
+        with open(path, "rb") as file:
+            content = file.read(FILE_LIMIT + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise FactError(f"{path}: cannot be read ({why}); give a readable JSON file") from None
+    if len(content) > FILE_LIMIT:
+        raise FactError(f"{path}: is larger than {FILE_LIMIT} bytes; give a JSON file of records")
+    return content
+
+
+def decode_json(content: bytes, source: str) -> object:
+    """Decoded JSON; FactError names `source` when it is none. NaN and infinities are no JSON."""
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FactError(f"{source}: is no valid JSON ({error}); give a JSON file") from None
+    except RecursionError:
+        raise FactError(f"{source}: is nested too deeply; give a list of records") from None
 
 
 def read_facts(path: Path | str) -> list[Fact]:
@@ -244,10 +243,129 @@ def read_statements(path: Path | str) -> list[Statement]:
     return parse_statements(read_json(path), str(path))
 
 
+def _fact(row: object, number: int, source: str) -> Fact:
+    record = _convert(row, _Record, source, number)
+    rewrite, relation = record.requested_rewrite, record.requested_rewrite.relation
+    check = _Checks(source, number)
+    for name in ("prompt", "add_rel_prompt", "rm_rel_prompt"):
+        if (text := getattr(rewrite, name)) is not None:
+            check.template(f"requested_rewrite.{name}", text)
+    for name, text in (
+        ("subject", rewrite.subject),
+        ("target_new.str", rewrite.target_new.str),
+        ("target_true.str", rewrite.target_true.str),
+    ):
+        check.filled(f"requested_rewrite.{name}", text)
+    check.complete("requested_rewrite.subject", rewrite.subject)
+    for name in ("paraphrase_prompts", "neighborhood_prompts", "rel_prompts"):
+        for at, text in enumerate(getattr(record, name)):
+            check.filled(f"{name}[{at}]", text)
+            check.complete(f"{name}[{at}]", text)
+    parts = {
+        "relation": relation,
+        "add_rel_prompt": rewrite.add_rel_prompt,
+        "rm_rel_prompt": rewrite.rm_rel_prompt,
+    }
+    lacking = [f"requested_rewrite.{name}" for name, part in parts.items() if part is None]
+    if 0 < len(lacking) < len(parts):
+        check.refuse(f"{' and '.join(lacking)} missing beside the other relation fields; give all three or none")
+    if relation is not None and not (relation.strs and relation.strs[0].strip()):
+        check.refuse("requested_rewrite.relation.strs is empty; name the relation")
+    return Fact(
+        case_id=number if record.case_id is None else record.case_id,
+        subject=rewrite.subject,
+        relation_id=rewrite.relation_id,
+        template=rewrite.prompt,
+        object_true=rewrite.target_true.str.strip(),
+        object_new=rewrite.target_new.str.strip(),
+        paraphrases=tuple(record.paraphrase_prompts),
+        neighbourhood=tuple(record.neighborhood_prompts),
+        relation=relation.strs[0].strip() if relation else None,
+        add_template=rewrite.add_rel_prompt,
+        removal_template=rewrite.rm_rel_prompt,
+        relation_paraphrases=tuple(record.rel_prompts),
+    )
+
+
+def _statement(row: object, number: int, source: str) -> Statement:
+    known = _convert(row, _Known, source, number)
+    check = _Checks(source, number)
+    check.filled("subject", known.subject)
+    check.complete("prompt", known.prompt)
+    subject, prompt = short(known.subject), short(known.prompt)
+    at = known.prompt.find(known.subject)
+    if at < 0:
+        check.refuse(f"subject {subject!r} is not in its prompt {prompt!r}; correct the record")
+    if known.prompt.find(known.subject, at + 1) >= 0:
+        check.refuse(f"subject {subject!r} occurs more than once in its prompt {prompt!r}; write the prompt with one")
+    if known.attribute is not None:
+        check.filled("attribute", known.attribute)
+    if known.template is not None:
+        check.template("template", known.template)
+        if not known.prompt.startswith(fill(known.template, known.subject)):
+            check.refuse(
+                f"the prompt {prompt!r} does not open with the template {short(known.template)!r} filled with the "
+                "subject; correct one of them"
+            )
+    return Statement(
+        number if known.known_id is None else known.known_id,
+        known.prompt,
+        known.subject,
+        known.template,
+        known.attribute.strip() if known.attribute is not None else None,
+        known.relation_id,
+    )
+
+
+def _with_foils(facts: Sequence[Fact]) -> list[Fact]:
+    """Each fact with the other relation it is compared with: from the table, or from the file's own relations."""
+    named = [(f.relation_id, f.relation, f.subject) for f in facts if f.relation and f.relation_id not in RELATIONS]
+    own = kinds_among(named)
+    return [
+        replace(
+            fact,
+            another_relation=another_relation(
+                fact.case_id, fact.relation_id, fact.relation, RELATIONS if fact.relation_id in RELATIONS else own
+            ),
+        )
+        if fact.relation
+        else fact
+        for fact in facts
+    ]
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """What one record's texts must be; each failure is a FactError with file, record and field."""
+
+    source: str
+    number: int
+
+    def refuse(self, why: str) -> NoReturn:
+        raise FactError(f"{self.source}: record {self.number}: {why}")
+
+    def filled(self, field: str, text: str) -> None:
+        if not text.strip():
+            self.refuse(f"{field} is empty; give it a text")
+
+    def template(self, field: str, text: str) -> None:
+        if text.count("{}") != 1:
+            self.refuse(f"{field} must hold exactly one {{}} for the subject, got {short(text)!r}; correct the record")
+
+    def complete(self, field: str, text: str) -> None:
+        if "{}" in text:
+            self.refuse(f"{field} must not hold {{}}, got {short(text)!r}; write the text in full")
+
+
+def short(text: str) -> str:
+    """`text` for a message of one line: the first 60 characters."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _rows(raw: object, source: str) -> Sequence[object]:
     rows = raw if isinstance(raw, list) else [raw]
     if not rows:
-        raise FactError(f"{source}: holds no record; expected one record or a list of records")
+        raise FactError(f"{source}: holds no record; give one record or a list of records")
     return rows
 
 
@@ -256,3 +374,10 @@ def _convert(row: object, kind: type[_T], source: str, number: int) -> _T:
         return msgspec.convert(row, kind)
     except msgspec.ValidationError as error:
         raise FactError(f"{source}: record {number}: {error}; correct the record") from None
+
+
+def _refuse_repeats(ids: Sequence[int], field: str, source: str) -> None:
+    first: dict[int, int] = {}
+    for number, one in enumerate(ids):
+        if (earlier := first.setdefault(one, number)) != number:
+            raise FactError(f"{source}: records {earlier} and {number} both have {field} {one}; give each its own")

@@ -6,7 +6,8 @@ what most of a relation's subjects are in CounterFact, our reading. It holds no 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _TABLE = """
@@ -15,9 +16,9 @@ place
     P30 continent; part of the world
     P36 capital; capital city, seat of government
     P37 official language; state language
-    P131 located in; location, administrative region
+    P131 located in; administrative region, administrative territory
     P190 twin city; sister city, partner city
-    P276 place; location, venue
+    P276 location; place, venue
 person
     P19 place of birth; birthplace, birth city
     P20 place of death; deathplace, place where the person died
@@ -28,7 +29,7 @@ person
     P106 occupation; profession, job
     P108 employer; workplace, company
     P136 genre; style, kind of music
-    P140 religion; faith, belief
+    P140 religion; faith, religion or worldview
     P264 record label; label, music label
     P413 position played; playing position, role in the team
     P463 member of; membership, organization joined
@@ -76,18 +77,37 @@ RELATIONS = _read()
 """Wikidata property -> its relation, for the 34 of CounterFact."""
 
 
+def kinds_among(triples: Iterable[tuple[str, str, str]]) -> dict[str, Kind]:
+    """The kinds of a file's own relations, from (relation id, name, subject): those that share a subject are of one.
+
+    For relations that RELATIONS does not know. One that shares no subject with another is left out: nothing tells its
+    kind.
+    """
+    names: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for relation_id, name, subject in triples:
+        names.setdefault(relation_id, name)
+        kinds.setdefault(relation_id, relation_id)
+        here, there = kinds[relation_id], kinds[first.setdefault(subject, relation_id)]
+        if here != there:
+            kinds = {other: there if kind == here else kind for other, kind in kinds.items()}
+    shared = Counter(kinds.values())
+    return {other: Kind(names[other], (), kind) for other, kind in kinds.items() if shared[kind] > 1}
+
+
 def another_relation(case_id: int, relation_id: str, name: str, kinds: Mapping[str, Kind]) -> str | None:
     """Name of another relation that the same kind of subject has, drawn by the case's own seed; None without one.
 
-    `kinds` are the relations to draw from. A relation that is not among them has no known subject type: any other may
-    be drawn then. The draw depends on the case and its relation alone, never on the order or number of cases.
+    `kinds` are the relations to draw from; without the case's own among them there is none. The draw depends on the
+    case and its relation alone, never on the order or number of cases.
     """
     own = kinds.get(relation_id)
     names = sorted(
         {
             kind.name
-            for other, kind in kinds.items()
-            if other != relation_id and kind.name != name and (own is None or kind.subject_type == own.subject_type)
+            for kind in kinds.values()
+            if own is not None and kind.name not in (own.name, name) and kind.subject_type == own.subject_type
         }
     )
     if not names:

@@ -6,7 +6,6 @@ units, and nothing with the paper (verdict.py).
 """
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,14 +14,14 @@ from typing import Any
 import msgspec
 
 from artifact.errors import RunError
-from artifact.evaluation.metrics import METRICS, Metric
+from artifact.evaluation.metrics import COLUMNS, METRICS, Column, Metric
 from artifact.facts.fact import Perspective
 from artifact.plan import Unit
 from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
-from artifact.reporting.intervals import Estimate, paired_change
+from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.report import text_template
-from artifact.reporting.tables import COLUMNS, METHOD_NAMES, Column, case_values
-from artifact.runs.store import Record, RunInfo, Store
+from artifact.reporting.tables import METHOD_NAMES, scored_cases, undone
+from artifact.runs.store import RunInfo, Store
 
 _DESCRIBED = ("model", "revision", "weights_sha256", "layers", "device", "dtype", "protocol")
 _DATA = ("data_source", "limit", "noise_level", "samples", "evidence")
@@ -87,9 +86,7 @@ def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) ->
         first=str(first.folder),
         second=str(second.folder),
         differences=tuple(_differences(*infos, [kind[0] for kind in shared])),
-        units=tuple(
-            _paired(here[kind], first.records(here[kind]), second.records(there[kind]), metrics) for kind in shared
-        ),
+        units=tuple(_paired((first, second), (here[kind], there[kind]), metrics) for kind in shared),
         only_first=tuple(unit.name for kind, unit in here.items() if kind not in there),
         only_second=tuple(unit.name for kind, unit in there.items() if kind not in here),
         traces=len({unit.name for info in infos for unit in info.plan.units if unit.does == "trace"}),
@@ -179,20 +176,21 @@ def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
     }
 
 
-def _paired(unit: Unit, first: Sequence[Record], second: Sequence[Record], metrics: Sequence[Metric]) -> PairedUnit:
-    before, after = case_values(first), case_values(second)
+def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequence[Metric]) -> PairedUnit:
+    before, after = (scored_cases(store, unit) for store, unit in zip(stores, units, strict=True))
+    pairs = {key: (before[key], after[key]) for key in product(metrics, COLUMNS) if key in before and key in after}
+    changes = estimates([second.minus(first).values_N for first, second in pairs.values()], rates=False)
     values = {}
-    for key in product(metrics, COLUMNS):
-        one, other = before.get(key, {}), after.get(key, {})
-        change = paired_change(one, other)
+    for (key, pair), change in zip(pairs.items(), changes, strict=True):
         if change is not None:
-            common = one.keys() & other.keys()
-            before_mean, after_mean = (math.fsum(side[case] for case in common) / len(common) for side in (one, other))
-            values[key] = Paired(before_mean, after_mean, change)
-    undone = [any(record.payload.get("undone") is True for record in records) for records in (first, second)]
+            one, other = pair
+            before_mean, after_mean = one.among(other.cases_N).values_N.mean(), other.among(one.cases_N).values_N.mean()
+            values[key] = Paired(float(before_mean), float(after_mean), change)
+    unit = units[0]
+    taken_back = [undone(store.info(), one) for store, one in zip(stores, units, strict=True)]
     # One run may score the edit and the other, under the released protocol, the model with the edit taken back.
     mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
-    name = METHOD_NAMES.get(unit.method, unit.method) + mark.get((undone[0], undone[1]), "")
+    name = METHOD_NAMES.get(unit.method, unit.method) + mark.get((taken_back[0], taken_back[1]), "")
     return PairedUnit(unit.perspective if unit.does == "edit" else None, name, values)
 
 

@@ -7,22 +7,19 @@ every difference's interval lies above zero. It draws nothing (figures.py, sever
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from artifact.facts.fact import Perspective
 from artifact.reporting.expected import Claim, Effect, Region
-from artifact.reporting.intervals import Estimate, estimate
+from artifact.reporting.intervals import Estimate, Series, paired_change
 from artifact.runs.store import RunInfo, Store
-from artifact.tracing.averages import role_tokens
-
-Traces = Mapping[int, Mapping[str, Any]]
+from artifact.tracing.averages import Traces, roles, traces_of
 
 
 @dataclass(frozen=True)
 class TracedEffects:
-    """Finished traces by (trace kind, view), each by case id."""
+    """Finished traces by (trace kind, view)."""
 
     traces: Mapping[tuple[str, Perspective], Traces]
 
@@ -37,9 +34,9 @@ def traced_effects(store: Store) -> TracedEffects:
     found: dict[tuple[str, Perspective], Traces] = {}
     for unit in store.info().plan.units:
         if unit.does == "trace":
-            done = {r.case_id: r.payload for r in store.records(unit) if r.status == "done"}
-            if done:
-                found[unit.trace_kind, unit.corrupt] = done
+            cases_F, numbers_FX = store.numbers(unit)
+            if len(cases_F):
+                found[unit.trace_kind, unit.corrupt] = traces_of(unit.corrupt, cases_F, numbers_FX)
     return TracedEffects(found)
 
 
@@ -50,10 +47,9 @@ def difference(effect: Effect, traced: TracedEffects) -> Estimate | None:
         below = _by_fact(effect.over, traced)
     else:
         assert effect.share is not None
-        share, traces = effect.share, traced.traces.get((effect.region.kind, effect.region.corrupt), {})
-        below = {case: share * (trace["clean"] - trace["corrupted"]) for case, trace in traces.items()}
-    common = sorted(above.keys() & below.keys())
-    return estimate([above[case] - below[case] for case in common])
+        traces = traced.traces.get((effect.region.kind, effect.region.corrupt))
+        below = Series(traces.cases_F, effect.share * (traces.clean_F - traces.corrupted_F)) if traces else None
+    return None if above is None or below is None else paired_change(below, above)
 
 
 def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> str:
@@ -72,15 +68,22 @@ def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> str:
     return f"{word} for {info.model} ({figures})"
 
 
-def _by_fact(region: Region, traced: TracedEffects) -> dict[int, float]:
-    """Mean effect over the region's tokens and layers, for each fact that has such a token."""
-    found = {}
-    for case_id, trace in traced.traces.get((region.kind, region.corrupt), {}).items():
-        effects_TL = np.asarray(trace["scores"], dtype=float) - trace["corrupted"]
-        depth_L = (np.arange(effects_TL.shape[1]) + 0.5) / effects_TL.shape[1]
-        inside_L = (depth_L >= region.depth[0]) & (depth_L < region.depth[1])
-        by_role = role_tokens(region.corrupt, len(trace["tokens"]), trace["subject"], trace["span"])
-        tokens = sorted({token for role in region.roles for token in by_role[role]})
-        if tokens and inside_L.any():
-            found[case_id] = float(effects_TL[tokens][:, inside_L].mean())
-    return found
+def _by_fact(region: Region, traced: TracedEffects) -> Series | None:
+    """Mean effect over the region's tokens and layers, for each fact that has such a token; None without any.
+
+    Roles count by their tokens: a token that has two of the region's roles counts twice.
+    """
+    traces = traced.traces.get((region.kind, region.corrupt))
+    if traces is None:
+        return None
+    depth_L = (np.arange(traces.effects_FRL.shape[2]) + 0.5) / traces.effects_FRL.shape[2]
+    inside_L = (depth_L >= region.depth[0]) & (depth_L < region.depth[1])
+    chosen = [roles(region.corrupt).index(role) for role in region.roles]
+    tokens_FR = traces.tokens_FR[:, chosen]
+    has_F = tokens_FR.sum(1) > 0
+    if not has_F.any() or not inside_L.any():
+        return None
+    # Roles without a token are nan; they weigh nothing.
+    effects_FR = np.nan_to_num(traces.effects_FRL[:, chosen][..., inside_L].mean(-1))
+    mean_F = (effects_FR * tokens_FR)[has_F].sum(1) / tokens_FR[has_F].sum(1)
+    return Series(traces.cases_F[has_F], mean_F)

@@ -1,13 +1,12 @@
-"""Heat maps of the average indirect effect by token role and layer, drawn from the stored traces alone.
+"""The figures: heat maps of the average indirect effect by token role and layer, and severed effects by layer.
 
-Covers one figure a kind of trace: entity and relation view side by side on one colour scale, as PDF and PNG of the
-same bytes each time, single panels for narrow pages, and the numbers as CSV. It traces nothing and needs no GPU.
+Covers drawing charts.py's and severed.py's data, as PDF and PNG of the same bytes each time: entity and relation view
+side by side on one colour scale, single panels for narrow pages, and one traced prompt. It traces nothing and needs no
+GPU. Which figures need drawing at all is drawings.py's.
 """
 
-import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from artifact.errors import RunError, SettingError
-from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.plan import Unit
-from artifact.runs.store import Store, write_atomically
-from artifact.tracing.averages import RoleEffects, role_effects
+from artifact.reporting.charts import Chart, Panel, panel_file
+from artifact.reporting.severed import LINES, SeveredChart
+from artifact.runs.store import write_atomically
 
 COLUMN_INCHES = 3.5
 """Width of one panel: a column of the paper, or a phone's screen."""
 _PIXELS_PER_INCH = 220
 _COLOURS = "viridis"
+# Okabe and Ito's colours, told apart by colour-blind readers; the line styles differ too.
+_LOOKS = {"hidden": ("#000000", "-"), "severed-mlp": ("#0072B2", "--"), "severed-attn": ("#D55E00", ":")}
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
@@ -37,131 +37,21 @@ _STYLE: Any = {
     "pdf.fonttype": 42,
     "axes.unicode_minus": False,  # one character beyond Latin-1 embeds the font a second time
 }
-KIND_NAMES = {
-    "hidden": "hidden state",
-    "mlp": "MLP window",
-    "attn": "attention window",
-    "severed-mlp": "hidden state, MLP severed",
-    "severed-attn": "hidden state, attention severed",
-}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One trace unit averaged over its facts. `clean` and `corrupted` are mean probabilities of the answer.
-
-    `shared_last` counts facts whose last corrupted token is the prompt's last token, which counts in both roles.
-    """
-
-    unit: str
-    kind: str
-    window: int
-    corrupt: Perspective
-    effects: tuple[RoleEffects, ...]
-    facts: int
-    failed: int
-    excluded: int
-    clean: float
-    corrupted: float
-    shared_last: int
-
-    @property
-    def title(self) -> str:
-        return f"{'subject' if self.corrupt == 'entity' else 'relation'} corrupted ({self.corrupt} view)"
-
-    @property
-    def aie_RL(self) -> np.ndarray:
-        """AIE by role and layer, in probability."""
-        return np.array([effect.mean() for effect in self.effects])
-
-    @property
-    def peak(self) -> tuple[int, int]:
-        """Row (of `effects`) and layer of the largest AIE away from the prompt's last token.
-
-        At the last token the last layers recover the clean answer by construction, which says nothing about a site.
-        """
-        late = {"last token"} | ({"last corrupted token"} if self.shared_last else set())
-        away = np.array([effect.role not in late for effect in self.effects])
-        aie_RL = np.where(away[:, None], self.aie_RL, -np.inf) if away.any() else self.aie_RL
-        role, layer = np.unravel_index(int(aie_RL.argmax()), aie_RL.shape)
-        return int(role), int(layer)
-
-
-@dataclass(frozen=True)
-class Chart:
-    """All panels of one kind of trace, entity view first, which share a colour scale."""
-
-    kind: str
-    panels: tuple[Panel, ...]
-
-    @property
-    def name(self) -> str:
-        """Stem of the figure's files."""
-        return f"aie-{self.kind}"
-
-    @property
-    def printed_kind(self) -> str:
-        name = KIND_NAMES.get(self.kind, self.kind)
-        return f"{name} of {self.panels[0].window} layers" if self.kind in ("mlp", "attn") else name
-
-    @property
-    def summary(self) -> str:
-        """What the chart shows, in words: each panel's largest effect away from the last token, and where it lies."""
-        parts = []
-        for panel in self.panels:
-            role, layer = panel.peak
-            parts.append(
-                f"{panel.corrupt} view, {panel.facts} facts: away from the last token the AIE is largest "
-                f"at the {panel.effects[role].role}, layer {layer}: {panel.aie_RL[role, layer]:.3f}"
-            )
-        return "; ".join(parts)
-
-
-def charts(store: Store) -> list[Chart]:
-    """A chart for each kind of trace that has finished facts, in the plan's order."""
-    kinds: dict[str, list[Panel]] = {}
-    for unit in store.info().plan.units:
-        if unit.does == "trace" and (panel := _panel(store, unit)) is not None:
-            kinds.setdefault(unit.trace_kind, []).append(panel)
-    return [
-        Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.corrupt))))
-        for kind, panels in kinds.items()
-    ]
 
 
 def chart_files(chart: Chart) -> dict[str, bytes]:
-    """Content by file name: the chart as PDF and PNG, a PNG a panel, and the numbers as CSV."""
+    """Content by file name: the chart as PDF and PNG, and a PNG a panel."""
     pdf, png = figure_bytes(lambda: _figure(chart, chart.panels), "pdf", "png")
-    files = {f"{chart.name}.pdf": pdf, f"{chart.name}.png": png, f"{chart.name}.csv": chart_csv(chart)}
+    files = {f"{chart.name}.pdf": pdf, f"{chart.name}.png": png}
     for panel in chart.panels:
         (files[panel_file(panel)],) = figure_bytes(partial(_figure, chart, [panel]), "png")
     return files
 
 
-def panel_file(panel: Panel) -> str:
-    """File name of a single panel's PNG."""
-    return f"aie-{panel.unit}.png"
-
-
-def chart_csv(chart: Chart) -> bytes:
-    """Mean AIE (probability), 95% interval of the mean (normal approximation) and facts, by unit, role and layer."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["unit", "kind", "corrupted", "role", "layer", "facts", "aie", "low", "high"])
-    for panel in chart.panels:
-        for effect in panel.effects:
-            for layer, (mean, half) in enumerate(zip(effect.mean(), effect.half_width(), strict=True)):
-                bounds = ["", ""] if np.isnan(half) else [f"{mean - half:.6f}", f"{mean + half:.6f}"]
-                writer.writerow(
-                    [panel.unit, chart.kind, panel.corrupt, effect.role, layer, effect.facts, f"{mean:.6f}", *bounds]
-                )
-    return text.getvalue().encode()
-
-
-def largest_half_width(panel: Panel) -> float | None:
-    """Half of the widest 95% interval among the panel's cells, in probability; None below two facts."""
-    widths = [effect.half_width().max() for effect in panel.effects if effect.facts > 1]
-    return float(max(widths)) if widths else None
+def severed_files(chart: SeveredChart) -> dict[str, bytes]:
+    """Content by file name: the chart as PDF and PNG."""
+    pdf, png = figure_bytes(lambda: _severed_figure(chart), "pdf", "png")
+    return {f"{chart.name}.pdf": pdf, f"{chart.name}.png": png}
 
 
 def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
@@ -197,26 +87,6 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); name a file in a folder you own") from None
-
-
-def _panel(store: Store, unit: Unit) -> Panel | None:
-    records = store.records(unit)
-    traces: list[dict[str, Any]] = [record.payload for record in records if record.status == "done"]
-    if not traces:
-        return None
-    return Panel(
-        unit=unit.name,
-        kind=unit.trace_kind,
-        window=unit.window,
-        corrupt=unit.corrupt,
-        effects=tuple(role_effects(unit.corrupt, traces)),
-        facts=len(traces),
-        failed=sum(record.status == "failed" for record in records),
-        excluded=sum(record.status == "excluded" for record in records),
-        clean=float(np.mean([trace["clean"] for trace in traces])),
-        corrupted=float(np.mean([trace["corrupted"] for trace in traces])),
-        shared_last=sum(bool(trace["span"]) and trace["span"][-1] == len(trace["tokens"]) - 1 for trace in traces),
-    )
 
 
 def _scale(chart: Chart) -> Normalize:
@@ -276,4 +146,31 @@ def _figure(chart: Chart, panels: Sequence[Panel]) -> Figure:
     bar.set_label(f"AIE, {chart.printed_kind}")
     bar.ax.tick_params(length=2, width=0.5)
     bar.outline.set_linewidth(0.5)
+    return figure
+
+
+def _severed_figure(chart: SeveredChart) -> Figure:
+    columns = 3
+    rows = -(-len(chart.effects) // columns)
+    figure = Figure(figsize=(2 * COLUMN_INCHES, 0.6 + 1.35 * rows), dpi=_PIXELS_PER_INCH, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axis, (role, lines) in zip(axes, chart.effects.items(), strict=False):
+        for kind, effect in lines.items():
+            mean_L, half_L = effect.mean(), np.nan_to_num(effect.half_width())
+            layers_L = np.arange(len(mean_L))
+            colour, style = _LOOKS[kind]
+            axis.plot(layers_L, mean_L, style, color=colour, linewidth=1.2, label=LINES[kind])
+            axis.fill_between(layers_L, mean_L - half_L, mean_L + half_L, color=colour, alpha=0.15, linewidth=0)
+        facts = next(iter(lines.values())).facts
+        axis.set_title(f"{role} ({facts})")
+        axis.axhline(0, color="#888888", linewidth=0.5)
+        axis.tick_params(length=2, width=0.5)
+    for axis in axes[len(chart.effects) :]:
+        axis.set_axis_off()
+    for axis in axes[(rows - 1) * columns :]:
+        axis.set_xlabel("layer")
+    for axis in axes[::columns]:
+        axis.set_ylabel("AIE")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure

@@ -9,10 +9,10 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from artifact.evaluation.metrics import METRICS, Group, Metric
-from artifact.reporting.figures import Chart
+from artifact.evaluation.metrics import COLUMNS, METRICS, Column, Group, Metric
+from artifact.reporting.charts import Chart
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.tables import COLUMNS, TRANSFER_GROUPS, Column, PaperCell, PaperRow, Row
+from artifact.reporting.tables import TRANSFER_GROUPS, PaperCell, PaperRow, Row
 
 METRIC_WORDS: dict[Metric, str] = {
     "success": "share of prompts whose wanted continuation has the lower NLL per token, in percent",

@@ -7,9 +7,10 @@ timings.json alone. It computes no number (tables.py, figures.py, verdict.py) an
 import base64
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import jinja2
 import msgspec
 
 from artifact.errors import RunError
-from artifact.evaluation.metrics import METRICS
+from artifact.evaluation.metrics import COLUMNS, METRICS
 from artifact.reporting import grids
+from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
+from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.expected import Expected, load_expected
-from artifact.reporting.figures import chart_files, charts, largest_half_width, panel_file
 from artifact.reporting.resources import paper_folder
-from artifact.reporting.severed import severed_charts, severed_files
-from artifact.reporting.tables import COLUMNS, PaperRow, counted_reasons, own_rows
+from artifact.reporting.severed import SeveredChart, severed_charts
+from artifact.reporting.tables import PaperRow, counted_reasons, own_rows
 from artifact.reporting.verdict import reach_verdict, verdict_json
 from artifact.runs.store import UNFINISHED, RunInfo, Store, write_atomically
 
@@ -64,10 +66,8 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
     gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []
     paper = [grids.paper_grid(name, table) for name, table in published.items()]
     traces = [grids.trace_grid(drawn)] if drawn else []
-    figures = {f"figures/{name}": content for chart in drawn for name, content in chart_files(chart).items()}
     severed = severed_charts(drawn)
-    for one in severed:
-        figures |= {f"figures/{name}": content for name, content in severed_files(one).items()}
+    figures = _figures(store, drawn, severed)
     files = dict(figures)
     for grid in (*own, *gaps, *paper, *traces):
         files[f"tables/{grid.name}.tex"] = text_template("table.tex.j2").render(grid=grid).encode()
@@ -133,6 +133,25 @@ def repeat_command(info: RunInfo) -> str:
     return shlex.join(words)
 
 
+def _figures(store: Store, drawn: list[Chart], severed: list[SeveredChart]) -> dict[str, bytes]:
+    """The figures' files, their CSV and index, by path inside the report folder; matplotlib is loaded to draw alone."""
+    if not drawn:
+        return {}
+    drawings = Drawings(store.report_folder, [Path(__file__).with_name("figures.py")])
+
+    def draw(one: Chart | SeveredChart) -> dict[str, bytes]:
+        from artifact.reporting.figures import chart_files, severed_files
+
+        return chart_files(one) if isinstance(one, Chart) else severed_files(one)
+
+    found = {f"figures/{chart.name}.csv": chart_csv(chart) for chart in drawn}
+    every: list[Chart | SeveredChart] = [*drawn, *severed]
+    for one in every:
+        made = drawings.files(one.name, one.fingerprint, partial(draw, one))
+        found |= {f"figures/{name}": content for name, content in made.items()}
+    return {**found, INDEX: drawings.content}
+
+
 def _write(path: Path, content: bytes) -> None:
     with _writing(path):
         write_atomically(path, content)
@@ -191,17 +210,17 @@ def _by_table(rows: tuple[PaperRow, ...]) -> dict[str, list[PaperRow]]:
 
 def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     """Per unit: what it does in words, planned cases, and how many finished, failed or were excluded."""
-    found = []
+    found, recorded = [], store.counts()
     for unit in info.plan.units:
-        statuses = [record.status for record in store.records(unit)]
+        counted = recorded.get(unit.name, Counter())
         planned = len(info.cases) if unit.most is None else min(unit.most, len(info.cases))
         does = {
             "trace": f"trace the {unit.kind} states, {unit.corrupt} view",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
         }[unit.does]
-        counts = {status: statuses.count(status) for status in ("done", "failed", "excluded")}
-        found.append({"unit": unit.name, "does": does, "planned": planned, "recorded": len(statuses), **counts})
+        counts = {status: counted[status] for status in ("done", "failed", "excluded")}
+        found.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
     return found
 
 

@@ -4,47 +4,29 @@ Covers aggregating stored cases and judging each published cell. A published cel
 that counts as evidence. It does not judge claims (verdict.py) and writes no file (grids.py, report.py).
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from typing import Literal
 
-from artifact.evaluation.metrics import METRICS, Group, Metric
+import numpy as np
+
+from artifact.evaluation.metrics import METRICS, VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
 from artifact.reporting.expected import Cell, Tolerance
-from artifact.reporting.intervals import Estimate, estimate, paired_change
-from artifact.runs.store import Record, RunInfo, Store
+from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.runs.store import RunInfo, Store
 
-CellState = Literal["reproduced", "outside tolerance", "not run"]
-_Cases = Mapping[tuple[Metric, "Column"], Mapping[int, float]]
+CellState = Literal["reproduced", "outside tolerance", "skipped", "not run"]
+Cases = Mapping[tuple[Metric, Column], Series]
+"""Finished cases' values by metric and column."""
 TRANSFER_GROUPS: tuple[Group, ...] = ("reliability", "generality")
 """Groups of prompts that both views have."""
+_NONE = Series(np.empty(0, dtype=np.int64), np.empty(0))
 METHOD_NAMES = {"none": "unedited", "ft": "FT", "kn": "KN", "mend": "MEND", "rome": "ROME", "memit": "MEMIT"}
 """How tables print the methods of the plan."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of every table: prompts of which view, which group."""
-
-    view: Perspective
-    group: Group
-
-    @property
-    def name(self) -> str:
-        return f"{self.view} {self.group}"
-
-
-COLUMNS = (
-    Column("entity", "reliability"),
-    Column("entity", "generality"),
-    Column("entity", "specificity"),
-    Column("relation", "reliability"),
-    Column("relation", "generality"),
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +48,7 @@ class Row:
     prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited view minus the
     other view, case by case: what of the edit did not carry over; its change is the gap of the changes. `undone` marks
     rows whose edit was undone before the scoring, as the released code does with KN's: the numbers are the unedited
-    model's.
+    model's. `skipped` is why every case was left out, where all share one reason.
     """
 
     unit: str
@@ -80,6 +62,7 @@ class Row:
     planned: int
     complete: bool
     undone: bool = False
+    skipped: str = ""
 
     @property
     def printed_method(self) -> str:
@@ -91,6 +74,8 @@ class Row:
 @dataclass(frozen=True)
 class PaperCell:
     """A published cell with what this run says of it: `measured` in percent (None: not run) and a status in words.
+
+    `needs` says what a run would have to bring to measure it, or why this run skipped it.
 
     `partial` marks a run on fewer facts than its plan's full list; it is judged by whether its interval meets the
     tolerance band.
@@ -109,6 +94,8 @@ class PaperCell:
         """The state with its qualification or what is missing."""
         if self.state == "not run":
             return f"not run: needs {self.needs}"
+        if self.state == "skipped":
+            return f"skipped: {self.needs}"
         marks = ["partial"] * self.partial + ["wide tolerance"] * self.tolerance.wide
         marks += [f"{self.failed} failed"] * bool(self.failed)
         return f"{self.state} ({', '.join(marks)})" if marks else self.state
@@ -144,10 +131,56 @@ def own_rows(store: Store) -> list[Row]:
     """A row for each unit of the run that scores a model, in the plan's order."""
     info = store.info()
     units = [unit for unit in info.plan.units if unit.does in ("unedited", "edit")]
-    records = {unit.name: store.records(unit) for unit in units}
+    scored = {unit.name: scored_cases(store, unit) for unit in units}
     base = next((unit for unit in units if unit.does == "unedited"), None)
-    before = case_values(records[base.name]) if base else {}
-    return [_row(info, unit, records[unit.name], before) for unit in units]
+    before: Cases = scored[base.name] if base else {}
+    # All intervals are asked for at once: numbers over equally many cases share their resamples.
+    wanted: dict[tuple[str, str, tuple[Metric, Column] | tuple[Metric, Group]], Series] = {}
+    for unit in units:
+        after = scored[unit.name]
+        for key, series in after.items():
+            wanted["mean", unit.name, key] = series
+            if unit.does == "edit" and key in before:
+                wanted["change", unit.name, key] = series.minus(before[key])
+        if unit.does == "edit":
+            for gap, (whole, of_changes) in _gaps(unit.perspective, after, before).items():
+                wanted["gap", unit.name, gap] = whole
+                wanted["gap of changes", unit.name, gap] = of_changes
+    found: dict[object, Estimate | None] = {}
+    for rates in (True, False):
+        chosen = [name for name in wanted if (name[0] == "mean") is rates]
+        found |= dict(zip(chosen, estimates([wanted[name].values_N for name in chosen], rates), strict=True))
+
+    def values(kind: str, of_change: str, unit: Unit) -> dict:
+        present = [key for one, name, key in wanted if (one, name) == (kind, unit.name)]
+        return {
+            key: Value(mean, found.get((of_change, unit.name, key)))
+            for key in present
+            if (mean := found[kind, unit.name, key]) is not None
+        }
+
+    counts = store.counts()
+    return [
+        _row(
+            store,
+            unit,
+            counts.get(unit.name, Counter()),
+            values("mean", "change", unit),
+            values("gap", "gap of changes", unit),
+        )
+        for unit in units
+    ]
+
+
+def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series]:
+    """Finished cases' values by metric and column; a case without prompts for a column does not count for it."""
+    cases_N, numbers_NX = store.numbers(unit)
+    found = {}
+    for x, key in enumerate(VALUES):
+        has_N = np.isfinite(numbers_NX[:, x])
+        if has_N.any():
+            found[key] = Series(cases_N[has_N], numbers_NX[has_N, x])
+    return found
 
 
 def paper_rows(cells: Sequence[Cell], info: RunInfo, rows: Sequence[Row]) -> list[PaperRow]:
@@ -187,6 +220,8 @@ def judge(cell: Cell, info: RunInfo, rows: Sequence[Row]) -> PaperCell:
     row = next((row for row in rows if row.method == cell.method and row.edited == cell.edited), None)
     if row is None:
         return not_run(wanted)
+    if row.skipped:
+        return PaperCell(cell, tolerance, None, "skipped", False, row.skipped)
     value = row.values.get(("success", Column(cell.view, cell.group)))
     if value is None:
         return not_run(f"{wanted}: no finished case has this column")
@@ -214,11 +249,10 @@ def counted_reasons(store: Store) -> list[Reason]:
     """All reasons for which cases failed or were excluded, most frequent first."""
     found: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for unit in store.info().plan.units:
-        for record in store.records(unit):
-            if record.status != "done":
-                # The case's own number would make every reason a kind of its own.
-                text = record.reason.removeprefix(f"case {record.case_id}: ") or "no reason was recorded"
-                found.setdefault((record.status, text), []).append((unit.name, record.case_id))
+        for record in store.unfinished(unit):
+            # The case's own number would make every reason a kind of its own.
+            text = record.reason.removeprefix(f"case {record.case_id}: ") or "no reason was recorded"
+            found.setdefault((record.status, text), []).append((unit.name, record.case_id))
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         Reason(
@@ -233,58 +267,46 @@ def counted_reasons(store: Store) -> list[Reason]:
     ]
 
 
-def _row(info: RunInfo, unit: Unit, records: Sequence[Record], before: _Cases) -> Row:
-    after = case_values(records)
-    values: dict[tuple[Metric, Column], Value] = {}
-    for key, by_case in after.items():
-        mean = estimate(list(by_case.values()))
-        if mean is not None:
-            change = paired_change(before[key], by_case) if unit.does == "edit" and key in before else None
-            values[key] = Value(mean, change)
-    counts = Counter(record.status for record in records)
+def _row(
+    store: Store,
+    unit: Unit,
+    counts: Counter[str],
+    values: Mapping[tuple[Metric, Column], Value],
+    gaps: Mapping[tuple[Metric, Group], Value],
+) -> Row:
+    info = store.info()
     planned = len(info.cases) if unit.most is None else min(unit.most, len(info.cases))
+    reasons = (
+        {record.reason for record in store.unfinished(unit)} if counts["excluded"] == counts.total() > 0 else set()
+    )
     return Row(
         unit=unit.name,
         edited=unit.perspective if unit.does == "edit" else None,
         method=unit.method,
         values=values,
-        gaps=_gaps(unit.perspective, after, before) if unit.does == "edit" else {},
+        gaps=gaps,
         done=counts["done"],
         failed=counts["failed"],
         excluded=counts["excluded"],
         planned=planned,
-        complete=info.limit is None and unit.most is None and len(records) >= planned,
-        undone=any(record.payload.get("undone") is True for record in records),
+        complete=info.limit is None and unit.most is None and counts.total() >= planned,
+        undone=undone(info, unit),
+        skipped=reasons.pop() if len(reasons) == 1 else "",
     )
 
 
-def _gaps(edited: Perspective, after: _Cases, before: _Cases) -> dict[tuple[Metric, Group], Value]:
-    """The edited view minus the other, over the cases that have both; its change is that of the views' changes."""
+def undone(info: RunInfo, unit: Unit) -> bool:
+    """Whether the run scored the model with the unit's edit taken back, as the released code does with KN's."""
+    return unit.does == "edit" and unit.method == "kn" and info.switches.get("kn_undone", False)
+
+
+def _gaps(edited: Perspective, after: Cases, before: Cases) -> dict[tuple[Metric, Group], tuple[Series, Series]]:
+    """The edited view minus the other over the cases that have both, and the same of the changes against `before`."""
     other = next(view for view in PERSPECTIVES if view != edited)
-    found: dict[tuple[Metric, Group], Value] = {}
+    found = {}
     for metric, group in product(METRICS, TRANSFER_GROUPS):
         here, there = (metric, Column(edited, group)), (metric, Column(other, group))
-        gap = paired_change(after.get(there, {}), after.get(here, {}))
-        if gap is None:
-            continue
-        changes = [
-            {case: value - before[key][case] for case, value in after[key].items() if case in before.get(key, {})}
-            for key in (there, here)
-        ]
-        found[metric, group] = Value(gap, paired_change(*changes))
-    return found
-
-
-def case_values(records: Sequence[Record]) -> dict[tuple[Metric, Column], dict[int, float]]:
-    """Finished cases' values by metric and column; a case without prompts for a column does not count for it."""
-    found: dict[tuple[Metric, Column], dict[int, float]] = {}
-    for record in records:
-        if record.status != "done":
-            continue
-        for column in COLUMNS:
-            metrics = record.payload["views"].get(column.view, {}).get("metrics", {}).get(column.group) or {}
-            for metric in METRICS:
-                value = metrics.get(metric)
-                if value is not None and math.isfinite(value):
-                    found.setdefault((metric, column), {})[record.case_id] = float(value)
+        if here in after and there in after:
+            changes = [after[key].minus(before.get(key, _NONE)) for key in (here, there)]
+            found[metric, group] = (after[here].minus(after[there]), changes[0].minus(changes[1]))
     return found

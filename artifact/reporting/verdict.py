@@ -17,7 +17,7 @@ from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
 from artifact.runs.store import RunInfo, Store
 
-STATES: tuple[CellState, ...] = ("reproduced", "outside tolerance", "not run")
+STATES: tuple[CellState, ...] = ("reproduced", "outside tolerance", "skipped", "not run")
 _DIGITS = 6
 
 

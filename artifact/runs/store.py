@@ -8,15 +8,18 @@ import fcntl
 import os
 import socket
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from artifact.errors import RunError
 from artifact.plan import Plan, Unit
+from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 
 DATABASE = "run.sqlite"
 UNFINISHED = ".part"
@@ -26,6 +29,10 @@ create table if not exists meta (key text primary key, value text not null);
 create table if not exists records (
     unit text not null, case_id integer not null, status text not null, payload text not null,
     primary key (unit, case_id)
+) without rowid;
+create index if not exists states on records (unit, status);
+create table if not exists numbers (
+    unit text not null, case_id integer not null, row blob not null, primary key (unit, case_id)
 ) without rowid;
 create table if not exists times (unit text not null, seconds real not null, cases integer not null);
 """
@@ -112,12 +119,15 @@ class Store:
             raise _unwritable(self.folder, error) from None
 
     def add(self, unit: Unit, record: Record) -> None:
-        """Commit one case; a case that is there already stays as it is."""
+        """Commit one case with its numbers; a case that is there already stays as it is."""
         with self._writing():
-            self._connection.execute(
+            added = self._connection.execute(
                 "insert or ignore into records values (?, ?, ?, ?)",
                 (unit.name, record.case_id, record.status, msgspec.json.encode(record.payload).decode()),
             )
+            if added.rowcount and record.status == "done":
+                row = to_bytes(case_numbers(unit, record.payload))
+                self._connection.execute("insert into numbers values (?, ?, ?)", (unit.name, record.case_id, row))
 
     def add_time(self, unit: Unit, seconds: float, cases: int) -> None:
         """Commit how long `cases` cases of a unit took."""
@@ -131,10 +141,33 @@ class Store:
 
     def records(self, unit: Unit) -> list[Record]:
         """All records of a unit, by case id."""
-        rows = self._connection.execute(
-            "select case_id, status, payload from records where unit = ? order by case_id", (unit.name,)
-        )
-        return [Record(case_id, status, msgspec.json.decode(payload)) for case_id, status, payload in rows]
+        return self._records(unit)
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """How many records of each status every unit has."""
+        found: dict[str, Counter[str]] = {}
+        counted = "select unit, status, count(*) from records group by unit, status"
+        for unit, status, count in self._connection.execute(counted):
+            found.setdefault(unit, Counter())[status] = count
+        return found
+
+    def unfinished(self, unit: Unit) -> list[Record]:
+        """A unit's records that failed or were excluded, by case id."""
+        return [record for record in self._records(unit, "and status != 'done'")]
+
+    def numbers(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+        """Case ids (F,) of a unit's finished records and their numbers (F, X), by case id (numbers.py)."""
+        (done,) = self._connection.execute(
+            "select count(*) from records where unit = ? and status = 'done'", (unit.name,)
+        ).fetchone()
+        if self._meta("numbers") == LAYOUT:
+            rows = self._connection.execute("select case_id, row from numbers where unit = ? order by 1", (unit.name,))
+            cases, stored = tuple(zip(*rows, strict=True)) or ((), ())
+            if len(cases) == done:
+                return np.array(cases, dtype=np.int64), from_bytes(stored)
+        records = self._records(unit, "and status = 'done'")
+        made = [(record.case_id, to_bytes(case_numbers(unit, record.payload))) for record in records]
+        return np.array([case for case, _ in made], dtype=np.int64), from_bytes([row for _, row in made])
 
     def times(self) -> list[tuple[str, float, int]]:
         """(unit, seconds, cases) summed over all that worked on the run."""
@@ -144,6 +177,12 @@ class Store:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _records(self, unit: Unit, only: str = "") -> list[Record]:
+        rows = self._connection.execute(
+            f"select case_id, status, payload from records where unit = ? {only} order by case_id", (unit.name,)
+        )
+        return [Record(case_id, status, msgspec.json.decode(payload)) for case_id, status, payload in rows]
 
     def _meta(self, key: str) -> str | None:
         row = self._connection.execute("select value from meta where key = ?", (key,)).fetchone()
@@ -214,6 +253,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
     """
     stored = store._meta("info")
     if stored is None:
+        store._put("numbers", LAYOUT)
         store._put("info", msgspec.json.encode(info).decode())
         return info
     before, now = msgspec.json.decode(stored), msgspec.json.decode(msgspec.json.encode(info))

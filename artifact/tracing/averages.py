@@ -5,16 +5,16 @@ tokens; a fact without such a token does not count for it. Where the last corrup
 counts in both roles.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from artifact.facts.fact import Perspective
 
-Z95 = float(stats.norm.ppf(0.975))
+Z95 = float(special.ndtri(0.975))
 ENTITY_ROLES = (
     "first subject token",
     "middle subject tokens",
@@ -74,13 +74,54 @@ def _first_middle_last(positions: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(positions[:1]), tuple(positions[1:-1]), tuple(positions[-1:])
 
 
-def role_effects(corrupt: Perspective, traces: Iterable[Mapping[str, Any]]) -> list[RoleEffects]:
-    """Indirect effects by role over stored traces (the record's fields: tokens, subject, span, corrupted, scores)."""
-    rows: dict[str, list[np.ndarray]] = {role: [] for role in roles(corrupt)}
-    for trace in traces:
-        effects_TL = np.asarray(trace["scores"], dtype=float) - trace["corrupted"]
-        found = role_tokens(corrupt, len(trace["tokens"]), trace["subject"], trace["span"])
-        for role, positions in found.items():
-            if positions:
-                rows[role].append(effects_TL[list(positions)].mean(0))
-    return [RoleEffects(role, np.array(rows[role])) for role in rows if rows[role]]
+def trace_numbers(corrupt: Perspective, trace: Mapping[str, Any]) -> np.ndarray:
+    """What averages need of one stored trace (tokens, subject, span, clean, corrupted, scores), as one row of numbers.
+
+    In the order that `traces_of` reads: clean, corrupted, whether the last corrupted token is the prompt's last, tokens
+    of each role, and each role's mean indirect effect by layer (nan where the fact has no such token).
+    """
+    effects_TL = np.asarray(trace["scores"], dtype=float) - trace["corrupted"]
+    tokens, span = len(trace["tokens"]), trace["span"]
+    by_role = role_tokens(corrupt, tokens, trace["subject"], span)
+    effects_RL = np.full((len(by_role), effects_TL.shape[1]), np.nan)
+    for role, positions in enumerate(by_role.values()):
+        if positions:
+            effects_RL[role] = effects_TL[list(positions)].mean(0)
+    shared = bool(span) and span[-1] == tokens - 1
+    counts_R = [len(positions) for positions in by_role.values()]
+    return np.concatenate(([trace["clean"], trace["corrupted"], shared, *counts_R], effects_RL.ravel()))
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Finished traces of one kind and view: probabilities and each role's mean effects, a row a fact (F).
+
+    R roles, L layers; `tokens_FR` counts each role's tokens, `shared_last_F` marks facts whose last corrupted token is
+    the prompt's last.
+    """
+
+    corrupt: Perspective
+    cases_F: np.ndarray
+    clean_F: np.ndarray
+    corrupted_F: np.ndarray
+    shared_last_F: np.ndarray
+    tokens_FR: np.ndarray
+    effects_FRL: np.ndarray
+
+    def role_effects(self) -> list[RoleEffects]:
+        """Effects by role, for the roles that any fact has."""
+        found = []
+        for r, role in enumerate(roles(self.corrupt)):
+            has_F = self.tokens_FR[:, r] > 0
+            if has_F.any():
+                found.append(RoleEffects(role, self.effects_FRL[has_F, r]))
+        return found
+
+
+def traces_of(corrupt: Perspective, cases_F: np.ndarray, numbers_FX: np.ndarray) -> Traces:
+    """The traces whose `trace_numbers` are the rows of numbers_FX."""
+    names = len(roles(corrupt))
+    clean_F, corrupted_F, shared_F = numbers_FX[:, :3].T
+    tokens_FR, effects_FX = numbers_FX[:, 3 : 3 + names], numbers_FX[:, 3 + names :]
+    effects_FRL = effects_FX.reshape(len(numbers_FX), names, -1)
+    return Traces(corrupt, cases_F, clean_F, corrupted_F, shared_F > 0, tokens_FR, effects_FRL)

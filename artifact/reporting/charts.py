@@ -1,0 +1,170 @@
+"""The charts of a run: stored traces averaged by token role and layer, as data that tables, page and figures share.
+
+Covers the panels of Figures 2 and 3, their words and their CSV. Nothing here is drawn (figures.py) or traced.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.plan import Unit
+from artifact.runs.store import Store
+from artifact.tracing.averages import RoleEffects, traces_of
+
+KIND_NAMES = {
+    "hidden": "hidden state",
+    "mlp": "MLP window",
+    "attn": "attention window",
+    "severed-mlp": "hidden state, MLP severed",
+    "severed-attn": "hidden state, attention severed",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One trace unit averaged over its facts. `clean` and `corrupted` are mean probabilities of the answer.
+
+    `shared_last` counts facts whose last corrupted token is the prompt's last token, which counts in both roles.
+    """
+
+    unit: str
+    kind: str
+    window: int
+    corrupt: Perspective
+    effects: tuple[RoleEffects, ...]
+    facts: int
+    failed: int
+    excluded: int
+    clean: float
+    corrupted: float
+    shared_last: int
+
+    @property
+    def title(self) -> str:
+        return f"{'subject' if self.corrupt == 'entity' else 'relation'} corrupted ({self.corrupt} view)"
+
+    @property
+    def aie_RL(self) -> np.ndarray:
+        """AIE by role and layer, in probability."""
+        return np.array([effect.mean() for effect in self.effects])
+
+    @property
+    def peak(self) -> tuple[int, int]:
+        """Row (of `effects`) and layer of the largest AIE away from the prompt's last token.
+
+        At the last token the last layers recover the clean answer by construction, which says nothing about a site.
+        """
+        late = {"last token"} | ({"last corrupted token"} if self.shared_last else set())
+        away = np.array([effect.role not in late for effect in self.effects])
+        aie_RL = np.where(away[:, None], self.aie_RL, -np.inf) if away.any() else self.aie_RL
+        role, layer = np.unravel_index(int(aie_RL.argmax()), aie_RL.shape)
+        return int(role), int(layer)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All panels of one kind of trace, entity view first, which share a colour scale."""
+
+    kind: str
+    panels: tuple[Panel, ...]
+
+    @property
+    def name(self) -> str:
+        """Stem of the figure's files."""
+        return f"aie-{self.kind}"
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What the chart's figures are drawn from."""
+        return b"".join(
+            f"{panel.unit} {panel.kind} {panel.window} {panel.corrupt} {panel.facts} ".encode()
+            + fingerprint(panel.effects)
+            for panel in self.panels
+        )
+
+    @property
+    def printed_kind(self) -> str:
+        name = KIND_NAMES.get(self.kind, self.kind)
+        return f"{name} of {self.panels[0].window} layers" if self.kind in ("mlp", "attn") else name
+
+    @property
+    def summary(self) -> str:
+        """What the chart shows, in words: each panel's largest effect away from the last token, and where it lies."""
+        parts = []
+        for panel in self.panels:
+            role, layer = panel.peak
+            parts.append(
+                f"{panel.corrupt} view, {panel.facts} facts: away from the last token the AIE is largest "
+                f"at the {panel.effects[role].role}, layer {layer}: {panel.aie_RL[role, layer]:.3f}"
+            )
+        return "; ".join(parts)
+
+
+def charts(store: Store) -> list[Chart]:
+    """A chart for each kind of trace that has finished facts, in the plan's order."""
+    kinds: dict[str, list[Panel]] = {}
+    for unit in store.info().plan.units:
+        if unit.does == "trace" and (panel := _panel(store, unit)) is not None:
+            kinds.setdefault(unit.trace_kind, []).append(panel)
+    return [
+        Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.corrupt))))
+        for kind, panels in kinds.items()
+    ]
+
+
+def panel_file(panel: Panel) -> str:
+    """File name of a single panel's PNG."""
+    return f"aie-{panel.unit}.png"
+
+
+def chart_csv(chart: Chart) -> bytes:
+    """Mean AIE (probability), 95% interval of the mean (normal approximation) and facts, by unit, role and layer."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["unit", "kind", "corrupted", "role", "layer", "facts", "aie", "low", "high"])
+    for panel in chart.panels:
+        for effect in panel.effects:
+            for layer, (mean, half) in enumerate(zip(effect.mean(), effect.half_width(), strict=True)):
+                bounds = ["", ""] if np.isnan(half) else [f"{mean - half:.6f}", f"{mean + half:.6f}"]
+                writer.writerow(
+                    [panel.unit, chart.kind, panel.corrupt, effect.role, layer, effect.facts, f"{mean:.6f}", *bounds]
+                )
+    return text.getvalue().encode()
+
+
+def largest_half_width(panel: Panel) -> float | None:
+    """Half of the widest 95% interval among the panel's cells, in probability; None below two facts."""
+    widths = [effect.half_width().max() for effect in panel.effects if effect.facts > 1]
+    return float(max(widths)) if widths else None
+
+
+def _panel(store: Store, unit: Unit) -> Panel | None:
+    cases_F, numbers_FX = store.numbers(unit)
+    if not len(cases_F):
+        return None
+    traces, counts = traces_of(unit.corrupt, cases_F, numbers_FX), store.counts()[unit.name]
+    return Panel(
+        unit=unit.name,
+        kind=unit.trace_kind,
+        window=unit.window,
+        corrupt=unit.corrupt,
+        effects=tuple(traces.role_effects()),
+        facts=len(cases_F),
+        failed=counts["failed"],
+        excluded=counts["excluded"],
+        clean=float(traces.clean_F.mean()),
+        corrupted=float(traces.corrupted_F.mean()),
+        shared_last=int(traces.shared_last_F.sum()),
+    )
+
+
+def fingerprint(effects: Sequence[RoleEffects]) -> bytes:
+    """All that a figure shows of these effects: roles, numbers of facts, means and intervals."""
+    return b"".join(
+        f"{effect.role} {effect.facts} ".encode() + effect.mean().tobytes() + effect.half_width().tobytes()
+        for effect in effects
+    )

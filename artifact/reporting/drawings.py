@@ -1,0 +1,66 @@
+"""Figures drawn once: a figure whose numbers have not changed is read back from the report instead of drawn again.
+
+Covers deciding that, by the sha256 of what a figure is drawn from (numbers, drawing code, matplotlib's version) and of
+the files themselves, both kept in figures/drawn.json. A damaged or missing file is drawn again. It draws nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+INDEX = "figures/drawn.json"
+
+
+class _Drawn(msgspec.Struct, frozen=True):
+    """What a figure was drawn from, and the sha256 of each of its files."""
+
+    source: str
+    files: dict[str, str]
+
+
+class Drawings:
+    """The figures of one report folder; `content` is what drawn.json holds after all were asked for."""
+
+    def __init__(self, report_folder: Path, code: Sequence[Path]) -> None:
+        """`code`: the files whose change makes every figure stale."""
+        self._folder = report_folder
+        self._made_with = "".join([metadata.version("matplotlib"), *(_sha256(file.read_bytes()) for file in code)])
+        self._asked: dict[str, _Drawn] = {}
+        try:
+            self._known = msgspec.json.decode((report_folder / INDEX).read_bytes(), type=dict[str, _Drawn])
+        except (OSError, msgspec.DecodeError):
+            self._known = {}
+
+    def files(self, name: str, numbers: bytes, draw: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
+        """The figure's files by name, as drawn from `numbers`; `draw` is called where they are not there already."""
+        source = _sha256(self._made_with.encode() + numbers)
+        found = self._read(name, source)
+        if found is None:
+            found = draw()
+        self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in found.items()})
+        return found
+
+    @property
+    def content(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self._asked, order="sorted"), indent=1) + b"\n"
+
+    def _read(self, name: str, source: str) -> dict[str, bytes] | None:
+        known = self._known.get(name)
+        if known is None or known.source != source:
+            return None
+        found = {}
+        for file, sha256 in known.files.items():
+            try:
+                found[file] = (self._folder / "figures" / file).read_bytes()
+            except OSError:
+                return None
+            if _sha256(found[file]) != sha256:
+                return None
+        return found
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,37 @@
+"""The numbers that reports average, one row of float64 a finished case, kept in the journal beside its full record.
+
+Covers which numbers a unit's case has and their form in SQLite. The record remains what counts: a row can always be
+made again from it, and a journal without rows, or with rows of another layout, is read that way (store.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from artifact.evaluation.metrics import VALUES, case_values
+from artifact.plan import Unit
+from artifact.tracing.averages import trace_numbers
+
+LAYOUT = "1"
+"""Changes whenever a row would be read differently."""
+_FORM = np.dtype("<f8")
+
+
+def case_numbers(unit: Unit, payload: Mapping[str, Any]) -> np.ndarray:
+    """One finished case's numbers: a trace's averages by role, or a scored case's values in the order of VALUES."""
+    if unit.does == "trace":
+        return trace_numbers(unit.corrupt, payload)
+    return np.array(case_values(payload["views"]))
+
+
+def to_bytes(numbers_X: np.ndarray) -> bytes:
+    """A row as it is stored."""
+    return numbers_X.astype(_FORM).tobytes()
+
+
+def from_bytes(rows: Sequence[bytes]) -> np.ndarray:
+    """Stored rows of one unit as a matrix (F, X); (0, VALUES) without rows."""
+    if not rows:
+        return np.empty((0, len(VALUES)))
+    return np.frombuffer(b"".join(rows), dtype=_FORM).reshape(len(rows), -1)
