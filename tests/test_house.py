@@ -8,7 +8,7 @@ from pathlib import Path
 import artifact
 
 PACKAGE = Path(artifact.__file__).parent
-FLOORS = ("errors", "facts", "lm", "tracing", "editing", "evaluation", "plan", "bench", "runs", "reporting", "cli")
+FLOORS = ("errors", "facts", "lm", "tracing", "editing", "evaluation", "plan", "runs", "reporting", "bench", "cli")
 
 
 def floor(module: str) -> int:

@@ -8,10 +8,9 @@ mean over its prompts; a table's is the mean over cases (reporting). The relatio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from typing import Any, Literal
 
-from artifact.facts.fact import Perspective
+from artifact.facts.fact import NO_RELATION, Perspective
 
 Group = Literal["reliability", "generality", "specificity"]
 GROUPS: tuple[Group, ...] = ("reliability", "generality", "specificity")
@@ -32,6 +31,13 @@ class Column:
     def name(self) -> str:
         return f"{self.view} {self.group}" + (f" against {self.foil}" if self.foil else "")
 
+    @property
+    def against(self) -> str:
+        """What the wanted continuation is compared with: an object, the word "None", or another relation."""
+        if self.view == "relation":
+            return self.foil or NO_RELATION
+        return "o*" if self.group == "specificity" else "o_c"
+
 
 COLUMNS = (
     Column("entity", "reliability"),
@@ -42,7 +48,14 @@ COLUMNS = (
     Column("relation", "reliability", ANOTHER_RELATION),
     Column("relation", "generality", ANOTHER_RELATION),
 )
-VALUES: tuple[tuple[Metric, Column], ...] = tuple(product(METRICS, COLUMNS))
+
+
+def columns_of(metric: Metric) -> tuple[Column, ...]:
+    """The columns in which a metric has numbers: accuracy compares with no foil, so it has none for a second one."""
+    return tuple(column for column in COLUMNS if not (metric == "accuracy" and column.foil))
+
+
+VALUES: tuple[tuple[Metric, Column], ...] = tuple((m, column) for m in METRICS for column in columns_of(m))
 """All numbers of a scored case, in the order of `case_values`."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from artifact.errors import RunError
-from artifact.evaluation.metrics import COLUMNS, METRICS, Column, Metric
+from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric, columns_of
 from artifact.facts.fact import Perspective
 from artifact.plan import Unit
 from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
@@ -128,7 +128,7 @@ def difference_grid(found: Comparison) -> Grid:
 def comparison_grid(found: Comparison, metric: Metric) -> Grid:
     """Both runs' means for one metric, a column of the tables a line, and the paired difference with its interval."""
     lines = []
-    for unit, column in product(found.units, COLUMNS):
+    for unit, column in product(found.units, columns_of(metric)):
         value = unit.values.get((metric, column))
         if value is None:
             numbers = (EMPTY, EMPTY, EMPTY, "0")
@@ -150,21 +150,21 @@ def comparison_grid(found: Comparison, metric: Metric) -> Grid:
 def comparison_csv(found: Comparison) -> bytes:
     """Every compared number, one a line, as the tables print it; a column without a shared case has no line."""
     lines = []
-    for metric, unit, column in product(METRICS, found.units, COLUMNS):
+    for unit, (metric, column) in product(found.units, VALUES):
         value = unit.values.get((metric, column))
         if value is not None:
             change = value.change
             lines.append(
                 (
-                    *(_edit(unit), unit.printed_method, column.view, column.group),
+                    *(_edit(unit), unit.printed_method, column.view, column.group, column.against),
                     *(metric, "probability" if metric == "magnitude" else "percent"),
                     *(number(x, metric) for x in (value.first, value.second)),
                     *(number(x, metric, True) for x in (change.mean, change.low, change.high)),
                     str(change.n),
                 )
             )
-    header = "edited method view group metric unit first second change change_low change_high n"
-    return grid_csv(Grid("compare", "", "", tuple(header.split()), tuple(lines), 6))
+    header = "edited method view group against metric unit first second change change_low change_high n"
+    return grid_csv(Grid("compare", "", "", tuple(header.split()), tuple(lines), 7))
 
 
 def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
@@ -178,7 +178,7 @@ def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
 
 def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequence[Metric]) -> PairedUnit:
     before, after = (scored_cases(store, unit) for store, unit in zip(stores, units, strict=True))
-    pairs = {key: (before[key], after[key]) for key in product(metrics, COLUMNS) if key in before and key in after}
+    pairs = {key: (before[key], after[key]) for key in VALUES if key[0] in metrics and key in before and key in after}
     changes = estimates([second.minus(first).values_N for first, second in pairs.values()], rates=False)
     values = {}
     for (key, pair), change in zip(pairs.items(), changes, strict=True):

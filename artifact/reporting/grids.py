@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from artifact.evaluation.metrics import COLUMNS, METRICS, Column, Group, Metric
+from artifact.evaluation.metrics import METRICS, Column, Group, Metric, columns_of
 from artifact.reporting.charts import Chart
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import TRANSFER_GROUPS, PaperCell, PaperRow, Row
@@ -57,20 +57,21 @@ def edit_name(row: Row | PaperRow) -> str:
 
 def own_grid(metric: Metric, rows: Sequence[Row]) -> Grid:
     """This run's rows for one metric, each edit followed by its paired change against the unedited model."""
-    lines = []
+    lines, columns = [], columns_of(metric)
     for row in rows:
         counts = (str(row.done), str(row.failed), str(row.excluded))
-        lines.append((edit_name(row), row.printed_method, *(_mean(row, metric, c) for c in COLUMNS), *counts))
+        lines.append((edit_name(row), row.printed_method, *(_mean(row, metric, c) for c in columns), *counts))
         if row.edited is not None:
             lines.append(
-                ("change against unedited", row.printed_method, *(_change(row, metric, c) for c in COLUMNS), *[""] * 3)
+                ("change against unedited", row.printed_method, *(_change(row, metric, c) for c in columns), *[""] * 3)
             )
     return Grid(
         name=metric,
         title=f"This run: {metric}",
         caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean over n facts with its 95% interval, and the "
-        "paired change over the facts that both rows share. Specificity wants the true object.",
-        header=("edited", "method", *(column.name for column in COLUMNS), "n", "failed", "excluded"),
+        "paired change over the facts that both rows share. Specificity wants the true object; the relation is "
+        'compared with the word "None", and with another relation that the same kind of subject has.',
+        header=("edited", "method", *(column.name for column in columns), "n", "failed", "excluded"),
         rows=tuple(lines),
         numeric=2,
     )
@@ -171,14 +172,15 @@ def own_csv(rows: Sequence[Row]) -> bytes:
     for metric in METRICS:
         unit = "probability" if metric == "magnitude" else "percent"
         for row in rows:
-            for column in COLUMNS:
+            for column in columns_of(metric):
                 value = row.values.get((metric, column))
                 if value is None:
                     continue
                 changed = value.change
                 lines.append(
                     [
-                        *(row.unit, edit_name(row), row.printed_method, column.view, column.group, metric, unit),
+                        *(row.unit, edit_name(row), row.printed_method, column.view, column.group),
+                        *(column.against, metric, unit),
                         *(number(x, metric) for x in (value.mean.mean, value.mean.low, value.mean.high)),
                         str(value.mean.n),
                         *(
@@ -190,8 +192,8 @@ def own_csv(rows: Sequence[Row]) -> bytes:
                         *(str(row.failed), str(row.excluded)),
                     ]
                 )
-    header = "unit_of_work edited method view group metric unit mean low high n change change_low change_high change_n"
-    return _csv([*header.split(), "failed", "excluded"], lines)
+    header = "unit_of_work edited method view group against metric unit mean low high n change change_low change_high"
+    return _csv([*header.split(), "change_n", "failed", "excluded"], lines)
 
 
 def paper_csv(rows: Sequence[PaperRow]) -> bytes:

@@ -21,8 +21,8 @@ from scipy import special
 RESAMPLES = 1999
 _BLOCK = 250
 """Resamples drawn together: their counts of 7,500 cases take 15 MB."""
-_FEW = 64
-"""Up to so many distinct values, a resample is one draw of how often each occurs."""
+_FEW = 1 / 16
+"""Where so few of the values are distinct, a resample is one draw of how often each occurs."""
 _SEED = 2409
 _Z = special.ndtri(np.array([0.025, 0.975]))
 
@@ -93,7 +93,7 @@ def estimates(samples: Sequence[np.ndarray], rates: bool = True) -> list[Estimat
             found[k] = Estimate(float(values_N[0]), float(values_N[0]), float(values_N[0]), n)
         else:
             distinct_V, counts_V = np.unique(values_N, return_counts=True)
-            if len(distinct_V) > _FEW:
+            if len(distinct_V) > _FEW * n:
                 many.setdefault(n, []).append(k)
             else:
                 drawn_BV = np.random.default_rng(_SEED).multinomial(n, counts_V / n, size=RESAMPLES)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import jinja2
 import msgspec
 
 from artifact.errors import RunError
-from artifact.evaluation.metrics import COLUMNS, METRICS
+from artifact.evaluation.metrics import METRICS, columns_of
+from artifact.facts.fact import NO_RELATION
 from artifact.reporting import grids
 from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
@@ -83,7 +85,7 @@ def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
         "info": info,
         "verdict": verdict,
         "rows": rows,
-        "columns": COLUMNS,
+        "columns_of": {metric: columns_of(metric) for metric in METRICS},
         "metrics": METRICS,
         "metric_words": grids.METRIC_WORDS,
         "paper_tables": paper_tables,
@@ -194,6 +196,10 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         interval=grids.interval,
         edit_name=grids.edit_name,
         sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
+        groupby_run=lambda columns: [
+            list(side) for _, side in groupby(columns, lambda column: (column.view, column.foil))
+        ],
+        quoted=lambda text: f"“{text}”" if text == NO_RELATION else text,
         # A typographic minus before digits; files that programs read keep the plain one.
         minus=lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)),
     )

@@ -5,15 +5,14 @@ measured. The second source is shown beside the run and decides nothing. It does
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from artifact.reporting.expected import Bound, Claim, Expected, Order, load_expected
+from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
-from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
 from artifact.runs.store import RunInfo, Store
 
@@ -23,10 +22,24 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """A claim with its status in words, model by model where they differ."""
+    """A claim with its status in words, model by model where they differ, and by how much it holds or fails."""
 
     claim: Claim
     status: str
+    margin: str = ""
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """One inequality of a claim about numbers: points that it holds by (negative: fails by), and the numbers in words."""
+
+    points: float
+    words: str
+    strict: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return self.points > 0 if self.strict else self.points >= 0
 
 
 @dataclass(frozen=True)
@@ -85,33 +98,38 @@ def reach_verdict(expected: Expected, store: Store, rows: Sequence[Row]) -> Verd
         info=info,
         paper=paper,
         second_source=tuple(paper_rows(expected.second_source, info, rows)),
-        claims=tuple(JudgedClaim(claim, claim_status(claim, cells, info, traced)) for claim in expected.claims),
+        claims=tuple(judge_claim(claim, cells, info, traced) for claim in expected.claims),
     )
 
 
-def claim_status(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, traced: TracedEffects) -> str:
-    """The claim's status in words.
+def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, traced: TracedEffects) -> JudgedClaim:
+    """The claim with its status in words.
 
-    A claim of the tables "holds" or "does not hold" for each model all of whose cells were measured; a claim of the
-    figures by the intervals of its effects, where the traces are there (figure_claims.py).
+    A claim of the tables "holds" or "does not hold" for each model all of whose cells were measured, and its margin
+    names the inequality that is closest to failing, or fails by most; a claim of the figures by the intervals of its
+    effects, where the traces are there (figure_claims.py).
     """
     if claim.kinds:
-        return _figure_status(claim, info, traced)
-    judged, missing = [], []
+        return JudgedClaim(claim, _figure_status(claim, info, traced))
+    judged, margins, missing = [], [], []
     for model in claim.models:
         needed = [cells[name] for name in claim.cells if cells[name].cell.model == model]
         lacking = [cell for cell in needed if cell.measured is None]
         if lacking:
             missing.append(_lacking(model, lacking, info))
             continue
-        holds = all(_bound_holds(bound, needed) for bound in claim.bounds) and all(
-            _order_holds(order, needed) for order in claim.orders
-        )
+        conditions = [
+            *(one for bound in claim.bounds for one in _bound_conditions(bound, needed)),
+            *(one for order in claim.orders for one in _order_conditions(order, needed)),
+        ]
         partial = " (partial)" if any(cell.partial for cell in needed) else ""
-        judged.append(f"{'holds' if holds else 'does not hold'} for {model}{partial}")
+        judged.append(f"{'holds' if all(c.holds for c in conditions) else 'does not hold'} for {model}{partial}")
+        worst = min(conditions, key=lambda condition: condition.points)
+        word = "holds by" if worst.holds else "fails by"
+        margins.append(f"{model}: {worst.words}: {word} {abs(worst.points):.2f} points")
     if missing:
         judged.append(f"not run: needs {', '.join(missing)}")
-    return "; ".join(judged)
+    return JudgedClaim(claim, "; ".join(judged), "; ".join(margins))
 
 
 def verdict_json(verdict: Verdict) -> bytes:
@@ -142,6 +160,7 @@ def verdict_json(verdict: Verdict) -> bytes:
                 "where": judged.claim.where,
                 "predicate": judged.claim.predicate,
                 "status": judged.status,
+                "margin": judged.margin,
             }
             for judged in verdict.claims
         ],
@@ -170,34 +189,43 @@ def _lacking(model: str, cells: Sequence[PaperCell], info: RunInfo) -> str:
     return f"{model} ({', '.join(methods)})"
 
 
-def _bound_holds(bound: Bound, cells: Sequence[PaperCell]) -> bool:
+def _bound_conditions(bound: Bound, cells: Sequence[PaperCell]) -> Iterator[_Condition]:
     for judged in cells:
         cell, measured = judged.cell, judged.measured
         if (cell.edited, cell.view, cell.group) != (bound.edited, bound.view, bound.group) or measured is None:
             continue
-        low, high = bound.low - judged.tolerance.points, bound.high + judged.tolerance.points
+        allowed = judged.tolerance.points
+        low, high = bound.low - allowed, bound.high + allowed
         lowest, highest = (measured.low, measured.high) if judged.partial else (measured.mean, measured.mean)
-        if highest < low or lowest > high:
-            return False
-    return True
+        words = f"{_column_name(cell)} {measured.mean:.2f}, claimed {bound.low:g} to {bound.high:g} (± {allowed:g})"
+        yield _Condition(min(highest - low, high - lowest), words)
 
 
-def _order_holds(order: Order, cells: Sequence[PaperCell]) -> bool:
+def _order_conditions(order: Order, cells: Sequence[PaperCell]) -> Iterator[_Condition]:
     """Compared method by method, for the methods that both tables have."""
-    sides: dict[str, dict[str | None, tuple[Estimate, float]]] = {}
+    sides: dict[str, dict[str | None, PaperCell]] = {}
     for judged in cells:
         cell = judged.cell
         if (cell.view, cell.group) == (order.view, order.group) and judged.measured is not None:
-            sides.setdefault(cell.method, {})[cell.edited] = (judged.measured, judged.tolerance.points)
+            sides.setdefault(cell.method, {})[cell.edited] = judged
     for side in sides.values():
         if order.lower not in side or order.higher not in side:
             continue
-        (lower, points), (higher, _) = side[order.lower], side[order.higher]
-        if order.disjoint and lower.high >= higher.low:
-            return False
-        if not order.disjoint and lower.mean > higher.mean + points:
-            return False
-    return True
+        lower, higher = side[order.lower].measured, side[order.higher].measured
+        assert lower is not None and higher is not None
+        words = (
+            f"{_column_name(side[order.lower].cell)} {lower.mean:.2f} after {order.lower} edits, {higher.mean:.2f} after "
+            f"{order.higher} edits"
+        )
+        if order.disjoint:
+            yield _Condition(higher.low - lower.high, f"{words} (between the 95% intervals)", strict=True)
+        else:
+            allowed = side[order.lower].tolerance.points
+            yield _Condition(higher.mean + allowed - lower.mean, f"{words} (± {allowed:g})")
+
+
+def _column_name(cell: Cell) -> str:
+    return f"{METHOD_NAMES.get(cell.method, cell.method)} {cell.view} {cell.group}"
 
 
 def _cell_json(judged: PaperCell) -> dict[str, Any]:
@@ -227,6 +255,7 @@ def _cell_json(judged: PaperCell) -> dict[str, Any]:
             "low": round(measured.low, _DIGITS),
             "high": round(measured.high, _DIGITS),
             "n": measured.n,
+            "difference": round(measured.mean - cell.value, _DIGITS),
         },
         "state": judged.state,
         "status": judged.status,

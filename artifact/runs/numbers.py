@@ -22,7 +22,7 @@ def case_numbers(unit: Unit, payload: Mapping[str, Any]) -> np.ndarray:
     """One finished case's numbers: a trace's averages by role, or a scored case's values in the order of VALUES."""
     if unit.does == "trace":
         return trace_numbers(unit.corrupt, payload)
-    return np.array(case_values(payload["views"]))
+    return np.array(case_values(payload.get("views", {})))
 
 
 def to_bytes(numbers_X: np.ndarray) -> bytes:

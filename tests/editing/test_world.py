@@ -3,7 +3,7 @@
 Its recall on held-out templates is tests/facts/test_world.py's.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.fact import PERSPECTIVES, Statement
 from artifact.plan import SMOKE
 from artifact.runs.setup import Context, prepare
-from artifact.tracing.averages import role_effects
+from artifact.tracing.averages import trace_numbers, traces_of
 from artifact.tracing.trace import Settings, trace
 
 
@@ -35,11 +35,9 @@ def test_early_site_at_the_last_subject_token(world: Context) -> None:
     ]
     clean, corrupted = (np.mean([getattr(t, name) for t in traces]) for name in ("clean", "corrupted"))
     assert clean > 0.93 and corrupted < 0.3
-    payloads = [
-        {"tokens": t.tokens, "subject": t.subject, "span": t.span, "corrupted": t.corrupted, "scores": t.scores}
-        for t in traces
-    ]
-    effects = {e.role: e.mean() for e in role_effects("entity", payloads)}
+    numbers = np.array([trace_numbers("entity", asdict(t)) for t in traces])
+    found = traces_of("entity", np.arange(len(numbers)), numbers)
+    effects = {e.role: e.mean() for e in found.role_effects()}
     total = clean - corrupted
     assert effects["last subject token"][:3].max() > 0.5 * total
     assert effects["first subject token"][:3].max() < 0.25 * total

@@ -128,7 +128,15 @@ def views(shares: Shares, case: int, cases: int) -> dict[str, Any]:
                 "accuracy": None if share is None else float(right and case % 3 > 0),
                 "magnitude": None if share is None else (0.4 if right else -0.3) + 0.01 * (case * 7 % 11),
             }
-        found[view] = {"prompts": prompts, "metrics": metrics}
+        found[view] = {"prompts": prompts, "metrics": metrics, "foil": None, "another": {}}
+        if view == "relation":
+            # The harder foil: what is right against "None" is right against it in two of three cases.
+            against = {
+                group: {"success": float(one["success"] and case % 3 > 0), "magnitude": one["magnitude"] / 2}
+                for group, one in metrics.items()
+                if one["success"] is not None
+            }
+            found[view] |= {"foil": "another", "another": against}
     return found
 
 

@@ -6,10 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.expected import Claim, load_expected
 from artifact.reporting.figure_claims import TracedEffects, difference
-from artifact.reporting.verdict import claim_status
+from artifact.reporting.verdict import judge_claim
 from artifact.runs.store import Store
+from artifact.tracing.averages import Traces, trace_numbers, traces_of
 
 LAYERS, TOKENS = 12, 7
 SUBJECT, RELATION = [1, 2], [0, 3, 4, 5, 6]
@@ -33,14 +35,17 @@ def as_claimed(kind: str, corrupt: str, token: int, depth: float) -> float:
 
 
 def traced(
-    shape: Shape, kinds: tuple[str, ...] = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
+    shape: Shape,
+    kinds: tuple[str, ...] = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn"),
+    relation: list[int] = RELATION,
 ) -> TracedEffects:
     draw = np.random.default_rng(0)
-    found = {}
+    found: dict[tuple[str, Perspective], Traces] = {}
     for kind in kinds:
-        for corrupt, span in (("entity", SUBJECT), ("relation", RELATION)):
-            found[kind, corrupt] = {
-                case: {
+        for corrupt in PERSPECTIVES:
+            span = SUBJECT if corrupt == "entity" else relation
+            traces = [
+                {
                     "tokens": ["t"] * TOKENS,
                     "subject": SUBJECT,
                     "span": span,
@@ -54,14 +59,16 @@ def traced(
                         for token in range(TOKENS)
                     ],
                 }
-                for case in range(20)
-            }
-    return TracedEffects(found)  # type: ignore[arg-type]
+                for _ in range(20)
+            ]
+            numbers = np.array([trace_numbers(corrupt, trace) for trace in traces])
+            found[kind, corrupt] = traces_of(corrupt, np.arange(20), numbers)
+    return TracedEffects(found)
 
 
 def status(claim: Claim, smoke: Store, effects: TracedEffects, model: str = "gpt2-xl", evidence: bool = True) -> str:
     info = msgspec.structs.replace(smoke.info(), model=model, evidence=evidence)
-    return claim_status(claim, {}, info, effects)
+    return judge_claim(claim, {}, info, effects).status
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -106,9 +113,7 @@ def test_a_share_is_of_each_facts_own_total_effect() -> None:
 
 
 def test_facts_without_the_role_do_not_count() -> None:
-    effects = traced(as_claimed)
-    for trace in effects.traces["hidden", "relation"].values():
-        trace["span"] = [6]  # type: ignore[index]
+    effects = traced(as_claimed, relation=[6])
     assert difference(CLAIMS["F2"].effects[1], effects) is not None  # its first corrupted token is the last
     missing = msgspec.structs.replace(CLAIMS["F2"].effects[0].region, roles=("middle corrupted tokens",))
     assert difference(msgspec.structs.replace(CLAIMS["F2"].effects[0], region=missing), effects) is None

@@ -1,4 +1,6 @@
-"""Intervals against published values and scipy's bootstrap."""
+"""Intervals against published values and scipy's own."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from artifact.reporting.intervals import Estimate, estimate, paired_change, wilson
+from artifact.reporting.intervals import Estimate, Series, bca, estimate, estimates, paired_change, wilson
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -29,6 +31,53 @@ def test_wilson_against_published_values(successes: int, n: int, low: float, hig
 def test_wilson_for_zeros_and_ones_only() -> None:
     assert estimate([0.0, 1.0, 1.0]) == wilson(2, 3)
     assert estimate([0.0, 0.5, 1.0]) != wilson(1, 3)
+
+
+@given(st.integers(0, 400), st.integers(1, 400))
+def test_wilson_is_scipys(successes: int, more: int) -> None:
+    n = successes + more
+    found = wilson(successes, n)
+    scipys = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
+
+
+@dataclass
+class Resampled:
+    bootstrap_distribution: np.ndarray
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bca_is_scipys_on_the_same_resamples(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    values = draw.exponential(size=50) if seed % 2 else draw.integers(-1, 3, size=50) / 2
+    means = values[draw.integers(50, size=(700, 50))].mean(1)
+    scipys = stats.bootstrap(
+        (values,), np.mean, n_resamples=0, bootstrap_result=Resampled(means), method="BCa"
+    ).confidence_interval
+    assert bca(values, means) == pytest.approx((scipys.low, scipys.high), rel=1e-9)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_the_interval_is_that_of_scipys_own_resamples(few: bool) -> None:
+    """Drawn as counts of distinct values or case by case, resamples follow one law: ends agree within their noise."""
+    draw = np.random.default_rng(1)
+    values = draw.integers(0, 5, size=400) / 4 if few else draw.exponential(size=400)
+    found = estimate(values)
+    assert found is not None
+    scipys = stats.bootstrap((values,), np.mean, n_resamples=4000, method="BCa", rng=2).confidence_interval
+    width = scipys.high - scipys.low
+    assert abs(found.low - scipys.low) < 0.06 * width and abs(found.high - scipys.high) < 0.06 * width
+
+
+def test_an_interval_does_not_depend_on_what_else_is_asked() -> None:
+    draw = np.random.default_rng(4)
+    samples = [draw.normal(size=n) for n in (90, 90, 70, 200)] + [draw.integers(0, 3, size=90) / 2, np.array([])]
+    together = estimates(samples)
+    assert together[-1] is None
+    for values, found in zip(samples[:-1], together, strict=False):
+        alone = estimate(values)
+        assert alone is not None and found is not None
+        assert (found.low, found.high) == pytest.approx((alone.low, alone.high), rel=1e-12)
 
 
 def test_bca_of_skewed_cases_leans_to_the_long_tail() -> None:
@@ -74,10 +123,15 @@ def test_equal_cases_give_the_point(value: float, n: int) -> None:
 
 
 def test_paired_change_takes_common_cases_only() -> None:
-    found = paired_change({1: 0.0, 2: 1.0, 3: 0.0}, {2: 0.5, 3: 0.25, 4: 9.0})
+    def change(before: dict[int, float], after: dict[int, float]) -> Estimate | None:
+        return paired_change(Series.of(before), Series.of(after))
+
+    found = change({3: 0.0, 2: 1.0, 1: 0.0}, {2: 0.5, 3: 0.25, 4: 9.0})
     assert found is not None and (found.mean, found.n) == (-0.125, 2)
-    assert paired_change({1: 0.0}, {2: 1.0}) is None
-    assert paired_change({1: 0.0, 2: 0.0}, {1: 1.0, 2: 1.0}) == Estimate(1.0, 1.0, 1.0, 2)
+    assert change({1: 0.0}, {2: 1.0}) is None
+    assert change({1: 0.0, 2: 0.0}, {1: 1.0, 2: 1.0}) == Estimate(1.0, 1.0, 1.0, 2)
+    # Differences of 0 and 1 are no rates: Wilson's interval would leave out what a change may be.
+    assert change({1: 0.0, 2: 1.0}, {1: 1.0, 2: 1.0}) != wilson(1, 2)
 
 
 def test_no_cases_no_estimate() -> None:

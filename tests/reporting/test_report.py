@@ -14,8 +14,8 @@ import pytest
 
 from artifact.errors import RunError
 from artifact.plan import SMOKE
+from artifact.reporting.charts import chart_csv, charts, largest_half_width
 from artifact.reporting.expected import load_expected
-from artifact.reporting.figures import chart_csv, charts, largest_half_width
 from artifact.reporting.report import render, repeat_command, report_files
 from artifact.runs.store import Store
 

@@ -7,7 +7,7 @@ import torch
 from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.load import LanguageModel
-from artifact.tracing.averages import ENTITY_ROLES, RELATION_ROLES, role_effects, role_tokens
+from artifact.tracing.averages import ENTITY_ROLES, RELATION_ROLES, role_tokens, trace_numbers, traces_of
 from artifact.tracing.corruption import corrupt_words, corrupted_tokens, noise, subject_tokens
 
 
@@ -71,9 +71,14 @@ def test_roles() -> None:
 
 
 def test_role_effects_average_over_facts() -> None:
-    one = {"tokens": ["a", "b", "c"], "subject": [0], "span": [0], "corrupted": 0.1, "scores": [[0.3], [0.2], [0.6]]}
-    two = {"tokens": ["a", "b"], "subject": [0], "span": [0], "corrupted": 0.2, "scores": [[0.8], [0.2]]}
-    found = {effects.role: effects for effects in role_effects("entity", [one, two])}
+    same = {"subject": [0], "span": [0], "clean": 0.9}
+    one = {"tokens": ["a", "b", "c"], "corrupted": 0.1, "scores": [[0.3], [0.2], [0.6]], **same}
+    two = {"tokens": ["a", "b"], "corrupted": 0.2, "scores": [[0.8], [0.2]], **same, "span": [1]}
+    rows = np.array([trace_numbers("entity", trace) for trace in (one, two)])
+    traces = traces_of("entity", np.array([4, 7]), rows)
+    assert traces.clean_F.tolist() == [0.9, 0.9] and traces.corrupted_F.tolist() == [0.1, 0.2]
+    assert traces.shared_last_F.tolist() == [False, True] and traces.cases_F.tolist() == [4, 7]
+    found = {effects.role: effects for effects in traces.role_effects()}
     assert found["last subject token"].facts == 2
     assert found["last subject token"].mean() == pytest.approx([0.4])
     assert found["last token"].mean() == pytest.approx([0.25])
