@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Limit, Memory, Out, Protocol, RunModel, app
+from artifact.cli.app import Limit, Memory, Out, Protocol, RunModel, app, check_folder
 
 RunMoments = Annotated[
     Path | None, Parameter(name="--moments", help="Folder of the model's second moments, in the published layout.")
@@ -13,6 +13,8 @@ RunMoments = Annotated[
 RunMend = Annotated[
     Path | None, Parameter(name="--mend-weights", help="MEND's network trained for the model; the world has its own.")
 ]
+
+RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
 
 
 @app.command
@@ -54,7 +56,6 @@ def run(
     """Run a plan, or go on with an interrupted one; the last line is the report's path."""
     from artifact.plan import find_plan
     from artifact.reporting.report import render
-    from artifact.reporting.verdict import verdict_of
     from artifact.runs.editors import Given
     from artifact.runs.progress import display
     from artifact.runs.runner import run_plan
@@ -73,34 +74,65 @@ def run(
             show=show,
         )
     with reading(folder) as store:
-        page, verdict = render(store), verdict_of(store)
-    print(f"verdict: {verdict.sentence}")
+        page, report = render(store)
+    for before in report.before:
+        print(f"measured before: {before.sentence}")
+    print(f"verdict: {report.verdict.sentence}")
     print(page)
-    return verdict.exit_code
+    return report.verdict.exit_code
 
 
 @app.command
-def report(run_folder: Annotated[Path, Parameter(help="Folder of a run.")]) -> int:
+def report(
+    run_folder: RunFolder,
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="Folder to write to; report in the run's own folder unless said.")
+    ] = None,
+) -> int:
     """Render a run's report again from its journal, without the model."""
     from artifact.reporting.report import render
-    from artifact.runs.store import reading
+    from artifact.runs.store import reading_all
 
-    with reading(run_folder) as store:
-        print(render(store))
+    with reading_all(run_folder) as stores:
+        page, _ = render(*stores, folder=out or run_folder / "report")
+    print(page)
     return 0
 
 
 @app.command
-def verify(run_folder: Annotated[Path, Parameter(help="Folder of a run.")]) -> int:
+def verify(run_folder: RunFolder) -> int:
     """Print the verdict on a run; exit code 1 when a compared value is outside its tolerance."""
+    from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
-    from artifact.runs.store import reading
+    from artifact.runs.store import reading_all
 
-    with reading(run_folder) as store:
-        found = verdict_of(store)
-    for cell in found.cells:
-        print(f"{cell.cell.id}: {cell.status}")
+    with reading_all(run_folder) as stores:
+        found = verdict_of(*stores)
+    for line in verdict_lines(found.cells):
+        print(line)
     for judged in found.claims:
-        print(f"{judged.claim.id}: {judged.status}")
+        print(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
     print(f"verdict: {found.sentence}")
     return found.exit_code
+
+
+@app.command
+def baseline(
+    run_folder: Annotated[Path, Parameter(help="Folder of a finished run.")],
+    *,
+    hardware: Annotated[str, Parameter(help="The machine in words, as the report shall name it.")],
+    out: Annotated[Path, Parameter(help="File to write, such as expected/measured/smoke-world.json.")],
+) -> int:
+    """Keep a run's numbers as our own measurement, which later runs of the same kind are set beside."""
+    from artifact.reporting.baseline import baseline_json
+    from artifact.reporting.charts import charts
+    from artifact.reporting.verdict import measured_run
+    from artifact.runs.store import reading, write_atomically
+
+    with reading(run_folder) as store:
+        content = baseline_json(measured_run(store), charts(store), hardware)
+    check_folder(out)
+    write_atomically(out, content)
+    print(out)
+    return 0

@@ -149,7 +149,7 @@ def case_json(score: CaseScore) -> dict[str, Any]:
             for group, metrics in one.metrics.items()
         }
         if one.foil is not None:
-            found[view]["another_relation"] = {"foil": one.foil, **one.another}
+            found[view]["another_relation"] = {"foil": one.foil, **{str(group): m for group, m in one.another.items()}}
     return found
 
 

@@ -130,6 +130,26 @@ def paper_caption(rows: Sequence[PaperRow]) -> str:
     )
 
 
+def verdict_lines(cells: Sequence[PaperCell]) -> list[str]:
+    """The published cells as aligned lines for a terminal: value, tolerance, this run's number, difference, status."""
+    rows = [("cell", "paper", "±", "here", "95% interval", "differs", "status")]
+    for judged in cells:
+        cell, found = judged.cell, judged.measured
+        here = ("", "", "")
+        if found is not None:
+            here = (f"{found.mean:.2f}", f"[{found.low:.2f}, {found.high:.2f}]", f"{found.mean - cell.value:+.2f}")
+        rows.append((cell.id, f"{cell.value:.2f}", f"{judged.tolerance.points:g}", *here, judged.status))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = []
+    for row in rows:
+        words = [
+            f"{row[0]:<{widths[0]}}",
+            *(f"{text:>{width}}" for text, width in zip(row[1:6], widths[1:], strict=True)),
+        ]
+        lines.append("  ".join([*words, row[6]]))
+    return lines
+
+
 def trace_grid(charts: Sequence[Chart]) -> Grid:
     """The traces in numbers: facts, mean probabilities and the largest average indirect effect."""
     lines = []
@@ -207,11 +227,12 @@ def paper_csv(rows: Sequence[PaperRow]) -> bytes:
                 [
                     *(cell.id, cell.paper, cell.where, cell.model, cell.method, cell.edited or ""),
                     *(cell.view, cell.group, "success", cell.unit, f"{cell.value:.2f}"),
-                    *(f"{judged.tolerance.points:g}", *measured, judged.status),
+                    *(f"{judged.tolerance.points:g}", *measured),
+                    *("" if judged.difference is None else f"{judged.difference:+.2f}", judged.status),
                 ]
             )
-    header = "id paper where model method edited view group metric unit value tolerance measured low high n status"
-    return _csv(header.split(), lines)
+    header = "id paper where model method edited view group metric unit value tolerance measured low high n difference"
+    return _csv([*header.split(), "status"], lines)
 
 
 def grid_csv(grid: Grid) -> bytes:

@@ -8,8 +8,9 @@ import base64
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -22,13 +23,15 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, columns_of
 from artifact.facts.fact import NO_RELATION
 from artifact.reporting import grids
+from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.expected import Expected, load_expected
+from artifact.reporting.grids import Grid
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
-from artifact.reporting.tables import PaperRow, counted_reasons, own_rows
-from artifact.reporting.verdict import reach_verdict, verdict_json
+from artifact.reporting.tables import PaperRow, counted_reasons
+from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.store import UNFINISHED, RunInfo, Store, write_atomically
 
 PAPER_TITLE = (
@@ -42,84 +45,121 @@ _LATEX = {
 }
 
 
-def render(store: Store) -> Path:
-    """Write the report of a run into `store.report_folder` and return the path of report.html.
+@dataclass(frozen=True)
+class Report:
+    """A report's files by their path inside its folder, and what they say."""
 
-    Raises RunError when the folder cannot be written, ExpectedError when the published values cannot be read.
+    files: dict[str, bytes]
+    verdict: Verdict
+    before: tuple[MeasuredBefore, ...]
+
+
+def render(*stores: Store, folder: Path | None = None) -> tuple[Path, Report]:
+    """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
+
+    `folder` is the first run's own report folder unless given. Raises RunError when it cannot be written, ExpectedError
+    when the published values cannot be read.
     """
+    folder = folder or stores[0].report_folder
     # Tried first: nobody should wait for a report that has no place.
-    with _writing(store.report_folder):
-        store.report_folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in store.report_folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
             unfinished.unlink()
-    for name, content in report_files(store, load_expected()).items():
-        _write(store.report_folder / name, content)
-    return store.report_folder / "report.html"
+    found = make_report(stores, load_expected(), folder)
+    for name, content in found.files.items():
+        _write(folder / name, content)
+    return folder / "report.html", found
 
 
-def report_files(store: Store, expected: Expected) -> dict[str, bytes]:
-    """Every file of the report by its path inside the report folder."""
-    info, rows = store.info(), own_rows(store)
-    verdict = reach_verdict(expected, store, rows)
-    drawn, progress = charts(store), _progress(store, info)
+def make_report(stores: Sequence[Store], expected: Expected, folder: Path) -> Report:
+    """The report as it is to stand in `folder`, from which figures that are still right are read back."""
+    runs = [measured_run(store) for store in stores]
+    verdict = reach_verdict(expected, runs)
+    drawings = Drawings(folder, [Path(__file__).with_name("figures.py")])
+    files: dict[str, bytes] = {}
+    parts = []
+    for run in runs:
+        # Several runs stand in one report: their files carry the model's name.
+        prefix = f"{Path(run.info.model).name}-" if len(runs) > 1 else ""
+        part = _part(run, prefix, drawings)
+        files |= part.pop("files")
+        parts.append(part)
+    if any(part["charts"] for part in parts):
+        files[INDEX] = drawings.content
     paper_tables, second_tables = _by_table(verdict.paper), _by_table(verdict.second_source)
     published = {**paper_tables, **second_tables}
-    own = [grids.own_grid(metric, rows) for metric in METRICS] if rows else []
-    gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []
     paper = [grids.paper_grid(name, table) for name, table in published.items()]
-    traces = [grids.trace_grid(drawn)] if drawn else []
-    severed = severed_charts(drawn)
-    figures = _figures(store, drawn, severed)
-    files = dict(figures)
-    for grid in (*own, *gaps, *paper, *traces):
-        files[f"tables/{grid.name}.tex"] = text_template("table.tex.j2").render(grid=grid).encode()
-        files[f"tables/{grid.name}.md"] = text_template("table.md.j2").render(grid=grid).encode()
+    files |= _table_files(paper)
     for name, table in published.items():
         files[f"tables/{name}.csv"] = grids.paper_csv(table)
-    if rows:
-        files["tables/run.csv"] = grids.own_csv(rows)
-    for grid in (*gaps, *traces):
-        files[f"tables/{grid.name}.csv"] = grids.grid_csv(grid)
     context = {
         "title": PAPER_TITLE,
-        "info": info,
         "verdict": verdict,
-        "rows": rows,
-        "columns_of": {metric: columns_of(metric) for metric in METRICS},
+        "parts": parts,
         "metrics": METRICS,
         "metric_words": grids.METRIC_WORDS,
+        "columns_of": {metric: columns_of(metric) for metric in METRICS},
         "paper_tables": paper_tables,
         "second_tables": second_tables,
         "captions": {name: grids.paper_caption(table) for name, table in published.items()},
-        "own_grids": own,
-        "gap_grids": gaps,
         "paper_grids": {grid.name: grid for grid in paper},
-        "trace_grids": traces,
-        "charts": drawn,
-        "severed": severed,
-        "images": {
-            panel.unit: base64.b64encode(figures[f"figures/{panel_file(panel)}"]).decode()
-            for chart in drawn
-            for panel in chart.panels
-        }
-        | {one.name: base64.b64encode(figures[f"figures/{one.name}.png"]).decode() for one in severed},
-        "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
-        "reasons": counted_reasons(store),
-        "progress": progress,
-        "facts_each": _facts_each(progress, len(info.cases)),
-        "environments": [{key: _plain(value) for key, value in sorted(e.items())} for e in store.environments()],
-        "hashes": {method: _setting(method, value)["hash"] for method, value in info.settings.items()},
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
-        "settings": [_setting(method, value) for method, value in sorted(info.settings.items())],
-        "command": repeat_command(info),
         "files": sorted(files),
     }
     files["report.html"] = _page_template("report.html.j2").render(context).encode()
     files["report.md"] = text_template("report.md.j2").render(context).encode()
     files["verdict.json"] = verdict_json(verdict)
-    files["timings.json"] = _timings(store)
-    return files
+    files["timings.json"] = _timings(runs)
+    return Report(files, verdict, tuple(part["before"] for part in parts if part["before"]))
+
+
+def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
+    """What the page says of one run, with its `files` by path."""
+    store, info, rows = run.store, run.info, run.rows
+    progress, drawn = _progress(store, info), charts(store)
+    severed = severed_charts(drawn)
+    own = [grids.own_grid(metric, rows) for metric in METRICS] if rows else []
+    gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []
+    traces = [grids.trace_grid(drawn)] if drawn else []
+    figures = _figures(prefix, drawn, severed, drawings)
+    files = {**figures, **_table_files([*own, *gaps, *traces], prefix)}
+    if rows:
+        files[f"tables/{prefix}run.csv"] = grids.own_csv(rows)
+    for grid in (*gaps, *traces):
+        files[f"tables/{prefix}{grid.name}.csv"] = grids.grid_csv(grid)
+    images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
+    return {
+        "info": info,
+        "prefix": prefix,
+        "rows": rows,
+        "own_grids": own,
+        "gap_grids": gaps,
+        "trace_grids": traces,
+        "charts": drawn,
+        "severed": severed,
+        "images": {name: base64.b64encode(figures[f"figures/{prefix}{name}"]).decode() for name in images},
+        "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
+        "before": measured_before(run, drawn),
+        "reasons": counted_reasons(store),
+        "progress": progress,
+        "facts_each": _facts_each(progress, len(info.cases)),
+        "environments": [{key: _plain(value) for key, value in sorted(e.items())} for e in store.environments()],
+        "hashes": {method: _setting(method, value)["hash"] for method, value in info.settings.items()},
+        "settings": [_setting(method, value) for method, value in sorted(info.settings.items())],
+        "command": repeat_command(info),
+        "files": files,
+    }
+
+
+def _table_files(tables: Sequence[Grid], prefix: str = "") -> dict[str, bytes]:
+    """Tables as LaTeX and Markdown."""
+    return {
+        f"tables/{prefix}{grid.name}.{form}": text_template(f"table.{form}.j2").render(grid=grid).encode()
+        for grid in tables
+        for form in ("tex", "md")
+    }
 
 
 def repeat_command(info: RunInfo) -> str:
@@ -135,23 +175,23 @@ def repeat_command(info: RunInfo) -> str:
     return shlex.join(words)
 
 
-def _figures(store: Store, drawn: list[Chart], severed: list[SeveredChart]) -> dict[str, bytes]:
-    """The figures' files, their CSV and index, by path inside the report folder; matplotlib is loaded to draw alone."""
-    if not drawn:
-        return {}
-    drawings = Drawings(store.report_folder, [Path(__file__).with_name("figures.py")])
+def _figures(
+    prefix: str, drawn: Sequence[Chart], severed: Sequence[SeveredChart], drawings: Drawings
+) -> dict[str, bytes]:
+    """The figures' files and their CSV, by path inside the report folder; matplotlib is loaded to draw alone."""
 
     def draw(one: Chart | SeveredChart) -> dict[str, bytes]:
         from artifact.reporting.figures import chart_files, severed_files
 
-        return chart_files(one) if isinstance(one, Chart) else severed_files(one)
+        made = chart_files(one) if isinstance(one, Chart) else severed_files(one)
+        return {f"{prefix}{name}": content for name, content in made.items()}
 
-    found = {f"figures/{chart.name}.csv": chart_csv(chart) for chart in drawn}
+    found = {f"figures/{prefix}{chart.name}.csv": chart_csv(chart) for chart in drawn}
     every: list[Chart | SeveredChart] = [*drawn, *severed]
     for one in every:
-        made = drawings.files(one.name, one.fingerprint, partial(draw, one))
+        made = drawings.files(f"{prefix}{one.name}", one.fingerprint, partial(draw, one))
         found |= {f"figures/{name}": content for name, content in made.items()}
-    return {**found, INDEX: drawings.content}
+    return found
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -258,11 +298,13 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value, order="sorted").decode()
 
 
-def _timings(store: Store) -> bytes:
+def _timings(runs: Sequence[MeasuredRun]) -> bytes:
     content = {
         "unit": "seconds of work, summed over every process that worked on the run",
         "units": [
-            {"unit": unit, "seconds": round(seconds, 3), "cases": cases} for unit, seconds, cases in store.times()
+            {"model": run.info.model, "unit": unit, "seconds": round(seconds, 3), "cases": cases}
+            for run in runs
+            for unit, seconds, cases in run.store.times()
         ],
     }
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"

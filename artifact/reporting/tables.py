@@ -90,6 +90,11 @@ class PaperCell:
     failed: int = 0
 
     @property
+    def difference(self) -> float | None:
+        """Measured minus published, in points; None where nothing was measured."""
+        return None if self.measured is None else self.measured.mean - self.cell.value
+
+    @property
     def status(self) -> str:
         """The state with its qualification or what is missing."""
         if self.state == "not run":
@@ -183,11 +188,11 @@ def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series
     return found
 
 
-def paper_rows(cells: Sequence[Cell], info: RunInfo, rows: Sequence[Row]) -> list[PaperRow]:
-    """The published rows, each cell compared with the run's `rows` where this run is evidence for it."""
+def paper_rows(cells: Sequence[Cell], runs: Mapping[str, tuple[RunInfo, Sequence[Row]]]) -> list[PaperRow]:
+    """The published rows, each cell compared with the rows of the run of its model, where that run is evidence."""
     found = []
     for _, group in groupby(cells, key=lambda cell: (cell.table, cell.model, cell.method)):
-        judged = tuple(judge(cell, info, rows) for cell in group)
+        judged = tuple(judge(cell, *runs.get(cell.model, (None, ()))) for cell in group)
         first = judged[0].cell
         found.append(
             PaperRow(
@@ -204,14 +209,14 @@ def paper_rows(cells: Sequence[Cell], info: RunInfo, rows: Sequence[Row]) -> lis
     return found
 
 
-def judge(cell: Cell, info: RunInfo, rows: Sequence[Row]) -> PaperCell:
+def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
     """Compare one published cell with the run: inside its tolerance, outside, or what it would need to be run."""
-    tolerance = cell.tolerance_with(info.data_source)
+    tolerance = cell.tolerance if info is None else cell.tolerance_with(info.data_source)
 
     def not_run(needs: str) -> PaperCell:
         return PaperCell(cell, tolerance, None, "not run", False, needs)
 
-    if info.model != cell.model:
+    if info is None:
         return not_run(cell.model)
     if not info.evidence:
         return not_run(f"{cell.model} in a run that counts as evidence")

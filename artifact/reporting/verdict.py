@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from artifact.errors import RunError
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
 from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
@@ -31,7 +32,7 @@ class JudgedClaim:
 
 @dataclass(frozen=True)
 class _Condition:
-    """One inequality of a claim about numbers: points that it holds by (negative: fails by), and the numbers in words."""
+    """One inequality of a claim about numbers: points it holds by (negative: fails by), and the numbers in words."""
 
     points: float
     words: str
@@ -44,9 +45,9 @@ class _Condition:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Everything a run says about the paper. `paper` and `second_source` are the published rows with judged cells."""
+    """Everything runs say about the paper. `paper` and `second_source` are the published rows with judged cells."""
 
-    info: RunInfo
+    infos: tuple[RunInfo, ...]
     paper: tuple[PaperRow, ...]
     second_source: tuple[PaperRow, ...]
     claims: tuple[JudgedClaim, ...]
@@ -71,38 +72,59 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in one line."""
         counts, total = self.counts, len(self.cells)
-        compared = total - counts["not run"]
+        compared = counts["reproduced"] + counts["outside tolerance"]
         if not compared:
             models = ", ".join(dict.fromkeys(cell.cell.model for cell in self.cells))
             return f"nothing was compared with the paper: its {total} published values need {models}."
+        skipped = f"{counts['skipped']} skipped, " if counts["skipped"] else ""
         outside = counts["outside tolerance"]
         partial = " Part of the facts was run, so intervals are judged." if any(c.partial for c in self.cells) else ""
         return (
             f"{compared} of {total} published values were compared: {counts['reproduced']} reproduced, {outside} "
-            f"outside tolerance; {counts['not run']} not run.{partial}"
+            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}"
         )
 
 
-def verdict_of(store: Store) -> Verdict:
-    """The verdict on a stored run, against the published values that come with the package."""
-    return reach_verdict(load_expected(), store, own_rows(store))
+@dataclass(frozen=True)
+class MeasuredRun:
+    """One run as reports use it: its store and description, the rows of its edits, and its traces."""
+
+    store: Store
+    info: RunInfo
+    rows: tuple[Row, ...]
+    traced: TracedEffects
 
 
-def reach_verdict(expected: Expected, store: Store, rows: Sequence[Row]) -> Verdict:
-    """Judge every published cell and claim against the run's rows and stored traces."""
-    info = store.info()
-    paper = tuple(paper_rows(expected.cells, info, rows))
+def measured_run(store: Store) -> MeasuredRun:
+    """A run with everything averaged that the verdict and the page need."""
+    return MeasuredRun(store, store.info(), tuple(own_rows(store)), traced_effects(store))
+
+
+def verdict_of(*stores: Store) -> Verdict:
+    """The verdict on stored runs, one a model, against the published values that come with the package."""
+    return reach_verdict(load_expected(), [measured_run(store) for store in stores])
+
+
+def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
+    """Judge every published cell and claim against the runs' rows and traces; RunError for two runs of one model."""
+    by_model: dict[str, MeasuredRun] = {}
+    for run in runs:
+        if run.info.model in by_model:
+            folders = f"{by_model[run.info.model].store.folder} and {run.store.folder}"
+            raise RunError(f"{folders}: are both runs of {run.info.model}; name one of them, or move the other away")
+        by_model[run.info.model] = run
+    rows = {model: (run.info, run.rows) for model, run in by_model.items()}
+    paper = tuple(paper_rows(expected.cells, rows))
     cells = {cell.cell.id: cell for row in paper for cell in row.cells}
-    traced = traced_effects(store)
     return Verdict(
-        info=info,
+        infos=tuple(run.info for run in runs),
         paper=paper,
-        second_source=tuple(paper_rows(expected.second_source, info, rows)),
-        claims=tuple(judge_claim(claim, cells, info, traced) for claim in expected.claims),
+        second_source=tuple(paper_rows(expected.second_source, rows)),
+        claims=tuple(judge_claim(claim, cells, by_model) for claim in expected.claims),
     )
 
 
-def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, traced: TracedEffects) -> JudgedClaim:
+def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], runs: Mapping[str, MeasuredRun]) -> JudgedClaim:
     """The claim with its status in words.
 
     A claim of the tables "holds" or "does not hold" for each model all of whose cells were measured, and its margin
@@ -110,13 +132,13 @@ def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, tra
     effects, where the traces are there (figure_claims.py).
     """
     if claim.kinds:
-        return JudgedClaim(claim, _figure_status(claim, info, traced))
+        return JudgedClaim(claim, _figure_status(claim, runs))
     judged, margins, missing = [], [], []
     for model in claim.models:
         needed = [cells[name] for name in claim.cells if cells[name].cell.model == model]
         lacking = [cell for cell in needed if cell.measured is None]
         if lacking:
-            missing.append(_lacking(model, lacking, info))
+            missing.append(_lacking(model, lacking, runs.get(model)))
             continue
         conditions = [
             *(one for bound in claim.bounds for one in _bound_conditions(bound, needed)),
@@ -134,20 +156,22 @@ def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], info: RunInfo, tra
 
 def verdict_json(verdict: Verdict) -> bytes:
     """verdict.json: sorted keys, one stable order of entries, no times, percent rounded to six places."""
-    info = verdict.info
     content = {
-        "run": {
-            "plan": info.plan.name,
-            "model": info.model,
-            "revision": info.revision,
-            "weights_sha256": info.weights_sha256,
-            "protocol": info.protocol,
-            "data_source": info.data_source,
-            "data_sha256": info.data_sha256,
-            "evidence": info.evidence,
-            "evidence_note": info.evidence_note,
-            "limit": info.limit,
-        },
+        "runs": [
+            {
+                "plan": info.plan.name,
+                "model": info.model,
+                "revision": info.revision,
+                "weights_sha256": info.weights_sha256,
+                "protocol": info.protocol,
+                "data_source": info.data_source,
+                "data_sha256": info.data_sha256,
+                "evidence": info.evidence,
+                "evidence_note": info.evidence_note,
+                "limit": info.limit,
+            }
+            for info in verdict.infos
+        ],
         "verdict": verdict.sentence,
         "exit_code": verdict.exit_code,
         "counts": verdict.counts,
@@ -169,23 +193,29 @@ def verdict_json(verdict: Verdict) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
 
 
-def _figure_status(claim: Claim, info: RunInfo, traced: TracedEffects) -> str:
-    if info.model not in claim.models or not info.evidence:
-        return f"not run: needs {', '.join(claim.models)} with traces of {', '.join(claim.kinds)}"
-    missing = [model for model in claim.models if model != info.model]
-    lacking = [kind for kind in claim.kinds if kind not in traced.kinds]
-    if lacking:
-        return f"not run: needs {info.model} with traces of {', '.join(lacking)}"
-    words = figure_claim(claim, info, traced)
-    return f"{words}; not run: needs {', '.join(missing)}" if missing else words
+def _figure_status(claim: Claim, runs: Mapping[str, MeasuredRun]) -> str:
+    judged, lacking, missing = [], [], []
+    for model in claim.models:
+        run = runs.get(model)
+        if run is None or not run.info.evidence:
+            missing.append(model)
+        elif kinds := [kind for kind in claim.kinds if kind not in run.traced.kinds]:
+            lacking.append(f"{model} with traces of {', '.join(kinds)}")
+        else:
+            judged.append(figure_claim(claim, run.info, run.traced))
+    if missing and not judged and not lacking:
+        return f"not run: needs {', '.join(missing)} with traces of {', '.join(claim.kinds)}"
+    if missing or lacking:
+        judged.append(f"not run: needs {', '.join([*missing, *lacking])}")
+    return "; ".join(judged)
 
 
-def _lacking(model: str, cells: Sequence[PaperCell], info: RunInfo) -> str:
-    if model != info.model:
+def _lacking(model: str, cells: Sequence[PaperCell], run: MeasuredRun | None) -> str:
+    if run is None:
         return model
-    methods = dict.fromkeys(METHOD_NAMES.get(cell.cell.method, cell.cell.method) for cell in cells)
-    if not info.evidence:
+    if not run.info.evidence:
         return cells[0].needs
+    methods = dict.fromkeys(METHOD_NAMES.get(cell.cell.method, cell.cell.method) for cell in cells)
     return f"{model} ({', '.join(methods)})"
 
 
@@ -213,10 +243,8 @@ def _order_conditions(order: Order, cells: Sequence[PaperCell]) -> Iterator[_Con
             continue
         lower, higher = side[order.lower].measured, side[order.higher].measured
         assert lower is not None and higher is not None
-        words = (
-            f"{_column_name(side[order.lower].cell)} {lower.mean:.2f} after {order.lower} edits, {higher.mean:.2f} after "
-            f"{order.higher} edits"
-        )
+        name = _column_name(side[order.lower].cell)
+        words = f"{name} {lower.mean:.2f} after {order.lower} edits, {higher.mean:.2f} after {order.higher} edits"
         if order.disjoint:
             yield _Condition(higher.low - lower.high, f"{words} (between the 95% intervals)", strict=True)
         else:

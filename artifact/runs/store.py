@@ -10,7 +10,7 @@ import socket
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,6 +244,15 @@ def reading(folder: Path) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def reading_all(folder: Path) -> Iterator[list[Store]]:
+    """The store of a run, or the stores of all runs in a folder of runs, by name; RunError when there is none."""
+    within = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
+    folders = [folder] if (folder / DATABASE).exists() or not within else within
+    with ExitStack() as stack:
+        yield [stack.enter_context(reading(one)) for one in folders]
 
 
 def begin(store: Store, info: RunInfo) -> RunInfo:

@@ -9,7 +9,7 @@ import pytest
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.expected import Claim, load_expected
 from artifact.reporting.figure_claims import TracedEffects, difference
-from artifact.reporting.verdict import judge_claim
+from artifact.reporting.verdict import MeasuredRun, judge_claim
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, trace_numbers, traces_of
 
@@ -68,7 +68,7 @@ def traced(
 
 def status(claim: Claim, smoke: Store, effects: TracedEffects, model: str = "gpt2-xl", evidence: bool = True) -> str:
     info = msgspec.structs.replace(smoke.info(), model=model, evidence=evidence)
-    return judge_claim(claim, {}, info, effects).status
+    return judge_claim(claim, {}, {model: MeasuredRun(smoke, info, (), effects)}).status
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -98,7 +98,8 @@ def test_noise_alone_is_undecided_or_fails_but_never_holds(name: str, smoke: Sto
 def test_what_is_missing_is_named(smoke: Store) -> None:
     claim = CLAIMS["F4"]
     some = traced(as_claimed, ("hidden", "mlp"))
-    assert status(claim, smoke, some) == "not run: needs gpt2-xl with traces of attn, severed-mlp, severed-attn"
+    lacking = "gpt2-xl with traces of attn, severed-mlp, severed-attn"
+    assert status(claim, smoke, some) == f"not run: needs gpt-j, {lacking}"
     every = "mlp, attn, hidden, severed-mlp, severed-attn"
     for model, evidence in (("world", False), ("gpt2-xl", False), ("world", True)):
         found = status(claim, smoke, traced(as_claimed), model, evidence)

@@ -16,7 +16,7 @@ from artifact.errors import RunError
 from artifact.plan import SMOKE
 from artifact.reporting.charts import chart_csv, charts, largest_half_width
 from artifact.reporting.expected import load_expected
-from artifact.reporting.report import render, repeat_command, report_files
+from artifact.reporting.report import make_report, render, repeat_command
 from artifact.runs.store import Store
 
 Build = Callable[..., Store]
@@ -71,13 +71,17 @@ def parsed(files: dict[str, bytes]) -> Page:
     return page
 
 
+def made(*stores: Store) -> dict[str, bytes]:
+    return make_report(stores, load_expected(), stores[0].report_folder).files
+
+
 @pytest.fixture(scope="module")
 def files(shared_smoke: Store) -> dict[str, bytes]:
-    return report_files(shared_smoke, load_expected())
+    return made(shared_smoke)
 
 
 def test_rendering_twice_gives_the_same_bytes_and_needs_no_torch(smoke: Store) -> None:
-    page = render(smoke)
+    page, _ = render(smoke)
     folder = page.parent
     assert page == smoke.report_folder / "report.html"
 
@@ -124,7 +128,7 @@ def test_the_first_lines_say_what_ran_and_that_it_is_no_evidence(files: dict[str
 
 
 def test_evidence_has_no_such_notice(build: Build, full_size: dict[str, Any]) -> None:
-    files = report_files(build(**full_size), load_expected())
+    files = made(build(**full_size))
     assert "no evidence" not in parsed(files).text
     assert "8 of 48 published values were compared: 8 reproduced" in parsed(files).text
     assert "figures/" not in "".join(files)
@@ -182,7 +186,7 @@ def test_latex_is_escaped_and_balanced(files: dict[str, bytes]) -> None:
 
 def test_times_stand_in_timings_alone(files: dict[str, bytes]) -> None:
     timings = msgspec.json.decode(files["timings.json"])
-    assert {"unit": "rome-entity", "seconds": 1.25, "cases": 24} in timings["units"]
+    assert {"model": "world", "unit": "rome-entity", "seconds": 1.25, "cases": 24} in timings["units"]
     assert not any(b"1.25" in content for name, content in files.items() if name.endswith((".html", "report.md")))
 
 
@@ -203,13 +207,13 @@ def test_what_a_killed_process_left_is_cleared(build: Build) -> None:
 
 
 def test_an_empty_run_has_a_report(build: Build) -> None:
-    files = report_files(build(cases=0), load_expected())
+    files = made(build(cases=0))
     assert "nothing was compared" in parsed(files).text
 
 
 def test_every_kind_of_trace_is_drawn(build: Build) -> None:
     """Heat maps of five kinds in two views, and the severed effects of each view as lines."""
-    files = report_files(build(plan=SMOKE, cases=3), load_expected())
+    files = made(build(plan=SMOKE, cases=3))
     kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
     for name in (*(f"aie-{kind}" for kind in kinds), "severed-entity", "severed-relation"):
         assert files[f"figures/{name}.pdf"].startswith(b"%PDF") and files[f"figures/{name}.png"].startswith(b"\x89PNG")
@@ -217,7 +221,7 @@ def test_every_kind_of_trace_is_drawn(build: Build) -> None:
     assert len(page.alts) == 2 * len(kinds) + 2 and all(page.alts)
     assert "MLP window of 3 layers" in page.text and "hidden state, attention severed" in page.text
     assert "severed scores come from other noise" in page.text
-    again = report_files(build(plan=SMOKE, cases=3), load_expected())
+    again = made(build(plan=SMOKE, cases=3))
     assert {name: again[name] for name in files if name.startswith("figures/")} == {
         name: content for name, content in files.items() if name.startswith("figures/")
     }
@@ -231,13 +235,13 @@ def test_one_fact_has_no_interval_of_a_trace(build: Build) -> None:
 
 
 def test_the_first_lines_say_how_many_facts_a_unit_takes(build: Build) -> None:
-    text = parsed(report_files(build(cases=0, planned=100), load_expected())).text
+    text = parsed(made(build(cases=0, planned=100))).text
     takes = [unit.most for unit in SMOKE.units]
     assert f"over a list of 100 facts, of which each unit takes {min(takes)} to {max(takes)}." in text
 
 
 def test_an_unfinished_run_says_so(build: Build, full_size: dict[str, Any]) -> None:
-    files = report_files(build(**{**full_size, "cases": 20, "planned": 30}), load_expected())
+    files = made(build(**{**full_size, "cases": 20, "planned": 30}))
     assert "The run is unfinished: 60 of 90 cases are stored." in parsed(files).text
     assert "reproduced (partial)" in parsed(files).text
 

@@ -9,11 +9,10 @@ import pytest
 
 from artifact.evaluation.metrics import COLUMNS, Column
 from artifact.reporting.expected import Expected, load_expected
-from artifact.reporting.figure_claims import TracedEffects
 from artifact.reporting.grids import gap_grid
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import PaperCell, counted_reasons, own_rows
-from artifact.reporting.verdict import judge_claim, verdict_json, verdict_of
+from artifact.reporting.verdict import judge_claim, measured_run, verdict_json, verdict_of
 from artifact.runs.store import Store
 
 Build = Callable[..., Store]
@@ -123,10 +122,7 @@ def test_claims_of_the_tables_hold_at_the_papers_values(smoke: Store) -> None:
     cells = as_measured(expected)
     for claim in expected.claims:
         if not claim.kinds:
-            assert (
-                judge_claim(claim, cells, smoke.info(), TracedEffects({})).status
-                == "holds for gpt2-xl; holds for gpt-j"
-            )
+            assert judge_claim(claim, cells, {}).status == "holds for gpt2-xl; holds for gpt-j"
 
 
 @pytest.mark.parametrize(
@@ -145,10 +141,7 @@ def test_a_claim_fails_with_its_cell(smoke: Store, claim: str, cell: str, value:
     cells = as_measured(expected)
     cells[cell] = replace(cells[cell], measured=Estimate(value, value - 0.5, value + 0.5, 7500))
     by_id = {one.id: one for one in expected.claims}
-    assert (
-        judge_claim(by_id[claim], cells, smoke.info(), TracedEffects({})).status
-        == "does not hold for gpt2-xl; holds for gpt-j"
-    )
+    assert judge_claim(by_id[claim], cells, {}).status == "does not hold for gpt2-xl; holds for gpt-j"
 
 
 def test_a_claim_is_judged_for_the_model_that_ran(smoke: Store) -> None:
@@ -159,7 +152,7 @@ def test_a_claim_is_judged_for_the_model_that_ran(smoke: Store) -> None:
         cells[name] = partial if cell.cell.model == "gpt2-xl" else replace(cell, measured=None, state="not run")
     info = msgspec.structs.replace(smoke.info(), model="gpt2-xl", evidence=True)
     assert (
-        judge_claim(expected.claims[4], cells, info, TracedEffects({})).status
+        judge_claim(expected.claims[4], cells, {"gpt2-xl": replace(measured_run(smoke), info=info)}).status
         == "holds for gpt2-xl (partial); not run: needs gpt-j"
     )
 

@@ -1,0 +1,146 @@
+"""Our own earlier measurements: the same run made before, on a named machine, and whether this run gives its numbers.
+
+Covers the files of expected/measured/, one a plan, model, protocol and hardware, writing one from a run, and setting a
+run beside the one that describes it. These are no expected values: they tell a reviewer that an installation works as
+ours did, decide no status and no exit code, and no published value is among them (expected.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from artifact.errors import ExpectedError
+from artifact.reporting.charts import Chart
+from artifact.reporting.resources import expected_folder
+from artifact.reporting.verdict import MeasuredRun
+from artifact.runs.store import RunInfo
+
+POINTS = 5.0
+"""Points of a rate, or hundredths of a probability, within which a number counts as the same."""
+REASON = (
+    "other processors and thread counts change a sum's last bits, and an optimisation of many steps carries that into "
+    "a few cases: at 48 facts one case is 2.1 points"
+)
+_DIGITS = 6
+
+
+class MeasuredValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One number: a row's column of a metric, or a trace's clean, corrupted or largest average indirect effect.
+
+    Rates in percent, magnitudes and probabilities times 100.
+    """
+
+    unit: str
+    what: str
+    value: float
+    n: int
+
+
+class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One run's numbers with what made them. `settings` are the hashes of the hyperparameters by method."""
+
+    hardware: str
+    plan: str
+    model: str
+    weights_sha256: str
+    data_sha256: str
+    protocol: str
+    limit: int | None
+    settings: dict[str, str]
+    values: tuple[MeasuredValue, ...]
+
+    def describes(self, info: RunInfo) -> bool:
+        """Whether a run of `info` is this run made again: the same plan, model, data, protocol and settings."""
+        return (
+            (self.plan, self.model, self.protocol, self.limit)
+            == (info.plan.name, info.model, info.protocol, info.limit)
+            and (self.weights_sha256, self.data_sha256) == (info.weights_sha256, info.data_sha256)
+            and self.settings == _hashes(info)
+        )
+
+
+@dataclass(frozen=True)
+class MeasuredBefore:
+    """A run beside an earlier one: how many numbers are the same within POINTS, and those that are not, as text."""
+
+    hardware: str
+    compared: int
+    same: int
+    largest: float
+    others: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in one line."""
+        return (
+            f"{self.same} of {self.compared} numbers lie within {POINTS:g} points of our own measurement on "
+            f"{self.hardware}; the largest difference is {self.largest:.1f}"
+        )
+
+
+def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredValue]:
+    """A run's numbers: every row by metric and column, every trace by its mean probabilities and largest effect."""
+    found = [
+        MeasuredValue(row.unit, f"{metric}, {column.name}", round(value.mean.mean * 100, _DIGITS), value.mean.n)
+        for row in run.rows
+        for (metric, column), value in row.values.items()
+    ]
+    for panel in (panel for chart in drawn for panel in chart.panels):
+        numbers = {"clean": panel.clean, "corrupted": panel.corrupted, "largest AIE": float(panel.aie_RL[panel.peak])}
+        found += [
+            MeasuredValue(panel.unit, what, round(value * 100, _DIGITS), panel.facts) for what, value in numbers.items()
+        ]
+    return found
+
+
+def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> bytes:
+    """The content of a file of expected/measured/."""
+    info = run.info
+    found = Baseline(
+        hardware=hardware,
+        plan=info.plan.name,
+        model=info.model,
+        weights_sha256=info.weights_sha256,
+        data_sha256=info.data_sha256,
+        protocol=info.protocol,
+        limit=info.limit,
+        settings=_hashes(info),
+        values=tuple(measured_values(run, drawn)),
+    )
+    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+
+
+def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | None = None) -> MeasuredBefore | None:
+    """The run beside our own earlier one of the same kind; None where none was measured or nothing is finished.
+
+    Numbers over fewer facts than before are left out. ExpectedError for a file that is no baseline.
+    """
+    for path in sorted((folder or expected_folder() / "measured").glob("*.json")):
+        try:
+            known = msgspec.json.decode(path.read_bytes(), type=Baseline)
+        except (OSError, msgspec.DecodeError) as error:
+            raise ExpectedError(
+                f"{path}: cannot be read as a measurement ({error}); restore it from the repository"
+            ) from None
+        if not known.describes(run.info):
+            continue
+        before = {(one.unit, one.what): one for one in known.values}
+        pairs = [
+            (one, before[one.unit, one.what].value)
+            for one in measured_values(run, drawn)
+            if (one.unit, one.what) in before and before[one.unit, one.what].n == one.n
+        ]
+        if pairs:
+            away = [(abs(one.value - value), one, value) for one, value in pairs]
+            others = [
+                f"{one.unit}, {one.what}: {one.value:.1f}, was {value:.1f}" for d, one, value in away if d > POINTS
+            ]
+            largest = max(difference for difference, _, _ in away)
+            return MeasuredBefore(known.hardware, len(pairs), len(pairs) - len(others), largest, tuple(others))
+    return None
+
+
+def _hashes(info: RunInfo) -> dict[str, str]:
+    return {method: str(value.get("hash", "")) for method, value in info.settings.items()}
