@@ -151,10 +151,8 @@ def own_rows(store: Store) -> list[Row]:
             for gap, (whole, of_changes) in _gaps(unit.perspective, after, before).items():
                 wanted["gap", unit.name, gap] = whole
                 wanted["gap of changes", unit.name, gap] = of_changes
-    found: dict[object, Estimate | None] = {}
-    for rates in (True, False):
-        chosen = [name for name in wanted if (name[0] == "mean") is rates]
-        found |= dict(zip(chosen, estimates([wanted[name].values_N for name in chosen], rates), strict=True))
+    means = [kind == "mean" for kind, _, _ in wanted]
+    found = dict(zip(wanted, estimates([series.values_N for series in wanted.values()], means), strict=True))
 
     def values(kind: str, of_change: str, unit: Unit) -> dict:
         present = [key for one, name, key in wanted if (one, name) == (kind, unit.name)]

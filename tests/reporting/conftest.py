@@ -79,6 +79,8 @@ class Synthetic:
     shares: dict[str, Shares] = field(default_factory=lambda: {"unedited": UNEDITED, **EDITED})
     odd_cases: bool = True
     """A failed and an excluded case in every unit but the unedited one."""
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Units that leave out every case, with the reason."""
 
 
 Build = Callable[..., Store]
@@ -196,6 +198,8 @@ def write_run(folder: Path, synthetic: Synthetic) -> Path:
 
 
 def _record(unit: Unit, case: int, synthetic: Synthetic) -> Record:
+    if unit.name in synthetic.excluded:
+        return Record(case, "excluded", {"reason": synthetic.excluded[unit.name]})
     if synthetic.odd_cases and unit.does != "unedited" and case in (5, 11):
         if case == 5:
             return Record(case, "failed", {"reason": f"case {case}: the value's loss is <nan> & 100% lost"})

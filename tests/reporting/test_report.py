@@ -3,23 +3,34 @@
 import csv
 import io
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from artifact.errors import RunError
-from artifact.plan import SMOKE
+from artifact.plan import SMOKE, Plan, Unit
 from artifact.reporting.charts import chart_csv, charts, largest_half_width
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import make_report, render, repeat_command
-from artifact.runs.store import Store
+from artifact.runs.store import Store, reading
 
 Build = Callable[..., Store]
+ROME = Plan(
+    "tables",
+    "ROME from the relation perspective",
+    (
+        Unit("unedited", "unedited", batch=8),
+        Unit("rome-relation", "edit", batch=8, method="rome", perspective="relation"),
+    ),
+)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -221,10 +232,45 @@ def test_every_kind_of_trace_is_drawn(build: Build) -> None:
     assert len(page.alts) == 2 * len(kinds) + 2 and all(page.alts)
     assert "MLP window of 3 layers" in page.text and "hidden state, attention severed" in page.text
     assert "severed scores come from other noise" in page.text
-    again = made(build(plan=SMOKE, cases=3))
-    assert {name: again[name] for name in files if name.startswith("figures/")} == {
-        name: content for name, content in files.items() if name.startswith("figures/")
-    }
+
+
+def test_two_models_stand_in_one_report(build: Build, full_size: dict[str, Any], tmp_path: Path) -> None:
+    xl, j = build(**full_size), build(**{**full_size, "model": "gpt-j"})
+    path, report = render(xl, j, folder=tmp_path / "report")
+    page = parsed(report.files)
+    assert path.parent == tmp_path / "report" and report.verdict.counts["reproduced"] > 8
+    assert "Edits on gpt2-xl" in page.text and "Edits on gpt-j" in page.text
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link.startswith("https://arxiv.org/") or link in report.files or link[1:] in page.ids
+    assert {"tables/gpt2-xl-run.csv", "tables/gpt-j-run.csv", "tables/paper-table-1.csv"} <= report.files.keys()
+    with pytest.raises(RunError, match="are both runs of gpt-j; name one of them"):
+        make_report([j, build(**{**full_size, "model": "gpt-j"})], load_expected(), tmp_path)
+
+
+def test_a_method_without_weights_is_skipped_with_its_reason(build: Build, full_size: dict[str, Any]) -> None:
+    mend = Unit("mend-relation", "edit", batch=8, method="mend", perspective="relation")
+    plan = msgspec.structs.replace(ROME, units=(*ROME.units, mend))
+    store = build(**{**full_size, "plan": plan, "excluded": {"mend-relation": "MEND needs weights"}})
+    report = make_report([store], load_expected(), store.report_folder)
+    cells = {cell.cell.id: cell.status for cell in report.verdict.cells}
+    assert cells["t1/gpt2-xl/mend/relation/reliability"] == "skipped: MEND needs weights"
+    assert report.verdict.counts["skipped"] == 4 and report.verdict.exit_code == 0
+    assert "4 skipped, " in parsed(report.files).text
+
+
+def test_numbers_are_a_shortcut_and_the_records_count(shared_smoke: Store, tmp_path: Path) -> None:
+    """A journal without its numbers, of an older version or damaged, gives the same from the records."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.sqlite").write_bytes((shared_smoke.folder / "run.sqlite").read_bytes())
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        assert connection.execute("delete from numbers where case_id % 2").rowcount > 20
+    connection.close()
+    with reading(folder) as store:
+        for unit in store.info().plan.units:
+            for found, expected in zip(store.numbers(unit), shared_smoke.numbers(unit), strict=True):
+                assert np.array_equal(found, expected, equal_nan=True) and len(found) > 20
 
 
 def test_one_fact_has_no_interval_of_a_trace(build: Build) -> None:

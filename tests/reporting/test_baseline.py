@@ -1,0 +1,80 @@
+"""Our own earlier measurements: found for the same run alone, deciding nothing, never among the expected values."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from artifact.cli import call
+from artifact.errors import ExpectedError
+from artifact.reporting.baseline import POINTS, Baseline, measured_before
+from artifact.reporting.charts import charts
+from artifact.reporting.expected import load_expected
+from artifact.reporting.resources import expected_folder
+from artifact.reporting.verdict import measured_run
+from artifact.runs.store import Store
+
+Build = Callable[..., Store]
+
+
+def written(store: Store, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "measured.json"
+    assert call(["baseline", str(store.folder), "--hardware", "a test", "--out", str(path)]) == 0
+    return path
+
+
+def before(store: Store, folder: Path):
+    return measured_before(measured_run(store), charts(store), folder)
+
+
+def test_the_same_run_is_found_and_equal(smoke: Store, build: Build, tmp_path: Path) -> None:
+    written(smoke, tmp_path / "m")
+    found = before(build(), tmp_path / "m")
+    assert found is not None and (found.same, found.largest, found.others) == (found.compared, 0.0, ())
+    # Three rows of 7 + 5 + 7 numbers, two traces of three.
+    assert found.compared == 3 * 19 + 2 * 3
+    assert found.sentence.startswith(f"63 of 63 numbers lie within {POINTS:g} points of our own measurement on a test")
+
+
+def test_a_changed_number_is_named(smoke: Store, build: Build, shares: dict[str, Any], tmp_path: Path) -> None:
+    written(smoke, tmp_path / "m")
+    shares["rome-entity"]["entity", "reliability"] = 50.0
+    found = before(build(shares=shares), tmp_path / "m")
+    assert found is not None and found.same < found.compared
+    assert "rome-entity, success, entity reliability: 45.5, was 100.0" in found.others
+    assert all("rome-relation" not in text for text in found.others)
+
+
+@pytest.mark.parametrize(
+    "change", [{"protocol": "corrected"}, {"limit": 3}, {"weights_sha256": "0"}, {"data_sha256": "0"}, {"settings": {}}]
+)
+def test_another_run_is_not_compared(smoke: Store, tmp_path: Path, change: dict[str, Any]) -> None:
+    path = written(smoke, tmp_path / "m")
+    known = msgspec.json.decode(path.read_bytes(), type=Baseline)
+    assert known.describes(smoke.info())
+    assert not known.describes(msgspec.structs.replace(smoke.info(), **change))
+
+
+def test_numbers_over_other_facts_are_left_out(smoke: Store, build: Build, tmp_path: Path) -> None:
+    written(smoke, tmp_path / "m")
+    assert before(build(cases=20, planned=24), tmp_path / "m") is None
+
+
+def test_a_damaged_file_is_named(smoke: Store, tmp_path: Path) -> None:
+    path = written(smoke, tmp_path / "m")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ExpectedError, match=r"measured.json: cannot be read as a measurement .* restore it"):
+        before(smoke, tmp_path / "m")
+
+
+def test_committed_measurements_are_whole_and_apart_from_the_expected_values() -> None:
+    files = sorted((expected_folder() / "measured").glob("*.json"))
+    assert files
+    for file in files:
+        known = msgspec.json.decode(file.read_bytes(), type=Baseline)
+        assert known.hardware and known.values and known.model in file.name
+    published = msgspec.to_builtins(load_expected())
+    assert not any(word in str(published) for word in ("world", "smoke"))
