@@ -1,21 +1,30 @@
 """The paper's experiments as data: which facts, methods, perspectives and models make which units of work.
 
-Covers the `smoke` plan and the units that exist. A unit does one thing to a list of facts; its records are stored a
-case at a time. It does not run anything (runs/).
+Covers every plan by name, their units in the order in which an early stop leaves the most useful report, and narrowing a
+plan to some tables, figures or methods. A unit does one thing to a list of facts; its records are stored a case at a
+time. It does not run anything (runs/).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import msgspec
 
-from artifact.editing.hparams import MethodName
+from artifact.editing.hparams import METHODS, MethodName
 from artifact.errors import SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective
 
 UnitKind = Literal["trace", "unedited", "edit"]
 TraceKind = Literal["hidden", "mlp", "attn"]
 Severed = Literal["mlp", "attn"]
+Part = Literal["table1", "table2", "figure2", "figure3"]
+PARTS: tuple[Part, ...] = get_args(Part)
+PAPER_MODELS = ("gpt2-xl", "gpt-j")
+PAPER_METHODS: Mapping[str, tuple[MethodName, ...]] = {
+    "gpt2-xl": ("rome", "memit", "mend", "ft", "kn"),
+    "gpt-j": ("rome", "memit", "mend"),
+}
+"""Methods of Tables 1 and 2 by model, the ones that both tables print first."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -42,37 +51,64 @@ class Unit(msgspec.Struct, frozen=True):
         """What is traced in one word: hidden, mlp, attn, severed-mlp, severed-attn."""
         return f"severed-{self.sever}" if self.sever else self.kind
 
-
-def _traces(batch: int, most: int, window: int) -> tuple[Unit, ...]:
-    """Every kind of trace from both perspectives: what Figures 2 and 3 are drawn from."""
-    units = []
-    for corrupt in PERSPECTIVES:
-        units += [
-            Unit(f"trace-{kind}-{corrupt}", "trace", batch=batch, most=most, kind=kind, window=window, corrupt=corrupt)
-            for kind in get_args(TraceKind)
-        ]
-        units += [
-            Unit(f"trace-severed-{sever}-{corrupt}", "trace", batch=batch, most=most, sever=sever, corrupt=corrupt)
-            for sever in get_args(Severed)
-        ]
-    return tuple(units)
-
-
-def _edits(batches: Mapping[MethodName, int], most: int) -> tuple[Unit, ...]:
-    """Every method from both perspectives, each with its batch: the rows of Tables 1 and 2."""
-    return tuple(
-        Unit(f"{method}-{view}", "edit", batch=batch, most=most, method=method, perspective=view)
-        for method, batch in batches.items()
-        for view in PERSPECTIVES
-    )
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The tables and figures that the unit is for; Figure 3 sets severed effects beside those with nothing severed."""
+        if self.does == "unedited":
+            return ("table1", "table2")
+        if self.does == "edit":
+            return ("table1",) if self.perspective == "relation" else ("table2",)
+        if self.sever is not None:
+            return ("figure3",)
+        return ("figure2", "figure3") if self.kind == "hidden" else ("figure2",)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A named list of units."""
+    """A named list of units, for the models it names (empty: whichever is asked for)."""
 
     name: str
     title: str
     units: tuple[Unit, ...]
+    models: tuple[str, ...] = ()
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether it takes the paper's facts, second moments and hyperparameters, and so may be held against it."""
+        return bool(self.models)
+
+
+def _unedited(batch: int, most: int | None = None) -> Unit:
+    return Unit("unedited", "unedited", batch=batch, most=most)
+
+
+def _traces(batch: int, most: int | None, window: int = 10) -> tuple[Unit, ...]:
+    """Every kind of trace from both perspectives: what Figures 2 and 3 are drawn from."""
+    return (*_windows(batch, most, window), *_severed(batch, most))
+
+
+def _windows(batch: int, most: int | None, window: int) -> Iterator[Unit]:
+    for corrupt in reversed(PERSPECTIVES):  # the relation view is the paper's
+        for kind in get_args(TraceKind):
+            yield Unit(
+                f"trace-{kind}-{corrupt}", "trace", batch=batch, most=most, kind=kind, window=window, corrupt=corrupt
+            )
+
+
+def _severed(batch: int, most: int | None) -> Iterator[Unit]:
+    for corrupt in reversed(PERSPECTIVES):
+        for sever in get_args(Severed):
+            yield Unit(
+                f"trace-severed-{sever}-{corrupt}", "trace", batch=batch, most=most, sever=sever, corrupt=corrupt
+            )
+
+
+def _edits(batches: Mapping[MethodName, int], most: int | None) -> tuple[Unit, ...]:
+    """Every method from both perspectives, each with its batch: the rows of Tables 1 and 2."""
+    return tuple(
+        Unit(f"{method}-{view}", "edit", batch=batch, most=most, method=method, perspective=view)
+        for method, batch in batches.items()
+        for view in reversed(PERSPECTIVES)
+    )
 
 
 def _smoke(title: str, edits: int, traces: int) -> Plan:
@@ -80,21 +116,68 @@ def _smoke(title: str, edits: int, traces: int) -> Plan:
         name="smoke",
         title=title,
         units=(
-            Unit("unedited", "unedited", batch=48, most=48),
+            _unedited(batch=48, most=48),
             *_edits({"ft": 16, "kn": 16, "mend": 16, "rome": 4, "memit": 8}, most=edits),
             *_traces(batch=16, most=traces, window=3),  # the paper's ten layers would span a small model
         ),
     )
 
 
+_BATCHES: Mapping[MethodName, int] = {"rome": 16, "memit": 32, "mend": 32, "ft": 8, "kn": 16}
+"""Facts optimised together where memory allows; the memory budget splits a batch further without changing a number."""
+
+
+def _paper(name: str, title: str, model: str, most: int | None = None, traced: int | None = None) -> Plan:
+    """The paper's units on one of its models: what most claims rest on first, what decides least last."""
+    edits = _edits({method: _BATCHES[method] for method in PAPER_METHODS[model]}, most)
+    first = tuple(unit for unit in edits if unit.method in ("rome", "memit"))
+    last = tuple(unit for unit in edits if unit not in first)
+    return Plan(
+        name=name,
+        title=title,
+        units=(_unedited(64, most), *first, *_windows(16, traced, 10), *last, *_severed(16, traced)),
+        models=(model,),
+    )
+
+
 SMOKE = _smoke("every stage once, on a small model", edits=48, traces=64)
 SMOKE_FEW_FACTS = _smoke("every stage once, on few facts", edits=4, traces=2)
 """The smoke plan where every fact takes seconds: GPT-2 without a GPU."""
-PLANS = {plan.name: plan for plan in (SMOKE,)}
+_TABLES_AND_FIGURES = "both tables and both figures"
+PLANS: Mapping[str, tuple[Plan, ...]] = {
+    "smoke": (SMOKE,),
+    "sample": (_paper("sample", f"{_TABLES_AND_FIGURES} from 200 facts each", "gpt2-xl", most=200, traced=200),),
+    "gpt2-xl": (_paper("gpt2-xl", f"{_TABLES_AND_FIGURES} on GPT-2 XL", "gpt2-xl"),),
+    "gpt-j": (_paper("gpt-j", f"{_TABLES_AND_FIGURES} on GPT-J", "gpt-j"),),
+    "full": tuple(_paper("full", f"{_TABLES_AND_FIGURES}, both models", model) for model in PAPER_MODELS),
+}
+"""Plans by name; a name with several is run one after the other, a folder each, and reported together."""
 
 
-def find_plan(name: str) -> Plan:
-    """The plan of that name; SettingError when there is none."""
+def find_plans(name: str) -> tuple[Plan, ...]:
+    """The plan of that name, one for each model it runs; SettingError when there is none."""
     if name not in PLANS:
         raise SettingError(f"plan {name!r} is unknown; expected one of {', '.join(PLANS)}")
     return PLANS[name]
+
+
+def narrowed(plan: Plan, only: Sequence[str] = (), methods: Sequence[str] = ()) -> Plan:
+    """The plan with the units of some tables and figures, and of some methods, alone.
+
+    Traces and the unedited model belong to no method and stay with their tables and figures. SettingError for a name
+    that is unknown, or when nothing is left.
+    """
+    for word, asked, known in (("--only", only, PARTS), ("--methods", methods, tuple(METHODS))):
+        for name in asked:
+            if name not in known:
+                raise SettingError(f"{word} {name!r} is unknown; expected one of {', '.join(known)}")
+    units = tuple(
+        unit
+        for unit in plan.units
+        if (not only or any(part in only for part in unit.parts))
+        and (not methods or unit.does != "edit" or unit.method in methods)
+    )
+    if not units:
+        asked_for = " ".join([*(f"--only {name}" for name in only), *(f"--methods {name}" for name in methods)])
+        raise SettingError(f"{asked_for} leaves nothing of the plan {plan.name}; ask for more of it")
+    return plan if units == plan.units else msgspec.structs.replace(plan, units=units)
