@@ -11,7 +11,10 @@ from urllib.parse import unquote, urlparse
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `folder` as `repo` at `revision`; `asked` collects the paths of all requests."""
+    """Serves `folder` as `repo` at `revision`; `asked` collects the paths of all requests.
+
+    `damage` names files of which the next download arrives with one byte changed.
+    """
 
     daemon_threads = True
 
@@ -19,6 +22,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.repo, self.revision = folder, repo, revision
         self.asked: list[str] = []
+        self.damage: list[str] = []
 
     @property
     def url(self) -> str:
@@ -60,7 +64,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(json.dumps(tree).encode(), body, {"Content-Type": "application/json"})
         elif path.startswith(resolve) and path.removeprefix(resolve) in files:
             file = hub.folder / path.removeprefix(resolve)
-            self._send(file.read_bytes(), body, {"ETag": f'"{_hash(file)}"', "X-Repo-Commit": hub.revision})
+            content = file.read_bytes()
+            if body and file.name in hub.damage:
+                hub.damage.remove(file.name)
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            self._send(content, body, {"ETag": f'"{_hash(file)}"', "X-Repo-Commit": hub.revision})
         else:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound")
@@ -78,14 +86,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _hash(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
+    """Large files go by their sha256, as on the real hub."""
+    large = file.suffix in (".safetensors", ".bin")
+    return hashlib.new("sha256" if large else "sha1", file.read_bytes()).hexdigest()
 
 
 @contextmanager
 def serving(folder: Path, repo: str, revision: str) -> Iterator[Hub]:
     """A hub that serves `folder` until the block ends."""
     hub = Hub(folder, repo, revision)
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield hub

@@ -23,7 +23,7 @@ from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.mend import InnerWeight, LowRankLayer, Network, Transform, inner_weights
 from artifact.editing.methods import Editor
-from artifact.editing.moments import Moments
+from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError
 from artifact.facts.fact import View
@@ -192,8 +192,7 @@ class _Bench:
 
 def random_moments(decoder: Decoder, layer: int) -> Tensor:
     """A symmetric positive definite matrix (M, M) in float32, of condition about 20, seeded by the layer."""
-    name = f"{decoder.family.name('mlp_up', layer)}.bias"
-    width = decoder.weights[name].shape[0]
+    width = key_width(decoder, layer)
     generator = torch.Generator(decoder.device).manual_seed(layer)
     factor_MR = torch.randn(width, 64, device=decoder.device, generator=generator) * (8 / width) ** 0.5
     matrix_MM = factor_MR @ factor_MR.t()

@@ -18,6 +18,7 @@ from artifact.bench.facts import synthetic_facts, word_tokens
 from artifact.bench.loops import Peer
 from artifact.bench.shapes import random_module
 from artifact.editing.edit import Edit, LowRank
+from artifact.editing.moments import key_width
 from artifact.evaluation.metrics import GROUPS, CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact
@@ -84,7 +85,7 @@ def bench_evaluate(
 def random_edits(decoder: Decoder, count: int) -> list[Edit]:
     """`count` rank-one changes of one down-projection at a third of the depth, each of norm EDIT_NORM."""
     name = decoder.family.name("mlp_down", decoder.layers // 3)
-    width = decoder.weights[f"{decoder.family.name('mlp_up', 0)}.bias"].shape[0]
+    width = key_width(decoder, decoder.layers // 3)
     generator = torch.Generator(decoder.device).manual_seed(0)
     found = []
     for _ in range(count):

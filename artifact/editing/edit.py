@@ -205,7 +205,7 @@ def read_edit(path: Path, decoder: Decoder) -> Edit:
     for parameter, delta in tensors.items():
         weight = decoder.weights.get(parameter)
         layer, _, part = parameter.rpartition(".")
-        if weight is None or not layer.startswith("transformer.h."):
+        if weight is None or not layer.startswith(f"{decoder.family.blocks}."):
             raise EditError(f"{path}: {parameter} is no weight of this model's blocks; give an edit of this model")
         if delta.shape != weight.shape or not bool(delta.isfinite().all()):
             raise EditError(

@@ -48,8 +48,9 @@ def ft(
     """An edit for each group of views, as if each were the only one; an EditError in the place of one that fails.
 
     A group's views are written jointly into one dense change of the down-projection of `hparams.layer` (weight (M, D)
-    in (input, output) orientation, bias (D,) where protocol.ft_bias). `losses` holds each pass's mean loss over the
-    group's requests, each request's the mean over its target's tokens. Groups go in batches that fit `memory`.
+    in (input, output) orientation, bias (D,) where protocol.ft_bias and the layer has one). `losses` holds each pass's
+    mean loss over the group's requests, each request's the mean over its target's tokens. Groups go in batches that
+    fit `memory`.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     found: dict[int, Edited | EditError] = {}
@@ -93,7 +94,7 @@ def _request(model: LanguageModel, view: View, protocol: Protocol) -> _Request:
     """What is fed and read for one view; PromptError when the model cannot be asked with it."""
     text = fill(view.template, view.subject)
     prompt = model.tokens.encode(text).ids
-    target = model.tokens.encode(f" {view.target}").ids
+    target = tuple(model.tokens.ids(f" {view.target}"))
     last = len(prompt) - 1
     if protocol.ft_at_last_position:
         return _Request(prompt, target, (last,) * len(target))
@@ -132,9 +133,9 @@ def _tune(
 ) -> list[tuple[Dense, list[float]]]:
     """The change, in float32, and each pass's loss for every group; all groups in one batch of rows."""
     weight = decoder.weights[f"{decoder.family.name('mlp_down', hparams.layer)}.weight"]
-    bias_O = decoder.weights[f"{decoder.family.name('mlp_down', hparams.layer)}.bias"]
+    bias_O = decoder.weights.get(f"{decoder.family.name('mlp_down', hparams.layer)}.bias")
     weight_IO = weight if decoder.family.input_first else weight.t()
-    unedited = [weight_IO, bias_O] if bias else [weight_IO]
+    unedited = [weight_IO, bias_O] if bias and bias_O is not None else [weight_IO]
     changes_G = [
         [torch.zeros(part.shape, device=decoder.device, requires_grad=True) for part in unedited] for _ in groups
     ]
@@ -275,9 +276,10 @@ def _longest(group: Sequence[_Request]) -> int:
 
 
 def _entries(decoder: Decoder, layer: int) -> int:
-    """Entries of the down-projection's weight and bias."""
+    """Entries of the down-projection's weight and, where it has one, bias."""
     name = decoder.family.name("mlp_down", layer)
-    return decoder.weights[f"{name}.weight"].numel() + decoder.weights[f"{name}.bias"].numel()
+    parts = (decoder.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
+    return sum(part.numel() for part in parts if part is not None)
 
 
 def _fitting(decoder: Decoder, groups: Sequence[Sequence[_Request]], hparams: FtHparams, limit: int) -> int:

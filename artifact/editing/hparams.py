@@ -206,6 +206,17 @@ def hparams_for(method: MethodName, model: str, layers: int, overrides: Path | N
     return hparams
 
 
+def hparams_source(hparams: Hparams, method: MethodName, model: str, layers: int) -> str:
+    """Where a model's hyperparameters come from, in words, and whether they are paper values."""
+    if (method, model) in _PUBLISHED:
+        words = "published for this model"
+    elif model == "world":
+        words = "chosen on the embedded world, no paper values"
+    else:
+        words = "GPT-2 XL's at the same fraction of the depth, no paper values"
+    return words if hparams == hparams_for(method, model, layers) else f"{words}; some given instead"
+
+
 def hparams_hash(hparams: msgspec.Struct) -> str:
     """First 12 hex digits of the sha256 of the resolved values, sorted by name."""
     return hashlib.sha256(msgspec.json.encode(hparams, order="sorted")).hexdigest()[:12]

@@ -89,7 +89,9 @@ def attributions(
     """Attribution scores (L, M) in float32 of every neuron, for each prompt with its target ids.
 
     scores[l, m] = a/steps * sum over the points x of dp/d(a x): a is the output m of layer l's up-projection, before
-    the activation function, at the prompt's last token, where a x replaces it; x runs from 0 to 1, both among them;
+    the activation function, at the prompt's last token, where a x replaces it; x runs from 0 to 1, both among them.
+    In a gated MLP (Llama) a is the gate projection's output, and the up-projection it is multiplied with stays as it
+    is: at 0 the neuron is silent, at 1 as it was, and its row of the down-projection is what an edit writes to.
     p is the mean of the target tokens' probabilities, each as the prompt's next token.
     Golden: `scores`. Raises PromptError for a prompt that the model cannot be asked with.
     """
@@ -138,7 +140,7 @@ def _attribute(
     model: LanguageModel, prompts: Sequence[str], targets: Sequence[Sequence[int]], steps: int, memory: Memory
 ) -> list[tuple[Tensor, int]]:
     """Scores (L, M) and the model's own next token for each prompt: as many at once as memory allows."""
-    ids = [model.tokens.ids(prompt) for prompt in prompts]
+    ids = [model.tokens.encode(prompt).ids for prompt in prompts]
     found: dict[int, tuple[Tensor, int]] = {}
     # Prompts of like lengths go together, so that little is padded.
     waiting = sorted(range(len(ids)), key=lambda f: len(ids[f]))
@@ -162,11 +164,13 @@ def _attribute(
 class _Stored:
     """What one unedited pass over F prompts leaves behind for their last tokens, by layer.
 
-    up_LFM: outputs of the up-projection; rest_LFD: what the block adds the MLP's output to; left: keys and values of
-    the tokens before the last, padded on the right; `aligned` says which of them are real.
+    up_LFM: outputs of the projection before the activation function, normed_LFD: its inputs; rest_LFD: what the block
+    adds the MLP's output to; left: keys and values of the tokens before the last, padded on the right; `aligned` says
+    which of them are real.
     """
 
     up_LFM: list[Tensor]
+    normed_LFD: list[Tensor]
     rest_LFD: list[Tensor]
     left: list[LayerKeys]
     aligned: Aligned
@@ -179,6 +183,7 @@ def _store(model: LanguageModel, ids: Sequence[Sequence[int]]) -> _Stored:
     every_F = torch.arange(len(ids), device=decoder.device)
     last_F = torch.tensor([len(row) - 1 for row in ids], device=decoder.device)
     up_LFM: list[Tensor] = []
+    normed_LFD: list[Tensor] = []
     rest_LFD: list[Tensor] = []
     left: list[LayerKeys] = []
 
@@ -189,6 +194,8 @@ def _store(model: LanguageModel, ids: Sequence[Sequence[int]]) -> _Stored:
         def read(site: Site, layer: int, value_FTX: Tensor, entering_FD: Tensor = entering_FD) -> None:
             if site == "attn":
                 rest_LFD.append(entering_FD + value_FTX[every_F, last_F])
+            elif site == "normed":
+                normed_LFD.append(value_FTX[every_F, last_F])
             elif site == "up":
                 up_LFM.append(value_FTX[every_F, last_F])
 
@@ -198,7 +205,7 @@ def _store(model: LanguageModel, ids: Sequence[Sequence[int]]) -> _Stored:
     tokens_T = torch.arange(hidden_FTD.shape[1] - 1, device=decoder.device)
     # The last column is the row's own key.
     seen_FK = F.pad(tokens_T < last_F[:, None], (0, 1), value=True)
-    return _Stored(up_LFM, rest_LFD, left, Aligned(last_F[:, None], seen_FK[:, None, None]), greedy_F)
+    return _Stored(up_LFM, normed_LFD, rest_LFD, left, Aligned(last_F[:, None], seen_FK[:, None, None]), greedy_F)
 
 
 def _integrate(
@@ -253,7 +260,7 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
     for layer in range(decoder.layers):
         up_BM = (stored.up_LFM[layer][prompt_B] * x_B[:, None].to(decoder.dtype)).requires_grad_()
         points_LBM.append(up_BM)
-        key_BM = F.gelu(up_BM, approximate="tanh")
+        key_BM = decoder.family.key(decoder, layer, up_BM, stored.normed_LFD[layer][prompt_B], {})
         mlp_BD = decoder.linear(decoder.family.name("mlp_down", layer), key_BM, {})
         joining_BTD = (stored.rest_LFD[layer][prompt_B] + mlp_BD)[:, None]
         if rows_NTD is None:

@@ -4,7 +4,8 @@ Covers the network, the gradients it reads and the edits it gives, many independ
 of requests written jointly, mostly one. Both perspectives feed `prompt + " " + target`; the relation view, as released,
 its "add" prompt towards the relation. Weight files are mend_weights.py's, training is mend_train.py's.
 
-Inner weights are the two projections of each edited layer's MLP, lowest layer first, in `MendHparams.inner_order`. Per
+Inner weights are the two projections of each edited layer's MLP, lowest layer first, in `MendHparams.inner_order`; of
+a gated MLP (Llama) the up-projection and the down-projection, while the gate stays as it is. Per
 inner weight and token: x, the layer's input, and delta, the gradient of the group's mean NLL with respect to the
 layer's output. The network of the weight's shape gives x~ and delta~; step * x~^T delta~ is added to the weight.
 Source: docs/protocol.md; golden numbers: tests/reference/mend, 1e-4 relative.
@@ -31,7 +32,7 @@ from artifact.editing.hparams import MendHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Decoder, Site
+from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 2048
@@ -337,26 +338,7 @@ def _pass(
     """
     decoder = model.decoder
     lowest = min(weight.layer for weight in inner)
-    edited = {(weight.layer, weight.part) for weight in inner}
-    places: dict[Site, tuple[Literal["mlp_up", "mlp_down"], bool]] = {
-        "normed": ("mlp_up", True),
-        "up": ("mlp_up", False),
-        "key": ("mlp_down", True),
-        "mlp": ("mlp_down", False),
-    }
-    x: dict[tuple[int, str], Tensor] = {}
-    zeros: dict[tuple[int, str], Tensor] = {}
-
-    def visit(site: Site, layer: int, value_BTX: Tensor) -> Tensor | None:
-        part, is_input = places.get(site, (None, False))
-        if part is None or (layer, part) not in edited:
-            return None
-        if is_input:
-            x[layer, part] = value_BTX.detach().float()
-            return None
-        zeros[layer, part] = torch.zeros_like(value_BTX, requires_grad=True)
-        return value_BTX + zeros[layer, part]
-
+    taps = {weight.name: _Tap(weight.shape[1]) for weight in inner}
     reads = [
         (b, len(one.ids) - one.scored + j - 1, one.ids[len(one.ids) - one.scored + j])
         for b, one in enumerate(requests)
@@ -367,13 +349,29 @@ def _pass(
         word_BTD = decoder.words(model.tokens.pad([one.ids for one in requests], decoder.device))
         hidden_BTD = decoder.blocks(decoder.embed(word_BTD), 0, lowest)
     with torch.enable_grad():
-        hidden_BTD = decoder.blocks(hidden_BTD, lowest, at_site=visit)
+        hidden_BTD = decoder.blocks(hidden_BTD, lowest, edits=taps)
         nll_N = token_nll(decoder, hidden_BTD[row_N, at_N], token_N, pad_D)
         nll_N = nll_N * torch.tensor(list(share_B), device=decoder.device)[row_N]
-        keys = [(weight.layer, weight.part) for weight in inner]
-        deltas = torch.autograd.grad(nll_N.sum(), [zeros[key] for key in keys])
+        deltas = torch.autograd.grad(nll_N.sum(), [taps[weight.name].zeros for weight in inner])
     nll_B = torch.zeros(len(requests), device=decoder.device).index_add(0, row_N, nll_N.detach())
-    return nll_B.tolist(), [(x[key], delta.float()) for key, delta in zip(keys, deltas, strict=True)]
+    return nll_B.tolist(), [(taps[w.name].x, delta.float()) for w, delta in zip(inner, deltas, strict=True)]
+
+
+class _Tap:
+    """A linear layer's change by nothing: `zeros`, added to its output, get that output's gradient; `x` is its input
+    in float32.
+    """
+
+    x: Tensor
+    zeros: Tensor
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def output(self, input_BTI: Tensor) -> Tensor:
+        self.x = input_BTI.detach().float()
+        self.zeros = input_BTI.new_zeros(*input_BTI.shape[:-1], self._width).requires_grad_()
+        return self.zeros
 
 
 def token_nll(decoder: Decoder, hidden_ND: Tensor, token_N: Tensor, pad_D: Tensor | None = None) -> Tensor:
@@ -381,7 +379,7 @@ def token_nll(decoder: Decoder, hidden_ND: Tensor, token_N: Tensor, pad_D: Tenso
     logits_NV = decoder.logits(hidden_ND)
     total_N = logits_NV.logsumexp(-1)
     if pad_D is not None:
-        total_N = torch.logaddexp(total_N, (decoder.norm("transformer.ln_f", hidden_ND) @ pad_D).float())
+        total_N = torch.logaddexp(total_N, (decoder.norm(decoder.family.final_norm, hidden_ND) @ pad_D).float())
     return total_N - logits_NV.gather(1, token_N[:, None])[:, 0]
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from artifact.editing.edit import Edited
 from artifact.editing.ft import ft
-from artifact.editing.hparams import JOINT, Hparams, MethodName, hparams_hash
+from artifact.editing.hparams import JOINT, Hparams, MethodName, hparams_hash, hparams_source
 from artifact.editing.kn import kn
 from artifact.editing.memit import memit
 from artifact.editing.mend import Network, mend
@@ -67,7 +67,9 @@ class Editor:
     def described(self) -> dict[str, Any]:
         """What a run keeps of the settings: resolved hyperparameters with their hash, and the sources of the rest."""
         hparams: Hparams = self.hparams
+        source = hparams_source(hparams, self.method, self.model.name, self.model.decoder.layers)
         found: dict[str, Any] = {"hparams": msgspec.to_builtins(hparams), "hash": hparams_hash(hparams)}
+        found["hparams_source"] = source
         if self.prefixes:
             found |= {"prefixes": self.prefixes, "prefix_seed": SEED}
         if self.moments is not None:

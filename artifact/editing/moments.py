@@ -49,7 +49,7 @@ class Moments:
         Read from its file at every call: what solves with it keeps the factor instead.
         """
         given_MM = self.given_MM[layer] if layer in self.given_MM else self._read(decoder, layer)
-        rows = _width(decoder, layer)
+        rows = key_width(decoder, layer)
         if given_MM.shape != (rows, rows):
             raise SettingError(
                 f"moments ({self.source}): layer {layer} is {tuple(given_MM.shape)}, this model needs {(rows, rows)}; "
@@ -146,7 +146,7 @@ class KeySums:
         self.tokens = 0
         self.totals_MM: dict[int, Tensor] = {}
         for layer in layers:
-            width = _width(decoder, layer)
+            width = key_width(decoder, layer)
             self.totals_MM[layer] = torch.zeros(width, width, dtype=torch.float64, device=decoder.device)
 
     def add(self, texts: Sequence[Sequence[int]]) -> None:
@@ -248,6 +248,7 @@ def write_arrays(path: Path, content: Iterable[tuple[str, object]]) -> None:
         ) from None
 
 
-def _width(decoder: Decoder, layer: int) -> int:
+def key_width(decoder: Decoder, layer: int) -> int:
+    """M of a layer: the input width of its down-projection."""
     shape = decoder.weights[f"{decoder.family.name('mlp_down', layer)}.weight"].shape
     return shape[0] if decoder.family.input_first else shape[1]

@@ -1,8 +1,8 @@
 """Context prefixes: short texts drawn from the model itself, before which a prompt is repeated.
 
-Covers drawing them (top-5 sampling after the end-of-text token, seeded; docs/protocol.md) and reading given ones. The
-authors drew theirs without a recorded seed, so these are of the same kind and not the same texts. ROME takes a list;
-MEMIT takes groups, averaged within the group first: the bare prompt, and texts that open with given words.
+Covers drawing them (top-5 sampling after the token that opens a document, seeded; docs/protocol.md) and reading given
+ones. The authors drew theirs without a recorded seed, so these are of the same kind and not the same texts. ROME takes
+a list; MEMIT takes groups, averaged within the group first: the bare prompt, and texts that open with given words.
 """
 
 from collections.abc import Sequence
@@ -59,12 +59,13 @@ def sample(
 ) -> list[list[int]]:
     """`count` texts of `most` token ids each, every token drawn from the `top` likeliest after `start`.
 
-    Without `start` the end-of-text token stands before the text. Drawn on the CPU from one seeded generator, so the
-    device does not change the draws.
+    Without `start` the token that opens a document stands before the text (Tokens.document_id); none that stands for
+    no text is drawn. Drawn on the CPU from one seeded generator, so the device does not change the draws.
     """
-    decoder, end = model.decoder, model.tokens.end_id
+    decoder, tokens = model.decoder, model.tokens
     generator = torch.Generator().manual_seed(seed)
-    first = list(start) or [end]
+    first = [*tokens.opening, *start] if start else [tokens.document_id]
+    unwanted = list(tokens.special_ids)
     ids_BT = torch.tensor([first] * count, device=decoder.device)
     drawn: list[list[int]] = [[] for _ in range(count)]
     with torch.no_grad():
@@ -72,7 +73,7 @@ def sample(
         keys, hidden_BTD = run.keys, run.states_LBTD[-1]
         for position in range(len(first), len(first) + most):
             logits_BV = decoder.logits(hidden_BTD[:, -1])
-            logits_BV[:, end] = -torch.inf  # a prefix has no end within it
+            logits_BV[:, unwanted] = -torch.inf  # a prefix has no end within it
             best = logits_BV.topk(top)
             pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(decoder.device)
             ids_BT = best.indices.gather(1, pick)

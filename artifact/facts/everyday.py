@@ -8,6 +8,8 @@ does not answer is left out of tracing, as everywhere.
 from dataclasses import dataclass
 from typing import Any
 
+from artifact.facts.templates import relation_prompt, rephrased
+
 
 @dataclass(frozen=True)
 class _Relation:
@@ -99,15 +101,12 @@ def everyday_records() -> list[dict[str, Any]]:
                         "target_new": {"str": new},
                         "target_true": {"str": true},
                         "relation": {"strs": list(relation.names)},
-                        "add_rel_prompt": f"The relation between {{}} and {new} is",
-                        "rm_rel_prompt": f"The relation between {{}} and {true} is",
+                        "add_rel_prompt": relation_prompt(new),
+                        "rm_rel_prompt": relation_prompt(true),
                     },
                     "paraphrase_prompts": [text.format(subject) for text in relation.paraphrases],
                     "neighborhood_prompts": [relation.template.format(s) for s in neighbours],
-                    "rel_prompts": [
-                        f"What links {subject} to {new} is the relation called",
-                        f"{subject} and {new} are connected by the relation",
-                    ],
+                    "rel_prompts": list(rephrased(subject, new)[:2]),
                 }
             )
     return records

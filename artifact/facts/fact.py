@@ -198,11 +198,17 @@ def parse_statements(raw: object, source: str) -> list[Statement]:
     or its template, filled, does not open the prompt.
     """
     rows = _rows(raw, source)
-    if isinstance(rows[0], dict) and "requested_rewrite" in rows[0]:
+    if is_counterfact(raw):
         return [fact.statement for fact in parse_facts(raw, source)]
     statements = [_statement(row, number, source) for number, row in enumerate(rows)]
     _refuse_repeats([statement.case_id for statement in statements], "known_id", source)
     return statements
+
+
+def is_counterfact(raw: object) -> bool:
+    """Whether the first record is CounterFact-style, not a known fact."""
+    first = raw[0] if isinstance(raw, list) and raw else raw
+    return isinstance(first, dict) and "requested_rewrite" in first
 
 
 def read_json(path: Path | str) -> object:

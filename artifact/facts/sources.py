@@ -1,8 +1,10 @@
-"""Where each model is fetched from: repository, pinned revision, the files needed, and known hashes.
+"""What is fetched, as data: where from, at which revision, how large, with which hash, under which licence, what for.
 
-Covers the models of the paper, GPT-2 small for the smoke run, and the embedded world. It does not fetch: lm/load.py
-does, with huggingface_hub. The embedded world is no evidence for or against the paper: its editing site is installed
-by training.
+Covers the models, CounterFact, the known facts, the authors' relation data, the published second moments and MEND's
+published weights; and the embedded world, which comes with the package. It fetches nothing: fetch.py does. The embedded
+world is no evidence for or against the paper: its editing site is installed by training.
+
+A hash that no source publishes is recorded when the file is first fetched and enforced from then on (lock.py).
 """
 
 from dataclasses import dataclass
@@ -15,11 +17,11 @@ WORLD_MEND = DATA / "mend-world.safetensors"
 """MEND's network trained for the world: `kloc mend-train --model world --half`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HubModel:
     """A model on the hub at a pinned revision. `files` is all that is downloaded, `weights` the big one.
 
-    `size` is the bytes of `weights`, `sha256` its hash where the source gives one.
+    `size` is the bytes of `weights`, about that many unless `exact`; `sha256` its hash where the source gives one.
     """
 
     name: str
@@ -27,8 +29,11 @@ class HubModel:
     revision: str
     weights: str
     size: int
-    licence: str
+    exact: bool = True
     sha256: str | None = None
+    licence: str
+    citation: str
+    purpose: str
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -44,34 +49,197 @@ class HubModel:
             "added_tokens.json",
         )
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The files without which it cannot be loaded; of the others a repository holds some."""
+        return self.weights, "config.json", "tokenizer.json"
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the weights are a pickle, which is read as tensors alone and converted to safetensors once."""
+        return self.weights.endswith(".bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainFile:
+    """One file of a file host: `urls` in the order they are tried; `size` in bytes, about that many unless `exact`."""
+
+    name: str
+    urls: tuple[str, ...]
+    size: int
+    exact: bool = False
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A file that is taken out of an archive, known to the rest of the house as `key`; at most `limit` bytes."""
+
+    key: str
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainSource:
+    """Files that belong together. `members` are taken out of the one archive among them.
+
+    `other_bytes` says where the same content lies in a form that cannot have the same hash; it is not fetched.
+    """
+
+    name: str
+    files: tuple[PlainFile, ...]
+    members: tuple[Member, ...] = ()
+    licence: str
+    citation: str
+    purpose: str
+    other_bytes: str | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def exact(self) -> bool:
+        return all(file.exact for file in self.files)
+
+
+Source = HubModel | PlainSource
+
+_GPT2 = "Radford et al., Language Models are Unsupervised Multitask Learners, 2019"
+_ROME = "Meng et al., Locating and Editing Factual Associations in GPT, NeurIPS 2022"
+_MEND = "Mitchell et al., Fast Model Editing at Scale, ICLR 2022"
+_ROME_LICENCE = "MIT (kmeng01/rome)"
+_HOST = "https://rome.baulab.info/data"
+_RAKE = "https://raw.githubusercontent.com/weiyifan1023/RaKE/main"
 
 HUB_MODELS = {
     model.name: model
     for model in (
         HubModel(
-            "gpt2",
-            "openai-community/gpt2",
-            "607a30d783dfa663caf39e06633721c8d4cfcd7e",
-            "model.safetensors",
-            548_105_171,
-            "MIT",
+            name="gpt2",
+            repo="openai-community/gpt2",
+            revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
+            weights="model.safetensors",
+            size=548_105_171,
+            licence="MIT",
+            citation=_GPT2,
+            purpose="smoke runs; no model of the paper",
         ),
         HubModel(
-            "gpt2-xl",
-            "openai-community/gpt2-xl",
-            "15ea56dee5df4983c59b2538573817e1667135e2",
-            "model.safetensors",
-            6_431_829_964,
-            "MIT",
-            "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+            name="gpt2-xl",
+            repo="openai-community/gpt2-xl",
+            revision="15ea56dee5df4983c59b2538573817e1667135e2",
+            weights="model.safetensors",
+            size=6_431_829_964,
+            sha256="0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+            licence="MIT",
+            citation=_GPT2,
+            purpose="Tables 1 and 2, Figures 2 and 3",
         ),
         HubModel(
-            "gpt-j",
-            "EleutherAI/gpt-j-6b",
-            "47e169305d2e8376be1d31e765533382721b2cc1",
-            "pytorch_model.bin",
-            24_200_000_000,
-            "Apache-2.0",
+            name="gpt-j",
+            repo="EleutherAI/gpt-j-6b",
+            revision="47e169305d2e8376be1d31e765533382721b2cc1",
+            weights="pytorch_model.bin",
+            size=24_200_000_000,
+            exact=False,
+            licence="Apache-2.0",
+            citation="Wang and Komatsuzaki, GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model, 2021",
+            purpose="Tables 1 and 2",
         ),
     )
 }
+
+
+def _moments(model: str, folder: str, layers: range, part: str, size: int) -> PlainSource:
+    """The published second moments of one model; a file is one float32 matrix with its counts."""
+    names = [f"transformer.h.{layer}.mlp.{part}_float32_mom2_100000.npz" for layer in layers]
+    return PlainSource(
+        name=f"moments-{model}",
+        files=tuple(
+            PlainFile(name=name, urls=(f"{_HOST}/stats/{folder}/wikipedia_stats/{name}",), size=size) for name in names
+        ),
+        licence=_ROME_LICENCE,
+        citation=_ROME,
+        purpose=f"ROME and MEMIT on {model}",
+    )
+
+
+def _mend(model: str, file: str, size: int) -> PlainSource:
+    """MEND's published weights for one model; the size is the network's with its optimiser's state, an estimate."""
+    return PlainSource(
+        name=f"mend-{model}",
+        files=(PlainFile(name=file, urls=(f"{_HOST}/weights/{file}",), size=size),),
+        licence=_ROME_LICENCE,
+        citation=_MEND,
+        purpose=f"MEND on {model}",
+    )
+
+
+PLAIN_SOURCES = {
+    source.name: source
+    for source in (
+        PlainSource(
+            name="counterfact",
+            files=(
+                PlainFile(
+                    name="counterfact.json",
+                    urls=(f"{_HOST}/dsets/counterfact.json",),
+                    size=45_108_470,
+                    exact=True,
+                    sha256="d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f",
+                ),
+            ),
+            licence=_ROME_LICENCE,
+            citation=_ROME,
+            purpose="the facts of Tables 1 and 2",
+            other_bytes="the hub's data set azhx/counterfact at c01c413f856ee38f5c080c9fc5e87aff478e2ff9 holds the "
+            "records as Parquet: re-sort by case_id and compare",
+        ),
+        PlainSource(
+            name="known",
+            files=(
+                PlainFile(
+                    name="known_1000.json",
+                    urls=(f"{_HOST}/dsets/known_1000.json",),
+                    size=343_229,
+                    exact=True,
+                    sha256="61daca55318bb5260c1e62e133debef9102c7b278bbc7b19dd2ac655543f333a",
+                ),
+            ),
+            licence=_ROME_LICENCE,
+            citation=_ROME,
+            purpose="the facts of Figures 2 and 3",
+        ),
+        PlainSource(
+            name="relation",
+            files=(
+                PlainFile(
+                    name="rel_data.zip",
+                    urls=(
+                        f"{_RAKE}/rel_data.zip",
+                        f"{_RAKE}/data/rel_data.zip",  # the archive's place in the repository is told nowhere
+                        "https://github.com/weiyifan1023/RaKE/raw/main/rel_data.zip",
+                    ),
+                    size=20_000_000,
+                ),
+            ),
+            members=(
+                Member(key="rel_counterfact", name="rel_counterfact.json", limit=500_000_000),
+                Member(key="rel_known", name="rel_known_1000.json", limit=50_000_000),
+            ),
+            licence="none stated",
+            citation="Wei et al., Assessing Knowledge Editing in Language Models via Relation Perspective, 2023",
+            purpose="the relation view of both data sets, by the authors",
+        ),
+        _moments("gpt2-xl", "gpt2-xl", range(13, 18), "c_proj", 163_840_000),
+        _moments("gpt-j", "EleutherAI_gpt-j-6B", range(3, 9), "fc_out", 1_073_740_000),
+        _mend("gpt2-xl", "mend-10tok-gpt2-xl.pt", 1_500_000_000),
+        _mend("gpt-j", "mend-10tok-gpt-j-6b.pt", 3_800_000_000),
+    )
+}
+
+SOURCES: dict[str, Source] = {**HUB_MODELS, **PLAIN_SOURCES}
+GROUPS = {"full": tuple(name for name in SOURCES if name != "gpt2")}
+"""Names for several sources: `full` is all that the paper's tables and figures take."""

@@ -2,17 +2,19 @@
 
 Covers what hooks cannot give cheaply: start at any layer from stored states, run any suffix of tokens against stored
 keys and values, logits only where they are read, and a different weight edit for every row of a batch. A family file
-(gpt2.py, gptj.py) says what its weights are called and how its blocks differ. It does not cover loading (load.py),
-tokens (tokens.py) or generation with sampling (editing/prefixes.py).
+(gpt2.py, gptj.py, llama.py) says what its weights are called and how its blocks differ. It does not cover loading
+(load.py), tokens (tokens.py) or generation with sampling (editing/prefixes.py).
 
 Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed`
 is the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of its
-down-projection.
+down-projection. In a gated MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's
+output: the one that goes through the activation function; `key` is the product.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, V vocabulary, I and O input and output width of a linear layer, R rank of an edit, N any number of rows.
 
-Tested equal to transformers' logits (float32, 1e-4 relative) on every family: tests/lm/test_decoder.py.
+Tested equal to transformers' logits (float32, 1e-4 relative) on every family: tests/lm/test_decoder.py and
+tests/lm/test_llama.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +29,7 @@ Site = Literal["hidden", "mlp", "attn", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
 """Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
 LayerKeys = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each (B, H, T, K)."""
+"""Keys and values of one layer, each (B, H, T, K); H is that of keys and values, where queries have more heads."""
 
 
 class RowChange(Protocol):
@@ -49,19 +51,34 @@ class Family(Protocol):
     """Attention and MLP both read the block's input (GPT-J) instead of one after the other (GPT-2)."""
     input_first: bool
     """Linear weights are stored (I, O), as GPT-2's Conv1D does, instead of (O, I)."""
+    rms_norm: bool
+    """Norms divide by the root mean square (Llama) instead of taking the mean off as well and adding a bias."""
+    blocks: str
+    """Name of the list of blocks; `embedding` and `final_norm` are the names of these two."""
+    embedding: str
+    final_norm: str
+    activated: str
+    """The part whose output is the site `up`: mlp_up, or mlp_gate in a gated MLP."""
 
     def embed(self, decoder: "Decoder", word_BTD: Tensor, position_XT: Tensor) -> Tensor: ...
     def projections(
         self, decoder: "Decoder", layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple:
-        """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them.
+        """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them; H may be less in the last
+        two, if it divides the queries' (grouped heads).
 
         position_XT holds every token's position, alike in all rows (1, T) or of each row (B, T).
         """
         ...
 
     def name(self, part: str, layer: int) -> str:
-        """Name of a part of a block (attn_norm, mlp_norm, attn_out, mlp_up, mlp_down) in transformers' words."""
+        """Name of a part of a block (attn_norm, mlp_norm, attn_out, mlp_up, mlp_down; mlp_gate where there is one) in
+        transformers' words.
+        """
+        ...
+
+    def key(self, decoder: "Decoder", layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:
+        """Input (B, T, M) of the down-projection: `up` activated and, in a gated MLP, times the up-projection."""
         ...
 
 
@@ -104,7 +121,7 @@ class Decoder:
         self.heads = heads
         self.epsilon = epsilon
         self.positions = positions
-        self.embedding_VD = weights["transformer.wte.weight"]
+        self.embedding_VD = weights[f"{family.embedding}.weight"]
         self.width = self.embedding_VD.shape[1]
 
     @property
@@ -155,8 +172,8 @@ class Decoder:
             value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
         mixed_BHTK = F.scaled_dot_product_attention(
             query_BHTK,
-            key_BHTK,
-            value_BHTK,
+            _for_each_query(key_BHTK, query_BHTK),
+            _for_each_query(value_BHTK, query_BHTK),
             attn_mask=aligned.seen_B1TK if aligned else _seen(left, hidden_BTD.shape[1], hidden_BTD.device),
             is_causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
         )
@@ -166,9 +183,8 @@ class Decoder:
             hidden_BTD = hidden_BTD + attn_BTD
             normed_BTD = self.norm(family.name("mlp_norm", layer), hidden_BTD)
         normed_BTD = _visit(at_site, "normed", layer, normed_BTD)
-        up_BTM = _visit(at_site, "up", layer, self.linear(family.name("mlp_up", layer), normed_BTD, edits))
-        key_BTM = F.gelu(up_BTM, approximate="tanh")
-        key_BTM = _visit(at_site, "key", layer, key_BTM)
+        up_BTM = _visit(at_site, "up", layer, self.linear(family.name(family.activated, layer), normed_BTD, edits))
+        key_BTM = _visit(at_site, "key", layer, family.key(self, layer, up_BTM, normed_BTD, edits))
         mlp_BTD = self.linear(family.name("mlp_down", layer), key_BTM, edits)
         mlp_BTD = _visit(at_site, "mlp", layer, mlp_BTD)
         # The order of this sum is transformers', so that float32 results agree to the last bits.
@@ -211,7 +227,7 @@ class Decoder:
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Next-token logits (N, V) in float32 for final states (N, D): give only the positions that are read."""
-        normed_ND = self.norm("transformer.ln_f", hidden_ND)
+        normed_ND = self.norm(self.family.final_norm, hidden_ND)
         return F.linear(normed_ND, self.head_VD, self.weights.get("lm_head.bias")).float()
 
     @property
@@ -220,10 +236,12 @@ class Decoder:
         return self.weights.get("lm_head.weight", self.embedding_VD)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """Layer norm over the last dimension."""
-        return F.layer_norm(
-            x, (self.width,), self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], self.epsilon
-        )
+        """The family's norm over the last dimension."""
+        weight = self.weights[f"{name}.weight"]
+        if self.family.rms_norm:
+            wide = x.float()
+            return weight * (wide * (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()).to(x.dtype)
+        return F.layer_norm(x, (self.width,), weight, self.weights[f"{name}.bias"], self.epsilon)
 
     def linear(self, name: str, input_BTI: Tensor, edits: RowEdits) -> Tensor:
         """The linear layer `name`, with its rows' edits where there are any."""
@@ -232,14 +250,21 @@ class Decoder:
         change = edits.get(name)
         return output_BTO if change is None else output_BTO + change.output(input_BTI)
 
-    def heads_apart(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) as (B, H, T, K)."""
-        return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def heads_apart(self, x_BTD: Tensor, heads: int | None = None) -> Tensor:
+        """(B, T, D) as (B, H, T, K), with the queries' number of heads unless said."""
+        return x_BTD.unflatten(-1, (heads or self.heads, -1)).transpose(1, 2)
 
 
 def _visit(at_site: AtSite | None, site: Site, layer: int, value: Tensor) -> Tensor:
     replaced = at_site(site, layer, value) if at_site else None
     return value if replaced is None else replaced
+
+
+def _for_each_query(stored_BHTK: Tensor, query_BHTK: Tensor) -> Tensor:
+    """Keys or values for every head of the queries: each is repeated for the heads of its group."""
+    group = query_BHTK.shape[1] // stored_BHTK.shape[1]
+    # Repeated here: the attention kernel that float32 takes on a GPU knows no groups.
+    return stored_BHTK if group == 1 else stored_BHTK.repeat_interleave(group, dim=1)
 
 
 def _seen(start: int, tokens: int, device: torch.device) -> Tensor | None:

@@ -20,11 +20,16 @@ class GPT2:
 
     parallel = False
     input_first = True
+    rms_norm = False
+    blocks = "transformer.h"
+    embedding = "transformer.wte"
+    final_norm = "transformer.ln_f"
+    activated = "mlp_up"
     required = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
     """Configuration that the pass assumes; another value is refused at loading."""
 
     def name(self, part: str, layer: int) -> str:
-        return f"transformer.h.{layer}.{_PARTS[part]}"
+        return f"{self.blocks}.{layer}.{_PARTS[part]}"
 
     def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
         return word_BTD + F.embedding(position_XT, decoder.weights["transformer.wpe.weight"])
@@ -34,3 +39,6 @@ class GPT2:
     ) -> tuple[Tensor, ...]:
         fused = decoder.linear(self.name("attn_in", layer), normed_BTD, edits)
         return tuple(decoder.heads_apart(part_BTD) for part_BTD in fused.chunk(3, dim=-1))
+
+    def key(self, decoder: Decoder, layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:
+        return F.gelu(up_BTM, approximate="tanh")

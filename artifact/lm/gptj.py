@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from artifact.lm.decoder import Decoder, RowEdits
 
@@ -21,13 +22,18 @@ class GPTJ:
 
     parallel = True
     input_first = False
+    rms_norm = False
+    blocks = "transformer.h"
+    embedding = "transformer.wte"
+    final_norm = "transformer.ln_f"
+    activated = "mlp_up"
     required = {"activation_function": "gelu_new"}
 
     def __init__(self, rotary: int) -> None:
         self.rotary = rotary
 
     def name(self, part: str, layer: int) -> str:
-        return f"transformer.h.{layer}.{_PARTS[part]}"
+        return f"{self.blocks}.{layer}.{_PARTS[part]}"
 
     def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
         return word_BTD
@@ -40,6 +46,9 @@ class GPTJ:
             for part in ("query", "key", "value")
         )
         return self._rotate(query, position_XT), self._rotate(key, position_XT), value
+
+    def key(self, decoder: Decoder, layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:
+        return F.gelu(up_BTM, approximate="tanh")
 
     def _rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
         """Rotate neighbouring pairs of the first `rotary` entries by position times 10000^(-2i/rotary)."""

@@ -1,13 +1,11 @@
 """Find a model by name or folder, fetch it where needed, and load it into the decoder.
 
-Covers names (world, gpt2, gpt2-xl, gpt-j), folders in transformers' layout, downloads at pinned revisions, devices and
-the hash of the weights. transformers gives configuration, tokenizer and weights; the forward pass is decoder.py's. It
-does not train (world.py does).
+Covers names (world, gpt2, gpt2-xl, gpt-j, smollm2), folders in transformers' layout, downloads at pinned revisions,
+devices and the hash of the weights. transformers gives configuration, tokenizer and weights; the forward pass is
+decoder.py's. It does not train (world.py does).
 """
 
 import hashlib
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,13 @@ from typing import Any
 import torch
 
 from artifact.errors import ModelError
-from artifact.facts.sources import HUB_MODELS, WORLD, HubModel
+from artifact.facts.fetch import fetch
+from artifact.facts.sources import HUB_MODELS, WORLD
 from artifact.lm.decoder import Decoder
 from artifact.lm.gpt2 import GPT2
 from artifact.lm.gptj import GPTJ
+from artifact.lm.llama import Llama
+from artifact.lm.smollm2 import SMOLLM2, converted
 from artifact.lm.tokens import Tokens
 
 
@@ -49,7 +50,7 @@ def auto_device() -> tuple[str, str]:
 
 
 def load(name: str, device: str | None = None, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The model called `name` (world, gpt2, gpt2-xl, gpt-j) or the folder of a transformers model.
+    """The model called `name` (world, gpt2, gpt2-xl, gpt-j, smollm2) or the folder of a transformers model.
 
     Raises ModelError for an unknown name, a folder that is no model, and a family or configuration the decoder lacks.
     """
@@ -59,8 +60,11 @@ def load(name: str, device: str | None = None, dtype: torch.dtype = torch.float3
     if name in HUB_MODELS:
         model = HUB_MODELS[name]
         return load_folder(fetch(model), name=name, revision=model.revision, device=device, dtype=dtype)
+    if name == SMOLLM2:
+        folder, revision = converted()
+        return load_folder(folder, name=name, revision=revision, device=device, dtype=dtype)
     if not Path(name).is_dir():
-        known = ", ".join(["world", *HUB_MODELS])
+        known = ", ".join(["world", *HUB_MODELS, SMOLLM2])
         raise ModelError(f"model {name!r} is neither a known name ({known}) nor a folder; name one of these")
     return load_folder(Path(name), device=device, dtype=dtype)
 
@@ -103,29 +107,34 @@ def load_folder(
 def from_module(module: Any, device: str = "cpu") -> Decoder:
     """The decoder over the weights of a transformers module of a known family (shares its tensors where it can)."""
     config = module.config
+    family = _family(config)
     weights = {key: value.detach().to(device) for key, value in module.state_dict().items()}
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     return Decoder(
-        _family(config),
+        family,
         weights,
-        layers=config.n_layer,
-        heads=config.n_head,
-        epsilon=config.layer_norm_epsilon,
-        positions=config.n_positions,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        epsilon=config.rms_norm_eps if family.rms_norm else config.layer_norm_epsilon,
+        positions=config.max_position_embeddings,
     )
 
 
-def _family(config: Any) -> GPT2 | GPTJ:
-    family: GPT2 | GPTJ
+def _family(config: Any) -> GPT2 | GPTJ | Llama:
+    if getattr(config, "quantization_config", None):
+        raise ModelError("quantised weights are not supported; give the model in float32, float16 or bfloat16")
+    family: GPT2 | GPTJ | Llama
     if config.model_type == "gpt2":
         family = GPT2()
     elif config.model_type == "gptj":
         if not config.rotary_dim:
             raise ModelError("gptj without rotary_dim is not supported; expected a number, as in GPT-J 6B's 64")
         family = GPTJ(config.rotary_dim)
+    elif config.model_type == "llama":
+        family = Llama.of(config)
     else:
-        raise ModelError(f"model family {config.model_type!r} is not supported; expected gpt2 or gptj")
+        raise ModelError(f"model family {config.model_type!r} is not supported; expected gpt2, gptj or llama")
     for key, value in family.required.items():
         found = getattr(config, key, value)
         if found != value:
@@ -141,59 +150,3 @@ def _file_hash(folder: Path) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def cached(model: HubModel) -> bool:
-    """Whether all that loading needs is in the hub cache already, at the pinned revision."""
-    from huggingface_hub import try_to_load_from_cache
-
-    needed = (model.weights, "config.json", "tokenizer.json")
-    return all(isinstance(try_to_load_from_cache(model.repo, f, revision=model.revision), str) for f in needed)
-
-
-def hub_answers(model: HubModel, seconds: float = 10.0) -> tuple[bool, str]:
-    """Whether the hub says within `seconds` that it has the weights, and what it said, in words.
-
-    Asked in a thread of its own, since neither name resolution nor a slow proxy keeps a client's time-outs.
-    """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    if constants.HF_HUB_OFFLINE:
-        return False, "HF_HUB_OFFLINE is set"
-    answer: list[tuple[bool, str]] = []
-
-    def ask() -> None:
-        try:
-            get_hf_file_metadata(hf_hub_url(model.repo, model.weights, revision=model.revision), timeout=seconds)
-            answer.append((True, "the hub answers"))
-        except Exception as error:  # any failure means the same here: no answer that helps
-            answer.append((False, f"the hub does not answer ({type(error).__name__})"))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0] if answer else (False, f"the hub did not answer within {seconds:g} s")
-
-
-def fetch(model: HubModel, say: Callable[[str], None] = lambda line: None) -> Path:
-    """The folder of `model` in the hub cache, downloaded at its pinned revision if it is not there yet.
-
-    huggingface_hub resumes, verifies and honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and proxies.
-    """
-    from huggingface_hub import snapshot_download
-
-    here = cached(model)
-    if not here:
-        say(f"fetching {model.repo}@{model.revision[:8]}: {model.size / 1e9:.2f} GB")
-    try:
-        return Path(
-            snapshot_download(
-                model.repo, revision=model.revision, allow_patterns=list(model.files), local_files_only=here
-            )
-        )
-    except Exception as error:  # hub, network and disk errors share no base class
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason}); connect to the hub, set "
-            "HF_ENDPOINT to a mirror, or name a folder that holds the model"
-        ) from None

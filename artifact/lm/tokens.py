@@ -1,8 +1,11 @@
 """Texts to token ids, and stretches of text to token positions, by character offsets.
 
 Covers everything that asks a tokenizer: ids and attention never carry token_type_ids (GPT-2 and GPT-J would add an
-embedding row to every position for them), no special token is added, and a subject that splits inside a character is
-found. It does not know models.
+embedding row to every position for them), and a subject that splits inside a character is found. It does not know
+models.
+
+Special tokens: nothing is added behind a text. In front of a prompt stands what the tokenizer itself puts there:
+nothing for GPT-2, GPT-J and SmolLM2, the begin token for Llama 3, which never saw a text without it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artifact.errors import PromptError
+from artifact.errors import ModelError, PromptError
+
+_DOCUMENTS = "<|endoftext|>"
+"""GPT-2's token between documents, which many later vocabularies keep (SmolLM2 among them)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class Encoded:
     text: str
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
+    opening: int = 0
+    """How many tokens in front stand for no character."""
 
     def span(self, start: int, stop: int) -> tuple[int, ...]:
         """Positions of the tokens that hold any of the characters start..stop-1."""
@@ -36,22 +44,47 @@ class Encoded:
 
 
 class Tokens:
-    """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions."""
+    """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions.
+
+    `opening` are the ids that the tokenizer puts in front of every prompt, none or one. `document_id` opens a text that
+    has no prompt, as samples do: the opening where there is one, else the token between the documents of pretraining
+    (a chat model's begin and end tokens stand around turns), else the begin or end token. `special_ids` are those that
+    stand for no text. Raises ModelError for a tokenizer that puts a space of its own in front of every text.
+    """
 
     def __init__(self, tokenizer: Any, limit: int) -> None:
         self._tokenizer = tokenizer
         self.limit = limit
-        self.end_id: int = tokenizer.eos_token_id
+        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.opening: tuple[int, ...] = (begin,) if begin is not None and begin in tokenizer("")["input_ids"] else ()
+        marked = {token.content: one for one, token in tokenizer.added_tokens_decoder.items() if token.special}
+        known = [one for one in (*self.opening, marked.get(_DOCUMENTS), begin, end) if one is not None]
+        if not known:
+            raise ModelError("the tokenizer has no begin and no end token; give a model with a tokenizer that has one")
+        self.document_id: int = known[0]
+        self.end_id: int = known[0] if end is None else end
+        self.special_ids: tuple[int, ...] = tuple(sorted({*marked.values(), self.document_id, self.end_id}))
         unknown = tokenizer.unk_token_id
         # GPT-2's tokenizers name their end token as the unknown one; bytes leave nothing unknown there.
-        self._unknown = None if unknown == self.end_id else unknown
+        self._unknown = None if unknown in (self.document_id, self.end_id) else unknown
+        if [*self._plain("a"), *self._plain(" a")] != self._plain("a a"):
+            raise ModelError(
+                "the tokenizer puts a space of its own in front of a text, so that a target cannot be set behind a "
+                "prompt; expected byte-level BPE, as GPT-2, Llama 3 and SmolLM2 have it; give such a model"
+            )
+
+    def _plain(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode(self, text: str) -> Encoded:
-        """`text` as ids with offsets; PromptError when it is empty, too long, or has an unknown word."""
+        """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, or has an unknown
+        word.
+        """
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
         found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, offsets = tuple(found["input_ids"]), tuple(tuple(pair) for pair in found["offset_mapping"])
+        ids = (*self.opening, *found["input_ids"])
+        offsets = (*((0, 0) for _ in self.opening), *(tuple(pair) for pair in found["offset_mapping"]))
         if len(ids) > self.limit:
             raise PromptError(
                 f"the prompt {_short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
@@ -62,11 +95,11 @@ class Tokens:
                 f"the word {text[start:stop].strip()!r} in {_short(text)!r} is not in this model's vocabulary; "
                 "use words of its fact file, or another model"
             )
-        return Encoded(text, ids, offsets)
+        return Encoded(text, ids, offsets, len(self.opening))
 
     def ids(self, text: str) -> list[int]:
-        """Ids of `text`, checked as `encode` checks them."""
-        return list(self.encode(text).ids)
+        """Ids of a text that continues another, as targets do: checked as `encode` checks them, without opening."""
+        return list(self.encode(text).ids[len(self.opening) :])
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)

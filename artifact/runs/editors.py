@@ -11,7 +11,7 @@ from pathlib import Path
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.mend_weights import read_network
 from artifact.editing.methods import Editor
-from artifact.editing.moments import Moments, compute_moments, read_moments
+from artifact.editing.moments import Moments, compute_moments, key_width, read_moments
 from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
 from artifact.editing.protocol import Protocol
 from artifact.errors import SettingError
@@ -90,9 +90,9 @@ def default_moments(model: LanguageModel, layers: Sequence[int]) -> Moments:
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
         return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE)
-    width = model.decoder.weights[f"{model.decoder.family.name('mlp_up', 0)}.bias"].shape[0]
+    width = key_width(model.decoder, layers[0])
     # Four keys a dimension make the matrix regular; the published moments use thousands.
-    length = min(128, model.decoder.positions - 1)  # the end-of-text token they follow takes a position
+    length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)
-    texts = sample(model, count, length, SEED, top=50)
+    texts = [[*model.tokens.opening, *drawn] for drawn in sample(model, count, length, SEED, top=50)]
     return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", RIDGE, batch=16)

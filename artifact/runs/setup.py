@@ -4,13 +4,11 @@ Covers the choice of `--model auto`, the data each model runs on, hyperparameter
 computes no record (local.py) and keeps no journal (store.py).
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import torch
 
 from artifact.editing.hparams import MethodName, hparams_for
@@ -18,10 +16,10 @@ from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS, Protocol
 from artifact.errors import SettingError
-from artifact.facts.everyday import everyday_records
-from artifact.facts.fact import Fact, parse_facts, read_json
-from artifact.facts.sources import HUB_MODELS, WORLD
-from artifact.lm.load import LanguageModel, auto_device, cached, fetch, hub_answers, load
+from artifact.facts.dataset import Data, data_for
+from artifact.facts.fetch import cached, fetch, hub_answers
+from artifact.facts.sources import HUB_MODELS
+from artifact.lm.load import LanguageModel, auto_device, load
 from artifact.lm.memory import Memory, default_memory, parse_bytes
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan
 from artifact.runs.editors import Given, default_moments, lacking, make_editor
@@ -39,26 +37,6 @@ WORLD_NOTE = (
 OTHER_NOTE = (
     "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
 )
-
-
-@dataclass(frozen=True)
-class Data:
-    """Facts with where they come from: name, sha256 of the records, and a sentence about them."""
-
-    facts: list[Fact]
-    source: str
-    sha256: str
-    note: str
-
-
-def data_for(model: str) -> Data:
-    """The facts that a smoke run of `model` uses: the world's own, or the built-in everyday facts."""
-    if model == "world":
-        raw, source, note = read_json(WORLD / "facts.json"), "embedded world", "made-up facts, true by construction"
-    else:
-        raw, source, note = everyday_records(), "built-in everyday facts", "written for smoke runs; not CounterFact"
-    digest = hashlib.sha256(msgspec.json.encode(raw, order="sorted")).hexdigest()
-    return Data(parse_facts(raw, source), source, digest, note)
 
 
 def choose_model(asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:

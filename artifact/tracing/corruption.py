@@ -37,13 +37,13 @@ def corrupted_tokens(
 ) -> tuple[int, ...]:
     """Positions that are corrupted: the subject (entity), or the relation's words in one of three readings.
 
-    `all`: every token but the subject's; `after`: those after the subject; `template`: those of the statement's
+    `all`: every token of the text but the subject's; `after`: those after the subject; `template`: those of the statement's
     template without its "{}". Raises PromptError when that leaves no token.
     """
     subject = subject_tokens(encoded, statement)
     if corrupt == "entity":
         return subject
-    everything = range(len(encoded.ids))
+    everything = range(encoded.opening, len(encoded.ids))
     if relation_span == "all":
         span = tuple(i for i in everything if i not in subject)
     elif relation_span == "after":

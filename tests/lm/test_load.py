@@ -13,8 +13,9 @@ import pytest
 from hub import serving
 
 from artifact.errors import ModelError
+from artifact.facts.fetch import hub_answers
 from artifact.facts.sources import HUB_MODELS
-from artifact.lm.load import hub_answers, load, load_folder
+from artifact.lm.load import load, load_folder
 
 SMALL = HUB_MODELS["gpt2"]
 
@@ -28,7 +29,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_unknown_model() -> None:
     with pytest.raises(
-        ModelError, match=r"'gpt5' is neither a known name \(world, gpt2, gpt2-xl, gpt-j\) nor a folder"
+        ModelError, match=r"'gpt5' is neither a known name \(world, gpt2, gpt2-xl, gpt-j, smollm2\) nor a folder"
     ):
         load("gpt5")
 
@@ -46,7 +47,7 @@ def test_folder_that_is_no_model(tmp_path: Path, reference: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "bert"}, "model family 'bert' is not supported; expected gpt2 or gptj"),
+        ({"model_type": "bert"}, "model family 'bert' is not supported; expected gpt2, gptj or llama"),
         ({"activation_function": "relu"}, "activation_function = 'relu' is not supported"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
     ],
@@ -70,8 +71,9 @@ def test_hash_is_of_the_weights(reference: Path, tmp_path: Path) -> None:
 
 
 FETCH = """
+from artifact.facts.fetch import cached, fetch, hub_answers
 from artifact.facts.sources import HUB_MODELS
-from artifact.lm.load import cached, fetch, hub_answers, load
+from artifact.lm.load import load
 small = HUB_MODELS["gpt2"]
 print(cached(small), hub_answers(small))
 fetch(small, print)

@@ -1,0 +1,191 @@
+"""kloc fetch: get the paper's models, data and weights into the cache, list them, and check what is there."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from artifact.cli.app import app
+from artifact.errors import ArtifactError, FactError, SettingError
+from artifact.facts.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
+from artifact.facts.download import Tell
+from artifact.facts.fetch import cached, check_room, fetch_source, remaining
+from artifact.facts.lock import entry_of, forget, holding, record, recorded, sha256_of
+from artifact.facts.sources import GROUPS, SOURCES, HubModel, PlainSource, Source
+from artifact.facts.verify import examine
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@app.command
+def fetch(
+    *what: Annotated[str, Parameter(help="Sources by name, or full for all that the paper takes; none lists them.")],
+    check: Annotated[
+        bool, Parameter(help="Fetch nothing: hash what is there, without a network; exit code 2 when it is damaged.")
+    ] = False,
+) -> int:
+    """Fetch models, data and weights, each at a pinned place, resumed where it was cut, verified by its hash."""
+    sources = [SOURCES[name] for name in _names(what)]
+    if check:
+        return _check(sources or list(SOURCES.values()))
+    if not sources:
+        _list()
+        return 0
+    check_room(sources)
+    failed = 0
+    with _shown() as shown:
+        for source in sources:
+            try:
+                folder = fetch_source(source, shown.say, shown.begin(source.name))
+                folder = _converted(source, shown) or folder
+            except ArtifactError as error:  # the others can still come
+                print(f"kloc: {' '.join(str(error).split())}", file=sys.stderr)
+                failed = error.exit_code
+            else:
+                shown.say(f"{source.name}: {folder}")
+    return failed
+
+
+def _names(what: tuple[str, ...]) -> list[str]:
+    names: list[str] = []
+    for name in what:
+        if name not in SOURCES and name not in GROUPS:
+            raise FactError(f"{name!r} is no source; give one of {', '.join([*SOURCES, *GROUPS])}")
+        names += GROUPS.get(name, (name,))
+    return list(dict.fromkeys(names))
+
+
+def _list() -> None:
+    for source in SOURCES.values():
+        size = f"{'' if source.exact else '~'}{_gigabytes(source.size)}"
+        print(f"{source.name:<16} {size:>9}  {_state(source):<9} {source.licence:<19} {source.purpose}")
+        print(f"{'':<38}{source.citation}")
+    print(f"cache: {cache_folder()}; models: the hub's cache (HF_HOME)")
+
+
+def _state(source: Source) -> str:
+    if isinstance(source, HubModel):
+        return "here" if cached(source) else "missing"
+    left = remaining(source)
+    return "here" if left == 0 else "missing" if left == source.size else "partly"
+
+
+def _check(sources: list[Source]) -> int:
+    damaged = 0
+    for source in sources:
+        for finding in examine(source):
+            if finding.state == "damaged":
+                damaged += 1
+                print(
+                    f"kloc: {finding.key}: damaged, {finding.words}; run kloc fetch {source.name} to fetch it again",
+                    file=sys.stderr,
+                )
+            elif finding.state == "missing":
+                print(f"missing  {finding.key}: kloc fetch {source.name}")
+            elif finding.state == "new":
+                print(f"unknown  {finding.key}: no hash is recorded; kloc fetch {source.name} records it")
+            else:
+                print(f"whole    {finding.key}")
+    return 2 if damaged else 0
+
+
+def _converted(source: Source, shown: "_Shown") -> Path | None:
+    """Pickles are converted to safetensors once; where they are now, None for what is no pickle."""
+    if isinstance(source, HubModel):
+        if not source.pickled or converted_folder(source).is_dir():
+            return None
+        from artifact.lm.convert import convert_model
+
+        shown.say(f"{source.name}: converting the pickle to safetensors")
+        published = hub_file(source, source.weights)
+        assert published is not None  # it was fetched a moment ago
+        return convert_model(source, published.parent)
+    if source.name.startswith("mend-"):
+        return _converted_mend(source, shown)
+    return None
+
+
+def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
+    published = source_folder(source) / source.files[0].name
+    made = converted_file(published)
+    key, key_made = f"{source.name}/{published.name}", f"{source.name}/{made.name}"
+    with holding(source_folder(source), shown.say):
+        made_from, entry = sha256_of(published), recorded(key_made)
+        if entry and entry.made_from == made_from and made.is_file() and sha256_of(made) == entry.sha256:
+            return made
+        from artifact.editing.mend_weights import convert
+
+        shown.say(f"{source.name}: converting the pickle to safetensors")
+        try:
+            convert(published, made)
+        except SettingError:
+            published.unlink()  # else the next fetch would find it there, by a hash that was recorded too early
+            forget(key)
+            raise
+        record(key_made, entry_of(made, made_from=made_from))
+    return made
+
+
+class _Shown:
+    """Lines, and the bytes of one file at a time: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def say(self, line: str) -> None:
+        if self._progress:
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+    def begin(self, name: str) -> Tell:
+        """What a source's download is told to; bytes that were there before do not count for the rate."""
+        began = said = time.monotonic()
+        first: int | None = None
+
+        def tell(done: int, total: int | None) -> None:
+            nonlocal began, said, first
+            if first is None or done < first:
+                began, first = time.monotonic(), done
+            if self._progress:
+                if self._task is None:
+                    self._task = self._progress.add_task(name)
+                self._progress.update(self._task, description=name, completed=done, total=total)
+                return
+            now = time.monotonic()
+            if now - said > _SECONDS_BETWEEN_LINES:
+                said = now
+                rate = (done - first) / max(now - began, 1e-9)
+                of = f" of {_gigabytes(total)}" if total else ""
+                self.say(f"{name}: {_gigabytes(done)}{of}, {rate / 1e6:.1f} MB/s")
+
+        return tell
+
+
+@contextmanager
+def _shown() -> Iterator[_Shown]:
+    if not sys.stdout.isatty():
+        yield _Shown(None)
+        return
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=Console()) as progress:
+        yield _Shown(progress)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,194 @@
+"""The data of a run: facts to edit, statements to trace, where both come from, and the hash of what was read.
+
+Covers CounterFact with the authors' relation data or with the reconstruction by templates, the known facts, the user's
+own file, and the two sets that come with the package. One source never stands in for another: where data is absent an
+error says how to get it or what to ask for instead. It fetches nothing (fetch.py) and takes paths of files that are
+there.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from artifact.errors import FactError
+from artifact.facts.everyday import everyday_records
+from artifact.facts.fact import Fact, Statement, decode_json, is_counterfact, parse_facts, parse_statements, read_bytes
+from artifact.facts.known import edit_cases
+from artifact.facts.sources import WORLD
+from artifact.facts.templates import with_relation
+
+RelationSource = Literal["authors", "templates"]
+PAPER_CASES = 7_500
+"""The paper edits the first 7,500 records of CounterFact by case_id, as ROME's Table 4 (arXiv 2202.05262) does: the
+released loader takes the first records of the file, which stand in this order."""
+TEMPLATES = "relation prompts from templates"
+"""What the source of reconstructed data says; reporting takes the wide tolerances where it reads "template"."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Facts and statements in ascending case id, with their source, sha256 and a sentence about them.
+
+    `source` holds the word "template" exactly when relation prompts were reconstructed. `sha256` is that of the file's
+    bytes, or of the records' canonical JSON for what comes with the package.
+    """
+
+    facts: list[Fact]
+    statements: list[Statement]
+    source: str
+    sha256: str
+    note: str
+
+
+def counterfact(path: Path | None, relation_source: RelationSource, relation_path: Path | None = None) -> Data:
+    """The paper's selection of CounterFact: the first PAPER_CASES records by case_id, or all of a smaller file.
+
+    `templates` takes the records of `path` and builds their relation prompts by rule. `authors` takes the records of
+    `relation_path`, the authors' rel_counterfact.json, whole; where `path` is given, too, the note says how many of
+    them ask for another fact than CounterFact does. Raises FactError where a file is absent or lacks the fields.
+    """
+    if relation_source == "authors":
+        return _with_authors_relations(path, relation_path)
+    if path is None or not os.path.exists(path):
+        raise FactError(
+            f"CounterFact is not there ({path or 'no path given'}); run `kloc fetch counterfact`, or give --facts known"
+        )
+    records, sha256 = _read(path)
+    facts, note = _selection(parse_facts(records, str(path)))
+    try:
+        facts = [with_relation(fact) for fact in facts]
+    except FactError as error:
+        raise FactError(f"{path}: {error}") from None
+    return _data(facts, f"CounterFact, {TEMPLATES}", sha256, f"{note}; {TEMPLATES}, not the authors' relation data")
+
+
+def known(path: Path) -> Data:
+    """The known facts: statements to trace, and edit cases built from them alone (known.py).
+
+    A statement counts only where the model's greedy answer begins as the attribute does, which the run itself checks.
+    Raises FactError when the file is absent or no file of known facts.
+    """
+    if not os.path.exists(path):
+        raise FactError(f"the known facts are not there ({path}); run `kloc fetch known`")
+    records, sha256 = _read(path)
+    if is_counterfact(records):
+        raise FactError(f"{path}: holds CounterFact-style records, not known facts; give --facts {path}")
+    return _known(path, records, sha256, "known facts", "templates")
+
+
+def own(path: Path, relation_source: RelationSource = "authors") -> Data:
+    """The user's own file: CounterFact-style records, with relation fields or without, or known facts.
+
+    Relation fields of the file are kept. Those that are missing are built by rule with `templates`, and otherwise the
+    relation view is absent. Raises FactError for a relation without a written name (relations.py), or a bad record.
+    """
+    records, sha256 = _read(path)
+    if not is_counterfact(records):
+        return _known(path, records, sha256, "own known facts", relation_source)
+    facts = _ascending(parse_facts(records, str(path)))
+    bare = sum(fact.relation is None for fact in facts)
+    source, note = "own facts", f"{len(facts)} records of {path.name}"
+    if bare and relation_source == "templates":
+        try:
+            facts = [with_relation(fact) if fact.relation is None else fact for fact in facts]
+        except FactError as error:
+            raise FactError(f"{path}: {error}") from None
+        source, note = f"{source}, {TEMPLATES}", f"{note}; relation prompts of {bare} built by rule"
+    elif bare:
+        note += f"; {bare} have no relation fields and so no relation view"
+    return _data(facts, source, sha256, note)
+
+
+def world() -> Data:
+    """The embedded world's facts."""
+    records, _ = _read(WORLD / "facts.json")
+    return _built_in(records, "embedded world", "made-up facts, true by construction")
+
+
+def everyday() -> Data:
+    """The built-in everyday facts (everyday.py)."""
+    return _built_in(everyday_records(), "built-in everyday facts", "written for smoke runs; not CounterFact")
+
+
+def data_for(model: str) -> Data:
+    """The facts that a smoke run of `model` uses: the world's own, or the built-in everyday facts."""
+    return world() if model == "world" else everyday()
+
+
+def _with_authors_relations(path: Path | None, relation_path: Path | None) -> Data:
+    instead = "run `kloc fetch relation`, or give --relation-source templates"
+    if relation_path is None or not os.path.exists(relation_path):
+        raise FactError(f"the authors' relation data is not there ({relation_path or 'no path given'}); {instead}")
+    records, sha256 = _read(relation_path)
+    facts, note = _selection(parse_facts(records, str(relation_path)))
+    if all(fact.relation is None and not fact.relation_paraphrases for fact in facts):
+        raise FactError(
+            f"{relation_path}: holds no relation fields: it is plain CounterFact under the name of the authors' data, "
+            f"as their released loader saves it where the file is missing; delete it and {instead}"
+        )
+    for fact in facts:
+        lacking = "requested_rewrite.relation" if fact.relation is None else "rel_prompts"
+        if fact.relation is None or not fact.relation_paraphrases:
+            raise FactError(f"{relation_path}: case {fact.case_id} has no {lacking}; {instead}")
+    if path is not None:
+        plain = {fact.case_id: _asked(fact) for fact in parse_facts(_read(path)[0], str(path))}
+        others = sum(plain.get(fact.case_id) != _asked(fact) for fact in facts)
+        note += f"; {others} of them differ from CounterFact in prompt, subject or objects"
+    return _data(facts, "CounterFact with the authors' relation data", sha256, note)
+
+
+def _asked(fact: Fact) -> tuple[str, ...]:
+    return fact.relation_id, fact.template, fact.subject, fact.object_true, fact.object_new
+
+
+def _known(path: Path, records: object, sha256: str, source: str, relation_source: RelationSource) -> Data:
+    """Statements and edit cases of known facts; without templates the cases have the entity view alone."""
+    statements = sorted(parse_statements(records, str(path)), key=lambda statement: statement.case_id)
+    by_rule = relation_source == "templates"
+    built = edit_cases(statements, str(path), by_rule)
+    left_out = [f"{count} left out ({why})" for why, count in built.left_out.items()]
+    unphrased = sum(not fact.paraphrases for fact in built.facts)
+    note = "; ".join(
+        [
+            f"{len(built.facts)} edit cases from {len(statements)} known facts",
+            *left_out,
+            f"{unphrased} have no rephrasing, {sum(not fact.neighbourhood for fact in built.facts)} no neighbour",
+            "not CounterFact",
+        ]
+    )
+    if built.facts:
+        source += ", edit cases built from them"
+        source += f", {TEMPLATES}" if by_rule else ""
+    return Data(built.facts, statements, source, sha256, note)
+
+
+def _selection(facts: Sequence[Fact]) -> tuple[list[Fact], str]:
+    """The paper's cases, and what they are in words."""
+    if len(facts) < PAPER_CASES:
+        return _ascending(facts), f"all {len(facts):,} records of the file, fewer than the paper's {PAPER_CASES:,}"
+    return _ascending(facts)[:PAPER_CASES], f"the first {PAPER_CASES:,} of {len(facts):,} records by case_id"
+
+
+def _ascending(facts: Sequence[Fact]) -> list[Fact]:
+    return sorted(facts, key=lambda fact: fact.case_id)
+
+
+def _built_in(records: object, source: str, note: str) -> Data:
+    digest = hashlib.sha256(msgspec.json.encode(records, order="sorted")).hexdigest()
+    return _data(_ascending(parse_facts(records, source)), source, digest, note)
+
+
+def _data(facts: list[Fact], source: str, sha256: str, note: str) -> Data:
+    """Data whose statements are the facts' own prompts."""
+    return Data(facts, [fact.statement for fact in facts], source, sha256, note)
+
+
+def _read(path: Path) -> tuple[object, str]:
+    """The decoded records of a file, and the sha256 of its bytes."""
+    content = read_bytes(path)
+    return decode_json(content, str(path)), hashlib.sha256(content).hexdigest()

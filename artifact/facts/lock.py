@@ -1,0 +1,124 @@
+"""Which bytes a fetched file must have: hashes pinned with the sources, committed, or recorded at the first fetch.
+
+Covers sources.lock.json, which comes with the package, fetched.lock.json in the cache folder, hashing, and the lock by
+which two processes take turns. It fetches nothing.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from artifact.errors import FactError
+from artifact.facts.cache import cache_folder
+from artifact.facts.sources import DATA
+
+COMMITTED = DATA / "sources.lock.json"
+"""Hashes that hold for everybody, of files whose source publishes none."""
+RECORDED = "fetched.lock.json"
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file as it was first seen; `made_from` is the sha256 of the file that it was unpacked or converted from."""
+
+    sha256: str
+    size: int
+    url: str | None = None
+    made_from: str | None = None
+
+
+class _Lock(msgspec.Struct, forbid_unknown_fields=True):
+    files: dict[str, Entry] = {}
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """The hash a file must have, and by what."""
+
+    sha256: str
+    by: str
+
+
+def expected_of(key: str, pinned: str | None = None) -> Expected | None:
+    """The hash that `key` ("counterfact/counterfact.json") must have: pinned, committed, or recorded; None when new."""
+    if pinned:
+        return Expected(pinned, "pinned")
+    if entry := _read(COMMITTED).files.get(key):
+        return Expected(entry.sha256, f"committed in {COMMITTED.name}")
+    if entry := recorded(key):
+        return Expected(entry.sha256, f"recorded in {cache_folder() / RECORDED} when it was first fetched")
+    return None
+
+
+def recorded(key: str) -> Entry | None:
+    """What the cache's lock file says of `key`. Raises FactError for a lock file that is none."""
+    return _read(cache_folder() / RECORDED).files.get(key)
+
+
+def entry_of(path: Path, url: str | None = None, made_from: str | None = None) -> Entry:
+    """The entry of a file as it stands."""
+    return Entry(sha256_of(path), path.stat().st_size, url, made_from)
+
+
+def record(key: str, entry: Entry) -> None:
+    """Enter a verified file into the cache's lock file; an entry of the same hash stays as it is."""
+    before = recorded(key)
+    if before and before.sha256 == entry.sha256 and entry.made_from in (None, before.made_from):
+        return
+    _change(lambda files: files.update({key: entry}))
+
+
+def forget(key: str) -> None:
+    """Take a file out of the cache's lock file, as its bytes turned out to be no such file."""
+    if recorded(key):
+        _change(lambda files: files.pop(key, None))
+
+
+def _change(change: Callable[[dict[str, Entry]], object]) -> None:
+    with holding(cache_folder()):
+        lock = _read(cache_folder() / RECORDED)
+        change(lock.files)
+        lock.files = dict(sorted(lock.files.items()))
+        part = cache_folder() / f"{RECORDED}.part"
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(lock), indent=1) + b"\n")
+        os.replace(part, cache_folder() / RECORDED)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def holding(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Hold `folder`, made if need be, until the block ends; another process that wants it waits, and says so.
+
+    Raises FactError when the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise FactError(
+            f"{folder}: cannot be written ({error.strerror}); set KLOC_CACHE to a folder you own, or change its owner"
+        ) from None
+    with lock:  # closing it lets go
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say(f"{folder.name}: another process fetches it; waiting")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> _Lock:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Lock)
+    except FileNotFoundError:
+        return _Lock()
+    except (OSError, msgspec.DecodeError) as error:
+        raise FactError(f"{path}: is no lock file ({error}); delete it, and fetch again to record it anew") from None

@@ -1,0 +1,61 @@
+"""A model whose weights are published as a pickle, written once as safetensors.
+
+The pickle is read as tensors alone (weights_only), from the mapped file, and written a shard at a time, so that a model
+of 24 GB takes a few GB of memory. Names, types and bytes of the tensors stay as they are. It fetches nothing.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from artifact.errors import ModelError
+from artifact.facts.cache import converted_folder
+from artifact.facts.lock import entry_of, holding, record, sha256_of
+from artifact.facts.sources import HubModel
+
+SHARD = 2_000_000_000
+"""Most bytes of a file, and of what is in memory at once."""
+
+
+def convert_model(model: HubModel, published: Path, shard: int = SHARD) -> Path:
+    """The folder of `model` as safetensors, made from the folder `published` unless it is there; hashes are recorded.
+
+    Raises ModelError when the pickle holds more than tensors, is damaged, or the folder cannot be written.
+    """
+    out = converted_folder(model)
+    with holding(out.parent):
+        if not out.is_dir():
+            _convert(model, published, out, shard)
+    return out
+
+
+def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
+    import torch
+    from huggingface_hub import save_torch_state_dict
+
+    pickle = published / model.weights
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        weights = torch.load(pickle, map_location="cpu", weights_only=True, mmap=True)
+        tensors = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{pickle}: is no readable file of torch weights ({reason}); delete it and run kloc fetch {model.name}"
+        ) from None
+    try:
+        part.mkdir(parents=True)
+        for name in model.files:
+            if name != model.weights and (published / name).is_file():
+                shutil.copyfile(published / name, part / name)
+        save_torch_state_dict(tensors, part, max_shard_size=shard, metadata={"format": "pt"})
+        made_from = sha256_of(pickle)
+        for path in sorted(part.iterdir()):
+            record(f"converted/{out.name}/{path.name}", entry_of(path, made_from=made_from))
+        os.replace(part, out)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise ModelError(
+            f"{out}: cannot be written ({error.strerror}); make room, or set KLOC_CACHE to a larger disk"
+        ) from None

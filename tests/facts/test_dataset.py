@@ -1,0 +1,174 @@
+"""Where data comes from: the paper's selection, the marks reporting relies on, and no source in another's place."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from artifact.errors import FactError
+from artifact.facts.dataset import PAPER_CASES, Data, counterfact, data_for, everyday, known, own, world
+from artifact.facts.fact import Fact
+
+
+def record(case_id: int, relation: bool = False, relation_id: str = "P36") -> dict:
+    subject, new, true = f"Land{case_id}", "Rome", "Paris"
+    rewrite = {"prompt": "The capital of {} is", "relation_id": relation_id, "subject": subject,
+               "target_new": {"str": new, "id": "Q1"}, "target_true": {"str": true, "id": "Q2"}}  # fmt: skip
+    found = {
+        "case_id": case_id,
+        "pararel_idx": 7 * case_id,
+        "requested_rewrite": rewrite,
+        "paraphrase_prompts": [f"So it was. {subject}, whose capital is", f"{subject}'s capital,"],
+        "neighborhood_prompts": ["The capital of Gaul is"],
+        "attribute_prompts": [],
+        "generation_prompts": [f"{subject} is known for"],
+    }
+    if relation:
+        rewrite["relation"] = {"strs": ["seat of government", "capital"]}
+        rewrite["add_rel_prompt"] = f"The relation between {{}} and {new} is"
+        rewrite["rm_rel_prompt"] = f"The relation between {{}} and {true} is"
+        found["rel_prompts"] = [f"{subject} has to do with {new} as its"]
+    return found
+
+
+def known_record(number: int) -> dict:
+    obj = ("Asia", "Europe")[number % 2]
+    return {"known_id": number, "subject": f"Land{number}", "attribute": obj, "template": "{} belongs to the continent",
+            "prediction": f" of {obj}", "prompt": f"Land{number} belongs to the continent of",
+            "relation_id": "P30"}  # fmt: skip
+
+
+def write(path: Path, records: object) -> Path:
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.fixture
+def plain(tmp_path) -> Path:
+    return write(tmp_path / "template-like-name.json", [record(i) for i in (4, 0, 2)])
+
+
+@pytest.fixture
+def authors(tmp_path) -> Path:
+    return write(tmp_path / "rel_counterfact.json", [record(i, relation=True) for i in (4, 0, 2)])
+
+
+def ids(data: Data) -> list[int]:
+    assert [s.case_id for s in data.statements] == [f.case_id for f in data.facts]
+    return [fact.case_id for fact in data.facts]
+
+
+def relation_names(facts: list[Fact]) -> set[str | None]:
+    return {fact.relation for fact in facts}
+
+
+def test_the_reconstruction(plain, authors) -> None:
+    for path in (plain, authors):  # fields that the file has are not mixed with those built by rule
+        data = counterfact(path, "templates")
+        assert ids(data) == [0, 2, 4]
+        assert "template" in data.source and "CounterFact" in data.source
+        assert data.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert "all 3 records of the file, fewer than the paper's 7,500" in data.note
+        assert relation_names(data.facts) == {"capital"}
+        assert len(data.facts[0].view("relation").generality) >= 4
+
+
+def test_the_authors_data(plain, authors) -> None:
+    data = counterfact(None, "authors", authors)
+    assert ids(data) == [0, 2, 4]
+    assert "template" not in data.source and "authors" in data.source
+    assert data.sha256 == hashlib.sha256(authors.read_bytes()).hexdigest()
+    assert relation_names(data.facts) == {"seat of government"}
+    assert data.facts[1].view("relation").generality == ("Land2 has to do with Rome as its",)
+    assert counterfact(plain, "authors", authors).note.endswith(
+        "0 of them differ from CounterFact in prompt, subject or objects"
+    )
+    changed = json.loads(authors.read_text())
+    changed[1]["requested_rewrite"]["target_new"]["str"] = "Oslo"
+    write(authors, changed)
+    assert "; 1 of them differ" in counterfact(plain, "authors", authors).note
+
+
+def test_nothing_stands_in_for_the_authors_data(plain, authors, tmp_path) -> None:
+    for absent in (None, tmp_path / "absent.json"):
+        with pytest.raises(
+            FactError, match="relation data is not there .*`kloc fetch relation`, or give --relation-source"
+        ):
+            counterfact(plain, "authors", absent)
+    authors.write_bytes(plain.read_bytes())
+    with pytest.raises(
+        FactError, match="holds no relation fields: it is plain CounterFact under the name of the authors"
+    ):
+        counterfact(plain, "authors", authors)
+    half = [record(0, relation=True), record(1)]
+    with pytest.raises(FactError, match="case 1 has no requested_rewrite.relation"):
+        counterfact(plain, "authors", write(authors, half))
+    half[1] = {**record(1, relation=True), "rel_prompts": []}
+    with pytest.raises(FactError, match="case 1 has no rel_prompts"):
+        counterfact(plain, "authors", write(authors, half))
+
+
+def test_absent_files_and_unknown_relations(tmp_path) -> None:
+    for absent in (None, tmp_path / "absent.json"):
+        with pytest.raises(
+            FactError, match="CounterFact is not there .*`kloc fetch counterfact`, or give --facts known"
+        ):
+            counterfact(absent, "templates")
+    with pytest.raises(FactError, match="known facts are not there .*`kloc fetch known`"):
+        known(tmp_path / "absent.json")
+    bad = write(tmp_path / "bad.json", [record(5, relation_id="P9999")])
+    for build in (lambda: counterfact(bad, "templates"), lambda: own(bad, "templates")):
+        with pytest.raises(FactError, match="bad.json: case 5: relation_id 'P9999' has no written name"):
+            build()
+
+
+def test_the_paper_s_selection_is_by_case_id(tmp_path) -> None:
+    count = PAPER_CASES + 5
+    path = write(tmp_path / "many.json", [record(i) for i in reversed(range(count))])
+    data = counterfact(path, "templates")
+    assert ids(data) == list(range(PAPER_CASES))
+    assert f"the first 7,500 of {count:,} records by case_id" in data.note
+
+
+def test_known_facts(tmp_path) -> None:
+    path = write(tmp_path / "known_1000.json", [known_record(i) for i in (3, 1, 0, 2)])
+    data = known(path)
+    assert ids(data) == [0, 1, 2, 3]
+    assert data.source.startswith("known facts, edit cases built from them") and "template" in data.source
+    assert data.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "4 edit cases from 4 known facts" in data.note
+    assert {(f.object_true, f.object_new) for f in data.facts} == {("Asia", "Europe"), ("Europe", "Asia")}
+    assert [statement.answer for statement in data.statements] == ["Asia", "Europe", "Asia", "Europe"]
+    with pytest.raises(FactError, match="holds CounterFact-style records, not known facts"):
+        known(write(tmp_path / "cf.json", [record(0)]))
+
+
+def test_own_files(plain, authors, tmp_path) -> None:
+    bare = own(plain)
+    assert ids(bare) == [0, 2, 4]
+    assert "template" not in bare.source and "3 have no relation fields" in bare.note
+    assert {len(fact.views()) for fact in bare.facts} == {1}
+    built = own(plain, "templates")
+    assert "template" in built.source and {len(fact.views()) for fact in built.facts} == {2}
+    for kept in (own(authors), own(authors, "templates")):
+        assert "template" not in kept.source and relation_names(kept.facts) == {"seat of government"}
+    mixed = own(write(tmp_path / "mixed.json", [record(1), record(0, relation=True)]), "templates")
+    assert [fact.relation for fact in mixed.facts] == ["seat of government", "capital"]
+    assert "template" in mixed.source and "relation prompts of 1 built by rule" in mixed.note
+    path = write(tmp_path / "mine.json", [known_record(i) for i in range(4)])
+    assert "template" not in own(path).source and {len(f.views()) for f in own(path).facts} == {1}
+    assert "template" in own(path, "templates").source
+    statements = [{"subject": "Rome", "prompt": "Rome lies in"}]
+    traced = own(write(path, statements), "templates")
+    assert (len(traced.facts), len(traced.statements)) == (0, 1) and "template" not in traced.source
+
+
+def test_what_comes_with_the_package() -> None:
+    assert data_for("world") == world() and data_for("gpt2") == everyday()
+    assert (len(world().facts), len(everyday().facts)) == (256, 24)
+    for data in (world(), everyday()):
+        assert ids(data) == list(range(len(data.facts)))
+        assert "template" not in data.source
+        assert len(data.sha256) == 64
+        assert data.statements[0].answer == data.facts[0].object_true
