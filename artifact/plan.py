@@ -1,7 +1,7 @@
 """The paper's experiments as data: which facts, methods, perspectives and models make which units of work.
 
-Covers every plan by name, their units in the order in which an early stop leaves the most useful report, and narrowing a
-plan to some tables, figures or methods. A unit does one thing to a list of facts; its records are stored a case at a
+Covers every plan by name, their units in the order in which an early stop leaves the most useful report, and narrowing
+a plan to some tables, figures or methods. A unit does one thing to a list of facts; its records are stored a case at a
 time. It does not run anything (runs/).
 """
 
@@ -53,7 +53,7 @@ class Unit(msgspec.Struct, frozen=True):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The tables and figures that the unit is for; Figure 3 sets severed effects beside those with nothing severed."""
+        """The tables and figures that the unit is for; Figure 3 sets severed effects beside those of hidden states."""
         if self.does == "unedited":
             return ("table1", "table2")
         if self.does == "edit":

@@ -124,13 +124,13 @@ class Tab:
         self._call("Page.navigate", url=path.as_uri())
         self._browser.wait("Page.loadEventFired", self._session)
 
-    def window(self, width: int, scheme: str = "light", media: str = "screen") -> None:
-        """Set the window's width in CSS pixels, the preferred colour scheme, and what is shown on: screen or print."""
+    def window(self, width: int, scheme: str = "light") -> None:
+        """Set the window's width in CSS pixels and the preferred colour scheme; below 600 it is a phone's."""
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self._call("Emulation.setEmulatedMedia", media=media, features=features)
+        self._call("Emulation.setEmulatedMedia", features=features)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, awaited where it is a promise."""

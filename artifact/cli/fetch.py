@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ from artifact.cli.app import app
 from artifact.errors import ArtifactError, FactError, SettingError
 from artifact.facts.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
 from artifact.facts.download import Tell
-from artifact.facts.fetch import cached, check_room, fetch_source, remaining
+from artifact.facts.fetch import cached, check_room, fetch_source, offline, remaining
 from artifact.facts.lock import entry_of, forget, holding, record, recorded, sha256_of
 from artifact.facts.sources import GROUPS, SOURCES, HubModel, PlainSource, Source
 from artifact.facts.verify import examine
@@ -58,6 +58,27 @@ def fetch(
             else:
                 shown.say(f"{source.name}: {folder}")
     return failed
+
+
+def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Fetch the sources that are not there yet; what cannot be had of `optional` is said and left out.
+
+    Raises FactError or ModelError for the first of `names` that cannot be had.
+    """
+    missing = [SOURCES[name] for name in (*names, *optional) if _state(SOURCES[name]) != "here"]
+    if not missing:
+        return
+    if not offline():
+        check_room(missing)
+    with _shown() as shown:
+        for source in missing:
+            try:
+                fetch_source(source, shown.say, shown.begin(source.name))
+                _converted(source, shown)
+            except ArtifactError as error:
+                if source.name not in optional:
+                    raise
+                shown.say(f"{source.name}: left out ({error})")
 
 
 def _names(what: tuple[str, ...]) -> list[str]:

@@ -1,85 +1,154 @@
-"""kloc smoke, run, report, verify: runs of a plan and what is made of them."""
+"""kloc smoke, full, run, report, verify, baseline: runs of a plan and what is made of them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from artifact.cli.app import Limit, Memory, Out, Protocol, RunModel, app, check_folder
-
-RunMoments = Annotated[
-    Path | None, Parameter(name="--moments", help="Folder of the model's second moments, in the published layout.")
-]
-RunMend = Annotated[
-    Path | None, Parameter(name="--mend-weights", help="MEND's network trained for the model; the world has its own.")
-]
+from artifact.errors import SettingError
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
 
 
-@app.command
-def smoke(
-    *,
-    model: RunModel = "auto",
-    protocol: Protocol = "released",
-    out: Out = None,
-    limit: Limit = None,
-    memory: Memory = None,
-    moments: RunMoments = None,
-    mend_weights: RunMend = None,
-) -> int:
-    """Every stage once on a small model, in minutes: traces, edits from both views, tables, a figure, a verdict."""
-    return run(
-        "smoke",
-        model=model,
-        protocol=protocol,
-        out=out,
-        limit=limit,
-        memory=memory,
-        moments=moments,
-        mend_weights=mend_weights,
+@Parameter(name="*")
+@dataclass
+class RunOptions:
+    """Options that every run takes."""
+
+    model: RunModel = "auto"
+    protocol: Protocol = "released"
+    out: Out = None
+    limit: Limit = None
+    memory: Memory = None
+    facts: Annotated[
+        str | None, Parameter(help="counterfact, known, world, everyday, or a file; the plan's own unless said.")
+    ] = None
+    relation_source: Annotated[
+        Literal["authors", "templates"], Parameter(help="Relation prompts by the authors, or built from templates.")
+    ] = "authors"
+    moments: Annotated[
+        Path | None, Parameter(help="Folder of the model's second moments, in the published layout.")
+    ] = None
+    mend_weights: Annotated[
+        Path | None, Parameter(help="MEND's network trained for the model; the world has its own.")
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass
+class Narrowing:
+    """Options that narrow a plan, or say where it is computed."""
+
+    only: Annotated[
+        list[Literal["table1", "table2", "figure2", "figure3"]], Parameter(help="These tables and figures alone.")
+    ] = field(default_factory=list)
+    methods: Annotated[list[str], Parameter(help="These methods alone: ft, kn, mend, rome, memit.")] = field(
+        default_factory=list
     )
+    shard: Annotated[str | None, Parameter(help="i/n: the i-th of n parts, to be put together by kloc merge.")] = None
+    engine: Annotated[Literal["local", "ray"], Parameter(help="This process, or a Ray cluster's GPUs.")] = "local"
+
+
+_OPTIONS, _WHOLE = RunOptions(), Narrowing()
+
+
+@app.command
+def smoke(*, options: RunOptions = _OPTIONS) -> int:
+    """Every stage once on a small model, in minutes: traces, edits from both views, tables, figures, a verdict."""
+    return _run("smoke", options, _WHOLE)
+
+
+@app.command
+def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> int:
+    """Both models, both tables, both figures: fetches what it needs, resumes where it stopped, takes hours on a GPU."""
+    return _run("full", options, narrowing)
 
 
 @app.command
 def run(
-    plan: Annotated[str, Parameter(help="Name of the plan: smoke.")],
+    plan: Annotated[str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full.")],
     *,
-    model: RunModel = "auto",
-    protocol: Protocol = "released",
-    out: Out = None,
-    limit: Limit = None,
-    memory: Memory = None,
-    moments: RunMoments = None,
-    mend_weights: RunMend = None,
+    options: RunOptions = _OPTIONS,
+    narrowing: Narrowing = _WHOLE,
 ) -> int:
     """Run a plan, or go on with an interrupted one; the last line is the report's path."""
-    from artifact.plan import find_plan
+    return _run(plan, options, narrowing)
+
+
+def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
+    from artifact.cli.fetch import obtain
+    from artifact.plan import PAPER_MODELS, find_plans, narrowed
     from artifact.reporting.report import render
-    from artifact.runs.editors import Given
+    from artifact.runs.inputs import Given, needed_sources
     from artifact.runs.progress import display
     from artifact.runs.runner import run_plan
-    from artifact.runs.store import reading
+    from artifact.runs.setup import Asked
+    from artifact.runs.store import reading_all
 
-    found = find_plan(plan)
-    with display() as show:
-        folder = run_plan(
-            found,
-            model=model,
-            protocol=protocol,
-            limit=limit,
-            out=out,
-            memory=memory,
-            given=Given(moments, mend_weights),
-            show=show,
-        )
-    with reading(folder) as store:
-        page, report = render(store)
-    for before in report.before:
+    methods = _words(narrowing.methods)
+    plans = [narrowed(plan, narrowing.only, methods) for plan in find_plans(name)]
+    if options.model in PAPER_MODELS:
+        plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
+    elif options.model != "auto":
+        plans = plans[:1]
+    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
+    asked = Asked(options.model, options.protocol, options.limit, options.memory, given, _shard(narrowing.shard))
+    several = len(plans) > 1
+    root = options.out or Path("results") / "-".join([name, *narrowing.only, *methods])
+
+    def report(folder: Path) -> Any:
+        with reading_all(folder) as stores:
+            return render(*stores, folder=folder / "report")
+
+    for plan in plans:
+        model = plan.models[0] if options.model == "auto" and plan.models else options.model
+        obtain(*needed_sources(plan, model, given))
+        with display() as show:
+            folder = run_plan(
+                plan,
+                asked,
+                out=root / model if several else options.out,
+                narrowing=[*narrowing.only, *methods],
+                show=show,
+                engine=_engine(narrowing.engine),
+                report=lambda store: report(root if several else store.folder),
+            )
+        page, made = report(root if several else folder)
+    for before in made.before:
         print(f"measured before: {before.sentence}")
-    print(f"verdict: {report.verdict.sentence}")
+    print(f"verdict: {made.verdict.sentence}")
     print(page)
-    return report.verdict.exit_code
+    return made.verdict.exit_code
+
+
+def _engine(name: str) -> Any:
+    from artifact.runs.runner import local_engine
+
+    if name == "ray":
+        from artifact.runs.cluster import ray_engine
+
+        return ray_engine
+    return local_engine
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    """Names given one by one or with commas between."""
+    return [word for text in texts for word in text.split(",") if word]
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, count = 0, 0
+    if not 1 <= index <= count:
+        raise SettingError(f"--shard {text!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
+    return index, count
 
 
 @app.command

@@ -42,6 +42,8 @@ _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "\n": " "},
+    # After a line's end LaTeX takes [ and * for arguments.
+    **{"[": "{[}", "*": "{*}", "`": r"\textasciigrave{}", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$"},
 }
 
 
@@ -81,7 +83,8 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path) -> Re
     parts = []
     for run in runs:
         # Several runs stand in one report: their files carry the model's name.
-        prefix = f"{Path(run.info.model).name}-" if len(runs) > 1 else ""
+        # A folder's name may hold what neither an id nor a LaTeX label may.
+        prefix = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{Path(run.info.model).name}-") if len(runs) > 1 else ""
         part = _part(run, prefix, drawings)
         files |= part.pop("files")
         parts.append(part)
@@ -124,7 +127,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []
     traces = [grids.trace_grid(drawn)] if drawn else []
     figures = _figures(prefix, drawn, severed, drawings)
-    files = {**figures, **_table_files([*own, *gaps, *traces], prefix)}
+    files = {**figures, **_table_files([*own, *gaps, *traces], prefix, f" on {info.model}" if prefix else "")}
     if rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(rows)
     for grid in (*gaps, *traces):
@@ -153,10 +156,12 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     }
 
 
-def _table_files(tables: Sequence[Grid], prefix: str = "") -> dict[str, bytes]:
-    """Tables as LaTeX and Markdown."""
+def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict[str, bytes]:
+    """Tables as LaTeX and Markdown; `of` names the model where several stand in one report."""
     return {
-        f"tables/{prefix}{grid.name}.{form}": text_template(f"table.{form}.j2").render(grid=grid).encode()
+        f"tables/{prefix}{grid.name}.{form}": text_template(f"table.{form}.j2")
+        .render(grid=grid, prefix=prefix, of=of)
+        .encode()
         for grid in tables
         for form in ("tex", "md")
     }
@@ -230,7 +235,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     found.filters.update(
-        latex=lambda text: "".join(_LATEX.get(mark, mark) for mark in str(text)),
+        latex=_latex,
         cell=lambda text: re.sub(r"([\\`*_|<>])", r"\\\1", " ".join(str(text).split())),
         number=grids.number,
         interval=grids.interval,
@@ -246,6 +251,12 @@ def _environment(autoescape: bool) -> jinja2.Environment:
     return found
 
 
+def _latex(text: Any) -> str:
+    """Plain text as LaTeX prints it: marks escaped, opening quotes told from closing ones, no dashes made of hyphens."""
+    escaped = "".join(_LATEX.get(mark, mark) for mark in str(text))
+    return re.sub(r"-(?=-)", "-{}", re.sub(r"(?<![^\s(])''(?=\S)", "``", escaped))
+
+
 def _by_table(rows: tuple[PaperRow, ...]) -> dict[str, list[PaperRow]]:
     names = {"t1": "paper-table-1", "t2": "paper-table-2", "rake": "released-summary", "rome-t4": "rome-table-4"}
     tables: dict[str, list[PaperRow]] = {}
@@ -259,7 +270,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     found, recorded = [], store.counts()
     for unit in info.plan.units:
         counted = recorded.get(unit.name, Counter())
-        planned = len(info.cases) if unit.most is None else min(unit.most, len(info.cases))
+        planned = info.planned(unit)
         does = {
             "trace": f"trace the {unit.kind} states, {unit.corrupt} view",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",

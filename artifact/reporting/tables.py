@@ -278,7 +278,7 @@ def _row(
     gaps: Mapping[tuple[Metric, Group], Value],
 ) -> Row:
     info = store.info()
-    planned = len(info.cases) if unit.most is None else min(unit.most, len(info.cases))
+    planned = info.planned(unit)
     reasons = (
         {record.reason for record in store.unfinished(unit)} if counts["excluded"] == counts.total() > 0 else set()
     )

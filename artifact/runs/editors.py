@@ -5,7 +5,6 @@ world's corpus or the model's own samples, MEND's weights from the world's folde
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from artifact.editing.hparams import MethodName, hparams_for
@@ -21,19 +20,6 @@ from artifact.lm.memory import Memory
 
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """Files that the user names for a run; what is None is drawn, computed, or the world's own."""
-
-    moments: Path | None = None
-    mend_weights: Path | None = None
-
-    def options(self) -> dict[str, str]:
-        """The command line's options by name, to repeat the run with."""
-        named = {"--moments": self.moments, "--mend-weights": self.mend_weights}
-        return {option: str(path) for option, path in named.items() if path is not None}
 
 
 def make_editor(

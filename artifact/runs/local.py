@@ -1,9 +1,10 @@
-"""The local engine: the records of one batch of facts of one unit, computed in this process.
+"""The local engine: the records of one batch of cases of one unit, computed in this process.
 
-Covers what each kind of unit does to a fact. It stores nothing and keeps no order (runner.py).
+Covers what each kind of unit does to a case. It stores nothing and keeps no order (runner.py).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,29 +17,58 @@ from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
 from artifact.plan import Unit
+from artifact.runs.engine import Computed
 from artifact.runs.setup import SAMPLES, Context
-from artifact.runs.store import Record
+from artifact.runs.store import Record, RunInfo
 from artifact.tracing.trace import Settings, trace_all
 
+Item = Fact | Statement
 
-def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
-    """One record a fact, in order. A fact that cannot be computed gives a failed record with its reason.
 
-    When a batch fails as a whole, its facts are computed one by one, so that one bad fact costs only itself.
+class Local:
+    """The engine that computes in this process."""
+
+    def __init__(self, context: Context, info: RunInfo) -> None:
+        self.info = info
+        self._context = context
+
+    def compute(self, unit: Unit, batches: Sequence[Sequence[int]]) -> Generator[Computed, None, None]:
+        """The records of each batch, one batch after the other."""
+        items = {item.case_id: item for item in self._context.items(unit)}
+        for batch in batches:
+            began = time.perf_counter()
+            records = compute(unit, [items[case_id] for case_id in batch], self._context)
+            yield Computed(records, time.perf_counter() - began)
+
+    def weights_hash(self) -> str:
+        return self._context.model.weights_hash()
+
+
+def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]:
+    """One record an item (a fact to edit or score, a statement to trace), in order.
+
+    One that cannot be computed gives a failed record with its reason, after one more try alone: when a batch fails as a
+    whole, or a case in it, one bad case costs only itself.
     """
     try:
-        return _COMPUTE[unit.does](unit, facts, context)
+        records = _COMPUTE[unit.does](unit, items, context)
     except ArtifactError as error:
-        if len(facts) == 1:
-            return [Record(facts[0].case_id, "failed", {"reason": str(error)})]
-        return [record for fact in facts for record in compute(unit, [fact], context)]
+        if len(items) == 1:
+            return [Record(items[0].case_id, "failed", {"reason": str(error)})]
+        return [record for item in items for record in compute(unit, [item], context)]
+    if len(items) == 1:
+        return records
+    return [
+        compute(unit, [item], context)[0] if record.status == "failed" else record
+        for item, record in zip(items, records, strict=True)
+    ]
 
 
-def _unedited(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+def _unedited(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     return [Record(score.case_id, "done", _views(score)) for score in score_cases(context.model, facts)]
 
 
-def _edit(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     assert unit.method != "none"
     missing = context.lacking(unit.method)
     if missing is not None:
@@ -61,7 +91,7 @@ def _edit(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
     return [records[fact.case_id] for fact in facts]
 
 
-def _trace(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Record]:
     settings = Settings(
         context.noise_level,
         kind=unit.kind,
@@ -71,18 +101,17 @@ def _trace(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
         fresh_noise=context.protocol.severed_fresh_noise,
         corrupt=unit.corrupt,
     )
-    statements = [Statement(f.case_id, f.prompt, f.subject, f.template, f.object_true) for f in facts]
     records = []
-    for fact, traced in zip(facts, trace_all(context.model, statements, settings, context.memory), strict=True):
+    for asked, traced in zip(statements, trace_all(context.model, statements, settings, context.memory), strict=True):
         if isinstance(traced, ArtifactError):
-            records.append(Record(fact.case_id, "failed", {"reason": str(traced)}))
-        elif traced.answer_id != context.model.tokens.ids(f" {fact.object_true}")[0]:
-            reason = f"the model's greedy answer is {traced.answer.strip()!r}, not {fact.object_true!r}"
-            records.append(Record(fact.case_id, "excluded", {"reason": reason}))
+            records.append(Record(asked.case_id, "failed", {"reason": str(traced)}))
+        elif asked.answer and traced.answer_id != context.model.tokens.ids(f" {asked.answer}")[0]:
+            reason = f"the model's greedy answer is {traced.answer.strip()!r}, not {asked.answer!r}"
+            records.append(Record(asked.case_id, "excluded", {"reason": reason}))
         else:
             payload = asdict(traced)
             del payload["case_id"]
-            records.append(Record(fact.case_id, "done", payload))
+            records.append(Record(asked.case_id, "done", payload))
     return records
 
 

@@ -1,86 +1,103 @@
 """Run a plan: every unit's cases in fixed batches, each case committed as soon as it is there.
 
-Covers resuming, interruption and the check that no weight changed. What a record holds is local.py's, where it is kept
-store.py's.
+Covers resuming, interruption, reports on the way, and the check that no weight changed. What a record holds is
+local.py's, where it is kept store.py's, on which machines it is computed the engine's (engine.py).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from artifact.errors import Interrupted, RunError
-from artifact.facts.fact import Fact
 from artifact.plan import Plan, Unit
-from artifact.runs.editors import Given
+from artifact.runs.engine import Engine
 from artifact.runs.environment import environment
-from artifact.runs.local import compute
+from artifact.runs.local import Local
 from artifact.runs.progress import Display
-from artifact.runs.setup import Context, prepare
+from artifact.runs.setup import Asked, prepare
 from artifact.runs.stop import Stop, stopping
 from artifact.runs.store import Store, begin, reading, writing
+
+SECONDS_BETWEEN_REPORTS = 60.0
+MakeEngine = Callable[[Plan, Asked, Callable[[str], None], str | None], Engine]
+
+
+def local_engine(plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None) -> Engine:
+    """The engine of this process, ready to compute."""
+    return Local(*prepare(plan, asked, say, begun_with))
 
 
 def run_plan(
     plan: Plan,
+    asked: Asked,
     *,
-    model: str,
-    protocol: str,
     show: Display,
-    limit: int | None = None,
     out: Path | None = None,
-    memory: str | None = None,
-    given: Given | None = None,
+    narrowing: Sequence[str] = (),
+    engine: MakeEngine = local_engine,
+    report: Callable[[Store], object] = lambda store: None,
 ) -> Path:
     """Run or resume `plan`; returns the run's folder.
 
-    Raises Interrupted when stopped on request, and RunError when the folder is another run's or cannot be written.
+    `report` is called after a unit, at most once a minute. Raises Interrupted when stopped on request, and RunError
+    when the folder is another run's or cannot be written.
     """
     begun_with = _model_of(out) if out is not None else None
     with stopping() as stop:
-        context, info = prepare(plan, model, protocol, limit, show.say, begun_with, memory, given)
-        folder = out or Path("results") / _run_name(plan, context)
-        show.say(f"data: {info.data_source}, {len(context.data.facts)} facts; run folder {folder}")
+        working = engine(plan, asked, show.say, begun_with)
+        folder = out or Path("results") / run_name(plan, working.info.model, asked, narrowing)
+        show.say(f"data: {working.info.data_source}, {len(working.info.cases)} facts; run folder {folder}")
+        if (traced := working.info.traced) is not None and traced.sha256 != working.info.data_sha256:
+            show.say(f"traced: {traced.source}, {len(traced.cases)} statements")
         with writing(folder) as store:
-            info = begin(store, info)
+            info = begin(store, working.info)
             store.write_description()
             store.add_environment(environment(info.device))
+            reported = time.monotonic()
             try:
                 for unit in info.plan.units:
-                    _run_unit(store, unit, _cases(unit, context.data.facts, limit), context, stop, show)
+                    _run_unit(store, unit, info.batches(unit), working, stop, show)
+                    if not stop.asked and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                        report(store)
+                        reported = time.monotonic()
             except KeyboardInterrupt:
                 stop.asked = True
             if stop.asked:
                 raise Interrupted(f"stopped; {folder} keeps all that was done, and the same command goes on from there")
-            if context.model.weights_hash() != info.weights_sha256:
+            if working.weights_hash() != info.weights_sha256:
                 raise RunError(f"{folder}: the model's weights changed during the run; discard it and report a defect")
             return folder
 
 
-def _run_unit(store: Store, unit: Unit, facts: Sequence[Fact], context: Context, stop: Stop, show: Display) -> None:
+def _run_unit(
+    store: Store, unit: Unit, batches: list[tuple[int, ...]], engine: Engine, stop: Stop, show: Display
+) -> None:
     done = store.done(unit)
-    bar = show.bar(unit.name, len(facts))
-    for start in range(0, len(facts), unit.batch):
-        batch = facts[start : start + unit.batch]
-        if not all(fact.case_id in done for fact in batch):
-            began = time.perf_counter()
-            records = compute(unit, batch, context)
-            for record in records:
+    left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
+    bar = show.bar(unit.name, sum(map(len, batches)))
+    bar.advance(sum(map(len, batches)) - sum(map(len, left)))
+    with closing(engine.compute(unit, left)) as results:
+        for computed in results:
+            for record in computed.records:
                 store.add(unit, record)
-            store.add_time(unit, time.perf_counter() - began, len(batch))
-        bar.advance(len(batch))
-        if stop.asked:
-            return
+            store.add_time(unit, computed.seconds, len(computed.records))
+            bar.advance(len(computed.records))
+            if stop.asked:
+                return
 
 
-def _cases(unit: Unit, facts: Sequence[Fact], limit: int | None) -> Sequence[Fact]:
-    """The first facts by case id, as many as the unit and the user's limit allow."""
-    most = min((n for n in (unit.most, limit) if n is not None), default=None)
-    return sorted(facts, key=lambda fact: fact.case_id)[:most]
+def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()) -> str:
+    """A run's folder below results/: the plan, the model where the plan does not say it, and what sets it apart.
 
-
-def _run_name(plan: Plan, context: Context) -> str:
-    suffix = "" if context.protocol.name == "released" else f"-{context.protocol.name}"
-    return f"{plan.name}-{Path(context.model.name).name}{suffix}"
+    `narrowing` are the tables, figures and methods that the plan was narrowed to.
+    """
+    parts = [plan.name, *([] if plan.models == (model,) else [Path(model).name]), *narrowing]
+    if asked.protocol != "released":
+        parts.append(asked.protocol)
+    if asked.shard is not None:
+        parts.append("{}of{}".format(*asked.shard))
+    return "-".join(parts)
 
 
 def _model_of(folder: Path) -> str | None:

@@ -4,9 +4,11 @@ Covers the choice of `--model auto`, the data each model runs on, hyperparameter
 computes no record (local.py) and keeps no journal (store.py).
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,28 +17,25 @@ from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS, Protocol
-from artifact.errors import SettingError
-from artifact.facts.dataset import Data, data_for
+from artifact.errors import ModelError, SettingError
+from artifact.facts.dataset import data_for
+from artifact.facts.fact import Fact, Statement
 from artifact.facts.fetch import cached, fetch, hub_answers
-from artifact.facts.sources import HUB_MODELS
+from artifact.facts.sources import HUB_MODELS, HubModel
 from artifact.lm.load import LanguageModel, auto_device, load
 from artifact.lm.memory import Memory, default_memory, parse_bytes
-from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan
-from artifact.runs.editors import Given, default_moments, lacking, make_editor
-from artifact.runs.store import RunInfo
+from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
+from artifact.runs.editors import default_moments, lacking, make_editor
+from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
+from artifact.runs.store import RunInfo, TracedData
 from artifact.tracing.corruption import embedding_spread
 
 SAMPLES = 10
 USE_MOMENTS: frozenset[MethodName] = frozenset({"rome", "memit"})
+ROOM = 1.3
+"""Memory that a model takes beside its weights' bytes, as a factor: batches, gradients, second moments."""
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
-WORLD_NOTE = (
-    "The embedded world is a list of made-up facts and a small GPT-2 trained on them, so that editing works at a known "
-    "site."
-)
-OTHER_NOTE = (
-    "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
-)
 
 
 def choose_model(asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
@@ -75,17 +74,31 @@ def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = N
         raise SettingError(f"noise {asked!r} is neither s3 nor a number; give one of these") from None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks of a run, besides the plan."""
+
+    model: str = "auto"
+    protocol: str = "released"
+    limit: int | None = None
+    memory: str | None = None
+    given: Given = Given()
+    shard: tuple[int, int] | None = None
+
+
 @dataclass
 class Context:
     """What computing a record needs. Editors are made when a unit first asks for them."""
 
     model: LanguageModel
-    data: Data
+    inputs: Inputs
     protocol: Protocol
     noise_level: float
     memory: Memory
     methods: tuple[MethodName, ...]
-    given: Given = Given()
+    moments_folder: Path | None = None
+    mend_weights: Path | None = None
+    mend_missing: str = ""
     _editors: dict[MethodName, Editor] = field(default_factory=dict)
 
     def editor(self, method: MethodName) -> Editor:
@@ -98,59 +111,75 @@ class Context:
                 self.protocol,
                 self.memory,
                 moments=moments,
-                mend_weights=self.given.mend_weights if method == "mend" else None,
+                mend_weights=self.mend_weights if method == "mend" else None,
             )
         return self._editors[method]
 
     def lacking(self, method: MethodName) -> str | None:
         """Why the method cannot run here, with the remedy; None when it can."""
-        return lacking(self.model, method, self.given.mend_weights)
+        if method == "mend" and self.mend_missing:
+            return self.mend_missing
+        return lacking(self.model, method, self.mend_weights)
 
     @cached_property
     def moments(self) -> Moments:
         """One set of second moments for every method of the plan."""
-        if self.given.moments is not None:
-            return read_moments(self.given.moments)
+        if self.moments_folder is not None:
+            return read_moments(self.moments_folder)
         chosen = [hparams_for(m, self.model.name, self.model.decoder.layers) for m in self.methods if m in USE_MOMENTS]
         return default_moments(self.model, sorted({layer for one in chosen for layer in one.layers}))
 
+    def items(self, unit: Unit) -> Sequence[Fact] | Sequence[Statement]:
+        """What a unit may take: statements to trace, or facts to edit and score."""
+        return self.inputs.traced.statements if unit.does == "trace" else self.inputs.edited.facts
+
 
 def prepare(
-    plan: Plan,
-    asked: str,
-    protocol_name: str,
-    limit: int | None,
-    say: Callable[[str], None],
-    begun_with: str | None = None,
-    memory: str | None = None,
-    given: Given | None = None,
+    plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None = None
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
-    if protocol_name not in PROTOCOLS:
-        raise SettingError(f"protocol {protocol_name!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
-    if limit is not None and limit < 1:
-        raise SettingError(f"--limit must be at least 1, got {limit}; give a number of facts")
-    protocol = PROTOCOLS[protocol_name]
-    name, reason = choose_model(asked, say, begun_with)
+    if asked.protocol not in PROTOCOLS:
+        raise SettingError(f"protocol {asked.protocol!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
+    if asked.limit is not None and asked.limit < 1:
+        raise SettingError(f"--limit must be at least 1, got {asked.limit}; give a number of facts")
+    protocol, given = PROTOCOLS[asked.protocol], asked.given
+    name, reason = run_model(plan, asked.model, say, begun_with)
     say(f"model: {name} ({reason})")
+    # Data first: what is missing is said before gigabytes are read.
+    inputs = run_inputs(plan, name, given)
+    moments_folder = run_moments(plan, name, given)
+    mend_weights, mend_missing = run_mend_weights(name, given)
     if name in HUB_MODELS:
         fetch(HUB_MODELS[name], say)
     device, why = auto_device()
     use_tf32(protocol.tf32)
     say(f"device: {device} ({why}), float32, protocol {protocol.name}")
+    if name in HUB_MODELS:
+        check_fits(HUB_MODELS[name], device)
     model = load(name, device)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
     elif device == "cpu" and plan is SMOKE:
         plan = SMOKE_FEW_FACTS
         say("plan: few facts, as this model takes seconds for each without a GPU")
-    data = data_for(name)
-    budget = Memory(default_memory(model.decoder.device) if memory is None else parse_bytes(memory), say)
+    budget = Memory(default_memory(model.decoder.device) if asked.memory is None else parse_bytes(asked.memory), say)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    context = Context(model, data, protocol, noise_level("s3", model), budget, methods, given or Given())
+    subjects = [statement.subject for statement in inputs.traced.statements]
+    context = Context(
+        model,
+        inputs,
+        protocol,
+        noise_level("s3", model, subjects),
+        budget,
+        methods,
+        moments_folder,
+        mend_weights,
+        mend_missing,
+    )
     settings: dict[str, Any] = {
         method: context.editor(method).described() for method in methods if context.lacking(method) is None
     }
+    counts, note = evidence(plan, name, inputs.edited, given)
     info = RunInfo(
         plan=plan,
         model=name,
@@ -162,19 +191,53 @@ def prepare(
         dtype="float32",
         protocol=protocol.name,
         switches=protocol.switches(),
-        data_source=data.source,
-        data_sha256=data.sha256,
-        data_note=data.note,
-        evidence=False,  # no plan runs the paper's models on the paper's data yet
-        evidence_note=WORLD_NOTE if name == "world" else OTHER_NOTE,
+        data_source=inputs.edited.source,
+        data_sha256=inputs.edited.sha256,
+        data_note=inputs.edited.note,
+        evidence=counts,
+        evidence_note=note,
         settings=settings,
         noise_level=context.noise_level,
         samples=SAMPLES,
-        cases=[fact.case_id for fact in data.facts],
-        limit=limit,
-        given=context.given.options(),
+        cases=[fact.case_id for fact in inputs.edited.facts],
+        traced=TracedData(
+            inputs.traced.source,
+            inputs.traced.sha256,
+            inputs.traced.note,
+            [statement.case_id for statement in inputs.traced.statements],
+        ),
+        limit=asked.limit,
+        given=given.options(),
+        shard=asked.shard,
     )
     return context, info
+
+
+def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
+    """The model of a run and why: the plan's own where `auto` is asked of a plan that names one (choose_model)."""
+    if asked == "auto" and plan.models:
+        return plan.models[0], f"the plan {plan.name} is for it"
+    return choose_model(asked, say, begun_with)
+
+
+def check_fits(model: HubModel, device: str) -> None:
+    """Raise ModelError, in GB, when a model's float32 weights do not fit the device with room to work."""
+    needed = round(model.size * ROOM)
+    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else host_memory()
+    if needed > free:
+        where = "GPU" if device.startswith("cuda") else "host"
+        raise ModelError(
+            f"{model.name}: needs about {needed / 1e9:.0f} GB of {where} memory in float32, and {free / 1e9:.0f} GB "
+            "are free; free some, or take a larger machine (kloc doctor --estimate)"
+        )
+
+
+def host_memory() -> int:
+    """Bytes of main memory that are free for use."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def use_tf32(on: bool) -> None:

@@ -38,11 +38,22 @@ create table if not exists times (unit text not null, seconds real not null, cas
 """
 
 
+class TracedData(msgspec.Struct, frozen=True):
+    """What the units that trace take: where it comes from, and the case ids."""
+
+    source: str
+    sha256: str
+    note: str
+    cases: list[int]
+
+
 class RunInfo(msgspec.Struct, frozen=True):
     """What a run is: everything a number of it must carry. Two runs of equal info give equal records.
 
     `evidence` is False for a model that says nothing about the paper (the embedded world, GPT-2 small), with the
-    reason in words in `evidence_note`. `settings` holds, by method, the resolved hyperparameters and their hash.
+    reason in words in `evidence_note`. The data and `cases` are those of edits and scores, `traced` those of traces
+    (None in journals that trace the same). `shard` is (i, n) for the i-th of n parts of a run. `settings` holds, by
+    method, the resolved hyperparameters and their hash.
     """
 
     plan: Plan
@@ -66,6 +77,28 @@ class RunInfo(msgspec.Struct, frozen=True):
     cases: list[int]
     limit: int | None = None
     given: dict[str, str] = {}
+    traced: TracedData | None = None
+    shard: tuple[int, int] | None = None
+
+    def planned(self, unit: Unit) -> int:
+        """How many cases the unit takes when it is finished, the user's limit apart."""
+        return len(self._cases(unit)[: unit.most])
+
+    def batches(self, unit: Unit) -> list[tuple[int, ...]]:
+        """The case ids of each batch of the unit, of this run's shard alone.
+
+        Batches are cut from the plan's list, never from what is left or of a shard, so that every way of running gives
+        the same numbers.
+        """
+        cases = self._cases(unit)[: unit.most][: self.limit]
+        found = [tuple(cases[start : start + unit.batch]) for start in range(0, len(cases), unit.batch)]
+        if self.shard is None:
+            return found
+        index, shards = self.shard
+        return found[index - 1 :: shards]
+
+    def _cases(self, unit: Unit) -> list[int]:
+        return self.traced.cases if unit.does == "trace" and self.traced is not None else self.cases
 
 
 class Record(msgspec.Struct, frozen=True):

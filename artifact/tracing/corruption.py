@@ -37,8 +37,8 @@ def corrupted_tokens(
 ) -> tuple[int, ...]:
     """Positions that are corrupted: the subject (entity), or the relation's words in one of three readings.
 
-    `all`: every token of the text but the subject's; `after`: those after the subject; `template`: those of the statement's
-    template without its "{}". Raises PromptError when that leaves no token.
+    `all`: every token of the text but the subject's; `after`: those after the subject; `template`: those of the
+    statement's template without its "{}". Raises PromptError when that leaves no token.
     """
     subject = subject_tokens(encoded, statement)
     if corrupt == "entity":

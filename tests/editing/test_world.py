@@ -13,14 +13,14 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import PERSPECTIVES, Statement
 from artifact.plan import SMOKE
-from artifact.runs.setup import Context, prepare
+from artifact.runs.setup import Asked, Context, prepare
 from artifact.tracing.averages import trace_numbers, traces_of
 from artifact.tracing.trace import Settings, trace
 
 
 @pytest.fixture(scope="module")
 def world() -> Context:
-    context, _ = prepare(SMOKE, "world", "released", None, lambda line: None)
+    context, _ = prepare(SMOKE, Asked("world"), lambda line: None)
     return context
 
 
@@ -31,7 +31,7 @@ def mean(scores, view: str, group: str, metric: str = "success") -> float:
 def test_early_site_at_the_last_subject_token(world: Context) -> None:
     traces = [
         trace(world.model, Statement(f.case_id, f.prompt, f.subject, f.template), Settings(world.noise_level))
-        for f in world.data.facts[::10]
+        for f in world.inputs.edited.facts[::10]
     ]
     clean, corrupted = (np.mean([getattr(t, name) for t in traces]) for name in ("clean", "corrupted"))
     assert clean > 0.93 and corrupted < 0.3
@@ -47,7 +47,7 @@ def test_early_site_at_the_last_subject_token(world: Context) -> None:
 @pytest.mark.parametrize("perspective", PERSPECTIVES)
 @pytest.mark.parametrize("method", ["ft", "mend", "rome", "memit"])
 def test_edits_take_from_both_perspectives(method, perspective, world: Context) -> None:
-    facts = world.data.facts[3::16]
+    facts = world.inputs.edited.facts[3::16]
     found = world.editor(method).edits([[fact.view(perspective)] for fact in facts])
     edits = [one.edit for one in found if isinstance(one, Edited)]
     assert len(edits) == len(facts)
@@ -60,7 +60,7 @@ def test_edits_take_from_both_perspectives(method, perspective, world: Context) 
 @pytest.mark.parametrize("perspective", PERSPECTIVES)
 def test_kn_takes_where_its_texts_have_their_space(perspective, world: Context) -> None:
     """As released, KN's texts lack the space that the model's answers have, and its edits hardly take."""
-    facts = world.data.facts[::10]
+    facts = world.inputs.edited.facts[::10]
     took = {}
     for name, protocol in PROTOCOLS.items():
         editor = replace(world.editor("kn"), protocol=protocol)
@@ -71,5 +71,5 @@ def test_kn_takes_where_its_texts_have_their_space(perspective, world: Context) 
 
 
 def test_the_unedited_model_says_none_of_it(world: Context) -> None:
-    before = score_cases(world.model, world.data.facts[::20])
+    before = score_cases(world.model, world.inputs.edited.facts[::20])
     assert mean(before, "entity", "reliability") == 0 and mean(before, "relation", "reliability") < 0.1

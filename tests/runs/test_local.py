@@ -12,9 +12,9 @@ from artifact.editing.moments import Moments
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS
 from artifact.reporting.report import repeat_command
 from artifact.runs import editors
-from artifact.runs.editors import Given
+from artifact.runs.inputs import Given
 from artifact.runs.local import compute
-from artifact.runs.setup import Context, prepare
+from artifact.runs.setup import Asked, Context, prepare
 
 UNITS = {unit.name: unit for unit in SMOKE.units}
 METHODS = ("ft", "kn", "mend", "rome", "memit")
@@ -22,7 +22,7 @@ METHODS = ("ft", "kn", "mend", "rome", "memit")
 
 @pytest.fixture(scope="module")
 def prepared() -> Context:
-    return prepare(SMOKE, "world", "released", 2, lambda line: None)[0]
+    return prepare(SMOKE, Asked("world", limit=2), lambda line: None)[0]
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def world(prepared: Context) -> Context:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fact_that_cannot_be_asked_fails_alone(method: str, world: Context) -> None:
-    good = world.data.facts[0]
-    bad = replace(world.data.facts[1], subject="Quetzalcoatl")
+    good = world.inputs.edited.facts[0]
+    bad = replace(world.inputs.edited.facts[1], subject="Quetzalcoatl")
     before = world.model.weights_hash()
     first, second = compute(UNITS[f"{method}-entity"], [good, bad], world)
     assert (first.case_id, first.status) == (good.case_id, "done")
@@ -52,7 +52,7 @@ def test_singular_moments_fail_every_case_with_the_reason(method: str, world: Co
     zero = Moments("too few texts", given_MM={layer: torch.zeros(width, width) for layer in range(6)})
     world._editors["rome"] = replace(world.editor("rome"), moments=zero)
     world._editors["memit"] = replace(world.editor("memit"), moments=zero)
-    records = compute(UNITS[f"{method}-relation"], world.data.facts[:2], world)
+    records = compute(UNITS[f"{method}-relation"], world.inputs.edited.facts[:2], world)
     assert [record.status for record in records] == ["failed", "failed"]
     assert all("singular" in record.reason and "too few texts" in record.reason for record in records)
 
@@ -63,7 +63,7 @@ def test_weights_of_another_model_fail_every_case(world: Context) -> None:
     (shape, *_) = network.transforms
     other = replace(network, transforms={(4, 4): network.transforms[shape]})
     world._editors["mend"] = replace(world.editor("mend"), network=other)
-    (record,) = compute(UNITS["mend-entity"], world.data.facts[:1], world)
+    (record,) = compute(UNITS["mend-entity"], world.inputs.edited.facts[:1], world)
     assert record.status == "failed" and "(4, 4)" in record.reason
 
 
@@ -72,13 +72,13 @@ def test_an_edit_without_effect_is_a_failure(method: str, world: Context) -> Non
     """One forward pass takes no step: nothing is changed, and no number is made up for it."""
     editor = world.editor(method)
     world._editors[method] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, v_num_grad_steps=1))
-    (record,) = compute(UNITS[f"{method}-entity"], world.data.facts[:1], world)
+    (record,) = compute(UNITS[f"{method}-entity"], world.inputs.edited.facts[:1], world)
     assert record.status == "failed" and "weight change has norm" in record.reason
 
 
 def test_mend_without_weights_is_left_out_with_its_reason(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("artifact.runs.setup.lacking", lambda model, method, file: "MEND needs weights")
-    records = compute(UNITS["mend-entity"], world.data.facts[:3], world)
+    records = compute(UNITS["mend-entity"], world.inputs.edited.facts[:3], world)
     assert {(record.status, record.reason) for record in records} == {("excluded", "MEND needs weights")}
     renamed = replace(world.model, name="gpt2")
     assert "kloc mend-train" in (editors.lacking(renamed, "mend") or "")
@@ -90,8 +90,10 @@ def test_a_run_takes_the_users_moments_and_weights(reference: Path) -> None:
     """What is given is used, recorded with its hash, and named in the command that repeats the run."""
     moments, network = reference / "moments" / "tiny-gpt2", reference / "mend" / "mend_network.npz"
     model = str(reference / "models" / "tiny-gpt2")
-    context, info = prepare(SMOKE, model, "released", 1, lambda line: None, given=Given(moments, network))
-    (record,) = compute(UNITS["mend-entity"], context.data.facts[:1], context)
+    context, info = prepare(
+        SMOKE, Asked(model, limit=1, given=Given(moments=moments, mend_weights=network)), lambda line: None
+    )
+    (record,) = compute(UNITS["mend-entity"], context.inputs.edited.facts[:1], context)
     assert record.status == "done" and record.payload["norm"] > 0
     assert info.settings["rome"]["moments"] == info.settings["memit"]["moments"] == "folder tiny-gpt2"
     assert re.fullmatch(r"file mend_network.npz, sha256 [0-9a-f]{12}", info.settings["mend"]["weights"])
@@ -102,10 +104,10 @@ def test_a_model_that_takes_seconds_a_fact_runs_on_few(reference: Path, monkeypa
     """Without a GPU, the smoke plan on GPT-2 takes few facts and says so; a small model takes them all."""
     model, said = str(reference / "models" / "tiny-gpt2"), []
     monkeypatch.setattr("artifact.runs.setup.auto_device", lambda: ("cpu", "test"))
-    assert prepare(SMOKE, model, "released", None, said.append)[1].plan == SMOKE
+    assert prepare(SMOKE, Asked(model), said.append)[1].plan == SMOKE
     assert not any("few facts" in line for line in said)
     monkeypatch.setattr("artifact.runs.setup.SMALL_EMBEDDING", 1)
-    plan = prepare(SMOKE, model, "released", None, said.append)[1].plan
+    plan = prepare(SMOKE, Asked(model), said.append)[1].plan
     assert plan == SMOKE_FEW_FACTS and any("few facts" in line for line in said)
     assert [unit.name for unit in plan.units] == [unit.name for unit in SMOKE.units]
     assert all(unit.most is not None and unit.most <= 4 for unit in plan.units if unit.does != "unedited")

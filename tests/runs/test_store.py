@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from artifact.errors import RunError, SettingError
-from artifact.plan import PLANS, SMOKE, Unit, find_plan
+from artifact.errors import RunError
+from artifact.plan import SMOKE
 from artifact.runs.store import Record, RunInfo, begin, reading, write_atomically, writing
 
 UNIT = SMOKE.units[0]
@@ -146,13 +146,3 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
-
-
-def test_plans() -> None:
-    assert find_plan("smoke") is SMOKE
-    with pytest.raises(SettingError, match="plan 'nope' is unknown; expected one of smoke"):
-        find_plan("nope")
-    for plan in PLANS.values():
-        names = [unit.name for unit in plan.units]
-        assert len(set(names)) == len(names)
-        assert all(isinstance(unit, Unit) and unit.batch > 0 for unit in plan.units)

@@ -1,0 +1,146 @@
+"""What goes into a run besides the model: facts and statements, second moments, MEND's weights, and whether it counts.
+
+Covers the choice by plan and by what the user names, the sources that have to be there, and the rule by which a run is
+evidence. Nothing stands in for another source silently: what is absent is an error with its remedy. It fetches nothing
+(cli/fetch.py) and loads no model.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from artifact.errors import ArtifactError, SettingError
+from artifact.facts import dataset
+from artifact.facts.dataset import Data, RelationSource
+from artifact.facts.fetch import moments_folder, path_of
+from artifact.facts.sources import PLAIN_SOURCES
+from artifact.plan import PAPER_MODELS, Plan
+
+FACTS = ("counterfact", "known", "world", "everyday")
+"""Data by name for `--facts`; anything else is a file."""
+WORLD_NOTE = (
+    "The embedded world is a list of made-up facts and a small GPT-2 trained on them, so that editing works at a known "
+    "site."
+)
+OTHER_NOTE = (
+    "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user names for a run: facts by name or file, moments, weights; None leaves it to the plan."""
+
+    facts: str | None = None
+    relation_source: RelationSource = "authors"
+    moments: Path | None = None
+    mend_weights: Path | None = None
+
+    def options(self) -> dict[str, str]:
+        """The command line's options by name, to repeat the run with."""
+        named = {"--facts": self.facts, "--moments": self.moments, "--mend-weights": self.mend_weights}
+        if self.relation_source != "authors":
+            named["--relation-source"] = self.relation_source
+        return {option: str(value) for option, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a run: `edited` for units that edit or score, `traced` for units that trace."""
+
+    edited: Data
+    traced: Data
+
+
+def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the sources that a run needs (facts/sources.py), and of those without which some rows are skipped."""
+    does = {unit.does for unit in plan.units}
+    methods = {unit.method for unit in plan.units}
+    facts = _facts_name(plan, given)
+    names = [model] if model in PAPER_MODELS else []
+    if facts == "counterfact" and does & {"edit", "unedited"}:
+        names.append("counterfact" if given.relation_source == "templates" else "relation")
+    if facts == "known" or (facts == "counterfact" and "trace" in does):
+        names.append("known")
+    if methods & {"rome", "memit"} and given.moments is None and _published(plan, model):
+        names.append(f"moments-{model}")
+    wanted = "mend" in methods and given.mend_weights is None and f"mend-{model}" in PLAIN_SOURCES
+    return tuple(names), (f"mend-{model}",) if wanted else ()
+
+
+def run_inputs(plan: Plan, model: str, given: Given) -> Inputs:
+    """The data that the plan's units take, or that the user names instead.
+
+    CounterFact to edit and the known facts to trace for the paper's plans; the world's own facts or the built-in ones
+    for smoke runs. Raises FactError for what is not there, with the command that fetches it.
+    """
+    name = _facts_name(plan, given)
+    if name is None:
+        found = dataset.data_for(model)
+    elif name == "world":
+        found = dataset.world()
+    elif name == "everyday":
+        found = dataset.everyday()
+    elif name == "known":
+        found = dataset.known(path_of("known"))
+    elif name == "counterfact":
+        traced = dataset.known(path_of("known")) if any(unit.does == "trace" for unit in plan.units) else None
+        edited = _counterfact(given.relation_source)
+        return Inputs(edited, traced or edited)
+    else:
+        found = dataset.own(Path(name), given.relation_source)
+    return Inputs(found, found)
+
+
+def run_moments(plan: Plan, model: str, given: Given) -> Path | None:
+    """The folder of second moments: the user's, the published ones for the paper's plans, or None to compute them."""
+    if given.moments is not None or not _published(plan, model):
+        return given.moments
+    return moments_folder(model)
+
+
+def run_mend_weights(model: str, given: Given) -> tuple[Path | None, str]:
+    """MEND's weights for the model, the user's or the published ones; None with the reason when there are none."""
+    if given.mend_weights is not None or f"mend-{model}" not in PLAIN_SOURCES:
+        return given.mend_weights, ""
+    try:
+        return path_of(f"mend-{model}"), ""
+    except ArtifactError as error:
+        return None, f"MEND's published weights are unavailable ({error}); or name a file with --mend-weights"
+
+
+def evidence(plan: Plan, model: str, data: Data, given: Given) -> tuple[bool, str]:
+    """Whether a run may be held against the paper, and why not in words.
+
+    It may with one of the paper's models by name (its revision is pinned) under one of the paper's plans, on
+    CounterFact from its pinned source. Templates for relation prompts, a limit and the protocol change tolerances and
+    marks, and are said there.
+    """
+    if model == "world":
+        return False, WORLD_NOTE
+    if model not in PAPER_MODELS or not plan.of_the_paper or _facts_name(plan, given) != "counterfact":
+        return False, OTHER_NOTE
+    (file,) = PLAIN_SOURCES["counterfact"].files
+    if given.relation_source == "templates" and data.sha256 != file.sha256:
+        return (
+            False,
+            f"{OTHER_NOTE.rstrip('.')}: {file.name} has sha256 {data.sha256[:12]}, not {str(file.sha256)[:12]}.",
+        )
+    return True, ""
+
+
+def _facts_name(plan: Plan, given: Given) -> str | None:
+    if given.facts is None:
+        return "counterfact" if plan.of_the_paper else None
+    if given.facts not in FACTS and not Path(given.facts).exists():
+        raise SettingError(f"--facts {given.facts}: is neither a file nor one of {', '.join(FACTS)}; give one of these")
+    return given.facts
+
+
+def _counterfact(relation_source: RelationSource) -> Data:
+    if relation_source == "templates":
+        return dataset.counterfact(path_of("counterfact"), "templates")
+    return dataset.counterfact(None, "authors", path_of("rel_counterfact"))
+
+
+def _published(plan: Plan, model: str) -> bool:
+    return plan.of_the_paper and f"moments-{model}" in PLAIN_SOURCES

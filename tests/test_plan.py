@@ -1,0 +1,67 @@
+"""Plans hold what the paper's tables and figures need, the most useful first, and narrow without losing a base."""
+
+import msgspec
+import pytest
+
+from artifact.errors import SettingError
+from artifact.plan import PAPER_METHODS, PAPER_MODELS, PARTS, PLANS, SMOKE, find_plans, narrowed
+from artifact.reporting.expected import load_expected
+
+XL = find_plans("gpt2-xl")[0]
+
+
+def test_plans_are_well_formed() -> None:
+    assert find_plans("smoke") == (SMOKE,) and not SMOKE.of_the_paper
+    with pytest.raises(SettingError, match="plan 'nope' is unknown; expected one of smoke, sample"):
+        find_plans("nope")
+    for plans in PLANS.values():
+        for plan in plans:
+            names = [unit.name for unit in plan.units]
+            assert len(set(names)) == len(names) and all(unit.batch > 0 for unit in plan.units)
+            assert plan.units[0].does == "unedited"
+            assert msgspec.json.decode(msgspec.json.encode(plan), type=type(plan)) == plan
+
+
+def test_full_measures_every_published_cell_and_every_kind_of_trace() -> None:
+    plans = {plan.models[0]: plan for plan in find_plans("full")}
+    assert tuple(plans) == PAPER_MODELS
+    for cell in load_expected().cells:
+        units = plans[cell.model].units
+        (unit,) = [u for u in units if u.does == "edit" and (u.method, u.perspective) == (cell.method, cell.edited)]
+        assert unit.most is None and f"table{1 if cell.edited == 'relation' else 2}" in unit.parts
+    for claim in load_expected().claims:
+        for model in claim.models:
+            traced = {(unit.trace_kind, unit.corrupt) for unit in plans[model].units if unit.does == "trace"}
+            assert {(kind, view) for kind in claim.kinds for view in ("entity", "relation")} <= traced
+    assert all(unit.window == 10 for plan in plans.values() for unit in plan.units)
+
+
+def test_an_early_stop_leaves_the_main_rows() -> None:
+    names = [unit.name for unit in XL.units]
+    assert names[:5] == ["unedited", "rome-relation", "rome-entity", "memit-relation", "memit-entity"]
+    assert names.index("trace-mlp-relation") < names.index("ft-relation") < names.index("trace-severed-mlp-entity")
+
+
+def test_sample_takes_200_facts_of_everything() -> None:
+    (sample,) = find_plans("sample")
+    assert {unit.name for unit in sample.units} == {unit.name for unit in XL.units}
+    assert {unit.most for unit in sample.units} == {200}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_narrowing_to_a_part(part: str) -> None:
+    found = narrowed(XL, [part])
+    assert found.of_the_paper and 0 < len(found.units) < len(XL.units)
+    assert found.units == tuple(unit for unit in XL.units if part in unit.parts)
+    assert ("unedited" in {unit.name for unit in found.units}) == part.startswith("table")
+
+
+def test_narrowing_to_methods_keeps_the_base() -> None:
+    found = narrowed(XL, ["table1", "table2"], ["rome", "memit"])
+    names = [unit.name for unit in found.units]
+    assert names == ["unedited", "rome-relation", "rome-entity", "memit-relation", "memit-entity"]
+    assert narrowed(XL) is XL and narrowed(XL, PARTS, PAPER_METHODS["gpt2-xl"]) is XL
+    with pytest.raises(SettingError, match="--methods 'romm' is unknown; expected one of"):
+        narrowed(XL, [], ["romm"])
+    with pytest.raises(SettingError, match="--only table1 leaves nothing of the plan smoke"):
+        narrowed(msgspec.structs.replace(SMOKE, units=SMOKE.units[-1:]), ["table1"])
