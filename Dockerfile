@@ -1,5 +1,7 @@
 # The artifact as an image: `docker run --gpus all IMAGE smoke`. torch brings its own CUDA libraries, so the base needs the
 # driver interface alone. Works on Ubuntu 24.04 and Debian 12 bases: --build-arg BASE_IMAGE=...
+# The repository's address for the image's label: --build-arg SOURCE=...
+ARG SOURCE=
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 
 FROM ${BASE_IMAGE} AS build
@@ -14,9 +16,15 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY artifact artifact
 COPY paper paper
 COPY expected expected
-RUN /opt/kloc/bin/pip install -c constraints.txt .
+COPY tests tests
+COPY results/sample results/sample
+# With what the tests of the embedded world need, so that the image can show that it works.
+RUN /opt/kloc/bin/pip install -c constraints.txt . pytest pytest-timeout hypothesis \
+    && install -d /opt/kloc/share \
+    && cp -r pyproject.toml tests results/sample /opt/kloc/share/
 
 FROM ${BASE_IMAGE}
+ARG SOURCE
 ENV DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -35,6 +43,7 @@ ENV PATH=/opt/kloc/bin:$PATH \
 LABEL org.opencontainers.image.title="kloc-artifact" \
       org.opencontainers.image.description="Reproduction artifact for 'Does Knowledge Localization Hold True?' (CIKM 2024)" \
       org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="0.1.0"
 VOLUME ["/cache", "/results"]
 # Runs go to results/<run> below the working folder, that is to the volume /results.

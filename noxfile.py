@@ -26,10 +26,70 @@ def smoke(session: nox.Session) -> None:
     session.run("kloc", "smoke", *session.posargs, env=KEEP_COMPILED)
 
 
+@nox.session(name="full-gpt2-xl", default=False, tags=["gpu"])
+def full_gpt2_xl(session: nox.Session) -> None:
+    """Both tables and figures on GPT-2 XL: a GPU of 24 GB, 12 GB of downloads; kloc doctor --estimate says how long."""
+    _run_plan(session, "gpt2-xl")
+
+
+@nox.session(name="full-gpt-j", default=False, tags=["gpu"])
+def full_gpt_j(session: nox.Session) -> None:
+    """Both tables and figures on GPT-J: a GPU of 48 GB, 60 GB of disk; kloc doctor --estimate says how long."""
+    _run_plan(session, "gpt-j")
+
+
+def _run_plan(session: nox.Session, plan: str) -> None:
+    session.install(*PIP, ".")
+    session.run("kloc", "doctor", env=KEEP_COMPILED)
+    session.run("kloc", "run", plan, *session.posargs, env=KEEP_COMPILED)
+
+
+@nox.session(default=False, tags=["gpu"])
+def bench(session: nox.Session) -> None:
+    """The benchmarks of BENCHMARKS.md on the device at hand: minutes on a GPU, about an hour on two cores."""
+    session.install(*PIP, ".")
+    for command in ("trace", "edit", "evaluate", "report"):
+        session.run("kloc", "bench", command, env=KEEP_COMPILED)
+
+
+@nox.session(default=False, venv_backend="none")
+def image(session: nox.Session) -> None:
+    """Build the image with docker and try it read-only, without a network: 10 minutes, 10 GB; needs a registry."""
+    session.run("docker", "build", "-t", "kloc-artifact", *session.posargs, ".", external=True)
+    run = (
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--tmpfs",
+        "/results:uid=10001",
+    )
+    for command in (
+        ("smoke", "--model", "world", "--limit", "4"),
+        ("report", "/opt/kloc/share/sample", "--out", "/results/sample"),
+    ):
+        session.run(*run, "kloc-artifact", *command, external=True)
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/opt/kloc/share/pyproject.toml")
+    session.run(
+        *run,
+        "--entrypoint",
+        "python3",
+        "kloc-artifact",
+        *tests,
+        "/opt/kloc/share/tests/facts/test_world.py",
+        external=True,
+    )
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite: golden numbers, properties, faults, the command line. No network but loopback."""
     session.install(*PIP, "-e", ".", *_group("tests"))
+    session.install(*PIP, "--no-deps", *_group("page"))
     workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     session.run("pytest", *(session.posargs or workers), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
 

@@ -124,13 +124,13 @@ class Tab:
         self._call("Page.navigate", url=path.as_uri())
         self._browser.wait("Page.loadEventFired", self._session)
 
-    def window(self, width: int, scheme: str = "light") -> None:
-        """Set the window's width in CSS pixels and the preferred colour scheme; below 600 it is a phone's."""
+    def window(self, width: int, scheme: str = "light", media: str = "") -> None:
+        """Set the window's width in CSS pixels (a phone's below 600), the preferred colour scheme, and `media` to print."""
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self._call("Emulation.setEmulatedMedia", features=features)
+        self._call("Emulation.setEmulatedMedia", media=media, features=features)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, awaited where it is a promise."""
@@ -140,10 +140,9 @@ class Tab:
 
     def press(self, key: str, code: int) -> None:
         """Press a key by its DOM name and Windows key code."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
-        if key == "Enter":
-            self._call("Input.dispatchKeyEvent", type="char", text="\r")
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
     def requests(self) -> list[str]:
         """Addresses that the page asked for since it was opened, data: addresses left out."""
@@ -159,8 +158,8 @@ class Tab:
         ]
 
     def pdf(self) -> bytes:
-        """The page printed on A4."""
-        printed = self._call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=True)
+        """The page printed on A4, with the margins that it asks for."""
+        printed = self._call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
         return base64.b64decode(printed["data"])
 
     def picture(self) -> bytes:

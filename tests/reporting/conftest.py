@@ -245,3 +245,23 @@ def shared_smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The same run for all tests of a module that only read it."""
     with opened(tmp_path_factory.mktemp("shared"), Synthetic()) as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Store]]:
+    """ROME on both of the paper's models: GPT-2 XL in full and partly out of tolerance, GPT-J in part, with traces."""
+    shares = deepcopy({"unedited": UNEDITED, **EDITED})
+    shares["rome-entity"]["entity", "reliability"] = 60.0
+    severed = tuple(
+        unit
+        for unit in SMOKE.units
+        if unit.method in ("none", "rome") and (unit.does != "trace" or unit.trace_kind in ("hidden", "severed-mlp"))
+    )
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(opened(tmp_path_factory.mktemp("models"), synthetic))
+            for synthetic in (
+                Synthetic(ROME, "gpt2-xl", evidence=True, cases=200, shares=shares, odd_cases=False),
+                Synthetic(Plan("smoke", SMOKE.title, severed), "gpt-j", evidence=True, planned=40),
+            )
+        ]

@@ -1,0 +1,201 @@
+"""The report's page as readers meet it, looked at in Chromium: accessible, on a phone, in the dark, by keyboard, printed.
+
+axe-core judges WCAG 2.2 A and AA and its own best practices. Figures are blanks of their size: drawing them is tested
+elsewhere, and so are the page's bytes and words (test_report.py).
+"""
+
+import importlib.metadata
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Tab, browsing, installed
+from PIL import Image
+
+from artifact.reporting import figures
+from artifact.reporting.expected import load_expected
+from artifact.reporting.report import make_report
+from artifact.runs.store import Store
+
+DESKTOP, PHONE, NARROW = 1200, 390, 320
+PAPER = 703
+"""CSS pixels between the page's own margins on A4."""
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="module")
+def pages(
+    tmp_path_factory: pytest.TempPathFactory, shared_smoke: Store, two_models: list[Store]
+) -> dict[str, tuple[Path, set[str]]]:
+    """The pages by name, each with the names of its report's files: a smoke run's, and one of two models' runs."""
+    installed()
+    found = {}
+    blank = io.BytesIO()
+    Image.new("RGB", (1540, 700), "white").save(blank, "png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "figure_bytes", lambda draw, *forms: [blank.getvalue() for _ in forms])
+        for name, stores in {"smoke": [shared_smoke], "models": two_models}.items():
+            folder = tmp_path_factory.mktemp(name)
+            files = make_report(stores, load_expected(), folder).files
+            found[name] = folder / "report.html", set(files)
+            found[name][0].write_bytes(files["report.html"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browsing(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module", params=["smoke", "models"])
+def page(request: pytest.FixtureRequest, pages: dict[str, tuple[Path, set[str]]], tab: Tab) -> Tab:
+    """Each page in turn, opened once for all tests."""
+    tab.open(pages[request.param][0])
+    return tab
+
+
+@pytest.fixture
+def desktop(page: Tab) -> Tab:
+    page.window(DESKTOP)
+    return page
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """axe-core's script, read out of the package that carries it and not run by it."""
+    try:
+        package = importlib.metadata.distribution("axe-playwright-python")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("axe-core is not installed (dependency group `page`); accessibility is not judged")
+    return Path(str(package.locate_file("axe_playwright_python/axe.min.js"))).read_text()
+
+
+def judged(page: Tab, options: str) -> dict[str, list[Any]]:
+    """What axe found wrong, and what it could not decide: rule, impact and the elements, three at most."""
+    return page.run(
+        f"axe.run(document, {{resultTypes: ['violations', 'incomplete'], {options}}}).then(found =>"
+        "Object.fromEntries(['violations', 'incomplete'].map(kind => [kind, found[kind].map(one =>"
+        "[one.id, one.impact, one.nodes.slice(0, 3).map(node => node.html.slice(0, 200) + node.failureSummary)])])))"
+    )
+
+
+def test_nothing_is_fetched_and_nothing_complains(
+    tab: Tab, pages: dict[str, tuple[Path, set[str]]], page: Tab, request: pytest.FixtureRequest
+) -> None:
+    path = pages[request.node.callspec.params["page"]][0]
+    assert page.requests() == [path.as_uri()]
+    assert page.complaints() == []
+
+
+def test_axe_finds_nothing(page: Tab, axe: str) -> None:
+    """All rules on a screen, contrast also in the dark, and all but contrast, which scrolls out of sight, on a phone."""
+    page.window(DESKTOP)
+    page.run(f"{axe};0")
+    everything = f"runOnly: {RULES}"
+    assert judged(page, everything) == {"violations": [], "incomplete": []}
+    page.window(DESKTOP, "dark")
+    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)"
+    assert judged(page, "runOnly: ['color-contrast']") == {"violations": [], "incomplete": []}
+    page.window(PHONE)
+    assert judged(page, everything + ", rules: {'color-contrast': {enabled: false}}")["violations"] == []
+
+
+def test_axe_would_find_a_fault(page: Tab, axe: str) -> None:
+    page.window(DESKTOP)
+    page.run(f"{axe}; document.querySelector('.lede').style.color = '#bbb'; document.documentElement.lang = ''; 0")
+    found = judged(page, "runOnly: ['color-contrast', 'html-has-lang']")["violations"]
+    page.run("document.querySelector('.lede').style.color = ''; document.documentElement.lang = 'en'; 0")
+    assert sorted(rule for rule, *_ in found) == ["color-contrast", "html-has-lang"]
+
+
+@pytest.mark.parametrize(("width", "media"), [(DESKTOP, ""), (PHONE, ""), (NARROW, ""), (PAPER, "print")])
+def test_nothing_sticks_out(page: Tab, width: int, media: str) -> None:
+    """The page never scrolls sideways; wide tables do so alone, on screens that are too narrow for them."""
+    page.window(width, media=media)
+    assert page.run("document.documentElement.scrollWidth") <= width
+    wide = page.run(
+        "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
+    )
+    assert not wide if width > PHONE else wide
+
+
+def test_the_first_column_stays_in_sight_on_a_phone(page: Tab) -> None:
+    page.window(PHONE)
+    left = page.run(
+        "[...document.querySelectorAll('.scroll:has(.pinned)')].filter(one => one.scrollWidth > one.clientWidth).map(one => {"
+        "one.scrollLeft = 60; const cell = one.querySelector('tbody th').getBoundingClientRect();"
+        "one.scrollLeft = 0; return cell.left - one.getBoundingClientRect().left})"
+    )
+    assert len(left) > 2 and all(abs(offset) < 1 for offset in left)
+
+
+def test_the_keyboard_reaches_everything(page: Tab) -> None:
+    """The first key shows the way past the header; every link and wide table can be focused, and is seen to be."""
+    page.window(PHONE)
+    page.run("scrollTo(0, 0); document.activeElement.blur(); getSelection().removeAllRanges(); 0")
+    page.press("Tab", 9)
+    assert page.run("document.activeElement.className") == "skip"
+    assert page.run("document.activeElement.getBoundingClientRect().left") >= 0
+    page.press("Enter", 13)
+    assert page.run("location.hash") == "#main"
+    met, outlines = [], set()
+    for _ in range(200):
+        page.press("Tab", 9)
+        name, inside, outline = page.run(
+            "(one => [one.ariaLabel ?? one.getAttribute('href'), document.querySelector('main').contains(one),"
+            "getComputedStyle(one).outlineStyle])(document.activeElement)"
+        )
+        if not inside:
+            break
+        met.append(name)
+        outlines.add(outline)
+    there = "[...document.querySelectorAll('main a, main .scroll')].map(one => one.ariaLabel ?? one.getAttribute('href'))"
+    assert met == page.run(there)
+    assert outlines == {"solid"}
+
+
+def test_arrow_keys_scroll_a_table(page: Tab) -> None:
+    page.window(PHONE)
+    page.run(
+        "window.table = [...document.querySelectorAll('.scroll')].find(one => one.scrollWidth > one.clientWidth);"
+        "table.focus(); 0"
+    )
+    page.press("ArrowRight", 39)
+    moved = "new Promise(done => { const end = performance.now() + 5000; const look = () =>"
+    moved += "table.scrollLeft > 0 || performance.now() > end ? done(table.scrollLeft) : setTimeout(look, 20); look() })"
+    assert page.run(moved) > 0
+    page.run("table.scrollLeft = 0; 0")
+
+
+def test_headings_and_links(
+    desktop: Tab, pages: dict[str, tuple[Path, set[str]]], request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["page"]
+    ids = desktop.run("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert len(ids) == len(set(ids)) and not [one for one in ids if re.search(r"\s", one)]
+    for link in desktop.run("[...document.querySelectorAll('a')].map(one => one.getAttribute('href'))"):
+        assert link[1:] in ids if link[0] == "#" else link in pages[name][1] or link.startswith("https://arxiv.org/")
+    labels = desktop.run("[...document.querySelectorAll('[role=group]')].map(one => one.ariaLabel)")
+    assert len(labels) == len(set(labels))
+    headings = desktop.run("[...document.querySelectorAll('h2')].map(one => one.textContent)")
+    if name == "models":
+        for words in ("Edits on gpt2-xl", "Edits on gpt-j", "Traces on gpt-j"):
+            assert words in headings
+        assert "Success on gpt-j, table" in labels and "Severed effects, relation view on gpt-j, figure" in labels
+    else:
+        assert "This run’s edits" in headings and "Success, table" in labels
+
+
+def test_the_print(desktop: Tab) -> None:
+    """Whole pages with text, tagged for screen readers; dark ink even where the reader prefers the dark."""
+    desktop.window(DESKTOP, "dark", "print")
+    colours = desktop.run("['body', '.soft', 'figcaption'].map(one => getComputedStyle(document.querySelector(one) ?? document.body).color)")
+    assert set(colours) <= {"rgb(0, 0, 0)", "rgb(68, 68, 68)"}
+    desktop.window(DESKTOP, "dark")
+    content = desktop.pdf()
+    assert content.startswith(b"%PDF") and b"/StructTreeRoot" in content and b"/Font" in content
+    assert 4 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 12
