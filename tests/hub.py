@@ -1,9 +1,9 @@
-"""A model hub on loopback that serves one small model as if it were GPT-2 small, for tests of fetching and `auto`."""
+"""A model hub on loopback that serves small models as if they were the real ones, for tests of fetching and `auto`."""
 
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,16 +11,16 @@ from urllib.parse import unquote, urlparse
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `folder` as `repo` at `revision`; `asked` collects the paths of all requests.
+    """Serves folders as repositories at a revision each; `asked` collects the paths of all requests.
 
     `damage` names files of which the next download arrives with one byte changed.
     """
 
     daemon_threads = True
 
-    def __init__(self, folder: Path, repo: str, revision: str) -> None:
+    def __init__(self, models: Mapping[str, tuple[Path, str]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.repo, self.revision = folder, repo, revision
+        self.models = models
         self.asked: list[str] = []
         self.damage: list[str] = []
 
@@ -46,34 +46,37 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server
         path = unquote(urlparse(self.path).path)
         hub.asked.append(path)
-        files = sorted(file.name for file in hub.folder.iterdir())
-        resolve = f"/{hub.repo}/resolve/{hub.revision}/"
-        if path in (f"/api/models/{hub.repo}/revision/{hub.revision}", f"/api/models/{hub.repo}"):
-            found = {"id": hub.repo, "sha": hub.revision, "siblings": [{"rfilename": name} for name in files]}
+        for repo, (folder, revision) in hub.models.items():
+            if self._model(path, body, repo, folder, revision):
+                return
+        self.send_response(404)
+        self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _model(self, path: str, body: bool, repo: str, folder: Path, revision: str) -> bool:
+        """Answer what is asked of one model; False when it is something else."""
+        files = sorted(file.name for file in folder.iterdir())
+        resolve = f"/{repo}/resolve/{revision}/"
+        if path in (f"/api/models/{repo}/revision/{revision}", f"/api/models/{repo}"):
+            found = {"id": repo, "sha": revision, "siblings": [{"rfilename": name} for name in files]}
             self._send(json.dumps(found).encode(), body, {"Content-Type": "application/json"})
-        elif path.startswith(f"/api/models/{hub.repo}/tree/{hub.revision}"):
+        elif path.startswith(f"/api/models/{repo}/tree/{revision}"):
             tree = [
-                {
-                    "type": "file",
-                    "path": name,
-                    "size": (hub.folder / name).stat().st_size,
-                    "oid": _hash(hub.folder / name),
-                }
+                {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": _hash(folder / name)}
                 for name in files
             ]
             self._send(json.dumps(tree).encode(), body, {"Content-Type": "application/json"})
         elif path.startswith(resolve) and path.removeprefix(resolve) in files:
-            file = hub.folder / path.removeprefix(resolve)
+            file = folder / path.removeprefix(resolve)
             content = file.read_bytes()
-            if body and file.name in hub.damage:
-                hub.damage.remove(file.name)
+            if body and file.name in self.server.damage:
+                self.server.damage.remove(file.name)
                 content = content[:-1] + bytes([content[-1] ^ 1])
-            self._send(content, body, {"ETag": f'"{_hash(file)}"', "X-Repo-Commit": hub.revision})
+            self._send(content, body, {"ETag": f'"{_hash(file)}"', "X-Repo-Commit": revision})
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            return False
+        return True
 
     def _send(self, content: bytes, body: bool, headers: dict[str, str]) -> None:
         self.send_response(200)
@@ -93,8 +96,15 @@ def _hash(file: Path) -> str:
 
 @contextmanager
 def serving(folder: Path, repo: str, revision: str) -> Iterator[Hub]:
-    """A hub that serves `folder` until the block ends."""
-    hub = Hub(folder, repo, revision)
+    """A hub that serves `folder` as the repository `repo` until the block ends."""
+    with serving_all({repo: (folder, revision)}) as hub:
+        yield hub
+
+
+@contextmanager
+def serving_all(models: Mapping[str, tuple[Path, str]]) -> Iterator[Hub]:
+    """A hub that serves (folder, revision) by repository until the block ends."""
+    hub = Hub(models)
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -244,7 +244,7 @@ def test_a_pickled_model_is_fetched_verified_and_converted(hub, capsys) -> None:
 
 def test_conversion_in_shards_holds_the_same_weights(hub, capsys) -> None:
     model = HUB_MODELS["gpt-j"]
-    made = convert_model(model, hub.folder, shard=200_000)
+    made = convert_model(model, hub.models[model.repo][0], shard=200_000)
     assert len(list(made.glob("model-*.safetensors"))) > 2 and (made / "model.safetensors.index.json").is_file()
     assert load_folder(made).weights_hash() == load_folder(REFERENCE / "models" / "tiny-gptj").weights_hash()
 

@@ -5,7 +5,8 @@ Covers the panels of Figures 2 and 3, their words and their CSV. Nothing here is
 
 import csv
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,8 +108,9 @@ class Chart:
 def charts(store: Store) -> list[Chart]:
     """A chart for each kind of trace that has finished facts, in the plan's order."""
     kinds: dict[str, list[Panel]] = {}
+    counts = store.counts()
     for unit in store.info().plan.units:
-        if unit.does == "trace" and (panel := _panel(store, unit)) is not None:
+        if unit.does == "trace" and (panel := _panel(store, unit, counts)) is not None:
             kinds.setdefault(unit.trace_kind, []).append(panel)
     return [
         Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.corrupt))))
@@ -142,11 +144,11 @@ def largest_half_width(panel: Panel) -> float | None:
     return float(max(widths)) if widths else None
 
 
-def _panel(store: Store, unit: Unit) -> Panel | None:
+def _panel(store: Store, unit: Unit, counted: Mapping[str, Counter[str]]) -> Panel | None:
     cases_F, numbers_FX = store.numbers(unit)
     if not len(cases_F):
         return None
-    traces, counts = traces_of(unit.corrupt, cases_F, numbers_FX), store.counts()[unit.name]
+    traces, counts = traces_of(unit.corrupt, cases_F, numbers_FX), counted[unit.name]
     return Panel(
         unit=unit.name,
         kind=unit.trace_kind,

@@ -1,41 +1,35 @@
 """The journal of a run: one SQLite file, one transaction a case: a killed process loses the batch in hand at most.
 
-Covers creating, resuming and reading a run folder, its lock, and what a record is. No torch: reports read it anywhere.
-Times live in a table of their own, since everything else of a finished run is the same each time.
+Covers creating, resuming and reading a run folder, and what a record is. The file itself and its damage are
+journal.py's, the lock lock.py's. No torch: reports read it anywhere. Times live in a table of their own, since everything
+else of a finished run is the same each time.
 """
 
-import fcntl
 import os
-import socket
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 
 from artifact.errors import RunError
 from artifact.plan import Plan, Unit
+from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, unreadable, unwritable
+from artifact.runs.lock import locked
+from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 
-DATABASE = "run.sqlite"
+DESCRIPTION = "run.json"
 UNFINISHED = ".part"
 """Ending of a file that is being written."""
-_SCHEMA = """
-create table if not exists meta (key text primary key, value text not null);
-create table if not exists records (
-    unit text not null, case_id integer not null, status text not null, payload text not null,
-    primary key (unit, case_id)
-) without rowid;
-create index if not exists states on records (unit, status);
-create table if not exists numbers (
-    unit text not null, case_id integer not null, row blob not null, primary key (unit, case_id)
-) without rowid;
-create table if not exists times (unit text not null, seconds real not null, cases integer not null);
-"""
+MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a payload can raise that is not of its unit's kind."""
+Decoded = TypeVar("Decoded")
 
 
 class TracedData(msgspec.Struct, frozen=True):
@@ -133,11 +127,11 @@ class Store:
         found = self._meta("info")
         if found is None:
             raise RunError(f"{self.folder}: the run never started; run its command again")
-        return msgspec.json.decode(found, type=RunInfo)
+        return self._decoded(found, "its description", RunInfo)
 
     def environments(self) -> list[dict[str, Any]]:
         """Versions and hardware of every distinct machine that worked on the run."""
-        return msgspec.json.decode(self._meta("environments") or "[]")
+        return self._decoded(self._meta("environments") or "[]", "its environments", list[dict[str, Any]])
 
     def add_environment(self, environment: dict[str, Any]) -> None:
         known = self.environments()
@@ -148,9 +142,9 @@ class Store:
         """run.json beside the journal: what the run is, for people and scripts that do not open SQLite."""
         text = msgspec.json.format(msgspec.json.encode(self.info()), indent=1)
         try:
-            write_atomically(self.folder / "run.json", text + b"\n")
+            write_atomically(self.folder / DESCRIPTION, text + b"\n")
         except OSError as error:
-            raise _unwritable(self.folder, error) from None
+            raise unwritable_folder(self.folder, error) from None
 
     def add(self, unit: Unit, record: Record) -> None:
         """Commit one case with its numbers; a case that is there already stays as it is."""
@@ -175,13 +169,13 @@ class Store:
                 self._open = False
 
     def add_time(self, unit: Unit, seconds: float, cases: int) -> None:
-        """Commit how long `cases` cases of a unit took."""
+        """Commit how long `cases` cases of a unit took, and what the clock says now (`last_time`)."""
         with self._writing():
-            self._connection.execute("insert into times values (?, ?, ?)", (unit.name, seconds, cases))
+            self._connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, time.time()))
 
     def done(self, unit: Unit) -> set[int]:
         """Case ids of a unit that have a record of any status."""
-        rows = self._connection.execute("select case_id from records where unit = ?", (unit.name,))
+        rows = self._rows("select case_id from records where unit = ?", (unit.name,))
         return {case_id for (case_id,) in rows}
 
     def records(self, unit: Unit) -> list[Record]:
@@ -192,47 +186,72 @@ class Store:
         """How many records of each status every unit has."""
         found: dict[str, Counter[str]] = {}
         counted = "select unit, status, count(*) from records group by unit, status"
-        for unit, status, count in self._connection.execute(counted):
+        for unit, status, count in self._rows(counted):
             found.setdefault(unit, Counter())[status] = count
         return found
 
     def unfinished(self, unit: Unit) -> list[Record]:
         """A unit's records that failed or were excluded, by case id."""
-        return [record for record in self._records(unit, "and status in ('failed', 'excluded')")]
+        # Each status by itself: so SQLite takes the index, instead of reading every record of the unit.
+        found = [self._records(unit, f"and status = '{status}'") for status in ("failed", "excluded")]
+        return sorted((record for records in found for record in records), key=lambda record: record.case_id)
 
     def numbers(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         """Case ids (F,) of a unit's finished records and their numbers (F, X), by case id (numbers.py)."""
-        (done,) = self._connection.execute(
-            "select count(*) from records where unit = ? and status = 'done'", (unit.name,)
-        ).fetchone()
-        if self._meta("numbers") == LAYOUT:
-            rows = self._connection.execute("select case_id, row from numbers where unit = ? order by 1", (unit.name,))
-            cases, stored = tuple(zip(*rows, strict=True)) or ((), ())
-            if len(cases) == done:
-                return np.array(cases, dtype=np.int64), from_bytes(stored)
-        records = self._records(unit, "and status = 'done'")
-        made = [(record.case_id, to_bytes(case_numbers(unit, record.payload))) for record in records]
-        return np.array([case for case, _ in made], dtype=np.int64), from_bytes([row for _, row in made])
+        ((done,),) = self._rows("select count(*) from records where unit = ? and status = 'done'", (unit.name,))
+        try:
+            if self._meta("numbers") == LAYOUT:
+                rows = self._rows("select case_id, row from numbers where unit = ? order by 1", (unit.name,))
+                cases, stored = tuple(zip(*rows, strict=True)) or ((), ())
+                if len(cases) == done:
+                    return np.array(cases, dtype=np.int64), from_bytes(stored)
+            records = self._records(unit, "and status = 'done'")
+            made = [(record.case_id, to_bytes(case_numbers(unit, record.payload))) for record in records]
+            return np.array([case for case, _ in made], dtype=np.int64), from_bytes([row for _, row in made])
+        except MISFITS as error:
+            raise damaged(self.folder / DATABASE, f"a record of {unit.name} does not fit its unit: {error!r}") from None
 
     def times(self) -> list[tuple[str, float, int]]:
         """(unit, seconds, cases) summed over all that worked on the run."""
-        return list(
-            self._connection.execute("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
-        )
+        return self._rows("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
+
+    def last_time(self) -> float | None:
+        """The clock's seconds since 1970 when the newest batch was stored, whatever the clock did before; or None."""
+        for _, _, _, *ended in self._rows("select * from times order by rowid desc limit 1"):
+            return ended[0] if ended else None  # earlier versions did not say
+        return None
 
     def close(self) -> None:
         self._connection.close()
 
     def _records(self, unit: Unit, only: str = "") -> list[Record]:
-        # The plus sign keeps SQLite from reading a whole unit in order where an index finds the few that are meant.
-        rows = self._connection.execute(
+        # The plus sign keeps SQLite from reading a whole unit in order where the index finds the few that are meant.
+        rows = self._rows(
             f"select case_id, status, payload from records where unit = ? {only} order by +case_id", (unit.name,)
         )
-        return [Record(case_id, status, msgspec.json.decode(payload)) for case_id, status, payload in rows]
+        return [
+            Record(
+                case_id, status, self._decoded(payload, f"the record of {unit.name}, case {case_id},", dict[str, Any])
+            )
+            for case_id, status, payload in rows
+        ]
 
     def _meta(self, key: str) -> str | None:
-        row = self._connection.execute("select value from meta where key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        rows = self._rows("select value from meta where key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
+        # All at once: while a statement is stepped through, a writer waits.
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise unreadable(self.folder / DATABASE, error) from None
+
+    def _decoded(self, text: str, what: str, kind: type[Decoded]) -> Decoded:
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise damaged(self.folder / DATABASE, f"{what} cannot be read: {error}") from None
 
     def _put(self, key: str, value: str) -> None:
         with self._writing():
@@ -246,35 +265,20 @@ class Store:
         try:
             with self._connection:
                 yield
-        except sqlite3.OperationalError as error:
-            raise RunError(
-                f"{self.folder / DATABASE}: cannot be written ({error}); free disk space or mend permissions and run "
-                "the same command again: what was stored is kept"
-            ) from None
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+                raise
+            raise unwritable(self.folder / DATABASE, error) from None
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Store]:
     """The store of `folder`, created if need be, locked for this process until the block ends.
 
-    Raises RunError when the folder cannot be written or another process holds it.
+    Raises RunError when the folder cannot be written, another process holds it, or the journal is damaged.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "run.lock").open("a+")
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise RunError(f"{folder}: is in use by {holder}; wait for it, or name another folder with --out") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        store = Store(folder, _connect(folder / DATABASE, f"file:{_quoted(folder)}?mode=rwc", create=True))
+    with locked(folder):
+        store = Store(folder, open_to_write(folder / DATABASE))
         try:
             yield store
         finally:
@@ -284,11 +288,7 @@ def writing(folder: Path) -> Iterator[Store]:
 @contextmanager
 def reading(folder: Path) -> Iterator[Store]:
     """The store of an existing run, read only; RunError when there is none."""
-    if not (folder / DATABASE).is_file():
-        raise RunError(f"{folder}: holds no {DATABASE}; name a run folder, such as results/smoke")
-    # A file that cannot be written cannot change either: SQLite then needs no lock, which a read-only disk refuses.
-    fixed = "" if os.access(folder, os.W_OK) else "&immutable=1"
-    store = Store(folder, _connect(folder / DATABASE, f"file:{_quoted(folder)}?mode=ro{fixed}", create=False))
+    store = Store(folder, open_to_read(folder / DATABASE))
     try:
         yield store
     finally:
@@ -298,10 +298,14 @@ def reading(folder: Path) -> Iterator[Store]:
 @contextmanager
 def reading_all(folder: Path) -> Iterator[list[Store]]:
     """The store of a run, or the stores of all runs in a folder of runs, by name; RunError when there is none."""
-    within = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
-    folders = [folder] if (folder / DATABASE).exists() or not within else within
     with ExitStack() as stack:
-        yield [stack.enter_context(reading(one)) for one in folders]
+        yield [stack.enter_context(reading(one)) for one in run_folders(folder)]
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders that a user means by `folder`: itself, or all in it by name."""
+    within = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
+    return [folder] if (folder / DATABASE).exists() or not within else within
 
 
 def begin(store: Store, info: RunInfo) -> RunInfo:
@@ -311,6 +315,11 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
     """
     stored = store._meta("info")
     if stored is None:
+        if (store.folder / DESCRIPTION).exists():
+            raise RunError(
+                f"{store.folder}: {DESCRIPTION} tells of a run that {DATABASE} does not hold (emptied or removed); "
+                f"put the journal back, or remove {DESCRIPTION} to begin anew"
+            )
         store._put("numbers", LAYOUT)
         store._put("info", msgspec.json.encode(info).decode())
         return info
@@ -321,7 +330,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
                 f"{store.folder}: was made with another {key.replace('_', ' ')} ({_short(before.get(key))}, now "
                 f"{_short(now[key])}); name another folder with --out, or run the command that made it"
             )
-    return msgspec.json.decode(stored, type=RunInfo)
+    return store.info()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -330,32 +339,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + UNFINISHED)
     part.write_bytes(content)
     os.replace(part, path)
-
-
-def _unwritable(folder: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{folder}: cannot be written ({error.strerror}); name a folder you own with --out, or change its owner"
-    )
-
-
-def _connect(path: Path, uri: str, create: bool) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(uri, uri=True)
-        if create:
-            connection.execute("pragma synchronous = normal")
-            connection.executescript(_SCHEMA)
-        connection.execute("select count(*) from meta").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise RunError(
-            f"{path}: cannot be used as a run's journal ({error}); move it away and run again, or restore it"
-        ) from None
-    return connection
-
-
-def _quoted(folder: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(str((folder / DATABASE).absolute()))
 
 
 def _short(value: object) -> str:

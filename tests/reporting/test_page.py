@@ -74,13 +74,30 @@ def axe() -> str:
     return Path(str(package.locate_file("axe_playwright_python/axe.min.js"))).read_text()
 
 
-def judged(page: Tab, options: str) -> dict[str, list[Any]]:
+def judged(page: Tab, rules: str, part: str = "document") -> dict[str, list[Any]]:
     """What axe found wrong, and what it could not decide: rule, impact and the elements, three at most."""
     return page.run(
-        f"axe.run(document, {{resultTypes: ['violations', 'incomplete'], {options}}}).then(found =>"
+        f"axe.run({part}, {{resultTypes: ['violations', 'incomplete'], {rules}}}).then(found =>"
         "Object.fromEntries(['violations', 'incomplete'].map(kind => [kind, found[kind].map(one =>"
         "[one.id, one.impact, one.nodes.slice(0, 3).map(node => node.html.slice(0, 200) + node.failureSummary)])])))"
     )
+
+
+EVERYTHING = f"runOnly: {RULES}, rules: {{'color-contrast': {{enabled: false}}}}"
+CONTRAST = "runOnly: ['color-contrast']"
+LOOKS = """{include: (() => {
+    const looks = new Map();
+    for (const one of document.body.querySelectorAll('*')) {
+        if (![...one.childNodes].some(node => node.nodeType === 3 && node.data.trim())) continue;
+        const look = getComputedStyle(one);
+        let under = one;
+        while (under && getComputedStyle(under).backgroundColor === 'rgba(0, 0, 0, 0)') under = under.parentElement;
+        const key = [look.color, look.fontSize, look.fontWeight, under && getComputedStyle(under).backgroundColor].join();
+        if (!looks.has(key)) looks.set(key, one);
+    }
+    return [...looks.values()];
+})()}"""
+"""An element with text of every colour, size, weight and ground: contrast takes axe seconds for a thousand alike."""
 
 
 def test_nothing_is_fetched_and_nothing_complains(
@@ -92,24 +109,27 @@ def test_nothing_is_fetched_and_nothing_complains(
 
 
 def test_axe_finds_nothing(page: Tab, axe: str) -> None:
-    """All rules on a screen, contrast also in the dark, and all but contrast, which scrolls out of sight, on a phone."""
+    nothing: dict[str, list[Any]] = {"violations": [], "incomplete": []}
     page.window(DESKTOP)
     page.run(f"{axe};0")
-    everything = f"runOnly: {RULES}"
-    assert judged(page, everything) == {"violations": [], "incomplete": []}
+    assert judged(page, EVERYTHING) == nothing
+    assert judged(page, CONTRAST, LOOKS) == nothing
     page.window(DESKTOP, "dark")
     assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)"
-    assert judged(page, "runOnly: ['color-contrast']") == {"violations": [], "incomplete": []}
+    assert judged(page, CONTRAST, LOOKS) == nothing
     page.window(PHONE)
-    assert judged(page, everything + ", rules: {'color-contrast': {enabled: false}}")["violations"] == []
+    assert judged(page, EVERYTHING) == nothing
 
 
 def test_axe_would_find_a_fault(page: Tab, axe: str) -> None:
     page.window(DESKTOP)
     page.run(f"{axe}; document.querySelector('.lede').style.color = '#bbb'; document.documentElement.lang = ''; 0")
-    found = judged(page, "runOnly: ['color-contrast', 'html-has-lang']")["violations"]
+    faults = [
+        *judged(page, CONTRAST, "document.querySelector('header')")["violations"],
+        *judged(page, "runOnly: ['html-has-lang']")["violations"],
+    ]
     page.run("document.querySelector('.lede').style.color = ''; document.documentElement.lang = 'en'; 0")
-    assert sorted(rule for rule, *_ in found) == ["color-contrast", "html-has-lang"]
+    assert [rule for rule, *_ in faults] == ["color-contrast", "html-has-lang"]
 
 
 @pytest.mark.parametrize(("width", "media"), [(DESKTOP, ""), (PHONE, ""), (NARROW, ""), (PAPER, "print")])
@@ -185,7 +205,7 @@ def test_headings_and_links(
     if name == "models":
         for words in ("Edits on gpt2-xl", "Edits on gpt-j", "Traces on gpt-j"):
             assert words in headings
-        assert "Success on gpt-j, table" in labels and "Severed effects, relation view on gpt-j, figure" in labels
+        assert "Success on gpt-j, table" in labels and any(label.startswith("Severed effects") for label in labels)
     else:
         assert "This run’s edits" in headings and "Success, table" in labels
 

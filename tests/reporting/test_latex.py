@@ -1,0 +1,89 @@
+"""The LaTeX tables go through LaTeX: all of them in one document, no error, nothing missing, nothing wider than the page.
+
+Their numbers and their escaping as text are test_report.py's.
+"""
+
+import re
+import shutil
+import string
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from artifact.reporting import grids
+from artifact.reporting.charts import charts
+from artifact.reporting.expected import load_expected
+from artifact.reporting.grids import Grid
+from artifact.reporting.report import make_report, text_template
+from artifact.runs.store import Store
+
+DOCUMENT = r"""\documentclass[10pt]{article}
+\usepackage[a4paper, textwidth=506pt, textheight=700pt]{geometry}
+\usepackage{booktabs}
+\begin{document}
+TABLES
+\end{document}
+"""
+ODD = [
+    *string.punctuation,
+    *(f"{mark} first" for mark in "[*]{"),
+    *('"quoted" and ("again")', "--model, ---, ?` and !`", "<<a>> | b", "§ é ß ø “quotes” ‘single’ – — … ± −1 ≥ 2 ≤ 3"),
+    *("two\nlines", "a [b] c", "1 [2", "x; y [z]", "-0.5 [-1.0, +0.5]", "9.10 ± 2; 9.20 [9.00, 9.40] n=3: 100% & <more>"),
+    *("", " ", "n/a", "nan", "\\input{/etc/passwd}", "$x$ %comment #1 ^2 _3 ~"),
+]
+"""Every mark that LaTeX takes for its own, and texts that look like numbers, intervals or commands."""
+
+
+def compiled(tables: dict[str, str], folder: Path) -> str:
+    """LaTeX's log of one document with all these tables, a page each. Skips where no LaTeX is."""
+    latex = shutil.which("pdflatex") or shutil.which("lualatex")
+    if latex is None or not _has_booktabs():
+        pytest.skip("no LaTeX with booktabs on this machine (pdflatex or lualatex); the tables are not compiled")
+    for name, content in tables.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    inputs = "\n".join(f"\\input{{{name}}}\\clearpage" for name in tables)
+    (folder / "all.tex").write_text(DOCUMENT.replace("TABLES", inputs))
+    command = [latex, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "all.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120)
+    log = (folder / "all.log").read_text(encoding="latin-1")
+    assert done.returncode == 0, re.findall(r"^!.*(?:\n.*){4}", log, re.MULTILINE)
+    assert (folder / "all.pdf").read_bytes().startswith(b"%PDF")
+    return log
+
+
+def _has_booktabs() -> bool:
+    look = shutil.which("kpsewhich")
+    return look is not None and not subprocess.run([look, "booktabs.sty"], capture_output=True, timeout=60).returncode
+
+
+def complaints(log: str) -> list[str]:
+    """Tables wider than the page, characters that no font has, labels given twice."""
+    lines = log.splitlines()
+    wide = [line for line in lines if (found := re.match(r"Overfull \\hbox \(([\d.]+)pt", line)) and float(found[1]) > 1]
+    return wide + [line for line in lines if "Missing character" in line or "multiply" in line]
+
+
+def test_every_table_compiles_and_fits(shared_smoke: Store, two_models: list[Store], tmp_path: Path) -> None:
+    files = make_report([two_models[0], two_models[0]], load_expected(), tmp_path).files
+    tables = {Path(name).name: content.decode() for name, content in files.items() if name.endswith(".tex")}
+    tables["traces.tex"] = as_latex(grids.trace_grid(charts(shared_smoke)))
+    assert len(tables) > 8
+    assert complaints(compiled(tables, tmp_path)) == []
+
+
+def test_every_text_compiles(tmp_path: Path) -> None:
+    grid = Grid(
+        name="odd",
+        title=" ".join(ODD),
+        caption="\n".join(ODD),
+        header=("edited", "method", *ODD[-3:]),
+        rows=tuple((text, text, text, text, text) for text in ODD),
+        numeric=2,
+    )
+    log = compiled({"odd.tex": as_latex(grid)}, tmp_path)
+    assert not [line for line in complaints(log) if "Overfull" not in line]
+
+
+def as_latex(grid: Grid) -> str:
+    return text_template("table.tex.j2").render(grid=grid, prefix="", of="")
