@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,13 @@ SECONDS = 60
 # No sandbox: it cannot be set up by root or in most containers, and the pages are our own. The rest keeps it silent.
 _FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-quic", "--disable-default-apps", "--disable-extensions"),
+    *(
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-quic",
+        "--disable-default-apps",
+        "--disable-extensions",
+    ),
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--mute-audio", "--remote-debugging-pipe"),
 )
 
@@ -44,7 +50,7 @@ def _moved_up(fd: int) -> int:
 
 
 class Chromium:
-    """A running browser. Messages are JSON that ends in a zero byte: ours go to its descriptor 3, its own come from 4."""
+    """A running browser. Messages are JSON up to a zero byte: ours go to its descriptor 3, its own come from 4."""
 
     def __init__(self, program: str, profile: Path) -> None:
         # Out of the way of 3 and 4, where the browser looks for its ends.
@@ -94,13 +100,11 @@ class Chromium:
         """End the browser and all that it started."""
         os.close(self._out)  # it ends when its pipe does
         deadline = time.monotonic() + 5
-        while (ended := os.waitpid(self._process, os.WNOHANG)[0] == 0) and time.monotonic() < deadline:
+        while (running := os.waitpid(self._process, os.WNOHANG)[0] == 0) and time.monotonic() < deadline:
             time.sleep(0.02)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        if ended:
+        if running:
             os.waitpid(self._process, 0)
         os.close(self._in)
 
@@ -125,7 +129,7 @@ class Tab:
         self._browser.wait("Page.loadEventFired", self._session)
 
     def window(self, width: int, scheme: str = "light", media: str = "") -> None:
-        """Set the window's width in CSS pixels (a phone's below 600), the preferred colour scheme, and `media` to print."""
+        """Set the window's width in CSS pixels (a phone's below 600), the preferred colours, and `media` to print."""
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
         )
@@ -146,7 +150,9 @@ class Tab:
 
     def requests(self) -> list[str]:
         """Addresses that the page asked for since it was opened, data: addresses left out."""
-        asked = [e["params"]["request"]["url"] for e in self._browser.events if e["method"] == "Network.requestWillBeSent"]
+        asked = [
+            e["params"]["request"]["url"] for e in self._browser.events if e["method"] == "Network.requestWillBeSent"
+        ]
         return [address for address in asked if not address.startswith("data:")]
 
     def complaints(self) -> list[str]:

@@ -84,7 +84,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.reporting.report import render
     from artifact.runs.inputs import Given, needed_sources
     from artifact.runs.progress import display
-    from artifact.runs.runner import run_plan
+    from artifact.runs.runner import run_name, run_plan
     from artifact.runs.setup import Asked
     from artifact.runs.store import reading_all
 
@@ -96,8 +96,11 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = plans[:1]
     given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
     asked = Asked(options.model, options.protocol, options.limit, options.memory, given, _shard(narrowing.shard))
-    several = len(plans) > 1
-    root = options.out or Path("results") / "-".join([name, *narrowing.only, *methods])
+    several, narrowed_to = len(plans) > 1, [*narrowing.only, *methods]
+    # Several models stand side by side in one folder, with one report.
+    root = None
+    if several:
+        root = options.out or Path("results") / run_name(plans[0], plans[0].models[0], asked, narrowed_to)
 
     def report(folder: Path) -> Any:
         with reading_all(folder) as stores:
@@ -110,13 +113,13 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
             folder = run_plan(
                 plan,
                 asked,
-                out=root / model if several else options.out,
-                narrowing=[*narrowing.only, *methods],
+                out=root / model if root else options.out,
+                narrowing=narrowed_to,
                 show=show,
                 engine=_engine(narrowing.engine),
-                report=lambda store: report(root if several else store.folder),
+                report=lambda store: report(root or store.folder),
             )
-        page, made = report(root if several else folder)
+        page, made = report(root or folder)
     for before in made.before:
         print(f"measured before: {before.sentence}")
     print(f"verdict: {made.verdict.sentence}")

@@ -81,10 +81,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path) -> Re
     drawings = Drawings(folder, [Path(__file__).with_name("figures.py")])
     files: dict[str, bytes] = {}
     parts = []
-    for run in runs:
-        # Several runs stand in one report: their files carry the model's name.
-        # A folder's name may hold what neither an id nor a LaTeX label may.
-        prefix = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{Path(run.info.model).name}-") if len(runs) > 1 else ""
+    for run, prefix in zip(runs, _prefixes([run.info.model for run in runs]), strict=True):
         part = _part(run, prefix, drawings)
         files |= part.pop("files")
         parts.append(part)
@@ -154,6 +151,17 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
         "command": repeat_command(info),
         "files": files,
     }
+
+
+def _prefixes(models: Sequence[str]) -> list[str]:
+    """What a run's files and headings open with where several runs stand in one report: the model's name.
+
+    A folder's name may hold what neither an id nor a LaTeX label may, and two folders may bear one name.
+    """
+    if len(models) == 1:
+        return [""]
+    names = [re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name) for model in models]
+    return [f"{name}-{i}-" if names.count(name) > 1 else f"{name}-" for i, name in enumerate(names, 1)]
 
 
 def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict[str, bytes]:
@@ -252,7 +260,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
 
 
 def _latex(text: Any) -> str:
-    """Plain text as LaTeX prints it: marks escaped, opening quotes told from closing ones, no dashes made of hyphens."""
+    """Plain text as LaTeX prints it: marks escaped, opening quotes told from closing ones, hyphens no dashes."""
     escaped = "".join(_LATEX.get(mark, mark) for mark in str(text))
     return re.sub(r"-(?=-)", "-{}", re.sub(r"(?<![^\s(])''(?=\S)", "``", escaped))
 

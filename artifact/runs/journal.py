@@ -63,7 +63,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     how = "mode=ro"
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         how = "mode=rw"  # the next to open a journal takes back what a killed process wrote of a transaction
-    elif os.statvfs(path.parent).f_flag & os.ST_RDONLY and not _half_written(path):
+    elif os.statvfs(path.parent).f_flag & os.ST_RDONLY and not half_written(path):
         how = "mode=ro&immutable=1"  # what cannot change needs no lock, which a read-only disk may refuse
     try:
         connection = _connect(path, how)
@@ -147,7 +147,8 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
         raise damaged(path, f"the record of {unit}, case {case_id}, is no JSON")
 
 
-def _half_written(path: Path) -> bool:
+def half_written(path: Path) -> bool:
+    """Whether a process was killed, or is, in the middle of a transaction."""
     journal = path.with_name(path.name + "-journal")
     return journal.is_file() and journal.stat().st_size > 0
 

@@ -168,10 +168,11 @@ class Store:
             finally:
                 self._open = False
 
-    def add_time(self, unit: Unit, seconds: float, cases: int) -> None:
-        """Commit how long `cases` cases of a unit took, and what the clock says now (`last_time`)."""
+    def add_time(self, unit: Unit, seconds: float, cases: int, ended: float | None = None) -> None:
+        """Commit how long `cases` cases of a unit took; `ended` is what the clock says, now unless given (last_time)."""
+        clock = time.time() if ended is None else ended
         with self._writing():
-            self._connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, time.time()))
+            self._connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, clock))
 
     def done(self, unit: Unit) -> set[int]:
         """Case ids of a unit that have a record of any status."""

@@ -1,5 +1,6 @@
 """Synthetic runs: stores with invented numbers, made with the store's own writers, for every test of the reports."""
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -245,6 +246,20 @@ def shared_smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The same run for all tests of a module that only read it."""
     with opened(tmp_path_factory.mktemp("shared"), Synthetic()) as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Figures are blanks of about their size, for tests that look at none: drawing takes most of a report's time."""
+    from PIL import Image
+
+    from artifact.reporting import figures
+
+    blank = io.BytesIO()
+    Image.new("RGB", (1540, 700), "white").save(blank, "png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "figure_bytes", lambda draw, *forms: [blank.getvalue() for _ in forms])
+        yield
 
 
 @pytest.fixture(scope="module")

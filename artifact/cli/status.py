@@ -1,0 +1,60 @@
+"""kloc status, recover: where a run stands, and what can be saved of a damaged one."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from artifact.cli.app import app
+from artifact.errors import RunError
+
+_REASONS = 5
+
+
+@app.command
+def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of several.")]) -> int:
+    """What is done and left of a run, who works on it, the time left, and the most frequent reasons for failures."""
+    from artifact.reporting.tables import counted_reasons
+    from artifact.runs.status import run_status, status_lines, total_line
+    from artifact.runs.store import reading, run_folders
+
+    exit_code, runs = 0, []
+    for folder in run_folders(run_folder):
+        try:
+            with reading(folder) as store:
+                found = run_status(store)
+                reasons = counted_reasons(store)
+        except RunError as error:  # the other runs are still worth a line
+            print(f"kloc: {error}", file=sys.stderr)
+            exit_code = error.exit_code
+            continue
+        for line in status_lines(found, time.time()):
+            print(line)
+        for reason in reasons[:_REASONS]:
+            print(f"{reason.status} {reason.count} times: {reason.text}")
+        if len(reasons) > _REASONS:
+            print(f"and {sum(reason.count for reason in reasons[_REASONS:])} cases for {len(reasons) - _REASONS} others")
+        print()
+        runs.append(found)
+    if len(runs) > 1:
+        print(f"{run_folder}, {len(runs)} runs, {total_line(runs)}")
+    return exit_code
+
+
+@app.command
+def recover(
+    run_folder: Annotated[Path, Parameter(help="Folder of a damaged run; nothing in it is changed.")],
+    *,
+    out: Annotated[Path, Parameter(help="New folder for what is whole.")],
+) -> int:
+    """Save the whole records of a damaged run into a new one, which the run's command with --out then finishes."""
+    from artifact.runs.recover import recover as save
+
+    found = save(run_folder, out)
+    for one in found:
+        print(f"{one.unit}: {one.saved} saved, {one.lost} lost, {one.left} to compute")
+    saved, lost, left = (sum(getattr(one, name) for one in found) for name in ("saved", "lost", "left"))
+    print(f"in all: {saved} saved, {lost} lost, {left} to compute: run the same command again with --out {out}")
+    return 0

@@ -1,0 +1,179 @@
+"""Save what is whole in a damaged journal: its records, into a new run that the run's own command then finishes.
+
+Covers damaged, zeroed and missing pages, the lost first page, payloads that do not decode or do not fit their unit, and a
+description that is taken from run.json. The damaged folder stays as it is. A record is whole when its payload fits its
+unit and gives the numbers stored beside it, where there are any: of two that disagree, neither is kept. A changed digit
+of a payload that no stored number rests on is not seen. It computes no record (runner.py).
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from artifact.errors import RunError
+from artifact.plan import Unit
+from artifact.runs.journal import DATABASE, half_written
+from artifact.runs.lock import holder, unwritable
+from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
+from artifact.runs.pages import rows
+from artifact.runs.store import DESCRIPTION, MISFITS, Record, RunInfo, Store, begin, writing
+
+_STATUSES = ("done", "excluded", "failed")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Cases of one unit: saved, known to be lost, and left to compute, the lost ones among them."""
+
+    unit: str
+    saved: int
+    lost: int
+    left: int
+
+
+def recover(folder: Path, out: Path) -> list[Saved]:
+    """Write every whole record of the run in `folder` into a new run in `out`; what was saved, by unit of its plan.
+
+    Raises RunError when `folder` holds no journal or another process works on it, when nothing tells what the run is,
+    and when `out` is there already or cannot be written.
+    """
+    path = folder / DATABASE
+    if not path.is_file():
+        raise RunError(f"{folder}: holds no {DATABASE}; name the folder of a damaged run")
+    if (who := holder(folder)) is not None:
+        raise RunError(f"{folder}: is in use by {who}; stop it first")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _settled(path, out) as settled:
+            found = _Found(settled)
+            info = found.info(folder)
+            with writing(out) as store, store.together():
+                saved = _save(settled, found, info, store)
+            with writing(out) as store:
+                store.write_description()
+    except OSError as error:
+        raise unwritable(out, error) from None
+    return saved
+
+
+class _Found:
+    """What a damaged journal says besides its records."""
+
+    def __init__(self, path: Path) -> None:
+        self.meta: dict[str, tuple[int, str]] = {}
+        self.numbers: dict[tuple[str, int], bytes] = {}
+        self.known: set[tuple[str, int]] = set()
+        self.times: list[tuple[int, str, float, int, float | None]] = []
+        for rowid, row in rows(path):
+            match rowid, row:
+                case int(), (str(key), str(text)):
+                    if rowid >= self.meta.get(key, (0, ""))[0]:
+                        self.meta[key] = rowid, text
+                case int(), (str(unit), int() | float() as seconds, int(cases), *ended):
+                    clock = ended[0] if ended and isinstance(ended[0], int | float) else None
+                    self.times.append((rowid, unit, seconds, cases, clock))
+                case None, (str(unit), int(case_id), bytes(stored)):
+                    self.numbers[unit, case_id] = stored
+                case None, (str(unit), str(status), int(case_id)) if status in _STATUSES:
+                    self.known.add((unit, case_id))
+        self.known |= set(self.numbers)
+        if self.meta.get("numbers", (0, ""))[1] != LAYOUT:
+            self.numbers = {}
+
+    def info(self, folder: Path) -> RunInfo:
+        """What the run is, from the journal, or else from the description beside it."""
+        texts: list[str | bytes] = [self.meta["info"][1]] if "info" in self.meta else []
+        if (folder / DESCRIPTION).is_file():
+            texts.append((folder / DESCRIPTION).read_bytes())
+        for text in texts:
+            try:
+                return msgspec.json.decode(text, type=RunInfo)
+            except (msgspec.DecodeError, UnicodeError):
+                continue
+        raise RunError(
+            f"{folder}: neither {DATABASE} nor {DESCRIPTION} tells what the run is; put its {DESCRIPTION} back, or run the "
+            "command again with another --out"
+        )
+
+    def environments(self) -> list[dict[str, Any]]:
+        try:
+            return msgspec.json.decode(self.meta["environments"][1], type=list[dict[str, Any]])
+        except (KeyError, msgspec.DecodeError):
+            return []
+
+
+def _save(path: Path, found: _Found, info: RunInfo, store: Store) -> list[Saved]:
+    begin(store, info)
+    for environment in found.environments():
+        store.add_environment(environment)
+    units = {unit.name: unit for unit in info.plan.units}
+    planned = {unit.name: {case for batch in info.batches(unit) for case in batch} for unit in info.plan.units}
+    saved: dict[str, set[int]] = {name: set() for name in units}
+    lost = {name: {case for unit, case in found.known if unit == name} & planned[name] for name in units}
+    for rowid, row in rows(path):
+        match rowid, row:
+            case None, (str(name), int(case_id), str(status), str(text)) if case_id in planned.get(name, ()):
+                record = _whole(units[name], case_id, status, text, found.numbers.get((name, case_id)), info)
+                if record is None:
+                    lost[name].add(case_id)
+                else:
+                    store.add(units[name], record)
+                    saved[name].add(case_id)
+    for _, name, seconds, cases, ended in sorted(found.times):
+        if name in units:
+            store.add_time(units[name], seconds, cases, ended)
+    return [
+        Saved(name, len(saved[name]), len(lost[name] - saved[name]), len(planned[name] - saved[name])) for name in units
+    ]
+
+
+def _whole(unit: Unit, case_id: int, status: str, text: str, stored: bytes | None, info: RunInfo) -> Record | None:
+    """The record, if it can be one of the unit's; None when any part of it is damaged."""
+    try:
+        payload = msgspec.json.decode(text, type=dict[str, Any])
+        if status in ("excluded", "failed"):
+            return Record(case_id, status, payload) if isinstance(payload["reason"], str) else None
+        if status != "done":
+            return None
+        numbers_X = case_numbers(unit, payload)
+        if unit.does != "trace" and np.isnan(numbers_X).all():  # what is no score has no numbers
+            return None
+        hashes = payload.get("hparams"), info.settings.get(unit.method, {}).get("hash")
+        if unit.does == "edit" and None not in hashes and hashes[0] != hashes[1]:
+            return None
+        # Another machine's averages may differ in their last bits.
+        if stored is not None and not np.allclose(from_bytes([stored])[0], numbers_X, rtol=1e-9, atol=0, equal_nan=True):
+            return None
+    except (msgspec.DecodeError, *MISFITS):
+        return None
+    return Record(case_id, "done", payload)
+
+
+@contextmanager
+def _settled(path: Path, out: Path) -> Iterator[Path]:
+    """The journal without what a killed process wrote of a transaction; taken back in a copy, if there is any."""
+    if not half_written(path):
+        yield path
+        return
+    with TemporaryDirectory(dir=out.parent, prefix=f"{out.name}-") as folder:
+        copy = Path(folder) / DATABASE
+        for ending in ("", "-journal"):
+            copyfile(path.with_name(path.name + ending), copy.with_name(copy.name + ending))
+        connection = sqlite3.connect(copy)
+        try:
+            connection.execute("select count(*) from sqlite_master").fetchall()
+        except sqlite3.DatabaseError:
+            pass  # too damaged for SQLite: its pages are read as they are
+        finally:
+            connection.close()
+        yield copy

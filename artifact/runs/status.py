@@ -1,0 +1,157 @@
+"""Where a run stands, from its journal and its lock alone, while another process works on it or when none does.
+
+Covers what is done and left of each unit, what a case takes, and the time that is left. A unit that has not begun takes
+what its nearest kin take: edits by the same method, traces of the same kind. Seconds are those of the work itself: on a
+cluster several cases are computed at once, and the run ends sooner. No torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from artifact.plan import Unit
+from artifact.runs.lock import holder
+from artifact.runs.store import RunInfo, Store
+
+
+@dataclass(frozen=True)
+class UnitStatus:
+    """Cases of a unit by state; `seconds` is what one takes, None as long as neither it nor its kin has times.
+
+    `own` is False where the seconds are those of its kin.
+    """
+
+    unit: str
+    done: int
+    left: int
+    failed: int
+    excluded: int
+    seconds: float | None
+    own: bool
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds of work that are left; None when unknown."""
+        if self.left == 0:
+            return 0.0
+        return None if self.seconds is None else self.left * self.seconds
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run's units, who works on it (None: nobody), and when its newest batch was stored, by the clock of then."""
+
+    folder: Path
+    info: RunInfo
+    holder: str | None
+    stored: float | None
+    units: tuple[UnitStatus, ...]
+
+
+def run_status(store: Store) -> RunStatus:
+    """Where a run stands now."""
+    info, counts = store.info(), store.counts()
+    spent = {unit: (seconds, cases) for unit, seconds, cases in store.times()}
+    units = []
+    for unit in info.plan.units:
+        planned = {case for batch in info.batches(unit) for case in batch}
+        found = counts.get(unit.name, {})
+        own = _seconds([unit], spent)
+        seconds = _seconds([one for one in info.plan.units if _kin(one) == _kin(unit)], spent) if own is None else own
+        units.append(
+            UnitStatus(
+                unit=unit.name,
+                done=found.get("done", 0),
+                left=len(planned - store.done(unit)),
+                failed=found.get("failed", 0),
+                excluded=found.get("excluded", 0),
+                seconds=seconds,
+                own=own is not None,
+            )
+        )
+    return RunStatus(store.folder, info, holder(store.folder), store.last_time(), tuple(units))
+
+
+def status_lines(found: RunStatus, now: float) -> list[str]:
+    """A run's state in words: who and when, a line a unit, and the sum; `now` is the clock's seconds since 1970."""
+    info = found.info
+    head = f"{found.folder}: {info.plan.name} on {info.model}, protocol {info.protocol}"
+    if info.shard is not None:
+        head += ", part {} of {}".format(*info.shard)
+    who = f"{found.holder} is working on it" if found.holder else "nobody is working on it"
+    lines = [f"{head}; {who}", *_stored(found.stored, now)]
+    table = [("unit", "done", "left", "failed", "excluded", "s/case", "time left")]
+    table += [
+        (
+            one.unit,
+            *(str(n) for n in (one.done, one.left, one.failed, one.excluded)),
+            "" if one.seconds is None else f"{'' if one.own else '~'}{one.seconds:.3g}",
+            "" if one.left == 0 else _duration(one.time_left, one.own),
+        )
+        for one in found.units
+    ]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for name, *numbers in table:
+        cells = [name.ljust(widths[0]), *(text.rjust(n) for text, n in zip(numbers, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return [*lines, total_line([found])]
+
+
+def total_line(runs: Sequence[RunStatus]) -> str:
+    """How many cases of all runs are left, and how long they take."""
+    units = [unit for run in runs for unit in run.units]
+    left, kept = sum(unit.left for unit in units), sum(unit.done + unit.failed + unit.excluded for unit in units)
+    if left == 0:
+        return f"in all: {kept} cases, none left"
+    unknown = [unit for unit in units if unit.time_left is None]
+    known = sum(unit.time_left or 0.0 for unit in units)
+    own = all(unit.own for unit in units if unit.left)
+    line = f"in all: {kept} cases, {left} left, "
+    if not unknown:
+        return line + _duration(known, own)
+    names = f"{len(unknown)} unit{'s' if len(unknown) > 1 else ''}"
+    return line + (f"{_duration(known, own)} and {names} of unknown length" if known else "for an unknown time")
+
+
+def _kin(unit: Unit) -> tuple[str, str]:
+    return unit.does, unit.method if unit.does == "edit" else unit.trace_kind if unit.does == "trace" else ""
+
+
+def _seconds(units: Sequence[Unit], spent: Mapping[str, tuple[float, int]]) -> float | None:
+    """Seconds a case over all that worked on some units."""
+    times = [spent[unit.name] for unit in units if unit.name in spent]
+    cases = sum(cases for _, cases in times)
+    return sum(seconds for seconds, _ in times) / cases if cases else None
+
+
+def _stored(stored: float | None, now: float) -> list[str]:
+    if stored is None:
+        return []
+    when = f"newest batch stored {_clock(stored)}"
+    if stored > now:
+        return [f"{when}, after what the clock says now, {_clock(now)}"]
+    return [f"{when}, {_duration(now - stored, True)} ago"]
+
+
+def _clock(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.0f} s after 1970"
+
+
+def _duration(seconds: float | None, exact: bool) -> str:
+    """Seconds in the two largest units that count, such as 3 d 4 h."""
+    if seconds is None:
+        return "unknown"
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        text = f"{seconds:.0f} s"
+    elif minutes < 90:
+        text = f"{minutes} min"
+    elif hours < 48:
+        text = f"{minutes // 60} h {minutes % 60:02} min"
+    else:
+        text = f"{hours // 24} d {hours % 24} h"
+    return text if exact else f"~{text}"
