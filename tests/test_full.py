@@ -79,7 +79,9 @@ def publish_models(folder: Path) -> dict[str, Path]:
     shape = {"n_embd": WIDTH, "n_head": 2, "n_positions": POSITIONS, "vocab_size": VOCABULARY, "initializer_range": 0.2}
     torch.manual_seed(0)
     xl = GPT2LMHeadModel(GPT2Config(n_layer=48, bos_token_id=0, eos_token_id=0, **shape))
-    xl.transformer.ln_f.bias.data += 3 * xl.transformer.wte.weight.data[answer]
+    embedding_VD = xl.transformer.wte.weight.data
+    embedding_VD[:, 0], embedding_VD[answer, 0] = 0, 1
+    xl.transformer.ln_f.bias.data[0] = 5
     j = GPTJForCausalLM(GPTJConfig(n_layer=28, rotary_dim=4, bos_token_id=0, eos_token_id=0, **shape))
     j.lm_head.bias.data[answer] += 5
     found = {"gpt2-xl": folder / "gpt2-xl", "gpt-j": folder / "gpt-j"}
@@ -211,15 +213,19 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def test_x(house, capsys):
-    import time
-    t=time.time()
-    code = call(["full","--limit","2"])
+    import time, os
+    L=os.environ["LIM"]
+    t=time.process_time()
+    code = call(["full","--limit",L])
     out=capsys.readouterr()
-    print(code, time.time()-t); print(out.out); print(out.err)
+    print(code, time.process_time()-t); 
     for m in PAPER_MODELS:
         with sqlite3.connect(house.folder/"results/full"/m/"run.sqlite") as c:
-            for r in c.execute("select unit,status,count(*), min(payload) from records group by 1,2"): print(m, r[0],r[1],r[2], r[3][:200] if r[1]!="done" else "")
-            for r in c.execute("select * from times"): print(r)
-    t=time.time()
-    print(call(["full","--limit","2"]), time.time()-t)
+            for r in c.execute("select unit,status,count(*), min(payload) from records where status!='done' group by 1,2"): print(m, r[0],r[1],r[2], r[3][:200] if r[1]!="done" else "")
+    t=time.process_time()
+    print(call(["full","--limit",L]), time.process_time()-t)
+    t=time.process_time()
+    print(call(["report","results/full"]), time.process_time()-t)
+    t=time.process_time()
+    print(call("run gpt2-xl --only table1 --methods rome --limit 1".split()), time.process_time()-t)
     assert 0

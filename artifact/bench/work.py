@@ -31,7 +31,7 @@ _MEND_RANK, _MEND_LAYERS = 1920, 2
 
 @dataclass(frozen=True)
 class Shape:
-    """A model of L layers, width D (its MLP four times as wide) and V words; `tied` where head and embedding are one."""
+    """A model of L layers, width D (its MLP is 4 D wide) and V words; `tied` where head and embedding are one."""
 
     layers: int
     width: int
@@ -154,7 +154,11 @@ def memit(
     # Prefixed and bare rows up to the last layer, and the bare one from every layer on to the last.
     keys = _blocks(shape, last + 1, (prefixes + 1) * width, width)
     again = (last - first + 1) + sum(last - layer for layer in hparams.layers)
-    return keys + _blocks(shape, again, width, width) + _value(shape, last, hparams.v_num_grad_steps, rows, lengths, prompt)
+    return (
+        keys
+        + _blocks(shape, again, width, width)
+        + _value(shape, last, hparams.v_num_grad_steps, rows, lengths, prompt)
+    )
 
 
 def ft(shape: Shape, hparams: FtHparams, lengths: Lengths, view: Perspective) -> Work:
@@ -168,7 +172,7 @@ def ft(shape: Shape, hparams: FtHparams, lengths: Lengths, view: Perspective) ->
 
 
 def kn(shape: Shape, hparams: KnHparams, lengths: Lengths, view: Perspective) -> Work:
-    """One edit by KN: the prompt once, then for each point of the integral the last token, a row more at every layer."""
+    """One edit by KN: the prompt once, then its last token for each point of the integral, a row more at each layer."""
     tokens, layers = lengths.prompts[view].tokens, shape.layers
     point = _blocks(shape, layers * (layers - 1) / 2, 1, tokens, back=True) + _head(shape, layers, back=True)
     point += Work(2 * 8 * shape.width**2 * layers)
@@ -272,7 +276,9 @@ def _blocks(shape: Shape, layers: float, tokens: float, keys: float, back: bool 
 def _head(shape: Shape, rows: float, back: bool = False) -> Work:
     """Logits of `rows` positions; with `back` the gradients of their states."""
     ways = 2 if back else 1
-    return Work(ways * 2 * rows * shape.width * shape.vocabulary, ways * FLOAT * _LOGIT_VECTORS * rows * shape.vocabulary)
+    return Work(
+        ways * 2 * rows * shape.width * shape.vocabulary, ways * FLOAT * _LOGIT_VECTORS * rows * shape.vocabulary
+    )
 
 
 def _groups(windows: list[range], layer: int) -> int:

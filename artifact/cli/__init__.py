@@ -9,7 +9,7 @@ import sys
 
 import cyclopts
 
-from artifact.cli import bench, compare, edit, fetch, make, mend, moments, runs, trace  # noqa: F401  (each hangs its commands on the app)
+from artifact.cli import bench, compare, doctor, edit, fetch, make, mend, merge, moments, runs, status, trace  # noqa: F401  (each hangs its commands on the app)
 from artifact.cli.app import app
 from artifact.errors import ArtifactError
 

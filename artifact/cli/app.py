@@ -24,7 +24,7 @@ app = App(
 )
 
 ProtocolName = Literal["released", "corrected"]
-Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, or the folder of a transformers model.")]
+Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, smollm2, or the folder of a transformers model.")]
 RunModel = Annotated[
     str, Parameter(help="auto (GPT-2 small if it can be had, else the embedded world), a model's name, or a folder.")
 ]

@@ -71,6 +71,7 @@ def edit(
         "model": loaded.name,
         "revision": loaded.revision,
         "hparams": settings["hash"],
+        "hparams_source": settings["hparams_source"],
         **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
     }
     check_folder(out)
@@ -81,6 +82,7 @@ def edit(
     print(", ".join(f"{name} {value:.4g}" for name, value in found.told().items()))
     told = [name for name in ("protocol", "hparams", "moments", "weights") if name in described]
     print(", ".join(f"{name} {described[name]}" for name in told))
+    print(f"hyperparameters: {described['hparams_source']}")
     _say_unused(method, moments=moments, prefixes=prefixes, mend_weights=mend_weights)
     if method == "kn" and PROTOCOLS[protocol].kn_undone:
         print("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")

@@ -17,10 +17,11 @@ _REASONS = 5
 def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of several.")]) -> int:
     """What is done and left of a run, who works on it, the time left, and the most frequent reasons for failures."""
     from artifact.reporting.tables import counted_reasons
-    from artifact.runs.status import run_status, status_lines, total_line
+    from artifact.runs.status import RunStatus, run_status, status_lines, total_line
     from artifact.runs.store import reading, run_folders
 
-    exit_code, runs = 0, []
+    exit_code = 0
+    runs: list[RunStatus] = []
     for folder in run_folders(run_folder):
         try:
             with reading(folder) as store:
@@ -30,16 +31,19 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
             print(f"kloc: {error}", file=sys.stderr)
             exit_code = error.exit_code
             continue
+        if runs:
+            print()
         for line in status_lines(found, time.time()):
             print(line)
         for reason in reasons[:_REASONS]:
-            print(f"{reason.status} {reason.count} times: {reason.text}")
+            print(f"{reason.status} {reason.count} times: {' '.join(reason.text.split())}")
         if len(reasons) > _REASONS:
-            print(f"and {sum(reason.count for reason in reasons[_REASONS:])} cases for {len(reasons) - _REASONS} others")
-        print()
+            print(
+                f"and {sum(reason.count for reason in reasons[_REASONS:])} cases for {len(reasons) - _REASONS} others"
+            )
         runs.append(found)
     if len(runs) > 1:
-        print(f"{run_folder}, {len(runs)} runs, {total_line(runs)}")
+        print(f"\n{run_folder}, {len(runs)} runs, {total_line(runs)}")
     return exit_code
 
 

@@ -3,9 +3,9 @@
 Covers what the runner asks of an engine. It computes nothing itself.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from artifact.plan import Unit
 from artifact.runs.store import Record, RunInfo
@@ -13,21 +13,28 @@ from artifact.runs.store import Record, RunInfo
 
 @dataclass(frozen=True)
 class Computed:
-    """The records of one batch, and the seconds of work that they took."""
+    """The records of one batch, the seconds of work that they took, and where it was done (environment.py)."""
 
     records: Sequence[Record]
     seconds: float
+    environment: dict[str, Any]
 
 
 class Engine(Protocol):
-    """Computes batches of cases. `info` describes the run that it was prepared for."""
+    """Computes batches of cases. `info` describes the run that it was prepared for; `close` gives back what it holds."""
 
     info: RunInfo
 
-    def compute(self, unit: Unit, batches: Sequence[Sequence[int]]) -> Generator[Computed, None, None]:
-        """The records of each batch of case ids, as they come; closing the iterator gives up what is not yet begun."""
+    def compute(
+        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool]
+    ) -> Generator[Computed, None, None]:
+        """The records of each batch of case ids, as they come.
+
+        No batch is begun once `stop()` is true; those in hand are finished. Closing the iterator gives them up.
+        """
         ...
 
     def weights_hash(self) -> str:
         """sha256 of the model's weights as they are now."""
         ...
+    def close(self) -> None: ...

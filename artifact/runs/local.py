@@ -4,7 +4,7 @@ Covers what each kind of unit does to a case. It stores nothing and keeps no ord
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
 from artifact.plan import Unit
 from artifact.runs.engine import Computed
+from artifact.runs.environment import environment
 from artifact.runs.setup import SAMPLES, Context
 from artifact.runs.store import Record, RunInfo
 from artifact.tracing.trace import Settings, trace_all
@@ -31,17 +32,25 @@ class Local:
     def __init__(self, context: Context, info: RunInfo) -> None:
         self.info = info
         self._context = context
+        self._environment = environment(info.device)
 
-    def compute(self, unit: Unit, batches: Sequence[Sequence[int]]) -> Generator[Computed, None, None]:
+    def compute(
+        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool] = lambda: False
+    ) -> Generator[Computed, None, None]:
         """The records of each batch, one batch after the other."""
         items = {item.case_id: item for item in self._context.items(unit)}
         for batch in batches:
+            if stop():
+                return
             began = time.perf_counter()
             records = compute(unit, [items[case_id] for case_id in batch], self._context)
-            yield Computed(records, time.perf_counter() - began)
+            yield Computed(records, time.perf_counter() - began, self._environment)
 
     def weights_hash(self) -> str:
         return self._context.model.weights_hash()
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
 
 
 def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]:

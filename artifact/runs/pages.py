@@ -24,7 +24,8 @@ class _BadRow(Exception):
 def rows(path: Path) -> Iterator[tuple[int | None, tuple[Value, ...]]]:
     """(rowid, values) of every whole row, in the order of the file; no rowid in an index or a table without it.
 
-    Pages that are no longer used may give rows twice, or as they once were. Raises OSError when the file cannot be opened.
+    Pages that are no longer used may give rows twice, or as they once were. Raises OSError when the file cannot be
+    opened.
     """
     with closing(_File(path)) as file:
         for number in range(1, file.pages + 1):
@@ -128,6 +129,8 @@ def _values(payload: bytes) -> tuple[Value, ...]:
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
     """The integer of one to nine bytes at `at`, and where it ends."""
+    if at < len(content) and content[at] < 0x80:
+        return content[at], at + 1
     value = 0
     for place in range(9):
         if at + place >= len(content):

@@ -1,9 +1,9 @@
 """Save what is whole in a damaged journal: its records, into a new run that the run's own command then finishes.
 
-Covers damaged, zeroed and missing pages, the lost first page, payloads that do not decode or do not fit their unit, and a
-description that is taken from run.json. The damaged folder stays as it is. A record is whole when its payload fits its
-unit and gives the numbers stored beside it, where there are any: of two that disagree, neither is kept. A changed digit
-of a payload that no stored number rests on is not seen. It computes no record (runner.py).
+Covers damaged, zeroed and missing pages, the lost first page, payloads that do not decode or do not fit their unit, and
+a description that is taken from run.json. The damaged folder stays as it is. A record is whole when its payload fits
+its unit and gives the numbers stored beside it, where there are any: of two that disagree, neither is kept. A changed
+digit of a payload that no stored number rests on is not seen. It computes no record (runner.py).
 """
 
 import sqlite3
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -27,6 +27,7 @@ from artifact.runs.pages import rows
 from artifact.runs.store import DESCRIPTION, MISFITS, Record, RunInfo, Store, begin, writing
 
 _STATUSES = ("done", "excluded", "failed")
+_PAYLOAD = msgspec.json.Decoder(dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,14 @@ def recover(folder: Path, out: Path) -> list[Saved]:
         raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _settled(path, out) as settled:
-            found = _Found(settled)
-            info = found.info(folder)
-            with writing(out) as store, store.together():
-                saved = _save(settled, found, info, store)
-            with writing(out) as store:
+        try:
+            with _settled(path, out) as settled, writing(out) as store:
+                with store.together():
+                    saved = _save(settled, _Found(settled), folder, store)
                 store.write_description()
+        except BaseException:
+            rmtree(out, ignore_errors=True)  # all that is in it was written here
+            raise
     except OSError as error:
         raise unwritable(out, error) from None
     return saved
@@ -101,8 +103,8 @@ class _Found:
             except (msgspec.DecodeError, UnicodeError):
                 continue
         raise RunError(
-            f"{folder}: neither {DATABASE} nor {DESCRIPTION} tells what the run is; put its {DESCRIPTION} back, or run the "
-            "command again with another --out"
+            f"{folder}: neither {DATABASE} nor {DESCRIPTION} tells what the run is; put its {DESCRIPTION} back, or run "
+            "the command again with another --out"
         )
 
     def environments(self) -> list[dict[str, Any]]:
@@ -112,8 +114,8 @@ class _Found:
             return []
 
 
-def _save(path: Path, found: _Found, info: RunInfo, store: Store) -> list[Saved]:
-    begin(store, info)
+def _save(path: Path, found: _Found, folder: Path, store: Store) -> list[Saved]:
+    info = begin(store, found.info(folder))
     for environment in found.environments():
         store.add_environment(environment)
     units = {unit.name: unit for unit in info.plan.units}
@@ -140,11 +142,10 @@ def _save(path: Path, found: _Found, info: RunInfo, store: Store) -> list[Saved]
 def _whole(unit: Unit, case_id: int, status: str, text: str, stored: bytes | None, info: RunInfo) -> Record | None:
     """The record, if it can be one of the unit's; None when any part of it is damaged."""
     try:
-        payload = msgspec.json.decode(text, type=dict[str, Any])
-        if status in ("excluded", "failed"):
-            return Record(case_id, status, payload) if isinstance(payload["reason"], str) else None
+        record = msgspec.convert({"case_id": case_id, "status": status, "payload": _PAYLOAD.decode(text)}, Record)
+        payload = record.payload
         if status != "done":
-            return None
+            return record if isinstance(payload["reason"], str) else None
         numbers_X = case_numbers(unit, payload)
         if unit.does != "trace" and np.isnan(numbers_X).all():  # what is no score has no numbers
             return None
@@ -152,11 +153,13 @@ def _whole(unit: Unit, case_id: int, status: str, text: str, stored: bytes | Non
         if unit.does == "edit" and None not in hashes and hashes[0] != hashes[1]:
             return None
         # Another machine's averages may differ in their last bits.
-        if stored is not None and not np.allclose(from_bytes([stored])[0], numbers_X, rtol=1e-9, atol=0, equal_nan=True):
+        if stored is not None and not np.allclose(
+            from_bytes([stored])[0], numbers_X, rtol=1e-9, atol=0, equal_nan=True
+        ):
             return None
-    except (msgspec.DecodeError, *MISFITS):
+    except MISFITS:
         return None
-    return Record(case_id, "done", payload)
+    return record
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from pathlib import Path
 from artifact.errors import Interrupted, RunError
 from artifact.plan import Plan, Unit
 from artifact.runs.engine import Engine
-from artifact.runs.environment import environment
 from artifact.runs.local import Local
 from artifact.runs.progress import Display
 from artifact.runs.setup import Asked, prepare
@@ -44,8 +43,7 @@ def run_plan(
     when the folder is another run's or cannot be written.
     """
     begun_with = _model_of(out) if out is not None else None
-    with stopping() as stop:
-        working = engine(plan, asked, show.say, begun_with)
+    with stopping() as stop, closing(engine(plan, asked, show.say, begun_with)) as working:
         folder = out or Path("results") / run_name(plan, working.info.model, asked, narrowing)
         show.say(f"data: {working.info.data_source}, {len(working.info.cases)} facts; run folder {folder}")
         if (traced := working.info.traced) is not None and traced.sha256 != working.info.data_sha256:
@@ -53,12 +51,13 @@ def run_plan(
         with writing(folder) as store:
             info = begin(store, working.info)
             store.write_description()
-            store.add_environment(environment(info.device))
             reported = time.monotonic()
             try:
                 for unit in info.plan.units:
                     _run_unit(store, unit, info.batches(unit), working, stop, show)
-                    if not stop.asked and time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                    if stop.asked:
+                        break
+                    if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                         report(store)
                         reported = time.monotonic()
             except KeyboardInterrupt:
@@ -77,14 +76,13 @@ def _run_unit(
     left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
     bar = show.bar(unit.name, sum(map(len, batches)))
     bar.advance(sum(map(len, batches)) - sum(map(len, left)))
-    with closing(engine.compute(unit, left)) as results:
+    with closing(engine.compute(unit, left, stop)) as results:
         for computed in results:
+            store.add_environment(computed.environment)
             for record in computed.records:
                 store.add(unit, record)
             store.add_time(unit, computed.seconds, len(computed.records))
             bar.advance(len(computed.records))
-            if stop.asked:
-                return
 
 
 def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()) -> str:

@@ -159,7 +159,7 @@ def prepare(
     model = load(name, device)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
-    elif device == "cpu" and plan is SMOKE:
+    elif device == "cpu" and plan == SMOKE:
         plan = SMOKE_FEW_FACTS
         say("plan: few facts, as this model takes seconds for each without a GPU")
     budget = Memory(default_memory(model.decoder.device) if asked.memory is None else parse_bytes(asked.memory), say)

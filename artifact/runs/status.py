@@ -5,6 +5,7 @@ what its nearest kin take: edits by the same method, traces of the same kind. Se
 cluster several cases are computed at once, and the run ends sooner. No torch.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,7 +57,7 @@ def run_status(store: Store) -> RunStatus:
     units = []
     for unit in info.plan.units:
         planned = {case for batch in info.batches(unit) for case in batch}
-        found = counts.get(unit.name, {})
+        found = counts.get(unit.name, Counter())
         own = _seconds([unit], spent)
         seconds = _seconds([one for one in info.plan.units if _kin(one) == _kin(unit)], spent) if own is None else own
         units.append(
@@ -81,7 +82,7 @@ def status_lines(found: RunStatus, now: float) -> list[str]:
         head += ", part {} of {}".format(*info.shard)
     who = f"{found.holder} is working on it" if found.holder else "nobody is working on it"
     lines = [f"{head}; {who}", *_stored(found.stored, now)]
-    table = [("unit", "done", "left", "failed", "excluded", "s/case", "time left")]
+    table: list[tuple[str, ...]] = [("unit", "done", "left", "failed", "excluded", "s/case", "time left")]
     table += [
         (
             one.unit,

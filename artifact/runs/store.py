@@ -1,15 +1,15 @@
 """The journal of a run: one SQLite file, one transaction a case: a killed process loses the batch in hand at most.
 
 Covers creating, resuming and reading a run folder, and what a record is. The file itself and its damage are
-journal.py's, the lock lock.py's. No torch: reports read it anywhere. Times live in a table of their own, since everything
-else of a finished run is the same each time.
+journal.py's, the lock lock.py's. No torch: reports read it anywhere. Times live in a table of their own, since
+everything else of a finished run is the same each time.
 """
 
 import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -168,9 +168,9 @@ class Store:
             finally:
                 self._open = False
 
-    def add_time(self, unit: Unit, seconds: float, cases: int, ended: float | None = None) -> None:
-        """Commit how long `cases` cases of a unit took; `ended` is what the clock says, now unless given (last_time)."""
-        clock = time.time() if ended is None else ended
+    def add_time(self, unit: Unit, seconds: float, cases: int, ended: float | Literal["now"] | None = "now") -> None:
+        """Commit how long `cases` cases of a unit took, and what the clock said then (last_time), None if unknown."""
+        clock = time.time() if ended == "now" else ended
         with self._writing():
             self._connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, clock))
 
@@ -215,6 +215,11 @@ class Store:
     def times(self) -> list[tuple[str, float, int]]:
         """(unit, seconds, cases) summed over all that worked on the run."""
         return self._rows("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
+
+    def timed(self) -> list[tuple[str, float, int, float | None]]:
+        """(unit, seconds, cases, the clock then) of every batch, in the order they were stored."""
+        rows = self._rows("select * from times order by rowid")
+        return [(unit, seconds, cases, ended[0] if ended else None) for unit, seconds, cases, *ended in rows]
 
     def last_time(self) -> float | None:
         """The clock's seconds since 1970 when the newest batch was stored, whatever the clock did before; or None."""
@@ -324,14 +329,36 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
         store._put("numbers", LAYOUT)
         store._put("info", msgspec.json.encode(info).decode())
         return info
-    before, now = msgspec.json.decode(stored), msgspec.json.decode(msgspec.json.encode(info))
-    for key in now:
-        if key not in ("model_reason", "cases", "given") and before.get(key) != now[key]:
-            raise RunError(
-                f"{store.folder}: was made with another {key.replace('_', ' ')} ({_short(before.get(key))}, now "
-                f"{_short(now[key])}); name another folder with --out, or run the command that made it"
-            )
+    found = first_difference(msgspec.json.decode(stored), described(info), ("model_reason", "cases", "given"))
+    if found is not None:
+        name, before, now = found
+        raise RunError(
+            f"{store.folder}: was made with another {name} ({before}, now {now}); name another folder with --out, or "
+            "run the command that made it"
+        )
     return store.info()
+
+
+def described(info: RunInfo) -> dict[str, Any]:
+    """What a run is, as plain JSON."""
+    return msgspec.json.decode(msgspec.json.encode(info))
+
+
+def first_difference(
+    one: Mapping[str, Any], other: Mapping[str, Any], apart: Collection[str] = ()
+) -> tuple[str, str, str] | None:
+    """The first entry in which two runs' descriptions differ, and its two values, in words; `apart` may differ."""
+    for key, now in other.items():
+        before = one.get(key)
+        if key in apart or before == now:
+            continue
+        name = key.replace("_", " ")
+        if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys() and "name" not in now:
+            inner = first_difference(before, now)
+            if inner is not None:
+                return f"{name} {inner[0]}", *inner[1:]
+        return name, _short(before), _short(now)
+    return None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

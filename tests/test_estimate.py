@@ -1,0 +1,224 @@
+"""Every formula of the work of a unit equals what torch counts on tiny models; sums and words follow from it.
+
+No rate is tested: what is measured here is that operations, memory and time add up.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from artifact.bench import estimate, shapes
+from artifact.bench.edit import random_moments, random_network
+from artifact.bench.estimate import Machine, other_machine
+from artifact.bench.facts import synthetic_facts, synthetic_prefixes, word_tokens
+from artifact.bench.shapes import SHAPES, operations, random_module
+from artifact.bench.work import EDITS, PAPER_LENGTHS, Lengths, Prompt, Shape, Traced, scored, traced
+from artifact.cli import call
+from artifact.editing.edit import Edited
+from artifact.editing.hparams import METHODS, MethodName, hparams_for
+from artifact.editing.mend import inner_weights
+from artifact.editing.methods import Editor
+from artifact.editing.moments import Moments
+from artifact.editing.protocol import PROTOCOLS
+from artifact.errors import SettingError
+from artifact.evaluation.metrics import GROUPS
+from artifact.evaluation.score import score_cases
+from artifact.facts.fact import PERSPECTIVES, Fact, View
+from artifact.lm.load import LanguageModel, from_module
+from artifact.lm.memory import Memory
+from artifact.plan import PLANS
+from artifact.tracing.sweep import sweep
+from artifact.tracing.trace import Settings
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "scaling.md"
+LAYERS, FACTS, BOUND = 5, 3, 0.15
+_SIZE = {"n_layer": LAYERS, "n_embd": 64, "n_head": 2, "vocab_size": 997, "initializer_range": 0.2}
+_ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+TINY: dict[str, dict[str, Any]] = {
+    "gpt2": {"model_type": "gpt2", **_SIZE, **_ENDS},
+    "gpt-j": {"model_type": "gptj", "rotary_dim": 8, "tie_word_embeddings": False, **_SIZE, **_ENDS},
+}
+GIVEN = ["--rate", "494.7TFLOPS", "--bandwidth", "3350GB/s", "--gpu-memory", "80GB"]
+
+
+@pytest.fixture(scope="module", params=TINY)
+def tiny(request: pytest.FixtureRequest) -> tuple[LanguageModel, Shape]:
+    """Each family at a tiny size, with words of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(shapes.SHAPES, request.param, TINY[request.param])
+        decoder = from_module(random_module(request.param, "cpu", torch.float32).requires_grad_(False))
+    model = LanguageModel("tiny", "random weights", decoder, word_tokens(997, decoder.positions))
+    return model, Shape.of(TINY[request.param])
+
+
+def lengths_of(model: LanguageModel, facts: list[Fact], view: View, target: int) -> Prompt:
+    """The lengths of one batch's prompts, `view` being any of its views."""
+    ids = [model.tokens.encode(fact.view(view.perspective).reliability[0]) for fact in facts]
+    lookup = [encoded.find(fact.subject)[-1] for encoded, fact in zip(ids, facts, strict=True)]
+    tokens = [len(encoded.ids) for encoded in ids]
+    onward = max(count - at for count, at in zip(tokens, lookup, strict=True))
+    return Prompt(sum(tokens) / len(tokens), max(tokens), max(lookup), onward, target)
+
+
+def case_of(model: LanguageModel, fact: Fact) -> tuple[int, int]:
+    """Tokens of all that is asked of a case with shared beginnings once, and positions read: counted independently."""
+    fed: set[tuple[int, ...]] = set()
+    read: set[tuple[int, ...]] = set()
+    for view in fact.views():
+        foils = [view.foil] if view.harder_foil is None else [view.foil, view.harder_foil]
+        for prompt in (prompt for group in GROUPS for prompt in getattr(view, group)):
+            start = model.tokens.encode(prompt).ids
+            for text in (view.target, *foils):
+                ids = (*start, *model.tokens.ids(f" {text}")[:-1])
+                fed.update(ids[: n + 1] for n in range(len(ids)))
+                read.update(ids[: n + 1] for n in range(len(start) - 1, len(ids)))
+    return len(fed), len(read)
+
+
+@pytest.mark.parametrize("target", [1, 2])
+def test_scoring(tiny: tuple[LanguageModel, Shape], target: int) -> None:
+    model, shape = tiny
+    facts = synthetic_facts(997, FACTS, target)
+    case, read = (sum(counts) / FACTS for counts in zip(*(case_of(model, fact) for fact in facts), strict=True))
+    counted = operations(lambda: score_cases(model, facts)) / FACTS
+    assert scored(shape, Lengths({}, 0, case, read, {})).products == pytest.approx(counted, rel=BOUND)
+
+
+@pytest.mark.parametrize(("method", "target"), [*((method, 1) for method in METHODS), ("rome", 2), ("mend", 2)])
+def test_edits(tiny: tuple[LanguageModel, Shape], method: MethodName, target: int) -> None:
+    model, shape = tiny
+    facts = synthetic_facts(997, FACTS, target)
+    hparams = hparams_for(method, "tiny", LAYERS)
+    drawn = synthetic_prefixes(997, ((5, 10), (10, 10)) if method == "rome" else ((10, 5),))
+    needs: dict[str, Any] = {}
+    if method in ("rome", "memit"):
+        needs["moments"] = Moments("random", given_MM={at: random_moments(model.decoder, at) for at in hparams.layers})
+        needs["prefixes"] = drawn if method == "rome" else [drawn[:1], drawn[1:]]
+    if method == "mend":
+        needs["network"] = random_network(inner_weights(model.decoder, hparams), model.decoder.device)
+    editor = Editor(model, method, hparams, PROTOCOLS["released"], Memory(10**10), **needs)
+    for perspective in PERSPECTIVES:
+        views = [fact.view(perspective) for fact in facts]
+        edits: list[object] = []
+        counted = operations(lambda views=views, edits=edits: edits.extend(editor.edits([[v] for v in views]))) / FACTS
+        assert all(isinstance(edit, Edited) for edit in edits)
+        if method in ("rome", "memit", "ft"):  # the formula has every step taken
+            most = hparams.num_steps if method == "ft" else hparams.v_num_grad_steps
+            assert {len(edit.losses) for edit in edits if isinstance(edit, Edited)} == {most}
+        prompts = {perspective: lengths_of(model, facts, views[0], target)}
+        found = EDITS[method](shape, hparams, Lengths(prompts, 11, 0, 0, {}), perspective)
+        assert found.products == pytest.approx(counted, rel=BOUND)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "sever", "fresh"),
+    [
+        ("hidden", None, True),
+        ("mlp", None, True),
+        ("attn", None, True),
+        ("hidden", "mlp", True),
+        ("hidden", "attn", False),
+    ],
+)
+def test_tracing(tiny: tuple[LanguageModel, Shape], kind: Any, sever: Any, fresh: bool, first: int) -> None:
+    model, shape = tiny
+    settings = Settings(0.1, kind=kind, sever=sever, samples=3, window=3, fresh_noise=fresh)
+    cells = settings.cells(LAYERS)
+    ids, spans = [list(range(20, 28)), list(range(50, 58))], [[first, first + 1]] * 2
+    counted = operations(lambda: sweep(model.decoder, ids, spans, cells, Memory(10**10))) / 2
+    lengths = Traced(8, 8 - first, sum(range(1, 9 - first)))
+    found = traced(shape, list(cells.windows), lengths, 3, sever is not None, fresh)
+    assert found.products == pytest.approx(counted, rel=0.05)
+
+
+def test_tracing_counts_what_was_measured() -> None:
+    """BENCHMARKS.md's counts of GPT-2 small: 626 GFLOP a fact with hidden states, 797 with windows of ten layers."""
+    shape = Shape.of(SHAPES["gpt2"])
+    for kind, gigaflop in (("hidden", 626), ("mlp", 797)):
+        windows = Settings(0.1, kind=kind).cells(shape.layers).windows  # type: ignore[arg-type]
+        assert traced(shape, list(windows), Traced(10, 10, 55)).products == pytest.approx(gigaflop * 1e9, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_weights_are_the_models(name: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPES[name]))
+    entries = sum(weight.numel() for weight in module.parameters())
+    assert Shape.of(SHAPES[name]).weights == pytest.approx(4 * entries, rel=0.01)
+
+
+def test_sums() -> None:
+    """A unit's time is its products', its traffic's and its starts'; twice the rate takes less, but not half."""
+    machine = Machine("a GPU", True, 1e14, 1e12, 80e9, "invented")
+    (one,) = estimate.estimate("gpt-j", machine, "released")
+    assert {unit.facts for unit in one.units} == {7500, 1209}
+    assert one.seconds == sum(unit.seconds for unit in one.units)
+    assert all(unit.seconds > unit.facts * unit.work.products / (unit.efficiency * 1e14) for unit in one.units)
+    (fast,) = estimate.estimate("gpt-j", Machine("a GPU", True, 2e14, 1e12, 80e9, "invented"), "released")
+    assert 0.5 < fast.seconds / one.seconds < 0.7
+    (mended,) = estimate.estimate("gpt-j", machine, "corrected")  # severed tracing without a second run for every token
+    assert mended.seconds < one.seconds and mended.units[0] == one.units[0]
+    (few,) = estimate.estimate("gpt-j", machine, "released", limit=75)
+    assert few.units[1].work == one.units[1].work and {unit.facts for unit in few.units} == {75}
+    assert one.device["weights"] == pytest.approx(24.2e9, rel=0.01)
+    assert one.device["factors of 6 layers' second moments"] == 6 * 8 * 16384**2
+    assert one.least < 48e9 < one.least + 10e9
+
+
+def test_a_cpu_takes_the_measured_shares() -> None:
+    machine = Machine("CPU", False, 2e11, 1e10, 64e9, "invented")
+    (one,) = estimate.estimate("sample", machine, "released")
+    rome = next(unit for unit in one.units if unit.name == "rome-entity")
+    assert rome.facts == 200 and rome.seconds == pytest.approx(200 * rome.work.products / (0.61 * 2e11))
+    said = "\n".join(estimate.lines(estimate.estimate("full", machine, "released"), machine))
+    assert re.search(r"full: about \d+ days on CPU", said) and "kloc run sample --limit" in said
+    assert "does not fit" not in said
+    (smoke,) = estimate.estimate("smoke", machine, "released")
+    assert smoke.model == "gpt2" and {unit.facts for unit in smoke.units} == {48, 4, 2}
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [(24e9, "does not fit 24.0 GB"), (48e9, "give --memory"), (80e9, "fits 80.0 GB: batches of")],
+)
+def test_memory_is_said(memory: float, says: str) -> None:
+    machine = Machine("a GPU", True, 1e14, 1e12, memory, "invented")
+    assert any(says in line for line in estimate.lines(estimate.estimate("gpt-j", machine, "released"), machine))
+
+
+def test_this_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "_SIDE", 1 << 20)
+    machine = estimate.this_machine("corrected")
+    assert machine.rate > 1e9 and machine.bandwidth > 1e8 and machine.memory > 1e8
+    assert machine.known.endswith("measured now") and "GB/s" in machine.words
+
+
+@pytest.mark.parametrize("rate", ["fast", "0TFLOPS", "100", "-3TFLOPS"])
+def test_what_is_no_rate(rate: str) -> None:
+    with pytest.raises(SettingError, match="such as 150TFLOPS"):
+        other_machine(rate, "1TB/s", "48GB")
+
+
+def test_every_unit_of_every_plan_is_known() -> None:
+    kinds = {
+        unit.method if unit.does == "edit" else unit.does for plans in PLANS.values() for p in plans for unit in p.units
+    }
+    assert kinds == set(estimate.EFFICIENCY)
+    assert set(PAPER_LENGTHS.prompts) == set(PAPER_LENGTHS.traced) == set(PERSPECTIVES)
+
+
+def test_the_document_says_what_its_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```\n\$ kloc (.*?)\n(.*?)```", DOCUMENT.read_text(), re.S)
+    assert len(blocks) >= 4
+    for command, printed in blocks:
+        assert call(shlex.split(command)) == 0
+        said = capsys.readouterr().out.splitlines()
+        for line in printed.splitlines():
+            assert line == "..." or line in said, f"kloc {command}: {line}"
