@@ -1,7 +1,7 @@
 """Runs that cost nothing: the real runner and journal, on an engine that makes records up from the number of the case.
 
-As a program, `cheap.py FOLDER ROUNDS SEED`: that many processes in turn work on the run in FOLDER, each killed at a random
-moment; after each every stored record is looked at. The last line says how many were killed. It finishes no run.
+As a program, `cheap.py FOLDER ROUNDS SEED`: that many processes in turn work on the run in FOLDER, each killed at a
+random moment; after each every stored record is looked at. The last line says how many were killed. It finishes no run.
 """
 
 import os
@@ -25,13 +25,13 @@ PLAN = Plan(
     name="smoke",
     title="records that are made up",
     units=(
-        Unit("unedited", "unedited", batch=2),
-        Unit("rome-entity", "edit", batch=2, method="rome", perspective="entity"),
-        Unit("rome-relation", "edit", batch=2, method="rome", perspective="relation", most=30),
-        Unit("trace-hidden-entity", "trace", batch=2),
+        Unit("unedited", "unedited", batch=4),
+        Unit("rome-entity", "edit", batch=4, method="rome", perspective="entity"),
+        Unit("rome-relation", "edit", batch=4, method="rome", perspective="relation", most=14),
+        Unit("trace-hidden-entity", "trace", batch=4),
     ),
 )
-CASES = 60
+CASES, MANY_CASES = 20, 60
 
 
 class Cheap:
@@ -60,19 +60,19 @@ class Cheap:
         pass
 
 
-def description() -> RunInfo:
+def description(cases: int = CASES) -> RunInfo:
     return RunInfo(
         plan=PLAN, model="world", model_reason="--model world", revision="r", weights_sha256="w", layers=6,
         device="cpu", dtype="float32", protocol="released", switches={}, data_source="made up", data_sha256="s",
         data_note="n", evidence=False, evidence_note="made up",
         settings={"rome": {"hparams": {"layers": [1]}, "hash": "0123456789ab", "prefixes": ["{}"] * 21}},
-        noise_level=0.1, samples=10, cases=list(range(100, 100 + CASES)),
+        noise_level=0.1, samples=10, cases=list(range(100, 100 + cases)),
     )  # fmt: skip
 
 
 def record(unit: Unit, case_id: int) -> Record:
     """The record of a case: the same whenever it is made; some fail, most need more than a page of the journal."""
-    if unit.does == "edit" and case_id % 17 == 3:
+    if unit.does == "edit" and case_id % 7 == 3:
         return Record(case_id, "failed", {"reason": f"case {case_id}: not finite"})
     draw = random.Random(f"{unit.name} {case_id}")
     if unit.does == "trace":
@@ -105,6 +105,14 @@ def contents(folder: Path) -> dict[str, list[Record]]:
         return {unit.name: store.records(unit) for unit in PLAN.units}
 
 
+def made_up(info: RunInfo) -> dict[str, list[Record]]:
+    """All records that a run of that description ends with."""
+    return {
+        unit.name: [record(unit, case_id) for batch in info.batches(unit) for case_id in batch]
+        for unit in info.plan.units
+    }
+
+
 def check(folder: Path) -> int:
     """How many records the run has; AssertionError when one is not what it should be."""
     found = contents(folder)
@@ -122,12 +130,12 @@ def _killed(folder: Path, draw: random.Random) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         exit_code = 1
         try:
-            run(folder, Cheap(pipe=says))
+            run(folder, Cheap(description(MANY_CASES), pipe=says))
             exit_code = 0
         finally:
             os._exit(exit_code)
     os.close(says)
-    for _ in range(draw.randrange(1, 6)):
+    for _ in range(draw.randrange(1, 4)):
         os.read(hears, 1)
     time.sleep(draw.uniform(0, 0.004))
     os.kill(child, signal.SIGKILL)

@@ -5,17 +5,21 @@ No rate is tested: what is measured here is that operations, memory and time add
 
 import re
 import shlex
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from artifact.bench import estimate, shapes
 from artifact.bench.edit import random_moments, random_network
 from artifact.bench.estimate import Machine, other_machine
 from artifact.bench.facts import synthetic_facts, synthetic_prefixes, word_tokens
-from artifact.bench.shapes import SHAPES, operations, random_module
+from artifact.bench.shapes import SHAPES, random_module
 from artifact.bench.work import EDITS, PAPER_LENGTHS, Lengths, Prompt, Shape, Traced, scored, traced
 from artifact.cli import call
 from artifact.editing.edit import Edited
@@ -35,7 +39,7 @@ from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import Settings
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "scaling.md"
-LAYERS, FACTS, BOUND = 5, 3, 0.15
+LAYERS, FACTS, BOUND = 4, 2, 0.1
 _SIZE = {"n_layer": LAYERS, "n_embd": 64, "n_head": 2, "vocab_size": 997, "initializer_range": 0.2}
 _ENDS = {"bos_token_id": 0, "eos_token_id": 0}
 TINY: dict[str, dict[str, Any]] = {
@@ -45,14 +49,28 @@ TINY: dict[str, dict[str, Any]] = {
 GIVEN = ["--rate", "494.7TFLOPS", "--bandwidth", "3350GB/s", "--gpu-memory", "80GB"]
 
 
-@pytest.fixture(scope="module", params=TINY)
-def tiny(request: pytest.FixtureRequest) -> tuple[LanguageModel, Shape]:
-    """Each family at a tiny size, with words of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(shapes.SHAPES, request.param, TINY[request.param])
-        decoder = from_module(random_module(request.param, "cpu", torch.float32).requires_grad_(False))
-    model = LanguageModel("tiny", "random weights", decoder, word_tokens(997, decoder.positions))
-    return model, Shape.of(TINY[request.param])
+Tiny = Callable[[str], tuple[LanguageModel, Shape]]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Tiny:
+    """A family's model at a tiny size, with words of its own, made once."""
+
+    @cache
+    def make(family: str) -> tuple[LanguageModel, Shape]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(shapes.SHAPES, family, TINY[family])
+            decoder = from_module(random_module(family, "cpu", torch.float32).requires_grad_(False))
+        model = LanguageModel("tiny", "random weights", decoder, word_tokens(997, decoder.positions))
+        return model, Shape.of(TINY[family])
+
+    return make
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Counted operations, attention's among them: torch's counter knows only the plain kernel on a CPU."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return shapes.operations(work)
 
 
 def lengths_of(model: LanguageModel, facts: list[Fact], view: View, target: int) -> Prompt:
@@ -80,19 +98,27 @@ def case_of(model: LanguageModel, fact: Fact) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("target", [1, 2])
-def test_scoring(tiny: tuple[LanguageModel, Shape], target: int) -> None:
-    model, shape = tiny
+def test_scoring(tiny: Tiny, target: int) -> None:
+    model, shape = tiny("gpt2")
     facts = synthetic_facts(997, FACTS, target)
     case, read = (sum(counts) / FACTS for counts in zip(*(case_of(model, fact) for fact in facts), strict=True))
     counted = operations(lambda: score_cases(model, facts)) / FACTS
     assert scored(shape, Lengths({}, 0, case, read, {})).products == pytest.approx(counted, rel=BOUND)
 
 
-@pytest.mark.parametrize(("method", "target"), [*((method, 1) for method in METHODS), ("rome", 2), ("mend", 2)])
-def test_edits(tiny: tuple[LanguageModel, Shape], method: MethodName, target: int) -> None:
-    model, shape = tiny
+STEPS = {"rome": "v_num_grad_steps", "memit": "v_num_grad_steps", "ft": "num_steps", "kn": "steps"}
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "target"),
+    [*((method, "gpt2", 2) for method in METHODS), ("rome", "gpt-j", 1), ("kn", "gpt-j", 1)],
+)
+def test_edits(tiny: Tiny, method: MethodName, family: str, target: int) -> None:
+    model, shape = tiny(family)
     facts = synthetic_facts(997, FACTS, target)
     hparams = hparams_for(method, "tiny", LAYERS)
+    if method in STEPS:  # fewer, to save time
+        hparams = msgspec.structs.replace(hparams, **{STEPS[method]: 4})
     drawn = synthetic_prefixes(997, ((5, 10), (10, 10)) if method == "rome" else ((10, 5),))
     needs: dict[str, Any] = {}
     if method in ("rome", "memit"):
@@ -107,33 +133,32 @@ def test_edits(tiny: tuple[LanguageModel, Shape], method: MethodName, target: in
         counted = operations(lambda views=views, edits=edits: edits.extend(editor.edits([[v] for v in views]))) / FACTS
         assert all(isinstance(edit, Edited) for edit in edits)
         if method in ("rome", "memit", "ft"):  # the formula has every step taken
-            most = hparams.num_steps if method == "ft" else hparams.v_num_grad_steps
-            assert {len(edit.losses) for edit in edits if isinstance(edit, Edited)} == {most}
+            assert {len(edit.losses) for edit in edits if isinstance(edit, Edited)} == {4}
         prompts = {perspective: lengths_of(model, facts, views[0], target)}
         found = EDITS[method](shape, hparams, Lengths(prompts, 11, 0, 0, {}), perspective)
         assert found.products == pytest.approx(counted, rel=BOUND)
 
 
-@pytest.mark.parametrize("first", [0, 2])
 @pytest.mark.parametrize(
-    ("kind", "sever", "fresh"),
+    ("kind", "sever", "fresh", "first"),
     [
-        ("hidden", None, True),
-        ("mlp", None, True),
-        ("attn", None, True),
-        ("hidden", "mlp", True),
-        ("hidden", "attn", False),
+        ("hidden", None, True, 0),
+        ("hidden", None, True, 2),
+        ("mlp", None, True, 2),
+        ("attn", None, True, 0),
+        ("hidden", "mlp", True, 2),
+        ("hidden", "attn", False, 0),
     ],
 )
-def test_tracing(tiny: tuple[LanguageModel, Shape], kind: Any, sever: Any, fresh: bool, first: int) -> None:
-    model, shape = tiny
-    settings = Settings(0.1, kind=kind, sever=sever, samples=3, window=3, fresh_noise=fresh)
+def test_tracing(tiny: Tiny, kind: Any, sever: Any, fresh: bool, first: int) -> None:
+    model, shape = tiny("gpt-j")
+    settings = Settings(0.1, kind=kind, sever=sever, samples=2, window=3, fresh_noise=fresh)
     cells = settings.cells(LAYERS)
     ids, spans = [list(range(20, 28)), list(range(50, 58))], [[first, first + 1]] * 2
     counted = operations(lambda: sweep(model.decoder, ids, spans, cells, Memory(10**10))) / 2
     lengths = Traced(8, 8 - first, sum(range(1, 9 - first)))
-    found = traced(shape, list(cells.windows), lengths, 3, sever is not None, fresh)
-    assert found.products == pytest.approx(counted, rel=0.05)
+    found = traced(shape, list(cells.windows), lengths, 2, sever is not None, fresh)
+    assert found.products == pytest.approx(counted, rel=0.02)
 
 
 def test_tracing_counts_what_was_measured() -> None:
@@ -186,7 +211,7 @@ def test_a_cpu_takes_the_measured_shares() -> None:
 
 @pytest.mark.parametrize(
     ("memory", "says"),
-    [(24e9, "does not fit 24.0 GB"), (48e9, "give --memory"), (80e9, "fits 80.0 GB: batches of")],
+    [(24e9, "does not fit 24.0 GB"), (48e9, "fits 48.0 GB: batches of 5.9 GB"), (80e9, "fits 80.0 GB: batches of")],
 )
 def test_memory_is_said(memory: float, says: str) -> None:
     machine = Machine("a GPU", True, 1e14, 1e12, memory, "invented")
@@ -221,4 +246,5 @@ def test_the_document_says_what_its_commands_print(capsys: pytest.CaptureFixture
         assert call(shlex.split(command)) == 0
         said = capsys.readouterr().out.splitlines()
         for line in printed.splitlines():
-            assert line == "..." or line in said, f"kloc {command}: {line}"
+            # What is still to be fetched depends on the machine.
+            assert line == "..." or line in said or any(one.startswith(f"{line}, disk ") for one in said), line

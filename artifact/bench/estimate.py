@@ -280,17 +280,11 @@ def _memory_lines(one: PlanEstimate, machine: Machine) -> Iterator[str]:
     yield f"{where}: {parts} = {_gb(one.least)} at least; batches use what else there is"
     if machine.cuda:
         yield f"host memory: {_gb(one.host)}"
-        free = machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT
-        budget = _BUDGET * (machine.memory - one.device["weights"] - _CONTEXT)
+        budget = _BUDGET * (machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT)
         if one.least > machine.memory:
             yield f"does not fit {_gb(machine.memory)}: take a larger device"
-        elif budget > free:
-            yield (
-                f"fits {_gb(machine.memory)}, but batches of {_gb(budget)}, 60% of what the weights leave, would not: "
-                f"give --memory {int(0.8 * free / 1e9)}GB, else batches are halved when memory runs out"
-            )
         else:
-            yield f"fits {_gb(machine.memory)}: batches of {_gb(budget)}, 60% of what the weights leave"
+            yield f"fits {_gb(machine.memory)}: batches of {_gb(budget)}, 60% of what weights and factors leave"
     elif one.host > machine.memory:
         yield f"does not fit: with batches {_gb(one.host)} are needed and {_gb(machine.memory)} are free"
     yield f"disk: {_gb(one.downloads)} still to fetch, about {_gb(one.results)} of results"

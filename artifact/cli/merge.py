@@ -10,7 +10,9 @@ from artifact.cli.app import app
 
 @app.command
 def merge(
-    *runs: Annotated[Path, Parameter(help="Folders of the parts, as --shard i/n made them; nothing in them is changed.")],
+    *runs: Annotated[
+        Path, Parameter(help="Folders of the parts, as --shard i/n made them; nothing in them is changed.")
+    ],
     out: Annotated[Path, Parameter(help="New folder for the run, which is then like one made without --shard.")],
 ) -> int:
     """Put the parts of a run together into a new run; its own command finishes what a part lacks."""

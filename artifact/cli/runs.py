@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,25 +91,28 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
 
     methods = _words(narrowing.methods)
     plans = [narrowed(plan, narrowing.only, methods) for plan in find_plans(name)]
+    several = len(plans) > 1 and options.model in ("auto", *PAPER_MODELS)
     if options.model in PAPER_MODELS:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
     given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
     asked = Asked(options.model, options.protocol, options.limit, options.memory, given, _shard(narrowing.shard))
-    several, narrowed_to = len(plans) > 1, [*narrowing.only, *methods]
-    # Several models stand side by side in one folder, with one report.
+    narrowed_to = [*narrowing.only, *methods]
+    # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None
     if several:
         root = options.out or Path("results") / run_name(plans[0], plans[0].models[0], asked, narrowed_to)
 
     def report(folder: Path) -> Any:
         with reading_all(folder) as stores:
-            return render(*stores, folder=folder / "report")
+            return render(*stores, folder=folder / "report", by_model=several)
 
-    for plan in plans:
-        model = plan.models[0] if options.model == "auto" and plan.models else options.model
-        obtain(*needed_sources(plan, model, given))
+    models = [plan.models[0] if options.model == "auto" and plan.models else options.model for plan in plans]
+    needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
+    # All of it first: what cannot be had should not be found out after days on the first model.
+    obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
+    for plan, model in zip(plans, models, strict=True):
         with display() as show:
             folder = run_plan(
                 plan,
@@ -167,7 +171,8 @@ def report(
     from artifact.runs.store import reading_all
 
     with reading_all(run_folder) as stores:
-        page, _ = render(*stores, folder=out or run_folder / "report")
+        within = stores[0].folder != run_folder
+        page, _ = render(*stores, folder=out or run_folder / "report", by_model=within)
     print(page)
     return 0
 

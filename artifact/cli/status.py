@@ -36,11 +36,9 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
         for line in status_lines(found, time.time()):
             print(line)
         for reason in reasons[:_REASONS]:
-            print(f"{reason.status} {reason.count} times: {' '.join(reason.text.split())}")
+            print(f"{reason.count} {reason.status}: {' '.join(reason.text.split())}")
         if len(reasons) > _REASONS:
-            print(
-                f"and {sum(reason.count for reason in reasons[_REASONS:])} cases for {len(reasons) - _REASONS} others"
-            )
+            print(f"{sum(one.count for one in reasons[_REASONS:])} more for {len(reasons) - _REASONS} other reasons")
         runs.append(found)
     if len(runs) > 1:
         print(f"\n{run_folder}, {len(runs)} runs, {total_line(runs)}")

@@ -59,10 +59,13 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2])))
 
 
-def default_memory(device: torch.device) -> int:
-    """Bytes a sweep may take unless told: 60% of what is free on a GPU, 2 GB of a computer's own memory."""
+def default_memory(device: torch.device, reserved: int = 0) -> int:
+    """Bytes a sweep may take unless told: 60% of what is free on a GPU, 2 GB of a computer's own memory.
+
+    `reserved` is what will be put on the device for the whole run and is not there yet, such as factors of moments.
+    """
     if device.type == "cuda":
-        return int(0.6 * torch.cuda.mem_get_info(device)[0])
+        return int(0.6 * max(0, torch.cuda.mem_get_info(device)[0] - reserved))
     return 2_000_000_000
 
 

@@ -24,7 +24,7 @@ from artifact.evaluation.metrics import METRICS, columns_of
 from artifact.facts.fact import NO_RELATION
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
-from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
+from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.grids import Grid
@@ -56,10 +56,11 @@ class Report:
     before: tuple[MeasuredBefore, ...]
 
 
-def render(*stores: Store, folder: Path | None = None) -> tuple[Path, Report]:
+def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -> tuple[Path, Report]:
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
-    `folder` is the first run's own report folder unless given. Raises RunError when it cannot be written, ExpectedError
+    `folder` is the first run's own report folder unless given. Of several runs each file carries its model's name, with
+    `by_model` of a single one, too: a report that other models will join then keeps its names. Raises RunError when it cannot be written, ExpectedError
     when the published values cannot be read.
     """
     folder = folder or stores[0].report_folder
@@ -68,20 +69,20 @@ def render(*stores: Store, folder: Path | None = None) -> tuple[Path, Report]:
         folder.mkdir(parents=True, exist_ok=True)
         for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
             unfinished.unlink()
-    found = make_report(stores, load_expected(), folder)
+    found = make_report(stores, load_expected(), folder, by_model)
     for name, content in found.files.items():
         _write(folder / name, content)
     return folder / "report.html", found
 
 
-def make_report(stores: Sequence[Store], expected: Expected, folder: Path) -> Report:
+def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_model: bool = False) -> Report:
     """The report as it is to stand in `folder`, from which figures that are still right are read back."""
     runs = [measured_run(store) for store in stores]
     verdict = reach_verdict(expected, runs)
     drawings = Drawings(folder, [Path(__file__).with_name("figures.py")])
     files: dict[str, bytes] = {}
     parts = []
-    for run, prefix in zip(runs, _prefixes([run.info.model for run in runs]), strict=True):
+    for run, prefix in zip(runs, _prefixes([run.info.model for run in runs], by_model), strict=True):
         part = _part(run, prefix, drawings)
         files |= part.pop("files")
         parts.append(part)
@@ -153,12 +154,12 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     }
 
 
-def _prefixes(models: Sequence[str]) -> list[str]:
+def _prefixes(models: Sequence[str], by_model: bool) -> list[str]:
     """What a run's files and headings open with where several runs stand in one report: the model's name.
 
     A folder's name may hold what neither an id nor a LaTeX label may, and two folders may bear one name.
     """
-    if len(models) == 1:
+    if len(models) == 1 and not by_model:
         return [""]
     names = [re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name) for model in models]
     return [f"{name}-{i}-" if names.count(name) > 1 else f"{name}-" for i, name in enumerate(names, 1)]
@@ -280,7 +281,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
         does = {
-            "trace": f"trace the {unit.kind} states, {unit.corrupt} view",
+            "trace": f"trace the {KIND_NAMES[unit.trace_kind]}, {unit.corrupt} view",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
         }[unit.does]

@@ -21,7 +21,7 @@ class Computed:
 
 
 class Engine(Protocol):
-    """Computes batches of cases. `info` describes the run that it was prepared for; `close` gives back what it holds."""
+    """Computes batches of cases. `info` describes the run that it was prepared for."""
 
     info: RunInfo
 
@@ -37,4 +37,7 @@ class Engine(Protocol):
     def weights_hash(self) -> str:
         """sha256 of the model's weights as they are now."""
         ...
-    def close(self) -> None: ...
+
+    def close(self) -> None:
+        """Give back what it holds: workers, connections."""
+        ...

@@ -44,7 +44,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         if _is_journal(path, connection):
             _check(path, connection)
         connection.execute("pragma synchronous = normal")
-        connection.executescript(_SCHEMA)
+        connection.executescript(f"begin; {_SCHEMA} commit;")  # a killed process leaves all tables or none
         if not any(name == "ended" for _, name, *_ in connection.execute("pragma table_info(times)")):
             connection.execute("alter table times add column ended real")
     except sqlite3.Error as error:

@@ -21,7 +21,7 @@ from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.setup import SAMPLES, Context
 from artifact.runs.store import Record, RunInfo
-from artifact.tracing.trace import Settings, trace_all
+from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
 
 Item = Fact | Statement
 
@@ -110,18 +110,24 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
         fresh_noise=context.protocol.severed_fresh_noise,
         corrupt=unit.corrupt,
     )
-    records = []
-    for asked, traced in zip(statements, trace_all(context.model, statements, settings, context.memory), strict=True):
+    # A trace is hundreds of passes: what does not count is left out after one.
+    records = {}
+    for statement, answer in zip(statements, greedy_answers(context.model, statements), strict=True):
+        if isinstance(answer, ArtifactError):
+            records[statement.case_id] = Record(statement.case_id, "failed", {"reason": str(answer)})
+        elif not is_answer(context.model, statement, answer):
+            said = context.model.tokens.decode([answer]).strip()
+            reason = f"the model's greedy answer is {said!r}, not {statement.answer!r}"
+            records[statement.case_id] = Record(statement.case_id, "excluded", {"reason": reason})
+    left = [statement for statement in statements if statement.case_id not in records]
+    for statement, traced in zip(left, trace_all(context.model, left, settings, context.memory), strict=True):
         if isinstance(traced, ArtifactError):
-            records.append(Record(asked.case_id, "failed", {"reason": str(traced)}))
-        elif asked.answer and traced.answer_id != context.model.tokens.ids(f" {asked.answer}")[0]:
-            reason = f"the model's greedy answer is {traced.answer.strip()!r}, not {asked.answer!r}"
-            records.append(Record(asked.case_id, "excluded", {"reason": reason}))
+            records[statement.case_id] = Record(statement.case_id, "failed", {"reason": str(traced)})
         else:
             payload = asdict(traced)
             del payload["case_id"]
-            records.append(Record(asked.case_id, "done", payload))
-    return records
+            records[statement.case_id] = Record(statement.case_id, "done", payload)
+    return [records[statement.case_id] for statement in statements]
 
 
 def _views(score: CaseScore) -> dict[str, Any]:

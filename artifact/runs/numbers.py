@@ -4,17 +4,21 @@ Covers which numbers a unit's case has and their form in SQLite. The record rema
 made again from it, and a journal without rows, or with rows of another layout, is read that way (store.py).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from artifact.evaluation.metrics import VALUES, case_values
+from artifact.facts.fact import PERSPECTIVES
 from artifact.plan import Unit
-from artifact.tracing.averages import trace_numbers
+from artifact.tracing.averages import roles, trace_numbers
 
-LAYOUT = "1"
-"""Changes whenever a row would be read differently."""
+LAYOUT = hashlib.sha256(
+    repr([(metric, column.name) for metric, column in VALUES] + [roles(view) for view in PERSPECTIVES]).encode()
+).hexdigest()[:12]
+"""Names the columns of a row: rows of other columns are not read."""
 _FORM = np.dtype("<f8")
 
 

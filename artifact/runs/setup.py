@@ -6,7 +6,7 @@ computes no record (local.py) and keeps no journal (store.py).
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import torch
 
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
-from artifact.editing.moments import Moments, read_moments
+from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import PROTOCOLS, Protocol
 from artifact.errors import ModelError, SettingError
-from artifact.facts.dataset import data_for
+from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement
 from artifact.facts.fetch import cached, fetch, hub_answers
 from artifact.facts.sources import HUB_MODELS, HubModel
@@ -29,11 +29,13 @@ from artifact.runs.editors import default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.store import RunInfo, TracedData
 from artifact.tracing.corruption import embedding_spread
+from artifact.tracing.trace import greedy_answers, is_answer
 
 SAMPLES = 10
 USE_MOMENTS: frozenset[MethodName] = frozenset({"rome", "memit"})
 ROOM = 1.3
 """Memory that a model takes beside its weights' bytes, as a factor: batches, gradients, second moments."""
+_ASKED_TOGETHER = 16
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
 
@@ -162,9 +164,16 @@ def prepare(
     elif device == "cpu" and plan == SMOKE:
         plan = SMOKE_FEW_FACTS
         say("plan: few facts, as this model takes seconds for each without a GPU")
-    budget = Memory(default_memory(model.decoder.device) if asked.memory is None else parse_bytes(asked.memory), say)
-    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
+    if asked.memory is not None:
+        limit = parse_bytes(asked.memory)
+    else:
+        limit = default_memory(model.decoder.device, factor_bytes(model, methods))
+    budget = Memory(limit, say)
     subjects = [statement.subject for statement in inputs.traced.statements]
+    if given.facts == "known" and not plan.of_the_paper:
+        # They are what GPT-2 XL knows; another model would leave the few that a small plan traces out, one by one.
+        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan))
+    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     context = Context(
         model,
         inputs,
@@ -213,11 +222,31 @@ def prepare(
     return context, info
 
 
+def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
+    """The first statements that the model answers as the data says, as many as a unit traces."""
+    most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
+    found: list[Statement] = []
+    for start in range(0, len(traced.statements), _ASKED_TOGETHER):
+        if len(found) >= most:
+            break
+        part = traced.statements[start : start + _ASKED_TOGETHER]
+        said = zip(part, greedy_answers(model, part), strict=True)
+        found += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
+    note = f"{traced.note}; traced are the first {len(found[:most])} that the model answers"
+    return replace(traced, statements=found[:most], note=note)
+
+
 def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
     """The model of a run and why: the plan's own where `auto` is asked of a plan that names one (choose_model)."""
     if asked == "auto" and plan.models:
         return plan.models[0], f"the plan {plan.name} is for it"
     return choose_model(asked, say, begun_with)
+
+
+def factor_bytes(model: LanguageModel, methods: Sequence[MethodName]) -> int:
+    """Bytes of the factored second moments that stay on the device, in float64, for the layers that the methods edit."""
+    chosen = [hparams_for(m, model.name, model.decoder.layers) for m in methods if m in USE_MOMENTS]
+    return sum(8 * key_width(model.decoder, layer) ** 2 for layer in {layer for one in chosen for layer in one.layers})
 
 
 def check_fits(model: HubModel, device: str) -> None:

@@ -147,7 +147,9 @@ def _duration(seconds: float | None, exact: bool) -> str:
     if seconds is None:
         return "unknown"
     minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 90:
+    if seconds < 1:
+        text = "<1 s"
+    elif seconds < 90:
         text = f"{seconds:.0f} s"
     elif minutes < 90:
         text = f"{minutes} min"

@@ -84,6 +84,29 @@ class Settings:
         return Cells(self.kind, windows, self.samples, self.noise_level, self.sever, self.fresh_noise)
 
 
+@torch.no_grad()
+def greedy_answers(model: LanguageModel, statements: Sequence[Statement]) -> list[int | ArtifactError]:
+    """The likeliest next token of each prompt, in one pass; an error in the place of a prompt that cannot be asked."""
+    found: dict[int, int | ArtifactError] = {}
+    asked: dict[int, tuple[int, ...]] = {}
+    for number, statement in enumerate(statements):
+        try:
+            asked[number] = model.tokens.encode(statement.prompt).ids
+        except ArtifactError as error:
+            found[number] = error
+    if asked:
+        decoder, rows = model.decoder, list(asked.values())
+        hidden_BTD = decoder.blocks(decoder.embed(decoder.words(model.tokens.pad(rows, decoder.device))))
+        last_BD = hidden_BTD[range(len(rows)), [len(row) - 1 for row in rows]]
+        found |= dict(zip(asked, decoder.logits(last_BD).argmax(-1).tolist(), strict=True))
+    return [found[number] for number in range(len(statements))]
+
+
+def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
+    """Whether the statement's expected answer, where its source gives one, begins with `token`."""
+    return not statement.answer or token == model.tokens.ids(f" {statement.answer}")[0]
+
+
 def trace(model: LanguageModel, statement: Statement, settings: Settings, memory: Memory | None = None) -> Trace:
     """Trace one fact. Raises PromptError for a prompt or subject the model cannot be asked with."""
     (found,) = trace_all(model, [statement], settings, memory)

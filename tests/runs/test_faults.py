@@ -1,4 +1,4 @@
-"""What can go wrong with a long run: kills, full and read-only disks, clocks, two at once, copies, files that are no journal.
+"""What can go wrong with a long run: kills, full and read-only disks, clocks, two at once, copies, what is no journal.
 
 Each is said in one line, changes nothing that was stored, and ends in the records of a run to which nothing happened.
 """
@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import cheap
 import pytest
-from cheap import PLAN, Cheap, contents, run
+from cheap import MANY_CASES, PLAN, Cheap, contents, description, made_up, run
 
 from artifact.cli import call
 from artifact.errors import Interrupted, RunError
@@ -46,21 +47,26 @@ def kloc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return refused
 
 
-def stopped(folder: Path, batches: int = 40) -> Path:
+def stopped(folder: Path, batches: int = 11) -> Path:
     """A run that the user stopped after some batches."""
     with pytest.raises(Interrupted):
         run(folder, Cheap(stop=batches))
     return folder
 
 
-def test_killed_at_any_moment_it_loses_nothing(whole: Path, tmp_path: Path) -> None:
+def test_a_run_to_which_nothing_happened(whole: Path) -> None:
+    assert contents(whole) == made_up(description())
+
+
+def test_killed_at_any_moment_it_loses_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", cheap.__file__, tmp_path / "run", "20", "3"]
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, **paths})
     assert done.returncode == 0, done.stderr
     assert "killed 20 times" in done.stdout
-    run(tmp_path / "run")
-    assert contents(tmp_path / "run") == contents(whole)
+    info = description(MANY_CASES)
+    run(tmp_path / "run", Cheap(info))
+    assert contents(tmp_path / "run") == made_up(info)
 
 
 def test_killed_in_the_middle_of_a_write_it_can_be_read_at_once(tmp_path: Path, kloc: Callable[..., str]) -> None:
@@ -83,7 +89,7 @@ def _kill_in_a_write(folder: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, folder / "run.sqlite"], timeout=60).returncode == -9
 
 
-@pytest.mark.parametrize("room", [1, 20_000, 60_000, 300_000])
+@pytest.mark.parametrize("room", [1, 20_000, 100_000])
 def test_a_file_that_may_not_grow_is_said_and_the_run_goes_on_later(
     room: int, whole: Path, tmp_path: Path, kloc: Callable[..., str]
 ) -> None:
@@ -100,10 +106,10 @@ def test_a_file_that_may_not_grow_is_said_and_the_run_goes_on_later(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 kB, where this process may mount one."""
+    """A disk of 128 kB, where this process may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", disk]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a small disk; test_a_file_that_may_not_grow covers the same")
     try:
@@ -178,16 +184,17 @@ def test_a_half_written_journal_in_a_read_only_folder_is_no_damage(read_only: Pa
 def test_a_clock_that_jumps_back_harms_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = iter(range(2_000_000_000, 0, -50_000_000))
-    monkeypatch.setattr(time, "time", lambda: next(clock, -5.0))
+    clock = count(300, -60)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
     run(stopped(tmp_path / "run"))
     monkeypatch.undo()
     assert contents(tmp_path / "run") == contents(whole)
     with reading(tmp_path / "run") as store, reading(whole) as other:
         assert store.times() == other.times()
-        assert store.last_time() == -5.0  # the newest, not the latest
+        ((lowest,),) = store._rows("select min(ended) from times")
+        assert store.last_time() == lowest < 0  # the newest, not the latest
     assert call(["status", str(tmp_path / "run")]) == 0
-    assert "newest batch stored 1969-12-31 23:59:55 UTC" in capsys.readouterr().out
+    assert "newest batch stored 1969-12-31 23:" in capsys.readouterr().out
 
 
 def test_two_at_once(whole: Path, tmp_path: Path, kloc: Callable[..., str]) -> None:
@@ -219,9 +226,7 @@ def test_a_journal_that_was_emptied_is_not_begun_anew_unasked(tmp_path: Path, kl
     folder = stopped(tmp_path / "run")
     (folder / "run.sqlite").write_bytes(b"")
     assert "the run never started" in kloc("status", folder)
-    assert "run.json tells of a run that run.sqlite does not hold" in kloc(
-        "smoke", "--model", "world", "--out", folder
-    )
+    assert "run.json tells of a run that run.sqlite does not hold" in kloc("smoke", "--model", "world", "--out", folder)
     (folder / "run.sqlite").unlink()
     assert "remove run.json to begin anew" in kloc("smoke", "--model", "world", "--out", folder)
 
@@ -262,7 +267,7 @@ def test_a_journal_of_an_earlier_version_goes_on(whole: Path, tmp_path: Path) ->
 
 def test_a_reader_does_not_stop_the_writer(tmp_path: Path) -> None:
     with writing(stopped(tmp_path / "run")) as store, reading(tmp_path / "run") as reader:
-        for case_id in range(100, 110):
+        for case_id in range(110, 120):
             store.add(PLAN.units[3], cheap.record(PLAN.units[3], case_id))
             assert case_id in reader.done(PLAN.units[3])
 

@@ -1,0 +1,391 @@
+"""The cluster engine: a run's batches computed by Ray workers, one a GPU, or one a processor where there is no GPU.
+
+Covers connecting to Ray, workers that join once they have loaded the model, handing out batches one at a time, and
+workers that are lost. The driver writes the journal and loads no model. What a batch's records are is local.py's, so
+they are the same as without Ray. Installing and fetching on the other machines is left to whoever runs the cluster.
+
+RAY_ADDRESS names the cluster; without it one is started on this machine and ended with the run. When a stop is asked
+for, the batches in hand are finished and stored; a second Ctrl-C gives them up.
+"""
+
+import importlib
+import os
+import signal
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from artifact import __version__
+from artifact.errors import ArtifactError, RunError, SettingError
+from artifact.facts.sources import HUB_MODELS
+from artifact.plan import Plan, Unit
+from artifact.runs.engine import Computed, Engine
+from artifact.runs.inputs import FACTS
+from artifact.runs.local import Local
+from artifact.runs.setup import ROOM, Asked, prepare
+from artifact.runs.store import RunInfo, described, first_difference
+
+Say = Callable[[str], None]
+Batch = Sequence[int]
+MAY_DIFFER = ("device", "model_reason")
+LOSSES_A_WORKER = 3
+"""Workers that are replaced, for each that the cluster has room for, before none is started any more."""
+LOSSES_A_BATCH = 3
+"""Workers that one batch may take down before it is thought to be the cause."""
+PATIENCE = 60.0
+"""Seconds that a new worker may wait for room on the cluster when no other is left."""
+OBJECT_STORE = 256_000_000
+"""Bytes of Ray's object store on a cluster of our own: records are small."""
+_PASSED_ON = ("HF_", "KLOC_")
+"""Environment variables that tell where models and data are, by their beginnings."""
+
+
+def ray_engine(plan: Plan, asked: Asked, say: Say, begun_with: str | None) -> Engine:
+    """The engine of a Ray cluster, with its first worker ready to compute.
+
+    Raises SettingError without Ray, RunError when no cluster answers or has room, and what `prepare` raises.
+    """
+    try:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report each cluster to its makers
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise SettingError(
+            "--engine ray needs Ray, which is not installed; install it with: pip install -c constraints.txt "
+            "'.[cluster]'"
+        ) from None
+    engine = Cluster(ray, plan, asked, say)
+    try:
+        engine.start(begun_with)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a worker is ready for, and where."""
+
+    info: RunInfo
+    version: str
+    host: str
+    node: str
+    process: int
+    said: list[str]
+
+
+class Worker:
+    """What runs on a Ray worker: one loaded model, and batches computed with it."""
+
+    def __init__(self, folder: str, environment: dict[str, str]) -> None:
+        with suppress(OSError):  # paths given relative to it are then missed, and said to be
+            os.chdir(folder)
+        os.environ.update(environment)
+        self._said: list[str] = []
+
+    def prepare(self, plan: Plan, asked: Asked, begun_with: str | None, there: dict[str, str]) -> Prepared:
+        """Load the model; `there` are the files and folders that the driver sees, by their options."""
+        for option, path in there.items():
+            if not Path(path).exists():
+                raise SettingError(
+                    f"{option} {path}: is not on {socket.gethostname()}, where a worker runs; put it at the same path "
+                    "on every machine of the cluster, or in a folder that they share"
+                )
+        context, info = prepare(plan, asked, self._said.append, begun_with)
+        self._local = Local(context, info)
+        node = importlib.import_module("ray").get_runtime_context().get_node_id()
+        return Prepared(info, __version__, socket.gethostname(), node, os.getpid(), self._lines())
+
+    def compute(self, unit: Unit, batch: Batch) -> tuple[Computed, list[str]]:
+        """One batch, and what was said of it."""
+        (computed,) = self._local.compute(unit, [batch])
+        return computed, self._lines()
+
+    def weights_hash(self) -> str:
+        return self._local.weights_hash()
+
+    def placed(self) -> None:
+        """Returns once the worker is somewhere."""
+
+    def _lines(self) -> list[str]:
+        lines = list(self._said)
+        self._said.clear()
+        return lines
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker as the driver sees it."""
+
+    number: int
+    actor: Any
+    placed: Any
+    host: str = "a machine of the cluster"
+    node: str = ""
+
+
+class _Lost(Exception):
+    """A worker is gone, with the reason."""
+
+
+class Cluster:
+    """The engine that computes on Ray workers. They join as they become ready, also while others compute."""
+
+    info: RunInfo
+
+    def __init__(self, ray: Any, plan: Plan, asked: Asked, say: Say) -> None:
+        self._ray, self._plan, self._asked, self._say = ray, plan, asked, say
+        self._idle: list[_Member] = []
+        self._joining: dict[Any, _Member] = {}
+        self._members: list[_Member] = []
+        self._started = self._lost = self._most = 0
+        self._said: set[str] = set()
+        self._begun_with: str | None = None
+        self._needs: dict[str, float] = {}
+        self._ours = _connect(ray)
+
+    def start(self, begun_with: str | None) -> None:
+        """Start the first worker and wait for it: what it is prepared for is what the run is."""
+        machines = self._machines()
+        self._needs = {"GPU": 1} if any(has.get("GPU", 0) >= 1 for has in machines.values()) else {"CPU": 1}
+        self._most = self._room(machines)
+        if not self._most:
+            raise RunError("the Ray cluster has neither a GPU nor a processor to give; add machines to it")
+        self._begun_with = begun_with
+        self._start_one()
+        while self._joining:
+            ready, _ = self._ray.wait(list(self._joining), timeout=PATIENCE)
+            if ready:
+                self._join(ready[0], first=True)
+            elif not self._placed():
+                self._say("waiting for room on the Ray cluster")
+        if not self._members:
+            raise RunError("the first worker was lost while it loaded the model; does the machine have enough memory?")
+        # The others load what the first chose, whatever `auto` would take on their machines.
+        self._begun_with = self.info.model
+        if "CPU" in self._needs and self.info.model in HUB_MODELS:
+            self._needs["memory"] = round(HUB_MODELS[self.info.model].size * ROOM)
+
+    def compute(
+        self, unit: Unit, batches: Sequence[Batch], stop: Callable[[], bool]
+    ) -> Generator[Computed, None, None]:
+        """The records of each batch, in the order in which workers finish them.
+
+        A batch whose worker is lost goes to another. Raises RunError when none is left, when a batch takes down
+        LOSSES_A_BATCH workers, and when a worker joins that is prepared for something else.
+        """
+        waiting, losses = deque(batches), Counter[Batch]()
+        working: dict[Any, tuple[_Member, Batch]] = {}
+        try:
+            while True:
+                if stop():
+                    waiting.clear()
+                self._fill(len(waiting) + len(working))
+                while waiting and self._idle:
+                    member, batch = self._idle.pop(), waiting.popleft()
+                    working[member.actor.compute.remote(unit, batch)] = member, batch
+                if not working and not waiting:
+                    return
+                done = self._first(working)
+                if done in self._joining:
+                    self._join(done)
+                    continue
+                member, batch = working.pop(done)
+                try:
+                    computed, lines = self._get(done, member)
+                except _Lost as lost:
+                    losses[batch] += 1
+                    self._leave(member, f"{lost}; its batch goes to another")
+                    if losses[batch] == LOSSES_A_BATCH:
+                        raise RunError(
+                            f"{unit.name}: {LOSSES_A_BATCH} workers were lost on the cases "
+                            f"{', '.join(map(str, batch))}; give less --memory, or machines with more, and run the "
+                            "same command again: what was stored is kept"
+                        ) from None
+                    waiting.appendleft(batch)
+                    continue
+                self._tell(lines)
+                self._idle.append(member)
+                yield computed
+        finally:
+            for member, _ in working.values():
+                self._drop(member)
+
+    def weights_hash(self) -> str:
+        """sha256 of the weights of all workers, or of the first one whose weights are not the run's."""
+        found: list[str] = []
+        for asked, member in [(member.actor.weights_hash.remote(), member) for member in self._idle]:
+            try:
+                found.append(self._get(asked, member))
+            except _Lost as lost:
+                self._leave(member, str(lost))
+        if not found:
+            raise RunError("no worker is left whose weights could be checked; run the same command again")
+        return next((one for one in found if one != self.info.weights_sha256), found[0])
+
+    def close(self) -> None:
+        """End the workers, and the cluster if it was started here."""
+        for member in list(self._members):
+            self._drop(member)
+        if self._ours:
+            with _signals_kept():
+                self._ray.shutdown()
+
+    def _machines(self) -> dict[str, dict[str, float]]:
+        """What the living machines of the cluster have in all, by node id."""
+        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+
+    def _room(self, machines: dict[str, dict[str, float]]) -> int:
+        """How many workers the machines have room for, those that run counted."""
+        return sum(
+            min(int(has.get(name, 0) // amount) for name, amount in self._needs.items()) for has in machines.values()
+        )
+
+    def _fill(self, wanted: int) -> None:
+        """Forget idle workers of machines that are gone, and start workers while there is room and work for them."""
+        if not wanted:
+            return
+        machines = self._machines()
+        for member in [member for member in self._idle if member.node not in machines]:
+            self._idle.remove(member)
+            self._leave(member, "its machine left the cluster")
+        room = self._room(machines)
+        self._most = max(self._most, room)
+        while len(self._members) < min(room, wanted) and self._lost <= LOSSES_A_WORKER * self._most:
+            self._start_one()
+
+    def _start_one(self) -> None:
+        self._started += 1
+        options: dict[str, Any] = {"num_gpus": self._needs.get("GPU", 0), "num_cpus": self._needs.get("CPU", 0)}
+        if "memory" in self._needs:
+            options["memory"] = self._needs["memory"]
+        passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+        actor = self._ray.remote(Worker).options(**options).remote(os.getcwd(), passed)
+        member = _Member(self._started, actor, actor.placed.remote())
+        self._members.append(member)
+        there = _files(self._asked)
+        self._joining[actor.prepare.remote(self._plan, self._asked, self._begun_with, there)] = member
+
+    def _first(self, working: dict[Any, Any]) -> Any:
+        """The next of these to be there: a batch, or a new worker."""
+        while True:
+            refs = [*self._joining, *working]
+            if not refs:
+                raise _none_left()
+            ready, _ = self._ray.wait(refs, timeout=None if working else PATIENCE)
+            if ready:
+                return ready[0]
+            if not self._placed():
+                raise _none_left()
+
+    def _placed(self) -> bool:
+        """Whether a joining worker has found a machine."""
+        ready, _ = self._ray.wait([member.placed for member in self._joining.values()], timeout=0)
+        return bool(ready)
+
+    def _join(self, done: Any, first: bool = False) -> None:
+        """Take a worker that is prepared; RunError when it is prepared for something else than the first one was."""
+        member = self._joining.pop(done)
+        try:
+            found: Prepared = self._get(done, member)
+        except _Lost as lost:
+            self._leave(member, f"{lost}")
+            return
+        member.host, member.node = found.host, found.node
+        if found.version != __version__:
+            raise RunError(f"{found.host}: has kloc-artifact {found.version}, here is {__version__}; install the same")
+        if first:
+            self.info = found.info
+        differs = first_difference(described(self.info), described(found.info), MAY_DIFFER)
+        if differs is not None:
+            name, there, here = differs
+            raise RunError(
+                f"{found.host}: a worker there has another {name} ({here}, the first worker {there}); give every "
+                "machine the same packages (constraints.txt), files and kind of device"
+            )
+        self._tell(found.said)
+        self._say(f"worker {member.number}: {found.info.device} on {found.host}, process {found.process}")
+        self._idle.append(member)
+
+    def _get(self, done: Any, member: _Member) -> Any:
+        """A worker's answer; its ArtifactErrors as they are, _Lost when it is gone."""
+        exceptions = self._ray.exceptions
+        try:
+            return self._ray.get(done)
+        except exceptions.RayTaskError as error:
+            if isinstance(error.cause, ArtifactError):
+                raise error.cause from None
+            raise
+        except exceptions.RayError as error:
+            raise _Lost(_reason(error)) from None
+
+    def _leave(self, member: _Member, why: str) -> None:
+        """Count a worker that was lost, and say so."""
+        self._lost += 1
+        self._drop(member)
+        end = ""
+        if self._lost == LOSSES_A_WORKER * self._most + 1:
+            end = f"; after {self._lost} losses no more are started"
+        self._say(f"worker {member.number} on {member.host} was lost: {why}{end}")
+
+    def _drop(self, member: _Member) -> None:
+        self._members.remove(member)
+        with suppress(Exception):  # it may be gone, and Ray with it
+            self._ray.kill(member.actor)
+
+    def _tell(self, lines: Sequence[str]) -> None:
+        """What workers say, once."""
+        for line in lines:
+            if line not in self._said:
+                self._said.add(line)
+                self._say(line)
+
+
+def _files(asked: Asked) -> dict[str, str]:
+    """The files and folders that the user named and this machine has, by option."""
+    named = {option: path for option, path in asked.given.options().items() if path not in FACTS}
+    named["--model"] = asked.model
+    return {option: path for option, path in named.items() if Path(path).exists()}
+
+
+def _connect(ray: Any) -> bool:
+    """Connect to RAY_ADDRESS, or start a cluster on this machine; False when this process is connected already."""
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS")
+    own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE} if address is None else {}
+    try:
+        with _signals_kept():
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
+    except (OSError, RuntimeError, ValueError) as error:
+        where = "on this machine" if address is None else f"at RAY_ADDRESS {address}"
+        raise RunError(
+            f"no Ray cluster {where} ({_reason(error)}); start one with ray start --head and name it in RAY_ADDRESS"
+        ) from None
+    return True
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; the run's own answer to it (stop.py) is put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
+def _none_left() -> RunError:
+    return RunError(
+        "no worker is left and the cluster has no room for a new one; run the same command again when it has: what was "
+        "stored is kept"
+    )
