@@ -35,6 +35,10 @@ class RunError(ArtifactError):
     """A run folder that cannot be written, is held by another process, or belongs to another plan."""
 
 
+class NotBegun(RunError):
+    """A run folder whose run was stopped before its first record: the same command begins it."""
+
+
 class ExpectedError(ArtifactError):
     """A file of expected values that does not follow its schema."""
 

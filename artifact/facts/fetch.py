@@ -228,14 +228,17 @@ def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell
         if expected is None or found.sha256 == expected.sha256:
             return found
         say(f"{key}: expected sha256 {expected.sha256} ({expected.by}), got {found.sha256}; fetching it again")
+    hints = "".join(f"; {hint}" for hint in (source.other_bytes, source.instead) if hint)
     if offline():
-        raise FactError(f"{key}: is not in the cache, and HF_HUB_OFFLINE is set; unset it, or put the file at {path}")
+        raise FactError(
+            f"{key}: is not in the cache, and HF_HUB_OFFLINE is set; unset it, or put the file at {path}{hints}"
+        )
     say(f"fetching {key}: {'' if file.exact else 'about '}{file.size / 1e6:.1f} MB")
     wanted = Wanted(key, path, _mirrored(file.urls), file.size, file.exact, expected)
     try:
         url = download.download(wanted, say, tell, download.PATIENCE)
     except FactError as error:
-        raise FactError(f"{error}; {source.other_bytes}" if source.other_bytes else str(error)) from None
+        raise FactError(f"{error}{hints}") from None
     return entry_of(path, url)
 
 

@@ -85,6 +85,7 @@ class PlainSource:
     """Files that belong together. `members` are taken out of the one archive among them.
 
     `other_bytes` says where the same content lies in a form that cannot have the same hash; it is not fetched.
+    `instead` says how to run without it.
     """
 
     name: str
@@ -94,6 +95,7 @@ class PlainSource:
     citation: str
     purpose: str
     other_bytes: str | None = None
+    instead: str | None = None
 
     @property
     def size(self) -> int:
@@ -232,6 +234,7 @@ PLAIN_SOURCES = {
             licence="none stated",
             citation="Wei et al., Assessing Knowledge Editing in Language Models via Relation Perspective, 2023",
             purpose="the relation view of both data sets, by the authors",
+            instead="or run with --relation-source templates, which is judged with wider tolerances",
         ),
         _moments("gpt2-xl", "gpt2-xl", range(13, 18), "c_proj", 163_840_000),
         _moments("gpt-j", "EleutherAI_gpt-j-6B", range(3, 9), "fc_out", 1_073_740_000),

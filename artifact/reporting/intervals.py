@@ -121,7 +121,7 @@ def bca(values_N: np.ndarray, means_B: np.ndarray) -> tuple[float, float]:
     below = ((means_B < mean).mean() + (means_B <= mean).mean()) / 2
     bias = special.ndtri(below)
     # The mean without case i lies (x_i - mean) / (n - 1) below the mean: its third moment is that of the values.
-    away_N = values_N - mean
+    away_N = (values_N - mean) / np.abs(values_N - mean).max()  # scaled, so that no power of it is lost to rounding
     square_N = away_N * away_N
     acceleration = (square_N * away_N).sum() / (6 * square_N.sum() ** 1.5)
     shifted = bias + _Z

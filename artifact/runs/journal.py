@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from artifact.errors import RunError
+from artifact.errors import NotBegun, RunError
 
 DATABASE = "run.sqlite"
 _SCHEMA = """
@@ -70,7 +70,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         try:
             connection.execute("pragma query_only = on")
             if not _is_journal(path, connection):
-                raise RunError(f"{path.parent}: the run never started; run its command again")
+                raise NotBegun(f"{path.parent}: the run never started; run its command again")
         except (sqlite3.Error, RunError):
             connection.close()
             raise

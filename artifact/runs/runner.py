@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from artifact.errors import Interrupted, RunError
+from artifact.errors import Interrupted, NotBegun, RunError
 from artifact.plan import Plan, Unit
 from artifact.runs.engine import Engine
+from artifact.runs.journal import DATABASE
 from artifact.runs.local import Local
 from artifact.runs.progress import Display
 from artifact.runs.setup import Asked, prepare
@@ -99,9 +100,11 @@ def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()
 
 
 def _model_of(folder: Path) -> str | None:
-    """The model of a run that is there already, so that `auto` resumes what it began."""
+    """The model of a run that is there already, so that `auto` resumes what it began; RunError when it is damaged."""
+    if not (folder / DATABASE).exists():
+        return None
     try:
         with reading(folder) as store:
             return store.info().model
-    except RunError:
+    except NotBegun:
         return None

@@ -164,6 +164,7 @@ def prepare(
     elif device == "cpu" and plan == SMOKE:
         plan = SMOKE_FEW_FACTS
         say("plan: few facts, as this model takes seconds for each without a GPU")
+    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     if asked.memory is not None:
         limit = parse_bytes(asked.memory)
     else:
@@ -173,7 +174,6 @@ def prepare(
     if given.facts == "known" and not plan.of_the_paper:
         # They are what GPT-2 XL knows; another model would leave the few that a small plan traces out, one by one.
         inputs = replace(inputs, traced=_answered(model, inputs.traced, plan))
-    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     context = Context(
         model,
         inputs,

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
-from artifact.errors import RunError
+from artifact.errors import NotBegun, RunError
 from artifact.plan import Plan, Unit
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, unreadable, unwritable
 from artifact.runs.lock import locked
@@ -126,7 +126,7 @@ class Store:
         """What the run is; RunError when the journal holds no such entry."""
         found = self._meta("info")
         if found is None:
-            raise RunError(f"{self.folder}: the run never started; run its command again")
+            raise NotBegun(f"{self.folder}: the run never started; run its command again")
         return self._decoded(found, "its description", RunInfo)
 
     def environments(self) -> list[dict[str, Any]]:

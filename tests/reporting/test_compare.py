@@ -60,8 +60,8 @@ def test_the_same_run_twice_differs_in_nothing(smoke: Store, capsys: pytest.Capt
     assert (found.differences, found.only_first, found.only_second) == ((), (), ())
     assert [(unit.edited, unit.printed_method) for unit in found.units] == [
         (None, "unedited"),
-        ("entity", "ROME"),
         ("relation", "ROME"),
+        ("entity", "ROME"),
     ]
     for unit in found.units:
         assert set(unit.values) == set(VALUES)

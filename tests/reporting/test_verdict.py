@@ -158,7 +158,7 @@ def test_a_claim_is_judged_for_the_model_that_ran(smoke: Store) -> None:
 
 
 def test_rows_count_cases_and_pair_with_the_unedited_model(smoke: Store) -> None:
-    unedited, entity, relation = own_rows(smoke)
+    unedited, relation, entity = own_rows(smoke)
     assert (unedited.method, unedited.edited, unedited.done) == ("none", None, 24)
     assert (entity.done, entity.failed, entity.excluded, entity.planned) == (22, 1, 1, 24)
     value = entity.values["success", Column("entity", "reliability")]
@@ -175,7 +175,7 @@ def test_the_transfer_gap_is_the_edited_view_less_the_other(build: Build, shares
     shares["rome-entity"] |= {("entity", "reliability"): 90.0, ("relation", "reliability"): 60.0}
     shares["rome-relation"] |= {("entity", "reliability"): 30.0, ("relation", "reliability"): 80.0}
     store = build(cases=40, odd_cases=False, shares=shares)
-    unedited, entity, relation = own_rows(store)
+    unedited, relation, entity = own_rows(store)
     assert not unedited.gaps
     for row, gap, of_change in ((entity, 0.30, 0.60), (relation, 0.50, 0.20)):
         found = row.gaps["success", "reliability"]
@@ -183,15 +183,15 @@ def test_the_transfer_gap_is_the_edited_view_less_the_other(build: Build, shares
         assert found.change is not None and found.change.mean == pytest.approx(of_change)
         assert found.mean.low < gap < found.mean.high
     grid = gap_grid("success", own_rows(store))
-    assert [line[:2] for line in grid.rows] == [("entity edit", "ROME"), ("relation edit", "ROME")]
-    assert grid.rows[0][2].startswith("+30.0 [") and grid.rows[1][3].startswith("+20.0 [")
+    assert [line[:2] for line in grid.rows] == [("relation edit", "ROME"), ("entity edit", "ROME")]
+    assert grid.rows[1][2].startswith("+30.0 [") and grid.rows[0][3].startswith("+20.0 [")
     assert grid.rows[0][-1] == "40"
 
 
 def test_a_view_without_prompts_has_no_gap(build: Build, shares: dict[str, Shares]) -> None:
     for unit in shares.values():
         del unit["relation", "generality"]
-    _, entity, relation = own_rows(build(shares=shares))
+    _, relation, entity = own_rows(build(shares=shares))
     assert ("success", "generality") not in entity.gaps and ("success", "reliability") in relation.gaps
 
 
