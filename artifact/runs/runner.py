@@ -101,7 +101,7 @@ def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()
 
 def _model_of(folder: Path) -> str | None:
     """The model of a run that is there already, so that `auto` resumes what it began; RunError when it is damaged."""
-    if not (folder / DATABASE).exists():
+    if not (folder / DATABASE).is_file():
         return None
     try:
         with reading(folder) as store:

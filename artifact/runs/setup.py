@@ -244,7 +244,7 @@ def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: st
 
 
 def factor_bytes(model: LanguageModel, methods: Sequence[MethodName]) -> int:
-    """Bytes of the factored second moments that stay on the device, in float64, for the layers that the methods edit."""
+    """Bytes of the factored second moments that stay on the device, in float64, for all layers that are edited."""
     chosen = [hparams_for(m, model.name, model.decoder.layers) for m in methods if m in USE_MOMENTS]
     return sum(8 * key_width(model.decoder, layer) ** 2 for layer in {layer for one in chosen for layer in one.layers})
 
