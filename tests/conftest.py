@@ -13,11 +13,11 @@ REFERENCE = Path(__file__).parent / "reference"
 TINY = ("tiny-gpt2", "tiny-gptj")
 
 
-SLOW = ("test_smoke.py", "test_load.py")
+SLOW = ("test_smoke.py", "test_full.py", "test_load.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start whole processes go first, so that two workers end together."""
+    """Files that take longest go first, so that two workers end together."""
     items.sort(key=lambda item: item.path.name not in SLOW)
 
 

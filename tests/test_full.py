@@ -55,19 +55,11 @@ def known_facts() -> list[dict]:
     found = []
     for number, record in enumerate(FACTS):
         rewrite = record["requested_rewrite"]
+        subject, template = rewrite["subject"], rewrite["prompt"]
         attribute = ANSWER.strip() if number < 2 else rewrite["target_true"]["str"]
-        prompt = rewrite["prompt"].replace("{}", rewrite["subject"])
-        found.append(
-            {
-                "known_id": number,
-                "subject": rewrite["subject"],
-                "attribute": attribute,
-                "template": rewrite["prompt"],
-                "prediction": f" {attribute}.",
-                "prompt": prompt,
-                "relation_id": rewrite["relation_id"],
-            }
-        )
+        one = {"known_id": number, "subject": subject, "attribute": attribute, "template": template}
+        one |= {"prediction": f" {attribute}.", "prompt": template.replace("{}", subject)}
+        found.append(one | {"relation_id": rewrite["relation_id"]})
     return found
 
 
@@ -227,7 +219,7 @@ def kloc(command: str) -> Done:
 @pytest.fixture(scope="module")
 def full(house: House) -> Done:
     """`kloc full` from nothing."""
-    return kloc("full --limit 2")
+    return kloc("full --limit 1")
 
 
 @pytest.fixture
@@ -269,7 +261,7 @@ def test_it_fetches_converts_and_runs_both_models(full: Done, house: House) -> N
         found = statuses(house.folder / "results" / "full" / model)
         assert set(found) == {unit.name for unit in plan.units}
         assert {unit: [status for status, _ in records] for unit, records in found.items()} == dict.fromkeys(
-            found, ["done", "done"]
+            found, ["done"]
         )
         info = json.loads((house.folder / "results" / "full" / model / "run.json").read_text())
         assert info["evidence"] and info["data_source"] == "CounterFact with the authors' relation data"
@@ -297,7 +289,7 @@ def test_one_report_judges_both_models(full: Done, house: House) -> None:
     figures = {path.name.split("-")[0] for path in (root / "report" / "figures").iterdir()}
     assert figures == {"gpt2", "gpt", "drawn.json"}
     page = (root / "report" / "report.md").read_text()
-    assert "- Traced: known facts" in page and "kloc full --model gpt-j --limit 2" in page
+    assert "- Traced: known facts" in page and "kloc full --model gpt-j --limit 1" in page
     for model in PAPER_MODELS:
         assert not (root / model / "report").exists()
 
@@ -305,10 +297,10 @@ def test_one_report_judges_both_models(full: Done, house: House) -> None:
 def test_again_it_changes_nothing_and_fetches_nothing(full: Done, house: House, offline: None) -> None:
     root = house.folder / "results" / "full"
     before = contents(root)
-    again = kloc("full --limit 2")
+    again = kloc("full --limit 1")
     assert (again.code, again.out[-2:], again.err) == (full.code, full.out[-2:], "")
     # One model by name is the same run, in the same place.
-    assert kloc("full --limit 2 --model gpt-j").out[-2:] == full.out[-2:]
+    assert kloc("full --limit 1 --model gpt-j").out[-2:] == full.out[-2:]
     assert contents(root) == before
 
 
@@ -318,6 +310,8 @@ def test_verify_and_report_of_both(full: Done, house: House) -> None:
     assert verified.code == full.code and verified.out[-1] == full.out[-2]
     assert kloc("report results/full --out elsewhere").code == 0
     assert contents(house.folder / "elsewhere") == contents(root / "report")
+    examined = kloc("doctor")
+    assert examined.code == 0 and any(line.startswith("plan full: nothing is missing") for line in examined.out)
 
 
 def test_one_table_and_one_method(full: Done, house: House, offline: None) -> None:
@@ -326,22 +320,23 @@ def test_one_table_and_one_method(full: Done, house: House, offline: None) -> No
     folder = house.folder / "results" / "gpt2-xl-table1-rome"
     assert done.out[-1] == "results/gpt2-xl-table1-rome/report/report.html"
     assert set(statuses(folder)) == {"unedited", "rome-relation"}
+    page = (folder / "report" / "report.md").read_text()
+    assert "`kloc run gpt2-xl --model gpt2-xl --only table1 --methods rome --limit 1`" in page
     compared = [cell["id"] for cell in verdict(folder)["cells"] if cell["state"] in ("reproduced", "outside tolerance")]
     assert len(compared) == 4 and all(name.startswith("t1/gpt2-xl/rome/") for name in compared)
 
 
-def test_mend_s_weights_gone_is_a_row_and_no_crash(
-    full: Done, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(house.folder / "cache", tmp_path / "cache")
-    shutil.rmtree(tmp_path / "cache" / "mend-gpt2-xl")
-    monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
-    (name,) = (file.name for file in PLAIN_SOURCES["mend-gpt2-xl"].files)
-    monkeypatch.setattr(house.host, "files", {p: c for p, c in house.host.files.items() if not p.endswith(name)})
-    monkeypatch.setenv("no_proxy", "*")
-    lost = replace(PLAIN_SOURCES["mend-gpt2-xl"].files[0], urls=(f"{house.host.url}/gone.pt",))
+def lose(monkeypatch: pytest.MonkeyPatch, house: House, name: str) -> None:
+    """A source is neither in the cache nor on its host."""
+    monkeypatch.setenv("KLOC_CACHE", str(house.folder / f"without-{name}"))
+    shutil.copytree(house.folder / "cache", house.folder / f"without-{name}", ignore=lambda *_: [name])
+    lost = replace(PLAIN_SOURCES[name].files[0], urls=(f"{house.host.url}/gone",))
     for table in (SOURCES, PLAIN_SOURCES):
-        monkeypatch.setitem(table, "mend-gpt2-xl", replace(table["mend-gpt2-xl"], files=(lost,)))
+        monkeypatch.setitem(table, name, replace(table[name], files=(lost,)))
+
+
+def test_mend_s_weights_gone_is_a_row_and_no_crash(full: Done, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose(monkeypatch, house, "mend-gpt2-xl")
     done = kloc("run gpt2-xl --only table1 --methods mend --limit 1")
     assert done.code in (0, 1) and done.err == ""
     assert any(line.startswith("mend-gpt2-xl: left out (mend-gpt2-xl/") for line in done.out)
@@ -357,13 +352,8 @@ def test_mend_s_weights_gone_is_a_row_and_no_crash(
 def test_without_the_authors_relation_data_the_remedy_is_named(
     full: Done, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(house.folder / "cache", tmp_path / "cache")
-    shutil.rmtree(tmp_path / "cache" / "relation")
-    monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
+    lose(monkeypatch, house, "relation")
     monkeypatch.chdir(tmp_path)
-    lost = replace(PLAIN_SOURCES["relation"].files[0], urls=(f"{house.host.url}/gone.zip",))
-    for table in (SOURCES, PLAIN_SOURCES):
-        monkeypatch.setitem(table, "relation", replace(table["relation"], files=(lost,)))
     for command in ("full --limit 1", "full --limit 1 --model gpt-j"):
         done = kloc(command)
         assert done.code == 2 and done.err.count("\n") == 1 and done.err.startswith("kloc: relation/rel_data.zip: ")

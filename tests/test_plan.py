@@ -4,7 +4,17 @@ import msgspec
 import pytest
 
 from artifact.errors import SettingError
-from artifact.plan import PAPER_METHODS, PAPER_MODELS, PARTS, PLANS, SMOKE, find_plans, narrowed
+from artifact.plan import (
+    PAPER_METHODS,
+    PAPER_MODELS,
+    PARTS,
+    PLANS,
+    SMOKE,
+    SMOKE_FEW_FACTS,
+    find_plans,
+    narrowed,
+    narrowing_of,
+)
 from artifact.reporting.expected import load_expected
 
 XL = find_plans("gpt2-xl")[0]
@@ -61,6 +71,10 @@ def test_narrowing_to_methods_keeps_the_base() -> None:
     names = [unit.name for unit in found.units]
     assert names == ["unedited", "rome-relation", "rome-entity", "memit-relation", "memit-entity"]
     assert narrowed(XL) is XL and narrowed(XL, PARTS, PAPER_METHODS["gpt2-xl"]) is XL
+    assert narrowing_of(found) == (("table1", "table2"), ("rome", "memit"))
+    assert narrowing_of(narrowed(XL, ["figure3"])) == (("figure3",), ())
+    assert narrowing_of(narrowed(XL, [], ["mend"])) == ((), ("mend",))
+    assert narrowing_of(XL) == narrowing_of(SMOKE) == narrowing_of(SMOKE_FEW_FACTS) == ((), ())
     with pytest.raises(SettingError, match="--methods 'romm' is unknown; expected one of"):
         narrowed(XL, [], ["romm"])
     with pytest.raises(SettingError, match="--only table1 leaves nothing of the plan smoke"):

@@ -22,6 +22,7 @@ import msgspec
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, columns_of
 from artifact.facts.fact import NO_RELATION
+from artifact.plan import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
@@ -60,8 +61,8 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
     `folder` is the first run's own report folder unless given. Of several runs each file carries its model's name, with
-    `by_model` of a single one, too: a report that other models will join then keeps its names. Raises RunError when it cannot be written, ExpectedError
-    when the published values cannot be read.
+    `by_model` of a single one, too: a report that other models will join then keeps its names. Raises RunError when it
+    cannot be written, ExpectedError when the published values cannot be read.
     """
     folder = folder or stores[0].report_folder
     # Tried first: nobody should wait for a report that has no place.
@@ -180,6 +181,11 @@ def repeat_command(info: RunInfo) -> str:
     """The command that makes the run again."""
     plan = info.plan.name
     words = ["kloc", *([plan] if plan in ("smoke", "full") else ["run", plan]), "--model", info.model]
+    only, methods = narrowing_of(info.plan)
+    words += [word for name in only for word in ("--only", name)]
+    words += ["--methods", ",".join(methods)] if methods else []
+    if info.shard is not None:
+        words += ["--shard", "{}/{}".format(*info.shard)]
     if info.limit is not None:
         words += ["--limit", str(info.limit)]
     if info.protocol != "released":

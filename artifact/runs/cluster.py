@@ -152,19 +152,22 @@ class Cluster:
         """Start the first worker and wait for it: what it is prepared for is what the run is."""
         machines = self._machines()
         self._needs = {"GPU": 1} if any(has.get("GPU", 0) >= 1 for has in machines.values()) else {"CPU": 1}
-        self._most = self._room(machines)
-        if not self._most:
-            raise RunError("the Ray cluster has neither a GPU nor a processor to give; add machines to it")
         self._begun_with = begun_with
         self._start_one()
         while self._joining:
+            self._most = self._room(self._machines())
+            if not self._most:
+                raise RunError("the Ray cluster has neither a GPU nor a processor to give; add machines to it")
             ready, _ = self._ray.wait(list(self._joining), timeout=PATIENCE)
             if ready:
                 self._join(ready[0], first=True)
             elif not self._placed():
-                self._say("waiting for room on the Ray cluster")
+                self._tell(["waiting for a free place on the Ray cluster"])
         if not self._members:
-            raise RunError("the first worker was lost while it loaded the model; does the machine have enough memory?")
+            raise RunError(
+                "the first worker was lost while it loaded the model; give the cluster machines with more memory, or "
+                "see Ray's logs"
+            )
         # The others load what the first chose, whatever `auto` would take on their machines.
         self._begun_with = self.info.model
         if "CPU" in self._needs and self.info.model in HUB_MODELS:
@@ -246,7 +249,7 @@ class Cluster:
         )
 
     def _fill(self, wanted: int) -> None:
-        """Forget idle workers of machines that are gone, and start workers while there is room and work for them."""
+        """Start workers while there is room and work for them, and forget those whose machine is gone."""
         if not wanted:
             return
         machines = self._machines()
@@ -255,6 +258,10 @@ class Cluster:
             self._leave(member, "its machine left the cluster")
         room = self._room(machines)
         self._most = max(self._most, room)
+        for done, member in list(self._joining.items()):
+            if len(self._members) > room and not self._ray.wait([member.placed], timeout=0)[0]:
+                del self._joining[done]  # the room it waits for left with a machine
+                self._drop(member)
         while len(self._members) < min(room, wanted) and self._lost <= LOSSES_A_WORKER * self._most:
             self._start_one()
 

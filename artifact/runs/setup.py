@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from artifact.editing.hparams import MethodName, hparams_for
@@ -161,8 +162,10 @@ def prepare(
     model = load(name, device)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
-    elif device == "cpu" and plan == SMOKE:
-        plan = SMOKE_FEW_FACTS
+    elif device == "cpu" and plan.name == SMOKE.name:
+        kept = {unit.name for unit in plan.units}
+        few = tuple(unit for unit in SMOKE_FEW_FACTS.units if unit.name in kept)
+        plan = msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
         say("plan: few facts, as this model takes seconds for each without a GPU")
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     if asked.memory is not None:

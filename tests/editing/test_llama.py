@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import LlamaForCausalLM
 from artifact.cli import call
 from artifact.editing.edit import read_edit, rows
 from artifact.editing.ft import ft
-from artifact.editing.hparams import FtHparams, KnHparams, MendHparams, hparams_for
+from artifact.editing.hparams import FtHparams, KnHparams, MendHparams, hparams_for, hparams_source
 from artifact.editing.kn import attributions, kn
 from artifact.editing.mend import inner_gradients, inner_weights, mend, request
 from artifact.editing.mend_objective import Objective, items_of
@@ -233,3 +234,12 @@ def test_settings_say_that_they_are_no_paper_values(llama: LanguageModel) -> Non
     assert editor.described()["hparams_source"] == words
     other = Editor(llama, "ft", FtHparams(layers=(1,)), RELEASED, Memory(10**9))
     assert other.described()["hparams_source"] == f"{words}; some given instead"
+
+
+def test_what_was_chosen_on_smollm2_is_said_so() -> None:
+    """FT and MEMIT alone; their layers are those of any model of its depth."""
+    for method, chosen in (("ft", {"norm_constraint": 5e-3}), ("memit", {"mom2_update_weight": 100.0}), ("rome", {})):
+        hparams, scaled = (hparams_for(method, name, 30) for name in ("smollm2", "another"))
+        assert hparams == msgspec.structs.replace(scaled, **chosen)
+        said = hparams_source(hparams, method, "smollm2", 30)
+        assert said.startswith("chosen on smollm2" if chosen else "GPT-2 XL's") and said.endswith("no paper values")

@@ -91,8 +91,11 @@ class Patient(Cluster):
 
     def compute(self, *arguments: Any) -> Generator[Computed, None, None]:
         for computed in super().compute(*arguments):
-            if self._joining:
-                self._ray.wait(list(self._joining), num_returns=len(self._joining), timeout=120)
+            for _ in range(120):
+                joining = list(self._joining)
+                if not joining or len(self._ray.wait(joining, num_returns=len(joining), timeout=1)[0]) == len(joining):
+                    break
+                self._fill(1)  # one that waits for a machine that left is forgotten
             yield computed
 
 
@@ -201,7 +204,8 @@ def test_machines_that_leave_cost_no_record(machines, local, tmp_path, monkeypat
     engine, said = listening(lambda engine, number, process: leave(engine, 1))
     with pytest.raises(RunError, match="no worker is left and the cluster has no room for a new one"):
         run(tmp_path / "none", engine=engine)
-    with pytest.raises(RunError, match="has neither a GPU nor a processor to give"):
+    # Which of the two depends on whether Ray knows by now that the machines are gone.
+    with pytest.raises(RunError, match="neither a GPU nor a processor to give|the first worker was lost"):
         run(tmp_path / "none", engine=ray_engine)
     assert records(run(tmp_path / "none")) == local
 
