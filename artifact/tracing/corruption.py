@@ -68,12 +68,15 @@ def corrupted_tokens(
 
 
 def embedding_spread(decoder: Decoder, tokens: Tokens, subjects: Sequence[str]) -> float:
-    """Standard deviation (unbiased, over all entries) of the word embeddings of all subjects' tokens: sigma of `s3`."""
+    """Standard deviation (unbiased, over all entries) of the word embeddings of all subjects' tokens: sigma of `s3`.
+
+    In float64 on the processor, so that workers on unlike devices agree on it.
+    """
     if not subjects:
         raise SettingError("the noise level s3 needs subjects and got none; give a fact file or a number")
     ids = [i for subject in subjects for i in tokens.ids(subject)]
     with torch.no_grad():
-        return decoder.words(torch.tensor([ids], device=decoder.device)).std().item()
+        return decoder.words(torch.tensor([ids], device=decoder.device)).double().cpu().std().item()
 
 
 def noise(samples: int, span: int, width: int, draw: int = 0) -> np.ndarray:

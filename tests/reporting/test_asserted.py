@@ -44,7 +44,10 @@ def info(shared_smoke: Store) -> RunInfo:
 
 
 # The second source overlaps itself: two publications give some rows, so each of its tables is judged alone.
-TABLES = [tuple(cell for cell in CELLS.values() if cell.table == table) for table in {c.table for c in CELLS.values()}]
+TABLES = [
+    tuple(cell for cell in CELLS.values() if cell.table == table)
+    for table in dict.fromkeys(c.table for c in CELLS.values())
+]
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table[0].table)
