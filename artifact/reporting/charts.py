@@ -14,8 +14,10 @@ import numpy as np
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
 from artifact.runs.store import Store
-from artifact.tracing.averages import RoleEffects, traces_of
+from artifact.tracing.averages import RoleEffects, Traces, traces_of
 
+TraceKey = tuple[str, Perspective]
+"""Trace kind and view."""
 KIND_NAMES = {
     "hidden": "hidden state",
     "mlp": "MLP window",
@@ -105,13 +107,26 @@ class Chart:
         return "; ".join(parts)
 
 
-def charts(store: Store) -> list[Chart]:
-    """A chart for each kind of trace that has finished facts, in the plan's order."""
+def finished_traces(store: Store) -> dict[TraceKey, Traces]:
+    """The finished traces of a run, by (trace kind, view), in the plan's order."""
+    found: dict[TraceKey, Traces] = {}
+    for unit in store.info().plan.units:
+        if unit.does == "trace":
+            cases_F, numbers_FX = store.numbers(unit)
+            if len(cases_F):
+                found[unit.trace_kind, unit.corrupt] = traces_of(unit.corrupt, cases_F, numbers_FX)
+    return found
+
+
+def charts(store: Store, traced: Mapping[TraceKey, Traces] | None = None) -> list[Chart]:
+    """A chart for each kind of trace that has finished facts, in the plan's order; `traced` where they are read."""
+    traced = finished_traces(store) if traced is None else traced
     kinds: dict[str, list[Panel]] = {}
     counts = store.counts()
     for unit in store.info().plan.units:
-        if unit.does == "trace" and (panel := _panel(store, unit, counts)) is not None:
-            kinds.setdefault(unit.trace_kind, []).append(panel)
+        traces = traced.get((unit.trace_kind, unit.corrupt)) if unit.does == "trace" else None
+        if traces is not None:
+            kinds.setdefault(unit.trace_kind, []).append(_panel(unit, traces, counts[unit.name]))
     return [
         Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.corrupt))))
         for kind, panels in kinds.items()
@@ -144,18 +159,14 @@ def largest_half_width(panel: Panel) -> float | None:
     return float(max(widths)) if widths else None
 
 
-def _panel(store: Store, unit: Unit, counted: Mapping[str, Counter[str]]) -> Panel | None:
-    cases_F, numbers_FX = store.numbers(unit)
-    if not len(cases_F):
-        return None
-    traces, counts = traces_of(unit.corrupt, cases_F, numbers_FX), counted[unit.name]
+def _panel(unit: Unit, traces: Traces, counts: Counter[str]) -> Panel:
     return Panel(
         unit=unit.name,
         kind=unit.trace_kind,
         window=unit.window,
         corrupt=unit.corrupt,
         effects=tuple(traces.role_effects()),
-        facts=len(cases_F),
+        facts=len(traces.cases_F),
         failed=counts["failed"],
         excluded=counts["excluded"],
         clean=float(traces.clean_F.mean()),

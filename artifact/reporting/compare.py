@@ -179,7 +179,7 @@ def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
 def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequence[Metric]) -> PairedUnit:
     before, after = (scored_cases(store, unit) for store, unit in zip(stores, units, strict=True))
     pairs = {key: (before[key], after[key]) for key in VALUES if key[0] in metrics and key in before and key in after}
-    changes = estimates([second.minus(first).values_N for first, second in pairs.values()], rates=False)
+    changes = estimates([second.minus(first) for first, second in pairs.values()], rates=False)
     values = {}
     for (key, pair), change in zip(pairs.items(), changes, strict=True):
         if change is not None:

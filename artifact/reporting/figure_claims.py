@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifact.facts.fact import Perspective
+from artifact.reporting.charts import finished_traces
 from artifact.reporting.expected import Claim, Effect, Region
 from artifact.reporting.intervals import Estimate, Series, paired_change
 from artifact.runs.store import RunInfo, Store
-from artifact.tracing.averages import Traces, roles, traces_of
+from artifact.tracing.averages import Traces, roles
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,7 @@ class TracedEffects:
 
 def traced_effects(store: Store) -> TracedEffects:
     """The finished traces of a run."""
-    found: dict[tuple[str, Perspective], Traces] = {}
-    for unit in store.info().plan.units:
-        if unit.does == "trace":
-            cases_F, numbers_FX = store.numbers(unit)
-            if len(cases_F):
-                found[unit.trace_kind, unit.corrupt] = traces_of(unit.corrupt, cases_F, numbers_FX)
-    return TracedEffects(found)
+    return TracedEffects(finished_traces(store))
 
 
 def difference(effect: Effect, traced: TracedEffects) -> Estimate | None:

@@ -8,24 +8,25 @@ Both are written out here: scipy's BCa interval takes every leave-one-out sample
 mean's are known in closed form, and its Wilson interval comes with an exact test that takes milliseconds. A report
 needs hundreds of each. tests/reporting/test_intervals.py holds them equal to scipy's, on equal resamples.
 
-Shape letters: N cases, K numbers, B resamples, V distinct values.
+Shape letters: N cases, K numbers, B resamples.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy import special
 
 RESAMPLES = 1000
 """An interval's end then has a standard error of 4% of half the interval's width."""
 _BLOCK = 250
 """Resamples drawn together: their counts of 7,500 cases take 15 MB."""
-_FEW = 1 / 16
-"""Where so few of the values are distinct, a resample is one draw of how often each occurs."""
+_LACKING = 0.1
+"""Share of the cases that a number may lack and still be resampled with the others."""
 _SEED = 2409
-_Z = special.ndtri(np.array([0.025, 0.975]))
+_NORMAL = NormalDist()
+_Z = tuple(_NORMAL.inv_cdf(level) for level in (0.025, 0.975))
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Series:
 
     def among(self, cases_N: np.ndarray) -> "Series":
         """The same, of these cases alone."""
+        if np.array_equal(self.cases_N, cases_N):
+            return self
         has_N = np.isin(self.cases_N, cases_N, assume_unique=True)
         return Series(self.cases_N[has_N], self.values_N[has_N])
 
@@ -67,25 +70,28 @@ class Series:
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
-    """`estimates` of one number."""
-    return estimates([np.asarray(values, dtype=float)])[0]
+    """`estimates` of one number, from one value a case."""
+    values_N = np.asarray(values, dtype=float)
+    return estimates([Series(np.arange(len(values_N)), values_N)])[0]
 
 
 def paired_change(before: Series, after: Series) -> Estimate | None:
     """Mean of after - before over the cases that both have, with its BCa 95% interval; None without a common case."""
-    return estimates([after.minus(before).values_N], rates=False)[0]
+    return estimates([after.minus(before)], rates=False)[0]
 
 
-def estimates(samples: Sequence[np.ndarray], rates: Sequence[bool] | bool = True) -> list[Estimate | None]:
-    """Mean and 95% interval of each sample (N,), in its unit; None for a sample without cases.
+def estimates(samples: Sequence[Series], rates: Sequence[bool] | bool = True) -> list[Estimate | None]:
+    """Mean and 95% interval of each sample, in its unit; None for a sample without cases.
 
     Wilson where every value is 0 or 1 (unless `rates` is off for it: a difference is no rate), else BCa; a single case,
-    or cases that are all alike, give the point itself. A sample's interval depends on its own values alone.
+    or cases that are all alike, give the point itself. Cases are what is resampled, the same for all samples; in those
+    that lack a few of the cases (failures) these drop out of a resample. Samples that lack many are resampled alone.
     """
     may_be_rate = [rates] * len(samples) if isinstance(rates, bool) else rates
     found: list[Estimate | None] = [None] * len(samples)
-    many: dict[int, list[int]] = {}
-    for k, values_N in enumerate(samples):
+    drawn: list[int] = []
+    for k, series in enumerate(samples):
+        values_N = series.values_N
         n = len(values_N)
         if n == 0:
             continue
@@ -94,22 +100,19 @@ def estimates(samples: Sequence[np.ndarray], rates: Sequence[bool] | bool = True
         elif n == 1 or np.ptp(values_N) == 0:
             found[k] = Estimate(float(values_N[0]), float(values_N[0]), float(values_N[0]), n)
         else:
-            distinct_V, counts_V = np.unique(values_N, return_counts=True)
-            if len(distinct_V) > _FEW * n:
-                many.setdefault(n, []).append(k)
-            else:
-                drawn_BV = np.random.default_rng(_SEED).multinomial(n, counts_V / n, size=RESAMPLES)
-                found[k] = _estimate(values_N, drawn_BV @ distinct_V / n)
-    for n, chosen in many.items():
-        means_KB = _resampled_means(np.array([samples[k] for k in chosen]), n)
-        for k, means_B in zip(chosen, means_KB, strict=True):
-            found[k] = _estimate(samples[k], means_B)
+            drawn.append(k)
+    cases = len(_all_cases([samples[k] for k in drawn]))
+    together = [k for k in drawn if len(samples[k].cases_N) >= (1 - _LACKING) * cases]
+    for group in (together, *([k] for k in drawn if k not in together)):
+        chosen = [samples[k] for k in group]
+        for k, means_B in zip(group, _resampled_means(chosen), strict=True):
+            found[k] = _estimate(samples[k].values_N, means_B)
     return found
 
 
 def wilson(successes: int, n: int) -> Estimate:
     """Share of successes among `n` >= 1 trials with Wilson's 95% score interval, as fractions."""
-    share, spread = successes / n, float(_Z[1]) ** 2 / n
+    share, spread = successes / n, _Z[1] ** 2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
     return _holding(share, max(middle - half, 0.0), min(middle + half, 1.0), n)
@@ -119,31 +122,54 @@ def bca(values_N: np.ndarray, means_B: np.ndarray) -> tuple[float, float]:
     """The 95% BCa interval of the mean of values_N, from the means of its resamples; nan where it is degenerate."""
     mean = values_N.mean()
     below = ((means_B < mean).mean() + (means_B <= mean).mean()) / 2
-    bias = special.ndtri(below)
+    if not 0 < below < 1:
+        return math.nan, math.nan
+    bias = _NORMAL.inv_cdf(below)
     # The mean without case i lies (x_i - mean) / (n - 1) below the mean: its third moment is that of the values.
     away_N = (values_N - mean) / np.abs(values_N - mean).max()  # scaled, so that no power of it is lost to rounding
     square_N = away_N * away_N
     acceleration = (square_N * away_N).sum() / (6 * square_N.sum() ** 1.5)
-    shifted = bias + _Z
-    with np.errstate(invalid="ignore"):
-        levels = special.ndtr(bias + shifted / (1 - acceleration * shifted))
-    if not np.isfinite(levels).all():
-        return math.nan, math.nan
+    levels = [_NORMAL.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in _Z]
     low, high = np.quantile(means_B, levels)
     return float(low), float(high)
 
 
-def _resampled_means(samples_KN: np.ndarray, n: int) -> np.ndarray:
+def _resampled_means(samples: Sequence[Series]) -> np.ndarray:
     """Means of RESAMPLES resamples (K, B): the same cases are drawn for every number."""
+    if not samples:
+        return np.empty((0, RESAMPLES))
+    cases_N = _all_cases(samples)
+    n = len(cases_N)
+    # Samples over the same cases share their places, and a row that counts how many of these a resample holds.
+    places = {key: np.searchsorted(cases_N, some_N) for key, some_N in _sets(samples).items()}
+    present_PN = np.zeros((len(places), n))
+    for row, at_N in enumerate(places.values()):
+        present_PN[row, at_N] = 1
+    rows = {key: row for row, key in enumerate(places)}
+    values_KN, columns = np.zeros((len(samples), n)), []
+    for k, series in enumerate(samples):
+        key = series.cases_N.tobytes()
+        values_KN[k, places[key]] = series.values_N
+        columns.append(rows[key])
     draw = np.random.default_rng(_SEED)
-    means_KB = np.empty((len(samples_KN), RESAMPLES))
+    means_KB = np.empty((len(samples), RESAMPLES))
     for start in range(0, RESAMPLES, _BLOCK):
         size = min(_BLOCK, RESAMPLES - start)
         counts_BN = np.empty((size, n))
-        for counts_N, cases_N in zip(counts_BN, draw.integers(n, size=(size, n)), strict=True):
-            counts_N[:] = np.bincount(cases_N, minlength=n)
-        means_KB[:, start : start + size] = samples_KN @ counts_BN.T / n
+        for counts_N, drawn_N in zip(counts_BN, draw.integers(n, size=(size, n)), strict=True):
+            counts_N[:] = np.bincount(drawn_N, minlength=n)
+        held_PB = np.maximum(present_PN @ counts_BN.T, 1)
+        means_KB[:, start : start + size] = values_KN @ counts_BN.T / held_PB[columns]
     return means_KB
+
+
+def _sets(samples: Sequence[Series]) -> dict[bytes, np.ndarray]:
+    """Each set of cases that samples have, once."""
+    return {series.cases_N.tobytes(): series.cases_N for series in samples}
+
+
+def _all_cases(samples: Sequence[Series]) -> np.ndarray:
+    return np.unique(np.concatenate([*_sets(samples).values(), np.empty(0, dtype=np.int64)]))
 
 
 def _estimate(values_N: np.ndarray, means_B: np.ndarray) -> Estimate:

@@ -120,7 +120,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
 def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     """What the page says of one run, with its `files` by path."""
     store, info, rows = run.store, run.info, run.rows
-    progress, drawn = _progress(store, info), charts(store)
+    progress, drawn = _progress(store, info), charts(store, run.traced.traces)
     severed = severed_charts(drawn)
     own = [grids.own_grid(metric, rows) for metric in METRICS] if rows else []
     gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []

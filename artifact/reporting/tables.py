@@ -152,7 +152,7 @@ def own_rows(store: Store) -> list[Row]:
                 wanted["gap", unit.name, gap] = whole
                 wanted["gap of changes", unit.name, gap] = of_changes
     means = [kind == "mean" for kind, _, _ in wanted]
-    found = dict(zip(wanted, estimates([series.values_N for series in wanted.values()], means), strict=True))
+    found = dict(zip(wanted, estimates(list(wanted.values()), means), strict=True))
 
     def values(kind: str, of_change: str, unit: Unit) -> dict:
         present = [key for one, name, key in wanted if (one, name) == (kind, unit.name)]

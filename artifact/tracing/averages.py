@@ -7,14 +7,14 @@ counts in both roles.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from artifact.facts.fact import Perspective
 
-Z95 = float(special.ndtri(0.975))
+Z95 = NormalDist().inv_cdf(0.975)
 ENTITY_ROLES = (
     "first subject token",
     "middle subject tokens",

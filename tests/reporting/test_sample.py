@@ -1,0 +1,26 @@
+"""The committed sample is a finished smoke run of this version: it renders, and its numbers are our measured ones."""
+
+from pathlib import Path
+
+import pytest
+
+from artifact.plan import SMOKE
+from artifact.reporting.expected import load_expected
+from artifact.reporting.report import make_report
+from artifact.runs.numbers import LAYOUT
+from artifact.runs.store import reading
+
+SAMPLE = Path(__file__).parents[2] / "results" / "sample"
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_the_sample_renders_without_a_model(tmp_path: Path) -> None:
+    with reading(SAMPLE) as store:
+        info = store.info()
+        assert (info.plan, info.model, info.limit, info.evidence) == (SMOKE, "world", None, False)
+        assert store._meta("numbers") == LAYOUT
+        assert all(store.counts()[unit.name].total() == info.planned(unit) for unit in SMOKE.units)
+        report = make_report([store], load_expected(), tmp_path)
+    (before,) = report.before
+    assert before.same == before.compared > 200 and before.largest == 0
+    assert "no evidence for or against the paper" in report.files["report.html"].decode()
