@@ -245,8 +245,8 @@ def _unit(unit: Unit, model: str, shape: Shape, machine: Machine, protocol: str,
         work = traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
     else:
         work = scored(shape, PAPER_LENGTHS, dense=kind == "ft")
-    if unit.does == "edit":
-        hparams = hparams_for(unit.method, model, shape.layers)  # type: ignore[arg-type]
+    if unit.does == "edit" and unit.method != "none":
+        hparams = hparams_for(unit.method, model, shape.layers)
         work += EDITS[kind](shape, hparams, PAPER_LENGTHS, unit.perspective)
         if kind in ("rome", "memit"):
             once = solve_bytes(shape, len(hparams.layers))

@@ -26,10 +26,14 @@ app = App(
 ProtocolName = Literal["released", "corrected"]
 Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, smollm2, or the folder of a transformers model.")]
 RunModel = Annotated[
-    str, Parameter(help="auto (GPT-2 small if it can be had, else the embedded world), a model's name, or a folder.")
+    str,
+    Parameter(
+        help="auto (the plan's own; for smoke GPT-2 small if it can be had, else the embedded world), a model's name, or "
+        "a folder."
+    ),
 ]
 Protocol = Annotated[ProtocolName, Parameter(help="Follow the released code's behaviour, or mend its defects.")]
-Out = Annotated[Path | None, Parameter(help="Run folder; results/<plan>-<model> unless said.")]
+Out = Annotated[Path | None, Parameter(help="Run folder; results/PLAN-MODEL unless said.")]
 Memory = Annotated[str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.")]
 Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
 

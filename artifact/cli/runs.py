@@ -44,10 +44,11 @@ class Narrowing:
     """Options that narrow a plan, or say where it is computed."""
 
     only: Annotated[
-        list[Literal["table1", "table2", "figure2", "figure3"]], Parameter(help="These tables and figures alone.")
+        list[Literal["table1", "table2", "figure2", "figure3"]],
+        Parameter(negative="", help="These tables and figures alone."),
     ] = field(default_factory=list)
-    methods: Annotated[list[str], Parameter(help="These methods alone: ft, kn, mend, rome, memit.")] = field(
-        default_factory=list
+    methods: Annotated[list[str], Parameter(negative="", help="These methods alone: ft, kn, mend, rome, memit.")] = (
+        field(default_factory=list)
     )
     shard: Annotated[str | None, Parameter(help="i/n: the i-th of n parts, to be put together by kloc merge.")] = None
     engine: Annotated[Literal["local", "ray"], Parameter(help="This process, or a Ray cluster's GPUs.")] = "local"
