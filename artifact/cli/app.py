@@ -28,7 +28,7 @@ Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, smollm2, or 
 RunModel = Annotated[
     str,
     Parameter(
-        help="auto (the plan's own; for smoke GPT-2 small if it can be had, else the embedded world), a model's name, or "
+        help="auto (the plan's own; for smoke GPT-2 small if it can be had, else the embedded world), a name, or "
         "a folder."
     ),
 ]
