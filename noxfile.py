@@ -42,7 +42,7 @@ def smoke_real(session: nox.Session) -> None:
 
 @nox.session(name="full-gpt2-xl", default=False, tags=["gpu"])
 def full_gpt2_xl(session: nox.Session) -> None:
-    """Both tables and figures on GPT-2 XL: a GPU of 24 GB, 12 GB of downloads; kloc doctor --estimate says how long."""
+    """Both tables and figures on GPT-2 XL: a GPU of 24 GB, 9 GB of downloads; kloc doctor --estimate says how long."""
     _run_plan(session, "gpt2-xl")
 
 

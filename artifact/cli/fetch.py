@@ -23,7 +23,7 @@ from artifact.cli.app import app
 from artifact.errors import ArtifactError, FactError, SettingError
 from artifact.facts.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
 from artifact.facts.download import Tell
-from artifact.facts.fetch import cached, check_room, fetch_source, offline, remaining
+from artifact.facts.fetch import check_room, fetch_source, offline, state_of
 from artifact.facts.lock import entry_of, forget, holding, record, recorded, sha256_of
 from artifact.facts.sources import GROUPS, SOURCES, HubModel, PlainSource, Source
 from artifact.facts.verify import examine
@@ -65,7 +65,7 @@ def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
 
     Raises FactError or ModelError for the first of `names` that cannot be had.
     """
-    missing = [SOURCES[name] for name in (*names, *optional) if _state(SOURCES[name]) != "here"]
+    missing = [SOURCES[name] for name in (*names, *optional) if state_of(SOURCES[name]) != "here"]
     if not missing:
         return
     if not offline():
@@ -93,16 +93,9 @@ def _names(what: tuple[str, ...]) -> list[str]:
 def _list() -> None:
     for source in SOURCES.values():
         size = f"{'' if source.exact else '~'}{_gigabytes(source.size)}"
-        print(f"{source.name:<16} {size:>9}  {_state(source):<9} {source.licence:<19} {source.purpose}")
+        print(f"{source.name:<16} {size:>9}  {state_of(source):<9} {source.licence:<19} {source.purpose}")
         print(f"{'':<38}{source.citation}")
     print(f"cache: {cache_folder()}; models: the hub's cache (HF_HOME)")
-
-
-def _state(source: Source) -> str:
-    if isinstance(source, HubModel):
-        return "here" if cached(source) else "missing"
-    left = remaining(source)
-    return "here" if left == 0 else "missing" if left == source.size else "partly"
 
 
 def _check(sources: list[Source]) -> int:

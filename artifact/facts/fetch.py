@@ -158,6 +158,14 @@ def remaining(source: Source) -> int:
     return left
 
 
+def state_of(source: Source) -> str:
+    """Whether a source is here, partly here, or missing; a model that is there as a pickle can be loaded: here."""
+    if isinstance(source, HubModel) and cached(source):
+        return "here"
+    left = remaining(source)
+    return "here" if left == 0 else "partly" if left < source.size else "missing"
+
+
 def check_room(sources: Sequence[Source]) -> None:
     """Raise FactError when a disk lacks the room for all that these sources would still write to it."""
     needs: dict[int, tuple[Path, int]] = {}

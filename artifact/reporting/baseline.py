@@ -18,11 +18,8 @@ from artifact.reporting.verdict import MeasuredRun
 from artifact.runs.store import RunInfo
 
 POINTS = 5.0
-"""Points of a rate, or hundredths of a probability, within which a number counts as the same."""
-REASON = (
-    "other processors and thread counts change a sum's last bits, and an optimisation of many steps carries that into "
-    "a few cases: at 48 facts one case is 2.1 points"
-)
+"""Points of a rate, or hundredths of a probability, within which a number counts as the same: other processors and
+thread counts change a sum's last bits, and an optimisation of many steps carries that into a few cases."""
 _DIGITS = 6
 
 

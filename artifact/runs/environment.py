@@ -7,7 +7,7 @@ from typing import Any
 
 from artifact import __version__
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "safetensors")
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ numbers: tests/reference/trace, 1e-5.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from artifact.tracing.sweep import Cells, sweep
 
 Kind = Literal["hidden", "mlp", "attn"]
 Sever = Literal["mlp", "attn"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cheap
 import pytest
-from cheap import MANY_CASES, PLAN, Cheap, contents, description, made_up, run
+from cheap import MANY_CASES, PLAN, Cheap, contents, description, made_up, refusing, run
 
 from artifact.cli import call
 from artifact.errors import Interrupted, RunError
@@ -36,15 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kloc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """The command line on the cheap engine: what a command that ends with exit code 2 says, which is one line."""
     monkeypatch.setattr("artifact.runs.runner.local_engine", lambda *_: Cheap())
-
-    def refused(*arguments: object) -> str:
-        capsys.readouterr()
-        assert call([str(one) for one in arguments]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("kloc: ") and said.count("\n") == 1
-        return said
-
-    return refused
+    return refusing(capsys)
 
 
 def stopped(folder: Path, batches: int = 11) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cheap import PLAN, contents, description, made_up, record, run
+from cheap import PLAN, contents, description, made_up, record, refusing, run
 
 from artifact.cli import call
 from artifact.errors import RunError
@@ -189,15 +189,7 @@ def test_cases_and_units_of_another_run_are_left_out(folder: Path, tmp_path: Pat
 @pytest.fixture
 def kloc(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What a command that ends with exit code 2 says, which is one line."""
-
-    def refused(*arguments: object) -> str:
-        capsys.readouterr()
-        assert call([str(one) for one in arguments]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("kloc: ") and said.count("\n") == 1
-        return said
-
-    return refused
+    return refusing(capsys)
 
 
 def _first_page(folder: Path) -> None:
