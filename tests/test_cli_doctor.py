@@ -61,14 +61,14 @@ def test_a_missing_package_stops_everything(
     version = metadata.version
 
     def without(name: str) -> str:
-        if name == "scipy":
+        if name == "safetensors":
             raise metadata.PackageNotFoundError(name)
         return version(name)
 
     monkeypatch.setattr(metadata, "version", without)
     assert call(["doctor"]) == 2
     said = capsys.readouterr()
-    assert "nothing can run here: scipy is not installed; run pip install" in said.err
+    assert "nothing can run here: safetensors is not installed; run pip install" in said.err
     assert "plan smoke" in said.out  # the rest is said all the same
 
 
