@@ -154,7 +154,7 @@ def _device(obstacles: list[str]) -> Iterator[str]:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         obstacles.append(f"torch cannot be loaded ({reason}); run pip install -c constraints.txt .")
         return
-    from artifact.runs.setup import host_memory
+    from artifact.lm.device import host_memory
 
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield f"memory: {_size(host_memory())} free of {_size(total)}"
