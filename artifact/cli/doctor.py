@@ -8,7 +8,7 @@ said without it.
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,25 +154,30 @@ def _device(obstacles: list[str]) -> Iterator[str]:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         obstacles.append(f"torch cannot be loaded ({reason}); run pip install -c constraints.txt .")
         return
-    from artifact.lm.device import host_memory
+    from artifact.lm.device import OLDEST_DRIVER, host_memory, nvidia_driver, unusable_card
 
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield f"memory: {_size(host_memory())} free of {_size(total)}"
     yield f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}"
+    yield f"torch: built {_built(torch.version.cuda, OLDEST_DRIVER)}; NVIDIA driver: {nvidia_driver() or 'none'}"
     modern = False
     for number in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(number)
         modern |= torch.cuda.get_device_capability(number) >= (8, 0)
         yield f"device: cuda:{number}, {torch.cuda.get_device_name(number)}, {_size(free)} free of {_size(whole)}"
     if not torch.cuda.is_available():
-        yield f"device: cpu (no CUDA device is there; torch is built {_built(torch.version.cuda)})"
+        why = unusable_card()
+        yield f"device: cpu ({why}; --device cpu runs all the same)" if why else "device: cpu (no CUDA device is there)"
     state = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
     would = ", ".join(f"{name} sets it {'on' if one.tf32 else 'off'}" for name, one in PROTOCOLS.items())
     yield f"TF32: {state}; --protocol {would}{'' if modern else ' (without effect: no GPU that has it)'}"
 
 
-def _built(cuda: str | None) -> str:
-    return f"for CUDA {cuda}" if cuda else "without CUDA"
+def _built(cuda: str | None, oldest: Mapping[str, str]) -> str:
+    if cuda is None:
+        return "without CUDA"
+    driver = oldest.get(cuda.split(".")[0])
+    return f"for CUDA {cuda}" + (f", which needs driver {driver} or newer" if driver else "")
 
 
 def _size(size: float) -> str:
