@@ -7,7 +7,7 @@ loops_gradient.py's. It asserts nothing: tests hold the accuracy.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -21,7 +21,8 @@ from artifact.bench.loops_gradient import ft_loop, kn_loop, mend_loop
 from artifact.bench.shapes import random_module, timed
 from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
 from artifact.editing.hparams import MethodName, hparams_for
-from artifact.editing.mend import InnerWeight, LowRankLayer, Network, Transform, inner_weights
+from artifact.editing.mend import InnerWeight, inner_weights
+from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import PROTOCOLS
@@ -159,7 +160,8 @@ class _Bench:
             self.model,
             self.method,
             hparams,
-            PROTOCOLS["released"],
+            # The loop edits single facts: none has a history.
+            replace(PROTOCOLS["released"], mend_training_mode=False),
             self.memory,
             prefixes=self.templates if self.method == "rome" else self.groups,
             moments=self.moments,

@@ -1,14 +1,17 @@
 """MEND: a trained network turns the gradient of an edit's loss into the change of a few layers' MLP weights.
 
-Covers the network, the gradients it reads and the edits it gives, many independent groups at once; a group is the list
-of requests written jointly, mostly one. Both perspectives feed `prompt + " " + target`; the relation view, as released,
-its "add" prompt towards the relation. Weight files are mend_weights.py's, training is mend_train.py's.
+Covers the gradients that the network reads and the edits it gives, many groups at once; a group is the list of requests
+written jointly, mostly one. Both perspectives feed `prompt + " " + target`; the relation view, as released, its "add"
+prompt towards the relation. The network is mend_network.py's, its files are mend_weights.py's, training is
+mend_train.py's.
 
 Inner weights are the two projections of each edited layer's MLP, lowest layer first, in `MendHparams.inner_order`; of
 a gated MLP (Llama) the up-projection and the down-projection, while the gate stays as it is. Per
 inner weight and token: x, the layer's input, and delta, the gradient of the group's mean NLL with respect to the
 layer's output. The network of the weight's shape gives x~ and delta~; step * x~^T delta~ is added to the weight.
-Source: docs/protocol.md; golden numbers: tests/reference/mend, 1e-4 relative.
+As released, rows are normalised by all rows of the edits made before and so far (mend_history.py); corrected, by the
+file's statistics, and then no edit depends on another.
+Source: docs/protocol.md; golden numbers: tests/reference/{mend,mend_released}, 1e-4 relative.
 
 The published code adds a [PAD] token, so that the softmax runs over one more logit. Where the output layer is the
 embedding (GPT-2) that row is the file's `pad_embedding`, or the mean of the embedding's rows, as the published code
@@ -21,7 +24,7 @@ W inner weight.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -29,6 +32,8 @@ from torch import Tensor
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.hparams import MendHparams
+from artifact.editing.mend_history import History
+from artifact.editing.mend_network import Network
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.facts.fact import View, fill
@@ -37,72 +42,6 @@ from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 2048
 """Padded tokens a pass: the rows of GPT-2 XL's six inner weights then take 0.4 GB in float32."""
-_EPSILON = 1e-7
-
-
-@dataclass(frozen=True)
-class LowRankLayer:
-    """One layer of a network: h + max(0, (u v h + bias) * scale + shift), scale and shift by mode."""
-
-    u_ER: Tensor
-    v_RE: Tensor
-    bias_E: Tensor
-    shift_SE: Tensor
-    scale_SE: Tensor
-
-    def __call__(self, h_NE: Tensor, mode: int) -> Tensor:
-        inner_NE = (h_NE @ self.v_RE.t()) @ self.u_ER.t() + self.bias_E
-        return h_NE + (inner_NE * self.scale_SE[mode] + self.shift_SE[mode]).clamp(min=0)
-
-    def to(self, device: torch.device | str) -> "LowRankLayer":
-        return LowRankLayer(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-
-@dataclass(frozen=True)
-class Transform:
-    """The network of one weight shape: normalisation of x ("u") and delta ("v"), then low-rank layers over both."""
-
-    u_mean_I: Tensor
-    u_std_I: Tensor
-    v_mean_O: Tensor
-    v_std_O: Tensor
-    layers: tuple[LowRankLayer, ...]
-
-    def __call__(self, x_NI: Tensor, delta_NO: Tensor, mode: int) -> tuple[Tensor, Tensor]:
-        """x~ (N, I) and delta~ (N, O); `mode` is the weight's place among the inner weights of its shape."""
-        u_NI = (x_NI - self.u_mean_I) / (self.u_std_I + _EPSILON)
-        v_NO = (delta_NO - self.v_mean_O) / (self.v_std_O + _EPSILON)
-        h_NE = torch.cat((u_NI, v_NO), dim=1)
-        for layer in self.layers:
-            h_NE = layer(h_NE, mode)
-        return h_NE[:, : u_NI.shape[1]], h_NE[:, u_NI.shape[1] :]
-
-    def to(self, device: torch.device | str) -> "Transform":
-        u_mean_I, u_std_I = self.u_mean_I.to(device), self.u_std_I.to(device)
-        v_mean_O, v_std_O = self.v_mean_O.to(device), self.v_std_O.to(device)
-        return Transform(u_mean_I, u_std_I, v_mean_O, v_std_O, tuple(layer.to(device) for layer in self.layers))
-
-
-@dataclass(frozen=True)
-class Network:
-    """MEND's trained network, float32: one transform per weight shape (I, O), learned step sizes (W,), and the row that
-    the published code's [PAD] token adds to the embedding.
-
-    `pad_embedding` is that row (D,), or None; then `pad_is_mean` says whether it is the mean of the model's embedding
-    or there is no such row at all. `source` says in words where the network comes from.
-    """
-
-    transforms: Mapping[tuple[int, int], Transform]
-    edit_lrs: Tensor
-    pad_embedding: Tensor | None
-    source: str
-    pad_is_mean: bool = False
-
-    def to(self, device: torch.device | str) -> "Network":
-        """The same network on a device."""
-        pad_D = None if self.pad_embedding is None else self.pad_embedding.to(device)
-        transforms = {shape: one.to(device) for shape, one in self.transforms.items()}
-        return replace(self, transforms=transforms, edit_lrs=self.edit_lrs.to(device), pad_embedding=pad_D)
 
 
 @dataclass(frozen=True)
@@ -153,21 +92,82 @@ def mend(
     hparams: MendHparams,
     network: Network,
     protocol: Protocol,
+    history: History | None = None,
 ) -> list[MendEdit | EditError]:
-    """An edit for each group of requests, as if each were the only one; an EditError in the place of a failed one.
+    """An edit for each group of requests; an EditError in the place of a failed one.
 
-    An edit keeps two factors per inner weight, of the rows' widths: 4 MB for a fact of GPT-2 XL. Raises SettingError
-    for a network that does not fit the model.
+    With protocol.mend_training_mode the groups are edited one after the other, `history` being what the edits before
+    them have left behind (None: nothing); it then holds these groups' rows too. Otherwise each edit is as if it were
+    the only one. An edit keeps two factors per inner weight, of the rows' widths: 4 MB for a fact of GPT-2 XL.
+    `network` must be on the model's device. Raises SettingError for a network that does not fit the model.
     """
     decoder = model.decoder
     inner = inner_weights(decoder, hparams)
-    network = network.to(decoder.device)
     check_fit(network, inner, decoder)
     learned = network.edit_lrs.tolist()
     step_W = [learned[e] * hparams.lr_scale for e in step_order(inner, protocol.mend_steps_swapped)]
-    pad_D = pad_row(network, decoder)
+    training = (history or History()) if protocol.mend_training_mode else None
+    reads = _reads(model, groups, inner, network)
+    with torch.no_grad():
+        factors = _factors(reads, inner, network, training)
+    results: list[MendEdit | EditError] = []
+    for read, factors_W in zip(reads, factors, strict=True):
+        if isinstance(factors_W, EditError):
+            results.append(factors_W)
+            continue
+        assert isinstance(read, _Read)
+        changes = {
+            weight.name: LowRank(x_NI.t().to(decoder.dtype).clone(), (step * delta_NO).to(decoder.dtype))
+            for weight, step, (x_NI, delta_NO) in zip(inner, step_W, factors_W, strict=True)
+        }
+        edit = Edit(changes)
+        try:
+            norm = checked_norm(edit)
+        except EditError as error:
+            results.append(error)
+            continue
+        rank = max(len(x_NI) for x_NI, _ in read.rows_W)
+        results.append(MendEdit(edit=edit, norm=norm, losses=(read.loss,), rank=rank))
+    return results
 
-    results: list[MendEdit | EditError | None] = [None] * len(groups)
+
+def count_rows(
+    model: LanguageModel,
+    groups: Sequence[Sequence[View]],
+    hparams: MendHparams,
+    network: Network,
+    history: History,
+    most: int | None = None,
+) -> None:
+    """Add to `history` what editing the first `most` groups (None: all) leaves behind, without making their edits.
+
+    All groups are computed, as `mend` would, so that the rows are the same bit for bit.
+    """
+    inner = inner_weights(model.decoder, hparams)
+    check_fit(network, inner, model.decoder)
+    for read in _reads(model, groups, inner, network)[:most]:
+        if not isinstance(read, EditError):
+            for weight, (x_NI, delta_NO) in zip(inner, read.rows_W, strict=True):
+                history.add(weight.shape, x_NI, delta_NO)
+
+
+Rows = tuple[Tensor, Tensor]
+"""x (N, I) and delta (N, O) of one inner weight."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the network reads for one group: its rows per inner weight, and its loss."""
+
+    rows_W: list[Rows]
+    loss: float
+
+
+def _reads(
+    model: LanguageModel, groups: Sequence[Sequence[View]], inner: Sequence[InnerWeight], network: Network
+) -> list[_Read | EditError]:
+    """What the network reads for every group; an EditError for one that the model cannot be asked with."""
+    found: dict[int, _Read | EditError] = {}
     requests: dict[int, list[Request]] = {}
     for number, views in enumerate(groups):
         try:
@@ -175,33 +175,70 @@ def mend(
                 raise EditError("the group holds no request; expected one or more")
             requests[number] = [request(model, view) for view in views]
         except (EditError, PromptError) as error:
-            results[number] = EditError(str(error))
+            found[number] = EditError(str(error))
+    pad_D = pad_row(network, model.decoder)
     for part in _parts(requests):
-        found = inner_gradients(model, [requests[number] for number in part], inner, pad_D)
-        with torch.no_grad():
-            factors_W = [
-                network.transforms[weight.shape](found.x_W[w], found.delta_W[w], weight.mode)
-                for w, weight in enumerate(inner)
-            ]
+        gradients = inner_gradients(model, [requests[number] for number in part], inner, pad_D)
         split_W = [
-            (x_NI.split(counts), delta_NO.split(counts))
-            for (x_NI, delta_NO), counts in zip(factors_W, found.counts_W, strict=True)
+            list(zip(x_NI.split(counts), delta_NO.split(counts), strict=True))
+            for x_NI, delta_NO, counts in zip(gradients.x_W, gradients.delta_W, gradients.counts_W, strict=True)
         ]
         for g, number in enumerate(part):
-            changes = {
-                weight.name: LowRank(x_G[g].t().to(decoder.dtype).clone(), (step * delta_G[g]).to(decoder.dtype))
-                for weight, step, (x_G, delta_G) in zip(inner, step_W, split_W, strict=True)
-            }
-            edit = Edit(changes)
-            try:
-                norm = checked_norm(edit)
-            except EditError as error:
-                results[number] = error
-                continue
-            rank = max(counts[g] for counts in found.counts_W)
-            results[number] = MendEdit(edit=edit, norm=norm, losses=(found.loss_G[g],), rank=rank)
-    assert all(result is not None for result in results)
-    return [result for result in results if result is not None]
+            found[number] = _Read([groups_w[g] for groups_w in split_W], gradients.loss_G[g])
+    return [found[number] for number in range(len(groups))]
+
+
+def _factors(
+    reads: Sequence[_Read | EditError], inner: Sequence[InnerWeight], network: Network, training: History | None
+) -> list[list[Rows] | EditError]:
+    """x~ and delta~ per inner weight of every group, or an EditError.
+
+    In training mode a group's rows are counted before they are normalised, weight by weight. They stay counted where
+    one weight has too few of them for a standard deviation: then the group is an error.
+    """
+    failed: dict[int, EditError] = {}
+    rows: dict[int, list[Rows]] = {}
+    for number, read in enumerate(reads):
+        if isinstance(read, EditError):
+            failed[number] = read
+            continue
+        if training is None:
+            made = zip(inner, read.rows_W, strict=True)
+            rows[number] = [network.transforms[weight.shape].normalise(*own) for weight, own in made]
+            continue
+        counted = _counted(read, inner, training)
+        if isinstance(counted, EditError):
+            failed[number] = counted
+        else:
+            rows[number] = counted
+    for w, weight in enumerate(inner if rows else ()):
+        # All groups together, so that the network's own weights are read once.
+        u_NI, v_NO = (torch.cat(part) for part in zip(*(own[w] for own in rows.values()), strict=True))
+        x_NI, delta_NO = network.transforms[weight.shape].after_normalising(u_NI, v_NO, weight.mode)
+        counts = [len(own[w][0]) for own in rows.values()]
+        for own, factors in zip(
+            rows.values(), zip(x_NI.split(counts), delta_NO.split(counts), strict=True), strict=True
+        ):
+            own[w] = factors
+    return [failed[number] if number in failed else rows[number] for number in range(len(reads))]
+
+
+def _counted(read: _Read, inner: Sequence[InnerWeight], training: History) -> list[Rows] | EditError:
+    """A group's rows, counted and normalised with all rows counted by then."""
+    normalised: list[Rows] = []
+    lonely = ""
+    for weight, rows in zip(inner, read.rows_W, strict=True):
+        training.add(weight.shape, *rows)
+        if training.count(weight.shape) > 1:
+            normalised.append(training.normalise(weight.shape, *rows))
+        else:
+            lonely = weight.name
+    if lonely:
+        return EditError(
+            f"{lonely} has seen a single row so far, and the released normalisation needs two; give a longer sentence, "
+            "or records edited before (--history)"
+        )
+    return normalised
 
 
 def inner_weights(decoder: Decoder, hparams: MendHparams) -> list[InnerWeight]:

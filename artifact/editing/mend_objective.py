@@ -22,7 +22,6 @@ from artifact.editing.edit import LowRankRows
 from artifact.editing.hparams import MendHparams
 from artifact.editing.mend import (
     BATCH_TOKENS,
-    Network,
     Request,
     inner_gradients,
     inner_weights,
@@ -30,6 +29,7 @@ from artifact.editing.mend import (
     step_order,
     token_nll,
 )
+from artifact.editing.mend_network import Network
 from artifact.facts.fact import Fact, View, fill
 from artifact.lm.load import LanguageModel
 

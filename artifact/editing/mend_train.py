@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from artifact.editing.hparams import MendHparams
-from artifact.editing.mend import Network, Request
+from artifact.editing.mend import Request
+from artifact.editing.mend_network import Network
 from artifact.editing.mend_objective import Item, Objective, items_of
 from artifact.editing.mend_weights import network_of, read_safetensors, replace_file, stored
 from artifact.errors import EditError, FactError, SettingError

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.editing.mend import LowRankLayer, Network, Transform
+from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.errors import RunError, SettingError
 
 _PREFIXES = ("mend.", "gtn.")
@@ -165,7 +165,7 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over every tensor's name, type and bytes, in name order."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -15,7 +15,9 @@ from artifact.editing.ft import ft
 from artifact.editing.hparams import JOINT, Hparams, MethodName, hparams_hash, hparams_source
 from artifact.editing.kn import kn
 from artifact.editing.memit import memit
-from artifact.editing.mend import Network, mend
+from artifact.editing.mend import count_rows, mend
+from artifact.editing.mend_history import History
+from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import tensors_hash, tensors_of
 from artifact.editing.moments import Moments
 from artifact.editing.prefixes import SEED
@@ -42,8 +44,20 @@ class Editor:
     moments: Moments | None = None
     network: Network | None = None
 
-    def edits(self, groups: Sequence[Sequence[View]]) -> Sequence[Edited | EditError]:
+    @property
+    def ordered(self) -> bool:
+        """Whether an edit depends on the edits made before it (mend_history.py)."""
+        return self.method == "mend" and self.protocol.mend_training_mode
+
+    def count_rows(self, groups: Sequence[Sequence[View]], history: History, most: int | None = None) -> None:
+        """Add to `history` what editing the first `most` groups leaves behind, without making their edits (mend.py)."""
+        assert self.network is not None
+        count_rows(self.model, groups, self.hparams, self.network, history, most)
+
+    def edits(self, groups: Sequence[Sequence[View]], history: History | None = None) -> Sequence[Edited | EditError]:
         """An edit for each group of views written jointly (mostly one view each), as if it were the only one.
+
+        Not so where `ordered`: there each edit depends on those before it, of which `history` keeps what they left.
 
         A group whose edit cannot be computed has an EditError in its place. Raises other ArtifactErrors when the whole
         batch cannot be computed, and FactError for a list given to a method that edits single facts.
@@ -58,7 +72,7 @@ class Editor:
             return kn(self.model, views, self.hparams, self.protocol, self.memory)
         if self.method == "mend":
             assert self.network is not None
-            return mend(self.model, groups, self.hparams, self.network, self.protocol)
+            return mend(self.model, groups, self.hparams, self.network, self.protocol, history)
         assert self.moments is not None
         if self.method == "rome":
             return rome(self.model, views, self.hparams, self.prefixes, self.moments, self.protocol, self.memory)

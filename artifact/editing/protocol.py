@@ -31,6 +31,8 @@ class Protocol:
     """KN's edit is undone before the evaluation, so that its row scores the unedited model."""
     mend_steps_swapped: bool
     """MEND's learned step sizes, learned in the order of its inner weights, are applied in the order of the model's."""
+    mend_training_mode: bool
+    """MEND's rows are normalised by statistics over all edits so far instead of the trained file's."""
     severed_fresh_noise: bool
     """Severed tracing freezes values that came from other noise than the scored run's."""
     tf32: bool

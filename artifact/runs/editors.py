@@ -44,7 +44,8 @@ def make_editor(
         missing = lacking(model, method, mend_weights)
         if missing is not None:
             raise SettingError(missing)
-        network = read_network(mend_weights or WORLD_MEND)
+        # Put on the device once, for all batches.
+        network = read_network(mend_weights or WORLD_MEND).to(model.decoder.device)
         return Editor(model, method, resolved, protocol, memory, network=network)
     if isinstance(moments, Path):
         moments = read_moments(moments)
