@@ -30,7 +30,7 @@ from artifact.lm.memory import Memory
 @dataclass(frozen=True)
 class Editor:
     """A method on a model. `prefixes` is a list of templates for ROME and a list of groups for MEMIT; `moments` is
-    for these two, `network` for MEND.
+    for these two, `network` for MEND. `notes`: what a hyperparameter file says that is not what is used here.
     """
 
     model: LanguageModel
@@ -41,6 +41,7 @@ class Editor:
     prefixes: Sequence[Any] = ()
     moments: Moments | None = None
     network: Network | None = None
+    notes: Sequence[str] = ()
 
     def edits(self, groups: Sequence[Sequence[View]]) -> Sequence[Edited | EditError]:
         """An edit for each group of views written jointly (mostly one view each), as if it were the only one.
