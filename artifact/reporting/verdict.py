@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from artifact.editing.protocol import corrected_switches
 from artifact.errors import RunError
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
@@ -164,6 +165,7 @@ def verdict_json(verdict: Verdict) -> bytes:
                 "revision": info.revision,
                 "weights_sha256": info.weights_sha256,
                 "protocol": info.protocol,
+                "corrected": corrected_switches(info.protocol, info.switches),
                 "data_source": info.data_source,
                 "data_sha256": info.data_sha256,
                 "evidence": info.evidence,

@@ -17,7 +17,7 @@ import torch
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width, read_moments
-from artifact.editing.protocol import PROTOCOLS, Protocol
+from artifact.editing.protocol import Protocol, protocol_of, protocol_words
 from artifact.errors import ModelError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement
@@ -87,6 +87,8 @@ class Asked:
     memory: str | None = None
     given: Given = Given()
     shard: tuple[int, int] | None = None
+    correct: tuple[str, ...] = ()
+    """Switches of the released protocol that are corrected one by one."""
 
 
 @dataclass
@@ -141,11 +143,10 @@ def prepare(
     plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None = None
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
-    if asked.protocol not in PROTOCOLS:
-        raise SettingError(f"protocol {asked.protocol!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
+    protocol = protocol_of(asked.protocol, asked.correct)
     if asked.limit is not None and asked.limit < 1:
         raise SettingError(f"--limit must be at least 1, got {asked.limit}; give a number of facts")
-    protocol, given = PROTOCOLS[asked.protocol], asked.given
+    given = asked.given
     name, reason = run_model(plan, asked.model, say, begun_with)
     say(f"model: {name} ({reason})")
     # Data first: what is missing is said before gigabytes are read.
@@ -156,7 +157,8 @@ def prepare(
         fetch(HUB_MODELS[name], say)
     device, why = auto_device()
     use_tf32(protocol.tf32)
-    say(f"device: {device} ({why}), float32, protocol {protocol.name}")
+    words = protocol_words(protocol.name, protocol.switches())
+    say(f"device: {device} ({why}), float32, protocol {words}")
     if name in HUB_MODELS:
         check_fits(HUB_MODELS[name], device)
     model = load(name, device)

@@ -295,8 +295,8 @@ def test_out_of_memory_halves_and_goes_on(name: str, argument: int, tiny, monkey
 def test_a_fact_that_fails_spoils_no_other(tiny, facts) -> None:
     """No neuron left, a change of zero: an error in the fact's place."""
     model, good = tiny("tiny-gpt2"), facts[15].view("entity")
-    hparams = KnHparams(steps=4, refine=True, p=0.7)
-    alone, none, beside = kn(model, [good, facts[15].view("relation"), good], hparams, RELEASED)
+    hparams, failing = KnHparams(steps=4, refine=True, p=0.7), replace(RELEASED, kn_without_neuron_scored=False)
+    alone, none, beside = kn(model, [good, facts[15].view("relation"), good], hparams, failing)
     assert isinstance(none, EditError) and "no neuron's attribution is above the threshold" in str(none)
     assert isinstance(alone, KnEdit) and alone.neurons == beside.neurons
     # The model's own next token twice: what the edit adds is what it takes away.

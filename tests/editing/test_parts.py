@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, read_edit, rows
 from artifact.editing.hparams import METHODS, hparams_for, hparams_hash
 from artifact.editing.prefixes import draw_groups, draw_prefixes, read_groups, read_prefixes, sample
-from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.protocol import PROTOCOLS, SWITCHES
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.lm.load import load
@@ -161,7 +161,7 @@ def test_a_protocol_is_all_its_switches() -> None:
     """Everything a switch can name is on as released and off as corrected."""
     assert all(PROTOCOLS["released"].switches().values())
     assert not any(PROTOCOLS["corrected"].switches().values())
-    assert len(PROTOCOLS["released"].switches()) == 10
+    assert tuple(PROTOCOLS["released"].switches()) == SWITCHES
 
 
 def test_published_values() -> None:
