@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from artifact.editing.protocol import corrected_switches
+from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
@@ -80,9 +80,11 @@ class Verdict:
         skipped = f"{counts['skipped']} skipped, " if counts["skipped"] else ""
         outside = counts["outside tolerance"]
         partial = " Part of the facts was run, so intervals are judged." if any(c.partial for c in self.cells) else ""
+        words = dict.fromkeys(protocol_words(info.protocol, info.switches) for info in self.infos)
+        followed = "" if list(words) == ["released"] else f" Protocol: {'; '.join(words)}."
         return (
             f"{compared} of {total} published values were compared: {counts['reproduced']} reproduced, {outside} "
-            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}"
+            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}{followed}"
         )
 
 
