@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, read_edit, rows
 from artifact.editing.hparams import METHODS, hparams_for, hparams_hash
-from artifact.editing.protocol import PROTOCOLS, SWITCHES
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
 
@@ -153,13 +152,6 @@ def test_bad_hyperparameters(method, content, says, tmp_path) -> None:
     (tmp_path / "h.json").write_text(json.dumps(content))
     with pytest.raises(SettingError, match=says):
         hparams_for(method, "tiny-gpt2", 6, tmp_path / "h.json")
-
-
-def test_a_protocol_is_all_its_switches() -> None:
-    """Everything a switch can name is on as released and off as corrected."""
-    assert all(PROTOCOLS["released"].switches().values())
-    assert not any(PROTOCOLS["corrected"].switches().values())
-    assert tuple(PROTOCOLS["released"].switches()) == SWITCHES
 
 
 def test_published_values() -> None:
