@@ -227,6 +227,8 @@ def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
     row = next((row for row in rows if row.method == cell.method and row.edited == cell.edited), None)
     if row is None:
         return not_run(wanted)
+    if cell.edit_applied and row.undone:
+        return not_run(f"{wanted}, scored with its edit (--protocol corrected, or --correct kn_undone)")
     if row.skipped:
         return PaperCell(cell, tolerance, None, "skipped", False, row.skipped)
     value = row.values.get(("success", Column(cell.view, cell.group)))
