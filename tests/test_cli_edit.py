@@ -179,3 +179,47 @@ def test_an_edit_of_another_model_is_refused_by_score(tmp_path, capsys) -> None:
     command = ["score", "--model", MODELS / "tiny-gpt2", "--cases", REFERENCE / "facts.json"]
     assert call([*map(str, command), "--edit", str(tmp_path / "e.safetensors")]) == 2
     assert "is no weight of this model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "the released code scores the unedited model, so there is no change to write"),
+        (["--correct", "kn_without_neuron_scored"], "above the threshold; give a lower adaptive_threshold or p"),
+    ],
+)
+def test_kn_without_a_neuron_writes_no_file(options, says, tmp_path, capsys) -> None:
+    request, hparams, out = (tmp_path / name for name in ("request.json", "h.json", "e.safetensors"))
+    request.write_text(json.dumps(RECORDS[15]))
+    hparams.write_text(json.dumps({"steps": 4, "refine": True, "p": 0.99}))
+    command = ["edit", "--model", MODELS / "tiny-gpt2", "--method", "kn", "--request", request, "--out", out]
+    assert call([str(word) for word in [*command, "--perspective", "relation", "--hparams", hparams, *options]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kloc: no neuron's attribution") and error.count("\n") == 1 and says in error
+    assert not out.exists()
+
+
+def test_indefinite_moments_are_said(tmp_path, capsys) -> None:
+    """The edit is made, and the command says how."""
+    (name,) = (REFERENCE / "moments" / "tiny-gpt2").rglob("transformer.h.2.*.npz")
+    golden = np.load(name)
+    matrix_MM = golden["mom2.mom2"] - 0.5 * np.eye(256, dtype=np.float32) * np.linalg.norm(golden["mom2.mom2"], 2)
+    np.savez(tmp_path / name.name, **{**golden, "mom2.mom2": matrix_MM})
+    options = ["--hparams", REFERENCE / "rome" / "hparams_tiny-gpt2.json", "--moments", tmp_path]
+    request, prefixes, out = (tmp_path / file for file in ("request.json", "prefixes.json", "e.safetensors"))
+    request.write_text(json.dumps(RECORDS[0]))
+    prefixes.write_text(json.dumps(FLAT))
+    command = ["edit", "--model", MODELS / "tiny-gpt2", "--method", "rome", "--request", request, "--out", out]
+    assert call([str(word) for word in [*command, "--prefixes", prefixes, *options]]) == 0
+    assert "second moments of layer 2 are not positive definite: solved by LU\n" in capsys.readouterr().out
+
+
+def test_one_defect_is_corrected(tmp_path, capsys) -> None:
+    """--correct kn_without_space gives the corrected protocol's edit, and the file says what it followed."""
+    options = ["--hparams", REFERENCE / "kn_rake" / "hparams.json", "--correct", "kn_without_space,tf32"]
+    out = edit(tmp_path, "tiny-gpt2", "kn", [15], *options)
+    file = REFERENCE / "kn_rake" / "tiny-gpt2_case15_entity_space.npz"
+    assert_changes(out, golden_changes(file, "edited.", "tiny-gpt2", whole=True))
+    with safe_open(out, "pt") as tensors:
+        assert tensors.metadata()["protocol"] == "released, but for kn_without_space, tf32 (corrected)"
+    assert "protocol released, but for kn_without_space, tf32 (corrected)" in capsys.readouterr().out

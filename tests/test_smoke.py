@@ -189,7 +189,8 @@ def test_corrected_protocol_gives_other_relation_edits(finished, tmp_path: Path)
                     for unit in ("rome-entity", "rome-relation", "memit-relation", "kn-relation", "ft-entity")
                 ]
             )
-    assert edits[0][0]["loss"] == pytest.approx(edits[1][0]["loss"], rel=1e-3)
+    # Of an entity edit with ROME the prefixes alone differ.
+    assert edits[0][0]["loss"] == pytest.approx(edits[1][0]["loss"], rel=5e-2)
     assert edits[0][1]["loss"] != pytest.approx(edits[1][1]["loss"], rel=1e-1)
     assert edits[0][2]["norm"] != pytest.approx(edits[1][2]["norm"], rel=1e-3)
     assert "undone" in edits[0][3] and "undone" not in edits[1][3]

@@ -5,6 +5,7 @@ Holds no command. Imports that load torch happen inside the functions that need 
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,9 +35,22 @@ RunModel = Annotated[
 ]
 Protocol = Annotated[ProtocolName, Parameter(help="Follow the released code's behaviour, or mend its defects.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, or one GPU such as cuda:1 (default: a GPU, else the CPU).")]
+Correct = Annotated[
+    list[str],
+    Parameter(
+        negative="",
+        help="Correct these defects alone and follow the released code in the rest: switches of docs/protocol.md, such "
+        "as kn_undone,mend_steps_swapped.",
+    ),
+]
 Out = Annotated[Path | None, Parameter(help="Run folder; results/PLAN-MODEL unless said.")]
 Memory = Annotated[str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.")]
 Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
+
+
+def words(texts: Sequence[str]) -> list[str]:
+    """Names given one by one or with commas between."""
+    return [word for text in texts for word in text.split(",") if word]
 
 
 def memory_budget(asked: str | None, device: str) -> Any:

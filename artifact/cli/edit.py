@@ -5,10 +5,24 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Memory, Model, Protocol, app, check_folder, load_model, memory_budget, write_json
+from artifact.cli.app import (
+    Correct,
+    Device,
+    Memory,
+    Model,
+    Protocol,
+    app,
+    check_folder,
+    load_model,
+    memory_budget,
+    words,
+    write_json,
+)
 from artifact.editing.hparams import JOINT, MethodName
 from artifact.errors import EditError, FactError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
+
+_NONE: list[str] = []
 
 
 @app.command
@@ -35,14 +49,17 @@ def edit(
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
+    correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
     from safetensors.torch import save_file
 
-    from artifact.editing.protocol import PROTOCOLS
+    from artifact.editing.kn import NO_NEURON
+    from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.lm.device import use_tf32
     from artifact.runs.editors import make_editor
 
+    followed = protocol_of(protocol, words(correct))
     requests = read_facts(request)
     if len(requests) > 1 and method not in JOINT:
         raise FactError(
@@ -50,11 +67,11 @@ def edit(
         )
     views = [fact.view(perspective) for fact in requests]
     loaded = load_model(model, device)
-    use_tf32(PROTOCOLS[protocol].tf32)
+    use_tf32(followed.tf32)
     editor = make_editor(
         loaded,
         method,
-        PROTOCOLS[protocol],
+        followed,
         memory_budget(memory, str(loaded.decoder.device)),
         hparams=hparams,
         prefixes=prefixes,
@@ -64,11 +81,16 @@ def edit(
     (found,) = editor.edits([views])
     if isinstance(found, EditError):
         raise found
+    if not found.edit.changes:
+        raise EditError(
+            f"{NO_NEURON}: the released code scores the unedited model, so there is no change to write; give a lower "
+            "adaptive_threshold or p with --hparams"
+        )
     settings = editor.described()
     described: dict[str, str] = {
         "method": method,
         "perspective": perspective,
-        "protocol": protocol,
+        "protocol": protocol_words(followed.name, followed.switches()),
         "model": loaded.name,
         "revision": loaded.revision,
         "hparams": settings["hash"],
@@ -80,12 +102,17 @@ def edit(
     first = views[0]
     others = f" and {len(views) - 1} more" if len(views) > 1 else ""
     print(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
-    print(", ".join(f"{name} {value:.4g}" for name, value in found.told().items()))
+    figures = {name: value for name, value in found.told().items() if not isinstance(value, str)}
+    print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    if found.note:
+        print(found.note)
     told = [name for name in ("protocol", "hparams", "moments", "weights") if name in described]
     print(", ".join(f"{name} {described[name]}" for name in told))
     print(f"hyperparameters: {described['hparams_source']}")
+    for line in editor.notes:
+        print(line)
     _say_unused(method, moments=moments, prefixes=prefixes, mend_weights=mend_weights)
-    if method == "kn" and PROTOCOLS[protocol].kn_undone:
+    if method == "kn" and followed.kn_undone:
         print("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")
     print(out)
     return 0

@@ -59,7 +59,7 @@ def mend_train(
     else:
         records, source = read_facts(facts), facts.name
         sha256 = hashlib.sha256(facts.read_bytes()).hexdigest()
-    resolved = hparams_for("mend", loaded.name, loaded.decoder.layers, hparams)
+    resolved = hparams_for("mend", loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
     weights = loaded.weights_hash()
     print(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
     dtype = torch.float16 if half else torch.float32

@@ -1,6 +1,5 @@
 """kloc smoke, full, run, report, verify, baseline: runs of a plan and what is made of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder
+from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
 from artifact.errors import SettingError
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
@@ -21,6 +20,7 @@ class RunOptions:
 
     model: RunModel = "auto"
     protocol: Protocol = "released"
+    correct: Correct = field(default_factory=list)
     out: Out = None
     limit: Limit = None
     device: Device = None
@@ -83,6 +83,7 @@ def run(
 
 def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.cli.fetch import obtain
+    from artifact.editing.protocol import protocol_of
     from artifact.plan import PAPER_MODELS, find_plans, narrowed
     from artifact.reporting.report import render
     from artifact.runs.inputs import Given, needed_sources
@@ -91,7 +92,8 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.runs.setup import Asked, run_device
     from artifact.runs.store import reading_all
 
-    methods = _words(narrowing.methods)
+    methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
+    protocol_of(options.protocol, correct)  # an unknown switch is said before anything is fetched
     plans = [narrowed(plan, narrowing.only, methods) for plan in find_plans(name)]
     several = len(plans) > 1 and options.model in ("auto", *PAPER_MODELS)
     if options.model in PAPER_MODELS:
@@ -99,9 +101,8 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     elif options.model != "auto":
         plans = plans[:1]
     given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
-    asked = Asked(
-        options.model, options.protocol, options.limit, options.memory, options.device, given, _shard(narrowing.shard)
-    )
+    shard = _shard(narrowing.shard)
+    asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None
@@ -146,11 +147,6 @@ def _engine(name: str) -> Any:
 
         return ray_engine
     return local_engine
-
-
-def _words(texts: Sequence[str]) -> list[str]:
-    """Names given one by one or with commas between."""
-    return [word for text in texts for word in text.split(",") if word]
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -5,8 +5,21 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Memory, Model, Protocol, app, load_model, memory_budget, write_json
+from artifact.cli.app import (
+    Correct,
+    Device,
+    Memory,
+    Model,
+    Protocol,
+    app,
+    load_model,
+    memory_budget,
+    words,
+    write_json,
+)
 from artifact.facts.fact import Perspective, Statement, read_statements
+
+_NONE: list[str] = []
 
 
 @app.command
@@ -42,24 +55,24 @@ def trace(
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
+    correct: Correct = _NONE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
     figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf or .png).")] = None,
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
-    from artifact.editing.protocol import PROTOCOLS
+    from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
     from artifact.lm.device import use_tf32
     from artifact.runs.setup import data_for, noise_level
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 
+    followed = protocol_of(protocol, words(correct))
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
     loaded = load_model(model, device)
-    use_tf32(PROTOCOLS[protocol].tf32)
+    use_tf32(followed.tf32)
     level = noise_level(noise, loaded, subjects)
-    settings = Settings(
-        level, kind, window, samples, sever, PROTOCOLS[protocol].severed_fresh_noise, corrupt, relation_span
-    )
+    settings = Settings(level, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
     found = trace_fact(loaded, statement, settings, memory_budget(memory, str(loaded.decoder.device)))
     result = {
         "tokens": found.tokens,
@@ -76,11 +89,13 @@ def trace(
         "samples": samples,
         "corrupt": corrupt,
         "protocol": protocol,
+        "corrected": corrected_switches(followed.name, followed.switches()),
         "model": loaded.name,
         "revision": loaded.revision,
     }
+    said = protocol_words(followed.name, followed.switches())
     source = f"s3 over the subjects of {facts or data_for(loaded.name).source}" if noise == "s3" else "as given"
-    print(f"noise {level:.4f} ({source}), {samples} samples, protocol {protocol}")
+    print(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
     print(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
     for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):
         mark = "*" if position in found.span else " "

@@ -9,6 +9,7 @@ Shape letters: B batch row, T token, I input and O output width of a linear laye
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,19 +134,20 @@ class Edit:
 @dataclass(frozen=True, kw_only=True)
 class Edited:
     """An edit with what its record keeps: the Frobenius norm of its change and, where a loss is minimised, the loss of
-    each forward pass. Methods that have more to tell extend it.
+    each forward pass; `note` says what else a reader must know of it. Methods that have more to tell extend it.
     """
 
     edit: Edit
     norm: float
     losses: Sequence[float] = field(default=())
+    note: str = ""
 
-    def told(self) -> dict[str, float | int]:
-        """The figures of a record."""
-        found: dict[str, float | int] = {"norm": self.norm}
+    def told(self) -> dict[str, Any]:
+        """What a record keeps: figures, and the note where there is one."""
+        found: dict[str, Any] = {"norm": self.norm}
         if self.losses:
             found |= {"loss": self.losses[-1], "steps": len(self.losses)}
-        return found
+        return found | ({"note": self.note} if self.note else {})
 
 
 def checked_norm(edit: Edit) -> float:

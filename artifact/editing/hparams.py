@@ -1,41 +1,26 @@
 """Hyperparameters: typed, one sentence each, per model and method, hashed into every record.
 
-Keys are those of the published files, so that such a file works as `--hparams`. Values for GPT-2 XL and GPT-J are the
-published ones (docs/protocol.md); those of other models are no paper values: the embedded world's were chosen on it,
-SmolLM2's FT and MEMIT likewise; any other model takes those of GPT-2 XL at the same fraction of its depth. It reads no
-weights.
+Keys are those of the published files, so that such a file works as `--hparams` (what else it holds: published.py).
+Values for GPT-2 XL and GPT-J are the published ones (docs/protocol.md). Those of other models are not paper values: the
+embedded world's were chosen on it, SmolLM2's FT and MEMIT likewise; any other model takes those of GPT-2 XL at the same
+fraction of its depth. It reads no weights.
 """
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 
 from artifact.errors import SettingError
-from artifact.facts.fact import read_json
+
+if TYPE_CHECKING:
+    from artifact.lm.decoder import Decoder
 
 MethodName = Literal["ft", "kn", "mend", "rome", "memit"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 JOINT: frozenset[MethodName] = frozenset({"ft", "mend", "memit"})
 """Methods that can write a list of requests into one edit; the others edit single facts."""
-
-_PUBLISHED_ELSEWHERE = {
-    "rewrite_module_tmp",
-    "layer_module_tmp",
-    "mlp_module_tmp",
-    "attn_module_tmp",
-    "ln_f_module",
-    "lm_head_module",
-    "mom2_dataset",
-    "mom2_n_samples",
-    "mom2_dtype",
-    "layer_selection",
-    "model_name",
-    "n_toks",
-}
-"""Keys of the published files that this package settles elsewhere: module names by family, moments by their source,
-all layers always, MEND's weights by their file."""
 
 
 def _says(text: str, **limits: Any) -> msgspec.Meta:
@@ -161,6 +146,8 @@ _PUBLISHED: dict[tuple[MethodName, str], Hparams] = {
         layers=(3, 4, 5, 6, 7, 8), v_loss_layer=27, v_num_grad_steps=25, mom2_update_weight=15000.0
     ),
 }
+_NOT_IN_THE_TABLES: dict[tuple[MethodName, str], str] = {("ft", "gpt-j"): "values", ("kn", "gpt-j"): "threshold"}
+"""What the paper's tables hold no row of, and what of it is published elsewhere."""
 _WORLD: dict[MethodName, Hparams] = {
     "ft": FtHparams(layers=(0,), lr=2e-3, norm_constraint=1e-2),
     "kn": KnHparams(),
@@ -200,13 +187,16 @@ def _scaled(layers: int) -> dict[MethodName, Hparams]:
     }
 
 
-def hparams_for(method: MethodName, model: str, layers: int, overrides: Path | None = None) -> Any:
+def hparams_for(
+    method: MethodName, model: str, layers: int, overrides: Path | None = None, decoder: "Decoder | None" = None
+) -> Any:
     """A method's hyperparameters for a model of that name and depth, with the overrides of a JSON file.
 
-    Raises SettingError for a file with an unknown key, a wrong type, or a layer the model lacks.
+    Raises SettingError for a file with an unknown key, a wrong type, a layer that the model does not have, or another
+    module than the one edited: of `decoder`, or without one of any known family.
     """
     default = _CHOSEN.get(model, {}).get(method) or _PUBLISHED.get((method, model), _scaled(layers)[method])
-    hparams = _override(default, overrides)
+    hparams = _override(default, overrides, decoder)
     _check_layers(hparams, layers)
     _check_loss_layer(hparams, layers)
     if isinstance(hparams, FtHparams) and (hparams.norm_constraint is True or (hparams.most or 1) <= 0):
@@ -216,7 +206,9 @@ def hparams_for(method: MethodName, model: str, layers: int, overrides: Path | N
 
 def hparams_source(hparams: Hparams, method: MethodName, model: str, layers: int) -> str:
     """Where a model's hyperparameters come from, in words, and whether they are paper values."""
-    if (method, model) in _PUBLISHED:
+    if (method, model) in _NOT_IN_THE_TABLES:
+        words = f"not in the tables, {_NOT_IN_THE_TABLES[method, model]} published elsewhere"
+    elif (method, model) in _PUBLISHED:
         words = "published for this model"
     elif method in _CHOSEN.get(model, {}):
         words = f"chosen on {'the embedded world' if model == 'world' else model}, no paper values"
@@ -253,13 +245,12 @@ def _check_loss_layer(hparams: Hparams, layers: int) -> None:
         raise SettingError("hyperparameter v_loss_layer lies below the edited layer; give a layer at or above it")
 
 
-def _override(hparams: Hparams, path: Path | None) -> Hparams:
+def _override(hparams: Hparams, path: Path | None, decoder: "Decoder | None") -> Hparams:
     if path is None:
         return hparams
-    given = read_json(path)
-    if not isinstance(given, dict):
-        raise SettingError(f"{path}: holds no hyperparameters; expected a JSON object by name")
-    given = {key: value for key, value in given.items() if key not in _PUBLISHED_ELSEWHERE}
+    from artifact.editing.published import hyperparameters_of
+
+    given = hyperparameters_of(path, decoder)
     try:
         return msgspec.convert({**msgspec.to_builtins(hparams), **given}, type(hparams))
     except msgspec.ValidationError as error:

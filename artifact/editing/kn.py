@@ -15,6 +15,7 @@ F prompt, and J token of a target.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,15 +36,22 @@ _HEAD_ROWS = 128
 """Rows whose logits are held at once."""
 
 
+NO_NEURON = "no neuron's attribution is above the threshold"
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnEdit(Edited):
-    """An edit and the neurons it writes to, (layer, index), in the reference's order."""
+    """An edit and the neurons it writes to, (layer, index), in the reference's order.
+
+    Without a neuron (Protocol.kn_without_neuron_scored) it changes nothing, and its record says so.
+    """
 
     neurons: tuple[Neuron, ...]
 
-    def told(self) -> dict[str, float | int]:
+    def told(self) -> dict[str, Any]:
         """The figures of a record."""
-        return super().told() | {"neurons": len(self.neurons)}
+        found = super().told() | {"neurons": len(self.neurons)}
+        return found if self.neurons else found | {"unedited": True, "unedited_reason": NO_NEURON}
 
 
 def kn(
@@ -53,7 +61,8 @@ def kn(
 
     Neurons are those of the view's own prompt; with `hparams.refine`, those that more than p of its prompts (its own
     and its rephrasings) share. Each one's row of the down-projection changes by the sum of the embeddings of the
-    target's tokens less twice that of the model's own next token.
+    target's tokens less twice that of the model's own next token. A view that has no neuron is an EditError or, under
+    protocol.kn_without_neuron_scored, an edit that changes nothing.
     """
     decoder, space = model.decoder, "" if protocol.kn_without_space else " "
     own = [fill(view.template, view.subject) for view in views]
@@ -75,6 +84,9 @@ def kn(
         try:
             coarse = [neurons_above(scores_LM, hparams.adaptive_threshold) for scores_LM, _ in part]
             neurons = refined(coarse, hparams.p) if hparams.refine else coarse[0]
+            if not neurons and protocol.kn_without_neuron_scored:
+                results.append(KnEdit(edit=Edit({}), norm=0.0, neurons=()))
+                continue
             scores_LM, greedy = part[0]
             edit = _edit(decoder, neurons, scores_LM.shape[1], greedy, target)
             results.append(KnEdit(edit=edit, norm=checked_norm(edit), neurons=tuple(neurons)))
@@ -121,7 +133,7 @@ def refined(coarse: Sequence[Sequence[Neuron]], p: float) -> list[Neuron]:
 def _edit(decoder: Decoder, neurons: Sequence[Neuron], width: int, greedy: int, target: Sequence[int]) -> Edit:
     """The same vector added to the row of every neuron: one change of rank one for each layer that has any."""
     if not neurons:
-        raise EditError("no neuron's attribution is above the threshold; give a lower adaptive_threshold or p")
+        raise EditError(f"{NO_NEURON}; give a lower adaptive_threshold or p")
     embedding_VD = decoder.embedding_VD
     vector_D = embedding_VD[list(target)].float().sum(0) - 2 * embedding_VD[greedy].float()
     by_layer: dict[int, list[int]] = {}

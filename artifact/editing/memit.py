@@ -13,7 +13,7 @@ Shape letters as in lm/decoder.py, and F fact, N facts of one edit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,10 +55,10 @@ class MemitEdit(Edited):
     history: Sequence[Sequence[tuple[float, float, float, float]]]
     written: Mapping[int, Written]
 
-    def told(self) -> dict[str, float | int]:
-        """The norm, the mean of the facts' last losses and the most steps any took."""
+    def told(self) -> dict[str, Any]:
+        """What every record keeps, with the mean of the facts' last losses and the most steps any took."""
         last = [terms[-1][0] for terms in self.history]
-        return {"norm": self.norm, "loss": sum(last) / len(last), "steps": max(map(len, self.history))}
+        return super().told() | {"loss": sum(last) / len(last), "steps": max(map(len, self.history))}
 
 
 def memit(
@@ -184,6 +184,7 @@ def _memit(
                 edit=edit,
                 norm=norm,
                 losses=[terms[0] for terms in history[0]] if len(history) == 1 else (),
+                note=moments.note(layers),
                 values_ND=values[number],
                 history=history,
                 written=written[number],

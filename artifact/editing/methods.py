@@ -32,7 +32,7 @@ from artifact.lm.load import LanguageModel
 @dataclass(frozen=True)
 class Editor:
     """A method on a model. `prefixes` is a list of templates for ROME and a list of groups for MEMIT; `moments` is
-    for these two, `network` for MEND.
+    for these two, `network` for MEND. `notes`: what a hyperparameter file says that is not what is used here.
     """
 
     model: LanguageModel
@@ -43,6 +43,7 @@ class Editor:
     prefixes: Sequence[Any] = ()
     moments: Moments | None = None
     network: Network | None = None
+    notes: Sequence[str] = ()
 
     @property
     def ordered(self) -> bool:

@@ -9,6 +9,9 @@ the model's device in float64 (8 M^2 bytes a layer: 0.33 GB for GPT-2 XL, so 1.6
 GPT-J, so 12.9 GB for its six). Matrices computed here stay in the computer's own memory. Factoring needs two such
 matrices for a moment, reading a file one in float32 in the computer's memory.
 
+A matrix that is symmetric and not positive definite (published sums are float32) is factored by LU, as the released
+code inverts every matrix, and each edit's record says so; a singular or asymmetric one is an error that names the file.
+
 Shape letters: B batch row, T token, M MLP width, N number of keys.
 """
 
@@ -26,12 +29,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.errors import RunError, SettingError
+from artifact.errors import EditError, RunError, SettingError
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.load import LanguageModel
 
+OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
 """Beside the files of `kloc moments`: where they come from."""
+
+
+@dataclass(frozen=True)
+class _Cholesky:
+    """C = L L^T."""
+
+    lower_MM: Tensor
+
+    def solve(self, keys_MN: Tensor) -> Tensor:
+        # Two triangular solves: several times as fast as cholesky_solve where keys are few.
+        half_MN = torch.linalg.solve_triangular(self.lower_MM, keys_MN, upper=False)
+        return torch.linalg.solve_triangular(self.lower_MM.t(), half_MN, upper=True)
+
+
+@dataclass(frozen=True)
+class _LU:
+    """P C = L U, for a C that is not positive definite."""
+
+    both_MM: Tensor
+    pivots_M: Tensor
+
+    def solve(self, keys_MN: Tensor) -> Tensor:
+        return torch.linalg.lu_solve(self.both_MM, self.pivots_M, keys_MN)
 
 
 @dataclass
@@ -41,10 +68,12 @@ class Moments:
     source: str
     folder: Path | None = None
     given_MM: dict[int, Tensor] = field(default_factory=dict)
-    _factors: dict[int, Tensor] = field(default_factory=dict)
+    _factors: dict[int, _Cholesky | _LU] = field(default_factory=dict)
+    _counts: dict[int, float] = field(default_factory=dict)
 
     def matrix(self, decoder: Decoder, layer: int) -> Tensor:
-        """C of one layer (M, M) in float64 on the decoder's device; SettingError when there is none that fits.
+        """C of one layer (M, M) in float64 on the decoder's device; SettingError when there is none that fits, or when
+        it is not symmetric.
 
         Read from its file at every call: what solves with it keeps the factor instead.
         """
@@ -55,14 +84,39 @@ class Moments:
                 f"moments ({self.source}): layer {layer} is {tuple(given_MM.shape)}, this model needs {(rows, rows)}; "
                 "give the moments of this model"
             )
-        return given_MM.to(decoder.device, torch.float64)
+        matrix_MM = given_MM.to(decoder.device, torch.float64)
+        if not _is_symmetric(matrix_MM):
+            raise SettingError(
+                f"{self._named(decoder, layer)}: the matrix of layer {layer} is not symmetric, as second moments are; "
+                "fetch or compute it again"
+            )
+        return matrix_MM
+
+    def published(self, decoder: Decoder) -> dict[str, Any] | None:
+        """What the published hyperparameter files call these moments by; None for any that are not the published ones'
+        kind: computed here, or a folder of another corpus.
+        """
+        if self.folder is None or OTHER_CORPUS in self.source:
+            return None
+        found = sorted(self.folder.rglob(moment_file(decoder, 0, "*").replace(".0.", ".*.", 1)))
+        samples = {file.stem.rpartition("_")[2] for file in found}
+        count = int(samples.pop()) if len(samples) == 1 and min(samples).isdigit() else None
+        return {"mom2_dataset": "wikipedia", "mom2_n_samples": count, "mom2_dtype": "float32"}
+
+    def note(self, layers: Sequence[int]) -> str:
+        """What a record that solved with these layers says of them: nothing, or which were factored by LU and why."""
+        found = [layer for layer in layers if isinstance(self._factors.get(layer), _LU)]
+        if not found:
+            return ""
+        which = f"layer{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
+        return f"second moments of {which} are not positive definite: solved by LU"
 
     def solve(self, decoder: Decoder, layer: int, keys_NM: Tensor) -> Tensor:
-        """C^-1 k for each row of keys (N, M), by Cholesky in float64; SettingError when C is not positive definite."""
-        factor_MM = self._factor(decoder, layer)
-        # Two triangular solves: several times as fast as cholesky_solve where keys are few.
-        half_MN = torch.linalg.solve_triangular(factor_MM, keys_NM.double().t(), upper=False)
-        return torch.linalg.solve_triangular(factor_MM.t(), half_MN, upper=True).t()
+        """C^-1 k for each row of keys (N, M), in float64 by Cholesky, or by LU where C is not positive definite.
+
+        SettingError when C is singular or not symmetric.
+        """
+        return self._factor(decoder, layer).solve(keys_NM.double().t()).t()
 
     def regularised(self, decoder: Decoder, layer: int, keys_NM: Tensor, weight: float) -> Tensor:
         """(weight C + sum of k k^T)^-1 k for each row k of `keys_NM`, the sum over all of them: (N, M) in float64.
@@ -74,7 +128,10 @@ class Moments:
         alone_NM = self.solve(decoder, layer, keys_NM) / weight
         overlap_NN = alone_NM @ keys_NM.t()
         overlap_NN.diagonal().add_(1)
-        return torch.linalg.solve(overlap_NN, alone_NM)
+        found_NM, failed = torch.linalg.solve_ex(overlap_NN, alone_NM)
+        if int(failed) != 0:
+            raise EditError(f"weight C + K K^T is singular for these keys of layer {layer}; change mom2_update_weight")
+        return found_NM
 
     def regularised_each(self, decoder: Decoder, layer: int, keys_BM: Tensor, weight: float) -> Tensor:
         """(weight C + k k^T)^-1 k for each row k of `keys_BM` on its own: (B, M) in float64.
@@ -85,37 +142,75 @@ class Moments:
         alone_BM = self.solve(decoder, layer, keys_BM) / weight
         return alone_BM / (1 + (alone_BM * keys_BM).sum(1, keepdim=True))
 
-    def _factor(self, decoder: Decoder, layer: int) -> Tensor:
+    def _factor(self, decoder: Decoder, layer: int) -> _Cholesky | _LU:
         if layer not in self._factors:
-            factor_MM, failed = torch.linalg.cholesky_ex(self.matrix(decoder, layer))
-            pivot_M = factor_MM.diagonal() ** 2
+            matrix_MM = self.matrix(decoder, layer)
+            lower_MM, failed = torch.linalg.cholesky_ex(matrix_MM)
+            found: _Cholesky | _LU = _Cholesky(lower_MM)
+            pivot_M = lower_MM.diagonal() ** 2
+            if int(failed) != 0:
+                del lower_MM
+                found = _LU(*torch.linalg.lu_factor_ex(matrix_MM)[:2])
+                pivot_M = found.both_MM.diagonal().abs()
             # A matrix of too few samples can pass with pivots that are rounding alone.
             noise = len(pivot_M) * torch.finfo(torch.float64).eps * pivot_M.max()
-            if int(failed) != 0 or not bool(pivot_M.min() > noise):
-                raise SettingError(
-                    f"moments ({self.source}): the matrix of layer {layer} is singular; use moments of more samples"
-                )
-            self._factors[layer] = factor_MM
+            # Fewer keys than dimensions are singular too, whatever a sum's rounding to float32 has left of it.
+            few = self._counts.get(layer, len(pivot_M)) < len(pivot_M)
+            if few or not bool(pivot_M.min() > noise):
+                raise SettingError(self._singular(decoder, layer))
+            self._factors[layer] = found
         return self._factors[layer]
+
+    def _singular(self, decoder: Decoder, layer: int) -> str:
+        return f"{self._named(decoder, layer)}: the matrix of layer {layer} is singular; use moments of more samples"
+
+    def _named(self, decoder: Decoder, layer: int) -> str:
+        """Where a layer's matrix is from: its file, or the source in words."""
+        if layer in self.given_MM or self.folder is None:
+            return f"moments ({self.source})"
+        return str(self._file(self.folder, decoder, layer))
 
     def _read(self, decoder: Decoder, layer: int) -> Tensor:
         if self.folder is None:
             raise SettingError(f"moments ({self.source}): none for layer {layer}; give a folder with --moments")
-        name = moment_file(decoder, layer, "*")
-        files = sorted(self.folder.glob(name)) or sorted(self.folder.rglob(name))
-        if not files:
-            raise SettingError(f"{self.folder}: no file {name} in it; give a folder in the published layout")
-        if len(files) > 1:
-            both = " and ".join(str(file.relative_to(self.folder)) for file in files[:2])
-            raise SettingError(f"{self.folder}: layer {layer} has more than one file ({both}); give the folder of one")
+        file = self._file(self.folder, decoder, layer)
         try:
-            with ZipFile(files[0]) as archive:
+            with ZipFile(file) as archive:
                 total, count = read_array(archive, "mom2.mom2"), float(read_array(archive, "mom2.count"))
         except UNREADABLE as error:
-            raise SettingError(f"{files[0]}: is no moment file ({error}); fetch or compute it again") from None
+            raise SettingError(f"{file}: is no moment file ({error}); fetch or compute it again") from None
         if total.ndim != 2 or total.dtype.kind != "f" or not count > 0 or not np.isfinite(total).all():
-            raise SettingError(f"{files[0]}: holds no finite matrix with a count; fetch or compute it again")
+            raise SettingError(f"{file}: holds no finite matrix with a count; fetch or compute it again")
+        self._counts[layer] = count
         return torch.from_numpy(total).to(decoder.device).double().div_(count)
+
+    @staticmethod
+    def _file(folder: Path, decoder: Decoder, layer: int) -> Path:
+        name = moment_file(decoder, layer, "*")
+        files = sorted(folder.glob(name)) or sorted(folder.rglob(name))
+        if not files:
+            raise SettingError(f"{folder}: no file {name} in it; give a folder in the published layout")
+        if len(files) > 1:
+            both = " and ".join(str(file.relative_to(folder)) for file in files[:2])
+            raise SettingError(f"{folder}: layer {layer} has more than one file ({both}); give the folder of one")
+        return files[0]
+
+
+_ROUNDING = 1e-4
+"""Most by which entries (i, j) and (j, i) of a published sum differ, in units of the root of the diagonal's entries i
+and j: float32 sums of matrix products need not be symmetric to the last bit."""
+_ROWS = 1024
+
+
+def _is_symmetric(matrix_MM: Tensor) -> bool:
+    """Whether a matrix is symmetric up to rounding; a part of its rows at a time, as it may fill half a GPU."""
+    scale_M = matrix_MM.diagonal().abs().sqrt()
+    for start in range(0, len(matrix_MM), _ROWS):
+        rows = slice(start, start + _ROWS)
+        away_RM = (matrix_MM[rows] - matrix_MM[:, rows].t()).abs_()
+        if bool((away_RM > _ROUNDING * scale_M[rows, None] * scale_M).any()):
+            return False
+    return True
 
 
 def read_moments(folder: Path) -> Moments:
@@ -128,7 +223,7 @@ def read_moments(folder: Path) -> Moments:
     source = f"folder {folder.name}"
     try:
         made = msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
-        source += f", other corpus: {made['source']}, {made['texts']} texts, {made['tokens']} tokens"
+        source += f", {OTHER_CORPUS}: {made['source']}, {made['texts']} texts, {made['tokens']} tokens"
     except (OSError, msgspec.DecodeError, KeyError):
         pass  # the published files have none
     return Moments(source=source, folder=folder)

@@ -1,45 +1,118 @@
 """Context prefixes: short texts drawn from the model itself, before which a prompt is repeated.
 
-Covers drawing them (top-5 sampling after the token that opens a document, seeded; docs/protocol.md) and reading given
-ones. The authors drew theirs without a recorded seed, so these are of the same kind and not the same texts. ROME takes
-a list; MEMIT takes groups, averaged within the group first: the bare prompt, and texts that open with given words.
+Covers drawing them (top-5 sampling, seeded; docs/protocol.md) and reading given ones. The authors drew theirs without a
+recorded seed, so these are of the same kind and not the same texts. ROME takes a list; MEMIT takes groups, averaged
+within the group first: the bare prompt, and texts that open with given words.
+
+Two ways (Protocol.prefixes_as_released). As released, a length counts the token that opens the text, the end token may
+be drawn, and the text is decoded, normalised (NFKD) and not stripped. Corrected, a length counts what is drawn, no end
+token is drawn, and the text is stripped. Golden (as released): tests/reference/context_prefixes, equal.
+
+Shape letters as in lm/decoder.py, and S the tokens to draw from.
 """
 
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import read_json
+from artifact.lm.device import full_precision
 from artifact.lm.load import LanguageModel
 
 BARE = "{}"
 SEED = 2409
 OPENERS = ("The", "Therefore", "Because", "I", "You")
 OPENED_LENGTH = 10
+_TOP = 5
 
 
-def draw_prefixes(model: LanguageModel, lengths: Sequence[tuple[int, int]], seed: int = SEED) -> list[str]:
-    """The bare prompt's template and, for each (most tokens, how many), that many templates "text. {}"."""
+@dataclass(frozen=True)
+class Drawn:
+    """Texts drawn together: `ids` of each with its prompt, and `picks`, by step and text the place of the draw among
+    the likeliest tokens, likeliest first; a draw inside a prompt is thrown away and stands here all the same.
+    """
+
+    ids: list[list[int]]
+    picks: list[list[int]]
+
+
+def draw_prefixes(
+    model: LanguageModel, lengths: Sequence[tuple[int, int]], seed: int = SEED, as_released: bool = True
+) -> list[str]:
+    """ROME's templates: the bare prompt's and, for each (length, how many), that many templates "text. {}".
+
+    As released one generator goes on through all lengths, and a length counts the opening token. A text that a small
+    vocabulary cannot read again is drawn anew without special tokens.
+    """
     templates = [BARE]
-    for number, (most, count) in enumerate(lengths):
-        for ids in sample(model, count, most, seed + number):
-            templates.append(_template(model.tokens.decode(ids)))
+    if not as_released:
+        for number, (most, count) in enumerate(lengths):
+            for ids in sample(model, count, most, seed + number):
+                templates.append(_stripped(model.tokens.decode(ids)))
+        return templates
+    generator = torch.Generator().manual_seed(seed)
+    for length, count in lengths:
+        drawn = draw(model, [[model.tokens.document_id]] * count, length, generator)
+        templates += _written(model, drawn, length, seed + len(templates))
     return templates
 
 
-def _template(text: str) -> str:
-    return text.strip().replace("{", " ").replace("}", " ") + ". {}"
-
-
-def draw_groups(model: LanguageModel, seed: int = SEED) -> list[list[str]]:
+def draw_groups(model: LanguageModel, seed: int = SEED, as_released: bool = True) -> list[list[str]]:
     """MEMIT's groups of templates: the bare prompt alone, and a text of ten tokens opened with each of OPENERS.
 
-    A text whose opener a small vocabulary cannot read is drawn freely instead.
+    As released the ten count the tokens of the opener (and of what the tokenizer puts in front), and all five are drawn
+    in one batch. A text whose opener a small vocabulary cannot read is drawn freely instead.
     """
-    return [[BARE], [_template(_opened(model, word, seed + number)) for number, word in enumerate(OPENERS)]]
+    if not as_released:
+        return [[BARE], [_stripped(_opened(model, word, seed + number)) for number, word in enumerate(OPENERS)]]
+    drawn = draw(model, [_prompt(model, word) for word in OPENERS], OPENED_LENGTH, torch.Generator().manual_seed(seed))
+    return [[BARE], _written(model, drawn, OPENED_LENGTH, seed)]
+
+
+def _prompt(model: LanguageModel, opener: str) -> list[int]:
+    try:
+        return [*model.tokens.opening, *model.tokens.ids(opener)]
+    except PromptError:
+        return [model.tokens.document_id]
+
+
+def _written(model: LanguageModel, drawn: Drawn, length: int, seed: int) -> list[str]:
+    """The templates of drawn texts, as released; what cannot be read again is drawn anew, each by a seed of its own."""
+    templates = []
+    for number, ids in enumerate(drawn.ids):
+        template = _as_released(model, ids)
+        try:
+            model.tokens.ids(template.removesuffix(" {}"))
+        except PromptError:
+            (again,) = sample(model, 1, length - 1, seed + number)
+            template = _stripped(model.tokens.decode(again))
+        templates.append(template)
+    return templates
+
+
+def _as_released(model: LanguageModel, ids: Sequence[int]) -> str:
+    """A drawn text as the released code writes it, in its order; nothing is stripped.
+
+    Braces become spaces, which it does for MEMIT alone: ROME's would end in a KeyError.
+    """
+    text = unicodedata.normalize("NFKD", model.tokens.decode_as_released(ids)).replace("\n\n", " ")
+    for special in model.tokens.special_texts:
+        text = text.replace(special, "")
+    return _template(text)
+
+
+def _stripped(text: str) -> str:
+    return _template(text.strip())
+
+
+def _template(text: str) -> str:
+    return text.replace("{", " ").replace("}", " ") + ". {}"
 
 
 def _opened(model: LanguageModel, word: str, seed: int) -> str:
@@ -55,37 +128,64 @@ def _opened(model: LanguageModel, word: str, seed: int) -> str:
 
 
 def sample(
-    model: LanguageModel, count: int, most: int, seed: int, top: int = 5, start: Sequence[int] = ()
+    model: LanguageModel, count: int, most: int, seed: int, top: int = _TOP, start: Sequence[int] = ()
 ) -> list[list[int]]:
     """`count` texts of `most` token ids each, every token drawn from the `top` likeliest after `start`.
 
     Without `start` the token that opens a document stands before the text (Tokens.document_id); none that stands for
-    no text is drawn. Drawn on the CPU from one seeded generator, so the device does not change the draws.
+    no text is drawn.
     """
-    decoder, tokens = model.decoder, model.tokens
+    first = [*model.tokens.opening, *start] if start else [model.tokens.document_id]
     generator = torch.Generator().manual_seed(seed)
-    first = [*tokens.opening, *start] if start else [tokens.document_id]
-    unwanted = list(tokens.special_ids)
-    ids_BT = torch.tensor([first] * count, device=decoder.device)
-    drawn: list[list[int]] = [[] for _ in range(count)]
-    with torch.no_grad():
-        run = decoder.run(decoder.words(ids_BT))
+    drawn = draw(model, [first] * count, len(first) + most, generator, top, model.tokens.special_ids)
+    return [ids[len(first) :] for ids in drawn.ids]
+
+
+@torch.no_grad()
+def draw(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    generator: torch.Generator,
+    top: int = _TOP,
+    unwanted: Sequence[int] = (),
+) -> Drawn:
+    """Texts of `length` token ids that go on from prompts (ids, counted in the length), drawn in one batch.
+
+    Each token is drawn from the `top` likeliest, in proportion to their probabilities; ids of `unwanted` never are. A
+    step draws for every row, a row that is still inside its prompt keeps the prompt's token. As in the released code
+    nothing is drawn where the longest prompt is `length` long already. Drawn on the CPU from float32 probabilities,
+    with TF32 off, so that the device does not change the texts.
+    """
+    decoder = model.decoder
+    found, picks = [list(ids) for ids in prompts], []
+    if max(map(len, prompts)) >= length:
+        return Drawn(found, [])
+    shortest = min(map(len, prompts))
+    with full_precision():
+        run = decoder.run(decoder.words(torch.tensor([ids[:shortest] for ids in prompts], device=decoder.device)))
         keys, hidden_BTD = run.keys, run.states_LBTD[-1]
-        for position in range(len(first), len(first) + most):
-            logits_BV = decoder.logits(hidden_BTD[:, -1])
-            logits_BV[:, unwanted] = -torch.inf  # a prefix has no end within it
+        for position in range(shortest, length):
+            logits_BV = decoder.logits(hidden_BTD[:, -1]).float()
+            logits_BV[:, list(unwanted)] = -torch.inf
             best = logits_BV.topk(top)
-            pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(decoder.device)
-            ids_BT = best.indices.gather(1, pick)
-            for row, token in zip(drawn, ids_BT[:, 0].tolist(), strict=True):
-                row.append(token)
-            if position == len(first) + most - 1:
+            pick_B1 = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
+            picks.append(pick_B1[:, 0].tolist())
+            for row, token in zip(found, _tokens(best.indices, pick_B1), strict=True):
+                if len(row) == position:
+                    row.append(token)
+            if position == length - 1:
                 break
+            ids_BT = torch.tensor([[row[position]] for row in found], device=decoder.device)
             hidden_BTD = decoder.embed(decoder.words(ids_BT), position)
             for layer in range(decoder.layers):
                 hidden_BTD, new = decoder.block(layer, hidden_BTD, past=keys[layer])
                 keys[layer] = (torch.cat((keys[layer][0], new[0]), 2), torch.cat((keys[layer][1], new[1]), 2))
-    return drawn
+    return Drawn(found, picks)
+
+
+def _tokens(best_BS: Tensor, pick_B1: Tensor) -> list[int]:
+    return best_BS.cpu().gather(1, pick_B1)[:, 0].tolist()
 
 
 def read_prefixes(path: Path) -> list[str]:

@@ -95,6 +95,7 @@ def rome(
                 edit=edit,
                 norm=norm,
                 losses=[terms[0] for terms in history],
+                note=moments.note([layer]) if hparams.mom2_adjustment else "",
                 left_M=left_M,
                 right_D=right_D,
                 target_D=target_D,

@@ -58,13 +58,20 @@ class Optimised:
 
 
 def subject_row(
-    model: LanguageModel, template: str, subject: str, target: Sequence[int] = (), divisor: int | None = None
+    model: LanguageModel,
+    template: str,
+    subject: str,
+    target: Sequence[int] = (),
+    divisor: int | None = None,
+    cleaned: bool = False,
 ) -> Row:
     """The row of a prompt template ("{}" is the subject) and the ids of its target.
 
-    As in the released code the target's text, but for its last token, is appended and the whole tokenised together.
+    As in the released code the target's text, but for its last token, is appended and the whole tokenised together;
+    `cleaned` is Protocol.target_spaces_cleaned.
     """
-    text = fill(template, subject) + (model.tokens.decode(target[:-1]) if len(target) > 1 else "")
+    decode = model.tokens.decode_as_released if cleaned else model.tokens.decode
+    text = fill(template, subject) + (decode(target[:-1]) if len(target) > 1 else "")
     encoded = model.tokens.encode(text)
     start = template.index("{}")
     span = encoded.span(start, start + len(subject))
@@ -78,12 +85,12 @@ def objective(
     model: LanguageModel, view: View, templates: Sequence[str], removals: Sequence[str], protocol: Protocol
 ) -> Objective:
     """What the value of one view is optimised for: every prefixed prompt; in relation views, removal towards "None"."""
-    target = model.tokens.ids(f" {view.target}")
-    rows = [subject_row(model, fill(t, view.template), view.subject, target) for t in templates]
+    target, cleaned = model.tokens.ids(f" {view.target}"), protocol.target_spaces_cleaned
+    rows = [subject_row(model, fill(t, view.template), view.subject, target, cleaned=cleaned) for t in templates]
     if view.removal is not None:
         none = model.tokens.ids(NO_RELATION if protocol.removal_without_space else f" {NO_RELATION}")
         divisor = len(target) if protocol.removal_nll_by_relation_length else len(none)
-        rows += [subject_row(model, fill(t, view.removal), view.subject, none, divisor) for t in removals]
+        rows += [subject_row(model, fill(t, view.removal), view.subject, none, divisor, cleaned) for t in removals]
     return Objective(tuple(rows), subject_row(model, KEPT_PROMPT, view.subject))
 
 

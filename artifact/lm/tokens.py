@@ -19,6 +19,8 @@ from artifact.errors import ModelError, PromptError
 
 _DOCUMENTS = "<|endoftext|>"
 """GPT-2's token between documents, which many later vocabularies keep (SmolLM2 among them)."""
+_CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+"""What transformers' clean-up of spaces writes without its spaces, one after the other in this order."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Tokens:
     `opening` are the ids that the tokenizer puts in front of every prompt, none or one. `document_id` opens a text that
     has no prompt, as samples do: the opening where there is one, else the token between the documents of pretraining
     (a chat model's begin and end tokens stand around turns), else the begin or end token. `special_ids` are those that
-    stand for no text. Raises ModelError for a tokenizer that puts a space of its own in front of every text.
+    stand for no text, `special_texts` how they are written. `cleans_spaces`: whether transformers 4, which the released
+    code ran on, cleans spaces when it decodes: as the tokenizer's files say, and yes where they say nothing. Raises
+    ModelError for a tokenizer that puts a space of its own in front of every text.
     """
 
     def __init__(self, tokenizer: Any, limit: int) -> None:
@@ -64,6 +68,9 @@ class Tokens:
         self.document_id: int = known[0]
         self.end_id: int = known[0] if end is None else end
         self.special_ids: tuple[int, ...] = tuple(sorted({*marked.values(), self.document_id, self.end_id}))
+        self.special_texts: tuple[str, ...] = tuple(tokenizer.convert_ids_to_tokens(list(self.special_ids)))
+        asked = tokenizer.init_kwargs.get("clean_up_tokenization_spaces")
+        self.cleans_spaces: bool = True if asked is None else bool(asked)
         unknown = tokenizer.unk_token_id
         # GPT-2's tokenizers name their end token as the unknown one; bytes leave nothing unknown there.
         self._unknown = None if unknown in (self.document_id, self.end_id) else unknown
@@ -102,7 +109,19 @@ class Tokens:
         return list(self.encode(text).ids[len(self.opening) :])
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens as they are written, every space kept."""
         return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+    def decode_as_released(self, ids: Sequence[int]) -> str:
+        """`decode`, with the spaces cleaned up where `cleans_spaces` says so.
+
+        transformers 5 has this for no byte-level BPE any more, so it is done here.
+        """
+        text = self.decode(ids)
+        if self.cleans_spaces:
+            for written in _CLEANED:
+                text = text.replace(written, written.strip(" "))
+        return text
 
     def pad(self, rows: Sequence[Sequence[int]], device: torch.device, whole: bool = True) -> Tensor:
         """Rows of ids as one (B, T) tensor, padded on the right with the end token; a causal model never sees it.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from artifact.editing.protocol import corrected_switches
 from artifact.errors import ExpectedError
 from artifact.reporting.charts import Chart
 from artifact.reporting.resources import expected_folder
@@ -36,7 +37,9 @@ class MeasuredValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run's numbers with what made them. `settings` are the hashes of the hyperparameters by method."""
+    """One run's numbers with what made them. `settings` are the hashes of the hyperparameters by method, `corrected`
+    the switches of the released protocol that were corrected one by one.
+    """
 
     hardware: str
     plan: str
@@ -47,6 +50,7 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: int | None
     settings: dict[str, str]
     values: tuple[MeasuredValue, ...]
+    corrected: tuple[str, ...] = ()
 
     def describes(self, info: RunInfo) -> bool:
         """Whether a run of `info` is this run made again: the same plan, model, data, protocol and settings."""
@@ -55,6 +59,7 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             == (info.plan.name, info.model, info.protocol, info.limit)
             and (self.weights_sha256, self.data_sha256) == (info.weights_sha256, info.data_sha256)
             and self.settings == _hashes(info)
+            and list(self.corrected) == corrected_switches(info.protocol, info.switches)
         )
 
 
@@ -105,6 +110,7 @@ def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> by
         limit=info.limit,
         settings=_hashes(info),
         values=tuple(measured_values(run, drawn)),
+        corrected=tuple(corrected_switches(info.protocol, info.switches)),
     )
     return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 

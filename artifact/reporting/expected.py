@@ -57,6 +57,8 @@ class Cell(msgspec.Struct, frozen=True):
     reconstructed: Tolerance | None
     taken_from: str
     notes: tuple[str, ...]
+    edit_applied: bool = False
+    """The edit was in force when this was scored, so that a run whose edit is undone first is not compared with it."""
 
     def tolerance_with(self, data_source: str) -> Tolerance:
         """The tolerance that holds for a run on `data_source`: the wide one for a template reconstruction."""
@@ -158,6 +160,7 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values: tuple[_Percent, ...]
     notes: tuple[str, ...] = ()
     half_widths: tuple[_Percent, ...] | None = None
+    edit_applied: bool = False
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -290,6 +293,7 @@ def _cell(
         reconstructed=reconstructed,
         taken_from=f"{table.where}, row {model.printed} {method}, column {column.printed}",
         notes=tuple(notes),
+        edit_applied=row.edit_applied,
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 import msgspec
 
+from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, columns_of
 from artifact.facts.fact import NO_RELATION
@@ -148,6 +149,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
         "before": measured_before(run, drawn),
         "reasons": counted_reasons(store),
         "progress": progress,
+        "protocol": protocol_words(info.protocol, info.switches),
         "facts_each": _facts_each(progress, len(info.cases)),
         "environments": [{key: _plain(value) for key, value in sorted(e.items())} for e in store.environments()],
         "hashes": {method: _setting(method, value)["hash"] for method, value in info.settings.items()},
@@ -192,6 +194,8 @@ def repeat_command(info: RunInfo) -> str:
         words += ["--limit", str(info.limit)]
     if info.protocol != "released":
         words += ["--protocol", info.protocol]
+    if corrected := corrected_switches(info.protocol, info.switches):
+        words += ["--correct", ",".join(corrected)]
     for option, value in sorted(info.given.items()):
         words += [option, value]
     return shlex.join(words)

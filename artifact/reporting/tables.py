@@ -48,7 +48,8 @@ class Row:
     prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited view minus the
     other view, case by case: what of the edit did not carry over; its change is the gap of the changes. `undone` marks
     rows whose edit was undone before the scoring, as the released code does with KN's: the numbers are the unedited
-    model's. `skipped` is why every case was left out, where all share one reason.
+    model's. `unedited` counts the cases whose edit changes nothing (KN's without a neuron): they are done, and their
+    numbers are the unedited model's. `skipped` is why every case was left out, where all share one reason.
     """
 
     unit: str
@@ -62,13 +63,16 @@ class Row:
     planned: int
     complete: bool
     undone: bool = False
+    unedited: int = 0
     skipped: str = ""
 
     @property
     def printed_method(self) -> str:
-        """The method's name; an edit that was undone before scoring, as the released code undoes KN's, says so."""
-        name = METHOD_NAMES.get(self.method, self.method)
-        return f"{name}, undone" if self.undone else name
+        """The method's name; edits that were undone before scoring, as the released code undoes KN's, are named, and
+        so are cases that no edit changed.
+        """
+        marks = ["undone"] * self.undone + [f"{self.unedited} without a neuron"] * bool(self.unedited)
+        return ", ".join([METHOD_NAMES.get(self.method, self.method), *marks])
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,8 @@ def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
     row = next((row for row in rows if row.method == cell.method and row.edited == cell.edited), None)
     if row is None:
         return not_run(wanted)
+    if cell.edit_applied and row.undone:
+        return not_run(f"{wanted}, scored with its edit (--protocol corrected, or --correct kn_undone)")
     if row.skipped:
         return PaperCell(cell, tolerance, None, "skipped", False, row.skipped)
     value = row.values.get(("success", Column(cell.view, cell.group)))
@@ -294,6 +300,7 @@ def _row(
         planned=planned,
         complete=info.limit is None and unit.most is None and counts.total() >= planned,
         undone=undone(info, unit),
+        unedited=store.unedited(unit) if unit.does == "edit" and unit.method == "kn" else 0,
         skipped=reasons.pop() if len(reasons) == 1 else "",
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
@@ -79,9 +80,11 @@ class Verdict:
         skipped = f"{counts['skipped']} skipped, " if counts["skipped"] else ""
         outside = counts["outside tolerance"]
         partial = " Part of the facts was run, so intervals are judged." if any(c.partial for c in self.cells) else ""
+        words = dict.fromkeys(protocol_words(info.protocol, info.switches) for info in self.infos)
+        followed = "" if list(words) == ["released"] else f" Protocol: {'; '.join(words)}."
         return (
             f"{compared} of {total} published values were compared: {counts['reproduced']} reproduced, {outside} "
-            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}"
+            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}{followed}"
         )
 
 
@@ -164,6 +167,7 @@ def verdict_json(verdict: Verdict) -> bytes:
                 "revision": info.revision,
                 "weights_sha256": info.weights_sha256,
                 "protocol": info.protocol,
+                "corrected": corrected_switches(info.protocol, info.switches),
                 "data_source": info.data_source,
                 "data_sha256": info.data_sha256,
                 "evidence": info.evidence,

@@ -13,6 +13,7 @@ from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, compute_moments, key_width, read_moments
 from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
 from artifact.editing.protocol import Protocol
+from artifact.editing.published import notes
 from artifact.errors import SettingError
 from artifact.facts.sources import WORLD_MEND
 from artifact.lm.device import Memory
@@ -37,27 +38,29 @@ def make_editor(
 
     Raises SettingError for a file that cannot be used, and for MEND without weights.
     """
-    resolved = hparams_for(method, model.name, model.decoder.layers, hparams)
+    resolved = hparams_for(method, model.name, model.decoder.layers, hparams, model.decoder)
     if method in ("ft", "kn"):
-        return Editor(model, method, resolved, protocol, memory)
+        return Editor(model, method, resolved, protocol, memory, notes=notes(hparams, model, None, None))
     if method == "mend":
         missing = lacking(model, method, mend_weights)
         if missing is not None:
             raise SettingError(missing)
         # Put on the device once, for all batches.
         network = read_network(mend_weights or WORLD_MEND).to(model.decoder.device)
-        return Editor(model, method, resolved, protocol, memory, network=network)
+        said = notes(hparams, model, None, network)
+        return Editor(model, method, resolved, protocol, memory, network=network, notes=said)
     if isinstance(moments, Path):
         moments = read_moments(moments)
     matrices = moments or default_moments(model, resolved.layers)
     templates: Sequence[object]
+    released = protocol.prefixes_as_released
     if method == "rome":
-        templates = (
-            read_prefixes(prefixes) if prefixes else draw_prefixes(model, resolved.context_template_length_params)
-        )
+        lengths = resolved.context_template_length_params
+        templates = read_prefixes(prefixes) if prefixes else draw_prefixes(model, lengths, as_released=released)
     else:
-        templates = read_groups(prefixes) if prefixes else draw_groups(model)
-    return Editor(model, method, resolved, protocol, memory, prefixes=templates, moments=matrices)
+        templates = read_groups(prefixes) if prefixes else draw_groups(model, as_released=released)
+    said = notes(hparams, model, matrices, None)
+    return Editor(model, method, resolved, protocol, memory, prefixes=templates, moments=matrices, notes=said)
 
 
 def lacking(model: LanguageModel, method: MethodName, mend_weights: Path | None = None) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from artifact.editing.protocol import protocol_part
 from artifact.errors import Interrupted, NotBegun, RunError
 from artifact.plan import Plan, Unit
 from artifact.runs.engine import Engine
@@ -94,6 +95,8 @@ def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()
     parts = [plan.name, *([] if plan.models == (model,) else [Path(model).name]), *narrowing]
     if asked.protocol != "released":
         parts.append(asked.protocol)
+    if asked.correct:
+        parts.append(protocol_part(asked.correct))
     if asked.shard is not None:
         parts.append("{}of{}".format(*asked.shard))
     return "-".join(parts)

@@ -16,7 +16,7 @@ import torch
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width, read_moments
-from artifact.editing.protocol import PROTOCOLS, Protocol
+from artifact.editing.protocol import Protocol, protocol_of, protocol_words
 from artifact.errors import DeviceError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement
@@ -85,6 +85,8 @@ class Asked:
     device: str | None = None
     given: Given = Given()
     shard: tuple[int, int] | None = None
+    correct: tuple[str, ...] = ()
+    """Switches of the released protocol that are corrected one by one."""
 
 
 @dataclass
@@ -139,11 +141,10 @@ def prepare(
     plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None = None
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
-    if asked.protocol not in PROTOCOLS:
-        raise SettingError(f"protocol {asked.protocol!r} is unknown; expected one of {', '.join(PROTOCOLS)}")
+    protocol = protocol_of(asked.protocol, asked.correct)
     if asked.limit is not None and asked.limit < 1:
         raise SettingError(f"--limit must be at least 1, got {asked.limit}; give a number of facts")
-    protocol, given = PROTOCOLS[asked.protocol], asked.given
+    given = asked.given
     name, reason = run_model(plan, asked.model, say, begun_with)
     say(f"model: {name} ({reason})")
     # Data first: what is missing is said before gigabytes are read.
@@ -154,7 +155,8 @@ def prepare(
         fetch(HUB_MODELS[name], say)
     device, why = run_device(plan, asked)
     use_tf32(protocol.tf32)
-    say(f"device: {device} ({why}), float32, protocol {protocol.name}")
+    words = protocol_words(protocol.name, protocol.switches())
+    say(f"device: {device} ({why}), float32, protocol {words}")
     if name in HUB_MODELS:
         check_fits(name, HUB_MODELS[name].size, device)
     model = load(name, device)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from artifact.editing.protocol import protocol_words
 from artifact.plan import Unit
 from artifact.runs.lock import holder
 from artifact.runs.store import RunInfo, Store
@@ -77,7 +78,7 @@ def run_status(store: Store) -> RunStatus:
 def status_lines(found: RunStatus, now: float) -> list[str]:
     """A run's state in words: who and when, a line a unit, and the sum; `now` is the clock's seconds since 1970."""
     info = found.info
-    head = f"{found.folder}: {info.plan.name} on {info.model}, protocol {info.protocol}"
+    head = f"{found.folder}: {info.plan.name} on {info.model}, protocol {protocol_words(info.protocol, info.switches)}"
     if info.shard is not None:
         head += ", part {} of {}".format(*info.shard)
     who = f"{found.holder} is working on it" if found.holder else "nobody is working on it"

@@ -197,6 +197,13 @@ class Store:
         cases = "select case_id from records where unit = ?1 and status in ('failed', 'excluded')"
         return self._records(unit, f"and case_id in ({cases})")
 
+    def unedited(self, unit: Unit) -> int:
+        """How many finished cases of a unit say that their edit changes nothing and the unedited model was scored."""
+        # A quote inside a text is escaped, so that no prompt can look like this; decoding all records takes far longer.
+        asked = "select count(*) from records where unit = ? and status = 'done' and instr(payload, ?) > 0"
+        ((count,),) = self._rows(asked, (unit.name, '"unedited":true'))
+        return count
+
     def numbers(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         """Case ids (F,) of a unit's finished records and their numbers (F, X), by case id (numbers.py)."""
         ((done,),) = self._rows("select count(*) from records where unit = ? and status = 'done'", (unit.name,))

@@ -16,6 +16,7 @@ from artifact.editing.hparams import KnHparams, hparams_for
 from artifact.editing.kn import KnEdit, attributions, kn, neurons_above, refined
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, PromptError
+from artifact.evaluation.score import score_cases
 from artifact.lm.decoder import AtSite, RowEdits
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
@@ -295,8 +296,8 @@ def test_out_of_memory_halves_and_goes_on(name: str, argument: int, tiny, monkey
 def test_a_fact_that_fails_spoils_no_other(tiny, facts) -> None:
     """No neuron left, a change of zero: an error in the fact's place."""
     model, good = tiny("tiny-gpt2"), facts[15].view("entity")
-    hparams = KnHparams(steps=4, refine=True, p=0.7)
-    alone, none, beside = kn(model, [good, facts[15].view("relation"), good], hparams, RELEASED)
+    hparams, failing = KnHparams(steps=4, refine=True, p=0.7), replace(RELEASED, kn_without_neuron_scored=False)
+    alone, none, beside = kn(model, [good, facts[15].view("relation"), good], hparams, failing)
     assert isinstance(none, EditError) and "no neuron's attribution is above the threshold" in str(none)
     assert isinstance(alone, KnEdit) and alone.neurons == beside.neurons
     # The model's own next token twice: what the edit adds is what it takes away.
@@ -304,6 +305,32 @@ def test_a_fact_that_fails_spoils_no_other(tiny, facts) -> None:
     corrected = PROTOCOLS["corrected"]
     zero, fine = kn(model, [same, good], KnHparams(steps=4), corrected)
     assert isinstance(zero, EditError) and "norm 0" in str(zero) and isinstance(fine, KnEdit)
+
+
+def test_an_edit_without_a_neuron_is_the_unedited_model(tiny, facts) -> None:
+    """As released it changes nothing, says so, and spoils no other; scores with it are those without an edit."""
+    model, good = tiny("tiny-gpt2"), facts[15]
+    hparams = KnHparams(steps=4, refine=True, p=0.7)
+    alone, none, beside = kn(
+        model, [good.view("entity"), good.view("relation"), good.view("entity")], hparams, RELEASED
+    )
+    assert isinstance(none, KnEdit) and not none.edit.changes and none.neurons == ()
+    assert none.told() == {
+        "norm": 0.0,
+        "neurons": 0,
+        "unedited": True,
+        "unedited_reason": "no neuron's attribution is above the threshold",
+    }
+    assert isinstance(alone, KnEdit) and isinstance(beside, KnEdit) and alone.neurons == beside.neurons
+    assert "unedited" not in alone.told()
+    unedited = score_cases(model, [good, facts[0]])
+    edited = score_cases(model, [good, facts[0]], [none.edit, none.edit])
+    mixed = score_cases(model, [good, facts[0]], [none.edit, alone.edit])
+    for one, other in zip(unedited, edited, strict=True):
+        assert one.views["entity"].prompts == other.views["entity"].prompts
+    for group in ("reliability", "generality"):
+        for one, other in zip(*(s[0].views["entity"].prompts[group] for s in (unedited, mixed)), strict=True):
+            assert one.target_new == pytest.approx(other.target_new, abs=1e-5)
 
 
 def test_what_is_not_finite_is_an_error(tiny, facts) -> None:

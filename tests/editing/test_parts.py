@@ -9,11 +9,8 @@ from safetensors.torch import save_file
 
 from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, read_edit, rows
 from artifact.editing.hparams import METHODS, hparams_for, hparams_hash
-from artifact.editing.prefixes import draw_groups, draw_prefixes, read_groups, read_prefixes, sample
-from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
-from artifact.lm.load import load
 
 
 def an_edit(model, scale: float = 1.0) -> Edit:
@@ -157,13 +154,6 @@ def test_bad_hyperparameters(method, content, says, tmp_path) -> None:
         hparams_for(method, "tiny-gpt2", 6, tmp_path / "h.json")
 
 
-def test_a_protocol_is_all_its_switches() -> None:
-    """Everything a switch can name is on as released and off as corrected."""
-    assert all(PROTOCOLS["released"].switches().values())
-    assert not any(PROTOCOLS["corrected"].switches().values())
-    assert len(PROTOCOLS["released"].switches()) == 10
-
-
 def test_published_values() -> None:
     """The protocol's table, transcribed."""
     for model, layers, layer in (("gpt2-xl", 48, 17), ("gpt-j", 28, 5)):
@@ -190,69 +180,3 @@ def test_hyperparameters_override_and_hash(reference, tmp_path) -> None:
         (tmp_path / "h.json").write_text(json.dumps(content))
         with pytest.raises(SettingError, match=says):
             hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
-
-
-def test_prefixes_are_seeded_and_end_in_the_prompts_place(model) -> None:
-    templates = draw_prefixes(model, ((3, 2), (6, 2)))
-    assert templates == draw_prefixes(model, ((3, 2), (6, 2)))
-    assert templates[0] == "{}" and len(templates) == 5
-    assert all(template.endswith(". {}") and template.count("{}") == 1 for template in templates[1:])
-
-
-def test_sampling_equals_the_plain_way(model) -> None:
-    """Stored keys and values give the draws that recomputing every prefix gives."""
-    texts = sample(model, 3, 6, seed=5)
-    generator = torch.Generator().manual_seed(5)
-    decoder = model.decoder
-    ids_BT = torch.full((3, 1), model.tokens.end_id)
-    with torch.no_grad():
-        for _ in range(6):
-            logits_BV = decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT)))[:, -1])
-            logits_BV[:, model.tokens.end_id] = -torch.inf
-            best = logits_BV.topk(5)
-            pick = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
-            ids_BT = torch.cat((ids_BT, best.indices.gather(1, pick)), 1)
-    assert texts == [row[1:].tolist() for row in ids_BT]
-
-
-def test_memits_prefixes_open_with_given_words(model) -> None:
-    groups = draw_groups(model)
-    assert groups == draw_groups(model)
-    assert groups[0] == ["{}"] and len(groups[1]) == 5
-    assert all(
-        t.startswith(word) for t, word in zip(groups[1], ("The", "Therefore", "Because", "I", "You"), strict=True)
-    )
-    for template in groups[1]:
-        assert template.endswith(". {}") and len(model.tokens.ids(template.removesuffix(". {}"))) <= 12
-
-
-def test_a_small_vocabulary_draws_freely() -> None:
-    """The world cannot read every opener's text again; what it draws instead is a prompt's prefix all the same."""
-    world = load("world")
-    bare, opened = draw_groups(world)
-    assert bare == ["{}"] and len(opened) == 5
-    assert all(world.tokens.ids(template.removesuffix(" {}")) for template in opened)
-
-
-def test_grouped_prefix_files(tmp_path) -> None:
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps([["{}"], ["Yes. {}", "No. {}"]]))
-    assert read_groups(path) == [["{}"], ["Yes. {}", "No. {}"]]
-    path.write_text(json.dumps({"context_templates": [["{}"]]}))
-    assert read_groups(path) == [["{}"]]
-    path.write_text(json.dumps(["{}", "Yes. {}"]))
-    assert read_groups(path) == [["{}"], ["Yes. {}"]]
-    for bad in ([], [[]], [["no place"]], [["{}"], "Yes. {}"], {"templates": 3}):
-        path.write_text(json.dumps(bad))
-        with pytest.raises(SettingError, match="list of lists of templates"):
-            read_groups(path)
-
-
-def test_prefix_files(tmp_path) -> None:
-    path = tmp_path / "p.json"
-    path.write_text(json.dumps(["{}", "Yes. {}"]))
-    assert read_prefixes(path) == ["{}", "Yes. {}"]
-    for bad in ([], ["no place"], [["{}"]], {"templates": 3}, "{}"):
-        path.write_text(json.dumps(bad))
-        with pytest.raises(SettingError, match="JSON list of templates"):
-            read_prefixes(path)

@@ -49,13 +49,24 @@ def test_a_changed_number_is_named(smoke: Store, build: Build, shares: dict[str,
 
 
 @pytest.mark.parametrize(
-    "change", [{"protocol": "corrected"}, {"limit": 3}, {"weights_sha256": "0"}, {"data_sha256": "0"}, {"settings": {}}]
+    "change",
+    [
+        {"protocol": "corrected"},
+        {"limit": 3},
+        {"weights_sha256": "0"},
+        {"data_sha256": "0"},
+        {"settings": {}},
+        {"switches": {"tf32": False}},
+    ],
 )
 def test_another_run_is_not_compared(smoke: Store, tmp_path: Path, change: dict[str, Any]) -> None:
     path = written(smoke, tmp_path / "m")
     known = msgspec.json.decode(path.read_bytes(), type=Baseline)
     assert known.describes(smoke.info())
     assert not known.describes(msgspec.structs.replace(smoke.info(), **change))
+    corrected = msgspec.structs.replace(known, corrected=("tf32",))
+    assert not corrected.describes(smoke.info())
+    assert corrected.describes(msgspec.structs.replace(smoke.info(), switches={"tf32": False, "kn_undone": True}))
 
 
 def test_numbers_over_other_facts_are_left_out(smoke: Store, build: Build, tmp_path: Path) -> None:

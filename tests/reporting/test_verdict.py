@@ -11,7 +11,7 @@ from artifact.evaluation.metrics import COLUMNS, Column
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.grids import gap_grid
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.tables import PaperCell, counted_reasons, own_rows
+from artifact.reporting.tables import PaperCell, counted_reasons, judge, own_rows
 from artifact.reporting.verdict import judge_claim, measured_run, verdict_json, verdict_of
 from artifact.runs.store import Store
 
@@ -201,3 +201,28 @@ def test_reasons_are_counted_without_case_numbers(smoke: Store) -> None:
     assert (failed.count, failed.first_cases) == (len(SMOKE_UNITS), (5,))
     assert failed.units == {name: 1 for name in SMOKE_UNITS}
     assert (excluded.status, excluded.count, excluded.first_cases) == ("excluded", len(SMOKE_UNITS), (11,))
+
+
+def test_kn_scored_with_its_edit_is_not_held_against_an_undone_row(build: Build, full_size: dict[str, Any]) -> None:
+    """The second sources' KN rows are edited models; the paper's own row is not, and is compared."""
+    store = build(**full_size)
+    row = next(row for row in own_rows(store) if row.unit == "rome-entity")
+    second = [cell for cell in load_expected().second_source if cell.method == "kn" and cell.view == "entity"]
+    paper = next(cell for cell in load_expected().cells if cell.method == "kn" and cell.view == "entity")
+    assert len(second) == 5 and all(cell.edit_applied for cell in second) and not paper.edit_applied
+    for undone in (True, False):
+        judged = [judge(cell, store.info(), [replace(row, method="kn", undone=undone)]) for cell in second]
+        assert {one.state for one in judged} == ({"not run"} if undone else {"outside tolerance"})
+        if undone:
+            assert all("or --correct kn_undone" in one.status for one in judged)
+        kn = replace(row, method="kn", edited="relation", undone=undone)
+        assert judge(paper, store.info(), [kn]).state == "outside tolerance"
+
+
+def test_the_verdict_names_another_protocol(build: Build, full_size: dict[str, Any]) -> None:
+    verdict = verdict_of(build(**full_size))
+    assert "Protocol" not in verdict.sentence
+    one = msgspec.structs.replace(verdict.infos[0], switches={"tf32": False})
+    assert replace(verdict, infos=(one,)).sentence.endswith(" Protocol: released, but for tf32 (corrected).")
+    every = msgspec.structs.replace(verdict.infos[0], protocol="corrected")
+    assert replace(verdict, infos=(every,)).sentence.endswith(" Protocol: corrected.")

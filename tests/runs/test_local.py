@@ -8,13 +8,16 @@ import msgspec
 import pytest
 import torch
 
+from artifact.editing.kn import neurons_above
 from artifact.editing.moments import Moments
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS
-from artifact.reporting.report import repeat_command
+from artifact.reporting.report import render, repeat_command
+from artifact.reporting.tables import own_rows
 from artifact.runs import editors
 from artifact.runs.inputs import Given
 from artifact.runs.local import compute
 from artifact.runs.setup import Asked, Context, prepare
+from artifact.runs.store import begin, writing
 
 UNITS = {unit.name: unit for unit in SMOKE.units}
 METHODS = ("ft", "kn", "mend", "rome", "memit")
@@ -74,6 +77,57 @@ def test_an_edit_without_effect_is_a_failure(method: str, world: Context) -> Non
     world._editors[method] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, v_num_grad_steps=1))
     (record,) = compute(UNITS[f"{method}-entity"], world.inputs.edited.facts[:1], world)
     assert record.status == "failed" and "weight change has norm" in record.reason
+
+
+def test_kn_without_a_neuron_is_scored_and_counted(
+    world: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As released the record is done and says why nothing was edited, and the tables count it; corrected it fails."""
+    facts, unit, editor = world.inputs.edited.facts[:2], UNITS["kn-relation"], world.editor("kn")
+    entity = compute(UNITS["kn-entity"], facts, world)
+    # No attribution above zero, as a prompt has whose answer every neuron speaks against.
+    monkeypatch.setattr(
+        "artifact.editing.kn.neurons_above", lambda scores_LM, share: neurons_above(-scores_LM.abs(), share)
+    )
+    records = compute(unit, facts, world)
+    assert [record.status for record in records] == ["done", "done"]
+    plain = compute(UNITS["unedited"], facts, world)
+    for record, unedited in zip(records, plain, strict=True):
+        told = record.payload
+        assert told["unedited"] is True and told["neurons"] == 0 and told["norm"] == 0.0
+        assert told["unedited_reason"] == "no neuron's attribution is above the threshold"
+        assert told["views"] == unedited.payload["views"]
+    info = prepare(SMOKE, Asked("world", limit=2), lambda line: None)[1]
+    with writing(tmp_path / "run") as store:
+        begin(store, info)
+        for record in records:
+            store.add(unit, record)
+        for record in entity:
+            store.add(UNITS["kn-entity"], record)
+        rows = {row.unit: row for row in own_rows(store)}
+        page, _ = render(store, folder=tmp_path / "report")
+    assert (rows["kn-relation"].unedited, rows["kn-relation"].done, rows["kn-entity"].unedited) == (2, 2, 0)
+    assert rows["kn-relation"].printed_method == "KN, undone, 2 without a neuron"
+    assert "KN, undone, 2 without a neuron" in page.read_text()
+    assert "KN, undone, 2 without a neuron" in page.with_suffix(".md").read_text()
+    failing = replace(editor.protocol, kn_without_neuron_scored=False)
+    world._editors["kn"] = replace(editor, protocol=failing)
+    failed = compute(unit, facts, world)
+    assert {record.status for record in failed} == {"failed"}
+    assert all("no neuron's attribution is above the threshold" in record.reason for record in failed)
+
+
+def test_indefinite_moments_are_noted_in_every_record(world: Context) -> None:
+    """No case fails, and each says how it was solved."""
+    width = 4 * world.model.decoder.width
+    turned_M = torch.ones(width)
+    turned_M[::7] = -1.0
+    moments = Moments("turned", given_MM={layer: torch.diag(turned_M) for layer in range(6)})
+    for method, layers in (("rome", "layer 1"), ("memit", "layers 0, 1")):
+        world._editors[method] = replace(world.editor(method), moments=moments)
+        records = compute(UNITS[f"{method}-entity"], world.inputs.edited.facts[:2], world)
+        words = f"second moments of {layers} are not positive definite: solved by LU"
+        assert [(record.status, record.payload.get("note")) for record in records] == [("done", words)] * 2
 
 
 def test_mend_without_weights_is_left_out_with_its_reason(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,108 @@
+"""Published hyperparameter files: what they hold beside hyperparameters, and whether it is what is done here.
+
+Covers the JSON files of ROME's and MEMIT's repositories for all five methods. A file that names another module than the
+one edited is refused; what says where moments or weights come from is told where it is not what is used; keys that
+change nothing here are taken by name. The hyperparameters themselves are hparams.py's, which refuses all other keys.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from artifact.editing.mend import Network
+from artifact.editing.moments import Moments
+from artifact.errors import SettingError
+from artifact.facts.fact import read_json
+from artifact.lm.decoder import Decoder, Family
+from artifact.lm.gpt2 import GPT2
+from artifact.lm.gptj import GPTJ
+from artifact.lm.llama import Llama
+from artifact.lm.load import LanguageModel
+
+_MODULES = (
+    "rewrite_module_tmp",
+    "layer_module_tmp",
+    "mlp_module_tmp",
+    "attn_module_tmp",
+    "ln_f_module",
+    "lm_head_module",
+)
+_MOMENTS = ("mom2_dataset", "mom2_n_samples", "mom2_dtype")
+_MEND_DATA = ("counterfact", "zsre", "mini")
+_ONE_VALUE: dict[str, tuple[Any, ...]] = {"layer_selection": ("all",), "wd_power_law": (None, False)}
+"""Keys with the values that name what is done here; any other value would change the numbers."""
+_ELSEWHERE = {*_MODULES, *_MOMENTS, *_MEND_DATA, *_ONE_VALUE, "n_toks", "model_name"}
+
+
+def hyperparameters_of(path: Path, decoder: Decoder | None) -> dict[str, Any]:
+    """The hyperparameters of a published file, without what is settled elsewhere.
+
+    Raises SettingError for a file that is no JSON object, and for one that names another module than the one edited:
+    of `decoder`, or without one of any family known here.
+    """
+    given = read_json(path)
+    if not isinstance(given, dict):
+        raise SettingError(f"{path}: holds no hyperparameters; expected a JSON object by name")
+    for key in _MODULES:
+        expected = _expected(key, decoder)
+        if key in given and str(given[key]).replace("{}", "0") not in expected:
+            wanted = " or ".join(dict.fromkeys(name.replace(".0", ".{}", 1) for name in expected))
+            raise SettingError(
+                f"{path}: {key} names {given[key]!r}, and {wanted} is what is used here; give a file for that module"
+            )
+    for key, values in _ONE_VALUE.items():
+        if key in given and given[key] not in values:
+            raise SettingError(f"{path}: {key} is {given[key]!r} and only {values[0]!r} is known here; leave it out")
+    found = {key: value for key, value in given.items() if key not in _ELSEWHERE}
+    if found.get("weight_decay") is False:
+        found["weight_decay"] = 0.0  # as some of FT's published files write it
+    return found
+
+
+def notes(path: Path | None, model: LanguageModel, moments: Moments | None, network: Network | None) -> tuple[str, ...]:
+    """A line for each thing that a published file says and that is not what is used here: the model's name, the second
+    moments' source, MEND's network.
+    """
+    if path is None:
+        return ()
+    given: dict[str, Any] = read_json(path)  # type: ignore[assignment]
+    found = []
+    name = given.get("model_name")
+    if name is not None and _plain_name(str(name)) != _plain_name(model.name):
+        found.append(f"{path.name} is for the model {name}; the model edited is {model.name}")
+    if moments is not None:
+        asked = {key: given[key] for key in _MOMENTS if key in given}
+        held = moments.published(model.decoder) or {}
+        if any(held.get(key) != value for key, value in asked.items()):
+            words = ", ".join(f"{key} {value}" for key, value in asked.items())
+            found.append(f"{path.name} names other second moments ({words}); used are those of {moments.source}")
+    data = [key for key in _MEND_DATA if given.get(key)]
+    if network is not None and data:
+        found.append(f"{path.name} names a network trained with {', '.join(data)}; used is {network.source}")
+    return tuple(found)
+
+
+def _plain_name(model: str) -> str:
+    return model.rsplit("/", 1)[-1].lower().removesuffix("-6b")
+
+
+def _expected(key: str, decoder: Decoder | None) -> Sequence[str]:
+    """What a published file may name under `key`, for layer 0."""
+    if decoder is None:
+        families: Sequence[Family] = (GPT2(), GPTJ(rotary=0), Llama(1, torch.zeros(0)))
+        return [name for family in families for name in _names(family, key, tied=None)]
+    return _names(decoder.family, key, tied="lm_head.weight" not in decoder.weights)
+
+
+def _names(family: Family, key: str, tied: bool | None) -> list[str]:
+    down = family.name("mlp_down", 0)
+    return {
+        "rewrite_module_tmp": [down],
+        "layer_module_tmp": [f"{family.blocks}.0"],
+        "mlp_module_tmp": [down.rpartition(".")[0]],
+        "attn_module_tmp": [family.name("attn_out", 0).rpartition(".")[0]],
+        "ln_f_module": [family.final_norm],
+        "lm_head_module": ["lm_head"] if tied is False else ["lm_head", family.embedding],
+    }[key]
