@@ -203,7 +203,7 @@ def test_a_cpu_takes_the_measured_shares() -> None:
     rome = next(unit for unit in one.units if unit.name == "rome-entity")
     assert rome.facts == 200 and rome.seconds == pytest.approx(200 * rome.work.products / (0.61 * 2e11))
     said = "\n".join(estimate.lines(estimate.estimate("full", machine, "released"), machine))
-    assert re.search(r"full: about \d+ days on CPU", said) and "kloc run sample --limit" in said
+    assert re.search(r"full: at most \d+ days, expected \d+ days, on CPU", said) and "kloc run sample --limit" in said
     assert "does not fit" not in said
     (smoke,) = estimate.estimate("smoke", machine, "released")
     assert smoke.model == "gpt2" and {unit.facts for unit in smoke.units} == {48, 4, 2}
