@@ -1,10 +1,15 @@
 # The artifact as an image: `docker run --gpus all IMAGE smoke`. torch brings its own CUDA libraries, so the base needs the
 # driver interface alone. Works on Ubuntu 24.04 and Debian 12 bases: --build-arg BASE_IMAGE=...
 # The repository's address for the image's label: --build-arg SOURCE=...
+# torch's default build needs NVIDIA driver 580 or newer. For an older driver take torch's build for CUDA 12.6 (driver 525 or
+# newer): --build-arg TORCH_INDEX=ADDRESS --build-arg BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04, where ADDRESS is the
+# package index that torch's installation page names for that CUDA.
 ARG SOURCE=
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
+ARG TORCH_INDEX=
 
 FROM ${BASE_IMAGE} AS build
+ARG TORCH_INDEX
 ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -19,7 +24,11 @@ COPY expected expected
 COPY tests tests
 COPY results/sample results/sample
 # With what the tests of the embedded world need, so that the image can show that it works.
-RUN /opt/kloc/bin/pip install -c constraints.txt . pytest pytest-timeout hypothesis \
+# The local version of another build (2.13.0+cu126) satisfies the pin.
+RUN if [ -n "${TORCH_INDEX}" ]; then \
+        /opt/kloc/bin/pip install --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"; \
+    fi \
+    && /opt/kloc/bin/pip install -c constraints.txt . pytest pytest-timeout hypothesis \
     && install -d /opt/kloc/share \
     && cp -r pyproject.toml tests results/sample /opt/kloc/share/
 

@@ -19,6 +19,10 @@ class ModelError(ArtifactError):
     """A model that cannot be found, read, or is of a family the decoder does not know."""
 
 
+class DeviceError(ArtifactError):
+    """A device that is not there, or that torch cannot use."""
+
+
 class PromptError(ArtifactError):
     """A prompt or subject the model cannot be asked with."""
 

@@ -7,7 +7,7 @@ from artifact.bench import shapes
 from artifact.bench.trace import bench_trace
 from artifact.cli import call
 from artifact.errors import SettingError
-from artifact.lm.memory import Memory
+from artifact.lm.device import Memory
 
 TINY = {
     "gpt2": {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 50257},

@@ -17,8 +17,8 @@ from artifact.cli import call
 from artifact.editing.edit import Edit, LowRank
 from artifact.editing.hparams import METHODS, Hparams, KnHparams, MethodName, hparams_for
 from artifact.errors import EditError
+from artifact.lm.device import Memory
 from artifact.lm.load import from_module
-from artifact.lm.memory import Memory
 
 _SIZE = {"n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 997, "initializer_range": 0.2}
 _ENDS = {"bos_token_id": 0, "eos_token_id": 0}

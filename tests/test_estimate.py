@@ -32,8 +32,8 @@ from artifact.errors import SettingError
 from artifact.evaluation.metrics import GROUPS
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import PERSPECTIVES, Fact, View
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, from_module
-from artifact.lm.memory import Memory
 from artifact.plan import PLANS
 from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import Settings

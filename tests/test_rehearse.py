@@ -23,10 +23,12 @@ from artifact.bench.rehearse import Rehearsal, rehearse
 from artifact.bench.work import PAPER_LENGTHS
 from artifact.cli import call
 from artifact.editing import value
+from artifact.errors import DeviceError
 from artifact.facts.fact import PERSPECTIVES
+from artifact.lm import device
 from artifact.plan import SMOKE_FEW_FACTS, Unit
 from artifact.reporting.report import render
-from artifact.runs import local, setup
+from artifact.runs import local
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.rehearsed import rehearsed_seconds
@@ -38,13 +40,14 @@ TINY = {
     "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
 
+TO_JSON = ["--device", "cpu", "--json", "found/rehearsal.json"]
+
 
 @pytest.fixture(autouse=True)
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tiny shapes under the names of the paper's models, a processor, and a cache of one's own."""
+    """Tiny shapes under the names of the paper's models, and a cache of one's own."""
     monkeypatch.setitem(shapes.SHAPES, "gpt2", TINY)
     monkeypatch.setitem(shapes.SHAPES, "gpt2-xl", TINY | {"n_layer": 48, "n_embd": 16})
-    monkeypatch.setattr(module, "auto_device", lambda: ("cpu", "a test"))
     monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -59,7 +62,7 @@ def test_every_unit_is_computed_and_adds_up(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(module, "compute", spy)
     said: list[str] = []
-    (one,) = rehearse("smoke", "released", said.append)
+    (one,) = rehearse("smoke", "released", said.append, device="cpu")
     assert [unit.name for unit in one.units] == [unit.name for unit in SMOKE_FEW_FACTS.units] == [*computed]
     for unit, planned in zip(one.units, SMOKE_FEW_FACTS.units, strict=True):
         assert unit.facts == planned_facts(planned) == planned.most
@@ -91,7 +94,11 @@ def test_a_cpu_takes_one_fact_of_what_would_take_long(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "matrix_rate", lambda *_: 1e6)
     monkeypatch.setattr(module, "compute", lambda unit, items, context: [record(unit, item) for item in items])
     said: list[str] = []
-    found = rehearse("sample", "corrected", said.append, limit=8)
+    monkeypatch.setattr(device, "_cards", lambda: 0)
+    monkeypatch.setattr(device, "unusable_card", lambda: None)
+    with pytest.raises(DeviceError, match="takes days on a CPU"):
+        rehearse("sample", "corrected", lambda line: None)
+    found = rehearse("sample", "corrected", said.append, limit=8, device="cpu")
     assert {unit.batch for one in found for unit in one.units} == {1}
     assert {unit.facts for one in found for unit in one.units} == {8}
     assert any("without a GPU a unit takes 3 s or one fact" in line for line in said)
@@ -104,7 +111,7 @@ def record(unit: Unit, item: Any, reason: str = "") -> Any:
 
 def test_what_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def says() -> str:
-        assert call(["doctor", "--rehearse", "smoke"]) == 2
+        assert call(["doctor", "--rehearse", "smoke", "--device", "cpu"]) == 2
         said = capsys.readouterr().err
         assert said.startswith("kloc: ") and said.count("\n") == 1
         return said
@@ -123,7 +130,7 @@ def test_what_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "smoke on gpt2: unedited does not fit" in says()
     outcome(lambda unit, item: record(unit, item, "the loss is nan"))
     assert "unedited: 48 of 48 facts failed in the rehearsal (the loss is nan)" in says()
-    monkeypatch.setattr(setup, "host_memory", lambda: 1_000_000)
+    monkeypatch.setattr(device, "host_memory", lambda: 1_000_000)
     assert "gpt2: needs about 1 GB of host memory" in says()
 
 
@@ -138,13 +145,13 @@ def test_batches_that_are_halved_are_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(value, "_optimise", small)
     monkeypatch.setattr(value, "_together", lambda *given: min(len(given[3]), given[4].limit // 500_000_000))
     said: list[str] = []
-    (one,) = rehearse("smoke", "released", said.append)
-    assert one.said == ["out of memory: going on with batches for 1.00 GB"]
+    (one,) = rehearse("smoke", "released", said.append, device="cpu")
+    assert set(one.said) == {"out of memory: going on with batches for 1.00 GB"}
     assert one.said[0] in said and all(unit.seconds > 0 for unit in one.units)
 
 
 def test_a_rehearsal_is_written_and_kept_for_runs(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["doctor", "--rehearse", "smoke", "--limit", "2", "--json", "found/rehearsal.json"]) == 0
+    assert call(["doctor", "--rehearse", "smoke", "--limit", "2", *TO_JSON]) == 0
     said = capsys.readouterr().out
     assert "kept for the report of a run on this machine: " in said
     (content,) = json.loads((tiny / "found" / "rehearsal.json").read_text())["rehearsals"]
@@ -179,7 +186,7 @@ def test_a_run_keeps_what_was_rehearsed_on_its_machine(monkeypatch: pytest.Monke
         return computed.environment
 
     assert kept(info) == environment("cpu")
-    module.keep_rehearsals(rehearse("smoke", "released", lambda line: None, limit=1))
+    module.keep_rehearsals(rehearse("smoke", "released", lambda line: None, limit=1, device="cpu"))
     assert kept(info) == environment("cpu") | {"rehearsed": rehearsed_seconds(info, environment("cpu"))}
 
 
@@ -243,7 +250,8 @@ def test_made_up_facts_have_the_lengths_of_the_papers() -> None:
         (["--rehearse", "smoke", "--estimate", "smoke"], "give one of them"),
         (["--rehearse", "smoke", "--limit", "0"], "must be at least 1"),
         (["--rehearse", "smoke", "--rate", "1TFLOPS"], "need --estimate"),
-        (["--json", "f.json"], "--json needs --rehearse"),
+        (["--json", "f.json"], "--json and --device need --rehearse"),
+        (["--rehearse", "smoke", "--device", "tpu"], "--device 'tpu' is unknown"),
     ],
 )
 def test_what_cannot_be_rehearsed(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

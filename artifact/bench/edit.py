@@ -28,8 +28,8 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError
 from artifact.facts.fact import View
 from artifact.lm.decoder import Decoder
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, from_module
-from artifact.lm.memory import Memory
 
 ROME_PREFIXES = ((5, 10), (10, 10))
 MEMIT_PREFIXES = ((10, 5),)

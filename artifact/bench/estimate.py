@@ -36,11 +36,10 @@ from artifact.facts.dataset import PAPER_CASES
 from artifact.facts.fetch import remaining
 from artifact.facts.sources import SOURCES
 from artifact.lm.decoder import Decoder
+from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, use_tf32
 from artifact.lm.gpt2 import GPT2
-from artifact.lm.memory import Memory
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit, find_plans
 from artifact.runs.inputs import Given, needed_sources
-from artifact.runs.setup import host_memory, use_tf32
 from artifact.tracing.trace import Settings
 
 KNOWN_FACTS = 1_209
@@ -49,10 +48,8 @@ RECORD_BYTES = 7_000
 """Of one case in the journal: what `kloc bench report` prints for a run of the paper's proportions."""
 LOAD_RATE = 0.25e9
 """Bytes a second at which weights are read and hashed before and after a run, assumed: 0.5 GB/s once, 1 GB/s twice."""
-_BUDGET = 0.6
-"""Share of the GPU's free memory that batches take unless told (lm/memory.py)."""
-_CPU_BUDGET, _CONTEXT = 2.0e9, 1.0e9
-"""Memory of batches on a CPU (lm/memory.py), and of the process or of CUDA itself, assumed."""
+_CONTEXT = 1.0e9
+"""Memory of the process or of CUDA itself, assumed."""
 _PASS_SECONDS = 2e-4
 """Start of a block's kernels on a GPU, assumed: 25 kernels of 8 microseconds."""
 _FACTOR_RATE = 1e12
@@ -147,9 +144,7 @@ class PlanEstimate:
 
 def this_machine(protocol: str) -> Machine:
     """The machine at hand, measured in the protocol's precision."""
-    from artifact.lm.load import auto_device
-
-    device, _ = auto_device()
+    device, _ = choose_device()
     tf32 = PROTOCOLS[protocol].tf32
     use_tf32(tf32)
     cuda = device.startswith("cuda")
@@ -171,7 +166,7 @@ def copy_rate(device: str) -> float:
 
 def other_machine(rate: str, bandwidth: str, memory: str) -> Machine:
     """A GPU that is not at hand, by its rates and memory; SettingError for what is no rate or size."""
-    from artifact.lm.memory import parse_bytes
+    from artifact.lm.device import parse_bytes
 
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GTP])FLOPS?(/S)?\s*", rate.upper())
     if not found or float(found[1]) <= 0:
@@ -247,7 +242,7 @@ def _plan(plan: Plan, model: str, machine: Machine, protocol: str, limit: int | 
         "factoring, MEND's network or one fact's batch": max(one_factor + file, network, batch),
         "CUDA itself" if machine.cuda else "the process": _CONTEXT,
     }
-    host = shape.weights + file + _CONTEXT if machine.cuda else sum(parts.values()) + _CPU_BUDGET
+    host = shape.weights + file + _CONTEXT if machine.cuda else sum(parts.values()) + CPU_BUDGET
     rate = _FACTOR_RATE if machine.cuda else machine.rate / 2
     return PlanEstimate(
         plan=plan.name,
@@ -320,7 +315,7 @@ def _memory_lines(one: PlanEstimate, machine: Machine) -> Iterator[str]:
     yield f"{where}: {parts} = {gigabytes(one.least)} at least; batches use what else there is"
     if machine.cuda:
         yield f"host memory: {gigabytes(one.host)}"
-        budget = _BUDGET * (machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT)
+        budget = GPU_SHARE * (machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT)
         if one.least > machine.memory:
             yield f"does not fit {gigabytes(machine.memory)}: take a larger device"
         else:

@@ -28,22 +28,14 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError
 from artifact.facts.dataset import Data
 from artifact.facts.sources import HUB_MODELS
-from artifact.lm.load import LanguageModel, auto_device, from_module
-from artifact.lm.memory import Memory, default_memory
-from artifact.plan import Plan, Unit
+from artifact.lm.device import Memory, check_fits, default_memory, free_memory, use_tf32
+from artifact.lm.load import LanguageModel, from_module
+from artifact.plan import Plan, Unit, find_plans
 from artifact.runs.environment import environment
 from artifact.runs.inputs import Inputs
 from artifact.runs.local import compute
 from artifact.runs.rehearsed import Rehearsed, keep
-from artifact.runs.setup import (
-    USE_MOMENTS,
-    Context,
-    check_fits,
-    factor_bytes,
-    host_memory,
-    noise_level,
-    use_tf32,
-)
+from artifact.runs.setup import USE_MOMENTS, Asked, Context, factor_bytes, noise_level, run_device
 from artifact.runs.store import Record
 
 UNIT_SECONDS = 3.0
@@ -98,10 +90,10 @@ def rehearse(
 ) -> list[Rehearsal]:
     """Rehearse the plan called `name`, model by model; `say` is called with each line as soon as it is known.
 
-    `limit` facts a unit at most, as a run takes it. Raises SettingError for an unknown plan, and ModelError or RunError
-    in one line where a model or a unit does not fit the device.
+    `limit` facts a unit at most, as a run takes it. `device` is a run's --device. Raises SettingError for an unknown
+    plan, DeviceError as a run does, and ModelError or RunError where a model or a unit does not fit the device.
     """
-    device = device or auto_device()[0]
+    device, _ = run_device(find_plans(name)[0], Asked(device=device))
     use_tf32(PROTOCOLS[protocol].tf32)
     cuda = device.startswith("cuda")
     rate = None if cuda else matrix_rate(device, torch.float32)
@@ -192,8 +184,8 @@ class _Stage:
         """Every unit once, its row said as soon as it is measured."""
         say, plan = self._say, self._plan
         # What a run checks first, so that what cannot fit is said before minutes of work.
-        check_fits(HUB_MODELS[self._model], self._device)
-        free = torch.cuda.mem_get_info(self._device)[0] if self._cuda else host_memory()
+        check_fits(self._model, HUB_MODELS[self._model].size, self._device)
+        free = free_memory(self._device)
         say("")
         say(f"{plan.name} on {self._model}'s shape, random weights, protocol {self._protocol}; {gigabytes(free)} free")
         if self._rate is not None:
@@ -302,7 +294,7 @@ class _Stage:
             raise self._does_not_fit(what) from None
 
     def _does_not_fit(self, what: str) -> RunError:
-        total = torch.cuda.mem_get_info(self._device)[1] if self._cuda else host_memory()
+        total = torch.cuda.mem_get_info(self._device)[1] if self._cuda else free_memory(self._device)
         return RunError(
             f"{self._plan.name} on {self._model}: {what} does not fit {_device_name(self._device)} with "
             f"{gigabytes(total)}; take a larger device (kloc doctor --estimate {self._plan.name} says what is needed)"

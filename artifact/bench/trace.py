@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from artifact.bench.shapes import matrix_rate, operations, random_module, timed
+from artifact.lm.device import Memory
 from artifact.lm.load import from_module
-from artifact.lm.memory import Memory
 from artifact.tracing.corruption import noise
 from artifact.tracing.sweep import Swept, sweep
 from artifact.tracing.trace import Kind, Settings

@@ -33,6 +33,7 @@ RunModel = Annotated[
     ),
 ]
 Protocol = Annotated[ProtocolName, Parameter(help="Follow the released code's behaviour, or mend its defects.")]
+Device = Annotated[str | None, Parameter(help="cpu, cuda, or one GPU such as cuda:1 (default: a GPU, else the CPU).")]
 Out = Annotated[Path | None, Parameter(help="Run folder; results/PLAN-MODEL unless said.")]
 Memory = Annotated[str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.")]
 Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
@@ -42,16 +43,18 @@ def memory_budget(asked: str | None, device: str) -> Any:
     """The memory budget asked for, or the device's own."""
     import torch
 
-    from artifact.lm.memory import Memory, default_memory, parse_bytes
+    from artifact.lm.device import Memory, default_memory, parse_bytes
 
     limit = default_memory(torch.device(device)) if asked is None else parse_bytes(asked)
     return Memory(limit, lambda line: print(line, file=sys.stderr))
 
 
-def load_model(model: str) -> Any:
+def load_model(model: str, device: str | None = None) -> Any:
+    """The model, on the device asked for or the one that is chosen (lm/device.py)."""
+    from artifact.lm.device import choose_device
     from artifact.lm.load import load
 
-    return load(model)
+    return load(model, choose_device(device)[0])
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

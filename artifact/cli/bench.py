@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from artifact.cli.app import Memory, Protocol, app, memory_budget
+from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
 
 bench_app = App(
     name="bench", help="This package against the one-at-a-time way: same work, one run, with the difference."
@@ -13,7 +13,6 @@ bench_app = App(
 app.command(bench_app)
 
 Shape = Annotated[Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")]
-Device = Annotated[str | None, Parameter(help="cpu or cuda; the best there is unless said.")]
 LoopFacts = Annotated[int, Parameter(help="Facts timed one at a time; both results are compared on these.")]
 TargetTokens = Annotated[int, Parameter(help="Tokens of every target.")]
 Operations = Annotated[bool, Parameter(help="Count our operations too, in one run more.")]
@@ -143,10 +142,9 @@ def _ready(shape: str, device: str | None, protocol: str, dtype: str = "float32"
     import torch
 
     from artifact.editing.protocol import PROTOCOLS
-    from artifact.lm.load import auto_device
-    from artifact.runs.setup import use_tf32
+    from artifact.lm.device import choose_device, use_tf32
 
-    device = device or auto_device()[0]
+    device, _ = choose_device(device)
     use_tf32(PROTOCOLS[protocol].tf32)
     cuda = device.startswith("cuda")
     where = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"

@@ -8,7 +8,7 @@ written, to the cache folder. torch is loaded after what can be said without it.
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from artifact import __version__
-from artifact.cli.app import Limit, Protocol, app, check_folder, write_json
+from artifact.cli.app import Device, Limit, Protocol, app, check_folder, write_json
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
 from artifact.facts.cache import cache_folder
@@ -46,6 +46,7 @@ def doctor(
     limit: Limit = None,
     protocol: Protocol = "released",
     json_file: Annotated[Path | None, Parameter(name="--json", help="With --rehearse: file for what it found.")] = None,
+    device: Device = None,
     rate: Annotated[
         str | None, Parameter(help="Estimate for a GPU that is not at hand: its matrix products, such as 150TFLOPS.")
     ] = None,
@@ -60,14 +61,14 @@ def doctor(
     given = (rate, bandwidth, gpu_memory)
     if estimate is None and (any(given) or gpus != 1):
         raise SettingError("--rate, --bandwidth, --gpu-memory and --gpus need --estimate; name a plan with it")
-    if rehearse is None and json_file is not None:
-        raise SettingError("--json needs --rehearse; name a plan with it")
+    if rehearse is None and (json_file is not None or device is not None):
+        raise SettingError("--json and --device need --rehearse; name a plan with it")
     if gpus < 1 or (limit is not None and limit < 1):
         raise SettingError(f"--gpus and --limit must be at least 1, got {gpus} and {limit}; give positive numbers")
     if estimate is not None and rehearse is not None:
         raise SettingError("--estimate and --rehearse are two ways to the same numbers; give one of them")
     if rehearse is not None:
-        return _rehearse(rehearse, protocol, limit, json_file)
+        return _rehearse(rehearse, protocol, limit, device, json_file)
     if estimate is None:
         if limit is not None:
             raise SettingError("--limit needs --estimate or --rehearse; name a plan with one of them")
@@ -88,12 +89,12 @@ def doctor(
     return 0
 
 
-def _rehearse(plan: str, protocol: Protocol, limit: int | None, json_file: Path | None) -> int:
+def _rehearse(plan: str, protocol: Protocol, limit: int | None, device: str | None, json_file: Path | None) -> int:
     from artifact.bench.rehearse import keep_rehearsals, rehearse
 
     if json_file is not None:
         check_folder(json_file)  # before minutes of work
-    found = rehearse(plan, protocol, lambda line: print(line, flush=True), limit=limit)
+    found = rehearse(plan, protocol, lambda line: print(line, flush=True), limit=limit, device=device)
     for line in keep_rehearsals(found):
         print(line)
     write_json(json_file, {"rehearsals": [msgspec.to_builtins(one) for one in found]})
@@ -181,25 +182,30 @@ def _device(obstacles: list[str]) -> Iterator[str]:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         obstacles.append(f"torch cannot be loaded ({reason}); run pip install -c constraints.txt .")
         return
-    from artifact.runs.setup import host_memory
+    from artifact.lm.device import OLDEST_DRIVER, host_memory, nvidia_driver, unusable_card
 
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield f"memory: {_size(host_memory())} free of {_size(total)}"
     yield f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}"
+    yield f"torch: built {_built(torch.version.cuda, OLDEST_DRIVER)}; NVIDIA driver: {nvidia_driver() or 'none'}"
     modern = False
     for number in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(number)
         modern |= torch.cuda.get_device_capability(number) >= (8, 0)
         yield f"device: cuda:{number}, {torch.cuda.get_device_name(number)}, {_size(free)} free of {_size(whole)}"
     if not torch.cuda.is_available():
-        yield f"device: cpu (no CUDA device is there; torch is built {_built(torch.version.cuda)})"
+        why = unusable_card()
+        yield f"device: cpu ({why}; --device cpu runs all the same)" if why else "device: cpu (no CUDA device is there)"
     state = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
     would = ", ".join(f"{name} sets it {'on' if one.tf32 else 'off'}" for name, one in PROTOCOLS.items())
     yield f"TF32: {state}; --protocol {would}{'' if modern else ' (without effect: no GPU that has it)'}"
 
 
-def _built(cuda: str | None) -> str:
-    return f"for CUDA {cuda}" if cuda else "without CUDA"
+def _built(cuda: str | None, oldest: Mapping[str, str]) -> str:
+    if cuda is None:
+        return "without CUDA"
+    driver = oldest.get(cuda.split(".")[0])
+    return f"for CUDA {cuda}" + (f", which needs driver {driver} or newer" if driver else "")
 
 
 def _size(size: float) -> str:

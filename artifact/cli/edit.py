@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Memory, Model, Protocol, app, check_folder, load_model, memory_budget, write_json
+from artifact.cli.app import Device, Memory, Model, Protocol, app, check_folder, load_model, memory_budget, write_json
 from artifact.editing.hparams import JOINT, MethodName
 from artifact.errors import EditError, FactError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
@@ -32,6 +32,7 @@ def edit(
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
     ] = None,
+    device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
 ) -> int:
@@ -39,8 +40,8 @@ def edit(
     from safetensors.torch import save_file
 
     from artifact.editing.protocol import PROTOCOLS
+    from artifact.lm.device import use_tf32
     from artifact.runs.editors import make_editor
-    from artifact.runs.setup import use_tf32
 
     requests = read_facts(request)
     if len(requests) > 1 and method not in JOINT:
@@ -48,7 +49,7 @@ def edit(
             f"{request}: holds {len(requests)} records and {method} edits single facts; give a file with one record"
         )
     views = [fact.view(perspective) for fact in requests]
-    loaded = load_model(model)
+    loaded = load_model(model, device)
     use_tf32(PROTOCOLS[protocol].tf32)
     editor = make_editor(
         loaded,
@@ -106,6 +107,8 @@ def score(
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
     edit: Annotated[Path | None, Parameter(help="Weight change written by kloc edit; unedited without.")] = None,
+    device: Device = None,
+    memory: Memory = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, edited or not: success, accuracy and magnitude of both views."""
@@ -114,8 +117,13 @@ def score(
     from artifact.evaluation.score import score_cases
 
     facts = read_facts(cases)
-    loaded = load_model(model)
-    scores = score_cases(loaded, facts, read_edit(edit, loaded.decoder) if edit else None)
+    loaded = load_model(model, device)
+    scores = score_cases(
+        loaded,
+        facts,
+        read_edit(edit, loaded.decoder) if edit else None,
+        memory_budget(memory, str(loaded.decoder.device)),
+    )
     found = [case_json(one) for one in scores]
     print(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
     for view in PERSPECTIVES:

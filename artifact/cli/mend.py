@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Model, app, check_folder, load_model
+from artifact.cli.app import Device, Model, app, check_folder, load_model
 from artifact.facts.fact import read_facts
 
 
@@ -27,6 +27,7 @@ def mend_train(
     hparams: Annotated[
         Path | None, Parameter(help="JSON of hyperparameters that replace the model's: which layers are edited.")
     ] = None,
+    device: Device = None,
     half: Annotated[bool, Parameter(help="Store the network's layers in float16, at half the size.")] = False,
 ) -> int:
     """Train MEND's network from both perspectives. Stopped, the same command goes on from its checkpoint."""
@@ -37,7 +38,8 @@ def mend_train(
     from artifact.editing.mend_train import UNFINISHED, MendTraining, train
     from artifact.editing.mend_weights import write_network
     from artifact.errors import SettingError
-    from artifact.runs.setup import SMALL_EMBEDDING, data_for, use_tf32
+    from artifact.lm.device import use_tf32
+    from artifact.runs.setup import SMALL_EMBEDDING, data_for
 
     given = {"steps": steps, "seed": seed, "validation": validation, "rank": rank, "batch": batch, "lr": lr}
     try:
@@ -47,7 +49,7 @@ def mend_train(
     beside = out.with_name(f"{out.name}.part")
     check_folder(beside)
     beside.unlink()
-    loaded = load_model(model)
+    loaded = load_model(model, device)
     use_tf32(False)
     if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)  # sums in another order would give another network

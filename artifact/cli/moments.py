@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Model, app, load_model
+from artifact.cli.app import Device, Model, app, load_model
 from artifact.errors import Interrupted, SettingError
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -29,20 +29,21 @@ def moments(
         str | None, Parameter(help="Layers, such as 13,14; those that ROME and MEMIT edit unless said.")
     ] = None,
     samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
+    device: Device = None,
     batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding with them.")] = 4096,
     checkpoint_minutes: Annotated[float, Parameter(help="Minutes between checkpoints.")] = 10.0,
 ) -> int:
     """Collect second moments in the published layout; the same command goes on with what was interrupted."""
     from artifact.editing.collect import collect, moment_layers
     from artifact.editing.texts import open_source, world_source
-    from artifact.runs.setup import use_tf32
+    from artifact.lm.device import use_tf32
     from artifact.runs.stop import stopping
 
     if texts is None and model != "world":
         raise SettingError(f"model {model} has no texts of its own; give --texts FILE, or - for standard input")
     chosen = None if layers is None else _layers(layers)
     with world_source() if texts is None else open_source(texts) as source:
-        loaded = load_model(model)
+        loaded = load_model(model, device)
         use_tf32(False)  # sums over millions of tokens are worth full float32
         try:
             # A source that cannot be read again has nothing to keep, and stops at once.

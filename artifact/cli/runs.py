@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Limit, Memory, Out, Protocol, RunModel, app, check_folder
+from artifact.cli.app import Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder
 from artifact.errors import SettingError
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
@@ -23,6 +23,7 @@ class RunOptions:
     protocol: Protocol = "released"
     out: Out = None
     limit: Limit = None
+    device: Device = None
     memory: Memory = None
     facts: Annotated[
         str | None, Parameter(help="counterfact, known, world, everyday, or a file; the plan's own unless said.")
@@ -87,7 +88,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.runs.inputs import Given, needed_sources
     from artifact.runs.progress import display
     from artifact.runs.runner import run_name, run_plan
-    from artifact.runs.setup import Asked
+    from artifact.runs.setup import Asked, run_device
     from artifact.runs.store import reading_all
 
     methods = _words(narrowing.methods)
@@ -98,7 +99,9 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     elif options.model != "auto":
         plans = plans[:1]
     given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
-    asked = Asked(options.model, options.protocol, options.limit, options.memory, given, _shard(narrowing.shard))
+    asked = Asked(
+        options.model, options.protocol, options.limit, options.memory, options.device, given, _shard(narrowing.shard)
+    )
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None
@@ -109,6 +112,9 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         with reading_all(folder) as stores:
             return render(*stores, folder=folder / "report", by_model=several)
 
+    if narrowing.engine == "local":
+        for plan in plans:
+            run_device(plan, asked)  # a device that will not do is said before anything is fetched
     models = [plan.models[0] if options.model == "auto" and plan.models else options.model for plan in plans]
     needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.

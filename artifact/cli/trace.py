@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Memory, Model, Protocol, app, load_model, memory_budget, write_json
+from artifact.cli.app import Device, Memory, Model, Protocol, app, load_model, memory_budget, write_json
 from artifact.facts.fact import Perspective, Statement, read_statements
 
 
@@ -39,6 +39,7 @@ def trace(
     sever: Annotated[
         Literal["mlp", "attn"] | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")
     ] = None,
+    device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
@@ -46,13 +47,14 @@ def trace(
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import PROTOCOLS
-    from artifact.runs.setup import data_for, noise_level, use_tf32
+    from artifact.lm.device import use_tf32
+    from artifact.runs.setup import data_for, noise_level
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
-    loaded = load_model(model)
+    loaded = load_model(model, device)
     use_tf32(PROTOCOLS[protocol].tf32)
     level = noise_level(noise, loaded, subjects)
     settings = Settings(

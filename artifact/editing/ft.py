@@ -22,8 +22,8 @@ from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, PromptError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Decoder, Site
+from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory, default_memory
 
 LOSS_FLOOR = 0.01
 """A step is taken while a chunk's loss is at least this; the passes end when their mean is below."""
@@ -66,27 +66,28 @@ def ft(
                 del asked[g]
 
     # Prompts of one length together, so that little padding is computed.
-    waiting = sorted(asked, key=lambda g: _longest(asked[g]))
+    order = sorted(asked, key=lambda g: _longest(asked[g]))
     kept_bytes = 0
-    while waiting:
-        part = waiting[: _fitting(model.decoder, [asked[g] for g in waiting], hparams, memory.limit - kept_bytes)]
-        try:
-            tuned = _tune(model.decoder, model.tokens.end_id, [asked[g] for g in part], hparams, protocol.ft_bias)
-        except torch.OutOfMemoryError:
-            if len(part) > 1:
-                memory.halve()
-            else:
-                (g, *waiting) = waiting
-                found[g] = EditError(
-                    f"{len(asked[g])} requests of up to {_longest(asked[g])} tokens, written jointly, do not fit the "
-                    "device's memory; take a larger device, or fewer facts a group"
-                )
-            continue
-        waiting = waiting[len(part) :]
-        for g, (change, losses) in zip(part, tuned, strict=True):
-            found[g] = _checked(model.decoder, hparams.layer, change, losses)
-            if isinstance(found[g], Edited):
-                kept_bytes += _entries(model.decoder, hparams.layer) * model.decoder.dtype.itemsize
+
+    def fitting(left: Sequence[int]) -> int:
+        return _fitting(model.decoder, [asked[g] for g in left], hparams, memory.limit - kept_bytes)
+
+    def compute(part: Sequence[int]) -> list[Edited | EditError]:
+        tuned = _tune(model.decoder, model.tokens.end_id, [asked[g] for g in part], hparams, protocol.ft_bias)
+        return [_checked(model.decoder, hparams.layer, change, losses) for change, losses in tuned]
+
+    def alone(g: int) -> list[Edited | EditError]:
+        return [
+            EditError(
+                f"{len(asked[g])} requests of up to {_longest(asked[g])} tokens, written jointly, do not fit the "
+                "device's memory; take a larger device, or fewer facts a group"
+            )
+        ]
+
+    for part, made in batches(order, fitting, compute, memory, alone):
+        found |= dict(zip(part, made, strict=True))
+        edits = sum(isinstance(one, Edited) for one in made)
+        kept_bytes += edits * _entries(model.decoder, hparams.layer) * model.decoder.dtype.itemsize
     return [found[g] for g in range(len(groups))]
 
 

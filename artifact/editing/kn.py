@@ -26,8 +26,8 @@ from artifact.editing.protocol import Protocol
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Aligned, Decoder, LayerKeys, Site
+from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory, default_memory
 
 Neuron = tuple[int, int]
 """Layer and index among the layer's M neurons."""
@@ -143,20 +143,18 @@ def _attribute(
     ids = [model.tokens.encode(prompt).ids for prompt in prompts]
     found: dict[int, tuple[Tensor, int]] = {}
     # Prompts of like lengths go together, so that little is padded.
-    waiting = sorted(range(len(ids)), key=lambda f: len(ids[f]))
-    while waiting:
-        part = waiting[: memory.facts(model.decoder, len(ids[waiting[-1]]), samples=0)]
-        try:
-            stored = _store(model, [ids[f] for f in part])
-        except torch.OutOfMemoryError:
-            if len(part) == 1:
-                raise
-            memory.halve()
-            continue
+    order = sorted(range(len(ids)), key=lambda f: len(ids[f]))
+
+    def fitting(left: Sequence[int]) -> int:
+        return memory.facts(model.decoder, len(ids[left[-1]]), samples=0)
+
+    def compute(part: Sequence[int]) -> list[tuple[Tensor, int]]:
+        stored = _store(model, [ids[f] for f in part])
         scores_FLM = _integrate(model.decoder, stored, [targets[f] for f in part], steps, memory)
-        for f, scores_LM, greedy in zip(part, scores_FLM, stored.greedy_F, strict=True):
-            found[f] = (scores_LM, greedy)
-        waiting = waiting[len(part) :]
+        return list(zip(scores_FLM, stored.greedy_F, strict=True))
+
+    for part, made in batches(order, fitting, compute, memory):
+        found |= dict(zip(part, made, strict=True))
     return [found[f] for f in range(len(ids))]
 
 
@@ -216,21 +214,20 @@ def _integrate(
         len(targets), decoder.layers, stored.up_LFM[0].shape[1], dtype=torch.float32, device=decoder.device
     )
     x_S = torch.linspace(0, 1, steps, device=decoder.device)
-    point_B = torch.arange(len(targets) * steps, device=decoder.device)
+    every_B = torch.arange(len(targets) * steps, device=decoder.device)
     truth = _Truth.of(targets, decoder.device)
-    while len(point_B):
-        part_B = point_B[: memory.points(decoder, stored.left[0][0].shape[2])]
-        prompt_B = part_B // steps
-        try:
-            gradient_LBM = _gradients(decoder, stored, prompt_B, x_S[part_B % steps], truth)
-        except torch.OutOfMemoryError:
-            if len(part_B) == 1:
-                raise
-            memory.halve()
-            continue
+
+    def fitting(left: Sequence[int]) -> int:
+        return memory.points(decoder, stored.left[0][0].shape[2])
+
+    def compute(points: Sequence[int]) -> Sequence[Tensor]:
+        point_B = every_B[points[0] : points[-1] + 1]
+        return _gradients(decoder, stored, point_B // steps, x_S[point_B % steps], truth)
+
+    for points, gradient_LBM in batches(range(len(targets) * steps), fitting, compute, memory):
+        prompt_B = every_B[points[0] : points[-1] + 1] // steps
         for layer, gradient_BM in enumerate(gradient_LBM):
             sum_FLM[:, layer].index_add_(0, prompt_B, gradient_BM.float())
-        point_B = point_B[len(part_B) :]
     return sum_FLM * torch.stack(stored.up_LFM, dim=1).float() / steps
 
 

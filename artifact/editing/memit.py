@@ -13,6 +13,7 @@ Shape letters as in lm/decoder.py, and F fact, N facts of one edit.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +26,8 @@ from artifact.editing.value import Objective, Row, objective, optimise, subject_
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Site
+from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory
 
 REMOVAL_PREFIXES = 5
 """How many prefixed removal prompts were meant; the released slice counts groups and so takes all."""
@@ -72,15 +73,70 @@ def memit(
     """An edit for each group of views, as if each group were the only one; EditError in the place of a failed one.
 
     A group is written jointly: one view for a single edit, many for a mass edit. `templates` are groups of context
-    prefixes ("{}" is the prompt), averaged within the group first.
+    prefixes ("{}" is the prompt), averaged within the group first. Groups go in batches that fit `memory`.
     """
+    memory = memory or Memory(default_memory(model.decoder.device))
+    flat = [template for group in templates for template in group]
+    asked = [
+        _Asked(
+            views,
+            [_until_subject(model, fill(t, view.template), view.subject) for view in views for t in flat],
+            [_until_subject(model, view.template, view.subject) for view in views],
+        )
+        for views in groups
+    ]
+
+    def fitting(left: Sequence[_Asked]) -> int:
+        rows = count = longest = 0
+        for one in left:
+            own = [*one.prefixed, *one.bare]
+            rows, longest = rows + len(own), max(longest, *(len(row.ids) for row in own))
+            if rows > memory.rows(model.decoder, 0, longest):
+                break
+            count += 1
+        return count
+
+    def compute(part: Sequence[_Asked]) -> list[MemitEdit | EditError]:
+        return _memit(model, part, hparams, templates, moments, protocol, memory)
+
+    def alone(one: _Asked) -> list[MemitEdit | EditError]:
+        return [
+            EditError(
+                f"{len(one.views)} facts with {len(flat)} prefixes, written jointly, do not fit the device's memory; "
+                "take a larger device, or fewer facts a group"
+            )
+        ]
+
+    return [edit for _, edits in batches(asked, fitting, compute, memory, alone) for edit in edits]
+
+
+class _Asked(NamedTuple):
+    """A group of views written jointly, and their prompts' rows up to the subject's last token: with every prefix, and
+    bare.
+    """
+
+    views: Sequence[View]
+    prefixed: Sequence[Row]
+    bare: Sequence[Row]
+
+
+def _memit(
+    model: LanguageModel,
+    groups: Sequence[_Asked],
+    hparams: MemitHparams,
+    templates: Sequence[Sequence[str]],
+    moments: Moments,
+    protocol: Protocol,
+    memory: Memory,
+) -> list[MemitEdit | EditError]:
+    """`memit` for the groups of one batch."""
     decoder, layers = model.decoder, hparams.layers
-    views = [view for group in groups for view in group]
+    views = [view for group in groups for view in group.views]
     flat = [template for group in templates for template in group]
     removals = flat if protocol.memit_all_removal_prefixes else flat[:REMOVAL_PREFIXES]
     objectives: list[Objective] = [objective(model, view, flat, removals, protocol) for view in views]
-    prefixed = [_until_subject(model, fill(t, view.template), view.subject) for view in views for t in flat]
-    bare = [_until_subject(model, view.template, view.subject) for view in views]
+    prefixed = [row for group in groups for row in group.prefixed]
+    bare = [row for group in groups for row in group.bare]
 
     with torch.no_grad():
         states = _States(model, [*prefixed, *bare], layers[0])
@@ -88,7 +144,7 @@ def memit(
     found = optimise(model, layers[-1], objectives, start_FD, hparams, memory)
     value_FD = start_FD.float() + found.delta_FD
 
-    sizes = [len(group) for group in groups]
+    sizes = [len(group.views) for group in groups]
     group_F = [number for number, size in enumerate(sizes) for _ in range(size)]
     row_group = [group_F[b // len(flat)] for b in range(len(prefixed))] + group_F
     written: list[dict[int, Written]] = [{} for _ in groups]

@@ -23,8 +23,8 @@ from artifact.editing.protocol import Protocol
 from artifact.editing.rome import rome
 from artifact.errors import EditError, FactError
 from artifact.facts.fact import View
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory
 
 
 @dataclass(frozen=True)

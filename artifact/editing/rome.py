@@ -23,8 +23,8 @@ from artifact.editing.value import Row, objective, optimise, subject_row
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Site
+from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory
 
 REMOVAL_PREFIXES = 5
 """How many prefixed removal prompts a relation edit takes."""
@@ -57,6 +57,7 @@ def rome(
     `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's.
     """
     decoder, layer = model.decoder, hparams.layer
+    memory = memory or Memory(default_memory(decoder.device))
     objectives = [objective(model, view, templates, templates[:REMOVAL_PREFIXES], protocol) for view in views]
     key_rows = [
         [subject_row(model, fill(t, view.removal or view.template), view.subject) for t in templates] for view in views
@@ -66,7 +67,7 @@ def rome(
 
     with torch.no_grad():
         flat = [row for rows in key_rows for row in rows]
-        input_BM, output_BD = _down_projection(model, layer, [*flat, *bare_rows, *first_rows])
+        input_BM, output_BD = _down_projection(model, layer, [*flat, *bare_rows, *first_rows], memory)
         key_FM = torch.stack([part.mean(0) for part in input_BM[: len(flat)].split(len(templates))])
         _, bare_FM, _ = input_BM.split([len(flat), len(views), len(views)])
         # v0 and W k' are the module's output with and without the target's text behind it: equal, as it is causal.
@@ -104,17 +105,25 @@ def rome(
     return results
 
 
-def _down_projection(model: LanguageModel, layer: int, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+def _down_projection(model: LanguageModel, layer: int, rows: Sequence[Row], memory: Memory) -> tuple[Tensor, Tensor]:
     """Input (B, M) and output (B, D) of the down-projection at each row's lookup position."""
     decoder = model.decoder
-    at_B = torch.tensor([row.lookup for row in rows], device=decoder.device)
-    every_B = torch.arange(len(rows), device=decoder.device)
-    seen: dict[str, Tensor] = {}
 
-    def read(site: Site, at: int, value_BTX: Tensor) -> None:
-        if at == layer and site in ("key", "mlp"):
-            seen[site] = value_BTX[every_B, at_B]
+    def fitting(left: Sequence[Row]) -> int:
+        return memory.rows(decoder, 0, max(len(row.ids) for row in left))
 
-    word_BTD = decoder.words(model.tokens.pad([row.ids for row in rows], decoder.device))
-    decoder.blocks(decoder.embed(word_BTD), 0, layer + 1, at_site=read)
-    return seen["key"], seen["mlp"]
+    def compute(part: Sequence[Row]) -> dict[str, Tensor]:
+        at_B = torch.tensor([row.lookup for row in part], device=decoder.device)
+        every_B = torch.arange(len(part), device=decoder.device)
+        seen: dict[str, Tensor] = {}
+
+        def read(site: Site, at: int, value_BTX: Tensor) -> None:
+            if at == layer and site in ("key", "mlp"):
+                seen[site] = value_BTX[every_B, at_B]
+
+        word_BTD = decoder.words(model.tokens.pad([row.ids for row in part], decoder.device))
+        decoder.blocks(decoder.embed(word_BTD), 0, layer + 1, at_site=read)
+        return seen
+
+    found = [seen for _, seen in batches(rows, fitting, compute, memory)]
+    return torch.cat([seen["key"] for seen in found]), torch.cat([seen["mlp"] for seen in found])

@@ -19,8 +19,8 @@ from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
 from artifact.lm.decoder import Aligned, LayerKeys
+from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory, default_memory
 
 STOP_LOSS = 0.05
 KEPT_PROMPT = "{} is a"
@@ -103,22 +103,23 @@ def optimise(
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     result = Optimised(torch.zeros_like(start_FD, dtype=torch.float32), [])
-    first = 0
-    while first < len(objectives):
-        part = slice(first, first + _together(model, layer, hparams.v_loss_layer, objectives[first:], memory))
-        try:
-            found = _optimise(model, layer, objectives[part], start_FD[part], hparams)
-        except torch.OutOfMemoryError:
-            if part.stop - first == 1:
-                raise EditError(
-                    "the value optimisation of one fact does not fit the device's memory; take a larger device or "
-                    "fewer prefixes"
-                ) from None
-            memory.halve()
-            continue
-        result.delta_FD[part] = found.delta_FD
+
+    def fitting(left: Sequence[int]) -> int:
+        return _together(model, layer, hparams.v_loss_layer, objectives[left[0] :], memory)
+
+    def compute(part: Sequence[int]) -> Optimised:
+        facts = slice(part[0], part[-1] + 1)
+        return _optimise(model, layer, objectives[facts], start_FD[facts], hparams)
+
+    def alone(fact: int) -> Optimised:
+        raise EditError(
+            "the value optimisation of one fact does not fit the device's memory; take a larger device or fewer "
+            "prefixes"
+        )
+
+    for part, found in batches(range(len(objectives)), fitting, compute, memory, alone):
+        result.delta_FD[part[0] : part[-1] + 1] = found.delta_FD
         result.history += found.history
-        first = part.stop
     return result
 
 

@@ -16,7 +16,8 @@ import torch
 from artifact.editing.edit import Edit, rows
 from artifact.evaluation.metrics import GROUPS, CaseScore, Group, PromptScore, view_score
 from artifact.facts.fact import Fact
-from artifact.lm.decoder import Aligned
+from artifact.lm.decoder import Aligned, Decoder
+from artifact.lm.device import Memory, batches, default_memory, row_bytes
 from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 4096
@@ -39,11 +40,14 @@ class _Continuation:
 
 
 def score_cases(
-    model: LanguageModel, facts: Sequence[Fact], edits: Sequence[Edit] | Edit | None = None
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    edits: Sequence[Edit] | Edit | None = None,
+    memory: Memory | None = None,
 ) -> list[CaseScore]:
     """Scores of every fact's views: unedited, under one edit each (a sequence), or all under one edit.
 
-    Raises PromptError for a prompt the model cannot be asked with.
+    Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with.
     """
     wanted: dict[_Continuation, None] = {}
     cases = []
@@ -62,7 +66,7 @@ def score_cases(
                     groups[group].append((prompt, asked))
             views[view.perspective] = (groups, view.harder_foil)
         cases.append((fact.case_id, views))
-    found = _read(model, list(wanted), edits)
+    found = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
 
     def scored(prompt: str, asked: Sequence[_Continuation]) -> PromptScore:
         (new, new_right), (true, true_right), *other = (found[one] for one in asked)
@@ -83,7 +87,7 @@ def score_cases(
 
 
 def _read(
-    model: LanguageModel, wanted: Sequence[_Continuation], edits: Sequence[Edit] | Edit | None
+    model: LanguageModel, wanted: Sequence[_Continuation], edits: Sequence[Edit] | Edit | None, memory: Memory
 ) -> dict[_Continuation, tuple[float, bool]]:
     """Mean NLL and whether all tokens are the argmax, for each continuation."""
     decoder = model.decoder
@@ -92,9 +96,12 @@ def _read(
         packed.setdefault(one.case, _Packed()).add(one)
     order = sorted(packed, key=lambda case: len(packed[case].ids))
     found: dict[_Continuation, tuple[float, bool]] = {}
-    while order:
-        size = _together([len(packed[case].ids) for case in order])
-        batch, order = order[:size], order[size:]
+
+    def fitting(left: Sequence[int]) -> int:
+        count = _together([len(packed[case].ids) for case in left])
+        return min(count, memory.limit // 2 // max(_case_bytes(decoder, packed[case]) for case in left[:count]))
+
+    def compute(batch: Sequence[int]) -> tuple[list[float], list[bool]]:
         row_edits = None
         if isinstance(edits, Edit):
             row_edits = rows([edits], [0] * len(batch))
@@ -119,6 +126,9 @@ def _read(
             place_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
             nll = (-log_PV[place_N, token_N]).tolist()
             right = (log_PV.argmax(-1)[place_N] == token_N).tolist()
+        return nll, right
+
+    for batch, (nll, right) in batches(order, fitting, compute, memory):
         position = 0
         for case in batch:
             for one in packed[case].paths:
@@ -163,6 +173,13 @@ def _together(sizes: Sequence[int]) -> int:
     while count < len(sizes) and sizes[count] <= widest and (count + 1) * sizes[count] <= BATCH_TOKENS:
         count += 1
     return count
+
+
+def _case_bytes(decoder: Decoder, packed: _Packed) -> int:
+    """Bytes of a case's row: a block's inside, what its tokens see, and the logits that are read, three times over."""
+    reads = sum(len(one.text) for one in packed.paths)
+    tokens = len(packed.ids)
+    return row_bytes(decoder, 0, tokens) + 5 * tokens**2 + 3 * 4 * reads * decoder.embedding_VD.shape[0]
 
 
 def _aligned(batch: Sequence[_Packed], device: torch.device) -> Aligned:

@@ -1,8 +1,8 @@
 """Find a model by name or folder, fetch it where needed, and load it into the decoder.
 
-Covers names (world, gpt2, gpt2-xl, gpt-j, smollm2), folders in transformers' layout, downloads at pinned revisions,
-devices and the hash of the weights. transformers gives configuration, tokenizer and weights; the forward pass is
-decoder.py's. It does not train (world.py does).
+Covers names (world, gpt2, gpt2-xl, gpt-j, smollm2), folders in transformers' layout, downloads at pinned revisions, and
+the hash of the weights. transformers gives configuration, tokenizer and weights; the forward pass is decoder.py's, the
+choice of the device device.py's. It does not train (world.py does).
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from artifact.errors import ModelError
 from artifact.facts.fetch import fetch
 from artifact.facts.sources import HUB_MODELS, WORLD
 from artifact.lm.decoder import Decoder
+from artifact.lm.device import choose_device
 from artifact.lm.gpt2 import GPT2
 from artifact.lm.gptj import GPTJ
 from artifact.lm.llama import Llama
@@ -42,19 +43,13 @@ class LanguageModel:
         return digest.hexdigest()
 
 
-def auto_device() -> tuple[str, str]:
-    """The device to use and why, in words."""
-    if torch.cuda.is_available():
-        return "cuda", f"a GPU is there ({torch.cuda.get_device_name()})"
-    return "cpu", "no CUDA device is there"
-
-
 def load(name: str, device: str | None = None, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """The model called `name` (world, gpt2, gpt2-xl, gpt-j, smollm2) or the folder of a transformers model.
 
-    Raises ModelError for an unknown name, a folder that is no model, and a family or configuration the decoder lacks.
+    `device` is cpu, cuda or cuda:N; without it device.py chooses. Raises ModelError for an unknown name, a folder that
+    is no model, and a family or configuration that the decoder does not know.
     """
-    device = device or auto_device()[0]
+    device = device or choose_device()[0]
     if name == "world":
         return load_folder(WORLD, name="world", device=device, dtype=dtype)
     if name in HUB_MODELS:

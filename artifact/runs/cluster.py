@@ -22,11 +22,12 @@ from typing import Any
 from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.facts.sources import HUB_MODELS
+from artifact.lm.device import ROOM
 from artifact.plan import Plan, Unit
 from artifact.runs.engine import Computed, Engine
 from artifact.runs.inputs import FACTS
 from artifact.runs.local import Local
-from artifact.runs.setup import ROOM, Asked, prepare
+from artifact.runs.setup import Asked, prepare
 from artifact.runs.store import RunInfo, described, first_difference
 
 Say = Callable[[str], None]

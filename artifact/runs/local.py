@@ -12,10 +12,11 @@ import msgspec
 
 from artifact.editing.edit import Edited
 from artifact.editing.hparams import hparams_hash
-from artifact.errors import ArtifactError, EditError
+from artifact.errors import ArtifactError, DeviceError, EditError
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
+from artifact.lm.device import batches
 from artifact.plan import Unit
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
@@ -60,24 +61,38 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
     """One record an item (a fact to edit or score, a statement to trace), in order.
 
     One that cannot be computed gives a failed record with its reason, after one more try alone: when a batch fails as a
-    whole, or a case in it, one bad case costs only itself.
+    whole, or a case in it, one bad case costs only itself. Where the device's memory does not hold all of them, they
+    are computed half at a time.
     """
+
+    def alone(item: Item) -> list[Record]:
+        reason = f"case {item.case_id}: does not fit the device's memory; take a larger device"
+        return [Record(item.case_id, "failed", {"reason": reason})]
+
+    parts = batches(items, len, lambda part: _compute(unit, part, context), context.memory, alone)
+    return [record for _, records in parts for record in records]
+
+
+def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]:
     try:
         records = _COMPUTE[unit.does](unit, items, context)
+    except DeviceError:
+        raise  # it holds for every case
     except ArtifactError as error:
         if len(items) == 1:
             return [Record(items[0].case_id, "failed", {"reason": str(error)})]
-        return [record for item in items for record in compute(unit, [item], context)]
+        return [record for item in items for record in _compute(unit, [item], context)]
     if len(items) == 1:
         return records
     return [
-        compute(unit, [item], context)[0] if record.status == "failed" else record
+        _compute(unit, [item], context)[0] if record.status == "failed" else record
         for item, record in zip(items, records, strict=True)
     ]
 
 
 def _unedited(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
-    return [Record(score.case_id, "done", _views(score)) for score in score_cases(context.model, facts)]
+    scores = score_cases(context.model, facts, memory=context.memory)
+    return [Record(score.case_id, "done", _views(score)) for score in scores]
 
 
 def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
@@ -90,7 +105,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     made = [(fact, one) for fact, one in zip(facts, found, strict=True) if isinstance(one, Edited)]
     undone = unit.method == "kn" and context.protocol.kn_undone
     edits = None if undone else [one.edit for _, one in made]
-    scores = score_cases(context.model, [fact for fact, _ in made], edits) if made else []
+    scores = score_cases(context.model, [fact for fact, _ in made], edits, context.memory) if made else []
     records = {}
     for (fact, one), score in zip(made, scores, strict=True):
         told: dict[str, Any] = {"hparams": hparams_hash(editor.hparams), **one.told(), **_views(score)}
@@ -115,7 +130,7 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
     )
     # A trace is hundreds of passes: what does not count is left out after one.
     records = {}
-    for statement, answer in zip(statements, greedy_answers(context.model, statements), strict=True):
+    for statement, answer in zip(statements, greedy_answers(context.model, statements, context.memory), strict=True):
         if isinstance(answer, ArtifactError):
             records[statement.case_id] = Record(statement.case_id, "failed", {"reason": str(answer)})
         elif not is_answer(context.model, statement, answer):

@@ -4,7 +4,6 @@ Covers the choice of `--model auto`, the data each model runs on, hyperparameter
 computes no record (local.py) and keeps no journal (store.py).
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,13 +17,13 @@ from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import PROTOCOLS, Protocol
-from artifact.errors import ModelError, SettingError
+from artifact.errors import DeviceError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement
 from artifact.facts.fetch import cached, fetch, hub_answers
-from artifact.facts.sources import HUB_MODELS, HubModel
-from artifact.lm.load import LanguageModel, auto_device, load
-from artifact.lm.memory import Memory, default_memory, parse_bytes
+from artifact.facts.sources import HUB_MODELS
+from artifact.lm.device import Memory, check_fits, choose_device, default_memory, parse_bytes, use_tf32
+from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.editors import default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
@@ -34,8 +33,6 @@ from artifact.tracing.trace import greedy_answers, is_answer
 
 SAMPLES = 10
 USE_MOMENTS: frozenset[MethodName] = frozenset({"rome", "memit"})
-ROOM = 1.3
-"""Memory that a model takes beside its weights' bytes, as a factor: batches, gradients, second moments."""
 _ASKED_TOGETHER = 16
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
@@ -85,6 +82,7 @@ class Asked:
     protocol: str = "released"
     limit: int | None = None
     memory: str | None = None
+    device: str | None = None
     given: Given = Given()
     shard: tuple[int, int] | None = None
 
@@ -154,11 +152,11 @@ def prepare(
     mend_weights, mend_missing = run_mend_weights(name, given)
     if name in HUB_MODELS:
         fetch(HUB_MODELS[name], say)
-    device, why = auto_device()
+    device, why = run_device(plan, asked)
     use_tf32(protocol.tf32)
     say(f"device: {device} ({why}), float32, protocol {protocol.name}")
     if name in HUB_MODELS:
-        check_fits(HUB_MODELS[name], device)
+        check_fits(name, HUB_MODELS[name].size, device)
     model = load(name, device)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
@@ -246,33 +244,21 @@ def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: st
     return choose_model(asked, say, begun_with)
 
 
+def run_device(plan: Plan, asked: Asked) -> tuple[str, str]:
+    """The device of a run and why.
+
+    Raises DeviceError as `choose_device` does, and for a plan of the paper on a CPU that was not asked for: its models
+    take days there.
+    """
+    device, why = choose_device(asked.device)
+    if plan.of_the_paper and device == "cpu" and asked.device is None:
+        raise DeviceError(
+            f"plan {plan.name}: takes days on a CPU, and {why}; run it where there is a GPU, or give --device cpu"
+        )
+    return device, why
+
+
 def factor_bytes(model: LanguageModel, methods: Sequence[MethodName]) -> int:
     """Bytes of the factored second moments that stay on the device, in float64, for all layers that are edited."""
     chosen = [hparams_for(m, model.name, model.decoder.layers) for m in methods if m in USE_MOMENTS]
     return sum(8 * key_width(model.decoder, layer) ** 2 for layer in {layer for one in chosen for layer in one.layers})
-
-
-def check_fits(model: HubModel, device: str) -> None:
-    """Raise ModelError, in GB, when a model's float32 weights do not fit the device with room to work."""
-    needed = round(model.size * ROOM)
-    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else host_memory()
-    if needed > free:
-        where = "GPU" if device.startswith("cuda") else "host"
-        raise ModelError(
-            f"{model.name}: needs about {needed / 1e9:.0f} GB of {where} memory in float32, and {free / 1e9:.0f} GB "
-            "are free; free some, or take a larger machine (kloc doctor --estimate)"
-        )
-
-
-def host_memory() -> int:
-    """Bytes of main memory that are free for use."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def use_tf32(on: bool) -> None:
-    """Matrix products in TF32 on GPUs that have it, or in full float32."""
-    torch.backends.cuda.matmul.allow_tf32 = on
-    torch.backends.cudnn.allow_tf32 = on

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from artifact.lm.decoder import AtSite, Decoder, LayerKeys, Run, Site
-from artifact.lm.memory import Memory
+from artifact.lm.device import Memory, batches
 from artifact.tracing.corruption import corrupt_words, noise
 
 
@@ -119,20 +119,15 @@ class _Token:
 
     def scores(self, memory: Memory) -> np.ndarray:
         """Scores (F, L): as many layers at once as memory allows."""
-        decoder, centres = self.decoder, list(range(self.decoder.layers))
+        decoder = self.decoder
         found = np.empty((len(self.fact_F), decoder.layers))
         tokens = self.base.states_LBTD[0].shape[1] - self.token
-        while centres:
-            rows = memory.rows(decoder, self.token, tokens)
-            part = centres[: max(1, rows // len(self.row_R))]
-            try:
-                found[:, part] = self._sweep(part)
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
-                    raise
-                memory.halve()
-                continue
-            centres = centres[len(part) :]
+
+        def fitting(left: Sequence[int]) -> int:
+            return memory.rows(decoder, self.token, tokens) // len(self.row_R)
+
+        for part, score_FL in batches(range(decoder.layers), fitting, self._sweep, memory):
+            found[:, part] = score_FL
         return found
 
     def _sweep(self, centres: Sequence[int]) -> np.ndarray:

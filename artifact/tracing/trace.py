@@ -8,18 +8,18 @@ numbers: tests/reference/trace, 1e-5.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.facts.fact import Perspective, Statement
+from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory, default_memory
 from artifact.lm.tokens import Encoded
 from artifact.tracing.corruption import RelationSpan, corrupted_tokens, subject_tokens
-from artifact.tracing.sweep import Cells, sweep
+from artifact.tracing.sweep import Cells, Swept, sweep
 
 Kind = Literal["hidden", "mlp", "attn"]
 Sever = Literal["mlp", "attn"]
@@ -84,8 +84,11 @@ class Settings:
 
 
 @torch.no_grad()
-def greedy_answers(model: LanguageModel, statements: Sequence[Statement]) -> list[int | ArtifactError]:
-    """The likeliest next token of each prompt, in one pass; an error in the place of a prompt that cannot be asked."""
+def greedy_answers(
+    model: LanguageModel, statements: Sequence[Statement], memory: Memory | None = None
+) -> list[int | ArtifactError]:
+    """The likeliest next token of each prompt; an error in the place of a prompt that cannot be asked."""
+    memory = memory or Memory(default_memory(model.decoder.device))
     found: dict[int, int | ArtifactError] = {}
     asked: dict[int, tuple[int, ...]] = {}
     for number, statement in enumerate(statements):
@@ -93,17 +96,34 @@ def greedy_answers(model: LanguageModel, statements: Sequence[Statement]) -> lis
             asked[number] = model.tokens.encode(statement.prompt).ids
         except ArtifactError as error:
             found[number] = error
-    if asked:
-        decoder, rows = model.decoder, list(asked.values())
+    decoder = model.decoder
+
+    def fitting(left: Sequence[int]) -> int:
+        return memory.rows(decoder, 0, max(len(asked[number]) for number in left))
+
+    def compute(part: Sequence[int]) -> list[int]:
+        rows = [asked[number] for number in part]
         hidden_BTD = decoder.blocks(decoder.embed(decoder.words(model.tokens.pad(rows, decoder.device))))
-        last_BD = hidden_BTD[range(len(rows)), [len(row) - 1 for row in rows]]
-        found |= dict(zip(asked, decoder.logits(last_BD).argmax(-1).tolist(), strict=True))
+        last_B = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
+        last_BD = hidden_BTD[torch.arange(len(rows), device=decoder.device), last_B]
+        return decoder.logits(last_BD).argmax(-1).tolist()
+
+    for part, answers in batches(list(asked), fitting, compute, memory):
+        found |= dict(zip(part, answers, strict=True))
     return [found[number] for number in range(len(statements))]
 
 
 def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
     """Whether the statement's expected answer, where its source gives one, begins with `token`."""
     return not statement.answer or token == model.tokens.ids(f" {statement.answer}")[0]
+
+
+class _Asked(NamedTuple):
+    """A statement by its place in the list, its tokens, and those to corrupt."""
+
+    number: int
+    encoded: Encoded
+    span: tuple[int, ...]
 
 
 def trace(model: LanguageModel, statement: Statement, settings: Settings, memory: Memory | None = None) -> Trace:
@@ -120,7 +140,7 @@ def trace_all(
     """Trace many facts, those of one length together; an error in the place of one that cannot be traced."""
     memory = memory or Memory(default_memory(model.decoder.device))
     found: dict[int, Trace | ArtifactError] = {}
-    lengths: dict[int, list[tuple[int, Encoded, tuple[int, ...]]]] = {}
+    lengths: dict[int, list[_Asked]] = {}
     for number, statement in enumerate(statements):
         try:
             encoded = model.tokens.encode(statement.prompt)
@@ -128,29 +148,28 @@ def trace_all(
         except ArtifactError as error:
             found[number] = error
         else:
-            lengths.setdefault(len(encoded.ids), []).append((number, encoded, span))
-    for tokens, waiting in sorted(lengths.items()):
-        while waiting:
-            part = waiting[: memory.facts(model.decoder, tokens, settings.samples)]
-            try:
-                swept = sweep(
-                    model.decoder,
-                    [encoded.ids for _, encoded, _ in part],
-                    [span for *_, span in part],
-                    settings.cells(model.decoder.layers),
-                    memory,
-                )
-            except torch.OutOfMemoryError:
-                if len(part) > 1:
-                    memory.halve()
-                else:
-                    (number, *_), *waiting = waiting
-                    found[number] = RunError(
-                        f"case {statements[number].case_id}: one fact of {tokens} tokens, {settings.samples} samples "
-                        "does not fit the device's memory; take a larger device, or fewer --samples"
-                    )
-                continue
+            lengths.setdefault(len(encoded.ids), []).append(_Asked(number, encoded, span))
+    cells = settings.cells(model.decoder.layers)
+
+    def compute(part: Sequence[_Asked]) -> Swept | RunError:
+        return sweep(model.decoder, [one.encoded.ids for one in part], [one.span for one in part], cells, memory)
+
+    def alone(one: _Asked) -> Swept | RunError:
+        return RunError(
+            f"case {statements[one.number].case_id}: one fact of {len(one.encoded.ids)} tokens, {settings.samples} "
+            "samples does not fit the device's memory; take a larger device, or fewer --samples"
+        )
+
+    for tokens, asked in sorted(lengths.items()):
+
+        def fitting(left: Sequence[_Asked], tokens: int = tokens) -> int:
+            return memory.facts(model.decoder, tokens, settings.samples)
+
+        for part, swept in batches(asked, fitting, compute, memory, alone):
             for f, (number, encoded, span) in enumerate(part):
+                if isinstance(swept, RunError):
+                    found[number] = swept
+                    continue
                 found[number] = Trace(
                     case_id=statements[number].case_id,
                     tokens=tuple(model.tokens.decode([i]) for i in encoded.ids),
@@ -162,5 +181,4 @@ def trace_all(
                     corrupted=swept.corrupted_F[f],
                     scores=swept.scores_FTL[f].tolist(),
                 )
-            waiting = waiting[len(part) :]
     return [found[number] for number in range(len(statements))]

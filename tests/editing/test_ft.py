@@ -23,8 +23,8 @@ from artifact.editing.hparams import FtHparams, hparams_for
 from artifact.editing.protocol import PROTOCOLS, Protocol
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
-from artifact.lm.memory import Memory
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 RELEASED, CORRECTED = PROTOCOLS["released"], PROTOCOLS["corrected"]

@@ -17,8 +17,8 @@ from artifact.editing.kn import KnEdit, attributions, kn, neurons_above, refined
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, PromptError
 from artifact.lm.decoder import AtSite, RowEdits
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 RELEASED = PROTOCOLS["released"]

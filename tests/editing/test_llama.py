@@ -27,8 +27,8 @@ from artifact.editing.methods import Editor
 from artifact.editing.moments import compute_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.facts.fact import Fact, Statement
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
-from artifact.lm.memory import Memory
 from artifact.tracing.corruption import corrupted_tokens, noise
 from artifact.tracing.trace import Settings, trace
 

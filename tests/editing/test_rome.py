@@ -18,7 +18,7 @@ from artifact.editing.rome import REMOVAL_PREFIXES, RomeEdit, rome
 from artifact.editing.value import objective
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
-from artifact.lm.memory import Memory
+from artifact.lm.device import Memory
 
 TARGETS = (None, "Rome", "Steve Jobs", "the city of Rome")
 """Targets of one to several tokens; None is the fact's own."""

@@ -103,7 +103,7 @@ def test_a_run_takes_the_users_moments_and_weights(reference: Path) -> None:
 def test_a_model_that_takes_seconds_a_fact_runs_on_few(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU, the smoke plan on GPT-2 takes few facts and says so; a small model takes them all."""
     model, said = str(reference / "models" / "tiny-gpt2"), []
-    monkeypatch.setattr("artifact.runs.setup.auto_device", lambda: ("cpu", "test"))
+    monkeypatch.setattr("artifact.runs.setup.choose_device", lambda asked: ("cpu", "test"))
     assert prepare(SMOKE, Asked(model), said.append)[1].plan == SMOKE
     assert not any("few facts" in line for line in said)
     monkeypatch.setattr("artifact.runs.setup.SMALL_EMBEDDING", 1)

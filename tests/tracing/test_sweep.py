@@ -8,8 +8,8 @@ from hypothesis import given, settings
 
 from artifact.errors import PromptError, RunError, SettingError
 from artifact.facts.fact import Statement
+from artifact.lm.device import Memory, parse_bytes
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory, parse_bytes
 from artifact.tracing import sweep as module
 from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import Settings, trace, trace_all

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 
 from artifact.errors import SettingError
 from artifact.facts.fact import Statement
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
-from artifact.lm.memory import Memory
 from artifact.tracing.corruption import embedding_spread
 from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import Settings, trace
