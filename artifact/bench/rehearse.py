@@ -7,6 +7,7 @@ shapes that the paper's have, so that nothing is fetched. It does not cover fetc
 of a record means anything here.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from statistics import mean
@@ -100,7 +101,8 @@ def rehearse(
     found = []
     for plan, model in plans_on(name, cuda):
         found.append(_Stage(plan, model, protocol, limit, device, rate, say).rehearsal())
-        if cuda:
+        if cuda:  # room for the next model
+            gc.collect()
             torch.cuda.empty_cache()
     most, expected = (sum(getattr(one, which) for one in found) for which in ("most", "expected"))
     say("")
@@ -199,6 +201,7 @@ class _Stage:
             f"{'unit':<30}{'batch':>6}{'s/batch':>10}{'s/fact':>9}{'peak GB':>9}{'facts':>7}{'at most':>10}"
             f"{'expected':>10}"
         )
+        _warm(self._device)
         units = [self._unit(unit, context) for unit in plan.units]
         found = Rehearsal(
             plan=plan.name,
@@ -241,7 +244,7 @@ class _Stage:
         items = context.items(unit)[: self._batches[unit.name]]
 
         def batch() -> Timed:
-            if self._cuda:  # libraries and kernels are loaded at their first use
+            if self._cuda or unit == self._plan.units[0]:  # libraries and kernels are loaded at their first use
                 compute(unit, items[:1], context)
             return timed(lambda: compute(unit, items, context), self._device)
 
@@ -303,6 +306,14 @@ class _Stage:
     def _note(self, line: str) -> None:
         self._said.append(line)
         self._say(line)
+
+
+def _warm(device: str) -> None:
+    """Load what torch loads at the first step of an optimiser, which takes seconds and is no unit's work."""
+    one = torch.zeros(1, device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([one])
+    one.sum().backward()
+    optimiser.step()
 
 
 def _share(unit: Unit, context: Context, records: Sequence[Record]) -> float:
