@@ -100,7 +100,7 @@ def test_an_estimate_for_another_machine(capsys: pytest.CaptureFixture[str]) -> 
     one, eight = last(), last("--gpus", "8")
     assert one[0].startswith("a GPU") and "as given, not measured" in one[0]
     assert any(line.startswith("rome-entity") for line in one) and "full on gpt-j" in one
-    assert one[-2].startswith("full: about ") and one[-1].startswith("from ")
+    assert one[-2].startswith("full: at most ") and one[-1].startswith("from ")
     assert one[-2] != eight[-2] and "8 machines" in eight[-2]
     few = last("--limit", "10")
     assert sum(line.split()[1:2] == ["10"] for line in few) == 21 + 17
@@ -116,7 +116,7 @@ def test_an_estimate_for_another_machine(capsys: pytest.CaptureFixture[str]) -> 
         (["--estimate", "full", "--rate", "quick", *GIVEN[2:]], "--rate 'quick' is no rate"),
         (["--estimate", "full", *GIVEN[:5], "much"], "memory 'much' is no size"),
         (["--gpus", "4"], "need --estimate"),
-        (["--limit", "4"], "need --estimate"),
+        (["--limit", "4"], "needs --estimate or --rehearse"),
     ],
 )
 def test_what_cannot_be_estimated(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """`kloc doctor --estimate`: what a plan takes on this machine or on one that is named: time, memory, disk.
 
 Covers the five-second measurement (rate of one large matrix product, rate of copying memory), the efficiency of every
-kind of unit with its source, and the sums. On a CPU the efficiencies are measured shares of the matrix rate, all
+kind of unit with its source, and two sums: at most, with every step of every optimisation, and expected, with early
+stops as a stated run had them (steps.py). On a CPU the efficiencies are measured shares of the matrix rate, all
 included. No GPU has been measured: there the products go at an assumed share of the rate, and the traffic of memory and
 the start of kernels are added, as if nothing overlapped. Operations and bytes a fact are work.py's.
 """
@@ -10,10 +11,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import cast
 
 import torch
 
-from artifact.bench.shapes import SHAPES, matrix_rate, timed
+from artifact.bench import steps
+from artifact.bench.shapes import SHAPES, ShapeName, matrix_rate, timed
 from artifact.bench.work import (
     EDITS,
     PAPER_LENGTHS,
@@ -92,19 +95,20 @@ class Machine:
 
     @property
     def words(self) -> str:
-        where = f"{self.name}, {_gb(self.memory)}"
+        where = f"{self.name}, {gigabytes(self.memory)}"
         return f"{where}: {_rate(self.rate)} in large matrix products, {self.bandwidth / 1e9:.0f} GB/s ({self.known})"
 
 
 @dataclass(frozen=True)
 class UnitEstimate:
-    """One unit: its facts, the work of a fact, the efficiency, and the seconds of all facts."""
+    """One unit: its facts, the most work of a fact, the efficiency, and the seconds of all facts: at most, expected."""
 
     name: str
     facts: int
     work: Work
     efficiency: float
     seconds: float
+    expected: float
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,13 @@ class PlanEstimate:
 
     @property
     def seconds(self) -> float:
+        """Of the work, every step taken."""
         return sum(unit.seconds for unit in self.units)
+
+    @property
+    def expected(self) -> float:
+        """Of the work, with early stops."""
+        return sum(unit.expected for unit in self.units)
 
     @property
     def least(self) -> float:
@@ -171,10 +181,21 @@ def estimate(name: str, machine: Machine, protocol: str, limit: int | None = Non
 
     A plan that names no model is estimated on GPT-2 small.
     """
+    return [_plan(plan, model, machine, protocol, limit) for plan, model in plans_on(name, machine.cuda)]
+
+
+def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
+    """The plans of that name, each with the model it is estimated and rehearsed on; SettingError for an unknown one."""
     plans = find_plans(name)
-    if plans == (SMOKE,) and not machine.cuda:
+    if plans == (SMOKE,) and not cuda:
         plans = (SMOKE_FEW_FACTS,)
-    return [_plan(plan, model, machine, protocol, limit) for plan in plans for model in plan.models or ("gpt2",)]
+    return [(plan, cast(ShapeName, model)) for plan in plans for model in plan.models or ("gpt2",)]
+
+
+def planned_facts(unit: Unit, limit: int | None = None) -> int:
+    """How many facts a unit takes of the paper's data."""
+    there = KNOWN_FACTS if unit.does == "trace" else PAPER_CASES
+    return min(n for n in (unit.most, limit, there) if n is not None)
 
 
 def lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Iterator[str]:
@@ -183,14 +204,20 @@ def lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Ite
     for one in found:
         yield ""
         yield f"{one.plan} on {one.model}"
-        yield f"{'unit':<30}{'facts':>7}{'GFLOP/fact':>12}{'GB/fact':>9}{'TFLOP':>10}{'efficiency':>12}{'hours':>9}"
+        yield (
+            f"{'unit':<30}{'facts':>7}{'GFLOP/fact':>12}{'GB/fact':>9}{'TFLOP':>10}{'efficiency':>12}{'at most':>9}"
+            f"{'expected':>10}"
+        )
         for unit in one.units:
             yield (
                 f"{unit.name:<30}{unit.facts:>7}{unit.work.products / 1e9:>12.0f}{unit.work.bytes / 1e9:>9.1f}"
-                f"{unit.facts * unit.work.products / 1e12:>10.0f}{unit.efficiency:>12.0%}{_hours(unit.seconds):>9}"
+                f"{unit.facts * unit.work.products / 1e12:>10.0f}{unit.efficiency:>12.0%}{hours(unit.seconds):>9}"
+                f"{hours(unit.expected):>10}"
             )
         all_products = sum(unit.facts * unit.work.products for unit in one.units)
-        yield f"{'in all':<58}{all_products / 1e12:>10.0f}{'':>12}{_hours(one.seconds):>9}"
+        yield (
+            f"{'in all, hours':<58}{all_products / 1e12:>10.0f}{'':>12}{hours(one.seconds):>9}{hours(one.expected):>10}"
+        )
         yield from _memory_lines(one, machine)
     yield ""
     yield from _efficiency_lines(machine)
@@ -229,31 +256,44 @@ def _plan(plan: Plan, model: str, machine: Machine, protocol: str, limit: int | 
     )
 
 
-def _unit(unit: Unit, model: str, shape: Shape, machine: Machine, protocol: str, limit: int | None) -> UnitEstimate:
-    facts = min(n for n in (unit.most, limit, KNOWN_FACTS if unit.does == "trace" else PAPER_CASES) if n is not None)
-    kind = unit.method if unit.does == "edit" else unit.does
-    once = Work(0)
+def unit_work(unit: Unit, model: str, protocol: str, share: float | None = None) -> Work:
+    """What one fact of the unit takes on the model's shape, its scoring included, solves of a batch apart.
+
+    `share` is that of the most steps where an optimisation may stop early: what is expected unless given.
+    """
+    shape = Shape.of(SHAPES[model])
     if unit.does == "trace":
         windows = Settings(1.0, kind=unit.kind, window=unit.window).cells(shape.layers).windows
         fresh = PROTOCOLS[protocol].severed_fresh_noise
         lengths = PAPER_LENGTHS.traced[unit.corrupt]
-        work = traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
-    else:
-        work = scored(shape, PAPER_LENGTHS, dense=kind == "ft")
+        return traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
+    work = scored(shape, PAPER_LENGTHS, dense=unit.method == "ft")
     if unit.does == "edit" and unit.method != "none":
-        hparams = hparams_for(unit.method, model, shape.layers)
-        work += EDITS[kind](shape, hparams, PAPER_LENGTHS, unit.perspective)
-        if kind in ("rome", "memit"):
-            once = solve_bytes(shape, len(hparams.layers))
+        if share is None:
+            share = steps.expected_share(unit.method, unit.perspective)
+        hparams = steps.with_steps(unit.method, hparams_for(unit.method, model, shape.layers), share)
+        work += EDITS[unit.method](shape, hparams, PAPER_LENGTHS, unit.perspective)
+    return work
+
+
+def _unit(unit: Unit, model: str, shape: Shape, machine: Machine, protocol: str, limit: int | None) -> UnitEstimate:
+    facts = planned_facts(unit, limit)
+    kind = unit.method if unit.does == "edit" else unit.does
+    most, expected = (unit_work(unit, model, protocol, share) for share in (1.0, None))
     efficiency = EFFICIENCY[kind]
     if not machine.cuda:
-        seconds = facts * work.products / (efficiency.cpu * machine.rate)
-        return UnitEstimate(unit.name, facts, work, efficiency.cpu, seconds)
-    batches = ceil(facts / unit.batch)
-    seconds = facts * (work.products / (efficiency.gpu * machine.rate) + work.bytes / machine.bandwidth)
-    seconds += batches * work.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
-    seconds += batches * once.bytes / machine.bandwidth
-    return UnitEstimate(unit.name, facts, work, efficiency.gpu, seconds)
+        of_most, of_expected = (facts * one.products / (efficiency.cpu * machine.rate) for one in (most, expected))
+        return UnitEstimate(unit.name, facts, most, efficiency.cpu, of_most, of_expected)
+    # The facts of a batch stop one by one: its passes end with the last, which is taken to need every step.
+    batches = ceil(facts / unit.batch) * most.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
+    if unit.method == "rome" or unit.method == "memit":
+        layers = len(hparams_for(unit.method, model, shape.layers).layers)
+        batches += ceil(facts / unit.batch) * solve_bytes(shape, layers).bytes / machine.bandwidth
+    of_most, of_expected = (
+        facts * (one.products / (efficiency.gpu * machine.rate) + one.bytes / machine.bandwidth) + batches
+        for one in (most, expected)
+    )
+    return UnitEstimate(unit.name, facts, most, efficiency.gpu, of_most, of_expected)
 
 
 def _least_batch(shape: Shape, model: str) -> float:
@@ -271,22 +311,24 @@ def _least_batch(shape: Shape, model: str) -> float:
 
 def _memory_lines(one: PlanEstimate, machine: Machine) -> Iterator[str]:
     where = "GPU memory" if machine.cuda else "memory"
-    parts = " + ".join(f"{name} {_gb(size)}" for name, size in one.device.items() if size)
-    yield f"{where}: {parts} = {_gb(one.least)} at least; batches use what else there is"
+    parts = " + ".join(f"{name} {gigabytes(size)}" for name, size in one.device.items() if size)
+    yield f"{where}: {parts} = {gigabytes(one.least)} at least; batches use what else there is"
     if machine.cuda:
-        yield f"host memory: {_gb(one.host)}"
+        yield f"host memory: {gigabytes(one.host)}"
         budget = GPU_SHARE * (machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT)
         if one.least > machine.memory:
-            yield f"does not fit {_gb(machine.memory)}: take a larger device"
+            yield f"does not fit {gigabytes(machine.memory)}: take a larger device"
         else:
-            yield f"fits {_gb(machine.memory)}: batches of {_gb(budget)}, 60% of what weights and factors leave"
+            batches = f"batches of {gigabytes(budget)}, 60% of what weights and factors leave"
+            yield f"fits {gigabytes(machine.memory)}: {batches}"
     elif one.host > machine.memory:
-        yield f"does not fit: with batches {_gb(one.host)} are needed and {_gb(machine.memory)} are free"
-    yield f"disk: {_gb(one.downloads)} still to fetch, about {_gb(one.results)} of results"
-    yield f"loading, hashing and factoring: {_time(one.load)} (assumed {LOAD_RATE / 1e9:g} GB/s)"
+        yield f"does not fit: with batches {gigabytes(one.host)} are needed and {gigabytes(machine.memory)} are free"
+    yield f"disk: {gigabytes(one.downloads)} still to fetch, about {gigabytes(one.results)} of results"
+    yield f"loading, hashing and factoring: {spell(one.load)} (assumed {LOAD_RATE / 1e9:g} GB/s)"
 
 
 def _efficiency_lines(machine: Machine) -> Iterator[str]:
+    yield f"at most: every step of every optimisation is taken. Expected: with early stops as in {steps.SOURCE}."
     if machine.cuda:
         yield "efficiency: of the matrix products' rate, assumed; no GPU has been measured. Memory's traffic and"
         yield f"kernels' starts ({1e3 * _PASS_SECONDS:g} ms a block, assumed) are added as if nothing overlapped."
@@ -298,12 +340,14 @@ def _efficiency_lines(machine: Machine) -> Iterator[str]:
 def _total_lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int) -> Iterator[str]:
     name = found[0].plan
     work, load = sum(one.seconds for one in found), sum(one.load for one in found)
+    expected = sum(one.expected for one in found)
     most = max(found, key=lambda one: one.least)
     where = f"{gpus} machines ({machine.name})" if gpus > 1 else machine.name
     yield (
-        f"{name}: about {_time(work / gpus + load)} on {where}, {'GPU memory' if machine.cuda else 'memory'} "
-        f"{_gb(most.least)} at least ({most.model}), host memory {_gb(max(one.host for one in found))}, disk "
-        f"{_gb(sum(one.downloads + one.results for one in found))}"
+        f"{name}: at most {spell(work / gpus + load)}, expected {spell(expected / gpus + load)}, on {where}, "
+        f"{'GPU memory' if machine.cuda else 'memory'} {gigabytes(most.least)} at least ({most.model}), host memory "
+        f"{gigabytes(max(one.host for one in found))}, disk "
+        f"{gigabytes(sum(one.downloads + one.results for one in found))}"
     )
     if machine.cuda:
         yield f"from {ceil(work / load)} GPUs on, each loads longer than it works"
@@ -317,11 +361,11 @@ def _sample_seconds(machine: Machine) -> float:
     return sum(one.seconds for one in estimate("sample", machine, "released"))
 
 
-def _hours(seconds: float) -> str:
+def hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f}" if seconds < 360_000 else f"{seconds / 3600:.0f}"
 
 
-def _time(seconds: float) -> str:
+def spell(seconds: float) -> str:
     """Seconds in the unit that a person would use."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
@@ -333,5 +377,5 @@ def _rate(rate: float) -> str:
     return f"{rate / 1e12:.0f} TFLOP/s" if rate >= 1e13 else f"{rate / 1e9:.0f} GFLOP/s"
 
 
-def _gb(size: float) -> str:
+def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB"

@@ -1,8 +1,8 @@
-"""kloc doctor: what this machine has and lacks, and what a plan would take on it.
+"""kloc doctor: what this machine has and what it is missing, and what a plan would take on it.
 
 Covers devices, memory, disk, versions, precision, the cache, and each plan's missing sources with the command that gets
-them. The estimate is bench/estimate.py's. Nothing is fetched and nothing written. torch is loaded after what can be
-said without it.
+them. The estimate is bench/estimate.py's, the rehearsal bench/rehearse.py's. Nothing is fetched; a rehearsal alone is
+written, to the cache folder. torch is loaded after what can be said without it.
 """
 
 import os
@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from artifact import __version__
-from artifact.cli.app import Limit, Protocol, app
+from artifact.cli.app import Device, Limit, Protocol, app, check_folder, write_json
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
 from artifact.facts.cache import cache_folder
@@ -38,8 +39,14 @@ def doctor(
         str | None,
         Parameter(help="Plan whose time, memory and disk are estimated: smoke, sample, gpt2-xl, gpt-j, full."),
     ] = None,
+    rehearse: Annotated[
+        str | None,
+        Parameter(help="Plan of which one batch of each unit is computed here, with random weights: time and memory."),
+    ] = None,
     limit: Limit = None,
     protocol: Protocol = "released",
+    json_file: Annotated[Path | None, Parameter(name="--json", help="With --rehearse: file for what it found.")] = None,
+    device: Device = None,
     rate: Annotated[
         str | None, Parameter(help="Estimate for a GPU that is not at hand: its matrix products, such as 150TFLOPS.")
     ] = None,
@@ -47,16 +54,25 @@ def doctor(
     gpu_memory: Annotated[str | None, Parameter(help="With --rate: that GPU's memory, such as 80GB.")] = None,
     gpus: Annotated[int, Parameter(help="Estimate for so many such machines, each a shard of every unit.")] = 1,
 ) -> int:
-    """What this machine has and lacks; with --estimate, what a plan would take. Exit code 2 when nothing can run."""
+    """What this machine has and what is missing; what a plan would take, estimated or rehearsed.
+
+    Exit code 2 when nothing can run, or when a rehearsal does not fit.
+    """
     given = (rate, bandwidth, gpu_memory)
-    if estimate is None:
-        if any(given) or gpus != 1 or limit is not None:
-            raise SettingError(
-                "--rate, --bandwidth, --gpu-memory, --gpus and --limit need --estimate; name a plan with it"
-            )
-        return _examine()
+    if estimate is None and (any(given) or gpus != 1):
+        raise SettingError("--rate, --bandwidth, --gpu-memory and --gpus need --estimate; name a plan with it")
+    if rehearse is None and (json_file is not None or device is not None):
+        raise SettingError("--json and --device need --rehearse; name a plan with it")
     if gpus < 1 or (limit is not None and limit < 1):
         raise SettingError(f"--gpus and --limit must be at least 1, got {gpus} and {limit}; give positive numbers")
+    if estimate is not None and rehearse is not None:
+        raise SettingError("--estimate and --rehearse are two ways to the same numbers; give one of them")
+    if rehearse is not None:
+        return _rehearse(rehearse, protocol, limit, device, json_file)
+    if estimate is None:
+        if limit is not None:
+            raise SettingError("--limit needs --estimate or --rehearse; name a plan with one of them")
+        return _examine()
     from artifact.bench.estimate import estimate as estimated
     from artifact.bench.estimate import lines, other_machine, this_machine
     from artifact.plan import find_plans
@@ -70,6 +86,18 @@ def doctor(
         machine = this_machine(protocol)
     for line in lines(estimated(estimate, machine, protocol, limit), machine, gpus):
         print(line)
+    return 0
+
+
+def _rehearse(plan: str, protocol: Protocol, limit: int | None, device: str | None, json_file: Path | None) -> int:
+    from artifact.bench.rehearse import keep_rehearsals, rehearse
+
+    if json_file is not None:
+        check_folder(json_file)  # before minutes of work
+    found = rehearse(plan, protocol, lambda line: print(line, flush=True), limit=limit, device=device)
+    for line in keep_rehearsals(found):
+        print(line)
+    write_json(json_file, {"rehearsals": [msgspec.to_builtins(one) for one in found]})
     return 0
 
 

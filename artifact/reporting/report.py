@@ -1,7 +1,8 @@
 """A run's report: page, tables, figures and verdict, each a function of the store: twice rendered, the same bytes.
 
 Covers filling the templates of `paper/` and writing the files, each of them whole or not at all. Times stand in
-timings.json alone. It computes no number (tables.py, figures.py, verdict.py) and needs neither a GPU nor torch.
+timings.json, and on the page beside those of a rehearsal that the run kept. It computes no number (tables.py,
+figures.py, verdict.py) and needs neither a GPU nor torch.
 """
 
 import base64
@@ -35,6 +36,7 @@ from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import PaperRow, counted_reasons
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
+from artifact.runs.rehearsed import REHEARSED
 from artifact.runs.store import UNFINISHED, RunInfo, Store, write_atomically
 
 PAPER_TITLE = (
@@ -151,7 +153,10 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
         "progress": progress,
         "protocol": protocol_words(info.protocol, info.switches),
         "facts_each": _facts_each(progress, len(info.cases)),
-        "environments": [{key: _plain(value) for key, value in sorted(e.items())} for e in store.environments()],
+        "environments": [
+            {key: _plain(value) for key, value in sorted(e.items()) if key != REHEARSED} for e in store.environments()
+        ],
+        "rehearsed": _rehearsed(store),
         "hashes": {method: _setting(method, value)["hash"] for method, value in info.settings.items()},
         "settings": [_setting(method, value) for method, value in sorted(info.settings.items())],
         "command": repeat_command(info),
@@ -340,6 +345,16 @@ def _plain(value: Any) -> str:
     if isinstance(value, list) and len(value) > 8:
         return f"{len(value)} entries, kept in the run's journal"
     return value if isinstance(value, str) else msgspec.json.encode(value, order="sorted").decode()
+
+
+def _rehearsed(store: Store) -> str:
+    """What a rehearsal on the run's machine said it takes, and what it took; empty unless one machine did it all."""
+    environments = store.environments()
+    if len(environments) != 1 or REHEARSED not in environments[0]:
+        return ""
+    hours = {name: f"{seconds / 3600:.2f}" for name, seconds in environments[0][REHEARSED].items()}
+    took = sum(seconds for _, seconds, _ in store.times()) / 3600
+    return f"{hours['most']} h at most, {hours['expected']} h expected; took {took:.2f} h"
 
 
 def _timings(runs: Sequence[MeasuredRun]) -> bytes:

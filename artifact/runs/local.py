@@ -20,6 +20,7 @@ from artifact.lm.device import batches
 from artifact.plan import Unit
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
+from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
 from artifact.runs.setup import SAMPLES, Context
 from artifact.runs.store import Record, RunInfo
 from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
@@ -33,7 +34,9 @@ class Local:
     def __init__(self, context: Context, info: RunInfo) -> None:
         self.info = info
         self._context = context
-        self._environment = environment(info.device)
+        here = environment(info.device)
+        rehearsed = rehearsed_seconds(info, here)
+        self._environment = here if rehearsed is None else here | {REHEARSED: rehearsed}
 
     def compute(
         self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool] = lambda: False

@@ -1,0 +1,328 @@
+"""`kloc doctor --rehearse`: one batch of each unit of a plan at full shape, with random weights, on this device.
+
+Covers seconds a batch, peak memory, and the hours that all the plan's facts take by them: at most, with every step of
+every optimisation, and expected, with early stops as a stated run had them (steps.py). A run's own code computes the
+batches (runs/local.py); weights, second moments, prefixes, facts and MEND's network are random, of the lengths and
+shapes that the paper's have, so that nothing is fetched. It does not cover fetching, loading and hashing, and no number
+of a record means anything here.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from statistics import mean
+from typing import Any
+
+import msgspec
+import torch
+
+from artifact.bench import steps
+from artifact.bench.edit import MEMIT_PREFIXES, random_moments, random_network
+from artifact.bench.estimate import EFFICIENCY, gigabytes, planned_facts, plans_on, spell, unit_work
+from artifact.bench.facts import paper_facts, paper_statements, synthetic_prefixes, word_tokens
+from artifact.bench.shapes import SHAPES, ShapeName, Timed, matrix_rate, random_module, timed
+from artifact.editing.hparams import MethodName, hparams_for
+from artifact.editing.mend import inner_weights
+from artifact.editing.methods import Editor
+from artifact.editing.moments import Moments, key_width
+from artifact.editing.protocol import PROTOCOLS
+from artifact.errors import RunError
+from artifact.facts.dataset import Data
+from artifact.facts.sources import HUB_MODELS
+from artifact.lm.device import Memory, check_fits, default_memory, free_memory, use_tf32
+from artifact.lm.load import LanguageModel, from_module
+from artifact.plan import Plan, Unit, find_plans
+from artifact.runs.environment import environment
+from artifact.runs.inputs import Inputs
+from artifact.runs.local import compute
+from artifact.runs.rehearsed import Rehearsed, keep
+from artifact.runs.setup import USE_MOMENTS, Asked, Context, factor_bytes, noise_level, run_device
+from artifact.runs.store import Record
+
+UNIT_SECONDS = 3.0
+"""On a CPU a unit takes as many facts as the estimate gives this time, at least one and at most a batch."""
+_NO_ROOM = "not fit the device's memory"
+"""What the reason of a record says that ran out of memory with one fact alone."""
+Say = Callable[[str], None]
+
+
+class UnitRehearsal(msgspec.Struct, frozen=True):
+    """One unit: facts computed together and their seconds, peak memory in bytes, and seconds for all the plan's facts.
+
+    `most` has every step of an optimisation, `expected` early stops (steps.py). The peak is the device's; on a CPU that
+    of the process until then.
+    """
+
+    name: str
+    batch: int
+    seconds: float
+    peak: int
+    facts: int
+    most: float
+    expected: float
+
+
+class Rehearsal(msgspec.Struct, frozen=True):
+    """One model's part of a plan: `free` bytes before it began, `factoring` seconds of all second moments, once."""
+
+    plan: str
+    model: str
+    protocol: str
+    limit: int | None
+    device: str
+    environment: dict[str, Any]
+    free: int
+    factoring: float
+    units: list[UnitRehearsal]
+    said: list[str]
+    """What was said of batches that were halved."""
+
+    @property
+    def most(self) -> float:
+        return self.factoring + sum(unit.most for unit in self.units)
+
+    @property
+    def expected(self) -> float:
+        return self.factoring + sum(unit.expected for unit in self.units)
+
+
+def rehearse(
+    name: str, protocol: str, say: Say, *, limit: int | None = None, device: str | None = None
+) -> list[Rehearsal]:
+    """Rehearse the plan called `name`, model by model; `say` is called with each line as soon as it is known.
+
+    `limit` facts a unit at most, as a run takes it. `device` is a run's --device. Raises SettingError for an unknown
+    plan, DeviceError as a run does, and ModelError or RunError where a model or a unit does not fit the device.
+    """
+    device, _ = run_device(find_plans(name)[0], Asked(device=device))
+    use_tf32(PROTOCOLS[protocol].tf32)
+    cuda = device.startswith("cuda")
+    rate = None if cuda else matrix_rate(device, torch.float32)
+    found = []
+    for plan, model in plans_on(name, cuda):
+        found.append(_Stage(plan, model, protocol, limit, device, rate, say).rehearsal())
+        if cuda:  # room for the next model
+            gc.collect()
+            torch.cuda.empty_cache()
+    most, expected = (sum(getattr(one, which) for one in found) for which in ("most", "expected"))
+    say("")
+    say(f"at most: every step of every optimisation is taken. Expected: with early stops as in {steps.SOURCE}.")
+    say(
+        f"{name}: at most {spell(most)}, expected {spell(expected)}, measured on {_device_name(device)}; fetching, "
+        "loading and hashing come on top"
+    )
+    return found
+
+
+def keep_rehearsals(found: Sequence[Rehearsal]) -> list[str]:
+    """Keep each for the runs of this machine (runs/rehearsed.py); the lines that say where, or why not."""
+    lines = []
+    for one in found:
+        seconds = {unit.name: (unit.most / unit.facts, unit.expected / unit.facts) for unit in one.units}
+        try:
+            path = keep(Rehearsed(one.plan, one.model, one.protocol, one.environment, seconds))
+            lines.append(f"kept for the report of a run on this machine: {path}")
+        except OSError as error:
+            lines.append(f"not kept for later runs: the cache folder cannot be written ({error.strerror})")
+    return lines
+
+
+class _RandomContext(Context):
+    """A run's context whose second moments, prefixes and MEND's network are random, of the paper's shapes."""
+
+    def editor(self, method: MethodName) -> Editor:
+        if method not in self._editors:
+            decoder = self.model.decoder
+            vocabulary = len(decoder.embedding_VD)
+            hparams = hparams_for(method, self.model.name, decoder.layers)
+            needs: dict[str, Any] = {}
+            if method == "rome":
+                needs["prefixes"] = synthetic_prefixes(vocabulary, hparams.context_template_length_params)
+            elif method == "memit":
+                drawn = synthetic_prefixes(vocabulary, MEMIT_PREFIXES)
+                needs["prefixes"] = [drawn[:1], drawn[1:]]
+            elif method == "mend":
+                needs["network"] = random_network(inner_weights(decoder, hparams), decoder.device)
+            if method in USE_MOMENTS:
+                needs["moments"] = self.moments
+            self._editors[method] = Editor(self.model, method, hparams, self.protocol, self.memory, **needs)
+        return self._editors[method]
+
+    def lacking(self, method: MethodName) -> str | None:
+        return None
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Random matrices, each factored and then dropped, as a run does with a published file."""
+        decoder, moments = self.model.decoder, Moments("random")
+        chosen = [hparams_for(m, self.model.name, decoder.layers) for m in self.methods if m in USE_MOMENTS]
+        for layer in sorted({layer for one in chosen for layer in one.layers}):
+            moments.given_MM[layer] = random_moments(decoder, layer)
+            moments.solve(decoder, layer, torch.zeros(1, key_width(decoder, layer), device=decoder.device))
+            del moments.given_MM[layer]
+        return moments
+
+
+class _Stage:
+    """One model of a plan on one device; `rate` is a CPU's matrix rate, None on a GPU."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: ShapeName,
+        protocol: str,
+        limit: int | None,
+        device: str,
+        rate: float | None,
+        say: Say,
+    ) -> None:
+        self._plan, self._model, self._protocol, self._limit = plan, model, protocol, limit
+        self._device, self._rate, self._say = device, rate, say
+        self._cuda = device.startswith("cuda")
+        self._said: list[str] = []
+        self._batches = {unit.name: self._batch(unit) for unit in plan.units}
+
+    def rehearsal(self) -> Rehearsal:
+        """Every unit once, its row said as soon as it is measured."""
+        say, plan = self._say, self._plan
+        # What a run checks first, so that what cannot fit is said before minutes of work.
+        check_fits(self._model, HUB_MODELS[self._model].size, self._device)
+        free = free_memory(self._device)
+        say("")
+        say(f"{plan.name} on {self._model}'s shape, random weights, protocol {self._protocol}; {gigabytes(free)} free")
+        if self._rate is not None:
+            say(f"without a GPU a unit takes {UNIT_SECONDS:.0f} s or one fact: about {spell(self._predicted())} in all")
+        context, factoring = self._held("the model with its second moments", self._context)
+        methods = [method for method in context.methods if method in USE_MOMENTS]
+        if methods:
+            layers = len({at for m in methods for at in context.editor(m).hparams.layers})
+            say(f"second moments factored in {factoring:.1f} s, once a run (layers: {layers})")
+        say(
+            f"{'unit':<30}{'batch':>6}{'s/batch':>10}{'s/fact':>9}{'peak GB':>9}{'facts':>7}{'at most':>10}"
+            f"{'expected':>10}"
+        )
+        _warm(self._device)
+        units = [self._unit(unit, context) for unit in plan.units]
+        found = Rehearsal(
+            plan=plan.name,
+            model=self._model,
+            protocol=self._protocol,
+            limit=self._limit,
+            device=self._device,
+            environment=environment(self._device),
+            free=free,
+            factoring=factoring,
+            units=units,
+            said=self._said,
+        )
+        say(f"{'in all':<71}{spell(found.most):>10}{spell(found.expected):>10}")
+        most = max(units, key=lambda unit: unit.peak)
+        where = f"the device's peak ({most.name})" if self._cuda else "the process's peak"
+        say(f"memory suffices: {gigabytes(most.peak)} at {where}, {gigabytes(free)} were free before")
+        return found
+
+    def _context(self) -> tuple[Context, float]:
+        """Model, facts and factored second moments, and the seconds of factoring."""
+        module = random_module(self._model, self._device, torch.float32).requires_grad_(False)
+        decoder = from_module(module, self._device)
+        vocabulary = SHAPES[self._model]["vocab_size"]
+        model = LanguageModel(self._model, "random weights", decoder, word_tokens(vocabulary, decoder.positions))
+        methods = tuple(dict.fromkeys(unit.method for unit in self._plan.units if unit.method != "none"))
+        most = max(self._batches.values())
+        data = Data(paper_facts(vocabulary, most), paper_statements(vocabulary, most), "random words", "", "")
+        context = _RandomContext(
+            model,
+            Inputs(data, data),
+            PROTOCOLS[self._protocol],
+            noise_level("s3", model, [statement.subject for statement in data.statements]),
+            Memory(default_memory(decoder.device, factor_bytes(model, methods)), self._note),
+            methods,
+        )
+        return context, timed(lambda: context.moments, self._device).seconds
+
+    def _unit(self, unit: Unit, context: Context) -> UnitRehearsal:
+        items = context.items(unit)[: self._batches[unit.name]]
+
+        def batch() -> Timed:
+            if self._cuda or unit == self._plan.units[0]:  # libraries and kernels are loaded at their first use
+                compute(unit, items[:1], context)
+            return timed(lambda: compute(unit, items, context), self._device)
+
+        found = self._held(unit.name, batch)
+        records: list[Record] = found.result
+        failed = [record.reason for record in records if record.status != "done"]
+        if any(_NO_ROOM in reason for reason in failed):
+            raise self._does_not_fit(unit.name)
+        if failed:
+            raise RunError(f"{unit.name}: {len(failed)} of {len(items)} facts failed in the rehearsal ({failed[0]})")
+        facts = planned_facts(unit, self._limit)
+        for_all = found.seconds * facts / len(items) / self._work(unit, _share(unit, context, records))
+        one = UnitRehearsal(
+            name=unit.name,
+            batch=len(items),
+            seconds=found.seconds,
+            peak=found.peak,
+            facts=facts,
+            most=for_all * self._work(unit, 1.0),
+            expected=for_all * self._work(unit, None),
+        )
+        self._say(
+            f"{one.name:<30}{one.batch:>6}{one.seconds:>10.3f}{one.seconds / one.batch:>9.3f}{one.peak / 1e9:>9.1f}"
+            f"{one.facts:>7}{spell(one.most):>10}{spell(one.expected):>10}"
+        )
+        return one
+
+    def _batch(self, unit: Unit) -> int:
+        """How many facts are computed together: the plan's batch, on a CPU fewer."""
+        most = min(unit.batch, planned_facts(unit, self._limit))
+        return most if self._rate is None else max(1, min(most, int(UNIT_SECONDS / self._predicted_fact(unit))))
+
+    def _predicted(self) -> float:
+        return sum(self._batches[unit.name] * self._predicted_fact(unit) for unit in self._plan.units)
+
+    def _predicted_fact(self, unit: Unit) -> float:
+        """Seconds of one fact on this CPU by the estimate, every step taken."""
+        assert self._rate is not None
+        efficiency = EFFICIENCY[unit.method if unit.does == "edit" else unit.does].cpu
+        return self._work(unit, 1.0) / (efficiency * self._rate)
+
+    def _work(self, unit: Unit, share: float | None) -> float:
+        return unit_work(unit, self._model, self._protocol, share).products
+
+    def _held(self, what: str, work: Callable[[], Any]) -> Any:
+        """The result of `work`; RunError in one line where it runs out of memory."""
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            raise self._does_not_fit(what) from None
+
+    def _does_not_fit(self, what: str) -> RunError:
+        total = torch.cuda.mem_get_info(self._device)[1] if self._cuda else free_memory(self._device)
+        return RunError(
+            f"{self._plan.name} on {self._model}: {what} does not fit {_device_name(self._device)} with "
+            f"{gigabytes(total)}; take a larger device (kloc doctor --estimate {self._plan.name} says what is needed)"
+        )
+
+    def _note(self, line: str) -> None:
+        self._said.append(line)
+        self._say(line)
+
+
+def _warm(device: str) -> None:
+    """Load what torch loads at the first step of an optimiser, which takes seconds and is no unit's work."""
+    one = torch.zeros(1, device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([one])
+    one.sum().backward()
+    optimiser.step()
+
+
+def _share(unit: Unit, context: Context, records: Sequence[Record]) -> float:
+    """The share of the most steps that the records took; 1 where nothing stops early."""
+    if unit.method == "none" or unit.method not in steps.MOST:
+        return 1.0
+    most = getattr(context.editor(unit.method).hparams, steps.MOST[unit.method])
+    return mean(record.payload["steps"] for record in records) / most
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "the CPU"

@@ -1,0 +1,55 @@
+"""What a rehearsal measured, kept in the cache folder by machine, and what it says of a run on the same machine.
+
+Covers one file a machine, plan, model and protocol, and the seconds that a run's own facts take by it. It measures
+nothing (bench/rehearse.py).
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from artifact.facts.cache import cache_folder
+from artifact.runs.store import RunInfo, write_atomically
+
+REHEARSED = "rehearsed"
+"""Key of a run's environment that holds `rehearsed_seconds`."""
+
+
+class Rehearsed(msgspec.Struct, frozen=True):
+    """Seconds a fact of every unit by name, at most and expected, on the machine that `environment` describes."""
+
+    plan: str
+    model: str
+    protocol: str
+    environment: dict[str, Any]
+    seconds: dict[str, tuple[float, float]]
+
+
+def keep(found: Rehearsed) -> Path:
+    """Write it to the cache folder, over an earlier one of the same kind; OSError where it cannot be written."""
+    path = _path(found.plan, found.model, found.protocol, found.environment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    return path
+
+
+def rehearsed_seconds(info: RunInfo, environment: dict[str, Any]) -> dict[str, float] | None:
+    """Seconds that the run's cases take by a rehearsal on this very machine with these versions: `most`, `expected`.
+
+    None where there was none, or where it did not have all of the run's units.
+    """
+    try:
+        content = _path(info.plan.name, info.model, info.protocol, environment).read_bytes()
+        seconds = msgspec.json.decode(content, type=Rehearsed).seconds
+        each = [(sum(map(len, info.batches(unit))), seconds[unit.name]) for unit in info.plan.units]
+    except (OSError, msgspec.DecodeError, KeyError):  # a run needs no rehearsal
+        return None
+    most, expected = (sum(facts * pair[which] for facts, pair in each) for which in (0, 1))
+    return {"most": round(most, 3), "expected": round(expected, 3)}
+
+
+def _path(plan: str, model: str, protocol: str, environment: dict[str, Any]) -> Path:
+    machine = hashlib.sha256(msgspec.json.encode(environment, order="sorted")).hexdigest()[:12]
+    return cache_folder() / "rehearsals" / f"{plan}-{Path(model).name}-{protocol}-{machine}.json"
