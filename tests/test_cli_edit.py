@@ -114,12 +114,55 @@ def test_golden_of_kn(protocol, spaces, perspective, tmp_path, capsys) -> None:
     assert_scores("tiny-gpt2", 15, out, tmp_path)
 
 
-@pytest.mark.parametrize(("protocol", "key"), [("released", "edit_via_mend_main"), ("corrected", "edit_via_mend_edit")])
-def test_golden_of_mend(protocol, key, tmp_path) -> None:
-    out = edit(tmp_path, "tiny-gpt2", "mend", [0], "--protocol", protocol)
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (["--correct", "mend_training_mode"], "edit_via_mend_main"),
+        (["--protocol", "corrected"], "edit_via_mend_edit"),
+    ],
+)
+def test_golden_of_mend(options, key, tmp_path) -> None:
+    out = edit(tmp_path, "tiny-gpt2", "mend", [0], *options)
     golden = np.load(REFERENCE / "mend" / "tiny-gpt2_cases0.npz")
     assert_changes(out, {name.removesuffix(f".{key}"): golden[name] for name in golden if name.endswith(f".{key}")})
     assert_scores("tiny-gpt2", 0, out, tmp_path)
+
+
+@pytest.mark.parametrize("perspective", ["entity", "relation"])
+def test_golden_of_mend_after_other_edits(perspective, tmp_path, capsys) -> None:
+    """As released an edit depends on those before it: --history names them, in order."""
+    history = tmp_path / "history.json"
+    history.write_text(json.dumps([RECORDS[0], RECORDS[10]]))
+    out = edit(tmp_path, "tiny-gpt2", "mend", [7], "--history", str(history), perspective=perspective)
+    assert "normalised with the rows of 2 edits before it" in capsys.readouterr().out
+    golden = np.load(REFERENCE / "mend_released" / f"{perspective}_2_case7.npz")
+    names = [name.removesuffix(".lr") for name in golden.files if name.endswith(".lr")]
+    changes = {n: golden[f"{n}.lr"] * golden[f"{n}.x_tilde"].T @ golden[f"{n}.delta_tilde"] for n in names}
+    assert len(changes) == 6
+    assert_changes(out, changes)
+    with safe_open(out, framework="pt") as opened:
+        assert opened.metadata()["history"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("rome", []), ("mend", ["--protocol", "corrected"])], ids=["rome", "corrected"]
+)
+def test_a_history_that_changes_nothing_is_refused(method, options, tmp_path, capsys) -> None:
+    history = tmp_path / "history.json"
+    history.write_text(json.dumps([RECORDS[0]]))
+    command = [
+        "--model",
+        MODELS / "tiny-gpt2",
+        "--method",
+        method,
+        "--request",
+        history,
+        "--history",
+        history,
+        *options,
+    ]
+    assert call(["edit", *map(str, command), "--out", str(tmp_path / "e.safetensors")]) == 2
+    assert "--history is for MEND as released" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["ft", "memit", "mend"])

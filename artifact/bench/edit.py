@@ -7,7 +7,7 @@ loops_gradient.py's. It asserts nothing: tests hold the accuracy.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -21,11 +21,12 @@ from artifact.bench.loops_gradient import ft_loop, kn_loop, mend_loop
 from artifact.bench.shapes import random_module, timed
 from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
 from artifact.editing.hparams import MethodName, hparams_for
-from artifact.editing.mend import InnerWeight, inner_weights
+from artifact.editing.mend import inner_weights
+from artifact.editing.mend_gradients import InnerWeight
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width
-from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.protocol import protocol_of
 from artifact.errors import EditError
 from artifact.facts.fact import View
 from artifact.lm.decoder import Decoder
@@ -160,8 +161,8 @@ class _Bench:
             self.model,
             self.method,
             hparams,
-            # The loop edits single facts: none has a history.
-            replace(PROTOCOLS["released"], mend_training_mode=False),
+            # The loop edits single facts, so none has a history; an edit that changes nothing is a failure here.
+            protocol_of("released", ["mend_training_mode", "kn_without_neuron_scored"]),
             self.memory,
             prefixes=self.templates if self.method == "rome" else self.groups,
             moments=self.moments,

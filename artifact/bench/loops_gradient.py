@@ -18,7 +18,7 @@ from artifact.bench.loops import Looped, Peer, hooked
 from artifact.editing.edit import Dense, Edit, LowRank
 from artifact.editing.ft import LOSS_FLOOR
 from artifact.editing.hparams import FtHparams, KnHparams
-from artifact.editing.mend import InnerWeight
+from artifact.editing.mend_gradients import InnerWeight
 from artifact.editing.mend_network import Network
 from artifact.facts.fact import View, fill
 

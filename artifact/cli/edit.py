@@ -19,7 +19,7 @@ from artifact.cli.app import (
     write_json,
 )
 from artifact.editing.hparams import JOINT, MethodName
-from artifact.errors import EditError, FactError
+from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
 
 _NONE: list[str] = []
@@ -46,6 +46,10 @@ def edit(
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
     ] = None,
+    history: Annotated[
+        Path | None,
+        Parameter(help="JSON list of records edited before, in order: as released, MEND's edit depends on them."),
+    ] = None,
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
@@ -55,17 +59,25 @@ def edit(
     from safetensors.torch import save_file
 
     from artifact.editing.kn import NO_NEURON
+    from artifact.editing.mend_history import History
+    from artifact.editing.methods import ordered
     from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.lm.device import use_tf32
     from artifact.runs.editors import make_editor
 
     followed = protocol_of(protocol, words(correct))
+    if history is not None and not ordered(method, followed):
+        raise SettingError(
+            f"--history is for MEND as released, whose edits depend on those before them; this is {method} under "
+            f"{protocol_words(followed.name, followed.switches())}; leave it out"
+        )
     requests = read_facts(request)
     if len(requests) > 1 and method not in JOINT:
         raise FactError(
             f"{request}: holds {len(requests)} records and {method} edits single facts; give a file with one record"
         )
     views = [fact.view(perspective) for fact in requests]
+    earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
     editor = make_editor(
@@ -78,7 +90,10 @@ def edit(
         moments=moments,
         mend_weights=mend_weights,
     )
-    (found,) = editor.edits([views])
+    before = History()
+    if earlier:
+        editor.count_rows(earlier, before)
+    (found,) = editor.edits([views], before)
     if isinstance(found, EditError):
         raise found
     if not found.edit.changes:
@@ -96,6 +111,7 @@ def edit(
         "hparams": settings["hash"],
         "hparams_source": settings["hparams_source"],
         **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
+        **({"history": str(len(earlier))} if editor.ordered else {}),
     }
     check_folder(out)
     save_file(found.edit.tensors(loaded.decoder), out, metadata=described)
@@ -106,6 +122,8 @@ def edit(
     print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     if found.note:
         print(found.note)
+    if editor.ordered:
+        print(f"as released, normalised with the rows of {len(earlier)} edits before it (--history) and its own")
     told = [name for name in ("protocol", "hparams", "moments", "weights") if name in described]
     print(", ".join(f"{name} {described[name]}" for name in told))
     print(f"hyperparameters: {described['hparams_source']}")

@@ -25,13 +25,13 @@ W inner weight.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.hparams import MendHparams
+from artifact.editing.mend_gradients import BATCH_TOKENS, InnerWeight, Request, inner_gradients
 from artifact.editing.mend_history import History
 from artifact.editing.mend_network import Network
 from artifact.editing.protocol import Protocol
@@ -39,20 +39,6 @@ from artifact.errors import EditError, PromptError, SettingError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel
-
-BATCH_TOKENS = 2048
-"""Padded tokens a pass: the rows of GPT-2 XL's six inner weights then take 0.4 GB in float32."""
-
-
-@dataclass(frozen=True)
-class InnerWeight:
-    """One weight that MEND edits: its layer's name, number and part, its shape (I, O), and its mode."""
-
-    name: str
-    layer: int
-    part: Literal["mlp_up", "mlp_down"]
-    shape: tuple[int, int]
-    mode: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,27 +49,6 @@ class MendEdit(Edited):
 
     def told(self) -> dict[str, float | int]:
         return {**super().told(), "rank": self.rank}
-
-
-@dataclass(frozen=True)
-class Request:
-    """A whole sentence as ids; its last `scored` tokens are the target."""
-
-    ids: tuple[int, ...]
-    scored: int
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """What the network reads, per inner weight W: inputs and output gradients of all rows, group after group.
-
-    counts_W[w][g] is the number of rows of group g; loss_G the groups' mean NLL.
-    """
-
-    x_W: list[Tensor]
-    delta_W: list[Tensor]
-    counts_W: list[list[int]]
-    loss_G: list[float]
 
 
 def mend(
@@ -319,105 +284,6 @@ def sentence(model: LanguageModel, prompt: str, target: str) -> Request:
     if scored < 1:
         raise PromptError(f"the text {prompt!r} with {target!r} is a single token; give a longer prompt")
     return Request(ids, scored)
-
-
-def inner_gradients(
-    model: LanguageModel, groups: Sequence[Sequence[Request]], inner: Sequence[InnerWeight], pad_D: Tensor | None
-) -> Gradients:
-    """Inputs x and output gradients delta of each inner weight at every token, float32; all-zero rows are left out.
-
-    A group's loss is the mean NLL over its target tokens; `pad_D` adds a logit to the softmax. Groups do not meet.
-    """
-    requests = [one for group in groups for one in group]
-    group_B = [g for g, group in enumerate(groups) for _ in group]
-    share_G = [1 / sum(one.scored for one in group) for group in groups]
-    loss_G = [0.0] * len(groups)
-    pieces: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in inner]
-    order = sorted(range(len(requests)), key=lambda b: len(requests[b].ids))
-    while order:
-        size = 1
-        while size < len(order) and (size + 1) * len(requests[order[size]].ids) <= BATCH_TOKENS:
-            size += 1
-        batch, order = order[:size], order[size:]
-        nll_B, found = _pass(model, [requests[b] for b in batch], [share_G[group_B[b]] for b in batch], inner, pad_D)
-        for b, nll in zip(batch, nll_B, strict=True):
-            loss_G[group_B[b]] += nll
-        for w, (x_BTI, delta_BTO) in enumerate(found):
-            # The published rule. Exact zeros: what no scored token sees has no gradient, padding included.
-            kept_BT = (x_BTI != 0).any(-1) & (delta_BTO != 0).any(-1)
-            counts = kept_BT.sum(1).tolist()
-            rows = zip(batch, x_BTI[kept_BT].split(counts), delta_BTO[kept_BT].split(counts), strict=True)
-            pieces[w] |= {b: (x_NI, delta_NO) for b, x_NI, delta_NO in rows}
-    counts_W = []
-    for found_w in pieces:
-        counts = [0] * len(groups)
-        for b, (x_NI, _) in found_w.items():
-            counts[group_B[b]] += len(x_NI)
-        counts_W.append(counts)
-    return Gradients(
-        [torch.cat([one[b][0] for b in range(len(requests))]) for one in pieces],
-        [torch.cat([one[b][1] for b in range(len(requests))]) for one in pieces],
-        counts_W,
-        loss_G,
-    )
-
-
-def _pass(
-    model: LanguageModel,
-    requests: Sequence[Request],
-    share_B: Sequence[float],
-    inner: Sequence[InnerWeight],
-    pad_D: Tensor | None,
-) -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
-    """One pass over a batch: each row's part of its group's loss, and (x (B, T, I), delta (B, T, O)) per inner weight.
-
-    Gradients come from a tensor of zeros added to each inner layer's output; below the lowest none is kept.
-    """
-    decoder = model.decoder
-    lowest = min(weight.layer for weight in inner)
-    taps = {weight.name: _Tap(weight.shape[1]) for weight in inner}
-    reads = [
-        (b, len(one.ids) - one.scored + j - 1, one.ids[len(one.ids) - one.scored + j])
-        for b, one in enumerate(requests)
-        for j in range(one.scored)
-    ]
-    row_N, at_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
-    with torch.no_grad():
-        word_BTD = decoder.words(model.tokens.pad([one.ids for one in requests], decoder.device))
-        hidden_BTD = decoder.blocks(decoder.embed(word_BTD), 0, lowest)
-    with torch.enable_grad():
-        hidden_BTD = decoder.blocks(hidden_BTD, lowest, edits=taps)
-        nll_N = token_nll(decoder, hidden_BTD[row_N, at_N], token_N, pad_D)
-        nll_N = nll_N * torch.tensor(list(share_B), device=decoder.device)[row_N]
-        deltas = torch.autograd.grad(nll_N.sum(), [taps[weight.name].zeros for weight in inner])
-    nll_B = torch.zeros(len(requests), device=decoder.device).index_add(0, row_N, nll_N.detach())
-    return nll_B.tolist(), [(taps[w.name].x, delta.float()) for w, delta in zip(inner, deltas, strict=True)]
-
-
-class _Tap:
-    """A linear layer's change by nothing: `zeros`, added to its output, get that output's gradient; `x` is its input
-    in float32.
-    """
-
-    x: Tensor
-    zeros: Tensor
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-
-    def output(self, input_BTI: Tensor) -> Tensor:
-        self.x = input_BTI.detach().float()
-        self.zeros = input_BTI.new_zeros(*input_BTI.shape[:-1], self._width).requires_grad_()
-        return self.zeros
-
-
-def token_nll(decoder: Decoder, hidden_ND: Tensor, token_N: Tensor, pad_D: Tensor | None = None) -> Tensor:
-    """-log p (N,) in float32 of each token for final states (N, D); `pad_D` is one more row of the output layer."""
-    logits_NV = decoder.logits(hidden_ND)
-    total_N = logits_NV.logsumexp(-1)
-    if pad_D is not None:
-        total_N = torch.logaddexp(total_N, (decoder.norm(decoder.family.final_norm, hidden_ND) @ pad_D).float())
-    return total_N - logits_NV.gather(1, token_N[:, None])[:, 0]
 
 
 def _parts(requests: Mapping[int, Sequence[Request]]) -> list[list[int]]:

@@ -20,15 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from artifact.editing.edit import LowRankRows
 from artifact.editing.hparams import MendHparams
-from artifact.editing.mend import (
-    BATCH_TOKENS,
-    Request,
-    inner_gradients,
-    inner_weights,
-    sentence,
-    step_order,
-    token_nll,
-)
+from artifact.editing.mend import inner_weights, sentence, step_order
+from artifact.editing.mend_gradients import BATCH_TOKENS, Request, inner_gradients, token_nll
 from artifact.editing.mend_network import Network
 from artifact.facts.fact import Fact, View, fill
 from artifact.lm.load import LanguageModel

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing.hparams import MendHparams
-from artifact.editing.mend import Request
+from artifact.editing.mend_gradients import Request
 from artifact.editing.mend_network import Network
 from artifact.editing.mend_objective import Item, Objective, items_of
 from artifact.editing.mend_weights import network_of, read_safetensors, replace_file, stored
@@ -64,8 +64,8 @@ class MendTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Trained:
     """A trained network, the step it was best at, the steps taken, and figures on the held-out facts.
 
-    `figures` on the held-out facts: "objective" (with NLL and KL), and success with step sizes applied as learned
-    ("corrected") and as the released code does ("released").
+    `figures` on the held-out facts: "objective" (with NLL and KL), and success by the file's normalisation, with
+    step sizes applied as learned ("corrected") and as the released code deals them out ("steps swapped").
     """
 
     network: Network
@@ -122,7 +122,7 @@ def train(
     figures = {
         "objective": objective.held_out(on_device, judged),
         "corrected": objective.success(on_device, judged, swapped=False),
-        "released": objective.success(on_device, judged, swapped=True),
+        "steps swapped": objective.success(on_device, judged, swapped=True),
     }
     return Trained(network, state.best_step, state.step, figures, [fact.case_id for fact in held_out])
 

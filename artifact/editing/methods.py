@@ -29,6 +29,11 @@ from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 
 
+def ordered(method: MethodName, protocol: Protocol) -> bool:
+    """Whether the method's edits depend on the edits made before them."""
+    return method == "mend" and protocol.mend_training_mode
+
+
 @dataclass(frozen=True)
 class Editor:
     """A method on a model. `prefixes` is a list of templates for ROME and a list of groups for MEMIT; `moments` is
@@ -48,7 +53,7 @@ class Editor:
     @property
     def ordered(self) -> bool:
         """Whether an edit depends on the edits made before it (mend_history.py)."""
-        return self.method == "mend" and self.protocol.mend_training_mode
+        return ordered(self.method, self.protocol)
 
     def count_rows(self, groups: Sequence[Sequence[View]], history: History, most: int | None = None) -> None:
         """Add to `history` what editing the first `most` groups leaves behind, without making their edits (mend.py)."""

@@ -49,7 +49,8 @@ class Row:
     other view, case by case: what of the edit did not carry over; its change is the gap of the changes. `undone` marks
     rows whose edit was undone before the scoring, as the released code does with KN's: the numbers are the unedited
     model's. `unedited` counts the cases whose edit changes nothing (KN's without a neuron): they are done, and their
-    numbers are the unedited model's. `skipped` is why every case was left out, where all share one reason.
+    numbers are the unedited model's. `ordered`: each case's numbers depend on the cases edited before it. `skipped` is
+    why every case was left out, where all share one reason.
     """
 
     unit: str
@@ -64,6 +65,7 @@ class Row:
     complete: bool
     undone: bool = False
     unedited: int = 0
+    ordered: bool = False
     skipped: str = ""
 
     @property
@@ -301,6 +303,7 @@ def _row(
         complete=info.limit is None and unit.most is None and counts.total() >= planned,
         undone=undone(info, unit),
         unedited=store.unedited(unit) if unit.does == "edit" and unit.method == "kn" else 0,
+        ordered=unit.does == "edit" and unit.method == "mend" and info.switches.get("mend_training_mode", False),
         skipped=reasons.pop() if len(reasons) == 1 else "",
     )
 

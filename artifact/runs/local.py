@@ -101,7 +101,12 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     if missing is not None:
         return [Record(fact.case_id, "excluded", {"reason": missing}) for fact in facts]
     editor = context.editor(unit.method)
-    found = editor.edits([[fact.view(unit.perspective)] for fact in facts])
+    groups = [[fact.view(unit.perspective)] for fact in facts]
+    order = context.order(unit)
+    history = None if order is None else order.before(facts[0].case_id)
+    found = editor.edits(groups, history)
+    if order is not None and history is not None:
+        order.after([fact.case_id for fact in facts], history)
     made = [(fact, one) for fact, one in zip(facts, found, strict=True) if isinstance(one, Edited)]
     undone = unit.method == "kn" and context.protocol.kn_undone
     edits = None if undone else [one.edit for _, one in made]
@@ -111,6 +116,8 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         told: dict[str, Any] = {"hparams": hparams_hash(editor.hparams), **one.told(), **_views(score)}
         if undone:
             told["undone"] = True
+        if order is not None:
+            told["after"] = order.position(fact.case_id)
         records[fact.case_id] = Record(fact.case_id, "done", told)
     for fact, failed in zip(facts, found, strict=True):
         if isinstance(failed, EditError):

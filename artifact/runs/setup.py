@@ -17,9 +17,9 @@ from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
-from artifact.errors import DeviceError, SettingError
+from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data, data_for
-from artifact.facts.fact import Fact, Statement
+from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.fetch import cached, fetch, hub_answers
 from artifact.facts.sources import HUB_MODELS
 from artifact.lm.device import Memory, check_fits, choose_device, default_memory, parse_bytes, use_tf32
@@ -27,6 +27,7 @@ from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.editors import default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
+from artifact.runs.order import Order
 from artifact.runs.store import RunInfo, TracedData
 from artifact.tracing.corruption import embedding_spread
 from artifact.tracing.trace import greedy_answers, is_answer
@@ -102,7 +103,10 @@ class Context:
     moments_folder: Path | None = None
     mend_weights: Path | None = None
     mend_missing: str = ""
+    batches: Callable[[Unit], Sequence[Sequence[int]]] = lambda unit: ()
+    """Each unit's case ids as the whole run cuts them, whatever its shard."""
     _editors: dict[MethodName, Editor] = field(default_factory=dict)
+    _orders: dict[str, Order] = field(default_factory=dict)
 
     def editor(self, method: MethodName) -> Editor:
         """The method with its settings on this model, made once."""
@@ -117,6 +121,24 @@ class Context:
                 mend_weights=self.mend_weights if method == "mend" else None,
             )
         return self._editors[method]
+
+    def order(self, unit: Unit) -> Order | None:
+        """The order of a unit's edits where each depends on those before it; None where none does."""
+        assert unit.method != "none"
+        editor = self.editor(unit.method)
+        if not editor.ordered:
+            return None
+        if unit.name not in self._orders:
+            facts = {fact.case_id: fact for fact in self.inputs.edited.facts}
+
+            def view(case: int) -> View | None:
+                try:
+                    return facts[case].view(unit.perspective)
+                except FactError:  # without the relation's fields
+                    return None
+
+            self._orders[unit.name] = Order(editor, self.batches(unit), view)
+        return self._orders[unit.name]
 
     def lacking(self, method: MethodName) -> str | None:
         """Why the method cannot run here, with the remedy; None when it can."""
@@ -222,6 +244,7 @@ def prepare(
         given=given.options(),
         shard=asked.shard,
     )
+    context.batches = msgspec.structs.replace(info, shard=None).batches
     return context, info
 
 

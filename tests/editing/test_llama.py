@@ -19,7 +19,8 @@ from artifact.editing.edit import read_edit, rows
 from artifact.editing.ft import ft
 from artifact.editing.hparams import FtHparams, KnHparams, MendHparams, hparams_for, hparams_source
 from artifact.editing.kn import attributions, kn
-from artifact.editing.mend import inner_gradients, inner_weights, mend, request
+from artifact.editing.mend import inner_weights, mend, request
+from artifact.editing.mend_gradients import inner_gradients
 from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial
 from artifact.editing.mend_weights import network_of

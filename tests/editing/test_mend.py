@@ -12,17 +12,8 @@ import torch
 from hypothesis import given, settings
 
 from artifact.editing.hparams import MendHparams
-from artifact.editing.mend import (
-    MendEdit,
-    inner_gradients,
-    inner_weights,
-    mend,
-    pad_row,
-    request,
-    sentence,
-    step_order,
-    token_nll,
-)
+from artifact.editing.mend import MendEdit, inner_weights, mend, pad_row, request, sentence, step_order
+from artifact.editing.mend_gradients import inner_gradients, token_nll
 from artifact.editing.mend_history import History
 from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial
@@ -166,7 +157,8 @@ def test_parts_of_a_group_add_up(model, networks, facts, monkeypatch) -> None:
     hparams, network = networks
     groups = [[facts[case].view("entity") for case in (0, 10, 7)], [facts[26].view("relation")]]
     whole = mend(model, groups, hparams, network, BY_FILE)
-    monkeypatch.setattr("artifact.editing.mend.BATCH_TOKENS", 12)
+    for name in ("mend", "mend_gradients"):
+        monkeypatch.setattr(f"artifact.editing.{name}.BATCH_TOKENS", 12)
     for one, other in zip(whole, mend(model, groups, hparams, network, BY_FILE), strict=True):
         same(one, other)
     rows = [request(model, view) for view in groups[0]]

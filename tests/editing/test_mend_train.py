@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,11 +98,12 @@ def test_the_objective_scores_what_mend_writes(model, few) -> None:
     tensors = initial(objective, items, SHORT)
     tensors["edit_lrs"] = torch.tensor([-1e-3, -4e-3, 2e-3, -1e-3])
     network = network_of(tensors, "test")
-    for protocol in ("corrected", "released"):
-        found = objective.success(network, items, swapped=protocol == "released")
+    for swapped in (False, True):
+        protocol = replace(PROTOCOLS["corrected"], mend_steps_swapped=swapped)
+        found = objective.success(network, items, swapped=swapped)
         won: dict[str, list[float]] = {}
         for item, edited in zip(
-            items, mend(model, [[item.view] for item in items], HPARAMS, network, PROTOCOLS[protocol]), strict=True
+            items, mend(model, [[item.view] for item in items], HPARAMS, network, protocol), strict=True
         ):
             assert isinstance(edited, MendEdit)
             (score,) = score_cases(model, [few[item.fact]], [edited.edit])
@@ -190,21 +192,23 @@ def test_the_command(reference, tmp_path, capsys) -> None:
         assert says in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("protocol", ["corrected", "released"])
-def test_the_worlds_network(protocol) -> None:
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_worlds_network(swapped: bool) -> None:
     """The committed network edits facts that it was not trained on, from both perspectives; its figures are its own."""
     file = WORLD_MEND
     assert file.stat().st_size < 1_500_000
     with safe_open(file, framework="pt") as opened:
         about = opened.metadata()
-    figures, held_out = json.loads(about["figures"])[protocol], json.loads(about["held_out"])
+    name = "steps swapped" if swapped else "corrected"
+    figures, held_out = json.loads(about["figures"])[name], json.loads(about["held_out"])
+    protocol = replace(PROTOCOLS["corrected"], mend_steps_swapped=swapped)
     model, network = load("world", "cpu"), read_network(file)
     assert about["weights_sha256"] == model.weights_hash()
     facts = [fact for fact in read_facts(WORLD / "facts.json") if fact.case_id in held_out]
     assert len(facts) == len(held_out) == 38
     hparams = hparams_for("mend", "world", model.decoder.layers)
     for perspective in ("entity", "relation"):
-        edits = mend(model, [[fact.view(perspective)] for fact in facts], hparams, network, PROTOCOLS[protocol])
+        edits = mend(model, [[fact.view(perspective)] for fact in facts], hparams, network, protocol)
         scores = score_cases(model, facts, [edited.edit for edited in edits])
         for group in ("reliability", "generality", "specificity"):
             values = [score.views[perspective].metrics[group]["success"] for score in scores]
