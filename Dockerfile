@@ -22,7 +22,7 @@ COPY artifact artifact
 COPY paper paper
 COPY expected expected
 COPY tests tests
-COPY results/sample results/sample
+COPY results/example-world results/example-world
 # With what the tests of the embedded world need, so that the image can show that it works.
 # The local version of another build (2.13.0+cu126) satisfies the pin.
 RUN if [ -n "${TORCH_INDEX}" ]; then \
@@ -30,7 +30,7 @@ RUN if [ -n "${TORCH_INDEX}" ]; then \
     fi \
     && /opt/kloc/bin/pip install -c constraints.txt . pytest pytest-timeout hypothesis \
     && install -d /opt/kloc/share \
-    && cp -r pyproject.toml tests results/sample /opt/kloc/share/
+    && cp -r pyproject.toml tests results/example-world /opt/kloc/share/
 
 FROM ${BASE_IMAGE}
 ARG SOURCE

@@ -84,7 +84,7 @@ def image(session: nox.Session) -> None:
     )
     for command in (
         ("smoke", "--model", "world", "--limit", "4"),
-        ("report", "/opt/kloc/share/sample", "--out", "/results/sample"),
+        ("report", "/opt/kloc/share/example-world", "--out", "/results/example-world"),
     ):
         session.run(*run, "kloc-artifact", *command, external=True)
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/opt/kloc/share/pyproject.toml")

@@ -87,7 +87,7 @@ def test_without_names_it_lists_and_fetches_nothing(capsys, monkeypatch, host) -
     lines = {line.split()[0]: line for line in out.splitlines()}
     for name, source in SOURCES.items():
         assert source.licence in lines[name] and " missing " in lines[name] and source.purpose in lines[name]
-    assert "6.43 GB" in lines["gpt2-xl"] and "~24.20 GB" in lines["gpt-j"]
+    assert "6.4 GB" in lines["gpt2-xl"] and "~24.2 GB" in lines["gpt-j"]
     assert str(cache_folder()) in out
     assert host.asked == [] and not cache_folder().exists()
     assert call(["fetch", "counterfact"]) == 0

@@ -8,7 +8,20 @@ from pathlib import Path
 import artifact
 
 PACKAGE = Path(artifact.__file__).parent
-FLOORS = ("errors", "facts", "lm", "tracing", "editing", "evaluation", "plan", "runs", "reporting", "bench", "cli")
+FLOORS = (
+    "errors",
+    "sizes",
+    "facts",
+    "lm",
+    "tracing",
+    "editing",
+    "evaluation",
+    "plan",
+    "runs",
+    "reporting",
+    "bench",
+    "cli",
+)
 
 
 def floor(module: str) -> int:

@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     outcome(lambda unit, item: record(unit, item, "the loss is nan"))
     assert "unedited: 48 of 48 facts failed in the rehearsal (the loss is nan)" in says()
     monkeypatch.setattr(device, "host_memory", lambda: 1_000_000)
-    assert "gpt2: needs about 1 GB of host memory" in says()
+    assert "gpt2: needs about 0.7 GB of host memory" in says()
 
 
 def test_batches_that_are_halved_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

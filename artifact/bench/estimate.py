@@ -40,6 +40,7 @@ from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, hos
 from artifact.lm.gpt2 import GPT2
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit, find_plans
 from artifact.runs.inputs import Given, needed_sources
+from artifact.sizes import size_words
 from artifact.tracing.trace import Settings
 
 KNOWN_FACTS = 1_209
@@ -95,7 +96,7 @@ class Machine:
 
     @property
     def words(self) -> str:
-        where = f"{self.name}, {gigabytes(self.memory)}"
+        where = f"{self.name}, {size_words(self.memory)}"
         return f"{where}: {_rate(self.rate)} in large matrix products, {self.bandwidth / 1e9:.0f} GB/s ({self.known})"
 
 
@@ -311,19 +312,19 @@ def _least_batch(shape: Shape, model: str) -> float:
 
 def _memory_lines(one: PlanEstimate, machine: Machine) -> Iterator[str]:
     where = "GPU memory" if machine.cuda else "memory"
-    parts = " + ".join(f"{name} {gigabytes(size)}" for name, size in one.device.items() if size)
-    yield f"{where}: {parts} = {gigabytes(one.least)} at least; batches use what else there is"
+    parts = " + ".join(f"{name} {size_words(size)}" for name, size in one.device.items() if size)
+    yield f"{where}: {parts} = {size_words(one.least)} at least; batches use what else there is"
     if machine.cuda:
-        yield f"host memory: {gigabytes(one.host)}"
+        yield f"host memory: {size_words(one.host)}"
         budget = GPU_SHARE * (machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT)
         if one.least > machine.memory:
-            yield f"does not fit {gigabytes(machine.memory)}: take a larger device"
+            yield f"does not fit {size_words(machine.memory)}: take a larger device"
         else:
-            batches = f"batches of {gigabytes(budget)}, 60% of what weights and factors leave"
-            yield f"fits {gigabytes(machine.memory)}: {batches}"
+            batches = f"batches of {size_words(budget)}, 60% of what weights and factors leave"
+            yield f"fits {size_words(machine.memory)}: {batches}"
     elif one.host > machine.memory:
-        yield f"does not fit: with batches {gigabytes(one.host)} are needed and {gigabytes(machine.memory)} are free"
-    yield f"disk: {gigabytes(one.downloads)} still to fetch, about {gigabytes(one.results)} of results"
+        yield f"does not fit: with batches {size_words(one.host)} are needed and {size_words(machine.memory)} are free"
+    yield f"disk: {size_words(one.downloads)} still to fetch, about {size_words(one.results)} of results"
     yield f"loading, hashing and factoring: {spell(one.load)} (assumed {LOAD_RATE / 1e9:g} GB/s)"
 
 
@@ -345,9 +346,9 @@ def _total_lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int) -> 
     where = f"{gpus} machines ({machine.name})" if gpus > 1 else machine.name
     yield (
         f"{name}: at most {spell(work / gpus + load)}, expected {spell(expected / gpus + load)}, on {where}, "
-        f"{'GPU memory' if machine.cuda else 'memory'} {gigabytes(most.least)} at least ({most.model}), host memory "
-        f"{gigabytes(max(one.host for one in found))}, disk "
-        f"{gigabytes(sum(one.downloads + one.results for one in found))}"
+        f"{'GPU memory' if machine.cuda else 'memory'} {size_words(most.least)} at least ({most.model}), host memory "
+        f"{size_words(max(one.host for one in found))}, disk "
+        f"{size_words(sum(one.downloads + one.results for one in found))}"
     )
     if machine.cuda:
         yield f"from {ceil(work / load)} GPUs on, each loads longer than it works"
@@ -375,7 +376,3 @@ def spell(seconds: float) -> str:
 
 def _rate(rate: float) -> str:
     return f"{rate / 1e12:.0f} TFLOP/s" if rate >= 1e13 else f"{rate / 1e9:.0f} GFLOP/s"
-
-
-def gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -18,7 +18,7 @@ import torch
 
 from artifact.bench import steps
 from artifact.bench.edit import MEMIT_PREFIXES, random_moments, random_network
-from artifact.bench.estimate import EFFICIENCY, gigabytes, planned_facts, plans_on, spell, unit_work
+from artifact.bench.estimate import EFFICIENCY, planned_facts, plans_on, spell, unit_work
 from artifact.bench.facts import paper_facts, paper_statements, synthetic_prefixes, word_tokens
 from artifact.bench.shapes import SHAPES, ShapeName, Timed, matrix_rate, random_module, timed
 from artifact.editing.hparams import MethodName, hparams_for
@@ -38,6 +38,7 @@ from artifact.runs.local import compute
 from artifact.runs.rehearsed import Rehearsed, keep
 from artifact.runs.setup import USE_MOMENTS, Asked, Context, factor_bytes, noise_level, run_device
 from artifact.runs.store import Record
+from artifact.sizes import size_words
 
 UNIT_SECONDS = 3.0
 """On a CPU a unit takes as many facts as the estimate gives this time, at least one and at most a batch."""
@@ -189,7 +190,7 @@ class _Stage:
         check_fits(self._model, HUB_MODELS[self._model].size, self._device)
         free = free_memory(self._device)
         say("")
-        say(f"{plan.name} on {self._model}'s shape, random weights, protocol {self._protocol}; {gigabytes(free)} free")
+        say(f"{plan.name} on {self._model}'s shape, random weights, protocol {self._protocol}; {size_words(free)} free")
         if self._rate is not None:
             say(f"without a GPU a unit takes {UNIT_SECONDS:.0f} s or one fact: about {spell(self._predicted())} in all")
         context, factoring = self._held("the model with its second moments", self._context)
@@ -218,7 +219,7 @@ class _Stage:
         say(f"{'in all':<71}{spell(found.most):>10}{spell(found.expected):>10}")
         most = max(units, key=lambda unit: unit.peak)
         where = f"the device's peak ({most.name})" if self._cuda else "the process's peak"
-        say(f"memory suffices: {gigabytes(most.peak)} at {where}, {gigabytes(free)} were free before")
+        say(f"memory suffices: {size_words(most.peak)} at {where}, {size_words(free)} were free before")
         return found
 
     def _context(self) -> tuple[Context, float]:
@@ -300,7 +301,7 @@ class _Stage:
         total = torch.cuda.mem_get_info(self._device)[1] if self._cuda else free_memory(self._device)
         return RunError(
             f"{self._plan.name} on {self._model}: {what} does not fit {_device_name(self._device)} with "
-            f"{gigabytes(total)}; take a larger device (kloc doctor --estimate {self._plan.name} says what is needed)"
+            f"{size_words(total)}; take a larger device (kloc doctor --estimate {self._plan.name} says what is needed)"
         )
 
     def _note(self, line: str) -> None:

@@ -22,10 +22,11 @@ from artifact.cli.app import Device, Limit, Protocol, app, check_folder, write_j
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
 from artifact.facts.cache import cache_folder
-from artifact.facts.fetch import offline, remaining, state_of
+from artifact.facts.fetch import offline, remaining, state_of, to_fetch
 from artifact.facts.sources import SOURCES, WORLD
 from artifact.plan import PLANS, Plan
 from artifact.runs.inputs import Given, needed_sources
+from artifact.sizes import size_words
 
 _REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "msgspec", "matplotlib")
 _LEAST_DISK = 100_000_000
@@ -132,9 +133,11 @@ def _disk(obstacles: list[str]) -> Iterator[str]:
         while not there.exists():
             there = there.parent
         free, writable = shutil.disk_usage(there).free, os.access(there, os.W_OK)
-        yield f"disk: {_size(free)} free at the {what} ({folder}{'' if writable else ', cannot be written'})"
+        yield f"disk: {size_words(free)} free at the {what} ({folder}{'' if writable else ', cannot be written'})"
         if what == "results" and writable and free < _LEAST_DISK:
-            obstacles.append(f"{folder} has {_size(free)} free, expected {_size(_LEAST_DISK)}; make room there")
+            obstacles.append(
+                f"{folder} has {size_words(free)} free, expected {size_words(_LEAST_DISK)}; make room there"
+            )
 
 
 def _cache() -> Iterator[str]:
@@ -162,8 +165,10 @@ def _plans() -> Iterator[str]:
         rows = [source for source in optional if state_of(SOURCES[source]) != "here"]
         words = "nothing is missing"
         if missing or rows:
-            size = sum(remaining(SOURCES[source]) for source in (*missing, *rows))
-            words = f"about {_size(size)} missing: kloc fetch {' '.join((*missing, *rows))}"
+            lists = [SOURCES[source] for source in (*missing, *rows)]
+            coming, disk = sum(map(to_fetch, lists)), sum(map(remaining, lists))
+            words = f"about {size_words(coming)} to fetch ({size_words(disk)} of disk): kloc fetch "
+            words += " ".join((*missing, *rows))
         if rows:
             words += f" (without {' and '.join(rows)} MEND's rows are skipped)"
         if not plans[0].models:
@@ -185,14 +190,15 @@ def _device(obstacles: list[str]) -> Iterator[str]:
     from artifact.lm.device import OLDEST_DRIVER, host_memory, nvidia_driver, unusable_card
 
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield f"memory: {_size(host_memory())} free of {_size(total)}"
+    yield f"memory: {size_words(host_memory())} free of {size_words(total)}"
     yield f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}"
     yield f"torch: built {_built(torch.version.cuda, OLDEST_DRIVER)}; NVIDIA driver: {nvidia_driver() or 'none'}"
     modern = False
     for number in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(number)
         modern |= torch.cuda.get_device_capability(number) >= (8, 0)
-        yield f"device: cuda:{number}, {torch.cuda.get_device_name(number)}, {_size(free)} free of {_size(whole)}"
+        name = torch.cuda.get_device_name(number)
+        yield f"device: cuda:{number}, {name}, {size_words(free)} free of {size_words(whole)}"
     if not torch.cuda.is_available():
         why = unusable_card()
         yield f"device: cpu ({why}; --device cpu runs all the same)" if why else "device: cpu (no CUDA device is there)"
@@ -206,7 +212,3 @@ def _built(cuda: str | None, oldest: Mapping[str, str]) -> str:
         return "without CUDA"
     driver = oldest.get(cuda.split(".")[0])
     return f"for CUDA {cuda}" + (f", which needs driver {driver} or newer" if driver else "")
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

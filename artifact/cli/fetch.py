@@ -27,6 +27,7 @@ from artifact.facts.fetch import check_room, fetch_source, offline, state_of
 from artifact.facts.lock import entry_of, forget, holding, record, recorded, sha256_of
 from artifact.facts.sources import GROUPS, SOURCES, HubModel, PlainSource, Source
 from artifact.facts.verify import examine
+from artifact.sizes import size_words
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -92,7 +93,7 @@ def _names(what: tuple[str, ...]) -> list[str]:
 
 def _list() -> None:
     for source in SOURCES.values():
-        size = f"{'' if source.exact else '~'}{_gigabytes(source.size)}"
+        size = f"{'' if source.exact else '~'}{size_words(source.size)}"
         print(f"{source.name:<16} {size:>9}  {state_of(source):<9} {source.licence:<19} {source.purpose}")
         print(f"{'':<38}{source.citation}")
     print(f"cache: {cache_folder()}; models: the hub's cache (HF_HOME)")
@@ -185,8 +186,8 @@ class _Shown:
             if now - said > _SECONDS_BETWEEN_LINES:
                 said = now
                 rate = (done - first) / max(now - began, 1e-9)
-                of = f" of {_gigabytes(total)}" if total else ""
-                self.say(f"{name}: {_gigabytes(done)}{of}, {rate / 1e6:.1f} MB/s")
+                of = f" of {size_words(total)}" if total else ""
+                self.say(f"{name}: {size_words(done)}{of}, {rate / 1e6:.1f} MB/s")
 
         return tell
 
@@ -199,7 +200,3 @@ def _shown() -> Iterator[_Shown]:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=Console()) as progress:
         yield _Shown(progress)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

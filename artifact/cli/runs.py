@@ -86,10 +86,12 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.editing.protocol import protocol_of
     from artifact.plan import PAPER_MODELS, find_plans, narrowed
     from artifact.reporting.report import render
+    from artifact.runs.ahead import check_ahead
     from artifact.runs.inputs import Given, needed_sources
     from artifact.runs.progress import display
     from artifact.runs.runner import run_name, run_plan
-    from artifact.runs.setup import Asked, run_device
+    from artifact.runs.setup import Asked
+    from artifact.runs.status import failed_units, not_computed
     from artifact.runs.store import reading_all
 
     methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
@@ -113,10 +115,12 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         with reading_all(folder) as stores:
             return render(*stores, folder=folder / "report", by_model=several)
 
-    if narrowing.engine == "local":
-        for plan in plans:
-            run_device(plan, asked)  # a device that will not do is said before anything is fetched
     models = [plan.models[0] if options.model == "auto" and plan.models else options.model for plan in plans]
+    for plan, model in zip(plans, models, strict=True):
+        out = root / model if root else options.out
+        if out is None and model != "auto":
+            out = Path("results") / run_name(plan, model, asked, narrowed_to)
+        check_ahead(plan, model, asked, out, local=narrowing.engine == "local")
     needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.
     obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
@@ -134,9 +138,13 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         page, made = report(root or folder)
     for before in made.before:
         print(f"measured before: {before.sentence}")
+    with reading_all(root or folder) as stores:
+        line, failed = not_computed(stores), failed_units(stores)
+    if line:
+        print(line)
     print(f"verdict: {made.verdict.sentence}")
     print(page)
-    return made.verdict.exit_code
+    return 2 if failed else made.verdict.exit_code
 
 
 def _engine(name: str) -> Any:
@@ -185,15 +193,18 @@ def verify(run_folder: RunFolder) -> int:
     """Print the verdict on a run; exit code 1 when a compared value is outside its tolerance."""
     from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
+    from artifact.runs.status import not_computed
     from artifact.runs.store import reading_all
 
     with reading_all(run_folder) as stores:
-        found = verdict_of(*stores)
-    for line in verdict_lines(found.cells):
-        print(line)
+        found, missing = verdict_of(*stores), not_computed(stores)
+    print(f"verdict: {found.sentence}")
+    if missing:
+        print(missing)
     for judged in found.claims:
         print(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
-    print(f"verdict: {found.sentence}")
+    for line in verdict_lines(found.cells):
+        print(line)
     return found.exit_code
 
 

@@ -24,6 +24,7 @@ from artifact.facts.lock import Entry, entry_of, expected_of, holding, record, r
 from artifact.facts.sources import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
 from artifact.facts.unpack import Unusable, unpack
 from artifact.facts.verify import Finding, examine
+from artifact.sizes import size_words
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -76,7 +77,7 @@ def fetch(model: HubModel, say: Say = lambda line: None, tell: Tell | None = Non
         return weights.parent
     if not offline():
         check_room([model])
-    say(f"fetching {model.repo}@{model.revision[:8]}: {model.size / 1e9:.2f} GB")
+    say(f"fetching {model.repo}@{model.revision[:8]}: {size_words(model.size)}")
     return _snapshot(model, tell)
 
 
@@ -144,11 +145,15 @@ def moments_folder(model: str) -> Path:
 
 def remaining(source: Source) -> int:
     """Bytes that fetching a source would still write, about; a pickle's conversion counted."""
+    made = isinstance(source, HubModel) and source.pickled and not converted_folder(source).is_dir()
+    return to_fetch(source) + source.size * made
+
+
+def to_fetch(source: Source) -> int:
+    """Bytes of a source that are still to come over the network, about."""
     if isinstance(source, HubModel):
-        if converted_folder(source).is_dir():
-            return 0
-        missing = 0 if cached(source) else max(0, source.size - _hub_bytes(source))
-        return missing + source.size * source.pickled
+        whole = converted_folder(source).is_dir() or cached(source)
+        return 0 if whole else max(0, source.size - _hub_bytes(source))
     left = 0
     for file in source.files:
         path = source_folder(source) / file.name
@@ -241,7 +246,7 @@ def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell
         raise FactError(
             f"{key}: is not in the cache, and HF_HUB_OFFLINE is set; unset it, or put the file at {path}{hints}"
         )
-    say(f"fetching {key}: {'' if file.exact else 'about '}{file.size / 1e6:.1f} MB")
+    say(f"fetching {key}: {'' if file.exact else 'about '}{size_words(file.size)}")
     wanted = Wanted(key, path, _mirrored(file.urls), file.size, file.exact, expected)
     try:
         url = download.download(wanted, say, tell, download.PATIENCE)

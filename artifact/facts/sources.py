@@ -124,6 +124,7 @@ HUB_MODELS = {
             revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
             weights="model.safetensors",
             size=548_105_171,
+            sha256="248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
             licence="MIT",
             citation=_GPT2,
             purpose="smoke runs; no model of the paper",
@@ -144,8 +145,8 @@ HUB_MODELS = {
             repo="EleutherAI/gpt-j-6b",
             revision="47e169305d2e8376be1d31e765533382721b2cc1",
             weights="pytorch_model.bin",
-            size=24_200_000_000,
-            exact=False,
+            size=24_207_819_307,
+            sha256="0e183edc2025ecfdba4429ba43c960224103b3c3dc26616503cdc2158a3d6c93",
             licence="Apache-2.0",
             citation="Wang and Komatsuzaki, GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model, 2021",
             purpose="Tables 1 and 2",
@@ -211,11 +212,7 @@ PLAIN_SOURCES = {
             files=(
                 PlainFile(
                     name="rel_data.zip",
-                    urls=(
-                        f"{_RAKE}/rel_data.zip",
-                        f"{_RAKE}/data/rel_data.zip",  # the archive's place in the repository is told nowhere
-                        "https://github.com/weiyifan1023/RaKE/raw/main/rel_data.zip",
-                    ),
+                    urls=(f"{_RAKE}/rel_data.zip",),  # the address that the authors named
                     size=20_000_000,
                 ),
             ),

@@ -17,6 +17,7 @@ import torch
 
 from artifact.errors import DeviceError, ModelError, SettingError
 from artifact.lm.decoder import Decoder
+from artifact.sizes import size_words
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -178,8 +179,8 @@ def check_fits(name: str, size: int, device: str) -> None:
     if needed > free:
         where = "GPU" if device.startswith("cuda") else "host"
         raise ModelError(
-            f"{name}: needs about {needed / 1e9:.0f} GB of {where} memory in float32, and {free / 1e9:.0f} GB are "
-            "free; free some, or take a larger machine (kloc doctor --estimate)"
+            f"{name}: needs about {size_words(needed)} of {where} memory in float32, and {size_words(free)} are free; "
+            "free some, or take a larger machine (kloc doctor --estimate)"
         )
 
 

@@ -67,6 +67,17 @@ def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...
     return tuple(names), (f"mend-{model}",) if wanted else ()
 
 
+def check_given(plan: Plan, model: str, given: Given) -> None:
+    """Raise FactError or SettingError for a file or folder of the user's that is not there or cannot be used."""
+    name = _facts_name(plan, given)
+    if name is not None and name not in FACTS:
+        dataset.own(Path(name), given.relation_source)
+    if given.moments is not None and not given.moments.is_dir():
+        raise SettingError(f"{given.moments}: is no folder; give --moments a folder in the published layout")
+    if given.mend_weights is not None and not given.mend_weights.is_file():
+        raise SettingError(f"{given.mend_weights}: is no file; give --mend-weights a network trained for the model")
+
+
 def run_inputs(plan: Plan, model: str, given: Given) -> Inputs:
     """The data that the plan's units take, or that the user names instead.
 

@@ -100,6 +100,11 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     missing = context.lacking(unit.method)
     if missing is not None:
         return [Record(fact.case_id, "excluded", {"reason": missing}) for fact in facts]
+    if unit.perspective == "relation" and any(fact.relation is None for fact in facts):
+        reason = "the record has no relation fields, so it cannot be edited through the relation view"
+        own = [fact for fact in facts if fact.relation is not None]
+        kept = {record.case_id: record for record in _edit(unit, own, context)} if own else {}
+        return [kept.get(f.case_id, Record(f.case_id, "excluded", {"reason": reason})) for f in facts]
     editor = context.editor(unit.method)
     groups = [[fact.view(unit.perspective)] for fact in facts]
     order = context.order(unit)

@@ -16,19 +16,24 @@ class Bar:
 
     def __init__(self, name: str, total: int, progress: Progress | None) -> None:
         self._name, self._total, self._progress = name, total, progress
-        self._done = 0
+        self._done = self._failed = self._excluded = 0
         self._said = time.monotonic()
         if progress:
             self._task = progress.add_task(name, total=total)
 
-    def advance(self, cases: int) -> None:
-        """`cases` more are done; shown at once on a terminal, every few seconds and at the end elsewhere."""
+    def advance(self, cases: int, failed: int = 0, excluded: int = 0) -> None:
+        """`cases` more have a record, of which so many failed or do not count; shown at once on a terminal, every few
+        seconds and at the end elsewhere.
+        """
         self._done += cases
+        self._failed, self._excluded = self._failed + failed, self._excluded + excluded
+        parts = [f"{n} {word}" for n, word in ((self._failed, "failed"), (self._excluded, "excluded")) if n]
+        words = f" ({', '.join(parts)})" if parts else ""
         if self._progress:
-            self._progress.advance(self._task, cases)
+            self._progress.update(self._task, advance=cases, description=f"{self._name}{words}")
         elif self._done == self._total or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            print(f"{self._name}: {self._done}/{self._total} cases", flush=True)
+            print(f"{self._name}: {self._done}/{self._total} cases{words}", flush=True)
 
 
 class Display:

@@ -5,6 +5,7 @@ local.py's, where it is kept store.py's, on which machines it is computed the en
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from artifact.runs.journal import DATABASE
 from artifact.runs.local import Local
 from artifact.runs.progress import Display
 from artifact.runs.setup import Asked, prepare
+from artifact.runs.status import commonest_reason
 from artifact.runs.stop import Stop, stopping
 from artifact.runs.store import Store, begin, reading, writing
 
@@ -77,14 +79,19 @@ def _run_unit(
     done = store.done(unit)
     left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
     bar = show.bar(unit.name, sum(map(len, batches)))
-    bar.advance(sum(map(len, batches)) - sum(map(len, left)))
+    before = store.counts().get(unit.name, Counter())
+    there = sum(map(len, batches)) - sum(map(len, left))
+    bar.advance(there, before["failed"] if there else 0, before["excluded"] if there else 0)
     with closing(engine.compute(unit, left, stop)) as results:
         for computed in results:
             store.add_environment(computed.environment)
             for record in computed.records:
                 store.add(unit, record)
             store.add_time(unit, computed.seconds, len(computed.records))
-            bar.advance(len(computed.records))
+            states = Counter(record.status for record in computed.records)
+            bar.advance(len(computed.records), states["failed"], states["excluded"])
+    if reason := commonest_reason(store, unit):
+        show.say(f"{unit.name}: {reason}")
 
 
 def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()) -> str:

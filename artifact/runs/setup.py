@@ -163,14 +163,12 @@ def prepare(
     plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None = None
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
-    protocol = protocol_of(asked.protocol, asked.correct)
-    if asked.limit is not None and asked.limit < 1:
-        raise SettingError(f"--limit must be at least 1, got {asked.limit}; give a number of facts")
-    given = asked.given
+    protocol, given = check_asked(asked), asked.given
     name, reason = run_model(plan, asked.model, say, begun_with)
     say(f"model: {name} ({reason})")
     # Data first: what is missing is said before gigabytes are read.
     inputs = run_inputs(plan, name, given)
+    _check_cases(plan, inputs.edited, say)
     moments_folder = run_moments(plan, name, given)
     mend_weights, mend_missing = run_mend_weights(name, given)
     if name in HUB_MODELS:
@@ -267,6 +265,29 @@ def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: st
     if asked == "auto" and plan.models:
         return plan.models[0], f"the plan {plan.name} is for it"
     return choose_model(asked, say, begun_with)
+
+
+def check_asked(asked: Asked) -> Protocol:
+    """The protocol that is asked for; SettingError for an unknown protocol or switch, and for a limit below one."""
+    if asked.limit is not None and asked.limit < 1:
+        raise SettingError(f"--limit must be at least 1, got {asked.limit}; give a number of facts")
+    return protocol_of(asked.protocol, asked.correct)
+
+
+def _check_cases(plan: Plan, edited: Data, say: Callable[[str], None]) -> None:
+    """Raise FactError where a plan that edits or scores has no case; say where no case has the relation's fields."""
+    if all(unit.does == "trace" for unit in plan.units):
+        return
+    if not edited.facts:
+        raise FactError(
+            f"{edited.source}: no edit case in it ({edited.note}); give CounterFact-style records with --facts"
+        )
+    relation = [unit.name for unit in plan.units if unit.does == "edit" and unit.perspective == "relation"]
+    if relation and all(fact.relation is None for fact in edited.facts):
+        say(
+            f"{edited.source}: no record has the relation's fields, so {', '.join(relation)} are left out; give "
+            "records that have them, or --relation-source templates"
+        )
 
 
 def run_device(plan: Plan, asked: Asked) -> tuple[str, str]:

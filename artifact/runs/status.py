@@ -75,6 +75,42 @@ def run_status(store: Store) -> RunStatus:
     return RunStatus(store.folder, info, holder(store.folder), store.last_time(), tuple(units))
 
 
+def commonest_reason(store: Store, unit: Unit) -> str:
+    """The reason for which most of a unit's cases failed, else were excluded, with their number; empty without any."""
+    for state in ("failed", "excluded"):
+        # The case's own number would make every reason a kind of its own.
+        reasons = Counter(
+            record.reason.removeprefix(f"case {record.case_id}: ")
+            for record in store.unfinished(unit)
+            if record.status == state
+        )
+        if reasons:
+            text, count = reasons.most_common(1)[0]
+            return f"{count} {state}: {' '.join(text.split())[:200]}"
+    return ""
+
+
+def not_computed(stores: Sequence[Store]) -> str:
+    """One line on the cases of all runs that failed or were excluded, and on units of which none is done; or empty."""
+    cases: Counter[str] = Counter()
+    for store in stores:
+        for counts in store.counts().values():
+            cases.update(counts)
+    if not cases["failed"] and not cases["excluded"]:
+        return ""
+    line = f"not computed: {cases['failed']} of {cases.total()} cases failed, {cases['excluded']} are excluded"
+    if units := failed_units(stores):
+        line += f"; no case of {', '.join(units)} could be computed"
+    return f"{line}; kloc status {stores[0].folder if len(stores) == 1 else stores[0].folder.parent} lists the reasons"
+
+
+def failed_units(stores: Sequence[Store]) -> list[str]:
+    """Units that have failed cases and no finished one."""
+    return [
+        unit for store in stores for unit, counts in store.counts().items() if counts["failed"] and not counts["done"]
+    ]
+
+
 def status_lines(found: RunStatus, now: float) -> list[str]:
     """A run's state in words: who and when, a line a unit, and the sum; `now` is the clock's seconds since 1970."""
     info = found.info

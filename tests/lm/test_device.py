@@ -166,10 +166,10 @@ def test_a_containers_limit_counts_not_the_hosts(tmp_path: Path, group: str, fil
 def test_a_model_that_does_not_fit_is_refused_in_gigabytes(monkeypatch) -> None:
     monkeypatch.setattr(module, "host_memory", lambda: 10 * 10**9)
     check_fits("a model", int(10**10 / 1.3), "cpu")
-    with pytest.raises(ModelError, match="needs about 13 GB of host memory in float32, and 10 GB are free"):
+    with pytest.raises(ModelError, match="needs about 13.0 GB of host memory in float32, and 10.0 GB are free"):
         check_fits("a model", 10**10, "cpu")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * 10**9, 8 * 10**9))
-    with pytest.raises(ModelError, match="needs about 5 GB of GPU memory"):
+    with pytest.raises(ModelError, match="needs about 5.2 GB of GPU memory"):
         check_fits("a model", 4 * 10**9, "cuda:1")
 
 

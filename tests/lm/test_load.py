@@ -86,7 +86,7 @@ def test_fetched_once_from_a_hub_at_the_pinned_revision(reference: Path, tmp_pat
         done = python(FETCH, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
         assert done.stdout.splitlines() == [
             "False (True, 'the hub answers')",
-            "fetching openai-community/gpt2@607a30d7: 0.55 GB",
+            "fetching openai-community/gpt2@607a30d7: 0.5 GB",
             f"True {SMALL.revision}",
         ], done.stderr
         assert any(path.endswith(f"{SMALL.revision}/model.safetensors") for path in hub.asked)

@@ -1,4 +1,4 @@
-"""The committed sample is a finished smoke run of this version: it renders, and its numbers are our measured ones."""
+"""The committed example is a finished smoke run of this version: it renders, and its numbers are our measured ones."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import reading
 
-SAMPLE = Path(__file__).parents[2] / "results" / "sample"
+EXAMPLE = Path(__file__).parents[2] / "results" / "example-world"
 
 
 @pytest.mark.usefixtures("blank_figures")
-def test_the_sample_renders_without_a_model(tmp_path: Path) -> None:
-    with reading(SAMPLE) as store:
+def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
+    with reading(EXAMPLE) as store:
         info = store.info()
         assert (info.plan, info.model, info.limit, info.evidence) == (SMOKE, "world", None, False)
         assert store._meta("numbers") == LAYOUT
