@@ -70,7 +70,7 @@ def hub(monkeypatch, tmp_path):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     size = (folder / "pytorch_model.bin").stat().st_size
-    small = replace(HUB_MODELS["gpt-j"], size=size)
+    small = replace(HUB_MODELS["gpt-j"], size=size, sha256=None)
     for table in (SOURCES, HUB_MODELS):
         monkeypatch.setitem(table, "gpt-j", small)
     with serving(folder, small.repo, small.revision) as serving_model:
@@ -87,7 +87,7 @@ def test_without_names_it_lists_and_fetches_nothing(capsys, monkeypatch, host) -
     lines = {line.split()[0]: line for line in out.splitlines()}
     for name, source in SOURCES.items():
         assert source.licence in lines[name] and " missing " in lines[name] and source.purpose in lines[name]
-    assert "6.4 GB" in lines["gpt2-xl"] and "~24.2 GB" in lines["gpt-j"]
+    assert "6.4 GB" in lines["gpt2-xl"] and "24.2 GB" in lines["gpt-j"]
     assert str(cache_folder()) in out
     assert host.asked == [] and not cache_folder().exists()
     assert call(["fetch", "counterfact"]) == 0
@@ -250,12 +250,17 @@ def test_conversion_in_shards_holds_the_same_weights(hub, capsys) -> None:
 
 
 def test_a_damaged_file_of_a_model_is_fetched_again(capsys, monkeypatch, tmp_path) -> None:
-    """Even one that loading could do without."""
-    small = HUB_MODELS["gpt2"]
+    """Even one that loading could do without; weights other than the pinned ones are not kept."""
+    pinned = HUB_MODELS["gpt2"]
+    small = replace(pinned, sha256=None)
     with serving(REFERENCE / "models" / "tiny-gpt2", small.repo, small.revision) as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
         resolve = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        assert call(["fetch", "gpt2"]) == 2
+        assert f"expected sha256 {pinned.sha256}" in capsys.readouterr().err and not cached(small)
+        for table in (SOURCES, HUB_MODELS):
+            monkeypatch.setitem(table, "gpt2", small)
         assert call(["fetch", "gpt2"]) == 0
         file = hub_file(small, "tokenizer_config.json")
         good = file.read_bytes()

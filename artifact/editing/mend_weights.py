@@ -155,10 +155,21 @@ def replace_file(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     beside = out.with_name(f"{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(save(dict(tensors), metadata=dict(metadata)))
+        beside.write_bytes(_in_order(save(dict(tensors), metadata=dict(metadata))))
         os.replace(beside, out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror}); name a file in a folder you own") from None
+
+
+def _in_order(content: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata sorted: the library writes them in another order each time."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = {"__metadata__": header.pop("__metadata__"), **header}
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -1,6 +1,9 @@
 """MEND's weight files: published pickles read without running them, our own files, and what is refused."""
 
+import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from artifact.editing.mend import Network
 from artifact.editing.mend_weights import convert, network_of, read_network, stored, tensors_of, write_network
@@ -188,3 +192,19 @@ def test_our_own_files(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         write_network(network, tmp_path / "file" / "m.safetensors", {})
+
+
+def test_a_file_is_the_same_bytes_each_time(tmp_path) -> None:
+    """Also from another process: what is recorded of a converted file is its hash."""
+    code = (
+        "import sys; from pathlib import Path; from artifact.editing.mend_weights import read_network, write_network\n"
+        "write_network(read_network(Path(sys.argv[1])), Path(sys.argv[2]), {'b': 1, 'a': 'é', 'zz': [1, 2]})"
+    )
+    for name in "12345":
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": name}
+        command = [sys.executable, "-c", code, str(REFERENCE), str(tmp_path / f"{name}.safetensors")]
+        subprocess.run(command, check=True, env=environment, timeout=120)
+    assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
+    with safe_open(tmp_path / "1.safetensors", framework="pt") as opened:
+        assert opened.metadata()["a"] == "é" and json.loads(opened.metadata()["zz"]) == [1, 2]
+    equal(read_network(tmp_path / "1.safetensors"), read_network(REFERENCE))
