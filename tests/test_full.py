@@ -63,6 +63,11 @@ def known_facts() -> list[dict]:
     return found
 
 
+def relation_words() -> list[dict]:
+    """The known facts as the authors' file of relation traces has them: `subject` holds the words to corrupt."""
+    return [one | {"subject": one["template"].partition("{}")[2].strip()} for one in known_facts()]
+
+
 def publish_models(folder: Path) -> dict[str, Path]:
     """GPT-2 XL as safetensors and GPT-J as a pickle, each in a folder of its own, as the hub has them."""
     reference = REFERENCE / "models" / "tiny-gpt2"
@@ -117,7 +122,7 @@ def zipped(records: Sequence[dict]) -> bytes:
     buffer = BytesIO()
     with ZipFile(buffer, "w") as archive:
         archive.writestr("rel_data/rel_counterfact.json", json.dumps(records))
-        archive.writestr("rel_data/rel_known_1000.json", json.dumps(known_facts()))
+        archive.writestr("rel_data/rel_known_1000.json", json.dumps(relation_words()))
     return buffer.getvalue()
 
 

@@ -95,6 +95,11 @@ def trace(
     }
     said = protocol_words(followed.name, followed.switches())
     source = f"s3 over the subjects of {facts or data_for(loaded.name).source}" if noise == "s3" else "as given"
+    if kind != "hidden" and 2 * window > (layers := loaded.decoder.layers):
+        print(
+            f"a window of {window} layers spans most of this model's {layers}, so cells hardly differ; the paper's "
+            f"share of the depth is --window {max(1, round(10 / 48 * layers))}"
+        )
     print(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
     print(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
     for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):

@@ -46,6 +46,11 @@ class Protocol:
     """MEND's learned step sizes, learned in the order of its inner weights, are applied in the order of the model's."""
     mend_training_mode: bool
     """MEND's rows are normalised by statistics over all edits so far instead of the trained file's."""
+    records_in_file_order: bool
+    """Records are taken in the order of their file, the first 7,500 of them, instead of by case id."""
+    relation_span_from_file: bool
+    """Relation traces corrupt the words that the authors' rel_known_1000.json names, with the noise of these words'
+    embeddings, where that file is there; otherwise the prompt without its subject, with the subjects' noise."""
     severed_fresh_noise: bool
     """Severed tracing freezes values that came from other noise than the scored run's."""
     tf32: bool

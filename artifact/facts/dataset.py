@@ -9,7 +9,7 @@ there.
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,15 +24,15 @@ from artifact.facts.templates import with_relation
 
 RelationSource = Literal["authors", "templates"]
 PAPER_CASES = 7_500
-"""The paper edits the first 7,500 records of CounterFact by case_id, as ROME's Table 4 (arXiv 2202.05262) does: the
-released loader takes the first records of the file, which stand in this order."""
+"""The paper edits the first 7,500 records of CounterFact, as ROME's Table 4 (arXiv 2202.05262) does: the released
+loader takes the first records of the file. CounterFact's stand in the order of their case_id."""
 TEMPLATES = "relation prompts from templates"
 """What the source of reconstructed data says; reporting takes the wide tolerances where it reads "template"."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Facts and statements in ascending case id, with their source, sha256 and a sentence about them.
+    """Facts and statements in the order in which a run takes them, with their source, sha256 and a sentence about them.
 
     `source` holds the word "template" exactly when relation prompts were reconstructed. `sha256` is that of the file's
     bytes, or of the records' canonical JSON for what comes with the package.
@@ -45,21 +45,25 @@ class Data:
     note: str
 
 
-def counterfact(path: Path | None, relation_source: RelationSource, relation_path: Path | None = None) -> Data:
-    """The paper's selection of CounterFact: the first PAPER_CASES records by case_id, or all of a smaller file.
+def counterfact(
+    path: Path | None, relation_source: RelationSource, relation_path: Path | None = None, by_id: bool = False
+) -> Data:
+    """The paper's selection of CounterFact: the first PAPER_CASES records, or all of a smaller file.
+
+    In the order of the file, as the released loader takes them, or `by_id`.
 
     `templates` takes the records of `path` and builds their relation prompts by rule. `authors` takes the records of
     `relation_path`, the authors' rel_counterfact.json, whole; where `path` is given, too, the note says how many of
     them ask for another fact than CounterFact does. Raises FactError where a file is absent or lacks the fields.
     """
     if relation_source == "authors":
-        return _with_authors_relations(path, relation_path)
+        return _with_authors_relations(path, relation_path, by_id)
     if path is None or not os.path.exists(path):
         raise FactError(
             f"CounterFact is not there ({path or 'no path given'}); run `kloc fetch counterfact`, or give --facts known"
         )
     records, sha256 = _read(path)
-    facts, note = _selection(parse_facts(records, str(path)))
+    facts, note = _selection(parse_facts(records, str(path)), by_id)
     try:
         facts = [with_relation(fact) for fact in facts]
     except FactError as error:
@@ -67,7 +71,7 @@ def counterfact(path: Path | None, relation_source: RelationSource, relation_pat
     return _data(facts, f"CounterFact, {TEMPLATES}", sha256, f"{note}; {TEMPLATES}, not the authors' relation data")
 
 
-def known(path: Path) -> Data:
+def known(path: Path, by_id: bool = False) -> Data:
     """The known facts: statements to trace, and edit cases built from them alone (known.py).
 
     A statement counts only where the model's greedy answer begins as the attribute does, which the run itself checks.
@@ -78,10 +82,32 @@ def known(path: Path) -> Data:
     records, sha256 = _read(path)
     if is_counterfact(records):
         raise FactError(f"{path}: holds CounterFact-style records, not known facts; give --facts {path}")
-    return _known(path, records, sha256, "known facts", "templates")
+    return _known(path, records, sha256, "known facts", "templates", by_id)
 
 
-def own(path: Path, relation_source: RelationSource = "authors") -> Data:
+def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
+    """The data's statements with the words that the authors' file of relation traces names, and all words of that file.
+
+    A record belongs to the statement with its prompt; its field `subject` holds the words. Raises FactError when the
+    file is no list of such records.
+    """
+    records, sha256 = _read(path)
+    rows = list(records.values()) if isinstance(records, dict) else records
+    fields = ("subject", "prompt")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(field), str) for field in fields) for row in rows
+    ):
+        raise FactError(f"{path}: expected records with subject and prompt; delete it and run `kloc fetch relation`")
+    words = {row["prompt"]: row["subject"].strip() for row in rows if row["subject"].strip()}
+    statements = [replace(one, relation_words=words.get(one.prompt)) for one in data.statements]
+    bare = sum(one.relation_words is None for one in statements)
+    note = f"{data.note}; relation traces corrupt the words of {path.name} (sha256 {sha256[:12]})"
+    if bare:
+        note += f", and all but the subject for {bare} statements that it does not hold"
+    return replace(data, statements=statements, note=note), list(words.values())
+
+
+def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = False) -> Data:
     """The user's own file: CounterFact-style records, with relation fields or without, or known facts.
 
     Relation fields of the file are kept. Those that are missing are built by rule with `templates`, and otherwise the
@@ -89,8 +115,8 @@ def own(path: Path, relation_source: RelationSource = "authors") -> Data:
     """
     records, sha256 = _read(path)
     if not is_counterfact(records):
-        return _known(path, records, sha256, "own known facts", relation_source)
-    facts = _ascending(parse_facts(records, str(path)))
+        return _known(path, records, sha256, "own known facts", relation_source, by_id)
+    facts = _ordered(parse_facts(records, str(path)), by_id)
     bare = sum(fact.relation is None for fact in facts)
     source, note = "own facts", f"{len(facts)} records of {path.name}"
     if bare and relation_source == "templates":
@@ -120,12 +146,12 @@ def data_for(model: str) -> Data:
     return world() if model == "world" else everyday()
 
 
-def _with_authors_relations(path: Path | None, relation_path: Path | None) -> Data:
+def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id: bool) -> Data:
     instead = "run `kloc fetch relation`, or give --relation-source templates"
     if relation_path is None or not os.path.exists(relation_path):
         raise FactError(f"the authors' relation data is not there ({relation_path or 'no path given'}); {instead}")
     records, sha256 = _read(relation_path)
-    facts, note = _selection(parse_facts(records, str(relation_path)))
+    facts, note = _selection(parse_facts(records, str(relation_path)), by_id)
     if all(fact.relation is None and not fact.relation_paraphrases for fact in facts):
         raise FactError(
             f"{relation_path}: holds no relation fields: it is plain CounterFact under the name of the authors' data, "
@@ -146,9 +172,11 @@ def _asked(fact: Fact) -> tuple[str, ...]:
     return fact.relation_id, fact.template, fact.subject, fact.object_true, fact.object_new
 
 
-def _known(path: Path, records: object, sha256: str, source: str, relation_source: RelationSource) -> Data:
+def _known(path: Path, records: object, sha256: str, source: str, relation_source: RelationSource, by_id: bool) -> Data:
     """Statements and edit cases of known facts; without templates the cases have the entity view alone."""
-    statements = sorted(parse_statements(records, str(path)), key=lambda statement: statement.case_id)
+    statements = parse_statements(records, str(path))
+    if by_id:
+        statements = sorted(statements, key=lambda statement: statement.case_id)
     by_rule = relation_source == "templates"
     built = edit_cases(statements, str(path), by_rule)
     left_out = [f"{count} left out ({why})" for why, count in built.left_out.items()]
@@ -167,20 +195,21 @@ def _known(path: Path, records: object, sha256: str, source: str, relation_sourc
     return Data(built.facts, statements, source, sha256, note)
 
 
-def _selection(facts: Sequence[Fact]) -> tuple[list[Fact], str]:
+def _selection(facts: Sequence[Fact], by_id: bool) -> tuple[list[Fact], str]:
     """The paper's cases, and what they are in words."""
-    if len(facts) < PAPER_CASES:
-        return _ascending(facts), f"all {len(facts):,} records of the file, fewer than the paper's {PAPER_CASES:,}"
-    return _ascending(facts)[:PAPER_CASES], f"the first {PAPER_CASES:,} of {len(facts):,} records by case_id"
+    found, order = _ordered(facts, by_id), "by case_id" if by_id else "in the file's order"
+    if len(found) < PAPER_CASES:
+        return found, f"all {len(found):,} records of the file {order}, fewer than the paper's {PAPER_CASES:,}"
+    return found[:PAPER_CASES], f"the first {PAPER_CASES:,} of {len(found):,} records {order}"
 
 
-def _ascending(facts: Sequence[Fact]) -> list[Fact]:
-    return sorted(facts, key=lambda fact: fact.case_id)
+def _ordered(facts: Sequence[Fact], by_id: bool) -> list[Fact]:
+    return sorted(facts, key=lambda fact: fact.case_id) if by_id else list(facts)
 
 
 def _built_in(records: object, source: str, note: str) -> Data:
     digest = hashlib.sha256(msgspec.json.encode(records, order="sorted")).hexdigest()
-    return _data(_ascending(parse_facts(records, source)), source, digest, note)
+    return _data(parse_facts(records, source), source, digest, note)
 
 
 def _data(facts: list[Fact], source: str, sha256: str, note: str) -> Data:

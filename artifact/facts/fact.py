@@ -118,7 +118,8 @@ class Fact:
 class Statement:
     """One prompt to trace: `subject` occurs in `prompt`; `template` is the prompt's wording with "{}" for the subject.
 
-    `answer` is the expected object where the source gives one.
+    `answer` is the expected object where the source gives one. `relation_words` are the words that a relation trace
+    corrupts where a source names them (the authors' file), else None: all but the subject.
     """
 
     case_id: int
@@ -127,6 +128,7 @@ class Statement:
     template: str | None = None
     answer: str | None = None
     relation_id: str | None = None
+    relation_words: str | None = None
 
 
 def fill(template: str, subject: str) -> str:

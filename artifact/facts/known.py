@@ -36,7 +36,7 @@ _ENDINGS = (" the", " a", " an", " city of")
 
 
 class Built(NamedTuple):
-    """The edit cases in ascending case id, and how many records were left out for which reason."""
+    """The edit cases in the order of their statements, and how many records were left out for which reason."""
 
     facts: list[Fact]
     left_out: dict[str, int]
@@ -92,7 +92,8 @@ def edit_cases(statements: Sequence[Statement], source: str, relation_view: bool
                 facts.append(with_relation(case) if relation_view else case)
             except FactError as error:
                 raise FactError(f"{source}: {error}") from None
-    return Built(sorted(facts, key=lambda fact: fact.case_id), dict(sorted(left_out.items())))
+    place = {statement.case_id: number for number, statement in enumerate(statements)}
+    return Built(sorted(facts, key=lambda fact: place[fact.case_id]), dict(sorted(left_out.items())))
 
 
 def _apart(statement: Statement, relation_id: str, obj: str) -> _Known:

@@ -5,9 +5,11 @@ evidence. Nothing stands in for another source silently: what is absent is an er
 (cli/fetch.py) and loads no model.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from artifact.editing.protocol import Protocol
 from artifact.errors import ArtifactError, SettingError
 from artifact.facts import dataset
 from artifact.facts.dataset import Data, RelationSource
@@ -20,6 +22,10 @@ FACTS = ("counterfact", "known", "world", "everyday")
 WORLD_NOTE = (
     "The embedded world is a list of made-up facts and a small GPT-2 trained on them, so that editing works at a known "
     "site."
+)
+OUR_READING = (
+    "deviation: the authors' rel_known_1000.json is not there, so relation traces corrupt all of the prompt but its "
+    "subject, with the noise of the subjects' embeddings"
 )
 OTHER_NOTE = (
     "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
@@ -49,6 +55,8 @@ class Inputs:
 
     edited: Data
     traced: Data
+    relation_words: Sequence[str] = ()
+    """The words of the authors' file of relation traces, whose embeddings give these traces' noise; none without it."""
 
 
 def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -78,13 +86,15 @@ def check_given(plan: Plan, model: str, given: Given) -> None:
         raise SettingError(f"{given.mend_weights}: is no file; give --mend-weights a network trained for the model")
 
 
-def run_inputs(plan: Plan, model: str, given: Given) -> Inputs:
+def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inputs:
     """The data that the plan's units take, or that the user names instead.
 
     CounterFact to edit and the known facts to trace for the paper's plans; the world's own facts or the built-in ones
-    for smoke runs. Raises FactError for what is not there, with the command that fetches it.
+    for smoke runs. Relation traces of the known facts follow the authors' file where the protocol says so; where that
+    file is missing the note says that our reading stands in. Raises FactError for what is not there, with the command
+    that fetches it.
     """
-    name = _facts_name(plan, given)
+    name, by_id = _facts_name(plan, given), not protocol.records_in_file_order
     if name is None:
         found = dataset.data_for(model)
     elif name == "world":
@@ -92,13 +102,17 @@ def run_inputs(plan: Plan, model: str, given: Given) -> Inputs:
     elif name == "everyday":
         found = dataset.everyday()
     elif name == "known":
-        found = dataset.known(path_of("known"))
+        found = dataset.known(path_of("known"), by_id)
     elif name == "counterfact":
-        traced = dataset.known(path_of("known")) if any(unit.does == "trace" for unit in plan.units) else None
-        edited = _counterfact(given.relation_source)
-        return Inputs(edited, traced or edited)
+        edited = _counterfact(given.relation_source, by_id)
+        if all(unit.does != "trace" for unit in plan.units):
+            return Inputs(edited, edited)
+        traced, words = dataset.known(path_of("known"), by_id), list[str]()
+        if protocol.relation_span_from_file and any(u.does == "trace" and u.corrupt == "relation" for u in plan.units):
+            traced, words = _relation_words(traced)
+        return Inputs(edited, traced, words)
     else:
-        found = dataset.own(Path(name), given.relation_source)
+        found = dataset.own(Path(name), given.relation_source, by_id)
     return Inputs(found, found)
 
 
@@ -147,10 +161,18 @@ def _facts_name(plan: Plan, given: Given) -> str | None:
     return given.facts
 
 
-def _counterfact(relation_source: RelationSource) -> Data:
+def _relation_words(traced: Data) -> tuple[Data, list[str]]:
+    try:
+        path = path_of("rel_known")
+    except ArtifactError:
+        return replace(traced, note=f"{traced.note}; {OUR_READING}"), []
+    return dataset.with_relation_words(traced, path)
+
+
+def _counterfact(relation_source: RelationSource, by_id: bool) -> Data:
     if relation_source == "templates":
-        return dataset.counterfact(path_of("counterfact"), "templates")
-    return dataset.counterfact(None, "authors", path_of("rel_counterfact"))
+        return dataset.counterfact(path_of("counterfact"), "templates", by_id=by_id)
+    return dataset.counterfact(None, "authors", path_of("rel_counterfact"), by_id)
 
 
 def _published(plan: Plan, model: str) -> bool:

@@ -131,8 +131,9 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
 
 
 def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Record]:
+    relation = context.relation_noise_level if unit.corrupt == "relation" else None
     settings = Settings(
-        context.noise_level,
+        context.noise_level if relation is None else relation,
         kind=unit.kind,
         window=unit.window,
         sever=unit.sever,

@@ -103,6 +103,8 @@ class Context:
     moments_folder: Path | None = None
     mend_weights: Path | None = None
     mend_missing: str = ""
+    relation_noise_level: float | None = None
+    """That of relation traces where the authors' file names their words."""
     batches: Callable[[Unit], Sequence[Sequence[int]]] = lambda unit: ()
     """Each unit's case ids as the whole run cuts them, whatever its shard."""
     _editors: dict[MethodName, Editor] = field(default_factory=dict)
@@ -167,7 +169,7 @@ def prepare(
     name, reason = run_model(plan, asked.model, say, begun_with)
     say(f"model: {name} ({reason})")
     # Data first: what is missing is said before gigabytes are read.
-    inputs = run_inputs(plan, name, given)
+    inputs = run_inputs(plan, name, given, protocol)
     _check_cases(plan, inputs.edited, say)
     moments_folder = run_moments(plan, name, given)
     mend_weights, mend_missing = run_mend_weights(name, given)
@@ -207,6 +209,7 @@ def prepare(
         moments_folder,
         mend_weights,
         mend_missing,
+        noise_level("s3", model, list(inputs.relation_words)) if inputs.relation_words else None,
     )
     settings: dict[str, Any] = {
         method: context.editor(method).described() for method in methods if context.lacking(method) is None
@@ -230,6 +233,7 @@ def prepare(
         evidence_note=note,
         settings=settings,
         noise_level=context.noise_level,
+        relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
         cases=[fact.case_id for fact in inputs.edited.facts],
         traced=TracedData(

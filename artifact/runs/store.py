@@ -73,6 +73,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     given: dict[str, str] = {}
     traced: TracedData | None = None
     shard: tuple[int, int] | None = None
+    relation_noise_level: float | None = None
+    """Of relation traces, where it is another than `noise_level`."""
 
     def planned(self, unit: Unit) -> int:
         """How many cases the unit takes when it is finished, the user's limit apart."""

@@ -38,11 +38,19 @@ def corrupted_tokens(
     """Positions that are corrupted: the subject (entity), or the relation's words in one of three readings.
 
     `all`: every token of the text but the subject's; `after`: those after the subject; `template`: those of the
-    statement's template without its "{}". Raises PromptError when that leaves no token.
+    statement's template without its "{}". Words that the statement itself names come before these readings. Raises
+    PromptError when that leaves no token.
     """
     subject = subject_tokens(encoded, statement)
     if corrupt == "entity":
         return subject
+    if statement.relation_words is not None:
+        if statement.prompt.count(statement.relation_words) != 1:
+            raise PromptError(
+                f"the relation's words {statement.relation_words!r} are not once in the prompt {statement.prompt!r}; "
+                "correct the record, or --correct relation_span_from_file"
+            )
+        return encoded.find(statement.relation_words)
     everything = range(encoded.opening, len(encoded.ids))
     if relation_span == "all":
         span = tuple(i for i in everything if i not in subject)

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from artifact.errors import FactError
-from artifact.facts.dataset import PAPER_CASES, Data, counterfact, data_for, everyday, known, own, world
+from artifact.facts.dataset import (
+    PAPER_CASES,
+    Data,
+    counterfact,
+    data_for,
+    everyday,
+    known,
+    own,
+    with_relation_words,
+    world,
+)
 from artifact.facts.fact import Fact
 
 
@@ -65,17 +75,19 @@ def relation_names(facts: list[Fact]) -> set[str | None]:
 
 def test_the_reconstruction(plain, authors) -> None:
     for path in (plain, authors):  # fields that the file has are not mixed with those built by rule
-        data = counterfact(path, "templates")
+        assert ids(counterfact(path, "templates")) == [4, 0, 2]
+        data = counterfact(path, "templates", by_id=True)
         assert ids(data) == [0, 2, 4]
         assert "template" in data.source and "CounterFact" in data.source
         assert data.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert "all 3 records of the file, fewer than the paper's 7,500" in data.note
+        assert "all 3 records of the file by case_id, fewer than the paper's 7,500" in data.note
         assert relation_names(data.facts) == {"capital"}
         assert len(data.facts[0].view("relation").generality) >= 4
 
 
 def test_the_authors_data(plain, authors) -> None:
-    data = counterfact(None, "authors", authors)
+    assert ids(counterfact(None, "authors", authors)) == [4, 0, 2]
+    data = counterfact(None, "authors", authors, by_id=True)
     assert ids(data) == [0, 2, 4]
     assert "template" not in data.source and "authors" in data.source
     assert data.sha256 == hashlib.sha256(authors.read_bytes()).hexdigest()
@@ -123,17 +135,22 @@ def test_absent_files_and_unknown_relations(tmp_path) -> None:
             build()
 
 
-def test_the_paper_s_selection_is_by_case_id(tmp_path) -> None:
+def test_the_paper_s_selection_is_the_files_first_or_by_case_id(tmp_path) -> None:
+    """As released the first records of the file, corrected those of the lowest case ids."""
     count = PAPER_CASES + 5
     path = write(tmp_path / "many.json", [record(i) for i in reversed(range(count))])
-    data = counterfact(path, "templates")
+    data = counterfact(path, "templates", by_id=True)
     assert ids(data) == list(range(PAPER_CASES))
     assert f"the first 7,500 of {count:,} records by case_id" in data.note
+    data = counterfact(path, "templates")
+    assert ids(data) == list(range(5, count))[::-1]
+    assert f"the first 7,500 of {count:,} records in the file's order" in data.note
 
 
 def test_known_facts(tmp_path) -> None:
     path = write(tmp_path / "known_1000.json", [known_record(i) for i in (3, 1, 0, 2)])
-    data = known(path)
+    assert ids(known(path)) == [3, 1, 0, 2] == [statement.case_id for statement in known(path).statements]
+    data = known(path, by_id=True)
     assert ids(data) == [0, 1, 2, 3]
     assert data.source.startswith("known facts, edit cases built from them") and "template" in data.source
     assert data.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -144,9 +161,25 @@ def test_known_facts(tmp_path) -> None:
         known(write(tmp_path / "cf.json", [record(0)]))
 
 
+def test_the_words_of_the_authors_relation_traces(tmp_path) -> None:
+    """Found by the prompt; a statement that their file does not hold keeps our reading, and the note counts it."""
+    data = known(write(tmp_path / "known_1000.json", [known_record(i) for i in range(3)]))
+    prompts = [statement.prompt for statement in data.statements[:2]]
+    words = [{"known_id": 9, "prompt": prompt, "subject": " is in "} for prompt in prompts]
+    found, all_words = with_relation_words(data, write(tmp_path / "rel_known_1000.json", words))
+    assert [one.relation_words for one in found.statements] == ["is in", "is in", None]
+    assert all_words == ["is in", "is in"]
+    assert "relation traces corrupt the words of rel_known_1000.json" in found.note
+    assert "all but the subject for 1 statements" in found.note
+    by_id = write(tmp_path / "rel_known_1000.json", {str(i): row for i, row in enumerate(words)})
+    assert with_relation_words(data, by_id)[0].statements == found.statements
+    with pytest.raises(FactError, match="expected records with subject and prompt"):
+        with_relation_words(data, write(tmp_path / "rel_known_1000.json", [{"prompt": "x"}]))
+
+
 def test_own_files(plain, authors, tmp_path) -> None:
     bare = own(plain)
-    assert ids(bare) == [0, 2, 4]
+    assert ids(bare) == [4, 0, 2] and ids(own(plain, by_id=True)) == [0, 2, 4]
     assert "template" not in bare.source and "3 have no relation fields" in bare.note
     assert {len(fact.views()) for fact in bare.facts} == {1}
     built = own(plain, "templates")
@@ -154,7 +187,7 @@ def test_own_files(plain, authors, tmp_path) -> None:
     for kept in (own(authors), own(authors, "templates")):
         assert "template" not in kept.source and relation_names(kept.facts) == {"seat of government"}
     mixed = own(write(tmp_path / "mixed.json", [record(1), record(0, relation=True)]), "templates")
-    assert [fact.relation for fact in mixed.facts] == ["seat of government", "capital"]
+    assert [fact.relation for fact in mixed.facts] == ["capital", "seat of government"]
     assert "template" in mixed.source and "relation prompts of 1 built by rule" in mixed.note
     path = write(tmp_path / "mine.json", [known_record(i) for i in range(4)])
     assert "template" not in own(path).source and {len(f.views()) for f in own(path).facts} == {1}

@@ -88,7 +88,11 @@ def test_an_object_that_is_true_or_named_is_not_written() -> None:
 def test_order_decides_nothing(seed) -> None:
     shuffled = statements()
     random.Random(seed).shuffle(shuffled)
-    assert edit_cases(shuffled, "known") == edit_cases(statements(), "known")
+    found, expected = edit_cases(shuffled, "known"), edit_cases(statements(), "known")
+    assert sorted(found.facts, key=lambda fact: fact.case_id) == expected.facts
+    assert found.left_out == expected.left_out
+    place = [statement.case_id for statement in shuffled]
+    assert [fact.case_id for fact in found.facts] == sorted((f.case_id for f in found.facts), key=place.index)
 
 
 def test_other_relations_decide_nothing() -> None:

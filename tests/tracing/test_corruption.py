@@ -8,7 +8,7 @@ from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.load import LanguageModel
 from artifact.tracing.averages import ENTITY_ROLES, RELATION_ROLES, role_tokens, trace_numbers, traces_of
-from artifact.tracing.corruption import corrupt_words, corrupted_tokens, noise, subject_tokens
+from artifact.tracing.corruption import RELATION_SPANS, corrupt_words, corrupted_tokens, noise, subject_tokens
 
 
 def spans(model: LanguageModel, statement: Statement, corrupt: str, relation_span: str = "all") -> list[str]:
@@ -85,3 +85,15 @@ def test_role_effects_average_over_facts() -> None:
     assert found["first subsequent token"].facts == 1
     assert "middle subject tokens" not in found
     assert np.isnan(found["first subsequent token"].half_width()).all()
+
+
+def test_words_that_the_statement_names_are_the_relation(tiny) -> None:
+    """As the authors' file of relation traces has them: one contiguous range, whatever span is asked for."""
+    encoded = tiny("tiny-gpt2").tokens.encode("The capital of France is")
+    statement = Statement(0, encoded.text, "France", relation_words="capital of")
+    for span in RELATION_SPANS:
+        assert corrupted_tokens(encoded, statement, "relation", span) == encoded.find("capital of")
+    assert corrupted_tokens(encoded, statement, "entity") == encoded.find("France")
+    for words in ("is the", "a"):
+        with pytest.raises(PromptError, match="are not once in the prompt"):
+            corrupted_tokens(encoded, Statement(0, encoded.text, "France", relation_words=words), "relation")
