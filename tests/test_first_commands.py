@@ -1,4 +1,4 @@
-"""What a reviewer types first: folders that are free, refusals before anything is fetched, failures said aloud, sizes."""
+"""What a reviewer types first: free folders, refusals before anything is fetched, failures said aloud, sizes."""
 
 import json
 import re
@@ -134,17 +134,8 @@ def test_a_unit_of_which_nothing_could_be_computed_is_no_success(capsys, tmp_pat
 def test_a_file_without_an_edit_case_is_refused(capsys, tmp_path) -> None:
     statements = [{"known_id": 0, "subject": "Velmora", "prompt": "the capital of Velmora is"}]
     (tmp_path / "facts.json").write_text(json.dumps(statements))
-    command = [
-        "run",
-        "smoke",
-        "--model",
-        "world",
-        "--facts",
-        str(tmp_path / "facts.json"),
-        "--out",
-        str(tmp_path / "r"),
-    ]
-    assert call(command) == 2
+    command = ["run", "smoke", "--model", "world", "--facts", str(tmp_path / "facts.json")]
+    assert call([*command, "--out", str(tmp_path / "run")]) == 2
     assert "no edit case in it" in capsys.readouterr().err
 
 

@@ -32,6 +32,14 @@ def call(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe is gone: nobody is left to tell
         return 0
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be loaded for this
+            raise
+        print(
+            "kloc: the device's memory does not suffice; give less --memory, free some, or take a larger device",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("kloc: stopped; the same command goes on from what was stored", file=sys.stderr)
         return 3

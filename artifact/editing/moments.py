@@ -31,6 +31,7 @@ from torch import Tensor
 
 from artifact.errors import EditError, RunError, SettingError
 from artifact.lm.decoder import Decoder, Site
+from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
 
 OTHER_CORPUS = "other corpus"
@@ -144,22 +145,26 @@ class Moments:
 
     def _factor(self, decoder: Decoder, layer: int) -> _Cholesky | _LU:
         if layer not in self._factors:
-            matrix_MM = self.matrix(decoder, layer)
-            lower_MM, failed = torch.linalg.cholesky_ex(matrix_MM)
-            found: _Cholesky | _LU = _Cholesky(lower_MM)
-            pivot_M = lower_MM.diagonal() ** 2
-            if int(failed) != 0:
-                del lower_MM
-                found = _LU(*torch.linalg.lu_factor_ex(matrix_MM)[:2])
-                pivot_M = found.both_MM.diagonal().abs()
-            # A matrix of too few samples can pass with pivots that are rounding alone.
-            noise = len(pivot_M) * torch.finfo(torch.float64).eps * pivot_M.max()
-            # Fewer keys than dimensions are singular too, whatever a sum's rounding to float32 has left of it.
-            few = self._counts.get(layer, len(pivot_M)) < len(pivot_M)
-            if few or not bool(pivot_M.min() > noise):
-                raise SettingError(self._singular(decoder, layer))
-            self._factors[layer] = found
+            what = f"factoring the second moments of layer {layer}"
+            self._factors[layer] = in_one(lambda: self._factored(decoder, layer), what)
         return self._factors[layer]
+
+    def _factored(self, decoder: Decoder, layer: int) -> _Cholesky | _LU:
+        matrix_MM = self.matrix(decoder, layer)
+        lower_MM, failed = torch.linalg.cholesky_ex(matrix_MM)
+        found: _Cholesky | _LU = _Cholesky(lower_MM)
+        pivot_M = lower_MM.diagonal() ** 2
+        if int(failed) != 0:
+            del lower_MM
+            found = _LU(*torch.linalg.lu_factor_ex(matrix_MM)[:2])
+            pivot_M = found.both_MM.diagonal().abs()
+        # A matrix of too few samples can pass with pivots that are rounding alone.
+        noise = len(pivot_M) * torch.finfo(torch.float64).eps * pivot_M.max()
+        # Fewer keys than dimensions are singular too, whatever a sum's rounding to float32 has left of it.
+        few = self._counts.get(layer, len(pivot_M)) < len(pivot_M)
+        if few or not bool(pivot_M.min() > noise):
+            raise SettingError(self._singular(decoder, layer))
+        return found
 
     def _singular(self, decoder: Decoder, layer: int) -> str:
         return f"{self._named(decoder, layer)}: the matrix of layer {layer} is singular; use moments of more samples"
@@ -276,12 +281,17 @@ def compute_moments(
     """Second moments in memory over every token of `texts` (ids), for `layers`: KeySums over the tokens' number.
 
     `ridge` times the mean of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and
-    C^-1 k then follows directions that no key has.
+    C^-1 k then follows directions that no key has. Raises DeviceError when the device's memory does not hold the sums.
     """
     encoded = sorted(texts, key=len)
-    sums = KeySums(model, layers)
-    for start in range(0, len(encoded), batch):
-        sums.add(encoded[start : start + batch])
+
+    def summed() -> KeySums:
+        sums = KeySums(model, layers)
+        for start in range(0, len(encoded), batch):
+            sums.add(encoded[start : start + batch])
+        return sums
+
+    sums = in_one(summed, f"summing the second moments of {len(layers)} layers")
     for total_MM in sums.totals_MM.values():
         diagonal_M = total_MM.diagonal()
         diagonal_M += ridge * diagonal_M.mean()

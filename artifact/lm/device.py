@@ -270,6 +270,17 @@ def batches(
         most = len(left)
 
 
+def in_one(compute: Callable[[], R], what: str) -> R:
+    """What `compute` gives, where it cannot be cut into batches; DeviceError naming `what` when memory runs out."""
+    found: list[R] = []
+    with suppress(torch.OutOfMemoryError):
+        found.append(compute())
+    if not found:
+        _release()
+        raise DeviceError(f"{what} does not fit the device's memory; free some, or take a larger device")
+    return found[0]
+
+
 def _release() -> None:
     """Give unused blocks back to the device, whose pieces may be too small for the next attempt."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -22,7 +22,7 @@ from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.fetch import cached, fetch, hub_answers
 from artifact.facts.sources import HUB_MODELS
-from artifact.lm.device import Memory, check_fits, choose_device, default_memory, parse_bytes, use_tf32
+from artifact.lm.device import Memory, check_fits, choose_device, default_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.editors import default_moments, lacking, make_editor
@@ -181,7 +181,7 @@ def prepare(
     say(f"device: {device} ({why}), float32, protocol {words}")
     if name in HUB_MODELS:
         check_fits(name, HUB_MODELS[name].size, device)
-    model = load(name, device)
+    model = in_one(lambda: load(name, device), f"model {name}")
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
     elif device == "cpu" and plan.name == SMOKE.name:

@@ -18,6 +18,7 @@ from artifact.lm.device import (
     default_memory,
     full_precision,
     host_memory,
+    in_one,
     nvidia_driver,
     unusable_card,
     use_tf32,
@@ -302,3 +303,22 @@ def test_the_tensors_of_a_failed_attempt_are_gone_before_the_next() -> None:
         return 0
 
     assert len(list(batches(range(4), len, compute, Memory(10)))) == 4
+
+
+def test_what_cannot_be_cut_is_one_line_when_it_does_not_fit(monkeypatch, capsys, tmp_path) -> None:
+    """Factoring second moments ends a run once, not every case of it; outside of runs the command says it."""
+    assert in_one(lambda: 3, "it") == 3
+
+    def short(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(DeviceError, match="factoring it does not fit the device's memory"):
+        in_one(short, "factoring it")
+    command = ["smoke", "--model", "world", "--limit", "1", "--out"]
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", short)
+    assert call(["run", *command, str(tmp_path / "run"), "--methods", "rome", "--only", "table1"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "factoring the second moments of layer 1 does not fit" in error
+    monkeypatch.setattr("artifact.lm.load.load", short)
+    assert call(["trace", "--model", "world", "--prompt", "a b", "--subject", "a"]) == 2
+    assert capsys.readouterr().err.startswith("kloc: the device's memory does not suffice")
