@@ -9,12 +9,15 @@ here is 3.8 GB. It follows redirects and takes proxies from the environment (htt
 
 import errno
 import http.client
+import lzma
 import os
 import shutil
 import ssl
+import struct
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +52,10 @@ class Patience:
 
 
 PATIENCE = Patience()
+DAMAGED_ARCHIVE = (
+    BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError, struct.error
+)  # fmt: skip
+"""What zipfile raises for an archive that is damaged, encrypted, or compressed in a way it does not know."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +317,7 @@ def _not_whole(path: Path, suffix: str) -> str | None:
             with ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     return f"sent an archive whose {damaged} is damaged"
-        except (BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+        except (*DAMAGED_ARCHIVE, OSError) as error:
             return f"sent no whole archive ({error})"
     return None
 

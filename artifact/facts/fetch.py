@@ -110,7 +110,7 @@ def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
         for file in source.files:
             fetched = _fetch_file(source, file, folder / file.name, say, tell)
             if source.members:
-                _unpack(source, folder / file.name, fetched.sha256)
+                _unpack(source, folder / file.name, fetched.sha256, say)
             record(f"{source.name}/{file.name}", fetched)
     return folder
 
@@ -255,7 +255,7 @@ def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell
     return entry_of(path, url)
 
 
-def _unpack(source: PlainSource, archive: Path, made_from: str) -> None:
+def _unpack(source: PlainSource, archive: Path, made_from: str, say: Say) -> None:
     """Take out of the archive what is not there, is damaged, or was taken out of another one."""
     for member in source.members:
         key, path = f"{source.name}/{member.name}", archive.with_name(member.name)
@@ -263,10 +263,15 @@ def _unpack(source: PlainSource, archive: Path, made_from: str) -> None:
         if before and before.made_from == made_from and path.is_file() and sha256_of(path) == before.sha256:
             continue
         try:
-            unpack(archive, member, path)
+            taken = unpack(archive, member, path)
         except Unusable:
             archive.unlink()  # else the next fetch would take it for the right one
             raise
+        if taken is None:
+            path.unlink(missing_ok=True)  # that of another archive
+            continue
+        if not taken.endswith(member.name):
+            say(f"{key}: {taken} in {archive.name}, by what its records hold")
         record(key, entry_of(path, made_from=made_from))
 
 

@@ -73,11 +73,18 @@ class PlainFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A file that is taken out of an archive, known to the rest of the house as `key`; at most `limit` bytes."""
+    """A file that is taken out of an archive and kept as `name`, known to the rest of the house as `key`; at most
+    `limit` bytes.
+
+    With `needs` it is found by its records, which hold these fields, whatever it is called in the archive. An
+    `optional` one may be missing.
+    """
 
     key: str
     name: str
     limit: int
+    needs: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +224,25 @@ PLAIN_SOURCES = {
                 ),
             ),
             members=(
-                Member(key="rel_counterfact", name="rel_counterfact.json", limit=500_000_000),
-                Member(key="rel_known", name="rel_known_1000.json", limit=50_000_000),
+                # The archive's inside is unknown: these are the fields and names that the authors' code reads.
+                Member(
+                    key="rel_counterfact",
+                    name="rel_counterfact.json",
+                    limit=500_000_000,
+                    needs=(
+                        "requested_rewrite.relation.strs",
+                        "requested_rewrite.add_rel_prompt",
+                        "requested_rewrite.rm_rel_prompt",
+                        "rel_prompts",
+                    ),
+                ),
+                Member(
+                    key="rel_known",
+                    name="rel_known_1000.json",
+                    limit=50_000_000,
+                    needs=("subject", "prompt"),
+                    optional=True,
+                ),
             ),
             licence="none stated",
             citation="Wei et al., Assessing Knowledge Editing in Language Models via Relation Perspective, 2023",

@@ -1,45 +1,90 @@
 """One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than were agreed on.
 
-It fetches nothing and reads no other archives.
+Covers a member that is known by its name, and one that is known by what its records hold, whatever it is called: a JSON
+list, records by id, or JSON lines, with a byte-order mark or without. It fetches nothing and reads no other archives.
 """
 
 import os
-import shutil
-import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from typing import Any
+from zipfile import ZipFile, ZipInfo
+
+import msgspec
 
 from artifact.errors import FactError
-from artifact.facts.download import UNFINISHED
+from artifact.facts.download import DAMAGED_ARCHIVE, UNFINISHED
 from artifact.facts.sources import Member
+from artifact.sizes import size_words
+
+SHARE = 0.95
+"""Share of a member's records that must hold the fields for it to be taken."""
+_SHOWN, _FIELDS = 8, 10
 
 
 class Unusable(FactError):
     """The archive is not what it was taken for; its own bytes are at fault."""
 
 
-def unpack(archive: Path, member: Member, out: Path) -> None:
-    """Write the archive's one file called `member.name`, in whatever folder of it, to `out`, in one step.
+def unpack(archive: Path, member: Member, out: Path) -> str | None:
+    """Write one member of the archive to `out`, in one step; returns its path in the archive.
 
-    Raises Unusable for an archive that is damaged, names a path outside itself, has no or several such files, or
-    one of more than `member.limit` bytes; FactError when `out` cannot be written. Nothing is left of what is refused.
+    Without `member.needs` it is the one file called `member.name`, in whatever folder. With them it is the one whose
+    records hold these fields, of several the one with most records, then the first by name; it is written as a JSON
+    list. None when an optional member is not there. Raises Unusable for an archive that is damaged, encrypted, names a
+    path outside itself, has no or several files of the name, or one of more than `member.limit` bytes; FactError, with
+    the archive's content, when no member's records hold the fields, and when `out` cannot be written. Nothing is left
+    of what is refused.
     """
     part = out.with_name(out.name + UNFINISHED)
     try:
         with ZipFile(archive) as opened:
-            entry = _entry(opened, archive, member)
-            with opened.open(entry) as stream, part.open("wb") as written:
-                shutil.copyfileobj(stream, written)  # zipfile reads no more than the entry says, and checks its sum
+            entries = _entries(opened, archive)
+            if member.needs:
+                taken = _by_content(opened, entries, archive, member)
+            else:
+                entry = _by_name(entries, archive, member)
+                taken = entry.filename, _content(opened, entry)
+        if taken is None:
+            return None
+        part.write_bytes(taken[1])
         os.replace(part, out)
-    except (BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except DAMAGED_ARCHIVE as error:
         raise Unusable(f"{archive}: is no whole zip archive ({error}); run kloc fetch again") from None
     except OSError as error:
         raise FactError(f"{out}: cannot be written ({error.strerror}); make room, or set KLOC_CACHE") from None
     finally:
         part.unlink(missing_ok=True)
+    return taken[0]
 
 
-def _entry(opened: ZipFile, archive: Path, member: Member) -> ZipInfo:
+def records_of(content: bytes) -> list[Any] | None:
+    """The records of a JSON list, of an object of records by id or under one name, or of JSON lines; None for else."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        found = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()] or None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+    if isinstance(found, dict):
+        values = list(found.values())
+        if all(isinstance(value, dict) for value in values):
+            return values
+        lists = [value for value in values if isinstance(value, list)]
+        return lists[0] if len(lists) == 1 else None
+    return found if isinstance(found, list) else None
+
+
+def _content(opened: ZipFile, entry: ZipInfo) -> bytes:
+    """A member's bytes; zipfile reads no more than the entry says, and checks its sum."""
+    with opened.open(entry) as stream:
+        return stream.read()
+
+
+def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
+    """The archive's files; Unusable when any path leads out of it."""
     found = []
     for entry in opened.infolist():
         path = PurePosixPath(entry.filename.replace("\\", "/"))
@@ -48,8 +93,13 @@ def _entry(opened: ZipFile, archive: Path, member: Member) -> ZipInfo:
                 f"{archive}: names a path outside itself ({entry.filename!r}), so nothing of it is unpacked; run "
                 "kloc fetch again"
             )
-        if path.name == member.name and "__MACOSX" not in path.parts:
+        if not entry.is_dir() and "__MACOSX" not in path.parts:
             found.append(entry)
+    return found
+
+
+def _by_name(entries: Sequence[ZipInfo], archive: Path, member: Member) -> ZipInfo:
+    found = [entry for entry in entries if PurePosixPath(entry.filename.replace("\\", "/")).name == member.name]
     if len(found) != 1:
         raise Unusable(f"{archive}: expected one {member.name} in it, got {len(found)}; run kloc fetch again")
     if found[0].file_size > member.limit:
@@ -58,3 +108,48 @@ def _entry(opened: ZipFile, archive: Path, member: Member) -> ZipInfo:
             "kloc fetch again"
         )
     return found[0]
+
+
+def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: Member) -> tuple[str, bytes] | None:
+    best: tuple[int, str, bytes] | None = None
+    seen = []
+    for entry in sorted(entries, key=lambda entry: entry.filename):
+        if entry.file_size > member.limit:
+            seen.append(f"{entry.filename} ({size_words(entry.file_size)}, too long to look into)")
+            continue
+        content = _content(opened, entry)
+        records = records_of(content)
+        if not records:
+            seen.append(f"{entry.filename} (no records)")
+            continue
+        seen.append(f"{entry.filename} ({len(records)} records with {_fields(records[0])})")
+        whole = sum(_holds(record, member.needs) for record in records)
+        if whole >= SHARE * len(records) and (best is None or len(records) > best[0]):
+            plain = content[:1] == b"[" and isinstance(records, list)
+            best = len(records), entry.filename, content if plain else msgspec.json.encode(records)
+    if best is not None:
+        return best[1:]
+    if member.optional:
+        return None
+    more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
+    raise FactError(
+        f"{archive}: no file in it has records with {', '.join(member.needs)}; it holds "
+        f"{'; '.join(seen[:_SHOWN]) or 'nothing'}{more}; it is kept: run with --relation-source templates, or remove "
+        "it and run kloc fetch again when the authors' archive has changed"
+    )
+
+
+def _holds(record: object, needs: Sequence[str]) -> bool:
+    for field in needs:
+        value: object = record
+        for name in field.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value in (None, "", []):
+            return False
+    return True
+
+
+def _fields(record: object) -> str:
+    names = list(record) if isinstance(record, dict) else []
+    shown = ", ".join(str(name)[:40] for name in names[:_FIELDS])
+    return shown + (", ..." if len(names) > _FIELDS else "") if names else "no fields"

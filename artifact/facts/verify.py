@@ -42,6 +42,8 @@ def _examine_plain(source: PlainSource) -> Iterator[Finding]:
             yield _finding(f"{source.name}/{made.name}", made, expected_of(f"{source.name}/{made.name}"))
     for member in source.members:
         key = f"{source.name}/{member.name}"
+        if member.optional and not (folder / member.name).is_file():
+            continue
         yield _finding(key, folder / member.name, expected_of(key))
 
 

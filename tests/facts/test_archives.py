@@ -1,0 +1,133 @@
+"""The authors' archive, whose inside nobody has seen: any layout ends in its records or in one line."""
+
+import json
+import os
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from filehost import hosting
+
+from artifact.cli import call
+from artifact.errors import FactError
+from artifact.facts import download
+from artifact.facts.download import Patience
+from artifact.facts.fact import read_facts
+from artifact.facts.fetch import path_of
+from artifact.facts.sources import PLAIN_SOURCES
+from artifact.facts.unpack import records_of
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+RECORDS = json.loads((REFERENCE / "facts.json").read_text())[:3]
+KNOWN = [{"known_id": 0, "subject": "is the capital of", "prompt": "Paris is the capital of"}]
+PLAIN = json.loads(json.dumps(RECORDS))
+for one in PLAIN:
+    del one["rel_prompts"]
+    for field in ("relation", "add_rel_prompt", "rm_rel_prompt"):
+        del one["requested_rewrite"][field]
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A file host under the authors' address."""
+    monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "PATIENCE", Patience(stall_seconds=5, tries=1, first_wait=0.01))
+    with hosting() as served:
+        monkeypatch.setenv("KLOC_MIRROR", served.url)
+        yield served
+
+
+def published(host, **members: bytes) -> None:
+    """An archive of these members; a dot and a slash in a name are written out."""
+    out = BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    for url in PLAIN_SOURCES["relation"].files[0].urls:
+        host.files[f"/{url.split('://')[1]}"] = out.getvalue()
+
+
+def as_json(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+LAYOUTS = {
+    "as the authors' code names it": {"rel_data/rel_counterfact.json": as_json(RECORDS)},
+    "another name and folder": {"a/b/counterfact_with_relations": as_json(RECORDS)},
+    "records by id": {"x.json": as_json({str(r["case_id"]): r for r in RECORDS})},
+    "under one name": {"x.json": as_json({"version": 1, "data": RECORDS})},
+    "JSON lines": {"x.jsonl": b"\n".join(as_json(r) for r in RECORDS) + b"\n"},
+    "a byte-order mark": {"x.json": b"\xef\xbb\xbf" + as_json(RECORDS)},
+    "beside plain CounterFact of the same name": {
+        "a/rel_counterfact.json": as_json(PLAIN),
+        "b/rel_counterfact.json": as_json(RECORDS),
+    },
+    "the longest of two": {"a.json": as_json(RECORDS[:1]), "b.json": as_json(RECORDS)},
+    "junk beside it": {"README.md": b"# data", "z.bin": bytes(range(256)), "x.json": as_json(RECORDS)},
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_ends_in_the_records(name: str, host, capsys) -> None:
+    published(host, **LAYOUTS[name])
+    assert call(["fetch", "relation"]) == 0
+    facts = read_facts(path_of("rel_counterfact"))
+    assert [fact.case_id for fact in facts] == [record["case_id"] for record in RECORDS]
+    assert all(fact.relation for fact in facts)
+    taken = [line for line in capsys.readouterr().out.splitlines() if "by what its records hold" in line]
+    assert len(taken) == (0 if "rel_counterfact" in "".join(LAYOUTS[name]) else 1)
+    # The known file is optional: tables do without it.
+    with pytest.raises(FactError, match="rel_known_1000.json is not in the cache"):
+        path_of("rel_known")
+    assert call(["fetch", "relation", "--check"]) == 0
+    asked = len(host.asked)
+    assert call(["fetch", "relation"]) == 0 and len(host.asked) == asked
+
+
+def test_the_known_file_is_found_by_its_records(host) -> None:
+    published(host, **{"edit": as_json(RECORDS), "trace": as_json(KNOWN)})
+    assert call(["fetch", "relation"]) == 0
+    assert json.loads(path_of("rel_known").read_bytes()) == KNOWN
+
+
+def test_an_archive_without_such_records_is_kept_and_listed(host, capsys) -> None:
+    """The same line each time, with what is inside and what to do; a new archive is taken once the old one is gone."""
+    published(host, **{"rel_counterfact.json": as_json(PLAIN), "notes.txt": b"hello"})
+    for _ in range(2):
+        assert call(["fetch", "relation"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "no file in it has records with requested_rewrite.relation.strs" in error
+        assert "rel_counterfact.json (3 records with case_id, " in error and "notes.txt (no records)" in error
+        assert "run with --relation-source templates, or remove it" in error
+    archive = Path(os.environ["KLOC_CACHE"]) / "relation" / "rel_data.zip"
+    assert archive.is_file() and not list(archive.parent.glob("*.part"))
+    archive.unlink()
+    published(host, **LAYOUTS["another name and folder"])
+    assert call(["fetch", "relation"]) == 0
+
+
+def test_a_damaged_archive_is_one_line_and_fetched_again(host, capsys) -> None:
+    published(host, **LAYOUTS["another name and folder"])
+    (name,) = [key for key in host.files if key.endswith("rel_data.zip")]
+    good = host.files[name]
+    middle = len(good) // 2
+    for damaged in (good[:-30], b"", b"<html>not found</html>", good[:middle] + bytes(40) + good[middle + 40 :]):
+        host.files[name] = damaged
+        assert call(["fetch", "relation"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "rel_data.zip" in error
+        folder = Path(os.environ["KLOC_CACHE"]) / "relation"
+        assert not [path for path in folder.rglob("*") if path.suffix in (".zip", ".part", ".json")]
+    host.files[name] = good
+    assert call(["fetch", "relation"]) == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"3", b"[", b"{}", b"\xff\xfe", b'{"a": [1], "b": [2]}', b"[" * 100_000])
+def test_what_holds_no_records(content: bytes) -> None:
+    assert not records_of(content)
+
+
+def test_only_the_address_that_the_authors_named() -> None:
+    (file,) = PLAIN_SOURCES["relation"].files
+    assert len(file.urls) == 1 and file.urls[0].endswith("weiyifan1023/RaKE/main/rel_data.zip")
