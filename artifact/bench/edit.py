@@ -24,7 +24,7 @@ from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.mend import InnerWeight, LowRankLayer, Network, Transform, inner_weights
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width
-from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.protocol import protocol_of
 from artifact.errors import EditError
 from artifact.facts.fact import View
 from artifact.lm.decoder import Decoder
@@ -154,12 +154,15 @@ class _Bench:
             self.network = random_network(self._inner, decoder.device)
 
     def ours(self, views: Sequence[View], hparams: Any) -> list[Edited]:
-        """All facts together, each an edit of its own; the first failure is raised."""
+        """All facts together, each an edit of its own; the first failure is raised.
+
+        A KN edit without a neuron is one: there would be no edit to compare.
+        """
         editor = Editor(
             self.model,
             self.method,
             hparams,
-            PROTOCOLS["released"],
+            protocol_of("released", ["kn_without_neuron_scored"]),
             self.memory,
             prefixes=self.templates if self.method == "rome" else self.groups,
             moments=self.moments,
