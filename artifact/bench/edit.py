@@ -156,7 +156,10 @@ class _Bench:
             self.network = random_network(self._inner, decoder.device)
 
     def ours(self, views: Sequence[View], hparams: Any) -> list[Edited]:
-        """All facts together, each an edit of its own; the first failure is raised."""
+        """All facts together, each an edit of its own; the first failure is raised.
+
+        A KN edit without a neuron is one: there would be no edit to compare.
+        """
         editor = Editor(
             self.model,
             self.method,

@@ -17,8 +17,9 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.facts.everyday import everyday_records
-from artifact.facts.fact import Fact, Statement, decode_json, is_counterfact, parse_facts, parse_statements, read_bytes
+from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements, read_bytes
 from artifact.facts.known import edit_cases
+from artifact.facts.odd import OddRecord, decode_records, parse_records
 from artifact.facts.sources import WORLD
 from artifact.facts.templates import with_relation
 
@@ -43,6 +44,15 @@ class Data:
     source: str
     sha256: str
     note: str
+    odd: tuple[OddRecord, ...] = ()
+    """Records that cannot be used: failed cases of every unit that edits or scores."""
+    cases: tuple[int, ...] = ()
+    """All case ids in order, where some records are odd."""
+
+    @property
+    def case_ids(self) -> list[int]:
+        """The cases of units that edit or score, odd ones in their place."""
+        return list(self.cases) or [fact.case_id for fact in self.facts]
 
 
 def counterfact(
@@ -63,12 +73,12 @@ def counterfact(
             f"CounterFact is not there ({path or 'no path given'}); run `kloc fetch counterfact`, or give --facts known"
         )
     records, sha256 = _read(path)
-    facts, note = _selection(parse_facts(records, str(path)), by_id)
+    found, note = _selection(parse_records(records, str(path)), by_id)
     try:
-        facts = [with_relation(fact) for fact in facts]
+        found = [with_relation(one) if isinstance(one, Fact) else one for one in found]
     except FactError as error:
         raise FactError(f"{path}: {error}") from None
-    return _data(facts, f"CounterFact, {TEMPLATES}", sha256, f"{note}; {TEMPLATES}, not the authors' relation data")
+    return _data(found, f"CounterFact, {TEMPLATES}", sha256, f"{note}; {TEMPLATES}, not the authors' relation data")
 
 
 def known(path: Path, by_id: bool = False) -> Data:
@@ -116,18 +126,19 @@ def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = F
     records, sha256 = _read(path)
     if not is_counterfact(records):
         return _known(path, records, sha256, "own known facts", relation_source, by_id)
-    facts = _ordered(parse_facts(records, str(path)), by_id)
+    found = _ordered(parse_records(records, str(path)), by_id)
+    facts = [one for one in found if isinstance(one, Fact)]
     bare = sum(fact.relation is None for fact in facts)
     source, note = "own facts", f"{len(facts)} records of {path.name}"
     if bare and relation_source == "templates":
         try:
-            facts = [with_relation(fact) if fact.relation is None else fact for fact in facts]
+            found = [with_relation(one) if isinstance(one, Fact) and one.relation is None else one for one in found]
         except FactError as error:
             raise FactError(f"{path}: {error}") from None
         source, note = f"{source}, {TEMPLATES}", f"{note}; relation prompts of {bare} built by rule"
     elif bare:
         note += f"; {bare} have no relation fields and so no relation view"
-    return _data(facts, source, sha256, note)
+    return _data(found, source, sha256, note)
 
 
 def world() -> Data:
@@ -151,7 +162,8 @@ def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id
     if relation_path is None or not os.path.exists(relation_path):
         raise FactError(f"the authors' relation data is not there ({relation_path or 'no path given'}); {instead}")
     records, sha256 = _read(relation_path)
-    facts, note = _selection(parse_facts(records, str(relation_path)), by_id)
+    found, note = _selection(parse_records(records, str(relation_path)), by_id)
+    facts = [one for one in found if isinstance(one, Fact)]
     if all(fact.relation is None and not fact.relation_paraphrases for fact in facts):
         raise FactError(
             f"{relation_path}: holds no relation fields: it is plain CounterFact under the name of the authors' data, "
@@ -165,7 +177,7 @@ def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id
         plain = {fact.case_id: _asked(fact) for fact in parse_facts(_read(path)[0], str(path))}
         others = sum(plain.get(fact.case_id) != _asked(fact) for fact in facts)
         note += f"; {others} of them differ from CounterFact in prompt, subject or objects"
-    return _data(facts, "CounterFact with the authors' relation data", sha256, note)
+    return _data(found, "CounterFact with the authors' relation data", sha256, note)
 
 
 def _asked(fact: Fact) -> tuple[str, ...]:
@@ -195,7 +207,7 @@ def _known(path: Path, records: object, sha256: str, source: str, relation_sourc
     return Data(built.facts, statements, source, sha256, note)
 
 
-def _selection(facts: Sequence[Fact], by_id: bool) -> tuple[list[Fact], str]:
+def _selection(facts: Sequence[Fact | OddRecord], by_id: bool) -> tuple[list[Fact | OddRecord], str]:
     """The paper's cases, and what they are in words."""
     found, order = _ordered(facts, by_id), "by case_id" if by_id else "in the file's order"
     if len(found) < PAPER_CASES:
@@ -203,7 +215,7 @@ def _selection(facts: Sequence[Fact], by_id: bool) -> tuple[list[Fact], str]:
     return found[:PAPER_CASES], f"the first {PAPER_CASES:,} of {len(found):,} records {order}"
 
 
-def _ordered(facts: Sequence[Fact], by_id: bool) -> list[Fact]:
+def _ordered(facts: Sequence[Fact | OddRecord], by_id: bool) -> list[Fact | OddRecord]:
     return sorted(facts, key=lambda fact: fact.case_id) if by_id else list(facts)
 
 
@@ -212,12 +224,17 @@ def _built_in(records: object, source: str, note: str) -> Data:
     return _data(parse_facts(records, source), source, digest, note)
 
 
-def _data(facts: list[Fact], source: str, sha256: str, note: str) -> Data:
-    """Data whose statements are the facts' own prompts."""
-    return Data(facts, [fact.statement for fact in facts], source, sha256, note)
+def _data(found: Sequence[Fact | OddRecord], source: str, sha256: str, note: str) -> Data:
+    """Data whose statements are the facts' own prompts; odd records are counted in the note."""
+    facts = [one for one in found if isinstance(one, Fact)]
+    odd = tuple(one for one in found if isinstance(one, OddRecord))
+    if odd:
+        note += f"; {len(odd)} odd records are failed cases"
+    cases = tuple(one.case_id for one in found) if odd else ()
+    return Data(facts, [fact.statement for fact in facts], source, sha256, note, odd, cases)
 
 
 def _read(path: Path) -> tuple[object, str]:
     """The decoded records of a file, and the sha256 of its bytes."""
     content = read_bytes(path)
-    return decode_json(content, str(path)), hashlib.sha256(content).hexdigest()
+    return decode_records(content, str(path)), hashlib.sha256(content).hexdigest()

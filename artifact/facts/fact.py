@@ -188,9 +188,9 @@ def parse_facts(raw: object, source: str) -> list[Fact]:
 
     Raises FactError with record number (from 0), field and what was wrong; `source` names the file in the message.
     """
-    facts = [_fact(row, number, source) for number, row in enumerate(_rows(raw, source))]
-    _refuse_repeats([fact.case_id for fact in facts], "case_id", source)
-    return _with_foils(facts)
+    facts = [parse_fact(row, number, source) for number, row in enumerate(rows_of(raw, source))]
+    refuse_repeats([fact.case_id for fact in facts], "case_id", source)
+    return with_foils(facts)
 
 
 def parse_statements(raw: object, source: str) -> list[Statement]:
@@ -199,11 +199,11 @@ def parse_statements(raw: object, source: str) -> list[Statement]:
     Raises FactError as `parse_facts` does, and when a known fact's subject does not occur exactly once in its prompt
     or its template, filled, does not open the prompt.
     """
-    rows = _rows(raw, source)
+    rows = rows_of(raw, source)
     if is_counterfact(raw):
         return [fact.statement for fact in parse_facts(raw, source)]
     statements = [_statement(row, number, source) for number, row in enumerate(rows)]
-    _refuse_repeats([statement.case_id for statement in statements], "known_id", source)
+    refuse_repeats([statement.case_id for statement in statements], "known_id", source)
     return statements
 
 
@@ -251,7 +251,8 @@ def read_statements(path: Path | str) -> list[Statement]:
     return parse_statements(read_json(path), str(path))
 
 
-def _fact(row: object, number: int, source: str) -> Fact:
+def parse_fact(row: object, number: int, source: str) -> Fact:
+    """One record, the `number`-th of `source`, without its harder foil (with_foils); FactError as in parse_facts."""
     record = _convert(row, _Record, source, number)
     rewrite, relation = record.requested_rewrite, record.requested_rewrite.relation
     check = _Checks(source, number)
@@ -325,7 +326,7 @@ def _statement(row: object, number: int, source: str) -> Statement:
     )
 
 
-def _with_foils(facts: Sequence[Fact]) -> list[Fact]:
+def with_foils(facts: Sequence[Fact]) -> list[Fact]:
     """Each fact with the other relation it is compared with: from the table, or from the file's own relations."""
     named = [(f.relation_id, f.relation, f.subject) for f in facts if f.relation and f.relation_id not in RELATIONS]
     own = kinds_among(named)
@@ -370,7 +371,8 @@ def short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _rows(raw: object, source: str) -> Sequence[object]:
+def rows_of(raw: object, source: str) -> Sequence[object]:
+    """One record or a list of them as a list; FactError when there is none."""
     rows = raw if isinstance(raw, list) else [raw]
     if not rows:
         raise FactError(f"{source}: holds no record; give one record or a list of records")
@@ -379,12 +381,13 @@ def _rows(raw: object, source: str) -> Sequence[object]:
 
 def _convert(row: object, kind: type[_T], source: str, number: int) -> _T:
     try:
-        return msgspec.convert(row, kind)
+        return msgspec.convert(row, kind, strict=False)  # numbers may be written as text
     except msgspec.ValidationError as error:
         raise FactError(f"{source}: record {number}: {error}; correct the record") from None
 
 
-def _refuse_repeats(ids: Sequence[int], field: str, source: str) -> None:
+def refuse_repeats(ids: Sequence[int], field: str, source: str) -> None:
+    """Raise FactError, with both records, when two of them have one id."""
     first: dict[int, int] = {}
     for number, one in enumerate(ids):
         if (earlier := first.setdefault(one, number)) != number:

@@ -16,6 +16,7 @@ from artifact.errors import ArtifactError, DeviceError, EditError
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
+from artifact.facts.odd import OddRecord
 from artifact.lm.device import batches
 from artifact.plan import Unit
 from artifact.runs.engine import Computed
@@ -25,7 +26,7 @@ from artifact.runs.setup import SAMPLES, Context
 from artifact.runs.store import Record, RunInfo
 from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
 
-Item = Fact | Statement
+Item = Fact | Statement | OddRecord
 
 
 class Local:
@@ -69,8 +70,12 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
         reason = f"case {item.case_id}: does not fit the device's memory; take a larger device"
         return [Record(item.case_id, "failed", {"reason": reason})]
 
-    parts = batches(items, len, lambda part: _compute(unit, part, context), context.memory, alone)
-    return [record for _, records in parts for record in records]
+    odd = {one.case_id: one.reason for one in items if isinstance(one, OddRecord)}
+    usable = [item for item in items if item.case_id not in odd]
+    parts = batches(usable, len, lambda part: _compute(unit, part, context), context.memory, alone)
+    found = {record.case_id: record for _, records in parts for record in records}
+    found |= {case: Record(case, "failed", {"reason": reason}) for case, reason in odd.items()}
+    return [found[item.case_id] for item in items]
 
 
 def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]:

@@ -21,6 +21,7 @@ from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.fetch import cached, fetch, hub_answers
+from artifact.facts.odd import OddRecord
 from artifact.facts.sources import HUB_MODELS
 from artifact.lm.device import Memory, check_fits, choose_device, default_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
@@ -136,7 +137,7 @@ class Context:
             def view(case: int) -> View | None:
                 try:
                     return facts[case].view(unit.perspective)
-                except FactError:  # without the relation's fields
+                except (KeyError, FactError):  # an odd record, or one without the relation's fields
                     return None
 
             self._orders[unit.name] = Order(editor, self.batches(unit), view)
@@ -156,9 +157,11 @@ class Context:
         chosen = [hparams_for(m, self.model.name, self.model.decoder.layers) for m in self.methods if m in USE_MOMENTS]
         return default_moments(self.model, sorted({layer for one in chosen for layer in one.layers}))
 
-    def items(self, unit: Unit) -> Sequence[Fact] | Sequence[Statement]:
-        """What a unit may take: statements to trace, or facts to edit and score."""
-        return self.inputs.traced.statements if unit.does == "trace" else self.inputs.edited.facts
+    def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
+        """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
+        if unit.does == "trace":
+            return self.inputs.traced.statements
+        return [*self.inputs.edited.facts, *self.inputs.edited.odd]
 
 
 def prepare(
@@ -235,7 +238,7 @@ def prepare(
         noise_level=context.noise_level,
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
-        cases=[fact.case_id for fact in inputs.edited.facts],
+        cases=inputs.edited.case_ids,
         traced=TracedData(
             inputs.traced.source,
             inputs.traced.sha256,

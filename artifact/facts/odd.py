@@ -1,0 +1,85 @@
+"""Facts of a file in which a few records are odd: these become failed cases, and the others go on.
+
+Covers what a data set of many records may hold: an odd record now and then, records by id, JSON lines, a byte-order
+mark, numbers written as text. A file in which more than one record in twenty is odd is refused, so that a small file is
+read as strictly as fact.py reads a request. It opens no file.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from artifact.errors import FactError
+from artifact.facts.fact import Fact, decode_json, parse_fact, refuse_repeats, rows_of, with_foils
+
+SHARE = 1 / 20
+"""Most records of a file that may be odd."""
+
+
+@dataclass(frozen=True)
+class OddRecord:
+    """A record that cannot be used: its case id, and why in words, with its place in the file and the field."""
+
+    case_id: int
+    reason: str
+
+
+def decode_records(content: bytes, source: str) -> object:
+    """Decoded records: JSON, or JSON lines, with or without a byte-order mark; records by id become a list.
+
+    Raises FactError as `decode_json` does.
+    """
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        found = decode_json(content, source)
+    except FactError:
+        try:
+            return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        raise
+    if not isinstance(found, dict) or {"requested_rewrite", "subject"} & found.keys():
+        return found  # a list, or one record
+    if found and all(isinstance(row, dict) for row in found.values()):
+        return [_with_id(row, key) for key, row in found.items()]
+    return found
+
+
+def parse_records(raw: object, source: str) -> list[Fact | OddRecord]:
+    """Every record as a fact or an odd one, in order. Raises FactError when more than SHARE of them are odd: with the
+    one reason, or their number and the commonest ones; and when two records have one case id.
+    """
+    found: list[Fact | OddRecord] = []
+    errors: list[str] = []
+    for number, row in enumerate(rows_of(raw, source)):
+        try:
+            found.append(parse_fact(row, number, source))
+        except FactError as error:
+            errors.append(str(error))
+            found.append(OddRecord(_id_of(row, number), str(error).removeprefix(f"{source}: ")))
+    if len(errors) == 1 and len(errors) > SHARE * len(found):
+        raise FactError(errors[0])
+    if len(errors) > SHARE * len(found):
+        reasons = Counter(error.removeprefix(f"{source}: ").partition(": ")[2] for error in errors)
+        common = "; ".join(f"{count} times: {text[:120]}" for text, count in reasons.most_common(2))
+        raise FactError(
+            f"{source}: {len(errors)} of {len(found)} records are odd, more than one in twenty ({common}; the first: "
+            f"{errors[0].removeprefix(f'{source}: ')[:160]}); correct the file"
+        )
+    refuse_repeats([one.case_id for one in found], "case_id", source)
+    facts = iter(with_foils([one for one in found if isinstance(one, Fact)]))
+    return [next(facts) if isinstance(one, Fact) else one for one in found]
+
+
+def _with_id(row: dict[str, Any], key: object) -> dict[str, Any]:
+    """A record by id, with that id where it has none of its own."""
+    named = "known_id" if "requested_rewrite" not in row else "case_id"
+    return row if named in row or not str(key).isdigit() else {named: int(str(key)), **row}
+
+
+def _id_of(row: object, number: int) -> int:
+    given = row.get("case_id") if isinstance(row, dict) else None
+    text = str(given)
+    return int(text) if text.isdigit() and len(text) < 19 else number
