@@ -277,3 +277,13 @@ def test_a_model_without_a_hub_is_refused_in_one_line(hub, capsys, monkeypatch) 
     assert call(["fetch", "gpt-j"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("kloc: gpt-j: EleutherAI/gpt-j-6b@47e16930 cannot be fetched") and error.count("\n") == 1
+
+
+def test_a_legacy_pickle_is_converted_too(hub) -> None:
+    """Torch's format before 1.6 is no zip archive and cannot be mapped; the same tensors come out."""
+    model = HUB_MODELS["gpt-j"]
+    folder = hub.models[model.repo][0]
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    made = convert_model(model, folder)
+    assert load_folder(made).weights_hash() == load_folder(REFERENCE / "models" / "tiny-gptj").weights_hash()

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -155,7 +155,8 @@ def replace_file(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     beside = out.with_name(f"{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(_in_order(save(dict(tensors), metadata=dict(metadata))))
+        host = {key: tensor.cpu() for key, tensor in tensors.items()}
+        beside.write_bytes(_in_order(save(host, metadata=dict(metadata))))
         os.replace(beside, out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror}); name a file in a folder you own") from None
@@ -215,7 +216,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         inert: list[Any] = [(_plain_dict if name == "collections.defaultdict" else _StandIn, name) for name in foreign]
         with torch.serialization.safe_globals(inert):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise SettingError(f"{path}: is no readable file of torch weights ({_reason(error)}); fetch it again") from None
     state = content.get("model") if isinstance(content, dict) else None

@@ -124,6 +124,12 @@ def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = F
     relation view is absent. Raises FactError for a relation without a written name (relations.py), or a bad record.
     """
     records, sha256 = _read(path)
+    first = records[0] if isinstance(records, list) and records else records
+    if isinstance(first, dict) and "target_new" in first and "requested_rewrite" not in first:
+        raise FactError(
+            f"{path}: looks like EasyEdit's or KnowEdit's layout ({', '.join(list(first)[:6])}); expected "
+            "CounterFact-style records, with requested_rewrite (an example: artifact/facts/data/world/facts.json)"
+        )
     if not is_counterfact(records):
         return _known(path, records, sha256, "own known facts", relation_source, by_id)
     found = _ordered(parse_records(records, str(path)), by_id)

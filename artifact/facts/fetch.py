@@ -264,9 +264,9 @@ def _unpack(source: PlainSource, archive: Path, made_from: str, say: Say) -> Non
             continue
         try:
             taken = unpack(archive, member, path)
-        except Unusable:
+        except Unusable as error:
             archive.unlink()  # else the next fetch would take it for the right one
-            raise
+            raise Unusable(f"{error}; {source.instead}" if source.instead else str(error)) from None
         if taken is None:
             path.unlink(missing_ok=True)  # that of another archive
             continue

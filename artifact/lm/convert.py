@@ -7,6 +7,7 @@ of 24 GB takes a few GB of memory. Names, types and bytes of the tensors stay as
 import os
 import shutil
 from pathlib import Path
+from zipfile import is_zipfile
 
 from artifact.errors import ModelError
 from artifact.facts.cache import converted_folder
@@ -37,12 +38,14 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        weights = torch.load(pickle, map_location="cpu", weights_only=True, mmap=True)
+        # A file of torch's legacy format cannot be mapped: it is read whole.
+        weights = torch.load(pickle, map_location="cpu", weights_only=True, mmap=is_zipfile(pickle))
         tensors = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{pickle}: is no readable file of torch weights ({reason}); delete it and run kloc fetch {model.name}"
+            f"{pickle}: is no readable file of torch weights ({reason}); kloc fetch {model.name} --check says whether "
+            "it is damaged; if it is whole, install the torch of constraints.txt"
         ) from None
     try:
         part.mkdir(parents=True)

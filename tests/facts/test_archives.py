@@ -131,3 +131,29 @@ def test_what_holds_no_records(content: bytes) -> None:
 def test_only_the_address_that_the_authors_named() -> None:
     (file,) = PLAIN_SOURCES["relation"].files
     assert len(file.urls) == 1 and file.urls[0].endswith("weiyifan1023/RaKE/main/rel_data.zip")
+
+
+def test_one_record_on_one_line_is_one_record() -> None:
+    assert records_of(as_json(RECORDS[0])) == [RECORDS[0]]
+
+
+def test_a_damaged_file_that_nobody_needs_refuses_no_other(host) -> None:
+    published(host, **{"x.json": as_json(RECORDS), "z.txt": b"stored text" * 50})
+    (name,) = [key for key in host.files if key.endswith("rel_data.zip")]
+    content = bytearray(host.files[name])
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        at = archive.getinfo("z.txt").header_offset + 30 + len("z.txt")
+    content[at] ^= 255
+    target = Path(os.environ["KLOC_CACHE"]) / "relation" / "rel_data.zip"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(content)
+    assert call(["fetch", "relation"]) == 0
+    assert len(read_facts(path_of("rel_counterfact"))) == len(RECORDS)
+
+
+def test_the_layout_of_another_tool_is_named(tmp_path, capsys) -> None:
+    path = tmp_path / "facts.json"
+    record = {"case_id": 0, "prompt": "Paris lies in", "subject": "Paris", "target_new": "Italy"}
+    path.write_bytes(as_json([record]))
+    assert call(["run", "smoke", "--model", "world", "--facts", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert "looks like EasyEdit's or KnowEdit's layout (case_id, prompt, subject" in capsys.readouterr().err

@@ -1,0 +1,187 @@
+"""The package on stand-in CUDA devices: the processor's numbers, no device mixed, bounded memory, waits and copies.
+
+Numbers agree to 1e-5 of their size, not bit for bit: FT's Adam is the fused one on a GPU, and a batch that is cut
+otherwise rounds otherwise.
+"""
+
+import json
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import standin
+from safetensors.torch import load_file
+
+from artifact.cli import call
+
+REFERENCE = Path(__file__).parent / "reference"
+TINY = REFERENCE / "models" / "tiny-gpt2"
+
+
+class Ran:
+    """A finished command: what it printed, and what each device held and did."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str], ledger: Path) -> None:
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+        self.ledgers: list[dict[str, Any]] = json.loads(ledger.read_text()) if ledger.exists() else []
+
+    def waits(self, place: str) -> int:
+        return sum(count for name, count in self.ledgers[0]["waits"].items() if name == place)
+
+
+def kloc(tmp_path: Path, *commands: tuple[object, ...], megabytes: float | None = None) -> Ran:
+    """Commands on the stand-in, one after the other in one process."""
+    ledger = tmp_path / "ledger.json"
+    ledger.unlink(missing_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment["STANDIN_LEDGER"] = str(ledger)
+    if megabytes is not None:
+        environment["STANDIN_MB"] = str(megabytes)
+    words = [word for command in commands for word in ("++", *map(str, command))][1:]
+    arguments = [sys.executable, standin.__file__, *words]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, env=environment)
+    return Ran(done, ledger)
+
+
+def records(folder: Path) -> dict[tuple[str, int], tuple[str, Any]]:
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        rows = connection.execute("select unit, case_id, status, payload from records").fetchall()
+    return {(unit, case): (status, json.loads(payload)) for unit, case, status, payload in rows}
+
+
+def assert_close(one: Any, other: Any, path: tuple[object, ...] = ()) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_close(one[key], other[key], (*path, key))
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_close(*pair, (*path, number))
+    elif isinstance(one, float):
+        assert math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-5), (path, one, other)
+    else:
+        assert one == other, (path, one, other)
+
+
+SMOKE = ("run", "smoke", "--model", "world")
+
+
+def on_cpu(folder: Path, *options: str) -> dict[tuple[str, int], tuple[str, Any]]:
+    """The records of the same run on the processor."""
+    assert call([*SMOKE, *options, "--device", "cpu", "--out", str(folder / "cpu")]) == 0
+    return records(folder / "cpu")
+
+
+def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path) -> None:
+    """And the host waits a bounded number of times: per optimisation step of a batch, not of a fact."""
+    limit = ("--limit", "1")
+    ran = kloc(tmp_path, (*SMOKE, *limit, "--out", tmp_path / "run"))
+    assert ran.code == 0, ran.err[-2000:]
+    assert "device: cuda (a GPU is there (stand-in))" in ran.out
+    found = records(tmp_path / "run")
+    assert len(found) == 21
+    assert_close(found, on_cpu(tmp_path, *limit))
+    steps = 2 * (25 + 30)  # ROME and MEMIT, from two views
+    assert ran.waits("editing/value.py:_optimise") <= 7 * steps
+    assert ran.waits("editing/ft.py:_tune") <= 4 * 2 * 25
+    assert ran.waits("evaluation/score.py:compute") <= 2 * 11  # one batch of each unit that scores
+    assert ran.waits("editing/mend_gradients.py:_pass") <= 4
+    assert ran.ledgers[0]["uploads"] < 1200
+    assert ran.ledgers[0]["live"] == 0 and ran.ledgers[1]["peak"] == 0
+
+
+def test_little_memory_gives_the_same_numbers(tmp_path) -> None:
+    """With a budget that promises more than there is, batches halve and say so, and every unit goes on."""
+    limit = ("--limit", "6", "--methods", "ft,rome,memit,mend", "--only", "table2", "--only", "figure2")
+    ran = kloc(tmp_path, (*SMOKE, *limit, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=22)
+    assert ran.code == 0, ran.err[-2000:]
+    assert "out of memory: going on with batches for" in ran.out and "not computed" not in ran.out
+    assert ran.ledgers[0]["peak"] <= 22e6
+    assert_close(records(tmp_path / "run"), on_cpu(tmp_path, *limit))
+
+
+@pytest.mark.parametrize("megabytes", [17])
+def test_too_little_memory_is_one_line(tmp_path, megabytes: int) -> None:
+    """Here for second moments, which cannot be cut."""
+    ran = kloc(tmp_path, (*SMOKE, "--methods", "rome", "--out", tmp_path / "run"), megabytes=megabytes)
+    assert ran.code == 2 and ran.err.count("\n") == 1 and "does not fit the device's memory" in ran.err
+
+
+def test_everything_on_the_second_device(tmp_path) -> None:
+    """Edits by every method, a trace and scores: the processor's changes, and no byte on the first device."""
+    request, flat, groups = (tmp_path / f"{name}.json" for name in ("request", "flat", "groups"))
+    request.write_text(json.dumps(json.loads((REFERENCE / "facts.json").read_text())[15]))
+    flat.write_text(json.dumps(["{}", "Yesterday, {}"]))
+    groups.write_text(json.dumps([["{}"], ["Yesterday, {}"]]))
+    moments = ("--moments", REFERENCE / "moments" / "tiny-gpt2")
+    needs: dict[str, tuple[object, ...]] = {
+        "ft": (),
+        "kn": (),
+        "mend": ("--mend-weights", REFERENCE / "mend" / "mend_network.npz"),
+        "rome": (*moments, "--prefixes", flat),
+        "memit": (*moments, "--prefixes", groups),
+    }
+
+    def edit(method: str, device: str) -> tuple[object, ...]:
+        out = tmp_path / f"{method}-{device}.safetensors"
+        command = ("edit", "--model", TINY, "--method", method, "--request", request, *needs[method])
+        return (*command, "--device", device, "--out", out)
+
+    on = ("--model", TINY, "--device", "cuda:1")
+    trace = (
+        "trace",
+        *on,
+        "--prompt",
+        "The capital of France is",
+        "--subject",
+        "France",
+        "--kind",
+        "mlp",
+        "--window",
+        "3",
+    )
+    score = ("score", *on, "--cases", REFERENCE / "facts.json")
+    ran = kloc(tmp_path, *(edit(method, "cuda:1") for method in needs), trace, score)
+    assert ran.code == 0, ran.err[-2000:]
+    assert ran.ledgers[0]["peak"] == 0 < ran.ledgers[1]["peak"]
+    for method in needs:
+        assert call([str(word) for word in edit(method, "cpu")]) == 0
+        here, there = (load_file(tmp_path / f"{method}-{device}.safetensors") for device in ("cpu", "cuda:1"))
+        for name, change in here.items():
+            assert float((there[name] - change).norm()) <= 1e-4 * float(change.norm()), (method, name)
+
+
+def test_moments_and_mend_train(tmp_path) -> None:
+    texts, out = tmp_path / "texts.txt", tmp_path / "mend.safetensors"
+    texts.write_text("The capital of France is Paris\n" * 40)
+    moments = ("moments", "--model", TINY, "--texts", texts, "--layers", "1", "--out", tmp_path / "m")
+    train = ("mend-train", "--model", TINY, "--facts", REFERENCE / "facts.json", "--steps", "2", "--out", out)
+    ran = kloc(tmp_path, moments, train)
+    assert ran.code == 0, ran.err[-2000:]
+    assert out.is_file() and (tmp_path / "m" / "moments.json").is_file()
+
+
+def test_devices_do_not_mix() -> None:
+    """The stand-in itself: as CUDA, it refuses what a GPU would refuse, and counts what it holds."""
+    code = (
+        "import torch, standin; standin.install()\n"
+        "a, b = torch.ones(4, device='cuda'), torch.ones(4, device='cuda:1')\n"
+        "for one, two in ((a, b), (a, torch.ones(4)), (torch.ones(4), b)):\n"
+        "    try: one + two\n"
+        "    except RuntimeError: continue\n"
+        "    raise SystemExit('mixed')\n"
+        "assert (a * 2 + torch.tensor(1.0)).tolist() == [3.0] * 4 and str(a.device) == 'cuda:0'\n"
+        "assert standin.LEDGERS[0].live == 16 and standin.LEDGERS[1].live == 16, standin.LEDGERS[0].live\n"
+        "try: a.numpy()\n"
+        "except TypeError: pass\n"
+        "else: raise SystemExit('numpy')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(standin.__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
