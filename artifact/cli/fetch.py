@@ -147,10 +147,13 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
         shown.say(f"{source.name}: converting the pickle to safetensors")
         try:
             convert(published, made)
-        except SettingError:
+        except SettingError as error:
             published.unlink()  # else the next fetch would find it there, by a hash that was recorded too early
             forget(key)
-            raise
+            raise SettingError(
+                f"{error}; if it fails again, give --mend-weights a network of your own (kloc mend-train), or leave "
+                "MEND out"
+            ) from None
         record(key_made, entry_of(made, made_from=made_from))
     return made
 
