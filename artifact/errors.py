@@ -15,6 +15,10 @@ class FactError(ArtifactError):
     """A fact file, a record of it, or a view that a record does not carry."""
 
 
+class NotFetched(FactError):
+    """A file of a source that is not in the cache; one that is there and damaged is another error."""
+
+
 class ModelError(ArtifactError):
     """A model that cannot be found, read, or is of a family the decoder does not know."""
 

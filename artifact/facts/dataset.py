@@ -98,8 +98,9 @@ def known(path: Path, by_id: bool = False) -> Data:
 def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
     """The data's statements with the words that the authors' file of relation traces names, and all words of that file.
 
-    A record belongs to the statement with its prompt; its field `subject` holds the words. Raises FactError when the
-    file is no list of such records.
+    A record belongs to the statement of its known_id with the same prompt, one without an id to the statement with its
+    prompt; its field `subject` holds the words as they are. The words are those of every record, whose embeddings give
+    the noise. Raises FactError when the file is no list of such records.
     """
     records, sha256 = _read(path)
     rows = list(records.values()) if isinstance(records, dict) else records
@@ -108,13 +109,17 @@ def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
         isinstance(row, dict) and all(isinstance(row.get(field), str) for field in fields) for row in rows
     ):
         raise FactError(f"{path}: expected records with subject and prompt; delete it and run `kloc fetch relation`")
-    words = {row["prompt"]: row["subject"].strip() for row in rows if row["subject"].strip()}
-    statements = [replace(one, relation_words=words.get(one.prompt)) for one in data.statements]
+    rows = [row for row in rows if row["subject"].strip()]
+    words = {(str(row.get("known_id", "")), row["prompt"]): row["subject"] for row in rows}
+    statements = [
+        replace(one, relation_words=words.get((str(one.case_id), one.prompt)) or words.get(("", one.prompt)))
+        for one in data.statements
+    ]
     bare = sum(one.relation_words is None for one in statements)
     note = f"{data.note}; relation traces corrupt the words of {path.name} (sha256 {sha256[:12]})"
     if bare:
-        note += f", and all but the subject for {bare} statements that it does not hold"
-    return replace(data, statements=statements, note=note), list(words.values())
+        note += f", and leave out the {bare} statements that it does not hold"
+    return replace(data, statements=statements, note=note), [row["subject"] for row in rows]
 
 
 def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = False) -> Data:

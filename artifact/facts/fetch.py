@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from artifact.errors import ArtifactError, FactError, ModelError, SettingError
+from artifact.errors import ArtifactError, FactError, ModelError, NotFetched, SettingError
 from artifact.facts import download
 from artifact.facts.cache import converted_file, converted_folder, hub_file, source_folder
 from artifact.facts.download import UNFINISHED, Say, Tell, Wanted, no_room
@@ -290,7 +290,8 @@ def _there(source: PlainSource, name: str) -> Path:
     if converted_file(path).is_file() and path.suffix == ".pt":
         path = converted_file(path)
     if not path.is_file():
-        raise error(f"{source.name}: {path.name} is not in the cache; run kloc fetch {source.name}")
+        missing = NotFetched if error is FactError else error
+        raise missing(f"{source.name}: {path.name} is not in the cache; run kloc fetch {source.name}")
     exact = {file.name: file.size for file in source.files if file.exact}.get(path.name)
     entry = recorded(f"{source.name}/{path.name}")
     size = exact if exact is not None else entry.size if entry else None

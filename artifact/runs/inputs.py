@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from artifact.editing.protocol import Protocol
-from artifact.errors import ArtifactError, SettingError
+from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts import dataset
 from artifact.facts.dataset import Data, RelationSource
 from artifact.facts.fetch import moments_folder, path_of
@@ -26,6 +26,10 @@ WORLD_NOTE = (
 OUR_READING = (
     "deviation: the authors' rel_known_1000.json is not there, so relation traces corrupt all of the prompt but its "
     "subject, with the noise of the subjects' embeddings"
+)
+OWN_READING = (
+    "deviation: the authors' rel_known_1000.json names words of the known facts alone, so relation traces corrupt all "
+    "of the prompt but its subject"
 )
 OTHER_NOTE = (
     "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
@@ -95,24 +99,28 @@ def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inpu
     that fetches it.
     """
     name, by_id = _facts_name(plan, given), not protocol.records_in_file_order
+    traces = any(unit.does == "trace" for unit in plan.units)
+    from_file = protocol.relation_span_from_file and any(
+        unit.does == "trace" and unit.corrupt == "relation" for unit in plan.units
+    )
+    if name in ("known", "counterfact"):
+        edited = traced = dataset.known(path_of("known"), by_id) if name == "known" or traces else None
+        if name == "counterfact":
+            edited = _counterfact(given.relation_source, by_id)
+        assert edited is not None
+        if traced is None:
+            return Inputs(edited, edited)
+        return Inputs(edited, *(_relation_words(traced) if from_file else (traced, ())))
     if name is None:
         found = dataset.data_for(model)
     elif name == "world":
         found = dataset.world()
     elif name == "everyday":
         found = dataset.everyday()
-    elif name == "known":
-        found = dataset.known(path_of("known"), by_id)
-    elif name == "counterfact":
-        edited = _counterfact(given.relation_source, by_id)
-        if all(unit.does != "trace" for unit in plan.units):
-            return Inputs(edited, edited)
-        traced, words = dataset.known(path_of("known"), by_id), list[str]()
-        if protocol.relation_span_from_file and any(u.does == "trace" and u.corrupt == "relation" for u in plan.units):
-            traced, words = _relation_words(traced)
-        return Inputs(edited, traced, words)
     else:
         found = dataset.own(Path(name), given.relation_source, by_id)
+        if from_file:
+            return Inputs(found, replace(found, note=f"{found.note}; {OWN_READING}"))
     return Inputs(found, found)
 
 
@@ -164,7 +172,7 @@ def _facts_name(plan: Plan, given: Given) -> str | None:
 def _relation_words(traced: Data) -> tuple[Data, list[str]]:
     try:
         path = path_of("rel_known")
-    except ArtifactError:
+    except NotFetched:  # one that is there and damaged is refused
         return replace(traced, note=f"{traced.note}; {OUR_READING}"), []
     return dataset.with_relation_words(traced, path)
 

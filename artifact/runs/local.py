@@ -146,9 +146,15 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
         fresh_noise=context.protocol.severed_fresh_noise,
         corrupt=unit.corrupt,
     )
-    # A trace is hundreds of passes: what does not count is left out after one.
     records = {}
-    for statement, answer in zip(statements, greedy_answers(context.model, statements, context.memory), strict=True):
+    if relation is not None:
+        for one in statements:
+            reason = _without_words(one)
+            if reason:
+                records[one.case_id] = Record(one.case_id, "excluded", {"reason": reason})
+    # A trace is hundreds of passes: what does not count is left out after one.
+    asked = [statement for statement in statements if statement.case_id not in records]
+    for statement, answer in zip(asked, greedy_answers(context.model, asked, context.memory), strict=True):
         if isinstance(answer, ArtifactError):
             records[statement.case_id] = Record(statement.case_id, "failed", {"reason": str(answer)})
         elif not is_answer(context.model, statement, answer):
@@ -164,6 +170,16 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
             del payload["case_id"]
             records[statement.case_id] = Record(statement.case_id, "done", payload)
     return [records[statement.case_id] for statement in statements]
+
+
+def _without_words(statement: Statement) -> str:
+    """Why the authors' file of relation traces has no words for a statement; empty where it has."""
+    if statement.relation_words is None:
+        return "the authors' file of relation traces does not hold this statement"
+    count = statement.prompt.count(statement.relation_words)
+    if count != 1:
+        return f"the relation's words {statement.relation_words!r} are {count} times in the prompt, expected once"
+    return ""
 
 
 def _views(score: CaseScore) -> dict[str, Any]:

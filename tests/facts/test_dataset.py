@@ -162,15 +162,21 @@ def test_known_facts(tmp_path) -> None:
 
 
 def test_the_words_of_the_authors_relation_traces(tmp_path) -> None:
-    """Found by the prompt; a statement that their file does not hold keeps our reading, and the note counts it."""
-    data = known(write(tmp_path / "known_1000.json", [known_record(i) for i in range(3)]))
-    prompts = [statement.prompt for statement in data.statements[:2]]
-    words = [{"known_id": 9, "prompt": prompt, "subject": " is in "} for prompt in prompts]
+    """Found by id and prompt, as they stand; the noise is that of every record's words."""
+    data = known(write(tmp_path / "known_1000.json", [known_record(i) for i in range(4)]))
+    ids, prompts = [one.case_id for one in data.statements], [one.prompt for one in data.statements]
+    words = [
+        {"known_id": ids[0], "prompt": prompts[0], "subject": " is in"},
+        {"known_id": str(ids[1]), "prompt": prompts[1], "subject": "in"},
+        {"known_id": 99, "prompt": prompts[2], "subject": "other fact"},
+        {"prompt": prompts[3], "subject": "is"},
+        {"known_id": ids[0], "prompt": "another prompt", "subject": "is in"},
+    ]
     found, all_words = with_relation_words(data, write(tmp_path / "rel_known_1000.json", words))
-    assert [one.relation_words for one in found.statements] == ["is in", "is in", None]
-    assert all_words == ["is in", "is in"]
+    assert [one.relation_words for one in found.statements] == [" is in", "in", None, "is"]
+    assert all_words == [" is in", "in", "other fact", "is", "is in"]
     assert "relation traces corrupt the words of rel_known_1000.json" in found.note
-    assert "all but the subject for 1 statements" in found.note
+    assert "leave out the 1 statements that it does not hold" in found.note
     by_id = write(tmp_path / "rel_known_1000.json", {str(i): row for i, row in enumerate(words)})
     assert with_relation_words(data, by_id)[0].statements == found.statements
     with pytest.raises(FactError, match="expected records with subject and prompt"):

@@ -1,0 +1,108 @@
+"""What relation traces corrupt, and with which noise: the authors' file where it is there, else a named deviation."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from artifact.editing.protocol import PROTOCOLS
+from artifact.errors import FactError
+from artifact.facts.cache import source_folder
+from artifact.facts.fact import Statement
+from artifact.facts.lock import entry_of, record
+from artifact.facts.sources import PLAIN_SOURCES, WORLD
+from artifact.plan import SMOKE, find_plans
+from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
+from artifact.runs.local import compute
+from artifact.runs.setup import Asked, Context, prepare
+
+RELEASED, CORRECTED = PROTOCOLS["released"], PROTOCOLS["corrected"]
+RECORDS = json.loads((WORLD / "facts.json").read_text())[:3]
+KNOWN = [
+    {
+        "known_id": number,
+        "subject": one["requested_rewrite"]["subject"],
+        "attribute": one["requested_rewrite"]["target_true"]["str"],
+        "template": one["requested_rewrite"]["prompt"],
+        "prompt": one["requested_rewrite"]["prompt"].replace("{}", one["requested_rewrite"]["subject"]),
+        "relation_id": "P36",
+    }
+    for number, one in enumerate(RECORDS)
+]
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache that holds the known facts, without the authors' file; returns where that file belongs."""
+    monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "known.json"
+    path.write_text(json.dumps(KNOWN))
+    own = run_inputs.__globals__["path_of"]
+    monkeypatch.setattr("artifact.runs.inputs.path_of", lambda name: path if name == "known" else own(name))
+    folder = source_folder(PLAIN_SOURCES["relation"])
+    folder.mkdir(parents=True)
+    return folder / "rel_known_1000.json"
+
+
+def words(number: int) -> str:
+    return KNOWN[number]["template"].partition("{}")[2].strip() or KNOWN[number]["template"].partition("{}")[0].strip()
+
+
+def put(path: Path, numbers: range) -> None:
+    path.write_text(json.dumps([KNOWN[n] | {"subject": words(n)} for n in numbers]))
+
+
+@pytest.mark.parametrize("plan", [SMOKE, *find_plans("gpt2-xl")], ids=lambda plan: plan.name)
+def test_known_facts_follow_the_authors_file_under_every_plan(plan, cache: Path) -> None:
+    given = Given(facts="known")
+    absent = run_inputs(plan, "gpt2-xl", given, RELEASED)
+    assert absent.traced.note.endswith(OUR_READING) and not absent.relation_words
+    put(cache, range(2))
+    found = run_inputs(plan, "gpt2-xl", given, RELEASED)
+    assert [one.relation_words for one in found.traced.statements] == [words(0), words(1), None]
+    assert list(found.relation_words) == [words(0), words(1)] and "deviation" not in found.traced.note
+    corrected = run_inputs(plan, "gpt2-xl", given, CORRECTED)
+    assert not corrected.relation_words and "rel_known" not in corrected.traced.note
+    assert all(one.relation_words is None for one in corrected.traced.statements)
+
+
+def test_a_damaged_file_is_refused_and_not_called_missing(cache: Path) -> None:
+    put(cache, range(3))
+    record("relation/rel_known_1000.json", entry_of(cache))
+    cache.write_bytes(cache.read_bytes()[:-9])
+    with pytest.raises(FactError, match="expected .* bytes, got .*; run kloc fetch relation"):
+        run_inputs(SMOKE, "gpt2", Given(facts="known"), RELEASED)
+
+
+def test_own_facts_name_the_deviation(cache: Path, tmp_path: Path) -> None:
+    own = Given(facts=str(tmp_path / "known.json"))
+    assert run_inputs(SMOKE, "gpt2", own, RELEASED).traced.note.endswith(OWN_READING)
+    assert "deviation" not in run_inputs(SMOKE, "gpt2", own, CORRECTED).traced.note
+
+
+def traced(context: Context, corrupt: str, statements: list[Statement]) -> dict[int, tuple[str, dict]]:
+    unit = next(unit for unit in SMOKE.units if unit.name == f"trace-hidden-{corrupt}")
+    return {one.case_id: (one.status, one.payload) for one in compute(unit, statements, context)}
+
+
+def test_relation_units_take_its_noise_and_leave_out_what_it_does_not_hold() -> None:
+    context, info = prepare(SMOKE, Asked("world", limit=1), lambda line: None)
+    assert info.relation_noise_level is None
+    statements = [
+        Statement(n, one["prompt"], one["subject"], one["template"], one["attribute"]) for n, one in enumerate(KNOWN)
+    ]
+    named = [
+        replace(statements[0], relation_words=words(0)),
+        statements[1],
+        replace(statements[2], relation_words="zz"),
+    ]
+    ours, other = traced(context, "relation", statements), replace(context, relation_noise_level=0.01)
+    found = traced(other, "relation", named)
+    assert [found[n][0] for n in range(3)] == ["done", "excluded", "excluded"]
+    assert "does not hold this statement" in found[1][1]["reason"]
+    assert "'zz' are 0 times in the prompt, expected once" in found[2][1]["reason"]
+    # Hardly any noise: the corrupted run says what the clean one says. Entity traces keep theirs.
+    clean = found[0][1]["clean"]
+    assert abs(found[0][1]["corrupted"] - clean) < 0.01 < abs(ours[0][1]["corrupted"] - clean)
+    assert traced(other, "entity", named) == traced(context, "entity", named)
