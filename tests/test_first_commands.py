@@ -2,10 +2,12 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 from itertools import product
 from pathlib import Path
 
+import cheap
 import pytest
 
 from artifact.cli import call
@@ -80,9 +82,9 @@ def test_what_cannot_be_used_is_refused_before_anything_is_fetched(nothing_fetch
         (("--out", str(tmp_path / "file" / "run")), "cannot be written"),
         (("--facts", str(tmp_path / "absent.json")), "is neither a file nor one of"),
         (("--facts", str(tmp_path / "file")), "holds no record"),
-        (("--moments", str(tmp_path / "absent")), "is no folder; give --moments"),
-        (("--mend-weights", str(tmp_path / "absent")), "is no file; give --mend-weights"),
-        (("--memory", "lots"), "is no size"),
+        (("--moments", str(tmp_path / "absent")), "is not a folder; give --moments"),
+        (("--mend-weights", str(tmp_path / "absent")), "is not a file; give --mend-weights"),
+        (("--memory", "lots"), "is not a size"),
         (("--limit", "0"), "--limit must be at least 1"),
     ):
         assert says in refused(capsys, "sample", "--device", "cpu", *options), options
@@ -167,3 +169,13 @@ def test_a_window_that_spans_the_model_is_said(capsys) -> None:
     for options, said in ((["--kind", "mlp"], True), (["--kind", "attn", "--window", "3"], False), ([], False)):
         assert call([*trace, *options]) == 0
         assert ("spans most of this model's 6" in capsys.readouterr().out) == said
+
+
+def test_a_failed_case_of_a_batch_that_is_computed_again_is_counted_once(capsys, tmp_path) -> None:
+    folder = cheap.run(tmp_path / "run")
+    assert "rome-entity: 20/20 cases (3 failed)" in capsys.readouterr().out.splitlines()
+    with sqlite3.connect(folder / "run.sqlite") as journal:  # killed between two records of the batch 100 to 103
+        for table in ("records", "numbers"):
+            journal.execute(f"delete from {table} where unit = 'rome-entity' and case_id = 103")
+    cheap.run(folder)
+    assert "rome-entity: 20/20 cases (3 failed)" in capsys.readouterr().out.splitlines()

@@ -26,10 +26,10 @@ from artifact.editing.mend import inner_weights
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import PROTOCOLS
-from artifact.errors import RunError
+from artifact.errors import DeviceError, RunError
 from artifact.facts.dataset import Data
 from artifact.facts.sources import HUB_MODELS
-from artifact.lm.device import Memory, check_fits, default_memory, free_memory, use_tf32
+from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
 from artifact.lm.load import LanguageModel, from_module
 from artifact.plan import Plan, Unit, find_plans
 from artifact.runs.environment import environment
@@ -293,8 +293,8 @@ class _Stage:
     def _held(self, what: str, work: Callable[[], Any]) -> Any:
         """The result of `work`; RunError in one line where it runs out of memory."""
         try:
-            return work()
-        except torch.OutOfMemoryError:
+            return in_one(work, what)
+        except DeviceError:
             raise self._does_not_fit(what) from None
 
     def _does_not_fit(self, what: str) -> RunError:
@@ -310,7 +310,7 @@ class _Stage:
 
 
 def _warm(device: str) -> None:
-    """Load what torch loads at the first step of an optimiser, which takes seconds and is no unit's work."""
+    """Load what torch loads at the first step of an optimiser, which takes seconds and belongs to no unit."""
     one = torch.zeros(1, device=device, requires_grad=True)
     optimiser = torch.optim.Adam([one])
     one.sum().backward()

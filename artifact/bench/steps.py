@@ -27,7 +27,7 @@ TAKEN: dict[tuple[str, Perspective], float] = {
 
 
 def with_steps(method: str, hparams: Any, share: float) -> Any:
-    """The hyperparameters with that share of the most steps, at least one; a mean over facts is no whole number."""
+    """The hyperparameters with that share of the most steps, at least one; a mean over facts need not be whole."""
     if method not in MOST:
         return hparams
     steps = max(1.0, share * getattr(hparams, MOST[method]))

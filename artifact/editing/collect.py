@@ -15,10 +15,10 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
+from typing import TypeVar
 from zipfile import ZipFile
 
 import msgspec
@@ -30,8 +30,11 @@ from artifact.editing.moments import PROVENANCE, UNREADABLE, KeySums, moment_fil
 from artifact.editing.moments import write_moments as write_files
 from artifact.editing.texts import Reader, Source
 from artifact.errors import Interrupted, PromptError, RunError, SettingError
+from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Tokens
+
+T = TypeVar("T")
 
 SAMPLES = 100_000
 """Texts of the published statistics."""
@@ -123,7 +126,8 @@ def collect(
     Goes on from `out`'s checkpoint where there is one; where the same moments are there already, only reads what they
     are. `tell` is told (texts, tokens so far) at the start and after every batch, and `stop` asked after every batch.
     Raises Interrupted on `stop`, with the checkpoint written; SettingError for a text or setting that cannot be used, a
-    checkpoint that is damaged or of other settings, and too little memory; RunError when `out` cannot be written.
+    checkpoint that is damaged or of other settings; DeviceError for too little memory; RunError when `out` cannot be
+    written.
     """
     run = _Collection(model, source, _checked(model, layers, samples, batch_tokens), out, samples, batch_tokens)
     if run.finished is not None:
@@ -174,8 +178,7 @@ class _Collection:
         self.progress = Progress()
         self.finished = self._finished()
         if self.finished is None:
-            with self._memory():
-                self.sums = KeySums(model, layers)
+            self.sums = self._held(lambda: KeySums(model, layers))
 
     def window(self) -> tuple[list[list[int]], Progress]:
         """The next texts as ids, longest first, and the progress once all of them are in the sums."""
@@ -208,8 +211,7 @@ class _Collection:
 
     def add(self, rows: Sequence[Sequence[int]]) -> None:
         """Add texts (ids) to the sums."""
-        with self._memory():
-            self.sums.add(rows)
+        self._held(lambda: self.sums.add(rows))
 
     def save(self) -> None:
         """Write the checkpoint; none for a source that cannot be read again."""
@@ -304,15 +306,11 @@ class _Collection:
                 return found
         raise SettingError(f"{self._out}: holds other moments ({files[0].name}); give another folder with --out")
 
-    @contextmanager
-    def _memory(self) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            raise SettingError(
-                f"the device's memory does not hold batches of {self._batch_tokens} tokens beside the sums of "
-                f"{len(self._settings.layers)} layers; give a smaller --batch-tokens, or fewer --layers at a time"
-            ) from None
+    def _held(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives; DeviceError, with what to give less of, when the device's memory does not suffice."""
+        layers = len(self._settings.layers)
+        what = f"a batch of {self._batch_tokens} tokens, with the sums of {layers} layers,"
+        return in_one(compute, what, "give a smaller --batch-tokens, or fewer --layers at a time")
 
 
 def _checked(model: LanguageModel, layers: Sequence[int], samples: int, batch_tokens: int) -> tuple[int, ...]:

@@ -224,7 +224,7 @@ def read_moments(folder: Path) -> Moments:
     Files made by `kloc moments` say so in `source`, with the texts they were made from.
     """
     if not folder.is_dir():
-        raise SettingError(f"{folder}: is no folder; give --moments a folder in the published layout")
+        raise SettingError(f"{folder}: is not a folder; give --moments a folder in the published layout")
     source = f"folder {folder.name}"
     try:
         made = msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])

@@ -1,14 +1,15 @@
 """Published hyperparameter files: what they hold beside hyperparameters, and whether it is what is done here.
 
 Covers the JSON files of ROME's and MEMIT's repositories for all five methods. A file that names another module than the
-one edited is refused; what says where moments or weights come from is told where it is not what is used; keys that
-change nothing here are taken by name. The hyperparameters themselves are hparams.py's, which refuses all other keys.
+one edited is refused. Where it names other moments or weights than are used, a line says so. Keys that change nothing
+here are taken by name. The hyperparameters themselves are hparams.py's, which refuses all other keys.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from artifact.editing.mend import Network
@@ -67,7 +68,7 @@ def notes(path: Path | None, model: LanguageModel, moments: Moments | None, netw
     """
     if path is None:
         return ()
-    given: dict[str, Any] = read_json(path)  # type: ignore[assignment]
+    given = msgspec.convert(read_json(path), dict[str, Any])
     found = []
     name = given.get("model_name")
     if name is not None and _plain_name(str(name)) != _plain_name(model.name):

@@ -100,7 +100,7 @@ def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
 
     A record belongs to the statement of its known_id with the same prompt, one without an id to the statement with its
     prompt; its field `subject` holds the words as they are. The words are those of every record, whose embeddings give
-    the noise. Raises FactError when the file is no list of such records.
+    the noise. Raises FactError when the file holds anything else.
     """
     records, sha256 = _read(path)
     rows = list(records.values()) if isinstance(records, dict) else records

@@ -74,16 +74,14 @@ class PlainFile:
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """A file that is taken out of an archive and kept as `name`, known to the rest of the house as `key`; at most
-    `limit` bytes.
-
-    With `needs` it is found by its records, which hold these fields, whatever it is called in the archive. An
-    `optional` one may be missing.
+    `limit` bytes. It is found by its records, which hold the fields of `needs`, whatever it is called in the archive;
+    an `optional` one may be missing.
     """
 
     key: str
     name: str
     limit: int
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...]
     optional: bool = False
 
 

@@ -1,7 +1,7 @@
 """One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than were agreed on.
 
-Covers a member that is known by its name, and one that is known by what its records hold, whatever it is called: a JSON
-list, records by id, or JSON lines, with a byte-order mark or without. It fetches nothing and reads no other archives.
+A member is known by what its records hold, whatever it is called: a JSON list, records by id, or JSON lines, with a
+byte-order mark or without. It fetches nothing.
 """
 
 import os
@@ -19,6 +19,8 @@ from artifact.sizes import size_words
 
 SHARE = 0.95
 """Share of a member's records that must hold the fields for it to be taken."""
+TOTAL = 4
+"""Bytes of all members that are looked into, as a multiple of one member's limit."""
 _SHOWN, _FIELDS = 8, 10
 
 
@@ -29,22 +31,17 @@ class Unusable(FactError):
 def unpack(archive: Path, member: Member, out: Path) -> str | None:
     """Write one member of the archive to `out`, in one step; returns its path in the archive.
 
-    Without `member.needs` it is the one file called `member.name`, in whatever folder. With them it is the one whose
-    records hold these fields, of several the one with most records, then the first by name; it is written as a JSON
-    list. None when an optional member is not there. Raises Unusable for an archive that is damaged, encrypted, names a
-    path outside itself, has no or several files of the name, or one of more than `member.limit` bytes; FactError, with
-    the archive's content, when no member's records hold the fields, and when `out` cannot be written. Nothing is left
-    of what is refused.
+    It is the one whose records hold `member.needs`, whatever it is called; of several the one with most records, then
+    the first by name. It is written as a JSON list. None when an optional member is not there. Raises Unusable for an
+    archive that is damaged as a whole or names a path outside itself; FactError, with the archive's content, when no
+    member's records hold the fields, and when `out` cannot be written. Members of more than `member.limit` bytes, or
+    beyond TOTAL times that in all, are not looked into. Nothing is left of what is refused.
     """
     part = out.with_name(out.name + UNFINISHED)
     try:
         with ZipFile(archive) as opened:
             entries = _entries(opened, archive)
-            if member.needs:
-                taken = _by_content(opened, entries, archive, member)
-            else:
-                entry = _by_name(entries, archive, member)
-                taken = entry.filename, _content(opened, entry)
+            taken = _by_content(opened, entries, archive, member)
         if taken is None:
             return None
         part.write_bytes(taken[1])
@@ -79,12 +76,6 @@ def records_of(content: bytes) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def _content(opened: ZipFile, entry: ZipInfo) -> bytes:
-    """A member's bytes; zipfile reads no more than the entry says, and checks its sum."""
-    with opened.open(entry) as stream:
-        return stream.read()
-
-
 def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
     """The archive's files; Unusable when any path leads out of it."""
     found = []
@@ -100,27 +91,17 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
     return found
 
 
-def _by_name(entries: Sequence[ZipInfo], archive: Path, member: Member) -> ZipInfo:
-    found = [entry for entry in entries if PurePosixPath(entry.filename.replace("\\", "/")).name == member.name]
-    if len(found) != 1:
-        raise Unusable(f"{archive}: expected one {member.name} in it, got {len(found)}; run kloc fetch again")
-    if found[0].file_size > member.limit:
-        raise Unusable(
-            f"{archive}: {member.name} in it is longer than {member.limit / 1e6:.0f} MB, so it is not unpacked; run "
-            "kloc fetch again"
-        )
-    return found[0]
-
-
 def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: Member) -> tuple[str, bytes] | None:
     best: tuple[int, str, bytes] | None = None
-    seen = []
+    seen, room = [], TOTAL * member.limit
     for entry in sorted(entries, key=lambda entry: entry.filename):
-        if entry.file_size > member.limit:
+        if entry.file_size > min(member.limit, room):
             seen.append(f"{entry.filename} ({size_words(entry.file_size)}, too long to look into)")
             continue
+        room -= entry.file_size
         try:
-            content = _content(opened, entry)
+            with opened.open(entry) as stream:  # zipfile reads no more than the entry says, and checks its sum
+                content = stream.read()
         except DAMAGED_ARCHIVE as error:  # a file that nobody needs refuses no other
             seen.append(f"{entry.filename} (cannot be read: {error})")
             continue

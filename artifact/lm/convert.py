@@ -44,7 +44,7 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{pickle}: is no readable file of torch weights ({reason}); kloc fetch {model.name} --check says whether "
+            f"{pickle}: cannot be read as torch weights ({reason}); kloc fetch {model.name} --check says whether "
             "it is damaged; if it is whole, install the torch of constraints.txt"
         ) from None
     try:

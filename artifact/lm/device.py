@@ -270,14 +270,14 @@ def batches(
         most = len(left)
 
 
-def in_one(compute: Callable[[], R], what: str) -> R:
+def in_one(compute: Callable[[], R], what: str, remedy: str = "free some, or take a larger device") -> R:
     """What `compute` gives, where it cannot be cut into batches; DeviceError naming `what` when memory runs out."""
     found: list[R] = []
     with suppress(torch.OutOfMemoryError):
         found.append(compute())
     if not found:
         _release()
-        raise DeviceError(f"{what} does not fit the device's memory; free some, or take a larger device")
+        raise DeviceError(f"{what} does not fit the device's memory; {remedy}")
     return found[0]
 
 
@@ -291,7 +291,7 @@ def parse_bytes(text: str) -> int:
     """Bytes of a size such as 8GB, 500MB or 1.5 GB; SettingError for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])I?B?\s*", text.upper())
     if not found or float(found[1]) <= 0:
-        raise SettingError(f"memory {text!r} is no size; give one such as 8GB or 500MB")
+        raise SettingError(f"memory {text!r} is not a size; give one such as 8GB or 500MB")
     return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2])))
 
 

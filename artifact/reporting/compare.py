@@ -24,7 +24,7 @@ from artifact.reporting.tables import METHOD_NAMES, scored_cases, undone
 from artifact.runs.store import RunInfo, Store
 
 _DESCRIBED = ("model", "revision", "weights_sha256", "layers", "device", "dtype", "protocol")
-_DATA = ("data_source", "limit", "noise_level", "samples", "evidence")
+_DATA = ("data_source", "limit", "noise_level", "relation_noise_level", "samples", "evidence")
 _MISSING = "not recorded"
 
 

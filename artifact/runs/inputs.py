@@ -85,9 +85,9 @@ def check_given(plan: Plan, model: str, given: Given) -> None:
     if name is not None and name not in FACTS:
         dataset.own(Path(name), given.relation_source)
     if given.moments is not None and not given.moments.is_dir():
-        raise SettingError(f"{given.moments}: is no folder; give --moments a folder in the published layout")
+        raise SettingError(f"{given.moments}: is not a folder; give --moments a folder in the published layout")
     if given.mend_weights is not None and not given.mend_weights.is_file():
-        raise SettingError(f"{given.mend_weights}: is no file; give --mend-weights a network trained for the model")
+        raise SettingError(f"{given.mend_weights}: is not a file; give --mend-weights a network trained for the model")
 
 
 def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inputs:

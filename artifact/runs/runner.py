@@ -79,9 +79,9 @@ def _run_unit(
     done = store.done(unit)
     left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
     bar = show.bar(unit.name, sum(map(len, batches)))
-    before = store.counts().get(unit.name, Counter())
-    there = sum(map(len, batches)) - sum(map(len, left))
-    bar.advance(there, before["failed"] if there else 0, before["excluded"] if there else 0)
+    again = {case_id for batch in left for case_id in batch}
+    before = Counter(record.status for record in store.unfinished(unit) if record.case_id not in again)
+    bar.advance(sum(map(len, batches)) - len(again), before["failed"], before["excluded"])
     with closing(engine.compute(unit, left, stop)) as results:
         for computed in results:
             store.add_environment(computed.environment)

@@ -1,8 +1,10 @@
 """The authors' archive, whose inside nobody has seen: any layout ends in its records or in one line."""
 
+import hashlib
 import json
 import os
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from artifact.facts import download
 from artifact.facts.download import Patience
 from artifact.facts.fact import read_facts
 from artifact.facts.fetch import path_of
-from artifact.facts.sources import PLAIN_SOURCES
+from artifact.facts.lock import recorded
+from artifact.facts.sources import PLAIN_SOURCES, SOURCES
 from artifact.facts.unpack import records_of
+from artifact.facts.verify import examine
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 RECORDS = json.loads((REFERENCE / "facts.json").read_text())[:3]
@@ -157,3 +161,60 @@ def test_the_layout_of_another_tool_is_named(tmp_path, capsys) -> None:
     path.write_bytes(as_json([record]))
     assert call(["run", "smoke", "--model", "world", "--facts", str(path), "--out", str(tmp_path / "run")]) == 2
     assert "looks like EasyEdit's or KnowEdit's layout (case_id, prompt, subject" in capsys.readouterr().err
+
+
+def folder() -> Path:
+    return Path(os.environ["KLOC_CACHE"]) / "relation"
+
+
+def test_what_was_taken_out_is_recorded_and_made_again(host) -> None:
+    """A member that is damaged or gone is taken out of the archive again, without the network."""
+    published(host, **{"edit": as_json(RECORDS), "trace": as_json(KNOWN), "__MACOSX/edit": b"junk"})
+    relation = PLAIN_SOURCES["relation"]
+    assert call(["fetch", "relation"]) == 0
+    archive = (folder() / "rel_data.zip").read_bytes()
+    assert recorded("relation/rel_counterfact.json").made_from == hashlib.sha256(archive).hexdigest()
+    assert [finding.state for finding in examine(relation)] == ["whole"] * 3
+    (folder() / "rel_counterfact.json").write_bytes(b"[7]")
+    (folder() / "rel_known_1000.json").unlink()
+    assert [finding.state for finding in examine(relation)] == ["whole", "damaged"]
+    asked = len(host.asked)
+    assert call(["fetch", "relation"]) == 0 and len(host.asked) == asked
+    assert [finding.state for finding in examine(relation)] == ["whole"] * 3
+
+
+@pytest.mark.parametrize("name", ["../x.json", "/etc/x", "a\\..\\..\\x", "C:x"])
+def test_a_path_out_of_the_archive_refuses_all_of_it(name: str, host, capsys) -> None:
+    published(host, **{"x.json": as_json(RECORDS), name: b"1"})
+    assert call(["fetch", "relation"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "names a path outside itself" in error
+    assert "--relation-source templates" in error  # the archive may be like that each time
+    assert {path.name for path in folder().rglob("*") if path.is_file()} <= {".lock"}
+    assert recorded("relation/rel_data.zip") is None
+
+
+@pytest.mark.parametrize("total", [1, 3])
+def test_members_that_are_too_long_are_not_looked_into(total: int, host, capsys, monkeypatch) -> None:
+    """Each by the limit of one, all together by a multiple of it."""
+    size = len(as_json(RECORDS))
+    relation = PLAIN_SOURCES["relation"]
+    small = tuple(replace(member, limit=size * (2 if total > 1 else 1) - 1) for member in relation.members)
+    monkeypatch.setitem(PLAIN_SOURCES, "relation", replace(relation, members=small))
+    monkeypatch.setitem(SOURCES, "relation", replace(relation, members=small))
+    monkeypatch.setattr("artifact.facts.unpack.TOTAL", 1)
+    published(host, **{"a.txt": b"0" * (size if total > 1 else 1), "x.json": as_json(RECORDS)})
+    assert call(["fetch", "relation"]) == 2
+    assert "x.json (" in (error := capsys.readouterr().err) and "too long to look into" in error
+
+
+def test_a_member_longer_than_it_says_is_refused(host, capsys) -> None:
+    """The size in the archive's directory is a claim."""
+    content = as_json(RECORDS)
+    published(host, **{"x.json": content})
+    (name,) = [key for key in host.files if key.endswith("rel_data.zip")]
+    lying = host.files[name].replace(len(content).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    assert lying != host.files[name]
+    host.files[name] = lying
+    assert call(["fetch", "relation"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (folder() / "rel_counterfact.json").exists()

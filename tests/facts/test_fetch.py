@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from email.utils import formatdate
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +20,7 @@ from artifact.facts.cache import source_folder
 from artifact.facts.download import Patience
 from artifact.facts.fetch import fetch_source, moments_folder, path_of
 from artifact.facts.lock import recorded
-from artifact.facts.sources import PLAIN_SOURCES, Member, PlainFile, PlainSource
+from artifact.facts.sources import PLAIN_SOURCES, PlainFile, PlainSource
 from artifact.facts.verify import examine
 
 CONTENT = bytes(range(256)) * 2000
@@ -329,69 +327,6 @@ def test_offline_nothing_is_fetched(host, told, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "is not in the cache, and HF_HUB_OFFLINE is set; unset it" in told.refused(source(host))
     assert host.asked == []
-
-
-# Archives
-
-
-def zipped(**files: bytes) -> bytes:
-    out = BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
-
-
-def archive(host: FileHost, content: bytes, limit: int = 1000) -> PlainSource:
-    host.files["/rel.zip"] = content
-    members = (Member(key="one", name="one.json", limit=limit), Member(key="two", name="two.json", limit=limit))
-    return source(host, "/rel.zip", sha256=None, exact=False, members=members)
-
-
-def test_an_archive_is_unpacked_and_its_files_are_recorded(host, told) -> None:
-    good = zipped(**{"rel/one.json": b"[1]", "rel/two.json": b"[2]", "__MACOSX/rel/one.json": b"junk", "./": b""})
-    wanted = archive(host, good)
-    folder = told.fetch(wanted)
-    assert (folder / "one.json").read_bytes() == b"[1]" and (folder / "two.json").read_bytes() == b"[2]"
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "one.json", "rel.zip", "two.json"]
-    assert recorded("sample/one.json").made_from == hashlib.sha256(good).hexdigest()
-    (folder / "one.json").write_bytes(b"[7]")
-    (folder / "two.json").unlink()
-    assert [finding.state for finding in examine(wanted)] == ["whole", "damaged", "missing"]
-    told.fetch(wanted)
-    assert [finding.state for finding in examine(wanted)] == ["whole"] * 3
-    assert len(host.asked) == 1
-
-
-@pytest.mark.parametrize(
-    ("files", "says"),
-    [
-        ({"../one.json": b"[1]", "two.json": b"[2]"}, r"names a path outside itself ('../one.json')"),
-        ({"one.json": b"[1]", "two.json": b"[2]", "/etc/x": b""}, "names a path outside itself ('/etc/x')"),
-        ({"one.json": b"[1]", "two.json": b"[2]", "a\\..\\..\\x": b""}, "names a path outside itself"),
-        ({"one.json": b"[1]", "two.json": b"2" * 1001}, "two.json in it is longer than 0 MB"),
-        ({"one.json": b"[1]"}, "expected one two.json in it, got 0"),
-        ({"one.json": b"[1]", "a/two.json": b"1", "b/two.json": b"2"}, "expected one two.json in it, got 2"),
-    ],
-)
-def test_archives_that_are_refused(host, told, files, says, tmp_path) -> None:
-    wanted = archive(host, zipped(**files))
-    with pytest.raises(FactError) as error:
-        told.fetch(wanted)
-    assert says in str(error.value) and "rel.zip: " in str(error.value) and "\n" not in str(error.value)
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock", "one.json", "fetched.lock.json"}
-    assert recorded("sample/rel.zip") is None
-    folder = told.fetch(archive(host, zipped(**{"one.json": b"[1]", "two.json": b"[2]"})))
-    assert (folder / "two.json").read_bytes() == b"[2]"
-
-
-def test_a_member_longer_than_it_says_is_refused(host, told) -> None:
-    """The size in the archive's directory is a claim."""
-    good = zipped(**{"one.json": b"[1]", "two.json": b"\0" * 5000})
-    lying = good.replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
-    assert lying != good
-    with pytest.raises(FactError, match=r"rel.zip"):
-        told.fetch(archive(host, lying))
 
 
 # Processes

@@ -10,6 +10,7 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import FactError
 from artifact.facts.cache import source_folder
 from artifact.facts.fact import Statement
+from artifact.facts.fetch import path_of
 from artifact.facts.lock import entry_of, record
 from artifact.facts.sources import PLAIN_SOURCES, WORLD
 from artifact.plan import SMOKE, find_plans
@@ -38,8 +39,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "known.json"
     path.write_text(json.dumps(KNOWN))
-    own = run_inputs.__globals__["path_of"]
-    monkeypatch.setattr("artifact.runs.inputs.path_of", lambda name: path if name == "known" else own(name))
+    monkeypatch.setattr("artifact.runs.inputs.path_of", lambda name: path if name == "known" else path_of(name))
     folder = source_folder(PLAIN_SOURCES["relation"])
     folder.mkdir(parents=True)
     return folder / "rel_known_1000.json"

@@ -145,5 +145,5 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "8", "lots", "-1GB", "0GB"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(SettingError, match="is no size; give one such as 8GB"):
+    with pytest.raises(SettingError, match="is not a size; give one such as 8GB"):
         parse_bytes(text)
