@@ -15,13 +15,13 @@ from hub import serving
 
 from artifact.cli import call
 from artifact.editing.mend_weights import read_network, tensors_of
-from artifact.facts import download
-from artifact.facts.cache import cache_folder, converted_folder, hub_file
-from artifact.facts.download import Patience
-from artifact.facts.fetch import cached, path_of
-from artifact.facts.sources import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainFile
-from artifact.lm.convert import convert_model
 from artifact.lm.load import load, load_folder
+from artifact.sources import download
+from artifact.sources.cache import cache_folder, converted_folder, hub_file
+from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainFile
+from artifact.sources.convert import convert_model
+from artifact.sources.download import Patience
+from artifact.sources.fetch import cached, path_of
 
 REFERENCE = Path(__file__).parent / "reference"
 FACTS = b'[{"case_id": 0}]'

@@ -12,12 +12,12 @@ import pytest
 
 from artifact.cli import call
 from artifact.editing.protocol import SWITCHES
-from artifact.facts.fetch import remaining, to_fetch
-from artifact.facts.sources import GROUPS, SOURCES, WORLD
 from artifact.plan import PARTS, PLANS
 from artifact.runs.runner import run_name
 from artifact.runs.setup import Asked
 from artifact.sizes import size_words
+from artifact.sources.catalogue import GROUPS, SOURCES, WORLD
+from artifact.sources.fetch import remaining, to_fetch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

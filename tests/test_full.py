@@ -23,11 +23,11 @@ from hub import Hub, serving_all
 from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from artifact.cli import call
-from artifact.facts import download
-from artifact.facts.download import Patience
 from artifact.facts.relations import RELATIONS
-from artifact.facts.sources import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainSource
 from artifact.plan import PAPER_METHODS, PAPER_MODELS, find_plans
+from artifact.sources import download
+from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainSource
+from artifact.sources.download import Patience
 
 REFERENCE = Path(__file__).parent / "reference"
 WIDTH, POSITIONS, VOCABULARY = 16, 128, 800

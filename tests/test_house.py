@@ -11,6 +11,8 @@ PACKAGE = Path(artifact.__file__).parent
 FLOORS = (
     "errors",
     "sizes",
+    "io",
+    "sources",
     "facts",
     "lm",
     "tracing",

@@ -28,7 +28,6 @@ from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import DeviceError, RunError
 from artifact.facts.dataset import Data
-from artifact.facts.sources import HUB_MODELS
 from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
 from artifact.lm.load import LanguageModel, from_module
 from artifact.plan import Plan, Unit, find_plans
@@ -39,6 +38,7 @@ from artifact.runs.rehearsed import Rehearsed, keep
 from artifact.runs.setup import USE_MOMENTS, Asked, Context, factor_bytes, noise_level, run_device
 from artifact.runs.store import Record
 from artifact.sizes import size_words
+from artifact.sources.catalogue import HUB_MODELS
 
 UNIT_SECONDS = 3.0
 """On a CPU a unit takes as many facts as the estimate gives this time, at least one and at most a batch."""

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from artifact.cli.app import app, check_folder
 from artifact.evaluation.metrics import METRICS, Metric
+from artifact.io import write_atomically
 
 
 @app.command
@@ -20,7 +21,7 @@ def compare(
     """What differs between two runs, and their paired differences, second minus first, over the cases of both."""
     from artifact.reporting.compare import compare as pair
     from artifact.reporting.compare import comparison_csv, comparison_text
-    from artifact.runs.store import reading, write_atomically
+    from artifact.runs.store import reading
 
     with reading(first) as one, reading(second) as other:
         found = pair(one, other, (metric,) if csv is None else METRICS)

@@ -21,12 +21,13 @@ from artifact import __version__
 from artifact.cli.app import Device, Limit, Protocol, app, check_folder, write_json
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
-from artifact.facts.cache import cache_folder
-from artifact.facts.fetch import offline, remaining, state_of, to_fetch
-from artifact.facts.sources import SOURCES, WORLD
+from artifact.io import reason
 from artifact.plan import PLANS, Plan
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
+from artifact.sources.cache import cache_folder
+from artifact.sources.catalogue import SOURCES, WORLD
+from artifact.sources.fetch import offline, remaining, state_of, to_fetch
 
 _REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "msgspec", "matplotlib")
 _LEAST_DISK = 100_000_000
@@ -184,8 +185,7 @@ def _device(obstacles: list[str]) -> Iterator[str]:
     try:
         import torch
     except Exception as error:  # a damaged installation raises OSError, ImportError and more
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        obstacles.append(f"torch cannot be loaded ({reason}); run pip install -c constraints.txt .")
+        obstacles.append(f"torch cannot be loaded ({reason(error)}); run pip install -c constraints.txt .")
         return
     from artifact.lm.device import OLDEST_DRIVER, host_memory, nvidia_driver, unusable_card
 

@@ -21,13 +21,14 @@ from rich.progress import (
 
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, FactError, SettingError
-from artifact.facts.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
-from artifact.facts.download import Tell
-from artifact.facts.fetch import check_room, fetch_source, offline, state_of
-from artifact.facts.lock import entry_of, forget, holding, record, recorded, sha256_of
-from artifact.facts.sources import GROUPS, SOURCES, HubModel, PlainSource, Source
-from artifact.facts.verify import examine
+from artifact.io import sha256_of
 from artifact.sizes import size_words
+from artifact.sources.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
+from artifact.sources.catalogue import GROUPS, SOURCES, HubModel, PlainSource, Source
+from artifact.sources.download import Tell
+from artifact.sources.fetch import check_room, fetch_source, offline, state_of
+from artifact.sources.lock import entry_of, forget, holding, record, recorded
+from artifact.sources.verify import examine
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -123,7 +124,7 @@ def _converted(source: Source, shown: "_Shown") -> Path | None:
     if isinstance(source, HubModel):
         if not source.pickled or converted_folder(source).is_dir():
             return None
-        from artifact.lm.convert import convert_model
+        from artifact.sources.convert import convert_model
 
         shown.say(f"{source.name}: converting the pickle to safetensors")
         published = hub_file(source, source.weights)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
 from artifact.errors import SettingError
+from artifact.io import write_atomically
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
 
@@ -219,7 +220,7 @@ def baseline(
     from artifact.reporting.baseline import baseline_json
     from artifact.reporting.charts import charts
     from artifact.reporting.verdict import measured_run
-    from artifact.runs.store import reading, write_atomically
+    from artifact.runs.store import reading
 
     with reading(run_folder) as store:
         content = baseline_json(measured_run(store), charts(store), hardware)

@@ -10,7 +10,6 @@ an inert stand-in, so that no foreign code is imported or run; tensors alone are
 
 import hashlib
 import json
-import os
 import pickle
 import re
 from collections import OrderedDict
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.errors import RunError, SettingError
+from artifact.io import write_atomically
 
 _PREFIXES = ("mend.", "gtn.")
 _KEPT_FULL = ("_mean", "_std", "edit_lrs", "pad_embedding")
@@ -152,12 +152,9 @@ def replace_file(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     """Write a safetensors file beside `out` and put it in its place; RunError when the folder cannot be written."""
     from safetensors.torch import save
 
-    beside = out.with_name(f"{out.name}.part")
+    host = {key: tensor.cpu() for key, tensor in tensors.items()}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        host = {key: tensor.cpu() for key, tensor in tensors.items()}
-        beside.write_bytes(_in_order(save(host, metadata=dict(metadata))))
-        os.replace(beside, out)
+        write_atomically(out, _in_order(save(host, metadata=dict(metadata))))
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror}); name a file in a folder you own") from None
 

@@ -15,10 +15,8 @@ code inverts every matrix, and each edit's record says so; a singular or asymmet
 Shape letters: B batch row, T token, M MLP width, N number of keys.
 """
 
-import os
 import zlib
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import torch
 from torch import Tensor
 
 from artifact.errors import EditError, RunError, SettingError
+from artifact.io import replacing
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
@@ -337,17 +336,13 @@ def write_arrays(path: Path, content: Iterable[tuple[str, object]]) -> None:
 
     A reader, or a killed process, finds the old file or the new one. Raises RunError when it cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
     try:
-        with ZipFile(part, "w") as archive:
+        with replacing(path) as part, ZipFile(part, "w") as archive:
             for name, value in content:
                 array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, array, allow_pickle=False)
-        os.replace(part, path)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise RunError(
             f"{path}: cannot be written ({error.strerror}); make room there, or name another folder"
         ) from None

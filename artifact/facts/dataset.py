@@ -20,8 +20,8 @@ from artifact.facts.everyday import everyday_records
 from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements, read_bytes
 from artifact.facts.known import edit_cases
 from artifact.facts.odd import OddRecord, decode_records, parse_records
-from artifact.facts.sources import WORLD
 from artifact.facts.templates import with_relation
+from artifact.sources.catalogue import WORLD
 
 RelationSource = Literal["authors", "templates"]
 PAPER_CASES = 7_500

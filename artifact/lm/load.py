@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from artifact.errors import ModelError
-from artifact.facts.fetch import fetch
-from artifact.facts.sources import HUB_MODELS, WORLD
+from artifact.io import reason
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import choose_device
 from artifact.lm.gpt2 import GPT2
@@ -22,6 +21,8 @@ from artifact.lm.gptj import GPTJ
 from artifact.lm.llama import Llama
 from artifact.lm.smollm2 import SMOLLM2, converted
 from artifact.lm.tokens import Tokens
+from artifact.sources.catalogue import HUB_MODELS, WORLD
+from artifact.sources.fetch import fetch
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def load_folder(
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more for a damaged folder
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{folder}: cannot be loaded as a transformers model ({reason}); fetch it again") from None
+        raise ModelError(
+            f"{folder}: cannot be loaded as a transformers model ({reason(error, 200)}); fetch it again"
+        ) from None
     decoder = from_module(module, device)
     return LanguageModel(
         name=name or str(folder),

@@ -5,7 +5,6 @@ package brings a real language model, Apache-2.0, where a package index answers 
 is never imported: it needs llama-cpp-python, which this package does not. Loading the folder is load.py's.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from artifact.errors import ModelError
-from artifact.facts.cache import cache_folder
+from artifact.io import reason, sha256_of
+from artifact.sources.cache import cache_folder
 
 SMOLLM2 = "smollm2"
 """The name of the model."""
@@ -38,8 +38,7 @@ def converted() -> tuple[Path, str]:
     the command to run where a package is missing, and where the file cannot be converted.
     """
     source = _source()
-    with source.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(source)
     folder = cache_folder() / f"{SMOLLM2}-{digest[:16]}"
     if not folder.is_dir():
         _convert(source, folder)
@@ -92,10 +91,9 @@ def _convert(source: Path, folder: Path) -> None:
             if not folder.is_dir():  # else another process was faster, with the same bytes
                 raise
     except Exception as error:  # transformers and gguf raise much for a damaged file, and the disk may be full
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{source.name}: cannot be converted into {folder.parent} ({reason}); make room there, or install the "
-            f"package again: {INSTALL}"
+            f"{source.name}: cannot be converted into {folder.parent} ({reason(error)}); make room there, or install "
+            f"the package again: {INSTALL}"
         ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

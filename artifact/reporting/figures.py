@@ -19,9 +19,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from artifact.errors import RunError, SettingError
+from artifact.io import write_atomically
 from artifact.reporting.charts import Chart, Panel, panel_file
 from artifact.reporting.severed import LINES, SeveredChart
-from artifact.runs.store import write_atomically
 
 COLUMN_INCHES = 3.5
 """Width of one panel: a column of the paper, or a phone's screen."""

@@ -25,6 +25,7 @@ from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, columns_of
 from artifact.facts.fact import NO_RELATION
+from artifact.io import UNFINISHED, write_atomically
 from artifact.plan import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
@@ -37,7 +38,7 @@ from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import PaperRow, counted_reasons
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.rehearsed import REHEARSED
-from artifact.runs.store import UNFINISHED, RunInfo, Store, write_atomically
+from artifact.runs.store import RunInfo, Store
 
 PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "

@@ -12,7 +12,6 @@ from typing import Any
 
 from artifact.editing.protocol import protocol_of
 from artifact.errors import NotBegun, RunError
-from artifact.facts.sources import HUB_MODELS
 from artifact.lm.device import check_fits, parse_bytes
 from artifact.plan import Plan
 from artifact.runs.inputs import check_given
@@ -20,6 +19,7 @@ from artifact.runs.journal import DATABASE
 from artifact.runs.lock import locked, unwritable
 from artifact.runs.setup import Asked, check_asked, run_device
 from artifact.runs.store import first_difference, reading
+from artifact.sources.catalogue import HUB_MODELS
 
 
 def check_ahead(plan: Plan, model: str, asked: Asked, folder: Path | None, local: bool = True) -> None:

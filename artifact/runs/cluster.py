@@ -21,7 +21,6 @@ from typing import Any
 
 from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
-from artifact.facts.sources import HUB_MODELS
 from artifact.lm.device import ROOM
 from artifact.plan import Plan, Unit
 from artifact.runs.engine import Computed, Engine
@@ -29,6 +28,7 @@ from artifact.runs.inputs import FACTS
 from artifact.runs.local import Local
 from artifact.runs.setup import Asked, prepare
 from artifact.runs.store import RunInfo, described, first_difference
+from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]
 Batch = Sequence[int]

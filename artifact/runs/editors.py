@@ -15,9 +15,9 @@ from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_gro
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.errors import SettingError
-from artifact.facts.sources import WORLD_MEND
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
+from artifact.sources.catalogue import WORLD_MEND
 
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""

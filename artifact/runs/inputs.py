@@ -13,9 +13,9 @@ from artifact.editing.protocol import Protocol
 from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts import dataset
 from artifact.facts.dataset import Data, RelationSource
-from artifact.facts.fetch import moments_folder, path_of
-from artifact.facts.sources import PLAIN_SOURCES
 from artifact.plan import PAPER_MODELS, Plan
+from artifact.sources.catalogue import PLAIN_SOURCES
+from artifact.sources.fetch import moments_folder, path_of
 
 FACTS = ("counterfact", "known", "world", "everyday")
 """Data by name for `--facts`; anything else is a file."""
@@ -64,7 +64,7 @@ class Inputs:
 
 
 def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the sources that a run needs (facts/sources.py), and of those without which some rows are skipped."""
+    """Names of the sources that a run needs (sources/catalogue.py) and of those without which some rows are skipped."""
     does = {unit.does for unit in plan.units}
     methods = {unit.method for unit in plan.units}
     facts = _facts_name(plan, given)

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from artifact.facts.cache import cache_folder
-from artifact.runs.store import RunInfo, write_atomically
+from artifact.io import write_atomically
+from artifact.runs.store import RunInfo
+from artifact.sources.cache import cache_folder
 
 REHEARSED = "rehearsed"
 """Key of a run's environment that holds `rehearsed_seconds`."""

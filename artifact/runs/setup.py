@@ -20,9 +20,7 @@ from artifact.editing.protocol import Protocol, protocol_of, protocol_words
 from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement, View
-from artifact.facts.fetch import cached, fetch, hub_answers
 from artifact.facts.odd import OddRecord
-from artifact.facts.sources import HUB_MODELS
 from artifact.lm.device import Memory, check_fits, choose_device, default_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
@@ -30,6 +28,8 @@ from artifact.runs.editors import default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.order import Order
 from artifact.runs.store import RunInfo, TracedData
+from artifact.sources.catalogue import HUB_MODELS
+from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.tracing.corruption import embedding_spread
 from artifact.tracing.trace import greedy_answers, is_answer
 

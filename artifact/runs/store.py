@@ -5,7 +5,6 @@ journal.py's, the lock lock.py's. No torch: reports read it anywhere. Times live
 everything else of a finished run is the same each time.
 """
 
-import os
 import sqlite3
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ import msgspec
 import numpy as np
 
 from artifact.errors import NotBegun, RunError
+from artifact.io import write_atomically
 from artifact.plan import Plan, Unit
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, unreadable, unwritable
 from artifact.runs.lock import locked
@@ -25,8 +25,6 @@ from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 
 DESCRIPTION = "run.json"
-UNFINISHED = ".part"
-"""Ending of a file that is being written."""
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a payload can raise that is not of its unit's kind."""
 Decoded = TypeVar("Decoded")
@@ -367,14 +365,6 @@ def first_difference(
                 return f"{name} {inner[0]}", *inner[1:]
         return name, _short(before), _short(now)
     return None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a killed process, leaves the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + UNFINISHED)
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def _short(value: object) -> str:

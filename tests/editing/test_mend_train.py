@@ -19,8 +19,8 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, FactError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import read_facts
-from artifact.facts.sources import WORLD, WORLD_MEND
 from artifact.lm.load import load
+from artifact.sources.catalogue import WORLD, WORLD_MEND
 
 HPARAMS = MendHparams(layers=(2, 3))
 SHORT = MendTraining(steps=6, batch=4, rank=4, check_every=2, check_views=4, variants=1, validation=0.25)

@@ -11,8 +11,8 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.dataset import own
 from artifact.facts.fact import parse_facts
 from artifact.facts.odd import OddRecord, decode_records, parse_records
-from artifact.facts.sources import WORLD
 from artifact.runs.store import reading
+from artifact.sources.catalogue import WORLD
 
 RECORDS = json.loads((WORLD / "facts.json").read_text())[:40]
 

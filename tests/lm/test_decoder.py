@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from artifact.editing.edit import Edit, LowRank, rows
-from artifact.facts.sources import WORLD
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel, from_module, load_folder
+from artifact.sources.catalogue import WORLD
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 DTYPES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

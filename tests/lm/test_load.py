@@ -13,9 +13,9 @@ import pytest
 from hub import serving
 
 from artifact.errors import ModelError
-from artifact.facts.fetch import hub_answers
-from artifact.facts.sources import HUB_MODELS
 from artifact.lm.load import load, load_folder
+from artifact.sources.catalogue import HUB_MODELS
+from artifact.sources.fetch import hub_answers
 
 SMALL = HUB_MODELS["gpt2"]
 
@@ -71,8 +71,8 @@ def test_hash_is_of_the_weights(reference: Path, tmp_path: Path) -> None:
 
 
 FETCH = """
-from artifact.facts.fetch import cached, fetch, hub_answers
-from artifact.facts.sources import HUB_MODELS
+from artifact.sources.fetch import cached, fetch, hub_answers
+from artifact.sources.catalogue import HUB_MODELS
 from artifact.lm.load import load
 small = HUB_MODELS["gpt2"]
 print(cached(small), hub_answers(small))

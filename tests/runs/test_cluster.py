@@ -20,7 +20,6 @@ import pytest
 
 from artifact.cli import call
 from artifact.errors import RunError, SettingError
-from artifact.facts.sources import WORLD
 from artifact.plan import Plan, Unit
 from artifact.runs import cluster as module
 from artifact.runs.cluster import Cluster, Worker, ray_engine
@@ -29,6 +28,7 @@ from artifact.runs.inputs import Given
 from artifact.runs.progress import Display
 from artifact.runs.runner import MakeEngine, run_plan
 from artifact.runs.setup import Asked
+from artifact.sources.catalogue import WORLD
 
 PLAN = Plan(
     "cluster",
@@ -193,15 +193,19 @@ def test_a_worker_prepared_for_something_else_is_refused(machines, tmp_path) -> 
 def test_machines_that_leave_cost_no_record(machines, local, tmp_path, monkeypatch) -> None:
     """One leaves and the other goes on; when both have left, one line says so, and the run goes on without Ray."""
 
-    def leave(engine: Cluster, number: int) -> None:
+    def leave(engine: Cluster, number: int, process: int) -> None:
         (node,) = [member.node for member in engine._members if member.number == number]
         machines.remove_node(next(one for one in machines.worker_nodes if one.node_id == node), allow_graceful=False)
+        # Its worker outlives it for a moment, in which it could do what is left of the run.
+        until = time.monotonic() + 60
+        while _running(process) and time.monotonic() < until:
+            time.sleep(0.02)
 
-    engine, said = listening(lambda engine, number, process: leave(engine, 2) if number == 2 else None)
+    engine, said = listening(lambda engine, number, process: leave(engine, 2, process) if number == 2 else None)
     assert records(run(tmp_path / "run", engine=engine)) == local
     assert any("worker 2 on" in line and "was lost" in line for line in said), said
     monkeypatch.setattr(module, "PATIENCE", 2.0)
-    engine, said = listening(lambda engine, number, process: leave(engine, 1))
+    engine, said = listening(lambda engine, number, process: leave(engine, 1, process))
     with pytest.raises(RunError, match="no worker is left and the cluster has no room for a new one"):
         run(tmp_path / "none", engine=engine)
     # Which of the two depends on whether Ray knows by now that the machines are gone.
@@ -236,6 +240,13 @@ def test_ctrl_c_on_a_cluster_of_its_own_exits_3_and_leaves_no_process(tmp_path) 
     assert 50 <= stored() < 840
     left = [path.parent for path in Path("/proc").glob("[0-9]*/stat") if _session(path) == process.pid]
     assert not left, [(path / "cmdline").read_text() for path in left]
+
+
+def _running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _session(stat: Path) -> int:

@@ -8,15 +8,15 @@ import pytest
 
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import FactError
-from artifact.facts.cache import source_folder
 from artifact.facts.fact import Statement
-from artifact.facts.fetch import path_of
-from artifact.facts.lock import entry_of, record
-from artifact.facts.sources import PLAIN_SOURCES, WORLD
 from artifact.plan import SMOKE, find_plans
 from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
 from artifact.runs.local import compute
 from artifact.runs.setup import Asked, Context, prepare
+from artifact.sources.cache import source_folder
+from artifact.sources.catalogue import PLAIN_SOURCES, WORLD
+from artifact.sources.fetch import path_of
+from artifact.sources.lock import entry_of, record
 
 RELEASED, CORRECTED = PROTOCOLS["released"], PROTOCOLS["corrected"]
 RECORDS = json.loads((WORLD / "facts.json").read_text())[:3]

@@ -11,7 +11,7 @@ import pytest
 
 from artifact.errors import RunError
 from artifact.plan import SMOKE
-from artifact.runs.store import Record, RunInfo, begin, reading, write_atomically, writing
+from artifact.runs.store import Record, RunInfo, begin, reading, writing
 
 UNIT = SMOKE.units[0]
 
@@ -133,16 +133,3 @@ def test_a_read_only_folder_can_be_read(tmp_path: Path, monkeypatch: pytest.Monk
         assert store.info() == info()
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             store._connection.execute("delete from meta")
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a" / "file"
-    write_atomically(path, b"old")
-
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"

@@ -4,7 +4,6 @@ A member is known by what its records hold, whatever it is called: a JSON list, 
 byte-order mark or without. It fetches nothing.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,9 +12,10 @@ from zipfile import ZipFile, ZipInfo
 import msgspec
 
 from artifact.errors import FactError
-from artifact.facts.download import DAMAGED_ARCHIVE, UNFINISHED
-from artifact.facts.sources import Member
+from artifact.io import write_atomically
 from artifact.sizes import size_words
+from artifact.sources.catalogue import Member
+from artifact.sources.download import DAMAGED_ARCHIVE
 
 SHARE = 0.95
 """Share of a member's records that must hold the fields for it to be taken."""
@@ -37,21 +37,17 @@ def unpack(archive: Path, member: Member, out: Path) -> str | None:
     member's records hold the fields, and when `out` cannot be written. Members of more than `member.limit` bytes, or
     beyond TOTAL times that in all, are not looked into. Nothing is left of what is refused.
     """
-    part = out.with_name(out.name + UNFINISHED)
     try:
         with ZipFile(archive) as opened:
             entries = _entries(opened, archive)
             taken = _by_content(opened, entries, archive, member)
         if taken is None:
             return None
-        part.write_bytes(taken[1])
-        os.replace(part, out)
+        write_atomically(out, taken[1])
     except DAMAGED_ARCHIVE as error:
         raise Unusable(f"{archive}: is no whole zip archive ({error}); run kloc fetch again") from None
     except OSError as error:
         raise FactError(f"{out}: cannot be written ({error.strerror}); make room, or set KLOC_CACHE") from None
-    finally:
-        part.unlink(missing_ok=True)
     return taken[0]
 
 

@@ -10,10 +10,10 @@ A hash that no source publishes is recorded when the file is first fetched and e
 from dataclasses import dataclass
 from pathlib import Path
 
-DATA = Path(__file__).parent / "data"
-WORLD = DATA / "world"
+_DATA = Path(__file__).parents[1] / "facts" / "data"
+WORLD = _DATA / "world"
 """Folder of the embedded world: model, tokenizer, facts."""
-WORLD_MEND = DATA / "mend-world.safetensors"
+WORLD_MEND = _DATA / "mend-world.safetensors"
 """MEND's network trained for the world: `kloc mend-train --model world --half`."""
 
 

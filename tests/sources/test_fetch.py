@@ -15,13 +15,13 @@ import pytest
 from filehost import Fault, FileHost, hosting
 
 from artifact.errors import FactError, ModelError, SettingError
-from artifact.facts import download
-from artifact.facts.cache import source_folder
-from artifact.facts.download import Patience
-from artifact.facts.fetch import fetch_source, moments_folder, path_of
-from artifact.facts.lock import recorded
-from artifact.facts.sources import PLAIN_SOURCES, PlainFile, PlainSource
-from artifact.facts.verify import examine
+from artifact.sources import download
+from artifact.sources.cache import source_folder
+from artifact.sources.catalogue import PLAIN_SOURCES, PlainFile, PlainSource
+from artifact.sources.download import Patience
+from artifact.sources.fetch import fetch_source, moments_folder, path_of
+from artifact.sources.lock import recorded
+from artifact.sources.verify import examine
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -333,8 +333,8 @@ def test_offline_nothing_is_fetched(host, told, monkeypatch) -> None:
 
 FETCH = """
 import sys
-from artifact.facts.fetch import fetch_source
-from artifact.facts.sources import PlainFile, PlainSource
+from artifact.sources.fetch import fetch_source
+from artifact.sources.catalogue import PlainFile, PlainSource
 file = PlainFile(name="facts.json", urls=(sys.argv[1],), size=512000, exact=True, sha256=sys.argv[2])
 source = PlainSource(name="sample", files=(file,), licence="", citation="", purpose="")
 fetch_source(source, lambda line: print(line, flush=True), lambda done, total: None)

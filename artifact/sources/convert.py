@@ -10,9 +10,10 @@ from pathlib import Path
 from zipfile import is_zipfile
 
 from artifact.errors import ModelError
-from artifact.facts.cache import converted_folder
-from artifact.facts.lock import entry_of, holding, record, sha256_of
-from artifact.facts.sources import HubModel
+from artifact.io import reason, sha256_of
+from artifact.sources.cache import converted_folder
+from artifact.sources.catalogue import HubModel
+from artifact.sources.lock import entry_of, holding, record
 
 SHARD = 2_000_000_000
 """Most bytes of a file, and of what is in memory at once."""
@@ -42,10 +43,9 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
         weights = torch.load(pickle, map_location="cpu", weights_only=True, mmap=is_zipfile(pickle))
         tensors = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{pickle}: cannot be read as torch weights ({reason}); kloc fetch {model.name} --check says whether "
-            "it is damaged; if it is whole, install the torch of constraints.txt"
+            f"{pickle}: cannot be read as torch weights ({reason(error)}); kloc fetch {model.name} --check says "
+            "whether it is damaged; if it is whole, install the torch of constraints.txt"
         ) from None
     try:
         part.mkdir(parents=True)

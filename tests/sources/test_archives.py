@@ -13,14 +13,14 @@ from filehost import hosting
 
 from artifact.cli import call
 from artifact.errors import FactError
-from artifact.facts import download
-from artifact.facts.download import Patience
 from artifact.facts.fact import read_facts
-from artifact.facts.fetch import path_of
-from artifact.facts.lock import recorded
-from artifact.facts.sources import PLAIN_SOURCES, SOURCES
-from artifact.facts.unpack import records_of
-from artifact.facts.verify import examine
+from artifact.sources import download
+from artifact.sources.catalogue import PLAIN_SOURCES, SOURCES
+from artifact.sources.download import Patience
+from artifact.sources.fetch import path_of
+from artifact.sources.lock import recorded
+from artifact.sources.unpack import records_of
+from artifact.sources.verify import examine
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 RECORDS = json.loads((REFERENCE / "facts.json").read_text())[:3]
@@ -202,7 +202,7 @@ def test_members_that_are_too_long_are_not_looked_into(total: int, host, capsys,
     small = tuple(replace(member, limit=size * (2 if total > 1 else 1) - 1) for member in relation.members)
     monkeypatch.setitem(PLAIN_SOURCES, "relation", replace(relation, members=small))
     monkeypatch.setitem(SOURCES, "relation", replace(relation, members=small))
-    monkeypatch.setattr("artifact.facts.unpack.TOTAL", 1)
+    monkeypatch.setattr("artifact.sources.unpack.TOTAL", 1)
     published(host, **{"a.txt": b"0" * (size if total > 1 else 1), "x.json": as_json(RECORDS)})
     assert call(["fetch", "relation"]) == 2
     assert "x.json (" in (error := capsys.readouterr().err) and "too long to look into" in error

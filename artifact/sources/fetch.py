@@ -1,8 +1,8 @@
 """Real inputs, fetched once and verified always: models from the hub, and plain files into the cache folder.
 
 Covers fetching, the room it takes, and the paths of what was fetched. Downloading a file is download.py's, hashes are
-lock.py's, checking without a network is verify.py's. Converting pickles needs torch and is lm/convert.py's and
-editing/mend_weights.py's; what they made is found here. Parsing is fact.py's.
+lock.py's, checking without a network is verify.py's. Converting pickles needs torch and is convert.py's and
+editing/mend_weights.py's; what they made is found here. Parsing is facts/fact.py's.
 
 Environment: KLOC_CACHE, KLOC_MIRROR (a base URL that is tried before every plain file's own, host and path kept below
 it), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, and the usual ones for proxies.
@@ -17,14 +17,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from artifact.errors import ArtifactError, FactError, ModelError, NotFetched, SettingError
-from artifact.facts import download
-from artifact.facts.cache import converted_file, converted_folder, hub_file, source_folder
-from artifact.facts.download import UNFINISHED, Say, Tell, Wanted, no_room
-from artifact.facts.lock import Entry, entry_of, expected_of, holding, record, recorded, sha256_of
-from artifact.facts.sources import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
-from artifact.facts.unpack import Unusable, unpack
-from artifact.facts.verify import Finding, examine
+from artifact.io import UNFINISHED, reason, sha256_of
 from artifact.sizes import size_words
+from artifact.sources import download
+from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
+from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
+from artifact.sources.download import Say, Tell, Wanted, no_room
+from artifact.sources.lock import Entry, entry_of, expected_of, holding, record, recorded
+from artifact.sources.unpack import Unusable, unpack
+from artifact.sources.verify import Finding, examine
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -90,10 +91,9 @@ def _snapshot(model: HubModel, tell: Tell | None) -> Path:
         with _telling(model, tell):
             return Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=list(model.files)))
     except Exception as error:  # hub, network and disk errors share no base class
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason}); connect to the hub, set "
-            "HF_ENDPOINT to a mirror, or name a folder that holds the model"
+            f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason(error)}); connect to the hub, "
+            "set HF_ENDPOINT to a mirror, or name a folder that holds the model"
         ) from None
 
 

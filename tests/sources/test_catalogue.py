@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from artifact.errors import FactError
-from artifact.facts.cache import cache_folder, converted_folder
-from artifact.facts.lock import COMMITTED, RECORDED, entry_of, expected_of, forget, record, recorded
-from artifact.facts.sources import GROUPS, HUB_MODELS, PLAIN_SOURCES, SOURCES, WORLD
+from artifact.sources.cache import cache_folder, converted_folder
+from artifact.sources.catalogue import GROUPS, HUB_MODELS, PLAIN_SOURCES, SOURCES, WORLD
+from artifact.sources.lock import COMMITTED, RECORDED, entry_of, expected_of, forget, record, recorded
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -80,7 +80,7 @@ def test_a_hash_is_pinned_before_it_is_committed_before_it_is_recorded(tmp_path,
     assert found.sha256 == hashlib.sha256(b"one").hexdigest() and "first fetched" in found.by
     committed = tmp_path / "committed.json"
     committed.write_bytes(msgspec.json.encode({"files": {"a/file": {"sha256": "2" * 64, "size": 3}}}))
-    monkeypatch.setattr("artifact.facts.lock.COMMITTED", committed)
+    monkeypatch.setattr("artifact.sources.lock.COMMITTED", committed)
     assert expected_of("a/file").sha256 == "2" * 64
     assert expected_of("a/file", "1" * 64).sha256 == "1" * 64
 

@@ -1,6 +1,6 @@
 """One file over HTTP: resumed, retried, verified, and only then given its name.
 
-Covers ranges, validators, time-outs, back-off, mirrors and full disks. What is fetched is sources.py's, where it is
+Covers ranges, validators, time-outs, back-off, mirrors and full disks. What is fetched is catalogue.py's, where it is
 kept and which hash it must have are fetch.py's; files of the model hub are huggingface_hub's.
 
 The standard library's client does it, since pooch, which would, begins every file anew after a cut, and the largest
@@ -31,9 +31,9 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.facts.lock import Expected, sha256_of
+from artifact.io import UNFINISHED, sha256_of
+from artifact.sources.lock import Expected
 
-UNFINISHED = ".part"
 _BLOCK = 1 << 20
 _TRY_LATER = {408, 425, 429}
 Say = Callable[[str], None]

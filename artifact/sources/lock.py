@@ -4,20 +4,17 @@ Covers sources.lock.json, which comes with the package, fetched.lock.json in the
 which two processes take turns. It fetches nothing.
 """
 
-import fcntl
-import hashlib
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from artifact.errors import FactError
-from artifact.facts.cache import cache_folder
-from artifact.facts.sources import DATA
+from artifact.io import locked, reason, sha256_of, write_atomically
+from artifact.sources.cache import cache_folder
 
-COMMITTED = DATA / "sources.lock.json"
+COMMITTED = Path(__file__).with_name("sources.lock.json")
 """Hashes that hold for everybody, of files whose source publishes none."""
 RECORDED = "fetched.lock.json"
 
@@ -82,15 +79,7 @@ def _change(change: Callable[[dict[str, Entry]], object]) -> None:
         lock = _read(cache_folder() / RECORDED)
         change(lock.files)
         lock.files = dict(sorted(lock.files.items()))
-        part = cache_folder() / f"{RECORDED}.part"
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(lock), indent=1) + b"\n")
-        os.replace(part, cache_folder() / RECORDED)
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        write_atomically(cache_folder() / RECORDED, msgspec.json.format(msgspec.json.encode(lock), indent=1) + b"\n")
 
 
 @contextmanager
@@ -99,19 +88,17 @@ def holding(folder: Path, say: Callable[[str], None] = lambda line: None) -> Ite
 
     Raises FactError when the folder cannot be written.
     """
+    waiting = ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
+        waiting.enter_context(
+            locked(folder / ".lock", waiting=lambda: say(f"{folder.name}: another process fetches it; waiting"))
+        )
     except OSError as error:
         raise FactError(
-            f"{folder}: cannot be written ({error.strerror}); set KLOC_CACHE to a folder you own, or change its owner"
+            f"{folder}: cannot be written ({reason(error)}); set KLOC_CACHE to a folder you own, or change its owner"
         ) from None
-    with lock:  # closing it lets go
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say(f"{folder.name}: another process fetches it; waiting")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with waiting:
         yield
 
 

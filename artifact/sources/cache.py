@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from artifact.facts.sources import HubModel, PlainSource
+from artifact.sources.catalogue import HubModel, PlainSource
 
 
 def cache_folder() -> Path:

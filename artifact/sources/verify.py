@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from artifact.facts.cache import converted_file, converted_folder, hub_file, source_folder
-from artifact.facts.lock import Expected, expected_of, recorded, sha256_of
-from artifact.facts.sources import HubModel, PlainSource, Source
+from artifact.io import sha256_of
+from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
+from artifact.sources.catalogue import HubModel, PlainSource, Source
+from artifact.sources.lock import Expected, expected_of, recorded
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 

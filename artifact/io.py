@@ -1,0 +1,116 @@
+"""Files written whole, locks, file hashes, and an exception in one line: each has one way here, and everybody uses it.
+
+No path that comes from outside is followed through a link: what is written replaces a link, and a lock refuses one.
+"""
+
+import glob
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+UNFINISHED = ".part"
+"""Ending of a file that is being written."""
+_STALE_SECONDS = 600.0
+"""Age from which an unfinished file counts as left behind by a killed process."""
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def reason(error: BaseException, most: int = 160) -> str:
+    """What an exception says, in one line of at most `most` characters; its name when it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        said = error.strerror
+    else:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    said = "".join(c if c.isprintable() else "?" for c in said) or type(error).__name__
+    return said if len(said) <= most else said[: most - 3] + "..."
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file to write, in the folder of `path` (made if need be), that takes its place when the block ends well.
+
+    A reader, a killed process or a full disk leaves the old content or the new, never a part. The file gets the mode
+    that the umask allows (0644 as a rule); a link at `path` is replaced, not followed. A device such as /dev/null or
+    /dev/stdout is written to directly. Raises OSError; IsADirectoryError and FileExistsError for what is not a file.
+    """
+    path = Path(path)
+    if _device(path):
+        yield path
+        return
+    if path.is_dir():
+        raise IsADirectoryError(21, "Is a directory", str(path))
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise FileExistsError(17, "Is not a regular file", str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name[:200]}.{os.getpid()}{UNFINISHED}")
+    _clear(path, part)
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    mode = part.stat().st_mode & 0o777
+    try:
+        yield part
+        part.chmod(mode)  # a library may have written the file anew with a mode of its own
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file with `replacing`."""
+    with replacing(path) as part, part.open("wb") as stream:
+        stream.write(content)
+
+
+@contextmanager
+def locked(path: Path, seconds: float = -1, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock file at `path`, made if need be, until the block ends or the process does.
+
+    Where another process holds it, `waiting` is called once, then it is tried for `seconds` more (without end when
+    negative). Raises TimeoutError when it is still held, OSError when the file cannot be opened: a link, a pipe and a
+    device are refused.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise FileExistsError(17, "Is not a regular file", str(path))
+    lock = FileLock(path, mode=0o644)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            raise TimeoutError(f"{path} is held by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clear(path: Path, own: Path) -> None:
+    """Remove what a killed process left of `path`: unfinished files that nobody has touched for a while."""
+    own.unlink(missing_ok=True)  # of an earlier process with our number
+    for left in path.parent.glob(f"{glob.escape(path.name[:200])}.*{UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _STALE_SECONDS:
+                left.unlink()
+
+
+def _device(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return path.is_relative_to("/dev") and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

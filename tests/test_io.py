@@ -1,0 +1,92 @@
+"""Files are written whole or not at all, locks refuse links and pipes, an exception becomes one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifact.io import locked, reason, replacing, sha256_of, write_atomically
+
+
+def test_a_file_is_written_whole_with_the_mode_of_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.json"
+    write_atomically(path, b"one")
+    assert path.read_bytes() == b"one" and path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert sha256_of(path) == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"one" and os.listdir(path.parent) == ["file.json"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    old, new, others = (tmp_path / f"{name}.part" for name in ("file.json.12", "file.json.13", "file.csv.12"))
+    for part in (old, new, others):
+        part.write_bytes(b"half")
+    for part in (old, others):
+        os.utime(part, (1e9, 1e9))
+    write_atomically(tmp_path / "file.json", b"one")
+    assert not old.exists() and new.exists() and others.exists()
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / "out").symlink_to(tmp_path / "other")
+    write_atomically(tmp_path / "out", b"new")
+    assert (tmp_path / "other").read_text() == "mine" and (tmp_path / "out").read_text() == "new"
+    assert not (tmp_path / "out").is_symlink()
+
+
+def test_what_is_not_a_file_is_refused_and_a_device_is_written_to(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        write_atomically(tmp_path / "pipe", b"")
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path, b"")
+    write_atomically(Path("/dev/null"), b"gone")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_lock_is_held_by_one_process_and_refuses_links_and_pipes(tmp_path: Path) -> None:
+    waited: list[str] = []
+    code = "import sys, time; from pathlib import Path; from artifact.io import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdin and process.stdout.readline() == "held\n"
+    with pytest.raises(TimeoutError), locked(tmp_path / "lock", 0, lambda: waited.append("one")):
+        pass
+    process.stdin.close()
+    with locked(tmp_path / "lock", 60, lambda: waited.append("two")):
+        pass
+    process.stdout.close()
+    assert process.wait(60) == 0 and waited[0] == "one"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for name in ("pipe", "link"):
+        with pytest.raises(FileExistsError), locked(tmp_path / name):
+            pass
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("\n first \nsecond"), "first"),
+        (KeyError(), "KeyError"),
+        (OSError(28, "No space left on device", "x"), "No space left on device"),
+        (ValueError("a\x1b[2Jb"), "a?[2Jb"),
+        (ValueError("x" * 500), "x" * 157 + "..."),
+    ],
+)
+def test_an_exception_becomes_one_line(error: Exception, said: str) -> None:
+    assert reason(error) == said
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
