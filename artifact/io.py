@@ -6,7 +6,9 @@ No path that comes from outside is followed through a link: what is written repl
 import glob
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -56,7 +58,8 @@ def replacing(path: Path) -> Iterator[Path]:
             raise FileExistsError(17, "Is not a regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name[:200]}.{os.getpid()}{UNFINISHED}")
-    _clear(path, part)
+    _clear(path)
+    part.unlink(missing_ok=True)  # of an earlier process with our number
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     mode = part.stat().st_mode & 0o777
     try:
@@ -65,6 +68,36 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to write into, that gets its name when the block ends well.
+
+    A killed process leaves nothing under `path`; what it left beside it is removed later. Where another process made
+    `path` meanwhile, that one stays. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
+    part = Path(tempfile.mkdtemp(prefix=f"{path.name[:200]}.", suffix=UNFINISHED, dir=path.parent))
+    part.chmod(path.parent.stat().st_mode & 0o777)
+    try:
+        yield part
+        try:
+            os.replace(part, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file. Raises OSError for anything else: a pipe or a device is not waited for."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise FileExistsError(17, "Is not a regular file", str(path))
+        return stream.read()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -99,13 +132,28 @@ def locked(path: Path, seconds: float = -1, waiting: Callable[[], None] = lambda
         lock.release()
 
 
-def _clear(path: Path, own: Path) -> None:
-    """Remove what a killed process left of `path`: unfinished files that nobody has touched for a while."""
-    own.unlink(missing_ok=True)  # of an earlier process with our number
+def _clear(path: Path) -> None:
+    """Remove what a killed process left of `path`: unfinished files and folders not touched for a while."""
     for left in path.parent.glob(f"{glob.escape(path.name[:200])}.*{UNFINISHED}"):
         with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _STALE_SECONDS:
-                left.unlink()
+            if time.time() - _touched(left) > _STALE_SECONDS:
+                _remove(left)
+
+
+def _touched(path: Path) -> float:
+    """When a file, or any file right in a folder, was last written."""
+    times = [path.lstat().st_mtime]
+    if not path.is_symlink() and path.is_dir():
+        times += [entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(path)]
+    return max(times)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder, when it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _device(path: Path) -> bool:

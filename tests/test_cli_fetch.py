@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,11 @@ def test_mends_pickle_is_converted_once(capsys, monkeypatch, host, tmp_path) -> 
 def test_a_pickle_that_is_none_is_not_kept(capsys, monkeypatch, host, tmp_path) -> None:
     put(monkeypatch, host, "mend-gpt2-xl", b"no pickle", pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
+    assert "sent no file of torch weights (File is not a zip file)" in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("m/data.pkl", b"no pickle")
+    put(monkeypatch, host, "mend-gpt2-xl", (tmp_path / "m.zip").read_bytes(), pinned=False)
+    assert call(["fetch", "mend-gpt2-xl"]) == 2
     assert "mend-10tok-gpt2-xl.pt: is no readable file of torch weights" in capsys.readouterr().err
     put(monkeypatch, host, "mend-gpt2-xl", published_mend(tmp_path / "m.pt"), pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 0
@@ -252,11 +258,16 @@ def test_conversion_in_shards_holds_the_same_weights(hub, capsys) -> None:
 def test_a_damaged_file_of_a_model_is_fetched_again(capsys, monkeypatch, tmp_path) -> None:
     """Even one that loading could do without; weights other than the pinned ones are not kept."""
     pinned = HUB_MODELS["gpt2"]
-    small = replace(pinned, sha256=None)
+    size = (REFERENCE / "models" / "tiny-gpt2" / "model.safetensors").stat().st_size
+    small = replace(pinned, size=size, sha256=None)
     with serving(REFERENCE / "models" / "tiny-gpt2", small.repo, small.revision) as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
         resolve = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        assert call(["fetch", "gpt2"]) == 2
+        assert f"model.safetensors: expected {pinned.size} bytes, got {size})" in capsys.readouterr().err
+        assert not cached(small)
+        monkeypatch.setitem(SOURCES, "gpt2", replace(pinned, size=size))
         assert call(["fetch", "gpt2"]) == 2
         assert f"expected sha256 {pinned.sha256}" in capsys.readouterr().err and not cached(small)
         for table in (SOURCES, HUB_MODELS):

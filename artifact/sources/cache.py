@@ -1,16 +1,73 @@
-"""Where fetched files and converted models are kept, apart from the hub's own cache. It fetches nothing."""
+"""Where fetched files and converted models are kept, and the hub's own cache. It fetches nothing.
+
+A folder or an address in the environment that cannot be used is refused here, in one line, before anything else is
+tried with it.
+"""
 
 import os
+import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from artifact.errors import SettingError
+from artifact.io import reason
 from artifact.sources.catalogue import HubModel, PlainSource
+
+_LONGEST = 3500
+"""Most bytes of a cache folder's path: with the names below it, a path has at most 4096."""
 
 
 def cache_folder() -> Path:
-    """$KLOC_CACHE, or `kloc` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache). It may not exist yet."""
+    """$KLOC_CACHE, or `kloc` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache). It may not exist yet.
+
+    Raises SettingError for a path that is too long, cannot be looked at, or is not a folder.
+    """
     if named := os.environ.get("KLOC_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kloc"
+        return _usable(Path(named), "KLOC_CACHE")
+    return _usable(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kloc", "KLOC_CACHE")
+
+
+def hub_cache() -> Path:
+    """The hub's own cache (HF_HUB_CACHE, or `hub` in HF_HOME). Raises SettingError as `cache_folder` does."""
+    check_endpoint()  # first, since an address can be so bad that importing the hub's client fails
+    from huggingface_hub import constants
+
+    return _usable(Path(constants.HF_HUB_CACHE), "HF_HOME")
+
+
+def check_endpoint() -> None:
+    """Raise SettingError when HF_ENDPOINT is not the address of a host."""
+    given = os.environ.get("HF_ENDPOINT")
+    if given is None:
+        return
+    try:
+        parts = urlsplit(given)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingError(
+            f"HF_ENDPOINT={given[:80]!r} is not an address; set it to one that begins with https://, or unset it"
+        )
+
+
+def _usable(folder: Path, setting: str) -> Path:
+    """`folder`, when it is one or can become one."""
+    shown = str(folder) if len(str(folder)) <= 120 else f"{str(folder)[:120]}..."
+    try:
+        if len(os.fsencode(folder)) > _LONGEST:
+            why = f"is longer than {_LONGEST} bytes"
+        elif stat.S_ISDIR(folder.stat().st_mode):
+            return folder
+        else:
+            why = "is not a folder"
+    except FileNotFoundError:
+        if not folder.is_symlink():
+            return folder
+        why = "is a link to nothing"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        why = f"cannot be used ({reason(error)})"
+    raise SettingError(f"{shown!r}: {why}; set {setting} to a folder of your own")
 
 
 def source_folder(source: PlainSource) -> Path:
@@ -30,7 +87,8 @@ def converted_file(published: Path) -> Path:
 
 def hub_file(model: HubModel, name: str) -> Path | None:
     """A file of the model in the hub's cache, at the pinned revision; None when it is not there."""
+    folder = hub_cache()
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.repo, name, revision=model.revision)
+    found = try_to_load_from_cache(model.repo, name, cache_dir=folder, revision=model.revision)
     return Path(found) if isinstance(found, str) else None

@@ -10,6 +10,8 @@ A hash that no source publishes is recorded when the file is first fetched and e
 from dataclasses import dataclass
 from pathlib import Path
 
+ESTIMATE = 3
+"""A file of which only an estimate of the size is known is at most this many times as large."""
 _DATA = Path(__file__).parents[1] / "facts" / "data"
 WORLD = _DATA / "world"
 """Folder of the embedded world: model, tokenizer, facts."""
@@ -34,6 +36,11 @@ class HubModel:
     licence: str
     citation: str
     purpose: str
+
+    @property
+    def most(self) -> int:
+        """Most bytes of the weights."""
+        return self.size if self.exact else ESTIMATE * self.size
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -69,6 +76,11 @@ class PlainFile:
     size: int
     exact: bool = False
     sha256: str | None = None
+
+    @property
+    def most(self) -> int:
+        """Most bytes of it."""
+        return self.size if self.exact else ESTIMATE * self.size
 
 
 @dataclass(frozen=True, kw_only=True)

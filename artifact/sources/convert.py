@@ -4,13 +4,12 @@ The pickle is read as tensors alone (weights_only), from the mapped file, and wr
 of 24 GB takes a few GB of memory. Names, types and bytes of the tensors stay as they are. It fetches nothing.
 """
 
-import os
 import shutil
 from pathlib import Path
 from zipfile import is_zipfile
 
-from artifact.errors import ModelError
-from artifact.io import reason, sha256_of
+from artifact.errors import ArtifactError, ModelError
+from artifact.io import new_folder, reason, sha256_of
 from artifact.sources.cache import converted_folder
 from artifact.sources.catalogue import HubModel
 from artifact.sources.lock import entry_of, holding, record
@@ -36,8 +35,6 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
     from huggingface_hub import save_torch_state_dict
 
     pickle = published / model.weights
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     try:
         # A file of torch's legacy format cannot be mapped: it is read whole.
         weights = torch.load(pickle, map_location="cpu", weights_only=True, mmap=is_zipfile(pickle))
@@ -48,17 +45,17 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
             "whether it is damaged; if it is whole, install the torch of constraints.txt"
         ) from None
     try:
-        part.mkdir(parents=True)
-        for name in model.files:
-            if name != model.weights and (published / name).is_file():
-                shutil.copyfile(published / name, part / name)
-        save_torch_state_dict(tensors, part, max_shard_size=shard, metadata={"format": "pt"})
-        made_from = sha256_of(pickle)
-        for path in sorted(part.iterdir()):
-            record(f"converted/{out.name}/{path.name}", entry_of(path, made_from=made_from))
-        os.replace(part, out)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
+        with new_folder(out) as part:
+            for name in model.files:
+                if name != model.weights and (published / name).is_file():
+                    shutil.copyfile(published / name, part / name)
+            save_torch_state_dict(tensors, part, max_shard_size=shard, metadata={"format": "pt"})
+            made_from = sha256_of(pickle)
+            for path in sorted(part.iterdir()):
+                record(f"converted/{out.name}/{path.name}", entry_of(path, made_from=made_from))
+    except ArtifactError:
+        raise
+    except Exception as error:  # safetensors reports a full disk in an error of its own
         raise ModelError(
-            f"{out}: cannot be written ({error.strerror}); make room, or set KLOC_CACHE to a larger disk"
+            f"{out}: cannot be written ({reason(error)}); make room, or set KLOC_CACHE to a larger disk"
         ) from None

@@ -1,41 +1,38 @@
-"""One file over HTTP: resumed, retried, verified, and only then given its name.
+"""One file over HTTP: resumed, retried, bounded, verified, and only then given its name.
 
-Covers ranges, validators, time-outs, back-off, mirrors and full disks. What is fetched is catalogue.py's, where it is
-kept and which hash it must have are fetch.py's; files of the model hub are huggingface_hub's.
+Covers ranges, validators, time-outs, rates, sizes, back-off, mirrors and full disks. What is fetched is catalogue.py's,
+where it is kept and which hash it must have are fetch.py's; files of the model hub are huggingface_hub's.
 
 The standard library's client does it, since pooch, which would, begins every file anew after a cut, and the largest
-here is 3.8 GB. It follows redirects and takes proxies from the environment (http_proxy, https_proxy, no_proxy).
+here is 3.8 GB. Nothing that a host names becomes a path.
 """
 
 import errno
 import http.client
-import lzma
 import os
 import shutil
-import ssl
-import struct
+import stat
 import time
 import urllib.error
-import urllib.request
-import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO
 from urllib.parse import urlsplit
-from zipfile import BadZipFile, ZipFile
 
 import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.io import UNFINISHED, sha256_of
+from artifact.io import UNFINISHED, read_regular, reason, sha256_of, write_atomically
+from artifact.sizes import size_words
+from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, shown, validator_of
+from artifact.sources.connection import Line, Misled, Watch, open_address
+from artifact.sources.kinds import not_such
 from artifact.sources.lock import Expected
 
 _BLOCK = 1 << 20
-_TRY_LATER = {408, 425, 429}
 Say = Callable[[str], None]
 Tell = Callable[[int, int | None], None]
 """Called with the bytes there, and the bytes in all where they are known."""
@@ -43,29 +40,35 @@ Tell = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a host is waited for: seconds without a byte, tries without progress, seconds between tries."""
+    """How long a host is waited for: seconds without a byte, tries without progress, seconds between tries.
+
+    Progress is `rate` bytes a second: over every `window` seconds of an answer, its headers and redirects included, and
+    over the tries, whose number has an end in any case.
+    """
 
     stall_seconds: float = 30.0
     tries: int = 4
     first_wait: float = 1.0
     longest_wait: float = 60.0
+    rate: float = 10_000.0
+    window: float = 60.0
+    most_tries: int = 100
 
 
 PATIENCE = Patience()
-DAMAGED_ARCHIVE = (
-    BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError, struct.error
-)  # fmt: skip
-"""What zipfile raises for an archive that is damaged, encrypted, or compressed in a way it does not know."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to download to `path`: `size` in bytes, about that many unless `exact`; `name` is for messages."""
+    """A file to download to `path`: `size` in bytes, about that many and `most` at most unless `exact`; `name` is for
+    messages.
+    """
 
     name: str
     path: Path
     urls: Sequence[str]
     size: int
+    most: int
     exact: bool
     expected: Expected | None
 
@@ -86,33 +89,24 @@ class _Begun(msgspec.Struct, frozen=True):
     total: int | None
 
 
-class _Refused(Exception):
-    """This URL will not give the file; the next one may."""
-
-
-class _Again(Exception):
-    """It may work in a moment, after `wait` seconds if the host said so."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
 def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
     """Download to `wanted.path`, from the first URL that gives the expected bytes; which one it was.
 
-    An interrupted download goes on where it was cut. Without a known hash the file is checked to be no web page, and an
-    archive to be whole. Raises FactError when no URL gives it, naming each with its reason, and when the disk is full.
+    An interrupted download goes on where it was cut. Without a known hash the file is checked to be of its kind, and an
+    archive to be whole. Raises FactError when no URL gives it, naming each with its reason, when the disk is full, and
+    when something else than a file stands in its place.
     """
+    _clear_the_way(wanted)
     reasons = []
     for url in wanted.urls:
         try:
             _from(url, wanted, say, tell, patience)
-        except _Refused as refused:
-            reasons.append(f"{urlsplit(url).netloc}: {refused}")
+        except Refused as refused:
+            reasons.append(f"{_host(url)}: {refused}")
             continue
-        os.replace(wanted.part, wanted.path)
-        wanted.note.unlink(missing_ok=True)
+        with _writing(wanted):
+            os.replace(wanted.part, wanted.path)
+            wanted.note.unlink(missing_ok=True)
         return url
     told = ", ".join(dict.fromkeys(reasons))
     raise FactError(
@@ -127,9 +121,9 @@ def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) ->
     while True:
         resumed = _patiently(url, wanted, say, tell, patience) and not begun_anew
         if wanted.expected is None:
-            if problem := _not_whole(wanted.part, wanted.path.suffix):
+            if problem := not_such(wanted.part, wanted.path.name):
                 _discard(wanted)
-                raise _Refused(problem)
+                raise Refused(f"sent {problem}")
             return
         digest = sha256_of(wanted.part)
         if digest == wanted.expected.sha256:
@@ -137,35 +131,36 @@ def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) ->
         _discard(wanted)
         words = f"expected sha256 {wanted.expected.sha256} ({wanted.expected.by}), got {digest}, nothing was kept"
         if not resumed:
-            raise _Refused(words)
+            raise Refused(words)
         say(f"{wanted.name}: {words}; beginning anew")
         begun_anew = True
 
 
 def _patiently(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> bool:
     """One request after another until the file is complete. True when the last one went on with bytes of another."""
-    failures, longest = 0, _length(wanted.part)
+    failures, tries, longest, since = 0, 0, _length(wanted.part), time.monotonic()
     while True:
         try:
             return _attempt(url, wanted, tell, patience)
-        except _Again as again:
-            length = _length(wanted.part)
-            if length > longest:  # what makes progress is not given up
-                failures, longest = 0, length
+        except Again as again:
+            tries += 1
+            gained, now = _length(wanted.part) - longest, time.monotonic()
+            if gained > 0 and gained >= patience.rate * (now - since):  # what makes progress is not given up
+                failures, longest, since = 0, longest + gained, now
             failures += 1
-            if failures >= patience.tries:
-                raise _Refused(f"{again}, {patience.tries} times") from None
+            if failures >= patience.tries or tries >= patience.most_tries:
+                raise Refused(f"{again}, {patience.tries if tries < patience.most_tries else tries} times") from None
             wait = min(patience.first_wait * 2 ** (failures - 1), patience.longest_wait)
             if again.wait is not None:
                 wait = again.wait
             if wait > patience.longest_wait:
-                raise _Refused(f"{again}, and asks to wait {wait:.0f} s") from None
-            say(f"{wanted.name}: {urlsplit(url).netloc}: {again}; again in {wait:g} s")
+                raise Refused(f"{again}, and asks to wait {wait:.0f} s") from None
+            say(f"{wanted.name}: {_host(url)}: {again}; again in {wait:g} s")
             time.sleep(wait)
 
 
 def _attempt(url: str, wanted: Wanted, tell: Tell, patience: Patience) -> bool:
-    """One request. True when it went on with bytes that were there. Raises _Again, _Refused, and FactError."""
+    """One request. True when it went on with bytes that were there. Raises Again, Refused, and FactError."""
     begun = _read_begun(wanted)
     there = _length(wanted.part) if begun else 0
     validator = begun.validator if begun and begun.url == url else None
@@ -178,105 +173,103 @@ def _attempt(url: str, wanted: Wanted, tell: Tell, patience: Patience) -> bool:
         headers["Range"] = f"bytes={there}-"
         if validator:
             headers["If-Range"] = validator
-    request = urllib.request.Request(url, headers=headers)
+    arrived, before = 0, None
+
+    def took(done: int, total: int | None) -> None:
+        nonlocal arrived, before
+        before = done if before is None else before
+        arrived = done - before
+        tell(done, total)
+
+    with closing(Line()) as line, Watch(patience.rate, patience.window, lambda: arrived, line.cut) as watch:
+        try:
+            answer = _opened(url, headers, wanted, patience, line)
+            with answer:
+                return _take(answer, url, wanted, begun, there, took, watch, patience)
+        except (Again, Refused):
+            if watch.slow:  # what was cut for it looks like another failure
+                raise Again(
+                    f"gives less than {size_words(patience.rate)} a second over {patience.window:g} s"
+                ) from None
+            raise
+
+
+def _opened(
+    url: str, headers: dict[str, str], wanted: Wanted, patience: Patience, line: Line
+) -> http.client.HTTPResponse:
     try:
-        response = urllib.request.build_opener().open(request, timeout=patience.stall_seconds)
-    except (OSError, http.client.HTTPException) as error:
+        return open_address(url, headers, patience.stall_seconds, line)
+    except Misled as misled:
+        raise Refused(str(misled)) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that is none
         if isinstance(error, urllib.error.HTTPError) and error.code == 416:
             _discard(wanted)
-        _failed(error, patience)
-    with response:
-        start, total = _extent(response, there)
-        found = _validator(response)
-        if start and begun and (total != begun.total or (validator and found and found != validator)):
-            _discard(wanted)
-            raise _Again("the file has changed since its first part")
-        _refuse_other(response, total, wanted)
-        _check_room(wanted, start, total)
-        try:
-            if not start:
-                _discard(wanted)  # first, so that a note never stands beside the bytes of another file
-                wanted.note.write_bytes(msgspec.json.encode(_Begun(url, found, total)))
-            with wanted.part.open("r+b" if start else "wb") as stream:
-                stream.seek(start)
-                done = start
+        failed(error, patience.stall_seconds)
+
+
+def _take(
+    response: http.client.HTTPResponse,
+    url: str,
+    wanted: Wanted,
+    begun: _Begun | None,
+    there: int,
+    tell: Tell,
+    watch: Watch,
+    patience: Patience,
+) -> bool:
+    """Write an answer's body to the unfinished file, after the `there` bytes that were asked to be left out."""
+    start, total = extent(response, there)
+    found = validator_of(response)
+    validator = begun.validator if begun and begun.url == url else None
+    if start and begun and (total != begun.total or (validator and found and found != validator)):
+        _discard(wanted)
+        raise Again("the file has changed since its first part")
+    _refuse_other(response, total, wanted)
+    _check_room(wanted, start, total)
+    with _writing(wanted):
+        if not start:
+            _discard(wanted)  # first, so that a note never stands beside the bytes of another file
+            write_atomically(wanted.note, msgspec.json.encode(_Begun(url, found, total)))
+        with _unfinished(wanted.part, anew=not start) as stream:
+            stream.seek(start)
+            done = start
+            tell(done, total)
+            while block := _block(response, patience):
+                done += len(block)
+                if done > (wanted.most if total is None else total):
+                    _discard(wanted)
+                    raise Refused(f"sends more than {wanted.most if total is None else total} bytes")
+                stream.write(block)
                 tell(done, total)
-                while block := _block(response, patience):
-                    stream.write(block)
-                    done += len(block)
-                    tell(done, total)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            _not_written(wanted, error)
+            if watch.slow:
+                raise Again("was cut")  # what looks like the end of a body of unknown length
+            stream.flush()
+            os.fsync(stream.fileno())
     if total is not None and done != total:
-        raise _Again(f"cut after {done} of {total} bytes")
+        raise Again(f"cut after {done} of {total} bytes")
+    if wanted.exact and done != wanted.size:
+        _discard(wanted)
+        raise Refused(f"expected {wanted.size} bytes, got {done}")
     return start > 0
 
 
 def _block(response: http.client.HTTPResponse, patience: Patience) -> bytes:
     try:
         return response.read1(_BLOCK)  # what has come, without waiting for more
-    except (OSError, http.client.HTTPException) as error:
-        _failed(error, patience)
-
-
-def _failed(error: Exception, patience: Patience) -> NoReturn:
-    """Whether an answer or its absence is worth another try."""
-    if isinstance(error, urllib.error.HTTPError):
-        with error:
-            if error.code == 416:
-                raise _Again("has no such part") from None
-            if error.code in _TRY_LATER or error.code >= 500:
-                raise _Again(f"answers {error.code}", _retry_after(error.headers.get("Retry-After"))) from None
-            raise _Refused(f"answers {error.code}") from None
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        raise _Refused(f"its certificate cannot be verified ({reason.verify_message})") from None
-    if isinstance(reason, TimeoutError):
-        raise _Again(f"silent for {patience.stall_seconds:g} s") from None
-    words = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    raise _Again(words) from None
-
-
-def _retry_after(text: str | None) -> float | None:
-    """Seconds from a Retry-After header, which is a number or a date."""
-    if text is None:
-        return None
-    if text.strip().isdigit():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _extent(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where the body begins and how long the whole file is. A host without ranges answers with the whole."""
-    if response.status == 206:
-        words = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        start = words[0].partition("-")[0]
-        if start != str(asked):
-            raise _Refused(f"answers with another range ({response.headers.get('Content-Range')}) than was asked for")
-        return asked, int(words[2]) if words[2].isdigit() else None
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() else None
-
-
-def _validator(response: http.client.HTTPResponse) -> str | None:
-    """What tells this version of the file from another: a strong ETag, else the date of its last change."""
-    etag = response.headers.get("ETag")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a chunk of no length
+        failed(error, patience.stall_seconds)
 
 
 def _refuse_other(response: http.client.HTTPResponse, total: int | None, wanted: Wanted) -> None:
     """Refuse before the first byte what cannot be the file."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise _Refused(f"sends it encoded ({response.headers['Content-Encoding']})")
+        raise Refused(f"sends it encoded ({shown(response.headers['Content-Encoding'])})")
     if response.headers.get_content_type() == "text/html":
-        raise _Refused("answers with a web page")
+        raise Refused("answers with a web page")
     if wanted.exact and total is not None and total != wanted.size:
-        raise _Refused(f"expected {wanted.size} bytes, got {total}")
+        raise Refused(f"expected {wanted.size} bytes, got {total}")
+    if total is not None and total > wanted.most:
+        raise Refused(f"expected about {wanted.size} bytes, {wanted.most} at most, got {total}")
 
 
 def _check_room(wanted: Wanted, start: int, total: int | None) -> None:
@@ -293,51 +286,62 @@ def no_room(name: str, folder: Path, needed: int, free: int) -> FactError:
     )
 
 
-def _not_written(wanted: Wanted, error: OSError) -> NoReturn:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+@contextmanager
+def _writing(wanted: Wanted) -> Iterator[None]:
+    """Turns what the disk says into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FactError(
+                f"{wanted.name}: the disk of {wanted.path.parent} is full; make room and run the same command again: "
+                "what was fetched is kept"
+            ) from None
         raise FactError(
-            f"{wanted.name}: the disk of {wanted.path.parent} is full; make room and run the same command again: what "
-            "was fetched is kept"
+            f"{wanted.path}: cannot be written ({reason(error)}); set KLOC_CACHE to a folder you own, or change its "
+            "owner"
         ) from None
-    raise FactError(
-        f"{wanted.path}: cannot be written ({error.strerror}); set KLOC_CACHE to a folder you own, or change its owner"
-    ) from None
 
 
-def _not_whole(path: Path, suffix: str) -> str | None:
-    """Why a file of unknown hash is not what its name says; None when nothing speaks against it."""
-    with path.open("rb") as stream:
-        head = stream.read(512).lstrip().lower()
-    if not head:
-        return "sent an empty file"
-    if head.startswith((b"<!doctype", b"<html")):
-        return "sent a web page"
-    if suffix in (".zip", ".npz"):
-        try:
-            with ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    return f"sent an archive whose {damaged} is damaged"
-        except (*DAMAGED_ARCHIVE, OSError) as error:
-            return f"sent no whole archive ({error})"
-    return None
+def _clear_the_way(wanted: Wanted) -> None:
+    """Remove a link where the unfinished file or its note goes; refuse what is no file, and a folder as its place."""
+    for path in (wanted.part, wanted.note, wanted.path):
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                if path != wanted.path:  # that one is replaced, not followed
+                    path.unlink()
+            elif not stat.S_ISREG(mode):
+                raise FactError(f"{path}: is not a regular file, and {wanted.name} goes there; remove it")
+
+
+def _unfinished(path: Path, anew: bool) -> BinaryIO:
+    """The unfinished file, never through a link: a new one, or the one that is there."""
+    how = os.O_CREAT | os.O_EXCL if anew else 0
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | how, 0o666), "r+b")
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _read_begun(wanted: Wanted) -> _Begun | None:
     try:
-        return msgspec.json.decode(wanted.note.read_bytes(), type=_Begun)
-    except (OSError, msgspec.DecodeError):
+        begun = msgspec.json.decode(read_regular(wanted.note), type=_Begun)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    if begun.validator is not None and not can_be_sent(begun.validator):
+        return None
+    return begun
 
 
 def _discard(wanted: Wanted) -> None:
-    with suppress(FileNotFoundError):
-        wanted.part.unlink()
-    with suppress(FileNotFoundError):
-        wanted.note.unlink()
+    wanted.part.unlink(missing_ok=True)
+    wanted.note.unlink(missing_ok=True)
 
 
 def _length(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except FileNotFoundError:
         return 0

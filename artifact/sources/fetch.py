@@ -1,8 +1,12 @@
 """Real inputs, fetched once and verified always: models from the hub, and plain files into the cache folder.
 
-Covers fetching, the room it takes, and the paths of what was fetched. Downloading a file is download.py's, hashes are
-lock.py's, checking without a network is verify.py's. Converting pickles needs torch and is convert.py's and
-editing/mend_weights.py's; what they made is found here. Parsing is facts/fact.py's.
+Covers fetching, the room it takes, and the paths of what was fetched. Downloading a file is download.py's, a model's
+files hub.py's, hashes are lock.py's, checking without a network is verify.py's. Converting pickles needs torch and is
+convert.py's and editing/mend_weights.py's; what they made is found here. Parsing is facts/fact.py's.
+
+What is checked when: every size that is pinned or recorded whenever a path is given out; every hash when a file is
+fetched, by `kloc fetch` also of what was there, and by `kloc fetch --check`. What nobody knows the hash of must be a
+file of its kind, and gets its hash recorded.
 
 Environment: KLOC_CACHE, KLOC_MIRROR (a base URL that is tried before every plain file's own, host and path kept below
 it), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, and the usual ones for proxies.
@@ -12,7 +16,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,14 +24,20 @@ from artifact.errors import ArtifactError, FactError, ModelError, NotFetched, Se
 from artifact.io import UNFINISHED, reason, sha256_of
 from artifact.sizes import size_words
 from artifact.sources import download
-from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
+from artifact.sources.cache import (
+    check_endpoint,
+    converted_file,
+    converted_folder,
+    hub_cache,
+    hub_file,
+    source_folder,
+)
 from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
 from artifact.sources.download import Say, Tell, Wanted, no_room
+from artifact.sources.hub import hub_bytes, snapshot
 from artifact.sources.lock import Entry, entry_of, expected_of, holding, record, recorded
 from artifact.sources.unpack import Unusable, unpack
-from artifact.sources.verify import Finding, examine
-
-_SECONDS_BETWEEN_LOOKS = 0.5
+from artifact.sources.verify import Finding, examine, examine_file, wrong_sizes
 
 
 def cached(model: HubModel) -> bool:
@@ -40,10 +50,13 @@ def hub_answers(model: HubModel, seconds: float = 10.0) -> tuple[bool, str]:
 
     Asked in a thread of its own, since neither name resolution nor a slow proxy keeps a client's time-outs.
     """
+    try:
+        if offline():
+            return False, "HF_HUB_OFFLINE is set"
+    except SettingError as error:
+        return False, str(error)
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    if offline():
-        return False, "HF_HUB_OFFLINE is set"
     answer: list[tuple[bool, str]] = []
 
     def ask() -> None:
@@ -60,7 +73,8 @@ def hub_answers(model: HubModel, seconds: float = 10.0) -> tuple[bool, str]:
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set: then nothing is fetched, from whatever host."""
+    """Whether HF_HUB_OFFLINE is set: then nothing is fetched, from whatever host. SettingError: HF_ENDPOINT is bad."""
+    check_endpoint()
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
@@ -69,32 +83,23 @@ def offline() -> bool:
 def fetch(model: HubModel, say: Say = lambda line: None, tell: Tell | None = None) -> Path:
     """The folder of `model`, converted or in the hub cache, downloaded at its pinned revision if it is not there yet.
 
-    huggingface_hub resumes and honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and proxies; it shows its own progress
-    unless `tell` does. Raises ModelError, and FactError when the disk has no room.
+    What is there has its sizes compared; what is downloaded is verified, and new hashes are recorded. huggingface_hub
+    honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and proxies; it shows its own progress unless `tell` does. Raises
+    ModelError, SettingError, and FactError when the disk has no room.
     """
-    if converted_folder(model).is_dir():
-        return converted_folder(model)
-    if cached(model) and (weights := hub_file(model, model.weights)):
-        return weights.parent
+    if cached(model):
+        for wrong in wrong_sizes(model):
+            raise ModelError(f"{wrong.path}: {wrong.words}; run kloc fetch {model.name} to fetch it again")
+        return _folder(model)
     if not offline():
         check_room([model])
     say(f"fetching {model.repo}@{model.revision[:8]}: {size_words(model.size)}")
-    return _snapshot(model, tell)
+    return _fetch_anew(model, tell)
 
 
-def _snapshot(model: HubModel, tell: Tell | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # what it retries is said in the one line, when nothing helped
-    try:
-        with _telling(model, tell):
-            return Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=list(model.files)))
-    except Exception as error:  # hub, network and disk errors share no base class
-        raise ModelError(
-            f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({reason(error)}); connect to the hub, "
-            "set HF_ENDPOINT to a mirror, or name a folder that holds the model"
-        ) from None
+def _folder(model: HubModel) -> Path:
+    weights = hub_file(model, model.weights)
+    return converted_folder(model) if converted_folder(model).is_dir() or weights is None else weights.parent
 
 
 def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
@@ -118,7 +123,8 @@ def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
 def path_of(name: str) -> Path:
     """The fetched file called counterfact, known, rel_counterfact, rel_known, mend-gpt2-xl or mend-gpt-j.
 
-    MEND's is the converted one where it is there. Its size is checked, its hash is not (`kloc fetch --check` does).
+    MEND's is the converted one where it is there. Its size is compared with the pinned or the recorded one, or with the
+    most that an estimate lets it have; its hash is not (`kloc fetch` and `kloc fetch --check` do).
     Raises FactError, for MEND ModelError, when it is not in the cache, with the command that fetches it.
     """
     for source in PLAIN_SOURCES.values():
@@ -153,7 +159,7 @@ def to_fetch(source: Source) -> int:
     """Bytes of a source that are still to come over the network, about."""
     if isinstance(source, HubModel):
         whole = converted_folder(source).is_dir() or cached(source)
-        return 0 if whole else max(0, source.size - _hub_bytes(source))
+        return 0 if whole else max(0, source.size - hub_bytes(source))
     left = 0
     for file in source.files:
         path = source_folder(source) / file.name
@@ -176,8 +182,7 @@ def check_room(sources: Sequence[Source]) -> None:
     needs: dict[int, tuple[Path, int]] = {}
     for source in sources:
         for folder, size in _shares(source):
-            while not folder.exists():
-                folder = folder.parent
+            folder = _existing(folder)
             device = folder.stat().st_dev
             needs[device] = (folder, needs.get(device, (folder, 0))[1] + size)
     for folder, needed in needs.values():
@@ -186,68 +191,98 @@ def check_room(sources: Sequence[Source]) -> None:
             raise no_room(", ".join(source.name for source in sources), folder, needed, free)
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or the first one above it that is there."""
+    while True:
+        with suppress(OSError):  # one that may not be looked into
+            if folder.exists():
+                return folder
+        folder = folder.parent
+
+
 def _shares(source: Source) -> Iterator[tuple[Path, int]]:
     """What goes to which folder: a model to the hub's cache and, converted, to ours."""
-    from huggingface_hub import constants
-
     if isinstance(source, HubModel):
         made = source.size if source.pickled and not converted_folder(source).is_dir() else 0
         yield converted_folder(source), made
-        yield Path(constants.HF_HUB_CACHE), remaining(source) - made
+        yield hub_cache(), remaining(source) - made
     else:
         yield source_folder(source), remaining(source)
 
 
 def _fetch_model(model: HubModel, say: Say, tell: Tell) -> Path:
-    findings = list(examine(model)) if cached(model) else []
-    damaged = _remove_damaged(model, findings)
-    for finding in damaged:
-        say(f"{finding.key}: {finding.words}; fetching it again")
-    if damaged or not findings:
-        if damaged:
-            _snapshot(model, tell)  # files that loading could do without, too
-        else:
-            fetch(model, say, tell)
-        findings = list(examine(model))
-        if again := _remove_damaged(model, findings):
-            raise ModelError(
-                f"{again[0].key}: {again[0].words}; nothing of it was kept: run the same command again, or set "
-                "HF_ENDPOINT to another mirror"
-            )
+    if not cached(model):
+        return fetch(model, say, tell)
+    findings = list(examine(model))
+    if damaged := _remove_damaged(model, findings):
+        for finding in damaged:
+            say(f"{finding.key}: {finding.words}; fetching it again")
+        return _fetch_anew(model, tell)  # files that loading could do without, too
+    _record(findings)
+    return _folder(model)
+
+
+def _fetch_anew(model: HubModel, tell: Tell | None) -> Path:
+    """The folder of the model from the hub, every file verified and recorded; what is wrong is not kept."""
+    snapshot(model, tell)
+    findings = list(examine(model))
+    if again := _remove_damaged(model, findings):
+        raise ModelError(
+            f"{again[0].key}: {again[0].words}; nothing of it was kept: run the same command again, or set "
+            "HF_ENDPOINT to another mirror"
+        )
+    for finding in findings:
+        if finding.state == "missing":
+            raise ModelError(f"{finding.key}: the hub does not have it; set HF_ENDPOINT to another mirror")
+    _record(findings)
+    return _folder(model)
+
+
+def _record(findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.path and finding.sha256:
             record(finding.key, Entry(finding.sha256, finding.path.stat().st_size))
-    return fetch(model)
 
 
 def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Finding]:
     """Remove the damaged files, of a converted model every file, as a part of a model is none."""
     damaged = [finding for finding in findings if finding.state == "damaged"]
-    if damaged and converted_folder(model).is_dir():
-        shutil.rmtree(converted_folder(model))
-        return damaged
-    for finding in damaged:
-        assert finding.path is not None
-        finding.path.resolve().unlink()  # the hub's cache keeps the bytes elsewhere and links to them
-        finding.path.unlink(missing_ok=True)
+    made = converted_folder(model)
+    try:
+        if damaged and made.is_dir():
+            if made.is_symlink():  # what the user linked to is not ours to remove
+                made.unlink()
+            else:
+                shutil.rmtree(made)
+            return damaged
+        for finding in damaged:
+            assert finding.path is not None
+            # The hub's cache keeps the bytes elsewhere and links to them; a link of the user's own leads out of it.
+            if (bytes_at := finding.path.resolve()).is_relative_to(hub_cache().resolve()):
+                bytes_at.unlink()
+            finding.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"{damaged[0].key}: {damaged[0].words}, and cannot be removed ({reason(error)}); remove it yourself"
+        ) from None
     return damaged
 
 
 def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell: Tell) -> Entry:
     key = f"{source.name}/{file.name}"
-    expected = expected_of(key, file.sha256)
-    if path.is_file():
-        found = entry_of(path)
-        if expected is None or found.sha256 == expected.sha256:
-            return found
-        say(f"{key}: expected sha256 {expected.sha256} ({expected.by}), got {found.sha256}; fetching it again")
+    found = examine_file(source, file)
+    if found.state in ("whole", "new") and found.sha256:
+        return Entry(found.sha256, path.stat().st_size)
+    if found.state == "damaged":
+        say(f"{key}: {found.words}; fetching it again")
     hints = "".join(f"; {hint}" for hint in (source.other_bytes, source.instead) if hint)
     if offline():
         raise FactError(
-            f"{key}: is not in the cache, and HF_HUB_OFFLINE is set; unset it, or put the file at {path}{hints}"
+            f"{key}: is {'damaged' if found.state == 'damaged' else 'not'} in the cache, and HF_HUB_OFFLINE is set; "
+            f"unset it, or put the file at {path}{hints}"
         )
     say(f"fetching {key}: {'' if file.exact else 'about '}{size_words(file.size)}")
-    wanted = Wanted(key, path, _mirrored(file.urls), file.size, file.exact, expected)
+    wanted = Wanted(key, path, _mirrored(file.urls), file.size, file.most, file.exact, expected_of(key, file.sha256))
     try:
         url = download.download(wanted, say, tell, download.PATIENCE)
     except FactError as error:
@@ -292,50 +327,7 @@ def _there(source: PlainSource, name: str) -> Path:
     if not path.is_file():
         missing = NotFetched if error is FactError else error
         raise missing(f"{source.name}: {path.name} is not in the cache; run kloc fetch {source.name}")
-    exact = {file.name: file.size for file in source.files if file.exact}.get(path.name)
-    entry = recorded(f"{source.name}/{path.name}")
-    size = exact if exact is not None else entry.size if entry else None
-    if size is not None and path.stat().st_size != size:
-        raise error(
-            f"{path}: expected {size} bytes, got {path.stat().st_size}; run kloc fetch {source.name} to fetch it again"
-        )
+    for wrong in wrong_sizes(source):
+        if wrong.path == path:
+            raise error(f"{path}: {wrong.words}; run kloc fetch {source.name} to fetch it again")
     return path
-
-
-@contextmanager
-def _telling(model: HubModel, tell: Tell | None) -> Iterator[None]:
-    """Tell how many bytes of the weights are there while the hub's client downloads, in place of its own bars."""
-    if tell is None:
-        yield
-        return
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(_SECONDS_BETWEEN_LOOKS):
-            tell(_hub_bytes(model), model.size)
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _hub_bytes(model: HubModel) -> int:
-    """Bytes of the model in the hub's cache, whole files and begun ones."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model.repo, repo_type="model") / "blobs"
-    sizes = []
-    for path in blobs.glob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # renamed between the two
-            continue
-    return sum(sizes)

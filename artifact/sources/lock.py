@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from artifact.errors import FactError
-from artifact.io import locked, reason, sha256_of, write_atomically
+from artifact.io import locked, read_regular, reason, sha256_of, write_atomically
 from artifact.sources.cache import cache_folder
 
 COMMITTED = Path(__file__).with_name("sources.lock.json")
@@ -79,7 +79,11 @@ def _change(change: Callable[[dict[str, Entry]], object]) -> None:
         lock = _read(cache_folder() / RECORDED)
         change(lock.files)
         lock.files = dict(sorted(lock.files.items()))
-        write_atomically(cache_folder() / RECORDED, msgspec.json.format(msgspec.json.encode(lock), indent=1) + b"\n")
+        path = cache_folder() / RECORDED
+        try:
+            write_atomically(path, msgspec.json.format(msgspec.json.encode(lock), indent=1) + b"\n")
+        except OSError as error:
+            raise FactError(f"{path}: cannot be written ({reason(error)}); make room, or change its owner") from None
 
 
 @contextmanager
@@ -104,8 +108,10 @@ def holding(folder: Path, say: Callable[[str], None] = lambda line: None) -> Ite
 
 def _read(path: Path) -> _Lock:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Lock)
+        return msgspec.json.decode(read_regular(path), type=_Lock)
     except FileNotFoundError:
         return _Lock()
-    except (OSError, msgspec.DecodeError) as error:
-        raise FactError(f"{path}: is no lock file ({error}); delete it, and fetch again to record it anew") from None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FactError(
+            f"{path}: is no lock file ({reason(error)}); delete it, and kloc fetch records what is there anew"
+        ) from None

@@ -12,10 +12,10 @@ from zipfile import ZipFile, ZipInfo
 import msgspec
 
 from artifact.errors import FactError
-from artifact.io import write_atomically
+from artifact.io import reason, write_atomically
 from artifact.sizes import size_words
 from artifact.sources.catalogue import Member
-from artifact.sources.download import DAMAGED_ARCHIVE
+from artifact.sources.kinds import DAMAGED_ARCHIVE, too_large_inside
 
 SHARE = 0.95
 """Share of a member's records that must hold the fields for it to be taken."""
@@ -34,20 +34,24 @@ def unpack(archive: Path, member: Member, out: Path) -> str | None:
     It is the one whose records hold `member.needs`, whatever it is called; of several the one with most records, then
     the first by name. It is written as a JSON list. None when an optional member is not there. Raises Unusable for an
     archive that is damaged as a whole or names a path outside itself; FactError, with the archive's content, when no
-    member's records hold the fields, and when `out` cannot be written. Members of more than `member.limit` bytes, or
+    member's records hold the fields, and when `out` cannot be written. Where a member cannot be read and the others do
+    not hold the fields, the archive is Unusable, too. Members of more than `member.limit` bytes, or
     beyond TOTAL times that in all, are not looked into. Nothing is left of what is refused.
     """
     try:
         with ZipFile(archive) as opened:
+            if why := too_large_inside(opened, archive.stat().st_size):
+                raise Unusable(f"{archive}: is {why}; run kloc fetch again")
             entries = _entries(opened, archive)
             taken = _by_content(opened, entries, archive, member)
-        if taken is None:
-            return None
-        write_atomically(out, taken[1])
     except DAMAGED_ARCHIVE as error:
-        raise Unusable(f"{archive}: is no whole zip archive ({error}); run kloc fetch again") from None
+        raise Unusable(f"{archive}: is no whole zip archive ({reason(error)}); run kloc fetch again") from None
+    if taken is None:
+        return None
+    try:
+        write_atomically(out, taken[1])
     except OSError as error:
-        raise FactError(f"{out}: cannot be written ({error.strerror}); make room, or set KLOC_CACHE") from None
+        raise FactError(f"{out}: cannot be written ({reason(error)}); make room, or set KLOC_CACHE") from None
     return taken[0]
 
 
@@ -79,8 +83,8 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise Unusable(
-                f"{archive}: names a path outside itself ({entry.filename!r}), so nothing of it is unpacked; run "
-                "kloc fetch again"
+                f"{archive}: names a path outside itself ({_plain(entry.filename)!r}), so nothing of it is unpacked; "
+                "run kloc fetch again"
             )
         if not entry.is_dir() and "__MACOSX" not in path.parts:
             found.append(entry)
@@ -89,23 +93,24 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
 
 def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: Member) -> tuple[str, bytes] | None:
     best: tuple[int, str, bytes] | None = None
-    seen, room = [], TOTAL * member.limit
+    seen, damaged, room = [], [], TOTAL * member.limit
     for entry in sorted(entries, key=lambda entry: entry.filename):
+        name = _plain(entry.filename)
         if entry.file_size > min(member.limit, room):
-            seen.append(f"{entry.filename} ({size_words(entry.file_size)}, too long to look into)")
+            seen.append(f"{name} ({size_words(entry.file_size)}, too long to look into)")
             continue
         room -= entry.file_size
         try:
             with opened.open(entry) as stream:  # zipfile reads no more than the entry says, and checks its sum
                 content = stream.read()
         except DAMAGED_ARCHIVE as error:  # a file that nobody needs refuses no other
-            seen.append(f"{entry.filename} (cannot be read: {error})")
+            damaged.append(f"{name} ({reason(error)})")
             continue
         records = records_of(content)
         if not records:
-            seen.append(f"{entry.filename} (no records)")
+            seen.append(f"{name} (no records)")
             continue
-        seen.append(f"{entry.filename} ({len(records)} records with {_fields(records[0])})")
+        seen.append(f"{name} ({len(records)} records with {_fields(records[0])})")
         whole = sum(_holds(record, member.needs) for record in records)
         if whole >= SHARE * len(records) and (best is None or len(records) > best[0]):
             plain = content[:1] == b"[" and isinstance(records, list)
@@ -114,6 +119,8 @@ def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, memb
         return best[1:]
     if member.optional:
         return None
+    if damaged:
+        raise Unusable(f"{archive}: {len(damaged)} of its files are damaged: {damaged[0]}; run kloc fetch again")
     more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
     raise FactError(
         f"{archive}: no file in it has records with {', '.join(member.needs)}; it holds "
@@ -132,7 +139,12 @@ def _holds(record: object, needs: Sequence[str]) -> bool:
     return True
 
 
+def _plain(text: str, most: int = 80) -> str:
+    """A name from the archive, fit for a line."""
+    return reason(ValueError(text), most)
+
+
 def _fields(record: object) -> str:
     names = list(record) if isinstance(record, dict) else []
-    shown = ", ".join(str(name)[:40] for name in names[:_FIELDS])
+    shown = ", ".join(_plain(str(name), 40) for name in names[:_FIELDS])
     return shown + (", ..." if len(names) > _FIELDS else "") if names else "no fields"

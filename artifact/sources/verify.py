@@ -1,6 +1,7 @@
-"""Whether what was fetched is still what it was: every file's sha256 against the hash it must have, without a network.
+"""Whether what was fetched is still what it was: every file's size and sha256 against what it must have, offline.
 
-Covers plain files, what was taken out of archives, models in the hub's cache, and converted weights. It mends nothing.
+Covers plain files, what was taken out of archives, models in the hub's cache, and converted weights. A file whose hash
+nobody knows is looked at: whether it is of the kind that its name says. It mends nothing.
 """
 
 import re
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from artifact.io import sha256_of
+from artifact.io import reason, sha256_of
 from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
-from artifact.sources.catalogue import HubModel, PlainSource, Source
+from artifact.sources.catalogue import HubModel, PlainFile, PlainSource, Source
+from artifact.sources.kinds import not_such
 from artifact.sources.lock import Expected, expected_of, recorded
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -28,57 +30,104 @@ class Finding:
     words: str = ""
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A file that a source has in the cache, and what it must be: `size` exactly, or at most `most` bytes."""
+
+    key: str
+    path: Path | None
+    pinned: str | None = None
+    size: int | None = None
+    most: int | None = None
+
+
 def examine(source: Source) -> Iterator[Finding]:
     """Hash every file of a source that is there, and name those that are not."""
-    return _examine_model(source) if isinstance(source, HubModel) else _examine_plain(source)
+    return (_finding(wanted) for wanted in _files(source))
 
 
-def _examine_plain(source: PlainSource) -> Iterator[Finding]:
+def wrong_sizes(source: Source) -> Iterator[Finding]:
+    """The files that are not as large as they must be, by the pinned or the recorded size; nothing is read."""
+    for wanted in _files(source):
+        if wanted.path and wanted.path.is_file() and (words := _wrong_size(wanted, wanted.path)):
+            yield Finding(wanted.key, wanted.path, "damaged", words=words)
+
+
+def examine_file(source: PlainSource, file: PlainFile) -> Finding:
+    """What `examine` says of one plain file."""
+    return _finding(_plain(source, file))
+
+
+def _files(source: Source) -> Iterator[_Wanted]:
+    return _files_of_model(source) if isinstance(source, HubModel) else _files_of_plain(source)
+
+
+def _plain(source: PlainSource, file: PlainFile) -> _Wanted:
+    size = file.size if file.exact else None
+    path = source_folder(source) / file.name
+    return _Wanted(f"{source.name}/{file.name}", path, file.sha256, size, file.most)
+
+
+def _files_of_plain(source: PlainSource) -> Iterator[_Wanted]:
     folder = source_folder(source)
     for file in source.files:
-        key = f"{source.name}/{file.name}"
-        yield _finding(key, folder / file.name, expected_of(key, file.sha256))
+        yield _plain(source, file)
         made = converted_file(folder / file.name)
         if made.is_file() and made.suffix != (folder / file.name).suffix:
-            yield _finding(f"{source.name}/{made.name}", made, expected_of(f"{source.name}/{made.name}"))
+            yield _Wanted(f"{source.name}/{made.name}", made)
     for member in source.members:
-        key = f"{source.name}/{member.name}"
-        if member.optional and not (folder / member.name).is_file():
-            continue
-        yield _finding(key, folder / member.name, expected_of(key))
+        if not member.optional or (folder / member.name).is_file():
+            yield _Wanted(f"{source.name}/{member.name}", folder / member.name, most=member.limit)
 
 
-def _examine_model(model: HubModel) -> Iterator[Finding]:
+def _files_of_model(model: HubModel) -> Iterator[_Wanted]:
     made = converted_folder(model)
     if made.is_dir():
         for file in sorted(made.iterdir()):
-            key = f"converted/{made.name}/{file.name}"
-            yield _finding(key, file, expected_of(key))
+            yield _Wanted(f"converted/{made.name}/{file.name}", file)
         return
     for name in model.files:
-        key = f"hub/{model.name}/{name}"
         path = hub_file(model, name)
-        if path is None:
-            if name in model.needed:
-                yield Finding(key, None, "missing")
+        if path is None and name not in model.needed:
             continue
-        expected = expected_of(key, model.sha256 if name == model.weights else None)
-        blob = path.resolve().name
-        if expected is None and _SHA256.fullmatch(blob):  # the hub names large files by their hash
-            expected = Expected(blob, "told by the hub")
-        yield _finding(key, path, expected)
+        if name == model.weights:
+            size = model.size if model.exact else None
+            yield _Wanted(f"hub/{model.name}/{name}", path, model.sha256, size, model.most)
+        else:
+            yield _Wanted(f"hub/{model.name}/{name}", path)
 
 
-def _finding(key: str, path: Path, expected: Expected | None) -> Finding:
-    if not path.is_file():
+def _finding(wanted: _Wanted) -> Finding:
+    key, path = wanted.key, wanted.path
+    if path is None or not path.is_file():
         return Finding(key, path, "missing")
-    entry = recorded(key)
-    if expected and entry and entry.sha256 == expected.sha256 and path.stat().st_size != entry.size:
-        return Finding(key, path, "damaged", words=f"expected {entry.size} bytes, got {path.stat().st_size}")
-    digest = sha256_of(path)
-    if expected is None:
-        return Finding(key, path, "new", digest)
-    if digest != expected.sha256:
-        words = f"expected sha256 {expected.sha256} ({expected.by}), got {digest}"
-        return Finding(key, path, "damaged", digest, words)
-    return Finding(key, path, "whole", digest)
+    if words := _wrong_size(wanted, path):
+        return Finding(key, path, "damaged", words=words)
+    expected = expected_of(key, wanted.pinned)
+    blob = path.resolve().name
+    if expected is None and key.startswith("hub/") and _SHA256.fullmatch(blob):  # the hub names large files by it
+        expected = Expected(blob, "told by the hub")
+    try:
+        digest = sha256_of(path)
+        if expected is not None and digest != expected.sha256:
+            words = f"expected sha256 {expected.sha256} ({expected.by}), got {digest}"
+            return Finding(key, path, "damaged", digest, words)
+        known = expected is not None and not expected.by.startswith("told")
+        # An archive is read through where its files are taken out; one that nobody needs may be damaged.
+        if not known and (why := not_such(path, whole=path.suffix == ".npz")):
+            return Finding(key, path, "damaged", digest, f"it is {why}")
+    except OSError as error:
+        return Finding(key, path, "damaged", words=f"it cannot be read ({reason(error)})")
+    return Finding(key, path, "new" if expected is None else "whole", digest)
+
+
+def _wrong_size(wanted: _Wanted, path: Path) -> str | None:
+    size = path.stat().st_size
+    if wanted.size is not None:
+        return None if size == wanted.size else f"expected {wanted.size} bytes, got {size}"
+    if wanted.most is not None and size > wanted.most:
+        return f"expected at most {wanted.most} bytes, got {size}"
+    entry, expected = recorded(wanted.key), expected_of(wanted.key, wanted.pinned)
+    if entry and expected and entry.sha256 == expected.sha256 and size != entry.size:
+        return f"expected {entry.size} bytes, got {size}"
+    return None

@@ -105,7 +105,8 @@ def test_a_killed_conversion_is_not_taken_for_whole(package: Path, monkeypatch: 
     for left in (old, new):
         left.mkdir(parents=True)
         (left / "config.json").write_text("{}")
-    os.utime(old, (0, 0))
+    for path in (old / "config.json", old):
+        os.utime(path, (0, 0))
     without(monkeypatch)
     monkeypatch.setattr(smollm2, "_write", lambda source, folder: (folder / "done").write_text(""))
     folder, _ = smollm2.converted()

@@ -25,7 +25,7 @@ from artifact.sources.verify import examine
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-PATH = "/data/facts.json"
+PATH = "/data/facts.data"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_fetched_once_and_verified_always(host, told) -> None:
     assert told.bytes[0] == (0, len(CONTENT)) and told.bytes[-1] == (len(CONTENT), len(CONTENT))
     told.fetch(wanted)
     assert len(host.asked) == 1, "what is there is not asked for again"
-    path = source_folder(wanted) / "facts.json"
+    path = source_folder(wanted) / "facts.data"
     path.write_bytes(CONTENT[:-1] + b"!")
     assert [finding.state for finding in examine(wanted)] == ["damaged"]
     told.fetch(wanted)
@@ -97,7 +97,7 @@ def test_fetched_once_and_verified_always(host, told) -> None:
 def test_a_file_put_there_by_hand_counts(host, told) -> None:
     wanted = source(host)
     source_folder(wanted).mkdir(parents=True)
-    (source_folder(wanted) / "facts.json").write_bytes(CONTENT)
+    (source_folder(wanted) / "facts.data").write_bytes(CONTENT)
     told.fetch(wanted)
     whole(wanted)
     assert host.asked == []
@@ -226,21 +226,21 @@ def test_mirrors_are_tried_in_order(host, told, monkeypatch) -> None:
     """The user's mirror first, with host and path kept below it, then the source, then the source's mirrors."""
     monkeypatch.setenv("KLOC_MIRROR", f"{host.url}/mirror/")
     host.files["/second.json"] = CONTENT
-    wanted = source(host, "/absent/facts.json", "/second.json")
+    wanted = source(host, "/absent/facts.data", "/second.json")
     told.fetch(wanted)
     whole(wanted)
     below = f"/mirror/127.0.0.1:{host.server_address[1]}"
     paths = [path for path, _ in host.asked]
-    assert paths == [f"{below}/absent/facts.json", f"{below}/second.json", "/absent/facts.json", "/second.json"]
-    assert recorded("sample/facts.json").url == f"{host.url}/second.json"
+    assert paths == [f"{below}/absent/facts.data", f"{below}/second.json", "/absent/facts.data", "/second.json"]
+    assert recorded("sample/facts.data").url == f"{host.url}/second.json"
     monkeypatch.setenv("KLOC_MIRROR", "institute")
     with pytest.raises(SettingError, match="KLOC_MIRROR='institute' is no URL"):
         told.fetch(source(host, "/other.json"))
 
 
 def test_a_mirror_of_other_bytes_is_passed_over(host, told) -> None:
-    host.files["/wrong/facts.json"] = CONTENT[::-1]
-    told.fetch(source(host, "/wrong/facts.json", PATH))
+    host.files["/wrong/facts.data"] = CONTENT[::-1]
+    told.fetch(source(host, "/wrong/facts.data", PATH))
     whole(source(host))
 
 
@@ -249,7 +249,7 @@ def test_the_environments_proxy_is_used(host, told, monkeypatch) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     wanted = source(host)
-    file = PlainFile(name="facts.json", urls=(f"http://files.invalid{PATH}",), size=len(CONTENT), sha256=SHA256)
+    file = PlainFile(name="facts.data", urls=(f"http://files.invalid{PATH}",), size=len(CONTENT), sha256=SHA256)
     told.fetch(PlainSource(name="sample", files=(file,), licence="", citation="", purpose=""))
     whole(wanted)
 
@@ -257,7 +257,7 @@ def test_the_environments_proxy_is_used(host, told, monkeypatch) -> None:
 def test_first_hash_is_recorded_and_enforced(host, told) -> None:
     wanted = source(host, sha256=None, exact=False)
     told.fetch(wanted)
-    path = source_folder(wanted) / "facts.json"
+    path = source_folder(wanted) / "facts.data"
     path.unlink()
     host.files[PATH] = CONTENT[::-1]
     message = told.refused(wanted)
@@ -271,6 +271,11 @@ def test_first_hash_is_recorded_and_enforced(host, told) -> None:
     ("name", "content", "says"),
     [
         ("m.npz", CONTENT, "sent no whole archive"),
+        ("m.json", CONTENT, "sent no JSON object or list"),
+        ("m.json", b'{"error": "no such', "sent no JSON ("),
+        ("m.pt", b"PK", "sent no file of torch weights"),
+        ("m.safetensors", b"\x02\0\0\0\0\0\0\0{}", "sent no whole safetensors file"),
+        ("m.safetensors", b"\xff" * 16, "sent no safetensors file (its header does not fit into it)"),
         ("m.json", b"<!DOCTYPE html><title>Sign in</title>", "sent a web page"),
         ("m.json", b"", "sent an empty file"),
     ],
@@ -294,7 +299,7 @@ def test_room_is_looked_for_before_the_first_byte(host, told, monkeypatch) -> No
 def test_a_disk_that_fills_up_keeps_what_it_has(host, told, monkeypatch) -> None:
     wanted = source(host)
     host.faults = [Fault(cut_after=1000)]
-    opened = Path.open
+    opened = download._unfinished
 
     class Full:
         def __init__(self, stream) -> None:
@@ -315,7 +320,7 @@ def test_a_disk_that_fills_up_keeps_what_it_has(host, told, monkeypatch) -> None
             return self.stream.write(block)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", lambda path, mode="r": Full(opened(path, mode)))
+        patched.setattr(download, "_unfinished", lambda path, anew: Full(opened(path, anew)))
         message = told.refused(wanted)
     assert "is full; make room and run the same command again: what was fetched is kept" in message
     told.fetch(wanted)
@@ -335,7 +340,7 @@ FETCH = """
 import sys
 from artifact.sources.fetch import fetch_source
 from artifact.sources.catalogue import PlainFile, PlainSource
-file = PlainFile(name="facts.json", urls=(sys.argv[1],), size=512000, exact=True, sha256=sys.argv[2])
+file = PlainFile(name="facts.data", urls=(sys.argv[1],), size=512000, exact=True, sha256=sys.argv[2])
 source = PlainSource(name="sample", files=(file,), licence="", citation="", purpose="")
 fetch_source(source, lambda line: print(line, flush=True), lambda done, total: None)
 """
@@ -356,7 +361,7 @@ def until(true) -> None:
 
 
 def begun(wanted: PlainSource) -> int:
-    part = source_folder(wanted) / "facts.json.part"
+    part = source_folder(wanted) / "facts.data.part"
     return part.stat().st_size if part.exists() else 0
 
 

@@ -1,0 +1,271 @@
+"""A model's files from the hub by huggingface_hub, whose answers are looked at before it uses them.
+
+Its client takes an ETag and a commit from the hub as names of files, follows any redirect and `next` link, waits as
+long as a Retry-After says, and takes bodies of any length. Here every request and every answer passes a guard: what
+names a file must be a plain name, what is sent must fit the model's pinned size, and less than a stated rate ends it.
+The transfer stays with plain HTTP, as the accelerated one (Xet) passes no guard.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from artifact.errors import ArtifactError, ModelError
+from artifact.io import reason
+from artifact.sizes import size_words
+from artifact.sources.cache import hub_cache
+from artifact.sources.catalogue import HubModel
+from artifact.sources.connection import Misled, Watch, check_address
+from artifact.sources.download import PATIENCE, Patience, Tell
+
+SMALL = 50_000_000
+"""Most bytes of a file beside the weights, and of a listing; the largest here has 1.4 MB."""
+MOST_REQUESTS = 500
+"""Most requests for one model, which takes about 20."""
+_SECONDS_BETWEEN_LOOKS = 0.5
+_PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+"""What may become the name of a file in the hub's cache."""
+
+
+def snapshot(model: HubModel, tell: Tell | None, patience: Patience | None = None) -> Path:
+    """The folder of the model's files in the hub's cache, downloaded where they are not there.
+
+    Raises ModelError, with what the hub did. Their hashes are verify.py's to check.
+    """
+    cache = hub_cache()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # what it retries is said in the one line, when nothing helped
+    guard = _Guard(model, patience or PATIENCE)
+    try:
+        with _telling(model, tell), _guarded(guard):
+            found = snapshot_download(
+                model.repo, revision=model.revision, allow_patterns=list(model.files), cache_dir=cache
+            )
+    except ArtifactError:
+        raise
+    except Exception as error:  # hub, network and disk errors share no base class
+        raise ModelError(
+            f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({guard.refused or reason(error)}); "
+            "connect to the hub, set HF_ENDPOINT to a mirror, or name a folder that holds the model"
+        ) from None
+    return Path(found)
+
+
+def hub_bytes(model: HubModel) -> int:
+    """Bytes of the model in the hub's cache, whole files and begun ones."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    sizes = []
+    for path in (hub_cache() / repo_folder_name(repo_id=model.repo, repo_type="model") / "blobs").glob("*"):
+        try:
+            sizes.append(path.stat().st_size)
+        except OSError:  # renamed between the two, or a link to nothing
+            continue
+    return sum(sizes)
+
+
+class _Refused(Exception):
+    """What the hub answers is not taken."""
+
+
+class _Guard:
+    """Looks at the requests and answers of huggingface_hub's client while one model is fetched.
+
+    `refused` is why it was ended, in words that follow "cannot be fetched"; from then on every request is refused, so
+    that the client's own threads and retries end, too.
+    """
+
+    def __init__(self, model: HubModel, patience: Patience) -> None:
+        self.refused: str | None = None
+        self.arrived = 0
+        self._model, self._patience = model, patience
+        self._requests = 0
+        self._names: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def refuse(self, words: str) -> None:
+        """End it with these words."""
+        with self._lock:
+            self.refused = self.refused or words
+        raise _Refused(self.refused)
+
+    def on_request(self, request: Any) -> None:
+        """Before every request, redirected ones included."""
+        if self.refused:
+            raise _Refused(self.refused)
+        with self._lock:
+            self._requests += 1
+        if self._requests > MOST_REQUESTS:
+            self.refuse(f"the hub has made its client ask {MOST_REQUESTS} times")
+        request.headers["Accept-Encoding"] = "identity"
+        waits = request.extensions.get("timeout") or {}
+        most = self._patience.stall_seconds
+        request.extensions["timeout"] = {
+            key: min(waits.get(key) or most, most) for key in ("connect", "read", "write", "pool")
+        }
+
+    def on_answer(self, response: Any) -> None:
+        """Before the client looks at an answer."""
+        request, headers = response.request, response.headers
+        for name in [name for name in headers if name.lower().startswith("x-xet-")]:
+            del headers[name]
+        if wait := headers.get("Retry-After", "") or headers.get("RateLimit", ""):
+            longest = max((int(digits[:9]) for digits in re.findall("[0-9]+", wait)), default=0)
+            if response.status_code >= 400 and longest > self._patience.longest_wait:
+                self.refuse(f"the hub answers {response.status_code}, and asks to wait {longest} s")
+        self._look_at_names(headers, request.method, response.status_code)
+        name = self._name(str(request.url))
+        if (to := headers.get("Location")) is not None:
+            self._follow(request.url, to, name)
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            self.refuse(f"the hub sends {_shown(name or 'its listing')} encoded")
+        most = self._most(name)
+        self._look_at_size(name, headers, request.method, response.status_code, most)
+        response.stream = _bounded(response.stream, self, most)
+
+    def _look_at_names(self, headers: Any, method: str, status: int) -> None:
+        commit = headers.get("X-Repo-Commit")
+        if commit is not None and commit != self._model.revision:
+            self.refuse(f"the hub names the revision {_shown(commit)}, not {self._model.revision}")
+        if method != "HEAD" or status >= 400:
+            return
+        for header in ("X-Linked-ETag", "ETag"):
+            told = headers.get(header)
+            # As the client normalises it; an address of another host may give any ETag before the next redirect.
+            if told is not None and not _PLAIN.fullmatch(told.lstrip("W/").strip('"')):
+                self.refuse(f"the hub's {header} {_shown(told)} cannot be the name of a file")
+
+    def _look_at_size(self, name: str | None, headers: Any, method: str, status: int, most: int) -> None:
+        if status >= 300 and "X-Linked-Size" not in headers:
+            return
+        for header in ("X-Linked-Size", "Content-Length"):
+            told = headers.get(header)
+            if told is None or (header == "Content-Length" and status >= 300):
+                continue
+            if not (told.isascii() and told.isdigit() and len(told) < 19):
+                self.refuse(f"the hub's {header} {_shown(told)} is no number")
+            weights = name == self._model.weights and (method == "HEAD" or status == 200)
+            if int(told) > most or (weights and self._model.exact and int(told) != self._model.size):
+                least = "" if weights and self._model.exact else "at most "
+                self.refuse(f"{name or 'its listing'}: expected {least}{most} bytes, got {int(told)}")
+
+    def _follow(self, url: Any, to: str, name: str | None) -> None:
+        """Note which file a redirect leads to."""
+        try:
+            target = str(url.join(to))
+            check_address(target, str(url))
+        except Misled as misled:
+            self.refuse(f"the hub {misled}")
+        except Exception:  # whatever the client's own URL class raises for what is no address
+            self.refuse(f"the hub redirects to {_shown(to)}, which is not an address")
+        if name is not None:
+            self._names[target] = name
+
+    def _name(self, url: str) -> str | None:
+        """The model's file that is asked for; None for a listing."""
+        if url in self._names:
+            return self._names[url]
+        path = unquote(urlsplit(url).path)
+        found = f"/{self._model.repo}/resolve/{self._model.revision}/"
+        return path.partition(found)[2] or None
+
+    def _most(self, name: str | None) -> int:
+        return self._model.most if name == self._model.weights else SMALL
+
+    def took(self, count: int) -> None:
+        """Count bytes; ends the transfer when it is to end."""
+        with self._lock:
+            self.arrived += count
+        if self.refused:
+            raise _Refused(self.refused)
+
+
+def _bounded(stream: Any, guard: _Guard, most: int) -> Any:
+    """The body of an answer, that breaks off after `most` bytes."""
+
+    class Bounded(type(stream)):  # type: ignore[misc]  # the client asks for its own class
+        def __init__(self) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[bytes]:
+            count = 0
+            for block in stream:
+                count += len(block)
+                guard.took(len(block))
+                if count > most:
+                    guard.refuse(f"the hub sends more than {most} bytes")
+                yield block
+
+        def close(self) -> None:
+            stream.close()
+
+    return Bounded()
+
+
+@contextmanager
+def _guarded(guard: _Guard) -> Iterator[None]:
+    """While it is entered, huggingface_hub's client is guarded and watched."""
+    from huggingface_hub import close_session, constants, set_client_factory
+    from huggingface_hub.utils import _http
+
+    model, patience = guard._model, guard._patience
+    usual: Callable[[], Any] = _http.default_client_factory
+
+    def guarded() -> Any:
+        client = usual()
+        hooks = client.event_hooks
+        client.event_hooks = {
+            "request": [*hooks["request"], guard.on_request],
+            "response": [guard.on_answer, *hooks["response"]],
+        }
+        return client
+
+    def end() -> None:
+        guard.refused = guard.refused or (
+            f"less than {size_words(patience.rate)} a second arrived over {patience.window:g} s"
+        )
+        close_session()
+
+    xet, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
+    set_client_factory(guarded)
+    try:
+        # Bytes on the disk count, too: another process may be the one that downloads.
+        with Watch(patience.rate, patience.window, lambda: guard.arrived + hub_bytes(model), end):
+            yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = xet
+        set_client_factory(usual)
+
+
+@contextmanager
+def _telling(model: HubModel, tell: Tell | None) -> Iterator[None]:
+    """Tell how many bytes of the weights are there while the hub's client downloads, in place of its own bars."""
+    if tell is None:
+        yield
+        return
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(_SECONDS_BETWEEN_LOOKS):
+            tell(hub_bytes(model), model.size)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _shown(text: str) -> str:
+    return repr(reason(ValueError(text), 60))
