@@ -4,6 +4,7 @@ import http.client
 import ssl
 import time
 import urllib.error
+from contextlib import closing
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
@@ -27,7 +28,7 @@ class Again(Exception):
 def failed(error: Exception, stall_seconds: float) -> NoReturn:
     """Raise Again for an error that is worth another try, or an answer that is, and Refused for another."""
     if isinstance(error, urllib.error.HTTPError):
-        with error:
+        with closing(error):
             if error.code == 416:
                 raise Again("has no such part") from None
             if error.code in _TRY_LATER or error.code >= 500:
