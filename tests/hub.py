@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlparse
 class Hub(ThreadingHTTPServer):
     """Serves folders as repositories at a revision each; `asked` collects the paths of all requests.
 
-    `damage` names files of which the next download arrives with one byte changed.
+    `damage` names files of which the next download arrives with one byte changed. `headers` of all answers go over its
+    own; `odd` is asked first and may answer itself, then it says so.
     """
 
     daemon_threads = True
@@ -23,6 +24,8 @@ class Hub(ThreadingHTTPServer):
         self.models = models
         self.asked: list[str] = []
         self.damage: list[str] = []
+        self.headers: dict[str, str] = {}
+        self.odd: Callable[[BaseHTTPRequestHandler], bool] = lambda handler: False
 
     @property
     def url(self) -> str:
@@ -46,6 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server
         path = unquote(urlparse(self.path).path)
         hub.asked.append(path)
+        if hub.odd(self):
+            self.close_connection = True
+            return
         for repo, (folder, revision) in hub.models.items():
             if self._model(path, body, repo, folder, revision):
                 return
@@ -80,9 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: bytes, body: bool, headers: dict[str, str]) -> None:
         self.send_response(200)
-        for name, value in headers.items():
+        for name, value in ({"Content-Length": str(len(content))} | headers | self.server.headers).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
             self.wfile.write(content)

@@ -259,7 +259,7 @@ def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Findin
             assert finding.path is not None
             # The hub's cache keeps the bytes elsewhere and links to them; a link of the user's own leads out of it.
             if (bytes_at := finding.path.resolve()).is_relative_to(hub_cache().resolve()):
-                bytes_at.unlink()
+                bytes_at.unlink(missing_ok=True)  # two files of the same bytes have one
             finding.path.unlink(missing_ok=True)
     except OSError as error:
         raise ModelError(

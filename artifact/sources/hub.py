@@ -17,10 +17,11 @@ from urllib.parse import unquote, urlsplit
 from artifact.errors import ArtifactError, ModelError
 from artifact.io import reason
 from artifact.sizes import size_words
+from artifact.sources import download
 from artifact.sources.cache import hub_cache
 from artifact.sources.catalogue import HubModel
 from artifact.sources.connection import Misled, Watch, check_address
-from artifact.sources.download import PATIENCE, Patience, Tell
+from artifact.sources.download import Patience, Tell
 
 SMALL = 50_000_000
 """Most bytes of a file beside the weights, and of a listing; the largest here has 1.4 MB."""
@@ -31,7 +32,7 @@ _PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 """What may become the name of a file in the hub's cache."""
 
 
-def snapshot(model: HubModel, tell: Tell | None, patience: Patience | None = None) -> Path:
+def snapshot(model: HubModel, tell: Tell | None) -> Path:
     """The folder of the model's files in the hub's cache, downloaded where they are not there.
 
     Raises ModelError, with what the hub did. Their hashes are verify.py's to check.
@@ -41,7 +42,7 @@ def snapshot(model: HubModel, tell: Tell | None, patience: Patience | None = Non
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # what it retries is said in the one line, when nothing helped
-    guard = _Guard(model, patience or PATIENCE)
+    guard = _Guard(model, download.PATIENCE)
     try:
         with _telling(model, tell), _guarded(guard):
             found = snapshot_download(

@@ -21,8 +21,10 @@ SMALL = HUB_MODELS["gpt2"]
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own: the hub's address is read once, at import."""
+    """Run code in a process of its own, its cache in HF_HOME: the hub's address is read once, at import."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    if "HF_HOME" in environment:
+        kept["KLOC_CACHE"] = f"{environment['HF_HOME']}/kloc"
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**kept, **environment})
 
@@ -70,11 +72,16 @@ def test_hash_is_of_the_weights(reference: Path, tmp_path: Path) -> None:
     assert first.weights_hash() == load_folder(folder).weights_hash()
 
 
+TINY_AS_GPT2 = """
+from dataclasses import replace
+from artifact.sources.catalogue import HUB_MODELS, SOURCES
+small = replace(HUB_MODELS["gpt2"], size=1_444_888, sha256=None)
+HUB_MODELS["gpt2"] = SOURCES["gpt2"] = small
+"""
+"""The tiny model under the name of GPT-2 small, whose size and hash are pinned."""
 FETCH = """
 from artifact.sources.fetch import cached, fetch, hub_answers
-from artifact.sources.catalogue import HUB_MODELS
 from artifact.lm.load import load
-small = HUB_MODELS["gpt2"]
 print(cached(small), hub_answers(small))
 fetch(small, print)
 print(cached(small), load("gpt2").revision)
@@ -83,22 +90,27 @@ print(cached(small), load("gpt2").revision)
 
 def test_fetched_once_from_a_hub_at_the_pinned_revision(reference: Path, tmp_path: Path) -> None:
     with serving(reference / "models" / "tiny-gpt2", SMALL.repo, SMALL.revision) as hub:
-        done = python(FETCH, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
+        done = python(TINY_AS_GPT2 + FETCH, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
         assert done.stdout.splitlines() == [
             "False (True, 'the hub answers')",
-            "fetching openai-community/gpt2@607a30d7: 0.5 GB",
+            "fetching openai-community/gpt2@607a30d7: 1.4 MB",
             f"True {SMALL.revision}",
         ], done.stderr
         assert any(path.endswith(f"{SMALL.revision}/model.safetensors") for path in hub.asked)
         hub.asked.clear()
-        done = python("from artifact.lm.load import load; load('gpt2')", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
+        done = python(
+            f"{TINY_AS_GPT2}from artifact.lm.load import load; load('gpt2')", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)
+        )
         assert done.returncode == 0, done.stderr
         assert not [path for path in hub.asked if "gpt2" in path], "a model in the cache is not asked for again"
 
 
 def test_auto_takes_gpt2_from_a_hub_that_answers(reference: Path, tmp_path: Path) -> None:
     """The whole smoke run on what the hub serves, then the same from the cache without it."""
-    run = "import sys; from artifact.cli import call; sys.exit(call(['smoke', '--limit', '1', '--out', {!r}]))"
+    run = (
+        TINY_AS_GPT2
+        + "import sys; from artifact.cli import call; sys.exit(call(['smoke', '--limit', '1', '--out', {!r}]))"
+    )
     with serving(reference / "models" / "tiny-gpt2", SMALL.repo, SMALL.revision) as hub:
         done = python(run.format(str(tmp_path / "a")), HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hub"))
     assert done.returncode == 0, done.stderr
