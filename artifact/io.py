@@ -58,8 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
             raise FileExistsError(17, "Is not a regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name[:200]}.{os.getpid()}{UNFINISHED}")
-    _clear(path)
-    part.unlink(missing_ok=True)  # of an earlier process with our number
+    _clear(path, part)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     mode = part.stat().st_mode & 0o777
     try:
@@ -70,6 +69,12 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file with `replacing`."""
+    with replacing(path) as part, part.open("wb") as stream:
+        stream.write(content)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` to write into, that gets its name when the block ends well.
@@ -78,7 +83,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     `path` meanwhile, that one stays. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear(path)
+    for left in path.parent.glob(f"{glob.escape(path.name[:200])}.*{UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - max(file.lstat().st_mtime for file in (left, *left.iterdir())) > _STALE_SECONDS:
+                shutil.rmtree(left)
     part = Path(tempfile.mkdtemp(prefix=f"{path.name[:200]}.", suffix=UNFINISHED, dir=path.parent))
     part.chmod(path.parent.stat().st_mode & 0o777)
     try:
@@ -98,12 +106,6 @@ def read_regular(path: Path) -> bytes:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise FileExistsError(17, "Is not a regular file", str(path))
         return stream.read()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file with `replacing`."""
-    with replacing(path) as part, part.open("wb") as stream:
-        stream.write(content)
 
 
 @contextmanager
@@ -132,28 +134,13 @@ def locked(path: Path, seconds: float = -1, waiting: Callable[[], None] = lambda
         lock.release()
 
 
-def _clear(path: Path) -> None:
-    """Remove what a killed process left of `path`: unfinished files and folders not touched for a while."""
+def _clear(path: Path, own: Path) -> None:
+    """Remove what a killed process left of `path`: unfinished files that nobody has touched for a while."""
+    own.unlink(missing_ok=True)  # of an earlier process with our number
     for left in path.parent.glob(f"{glob.escape(path.name[:200])}.*{UNFINISHED}"):
         with suppress(OSError):
-            if time.time() - _touched(left) > _STALE_SECONDS:
-                _remove(left)
-
-
-def _touched(path: Path) -> float:
-    """When a file, or any file right in a folder, was last written."""
-    times = [path.lstat().st_mtime]
-    if not path.is_symlink() and path.is_dir():
-        times += [entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(path)]
-    return max(times)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a link (not what it leads to) or a folder, when it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            if time.time() - left.lstat().st_mtime > _STALE_SECONDS:
+                left.unlink()
 
 
 def _device(path: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from artifact.io import locked, reason, replacing, sha256_of, write_atomically
+from artifact.io import locked, new_folder, read_regular, reason, replacing, sha256_of, write_atomically
 
 
 def test_a_file_is_written_whole_with_the_mode_of_the_umask(tmp_path: Path) -> None:
@@ -29,6 +29,38 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         os.utime(part, (1e9, 1e9))
     write_atomically(tmp_path / "file.json", b"one")
     assert not old.exists() and new.exists() and others.exists()
+
+
+def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder"
+    with pytest.raises(RuntimeError), new_folder(path) as part:
+        (part / "half").write_bytes(b"")
+        raise RuntimeError
+    assert os.listdir(path.parent) == []
+    old, under_way = (path.with_name(f"folder.{name}.part") for name in ("old", "new"))
+    for left in (old, under_way):
+        left.mkdir()
+        (left / "half").write_bytes(b"")
+    for left in (old, old / "half", under_way):
+        os.utime(left, (1e9, 1e9))
+    with new_folder(path) as part:
+        (part / "whole").write_bytes(b"ours")
+        assert not path.exists()
+    assert (path / "whole").read_bytes() == b"ours" and path.stat().st_mode == path.parent.stat().st_mode
+    with new_folder(path) as part:
+        (part / "whole").write_bytes(b"others")
+    assert (path / "whole").read_bytes() == b"ours" and sorted(os.listdir(path.parent)) == ["folder", under_way.name]
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"one")
+    assert read_regular(tmp_path / "file") == b"one"
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(OSError, match="Is a directory|not a regular file"):
+            read_regular(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "none")
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

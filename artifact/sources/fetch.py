@@ -249,23 +249,28 @@ def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Findin
     damaged = [finding for finding in findings if finding.state == "damaged"]
     made = converted_folder(model)
     try:
-        if damaged and made.is_dir():
-            if made.is_symlink():  # what the user linked to is not ours to remove
-                made.unlink()
-            else:
-                shutil.rmtree(made)
-            return damaged
-        for finding in damaged:
-            assert finding.path is not None
-            # The hub's cache keeps the bytes elsewhere and links to them; a link of the user's own leads out of it.
-            if (bytes_at := finding.path.resolve()).is_relative_to(hub_cache().resolve()):
-                bytes_at.unlink(missing_ok=True)  # two files of the same bytes have one
-            finding.path.unlink(missing_ok=True)
+        if damaged and made.is_symlink():  # what the user linked to is not ours to remove
+            made.unlink()
+        elif damaged and made.is_dir():
+            shutil.rmtree(made)
+        else:
+            _remove([finding.path for finding in damaged if finding.path is not None])
     except OSError as error:
         raise ModelError(
             f"{damaged[0].key}: {damaged[0].words}, and cannot be removed ({reason(error)}); remove it yourself"
         ) from None
     return damaged
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove files of the hub's cache, which keeps the bytes elsewhere and links to them.
+
+    A link of the user's own, which leads out of the cache, is removed alone; two files of the same bytes have one.
+    """
+    for path in paths:
+        if (held := path.resolve()).is_relative_to(hub_cache().resolve()):
+            held.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell: Tell) -> Entry:
