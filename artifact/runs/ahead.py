@@ -14,11 +14,12 @@ from artifact.editing.protocol import protocol_of
 from artifact.errors import NotBegun, RunError
 from artifact.lm.device import check_fits, parse_bytes
 from artifact.plan import Plan
+from artifact.runs.describe import first_difference
 from artifact.runs.inputs import check_given
 from artifact.runs.journal import DATABASE
 from artifact.runs.lock import locked, unwritable
 from artifact.runs.setup import Asked, check_asked, run_device
-from artifact.runs.store import first_difference, reading
+from artifact.runs.store import reading
 from artifact.sources.catalogue import HUB_MODELS
 
 

@@ -13,8 +13,9 @@ from shutil import rmtree
 import msgspec
 
 from artifact.errors import RunError, SettingError
+from artifact.runs.describe import described, first_difference
 from artifact.runs.lock import unwritable
-from artifact.runs.store import RunInfo, Store, begin, described, first_difference, reading, run_folders, writing
+from artifact.runs.store import RunInfo, Store, begin, reading, run_folders, writing
 
 _MAY_DIFFER = ("model_reason", "given", "shard")
 """Words, and paths that differ from machine to machine; what is read from them is compared by its hash."""
