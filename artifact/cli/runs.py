@@ -1,15 +1,20 @@
 """kloc smoke, full, run, report, verify, baseline: runs of a plan and what is made of them."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
 from artifact.errors import SettingError
 from artifact.io import write_atomically
+
+if TYPE_CHECKING:
+    from artifact.runs.store import Store
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
 
@@ -185,13 +190,14 @@ def report(
     with reading_all(run_folder) as stores:
         within = stores[0].folder != run_folder
         page, _ = render(*stores, folder=out or run_folder / "report", by_model=within)
+        damage = say_damage(stores)
     print(page)
-    return 0
+    return damage
 
 
 @app.command
 def verify(run_folder: RunFolder) -> int:
-    """Print the verdict on a run; exit code 1 when a compared value is outside its tolerance."""
+    """Print the verdict on a run; exit code 1 when a value is outside its tolerance, 2 when records are damaged."""
     from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
     from artifact.runs.status import not_computed
@@ -199,7 +205,11 @@ def verify(run_folder: RunFolder) -> int:
 
     with reading_all(run_folder) as stores:
         found, missing = verdict_of(*stores), not_computed(stores)
+        say_damage(stores)
     print(f"verdict: {found.sentence}")
+    for checked in found.checked:
+        if checked.unsealed:
+            print(checked.unsealed_words)
     if missing:
         print(missing)
     for judged in found.claims:
@@ -224,7 +234,17 @@ def baseline(
 
     with reading(run_folder) as store:
         content = baseline_json(measured_run(store), charts(store), hardware)
+        damage = say_damage([store])
     check_folder(out)
     write_atomically(out, content)
     print(out)
-    return 0
+    return damage
+
+
+def say_damage(stores: Sequence["Store"]) -> int:
+    """Say what is damaged in the journals and was left out; the exit code that follows."""
+    from artifact.runs.status import damage_line
+
+    if line := damage_line(stores):
+        print(f"kloc: {line}", file=sys.stderr)
+    return 2 if line else 0

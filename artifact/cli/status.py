@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import app
+from artifact.cli.runs import say_damage
 from artifact.errors import RunError
 
 _REASONS = 5
@@ -27,6 +28,7 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
             with reading(folder) as store:
                 found = run_status(store)
                 reasons = counted_reasons(store)
+                exit_code = max(exit_code, say_damage([store]))
         except RunError as error:  # the other runs are still worth a line
             print(f"kloc: {error}", file=sys.stderr)
             exit_code = error.exit_code

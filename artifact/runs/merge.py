@@ -76,6 +76,8 @@ def _whole(parts: Sequence[Store]) -> RunInfo:
                 f"{part.folder}: is no part of the run in {parts[0].folder}: it was made with another {name} ({here}, "
                 f"there {there}); merge parts of one run"
             )
+    for part in parts:
+        part.refuse_damage()
     _refuse_overlap(parts, whole)
     return whole
 

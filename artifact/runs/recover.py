@@ -198,7 +198,7 @@ def _save(found: _Found, folder: Path, store: Store) -> list[Saved]:
 
 
 def _whole(unit: Unit, found: _Stored, stored: bytes | None, info: RunInfo) -> Record | None:
-    """The record, if it can be one of the unit's and gives the `stored` numbers; None when any part of it is damaged."""
+    """The record, if it can be one of the unit's and gives the `stored` numbers; None when a part of it is damaged."""
     try:
         content = {"case_id": found.case_id, "status": found.status, "payload": _PAYLOAD.decode(found.payload)}
         record = msgspec.convert(content, Record)
@@ -225,7 +225,7 @@ def _whole(unit: Unit, found: _Stored, stored: bytes | None, info: RunInfo) -> R
 
 @contextmanager
 def _settled(path: Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """The journal, and a file to work in, without what a killed process wrote of a transaction: a copy, if there is any.
+    """The journal and a file to work in; a copy of it, without what a killed process wrote of a transaction, if any.
 
     What another database left beside it is passed over.
     """

@@ -152,17 +152,31 @@ def _check(connection: sqlite3.Connection, layout: bytes) -> Checked:
     return Checked(counts, damaged, missing, unsealed, lost)
 
 
+def tally_of(connection: sqlite3.Connection) -> Tally:
+    """The journal's tally; one of an earlier version has none yet, and all its records are unsealed."""
+    stored = connection.execute("select value from meta where key = ?", (TALLY,)).fetchone()
+    if stored is None:
+        ((unsealed,),) = connection.execute("select count(*) from records where seal is null")
+        return Tally(unsealed=unsealed)
+    return Tally.read(stored[0])
+
+
+def keep_tally(connection: sqlite3.Connection, tally: Tally) -> None:
+    """Store the tally, in the transaction of what it counts."""
+    connection.execute("insert or replace into meta values (?, ?)", (TALLY, tally.text()))
+
+
 def _holds(of: bytes, record: Sequence[object], stored: object, rows: dict[int, tuple[object, object]] | None) -> bool:
-    """Whether a record is the one that was sealed, and its row of numbers too, where rows are kept."""
+    """Whether a record is the one that was sealed, and its row of numbers too; a row that is gone can be made again."""
     unit, case_id, status, payload = record
     try:
         if seal(of, unit, case_id, status, payload) != stored:  # type: ignore[arg-type]
             return False
-        if rows is None or status != b"done":
+        if rows is None or case_id not in rows:
             return True
         row, seal_of_row = rows[case_id]  # type: ignore[index]
         return row_seal(stored, row) == seal_of_row  # type: ignore[arg-type, operator]
-    except (KeyError, TypeError):  # a value of another kind, no row
+    except TypeError:  # a value of another kind
         return False
 
 

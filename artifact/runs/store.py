@@ -24,7 +24,7 @@ from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write
 from artifact.runs.lock import locked
 from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
-from artifact.runs.seals import TALLY, Checked, Tally, check, of_description, row_seal, seal
+from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of
 
 DESCRIPTION = "run.json"
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -128,7 +128,7 @@ class Store:
         self._of = b""
 
     def checked(self) -> Checked:
-        """What the seals say of all records; a reader's answer is that of its first look."""
+        """What the seals say of all records; a reader says what it first saw."""
         if self._checked is None or not self._reads:
             try:
                 self._checked = check(self._connection, LAYOUT)
@@ -181,7 +181,7 @@ class Store:
             )
             if not added.rowcount:
                 return
-            self._count(self._tally().plus(stored))
+            keep_tally(self._connection, tally_of(self._connection).plus(stored))
             if record.status == "done":
                 row = to_bytes(case_numbers(unit, record.payload))
                 self._connection.execute(
@@ -195,7 +195,7 @@ class Store:
             for case_id in cases:
                 where = "from records where unit = ? and case_id = ? and status = 'failed'"
                 for (stored,) in self._connection.execute(f"select seal {where}", (unit.name, case_id)).fetchall():
-                    self._count(self._tally().minus(stored))
+                    keep_tally(self._connection, tally_of(self._connection).minus(stored))
                 self._connection.execute(f"delete {where}", (unit.name, case_id))
 
     @contextmanager
@@ -307,28 +307,16 @@ class Store:
         if not self._reads:
             return 0
         counts = self.counts().get(unit.name, Counter())
-        return sum(counts[status] for status in statuses) if statuses else counts.total()
+        return sum(count for status, count in counts.items() if status in statuses or not statuses)
 
     def _left_out(self, unit: Unit) -> set[int]:
         """Cases of a unit that a reader passes over."""
-        if not self._reads:
-            return set()
-        return {case_id for name, case_id in self.checked().damaged if name == unit.name}
+        return {case_id for name, case_id in self.checked().damaged if name == unit.name} if self._reads else set()
 
     def _description(self) -> bytes:
         if not self._of:
             self._of = of_description(self._meta("info") or "")
         return self._of
-
-    def _tally(self) -> Tally:
-        stored = self._meta(TALLY)
-        if stored is None:  # of an earlier version
-            ((unsealed,),) = self._rows("select count(*) from records where seal is null")
-            return Tally(unsealed=unsealed)
-        return Tally.read(stored)
-
-    def _count(self, tally: Tally) -> None:
-        self._connection.execute("insert or replace into meta values (?, ?)", (TALLY, tally.text()))
 
     def _meta(self, key: str) -> str | None:
         rows = self._rows("select value from meta where key = ?", (key,))
@@ -417,7 +405,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
             )
         with store.together():
             store._put("numbers", LAYOUT)
-            store._put(TALLY, Tally().text())
+            keep_tally(store._connection, Tally())
             store._put("info", msgspec.json.encode(info).decode())
         store._of = b""
         return info
