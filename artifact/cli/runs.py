@@ -43,6 +43,9 @@ class RunOptions:
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's network trained for the model; the world has its own.")
     ] = None
+    retry_failed: Annotated[
+        bool, Parameter(negative="", help="Compute the cases again that failed before; what comes out replaces them.")
+    ] = False
 
 
 @Parameter(name="*")
@@ -97,7 +100,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.runs.progress import display
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.setup import Asked
-    from artifact.runs.status import failed_units, not_computed
+    from artifact.runs.status import failed_units, left_line, not_computed
     from artifact.runs.store import reading_all
 
     methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
@@ -130,6 +133,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.
     obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
+    made_now = []
     for plan, model in zip(plans, models, strict=True):
         with display() as show:
             folder = run_plan(
@@ -140,17 +144,21 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
                 show=show,
                 engine=_engine(narrowing.engine),
                 report=lambda store: report(root or store.folder),
+                retry_failed=options.retry_failed,
             )
+        made_now.append(folder)
         page, made = report(root or folder)
     for before in made.before:
         print(f"measured before: {before.sentence}")
     with reading_all(root or folder) as stores:
-        line, failed = not_computed(stores), failed_units(stores)
-    if line:
-        print(line)
+        line, failed, left = not_computed(stores), failed_units(stores)
+        left = left_line([store for store in stores if store.folder in made_now])
+    for said in (line, left):
+        if said:
+            print(said)
     print(f"verdict: {made.verdict.sentence}")
     print(page)
-    return 2 if failed else made.verdict.exit_code
+    return 2 if failed or left else made.verdict.exit_code
 
 
 def _engine(name: str) -> Any:

@@ -18,8 +18,9 @@ _REASONS = 5
 def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of several.")]) -> int:
     """What is done and left of a run, who works on it, the time left, and the most frequent reasons for failures."""
     from artifact.reporting.tables import counted_reasons
+    from artifact.runs.journal import run_folders
     from artifact.runs.status import RunStatus, run_status, status_lines, total_line
-    from artifact.runs.store import reading, run_folders
+    from artifact.runs.store import reading
 
     exit_code = 0
     runs: list[RunStatus] = []

@@ -153,6 +153,13 @@ def journal_file(path: Path) -> bool:
     return stat.S_ISREG(mode)
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders that a user means by `folder`: itself, or all in it by name; RunError where none can be there."""
+    if journal_file(folder / DATABASE):
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{DATABASE}")) or [folder]
+
+
 def _refuse_strangers(path: Path) -> None:
     """Raise RunError for files beside the journal that SQLite would take for its own and write into it.
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from artifact import io
 from artifact.errors import RunError
 
-LOCK = "run.lock"
+LOCK, REPORT_LOCK = "run.lock", ".lock"
 _PATIENCE = 0.5
 """Seconds to try: a look at the lock (holder) holds it for an instant."""
+_TURN = 900.0
+"""Seconds that one report waits for another: a first one of a large run is drawn for minutes."""
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What a file system without locks answers."""
 
@@ -27,6 +29,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder, created if need be, until the block ends; RunError when it cannot be written or is held."""
     path = folder / LOCK
+    check_path(folder)
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +54,30 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def turn(folder: Path) -> Iterator[bool]:
+    """Wait until no other process writes a report into a folder that is there, and keep others waiting.
+
+    Gives False at once where the file system has no locks. Raises OSError when the folder cannot be written, RunError
+    when another process writes there for too long.
+    """
+    path, alone = folder / REPORT_LOCK, True
+    with ExitStack() as stack:
+        try:
+            _try_locks(path)
+            stack.enter_context(io.locked(path, _TURN))
+        except TimeoutError:
+            raise RunError(
+                f"{folder}: another process has been writing a report there for {_TURN / 60:.0f} minutes; stop it, or "
+                "name another folder with --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            alone = False
+        yield alone
+
+
 def holder(folder: Path) -> str | None:
     """Who works on a run, such as `process 12 on host`; None when nobody does, or no lock can tell."""
     path = folder / LOCK
@@ -68,6 +95,28 @@ def holder(folder: Path) -> str | None:
     finally:
         os.close(lock)
     return None
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise RunError when something is at `out`, which must be a new folder or an empty one, or it can be no path."""
+    check_path(out)
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
+    except OSError as error:
+        raise unwritable(out, error) from None
+
+
+def check_path(folder: Path) -> None:
+    """Raise RunError for what can be no folder's path: too long, or with a NUL in it."""
+    try:
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    except ValueError as error:
+        raise RunError(f"{str(folder)!r}: is no path ({error}); name a folder with --out") from None
 
 
 def unwritable(folder: Path, error: OSError) -> RunError:

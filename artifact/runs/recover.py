@@ -22,7 +22,7 @@ import numpy as np
 from artifact.errors import RunError
 from artifact.plan import Unit
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
-from artifact.runs.lock import holder, unwritable
+from artifact.runs.lock import holder, refuse_existing, unwritable
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
 from artifact.runs.salvage import Pages
 from artifact.runs.seals import TALLY, Tally, of_description, seal
@@ -53,8 +53,7 @@ def recover(folder: Path, out: Path) -> list[Saved]:
         raise RunError(f"{folder}: holds no {DATABASE}; name the folder of a damaged run")
     if (who := holder(folder)) is not None:
         raise RunError(f"{folder}: is in use by {who}; stop it first")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
+    refuse_existing(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         try:

@@ -106,6 +106,17 @@ def not_computed(stores: Sequence[Store]) -> str:
     return f"{line}; kloc status {stores[0].folder if len(stores) == 1 else stores[0].folder.parent} lists the reasons"
 
 
+def left_line(stores: Sequence[Store]) -> str:
+    """One line on the cases that a run came to and left undone, since the device does not hold them; or empty."""
+    left = [unit for store in stores for unit in run_status(store).units if unit.left]
+    if not left:
+        return ""
+    return (
+        f"not finished: {sum(unit.left for unit in left)} cases of {', '.join(unit.unit for unit in left)} are left "
+        "undone; take a larger device, or give other --memory, and run the same command again"
+    )
+
+
 def damage_line(stores: Sequence[Store]) -> str:
     """What is damaged in the runs' journals, in one line with the remedy; empty where nothing is."""
     return "; ".join(

@@ -8,7 +8,7 @@ everything else of a finished run is the same each time.
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,7 +20,7 @@ from artifact.errors import NotBegun, RunError
 from artifact.io import write_atomically
 from artifact.plan import Plan, Unit
 from artifact.runs.describe import described, first_difference
-from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, unreadable, unwritable
+from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
 from artifact.runs.lock import locked
 from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
@@ -169,11 +169,16 @@ class Store:
         except OSError as error:
             raise unwritable_folder(self.folder, error) from None
 
-    def add(self, unit: Unit, record: Record) -> None:
-        """Commit one case with its numbers and seals; a case that is there already stays as it is."""
+    def add(self, unit: Unit, record: Record, over_failed: bool = False) -> None:
+        """Commit one case with its numbers and seals; a case that is there already stays as it is.
+
+        With `over_failed` a failed one is replaced.
+        """
         assert record.status != "undone"
         payload = msgspec.json.encode(record.payload)
         with self._writing():
+            if over_failed:
+                self._forget_failed(unit, record.case_id)
             stored = seal(self._description(), unit.name.encode(), record.case_id, record.status.encode(), payload)
             added = self._connection.execute(
                 "insert or ignore into records (unit, case_id, status, payload, seal) values (?, ?, ?, ?, ?)",
@@ -189,14 +194,11 @@ class Store:
                     (unit.name, record.case_id, row, row_seal(stored, row)),
                 )
 
-    def forget_failed(self, unit: Unit, cases: Collection[int]) -> None:
-        """Take back the failed records of these cases, so that others can be stored for them."""
-        with self._writing():
-            for case_id in cases:
-                where = "from records where unit = ? and case_id = ? and status = 'failed'"
-                for (stored,) in self._connection.execute(f"select seal {where}", (unit.name, case_id)).fetchall():
-                    keep_tally(self._connection, tally_of(self._connection).minus(stored))
-                self._connection.execute(f"delete {where}", (unit.name, case_id))
+    def _forget_failed(self, unit: Unit, case_id: int) -> None:
+        where = "from records where unit = ? and case_id = ? and status = 'failed'"
+        for (stored,) in self._connection.execute(f"select seal {where}", (unit.name, case_id)).fetchall():
+            keep_tally(self._connection, tally_of(self._connection).minus(stored))
+        self._connection.execute(f"delete {where}", (unit.name, case_id))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -383,12 +385,6 @@ def reading_all(folder: Path) -> Iterator[list[Store]]:
     """The store of a run, or the stores of all runs in a folder of runs, by name; RunError when there is none."""
     with ExitStack() as stack:
         yield [stack.enter_context(reading(one)) for one in run_folders(folder)]
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """The run folders that a user means by `folder`: itself, or all in it by name."""
-    within = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
-    return [folder] if (folder / DATABASE).exists() or not within else within
 
 
 def begin(store: Store, info: RunInfo) -> RunInfo:
