@@ -151,7 +151,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     for before in made.before:
         print(f"measured before: {before.sentence}")
     with reading_all(root or folder) as stores:
-        line, failed, left = not_computed(stores), failed_units(stores)
+        line, failed = not_computed(stores), failed_units(stores)
         left = left_line([store for store in stores if store.folder in made_now])
     for said in (line, left):
         if said:

@@ -166,6 +166,8 @@ class Store:
         text = msgspec.json.format(msgspec.json.encode(self.info()), indent=1)
         try:
             write_atomically(self.folder / DESCRIPTION, text + b"\n")
+        except FileExistsError:
+            raise RunError(f"{self.folder / DESCRIPTION}: is not a regular file; remove it") from None
         except OSError as error:
             raise unwritable_folder(self.folder, error) from None
 
@@ -287,16 +289,18 @@ class Store:
         self._connection.close()
 
     def _records(self, unit: Unit, expected: int, only: str = "") -> list[Record]:
-        rows = self._rows(
-            f"select case_id, status, payload from records where unit = ? {only} order by +case_id", (unit.name,)
-        )
+        # As blobs: what is left out need not be text.
+        columns = "case_id, cast(status as blob), cast(payload as blob)"
+        rows = self._rows(f"select {columns} from records where unit = ? {only} order by +case_id", (unit.name,))
         left_out = self._left_out(unit)
         found = [
             Record(
-                case_id, status, self._decoded(payload, f"the record of {unit.name}, case {case_id},", dict[str, Any])
+                case,
+                status.decode(errors="replace"),
+                self._decoded(payload, f"the record of {unit.name}, case {case},", dict[str, Any]),
             )
-            for case_id, status, payload in rows
-            if case_id not in left_out
+            for case, status, payload in rows
+            if case not in left_out
         ]
         if len(found) < expected:  # an index, or the order of a table, is damaged
             raise damaged(
@@ -331,7 +335,7 @@ class Store:
         except sqlite3.Error as error:
             raise unreadable(self.folder / DATABASE, error) from None
 
-    def _decoded(self, text: str, what: str, kind: type[Decoded]) -> Decoded:
+    def _decoded(self, text: str | bytes, what: str, kind: type[Decoded]) -> Decoded:
         try:
             return msgspec.json.decode(text, type=kind)
         except (msgspec.DecodeError, UnicodeError) as error:
