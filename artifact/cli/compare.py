@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import app, check_folder
+from artifact.cli.runs import say_damage
 from artifact.evaluation.metrics import METRICS, Metric
 from artifact.io import write_atomically
 
@@ -25,8 +26,9 @@ def compare(
 
     with reading(first) as one, reading(second) as other:
         found = pair(one, other, (metric,) if csv is None else METRICS)
+        damage = say_damage([one, other])
     if csv is not None:
         check_folder(csv)
         write_atomically(csv, comparison_csv(found))
     print(comparison_text(found, metric), end="")
-    return 0
+    return damage

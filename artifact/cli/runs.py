@@ -1,15 +1,20 @@
 """kloc smoke, full, run, report, verify, baseline: runs of a plan and what is made of them."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
 from artifact.errors import SettingError
 from artifact.io import write_atomically
+
+if TYPE_CHECKING:
+    from artifact.runs.store import Store
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
 
@@ -38,6 +43,9 @@ class RunOptions:
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's network trained for the model; the world has its own.")
     ] = None
+    retry_failed: Annotated[
+        bool, Parameter(negative="", help="Compute the cases again that failed before; what comes out replaces them.")
+    ] = False
 
 
 @Parameter(name="*")
@@ -92,7 +100,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.runs.progress import display
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.setup import Asked
-    from artifact.runs.status import failed_units, not_computed
+    from artifact.runs.status import failed_units, left_line, not_computed
     from artifact.runs.store import reading_all
 
     methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
@@ -125,6 +133,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.
     obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
+    made_now = []
     for plan, model in zip(plans, models, strict=True):
         with display() as show:
             folder = run_plan(
@@ -135,17 +144,21 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
                 show=show,
                 engine=_engine(narrowing.engine),
                 report=lambda store: report(root or store.folder),
+                retry_failed=options.retry_failed,
             )
+        made_now.append(folder)
         page, made = report(root or folder)
     for before in made.before:
         print(f"measured before: {before.sentence}")
     with reading_all(root or folder) as stores:
         line, failed = not_computed(stores), failed_units(stores)
-    if line:
-        print(line)
+        left = left_line([store for store in stores if store.folder in made_now])
+    for said in (line, left):
+        if said:
+            print(said)
     print(f"verdict: {made.verdict.sentence}")
     print(page)
-    return 2 if failed else made.verdict.exit_code
+    return 2 if failed or left else made.verdict.exit_code
 
 
 def _engine(name: str) -> Any:
@@ -185,13 +198,14 @@ def report(
     with reading_all(run_folder) as stores:
         within = stores[0].folder != run_folder
         page, _ = render(*stores, folder=out or run_folder / "report", by_model=within)
+        damage = say_damage(stores)
     print(page)
-    return 0
+    return damage
 
 
 @app.command
 def verify(run_folder: RunFolder) -> int:
-    """Print the verdict on a run; exit code 1 when a compared value is outside its tolerance."""
+    """Print the verdict on a run; exit code 1 when a value is outside its tolerance, 2 when records are damaged."""
     from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
     from artifact.runs.status import not_computed
@@ -199,7 +213,11 @@ def verify(run_folder: RunFolder) -> int:
 
     with reading_all(run_folder) as stores:
         found, missing = verdict_of(*stores), not_computed(stores)
+        say_damage(stores)
     print(f"verdict: {found.sentence}")
+    for checked in found.checked:
+        if checked.unsealed:
+            print(checked.unsealed_words)
     if missing:
         print(missing)
     for judged in found.claims:
@@ -224,7 +242,17 @@ def baseline(
 
     with reading(run_folder) as store:
         content = baseline_json(measured_run(store), charts(store), hardware)
+        damage = say_damage([store])
     check_folder(out)
     write_atomically(out, content)
     print(out)
-    return 0
+    return damage
+
+
+def say_damage(stores: Sequence["Store"]) -> int:
+    """Say what is damaged in the journals and was left out; the exit code that follows."""
+    from artifact.runs.status import damage_line
+
+    if line := damage_line(stores):
+        print(f"kloc: {line}", file=sys.stderr)
+    return 2 if line else 0

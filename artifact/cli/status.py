@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import app
+from artifact.cli.runs import say_damage
 from artifact.errors import RunError
 
 _REASONS = 5
@@ -17,8 +18,9 @@ _REASONS = 5
 def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of several.")]) -> int:
     """What is done and left of a run, who works on it, the time left, and the most frequent reasons for failures."""
     from artifact.reporting.tables import counted_reasons
+    from artifact.runs.journal import run_folders
     from artifact.runs.status import RunStatus, run_status, status_lines, total_line
-    from artifact.runs.store import reading, run_folders
+    from artifact.runs.store import reading
 
     exit_code = 0
     runs: list[RunStatus] = []
@@ -27,6 +29,7 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
             with reading(folder) as store:
                 found = run_status(store)
                 reasons = counted_reasons(store)
+                exit_code = max(exit_code, say_damage([store]))
         except RunError as error:  # the other runs are still worth a line
             print(f"kloc: {error}", file=sys.stderr)
             exit_code = error.exit_code

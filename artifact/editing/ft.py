@@ -19,7 +19,7 @@ from torch import Tensor
 from artifact.editing.edit import Dense, Edit, Edited, checked_norm
 from artifact.editing.hparams import FtHparams
 from artifact.editing.protocol import Protocol
-from artifact.errors import EditError, PromptError
+from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
@@ -78,7 +78,7 @@ def ft(
 
     def alone(g: int) -> list[Edited | EditError]:
         return [
-            EditError(
+            DoesNotFit(
                 f"{len(asked[g])} requests of up to {_longest(asked[g])} tokens, written jointly, do not fit the "
                 "device's memory; take a larger device, or fewer facts a group"
             )

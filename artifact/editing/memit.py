@@ -23,7 +23,7 @@ from artifact.editing.hparams import MemitHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
 from artifact.editing.value import Objective, Row, objective, optimise, subject_row
-from artifact.errors import EditError
+from artifact.errors import DoesNotFit, EditError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Site
 from artifact.lm.device import Memory, batches, default_memory
@@ -101,7 +101,7 @@ def memit(
 
     def alone(one: _Asked) -> list[MemitEdit | EditError]:
         return [
-            EditError(
+            DoesNotFit(
                 f"{len(one.views)} facts with {len(flat)} prefixes, written jointly, do not fit the device's memory; "
                 "take a larger device, or fewer facts a group"
             )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from artifact.editing.hparams import MemitHparams, RomeHparams
 from artifact.editing.protocol import Protocol
-from artifact.errors import EditError, PromptError
+from artifact.errors import DoesNotFit, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
 from artifact.lm.decoder import Aligned, LayerKeys
 from artifact.lm.device import Memory, batches, default_memory
@@ -119,7 +119,7 @@ def optimise(
         return _optimise(model, layer, objectives[facts], start_FD[facts], hparams)
 
     def alone(fact: int) -> Optimised:
-        raise EditError(
+        raise DoesNotFit(
             "the value optimisation of one fact does not fit the device's memory; take a larger device or fewer "
             "prefixes"
         )

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby
@@ -37,6 +37,7 @@ from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import PaperRow, counted_reasons
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
+from artifact.runs.lock import turn
 from artifact.runs.rehearsed import REHEARSED
 from artifact.runs.store import RunInfo, Store
 
@@ -66,19 +67,22 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
     `folder` is the first run's own report folder unless given. Of several runs each file carries its model's name, with
-    `by_model` of a single one, too: a report that other models will join then keeps its names. Raises RunError when it
+    `by_model` of a single one, too: a report that other models will join then keeps its names. Two processes that
+    report into one folder take turns. Raises RunError when it
     cannot be written, ExpectedError when the published values cannot be read.
     """
     folder = folder or stores[0].report_folder
-    # Tried first: nobody should wait for a report that has no place.
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
-            unfinished.unlink()
-    with _uncollected():
-        found = make_report(stores, load_expected(), folder, by_model)
-    for name, content in found.files.items():
-        _write(folder / name, content)
+    with ExitStack() as stack:
+        # Tried first: nobody should wait for a report that has no place.
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if stack.enter_context(turn(folder)):
+                for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
+                    unfinished.unlink(missing_ok=True)
+        with _uncollected():
+            found = make_report(stores, load_expected(), folder, by_model)
+        for name, content in found.files.items():
+            _write(folder / name, content)
     return folder / "report.html", found
 
 
@@ -140,6 +144,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
     return {
         "info": info,
+        "checked": store.checked(),
         "prefix": prefix,
         "rows": rows,
         "own_grids": own,

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from artifact.errors import ArtifactError, RunError, SettingError
+from artifact.errors import ArtifactError, DoesNotFit, SettingError
 from artifact.facts.fact import Perspective, Statement
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
@@ -151,11 +151,11 @@ def trace_all(
             lengths.setdefault(len(encoded.ids), []).append(_Asked(number, encoded, span))
     cells = settings.cells(model.decoder.layers)
 
-    def compute(part: Sequence[_Asked]) -> Swept | RunError:
+    def compute(part: Sequence[_Asked]) -> Swept | DoesNotFit:
         return sweep(model.decoder, [one.encoded.ids for one in part], [one.span for one in part], cells, memory)
 
-    def alone(one: _Asked) -> Swept | RunError:
-        return RunError(
+    def alone(one: _Asked) -> Swept | DoesNotFit:
+        return DoesNotFit(
             f"case {statements[one.number].case_id}: one fact of {len(one.encoded.ids)} tokens, {settings.samples} "
             "samples does not fit the device's memory; take a larger device, or fewer --samples"
         )
@@ -167,7 +167,7 @@ def trace_all(
 
         for part, swept in batches(asked, fitting, compute, memory, alone):
             for f, (number, encoded, span) in enumerate(part):
-                if isinstance(swept, RunError):
+                if isinstance(swept, DoesNotFit):
                     found[number] = swept
                     continue
                 found[number] = Trace(
