@@ -7,9 +7,22 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
+from artifact.cli.app import (
+    Correct,
+    Device,
+    Limit,
+    Memory,
+    Out,
+    Protocol,
+    RunModel,
+    app,
+    check_outputs,
+    words,
+    writing,
+)
 from artifact.errors import SettingError
 from artifact.io import write_atomically
+from artifact.terminal import say
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
 
@@ -138,13 +151,13 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
             )
         page, made = report(root or folder)
     for before in made.before:
-        print(f"measured before: {before.sentence}")
+        say(f"measured before: {before.sentence}")
     with reading_all(root or folder) as stores:
         line, failed = not_computed(stores), failed_units(stores)
     if line:
-        print(line)
-    print(f"verdict: {made.verdict.sentence}")
-    print(page)
+        say(line)
+    say(f"verdict: {made.verdict.sentence}")
+    say(page)
     return 2 if failed else made.verdict.exit_code
 
 
@@ -185,7 +198,7 @@ def report(
     with reading_all(run_folder) as stores:
         within = stores[0].folder != run_folder
         page, _ = render(*stores, folder=out or run_folder / "report", by_model=within)
-    print(page)
+    say(page)
     return 0
 
 
@@ -199,13 +212,13 @@ def verify(run_folder: RunFolder) -> int:
 
     with reading_all(run_folder) as stores:
         found, missing = verdict_of(*stores), not_computed(stores)
-    print(f"verdict: {found.sentence}")
+    say(f"verdict: {found.sentence}")
     if missing:
-        print(missing)
+        say(missing)
     for judged in found.claims:
-        print(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
+        say(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
     for line in verdict_lines(found.cells):
-        print(line)
+        say(line)
     return found.exit_code
 
 
@@ -222,9 +235,10 @@ def baseline(
     from artifact.reporting.verdict import measured_run
     from artifact.runs.store import reading
 
+    check_outputs({"--out": out}, (run_folder,))
     with reading(run_folder) as store:
         content = baseline_json(measured_run(store), charts(store), hardware)
-    check_folder(out)
-    write_atomically(out, content)
-    print(out)
+    with writing(out):
+        write_atomically(out, content)
+    say(out)
     return 0
