@@ -28,6 +28,10 @@ _OURS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
 """What the system says of a wrong call. Every other error of the system's is something that the user can see to."""
 
 
+_TEXTS = ("--prompt", "--subject", "--template", "--hardware")
+"""Options that take text of any kind; what an empty one lacks is said by those who read it."""
+
+
 def answer(arguments: list[str]) -> int:
     """The exit code of a command line. Where standard output cannot be written, files are, and the code is 2."""
     with speaking() as heard:
@@ -42,7 +46,7 @@ def answer(arguments: list[str]) -> int:
 
 def _tried(arguments: list[str]) -> int:
     try:
-        _refuse_bytes(arguments)
+        _refuse_odd(arguments)
         return app(arguments) or 0
     except ArtifactError as error:
         complain(error)
@@ -71,9 +75,16 @@ def _tried(arguments: list[str]) -> int:
         return 2
 
 
-def _refuse_bytes(arguments: list[str]) -> None:
-    """Bytes that are no text would fail later, where a run is described."""
-    for argument in arguments:
+def _refuse_odd(arguments: list[str]) -> None:
+    """Refuse bytes that are no text, which would fail later, where a run is described; and an empty name of a file,
+    which would be the current folder.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if not argument.strip() and before not in _TEXTS:
+            raise SettingError(f"{before or 'an argument'}: is given nothing; give it a value, or leave it out")
+        if option.startswith("--") and equals and not value.strip() and option not in _TEXTS:
+            raise SettingError(f"{option}: is given nothing; give it a value, or leave it out")
         try:
             argument.encode()
         except UnicodeEncodeError:
