@@ -6,6 +6,7 @@ load torch happen inside the commands that need it. This file itself loads almos
 in one line from the first moment on.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ def main() -> None:
     if heeds:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _unraisable
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last thing, when only the end is left
     code = 3
     try:
         from artifact.terminal import keep_descriptors, silence
@@ -29,8 +31,6 @@ def main() -> None:
         code = call(sys.argv[1:])
         if heeds:
             signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # while threads and libraries end
-        if code != 0:
-            sys.stderr.flush()
         if _unwritten():
             silence()
     except KeyboardInterrupt:  # a second one, while the first was answered

@@ -47,6 +47,8 @@ def answer(arguments: list[str]) -> int:
 def _tried(arguments: list[str]) -> int:
     try:
         _refuse_odd(arguments)
+        if not 20 <= _columns() <= 1000:
+            os.environ.pop("COLUMNS", None)  # help cannot be set in so few; libraries fall back on the terminal's own
         return app(arguments) or 0
     except ArtifactError as error:
         complain(error)
@@ -57,6 +59,8 @@ def _tried(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         complain("stopped; the same command goes on from what was stored")
         return 3
+    except SystemExit as error:  # how rich leaves when the reader of a pipe has gone
+        return 0 if error.code == 1 else 2
     except MemoryError:
         complain("this machine's memory does not suffice; give less --memory, free some, or take a larger machine")
         return 2
@@ -91,6 +95,11 @@ def _refuse_odd(arguments: list[str]) -> None:
             raise SettingError(
                 f"{argument!r}: is not UTF-8 text; give text in UTF-8, or rename the file that it names"
             ) from None
+
+
+def _columns() -> int:
+    given = os.environ.get("COLUMNS", "80")
+    return int(given) if given.isdecimal() and len(given) < 6 else 0
 
 
 def _reader_is_gone() -> bool:

@@ -7,7 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
+from artifact.errors import SettingError
 from artifact.facts.fact import decode_json, parse_facts, read_bytes
+from artifact.io import is_device
 from artifact.terminal import say
 
 
@@ -38,7 +40,6 @@ def mend_train(
     from artifact.editing.hparams import hparams_for, hparams_hash
     from artifact.editing.mend_train import UNFINISHED, MendTraining, train
     from artifact.editing.mend_weights import write_network
-    from artifact.errors import SettingError
     from artifact.lm.device import use_tf32
     from artifact.runs.setup import SMALL_EMBEDDING, data_for
 
@@ -47,6 +48,8 @@ def mend_train(
         training = msgspec.convert({key: value for key, value in given.items() if value is not None}, MendTraining)
     except msgspec.ValidationError as error:
         raise SettingError(f"mend-train: {error}; give another value") from None
+    if is_device(out):
+        raise SettingError(f"--out {out}: is a device, which keeps no checkpoint; name a file")
     check_outputs({"--out": out}, (facts, hparams, model))
     check_inputs({"--hparams": hparams})
     loaded = load_model(model, device)

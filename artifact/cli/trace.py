@@ -69,6 +69,10 @@ def trace(
     from artifact.tracing.trace import trace as trace_fact
 
     followed = protocol_of(protocol, words(correct))
+    if figure is not None:
+        from artifact.reporting.figures import figure_form
+
+        figure_form(figure)
     check_outputs({"--json": json_file, "--figure": figure}, (facts, model))
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None

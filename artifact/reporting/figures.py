@@ -61,15 +61,21 @@ def severed_files(chart: SeveredChart) -> dict[str, bytes]:
     return {f"{chart.name}.pdf": pdf, f"{chart.name}.png": png}
 
 
+def figure_form(path: Path) -> str:
+    """The form that a figure's file name asks for: pdf or png; SettingError for another."""
+    form = path.suffix.lower().removeprefix(".")
+    if form not in ("pdf", "png"):
+        raise SettingError(f"figure {path}: expected a name that ends in .pdf or .png; give such a name")
+    return form
+
+
 def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
     """Heat map of one traced prompt's indirect effects, token by layer, written to `path` (.pdf or .png).
 
     `trace` holds what `kloc trace --json` writes. Corrupted tokens carry a star. Raises SettingError for another
     suffix, RunError when the file cannot be written.
     """
-    form = path.suffix.lower().removeprefix(".")
-    if form not in ("pdf", "png"):
-        raise SettingError(f"figure {path}: expected a name that ends in .pdf or .png; give such a name")
+    form = figure_form(path)
     effects_TL = np.asarray(trace["scores"]) - trace["corrupted"]
 
     def draw() -> Figure:
