@@ -6,14 +6,28 @@ load torch happen inside the commands that need it. This file itself loads almos
 in one line from the first moment on.
 """
 
-import atexit
 import os
-import signal
 import sys
-from contextlib import suppress
-from types import FrameType
 
 _STOPPED = "kloc: stopped; the same command goes on from what was stored\n"
+
+
+def _leave() -> None:
+    """End the process as interrupted: one line, and the cursor that a progress bar hid is shown again."""
+    try:
+        if sys.stdout is not None and sys.stdout.isatty():
+            os.write(1, b"\x1b[?25h")
+        os.write(2, _STOPPED.encode())
+    finally:
+        os._exit(3)
+
+
+try:
+    import atexit
+    import signal
+    from types import FrameType
+except KeyboardInterrupt:  # nothing stands ready yet
+    _leave()
 
 
 def main() -> None:
@@ -69,12 +83,3 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         _leave()
     sys.__unraisablehook__(unraisable)
-
-
-def _leave() -> None:
-    """End the process as interrupted: one line, and the cursor that a progress bar hid is shown again."""
-    with suppress(Exception):
-        if sys.stdout is not None and sys.stdout.isatty():
-            os.write(1, b"\x1b[?25h")
-        os.write(2, _STOPPED.encode())
-    os._exit(3)
