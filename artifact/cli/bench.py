@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
+from artifact.terminal import say
 
 bench_app = App(
     name="bench", help="This package against the one-at-a-time way: same work, one run, with the difference."
@@ -40,7 +41,7 @@ def bench_trace(
     from artifact.bench.trace import bench_trace as compare
 
     device = _ready(shape, device, protocol, dtype)
-    print(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
+    say(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
     found = compare(
         shape,
         device,
@@ -54,7 +55,7 @@ def bench_trace(
     )
     for one in found:
         for line in one.lines():
-            print(line, flush=True)
+            say(line)
     return 0
 
 
@@ -79,7 +80,7 @@ def bench_edit(
 
     device = _ready(shape, device, protocol)
     facts = facts or (4 if method == "rome" else 8)
-    print(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
+    say(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
     found = compare(
         shape,
         device,
@@ -91,7 +92,7 @@ def bench_edit(
         count=operations,
     )
     for line in found.lines():
-        print(line, flush=True)
+        say(line)
     return 0
 
 
@@ -113,10 +114,10 @@ def bench_evaluate(
     from artifact.bench.evaluate import bench_evaluate as compare
 
     device = _ready(shape, device, protocol)
-    print(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
+    say(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
     found = compare(shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations)
     for line in found.lines():
-        print(line, flush=True)
+        say(line)
     return 0
 
 
@@ -133,7 +134,7 @@ def bench_report(
 
     with tempfile.TemporaryDirectory() as scratch:
         for line in time_it(out or Path(scratch) / "run", records).lines():
-            print(line, flush=True)
+            say(line)
     return 0
 
 
@@ -148,5 +149,5 @@ def _ready(shape: str, device: str | None, protocol: str, dtype: str = "float32"
     use_tf32(PROTOCOLS[protocol].tf32)
     cuda = device.startswith("cuda")
     where = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{shape} shape, {dtype}, {where}; protocol {protocol}")
+    say(f"{shape} shape, {dtype}, {where}; protocol {protocol}")
     return device

@@ -1,7 +1,8 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
+import errno
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -12,15 +13,19 @@ from artifact.cli.app import (
     Model,
     Protocol,
     app,
-    check_folder,
+    check_inputs,
+    check_outputs,
     load_model,
     memory_budget,
     words,
     write_json,
+    writing,
 )
 from artifact.editing.hparams import JOINT, MethodName
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
+from artifact.io import reason, replacing
+from artifact.terminal import say
 
 _NONE: list[str] = []
 
@@ -56,8 +61,6 @@ def edit(
     correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
-    from safetensors.torch import save_file
-
     from artifact.editing.kn import NO_NEURON
     from artifact.editing.mend_history import History
     from artifact.editing.methods import ordered
@@ -71,6 +74,9 @@ def edit(
             f"--history is for MEND as released, whose edits depend on those before them; this is {method} under "
             f"{protocol_words(followed.name, followed.switches())}; leave it out"
         )
+    files = {"--prefixes": prefixes, "--hparams": hparams, "--mend-weights": mend_weights, "--history": history}
+    check_outputs({"--out": out}, (request, *files.values(), moments, model))
+    check_inputs(files)
     requests = read_facts(request)
     if len(requests) > 1 and method not in JOINT:
         raise FactError(
@@ -113,27 +119,37 @@ def edit(
         **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
         **({"history": str(len(earlier))} if editor.ordered else {}),
     }
-    check_folder(out)
-    save_file(found.edit.tensors(loaded.decoder), out, metadata=described)
+    _write_edit(out, found.edit.tensors(loaded.decoder), described)
     first = views[0]
     others = f" and {len(views) - 1} more" if len(views) > 1 else ""
-    print(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
+    say(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
     figures = {name: value for name, value in found.told().items() if not isinstance(value, str)}
-    print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    say(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     if found.note:
-        print(found.note)
+        say(found.note)
     if editor.ordered:
-        print(f"as released, normalised with the rows of {len(earlier)} edits before it (--history) and its own")
+        say(f"as released, normalised with the rows of {len(earlier)} edits before it (--history) and its own")
     told = [name for name in ("protocol", "hparams", "moments", "weights") if name in described]
-    print(", ".join(f"{name} {described[name]}" for name in told))
-    print(f"hyperparameters: {described['hparams_source']}")
+    say(", ".join(f"{name} {described[name]}" for name in told))
+    say(f"hyperparameters: {described['hparams_source']}")
     for line in editor.notes:
-        print(line)
+        say(line)
     _say_unused(method, moments=moments, prefixes=prefixes, mend_weights=mend_weights)
     if method == "kn" and followed.kn_undone:
-        print("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")
-    print(out)
+        say("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")
+    say(out)
     return 0
+
+
+def _write_edit(out: Path, tensors: dict[str, Any], described: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with writing(out), replacing(out) as part:
+        try:
+            save_file(tensors, part, metadata=described)
+        except SafetensorError as error:  # its words for a full disk
+            raise OSError(errno.EIO, reason(error)) from None
 
 
 _READS = {"rome": ("moments", "prefixes"), "memit": ("moments", "prefixes"), "mend": ("mend_weights",)}
@@ -143,7 +159,7 @@ def _say_unused(method: MethodName, **files: Path | None) -> None:
     """A file that the method does not read is not passed over in silence."""
     for name, path in files.items():
         if path is not None and name not in _READS.get(method, ()):
-            print(f"--{name.replace('_', '-')} {path} is not used: {method} reads no such file")
+            say(f"--{name.replace('_', '-')} {path} is not used: {method} reads no such file")
 
 
 @app.command
@@ -161,6 +177,8 @@ def score(
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
 
+    check_outputs({"--json": json_file}, (cases, edit, model))
+    check_inputs({"--edit": edit})
     facts = read_facts(cases)
     loaded = load_model(model, device)
     scores = score_cases(
@@ -170,12 +188,12 @@ def score(
         memory_budget(memory, str(loaded.decoder.device)),
     )
     found = [case_json(one) for one in scores]
-    print(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
+    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "cases": found})
+    say(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
     for view in PERSPECTIVES:
         for group in GROUPS:
             of_cases = [one[view][group] for one in found if view in one and one[view][group]["success"] is not None]
             if of_cases:
                 means = {metric: sum(case[metric] for case in of_cases) / len(of_cases) for metric in METRICS}
-                print(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
-    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "cases": found})
+                say(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
     return 0

@@ -29,6 +29,7 @@ from artifact.sources.download import Tell
 from artifact.sources.fetch import check_room, fetch_source, offline, state_of
 from artifact.sources.lock import entry_of, forget, holding, record, recorded
 from artifact.sources.verify import examine
+from artifact.terminal import complain, say, shown
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -55,7 +56,7 @@ def fetch(
                 folder = fetch_source(source, shown.say, shown.begin(source.name))
                 folder = _converted(source, shown) or folder
             except ArtifactError as error:  # the others can still come
-                print(f"kloc: {' '.join(str(error).split())}", file=sys.stderr)
+                complain(error)
                 failed = error.exit_code
             else:
                 shown.say(f"{source.name}: {folder}")
@@ -95,9 +96,9 @@ def _names(what: tuple[str, ...]) -> list[str]:
 def _list() -> None:
     for source in SOURCES.values():
         size = f"{'' if source.exact else '~'}{size_words(source.size)}"
-        print(f"{source.name:<16} {size:>9}  {state_of(source):<9} {source.licence:<19} {source.purpose}")
-        print(f"{'':<38}{source.citation}")
-    print(f"cache: {cache_folder()}; models: the hub's cache (HF_HOME)")
+        say(f"{source.name:<16} {size:>9}  {state_of(source):<9} {source.licence:<19} {source.purpose}")
+        say(f"{'':<38}{source.citation}")
+    say(f"cache: {cache_folder()}; models: the hub's cache (HF_HOME)")
 
 
 def _check(sources: list[Source]) -> int:
@@ -106,18 +107,13 @@ def _check(sources: list[Source]) -> int:
         for finding in examine(source):
             if finding.state == "damaged":
                 damaged += 1
-                print(
-                    f"kloc: {finding.key}: damaged, {finding.words}; run kloc fetch {source.name} to fetch it again",
-                    file=sys.stderr,
-                )
+                complain(f"{finding.key}: damaged, {finding.words}; run kloc fetch {source.name} to fetch it again")
             elif finding.state == "missing":
-                print(f"missing  {finding.key}: kloc fetch {source.name}")
+                say(f"missing  {finding.key}: kloc fetch {source.name}")
             elif finding.state == "new":
-                print(
-                    f"not verified  {finding.key}: no hash is pinned or recorded; kloc fetch {source.name} records it"
-                )
+                say(f"not verified  {finding.key}: no hash is pinned or recorded; kloc fetch {source.name} records it")
             else:
-                print(f"whole    {finding.key}")
+                say(f"whole    {finding.key}")
     return 2 if damaged else 0
 
 
@@ -170,9 +166,9 @@ class _Shown:
 
     def say(self, line: str) -> None:
         if self._progress:
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            say(line)
 
     def begin(self, name: str) -> Tell:
         """What a source's download is told to; bytes that were there before do not count for the rate."""
@@ -204,5 +200,5 @@ def _shown() -> Iterator[_Shown]:
         yield _Shown(None)
         return
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console()) as progress:
+    with Progress(TextColumn("{task.description}", markup=False), *columns, console=Console()) as progress:
         yield _Shown(progress)

@@ -1,6 +1,5 @@
 """kloc smoke, full, run, report, verify, baseline: runs of a plan and what is made of them."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -9,9 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
+from artifact.cli.app import (
+    Correct,
+    Device,
+    Limit,
+    Memory,
+    Out,
+    Protocol,
+    RunModel,
+    app,
+    check_outputs,
+    words,
+    writing,
+)
 from artifact.errors import SettingError
 from artifact.io import write_atomically
+from artifact.terminal import complain, say
 
 if TYPE_CHECKING:
     from artifact.runs.store import Store
@@ -149,15 +161,15 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         made_now.append(folder)
         page, made = report(root or folder)
     for before in made.before:
-        print(f"measured before: {before.sentence}")
+        say(f"measured before: {before.sentence}")
     with reading_all(root or folder) as stores:
         line, failed = not_computed(stores), failed_units(stores)
         left = left_line([store for store in stores if store.folder in made_now])
     for said in (line, left):
         if said:
-            print(said)
-    print(f"verdict: {made.verdict.sentence}")
-    print(page)
+            say(said)
+    say(f"verdict: {made.verdict.sentence}")
+    say(page)
     return 2 if failed or left else made.verdict.exit_code
 
 
@@ -199,7 +211,7 @@ def report(
         within = stores[0].folder != run_folder
         page, _ = render(*stores, folder=out or run_folder / "report", by_model=within)
         damage = say_damage(stores)
-    print(page)
+    say(page)
     return damage
 
 
@@ -214,16 +226,16 @@ def verify(run_folder: RunFolder) -> int:
     with reading_all(run_folder) as stores:
         found, missing = verdict_of(*stores), not_computed(stores)
         say_damage(stores)
-    print(f"verdict: {found.sentence}")
+    say(f"verdict: {found.sentence}")
     for checked in found.checked:
         if checked.unsealed:
-            print(checked.unsealed_words)
+            say(checked.unsealed_words)
     if missing:
-        print(missing)
+        say(missing)
     for judged in found.claims:
-        print(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
+        say(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
     for line in verdict_lines(found.cells):
-        print(line)
+        say(line)
     return found.exit_code
 
 
@@ -240,12 +252,13 @@ def baseline(
     from artifact.reporting.verdict import measured_run
     from artifact.runs.store import reading
 
+    check_outputs({"--out": out}, (run_folder,))
     with reading(run_folder) as store:
         content = baseline_json(measured_run(store), charts(store), hardware)
         damage = say_damage([store])
-    check_folder(out)
-    write_atomically(out, content)
-    print(out)
+    with writing(out):
+        write_atomically(out, content)
+    say(out)
     return damage
 
 
@@ -254,5 +267,5 @@ def say_damage(stores: Sequence["Store"]) -> int:
     from artifact.runs.status import damage_line
 
     if line := damage_line(stores):
-        print(f"kloc: {line}", file=sys.stderr)
+        complain(line)
     return 2 if line else 0

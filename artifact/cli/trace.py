@@ -12,12 +12,14 @@ from artifact.cli.app import (
     Model,
     Protocol,
     app,
+    check_outputs,
     load_model,
     memory_budget,
     words,
     write_json,
 )
 from artifact.facts.fact import Perspective, Statement, read_statements
+from artifact.terminal import say
 
 _NONE: list[str] = []
 
@@ -67,6 +69,11 @@ def trace(
     from artifact.tracing.trace import trace as trace_fact
 
     followed = protocol_of(protocol, words(correct))
+    if figure is not None:
+        from artifact.reporting.figures import figure_form
+
+        figure_form(figure)
+    check_outputs({"--json": json_file, "--figure": figure}, (facts, model))
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
     loaded = load_model(model, device)
@@ -93,19 +100,19 @@ def trace(
         "model": loaded.name,
         "revision": loaded.revision,
     }
+    write_json(json_file, result)
     said = protocol_words(followed.name, followed.switches())
     source = f"s3 over the subjects of {facts or data_for(loaded.name).source}" if noise == "s3" else "as given"
     if kind != "hidden" and 2 * window > (layers := loaded.decoder.layers):
-        print(
+        say(
             f"a window of {window} layers spans most of this model's {layers}, so cells hardly differ; the paper's "
             f"share of the depth is --window {max(1, round(10 / 48 * layers))}"
         )
-    print(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
-    print(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
+    say(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
+    say(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
     for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):
         mark = "*" if position in found.span else " "
-        print(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
-    write_json(json_file, result)
+        say(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
     if figure is not None:
         from artifact.reporting.figures import trace_figure
 

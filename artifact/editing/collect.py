@@ -30,6 +30,7 @@ from artifact.editing.moments import PROVENANCE, UNREADABLE, KeySums, moment_fil
 from artifact.editing.moments import write_moments as write_files
 from artifact.editing.texts import Reader, Source
 from artifact.errors import Interrupted, PromptError, RunError, SettingError
+from artifact.io import check_writable, write_atomically
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Tokens
@@ -279,9 +280,8 @@ class _Collection:
             batch_tokens=self._batch_tokens,
         )
         try:
-            part = self._out / f"{PROVENANCE}.part"
-            part.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-            part.replace(self._out / PROVENANCE)
+            content = msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+            write_atomically(self._out / PROVENANCE, content)
             self.partial.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self._out, error) from None
@@ -333,9 +333,8 @@ def _without_limit(tokens: Tokens) -> Tokens:
 
 def _make_folder(folder: Path) -> None:
     try:
+        check_writable(folder / PROVENANCE)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{PROVENANCE}.part").open("ab") as probe:
-            Path(probe.name).unlink()
     except OSError as error:
         raise _unwritable(folder, error) from None
 

@@ -14,6 +14,7 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.facts.relations import RELATIONS, another_relation, kinds_among
+from artifact.reading import decode_json, read_bytes, read_json  # noqa: F401  (where others look for them)
 
 _T = TypeVar("_T")
 Perspective = Literal["entity", "relation"]
@@ -140,7 +141,6 @@ TEXT_LIMIT = 10_000
 """Most characters of one text of a record; the longest of the published files has a few hundred."""
 LIST_LIMIT = 1_000
 """Most prompts of one kind in a record."""
-FILE_LIMIT = 1 << 30
 """Most bytes of a JSON file; the published ones have at most 45 MB."""
 _Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
 _Texts = Annotated[list[_Text], msgspec.Meta(max_length=LIST_LIMIT)]
@@ -211,34 +211,6 @@ def is_counterfact(raw: object) -> bool:
     """Whether the first record is CounterFact-style, not a known fact."""
     first = raw[0] if isinstance(raw, list) and raw else raw
     return isinstance(first, dict) and "requested_rewrite" in first
-
-
-def read_json(path: Path | str) -> object:
-    """Decoded JSON of `path`; FactError names the file when it is missing, too large, or no JSON."""
-    return decode_json(read_bytes(path), str(path))
-
-
-def read_bytes(path: Path | str) -> bytes:
-    """The bytes of a JSON file; FactError names the file when it cannot be read or is larger than FILE_LIMIT."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(FILE_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise FactError(f"{path}: cannot be read ({why}); give a readable JSON file") from None
-    if len(content) > FILE_LIMIT:
-        raise FactError(f"{path}: is larger than {FILE_LIMIT} bytes; give a JSON file of records")
-    return content
-
-
-def decode_json(content: bytes, source: str) -> object:
-    """Decoded JSON; FactError names `source` when it is none. NaN and infinities are no JSON."""
-    try:
-        return msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FactError(f"{source}: is no valid JSON ({error}); give a JSON file") from None
-    except RecursionError:
-        raise FactError(f"{source}: is nested too deeply; give a list of records") from None
 
 
 def read_facts(path: Path | str) -> list[Fact]:

@@ -31,6 +31,7 @@ from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
+from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.grids import Grid
 from artifact.reporting.resources import paper_folder
@@ -45,13 +46,6 @@ PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
     "Language Models"
 )
-_LATEX = {
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "\n": " "},
-    # After a line's end LaTeX takes [ and * for arguments.
-    **{"[": "{[}", "*": "{*}", "`": r"\textasciigrave{}", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$"},
-}
 
 
 @dataclass(frozen=True)
@@ -119,6 +113,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
         "files": sorted(files),
+        "panel_file": panel_file,
     }
     files["report.html"] = _page_template("report.html.j2").render(context).encode()
     files["report.md"] = text_template("report.md.j2").render(context).encode()
@@ -177,7 +172,7 @@ def _prefixes(models: Sequence[str], by_model: bool) -> list[str]:
     """
     if len(models) == 1 and not by_model:
         return [""]
-    names = [re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name) for model in models]
+    names = [file_name(Path(model).name) for model in models]
     return [f"{name}-{i}-" if names.count(name) > 1 else f"{name}-" for i, name in enumerate(names, 1)]
 
 
@@ -277,10 +272,13 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
+        finalize=plain,
     )
     found.filters.update(
-        latex=_latex,
-        cell=lambda text: re.sub(r"([\\`*_|<>])", r"\\\1", " ".join(str(text).split())),
+        latex=latex,
+        cell=markdown,
+        label=markdown_label,
+        code=markdown_code,
         number=grids.number,
         interval=grids.interval,
         edit_name=grids.edit_name,
@@ -293,12 +291,6 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         minus=lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)),
     )
     return found
-
-
-def _latex(text: Any) -> str:
-    """Plain text as LaTeX prints it: marks escaped, opening quotes told from closing ones, hyphens no dashes."""
-    escaped = "".join(_LATEX.get(mark, mark) for mark in str(text))
-    return re.sub(r"-(?=-)", "-{}", re.sub(r"(?<![^\s(])''(?=\S)", "``", escaped))
 
 
 def _by_table(rows: tuple[PaperRow, ...]) -> dict[str, list[PaperRow]]:

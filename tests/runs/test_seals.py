@@ -67,12 +67,14 @@ def unsealed(folder: Path) -> Path:
 
 
 FORGED = {
-    "a payload": "update records set payload = replace(payload, '0.9', '0.8') where unit like 'trace%' and case_id = 104",
+    "a payload": "update records set payload = replace(payload, '0.9', '0.8') "
+    "where unit like 'trace%' and case_id = 104",
     "a status": "update records set status = 'done' where unit = 'rome-entity' and case_id = 101",
     "a row of numbers": "update numbers set row = (select row from numbers where unit = 'unedited' and case_id = 105) "
     "where unit = 'unedited' and case_id = 104",
     "a row and its seal": "update numbers set row = x'00', seal = x'00' where unit = 'unedited' and case_id = 104",
-    "two cases changed round": "update records set case_id = 350 - case_id where unit = 'unedited' and case_id in (104, 246)",
+    "two cases changed round": "update records set case_id = 350 - case_id "
+    "where unit = 'unedited' and case_id in (104, 246)",
     "no seal": "update records set seal = null where unit = 'unedited' and case_id = 104",
     "a case of another number": "update records set case_id = 350 where unit = 'unedited' and case_id = 104",
     "another unit": "update records set unit = 'rome-relation' where unit = 'unedited' and case_id = 119",
