@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    AnyModel,
     Correct,
     Device,
     Memory,
@@ -50,14 +51,14 @@ def edit(
         Path | None,
         Parameter(help="JSON list of records edited before, in order: as released, MEND's edit depends on them."),
     ] = None,
+    any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
-    from safetensors.torch import save_file
-
+    from artifact.editing.edit_file import write_edit
     from artifact.editing.kn import NO_NEURON
     from artifact.editing.mend_history import History
     from artifact.editing.methods import ordered
@@ -78,6 +79,10 @@ def edit(
         )
     views = [fact.view(perspective) for fact in requests]
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
+    fresh = not out.exists()
+    check_folder(out)  # before minutes of work
+    if fresh:
+        out.unlink(missing_ok=True)
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
     editor = make_editor(
@@ -89,6 +94,7 @@ def edit(
         prefixes=prefixes,
         moments=moments,
         mend_weights=mend_weights,
+        any_model=any_model,
     )
     before = History()
     if earlier:
@@ -112,9 +118,9 @@ def edit(
         "hparams_source": settings["hparams_source"],
         **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
         **({"history": str(len(earlier))} if editor.ordered else {}),
+        **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
     }
-    check_folder(out)
-    save_file(found.edit.tensors(loaded.decoder), out, metadata=described)
+    write_edit(out, found.edit, loaded, described)
     first = views[0]
     others = f" and {len(views) - 1} more" if len(views) > 1 else ""
     print(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
@@ -152,23 +158,21 @@ def score(
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
     edit: Annotated[Path | None, Parameter(help="Weight change written by kloc edit; unedited without.")] = None,
+    any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, edited or not: success, accuracy and magnitude of both views."""
-    from artifact.editing.edit import read_edit
+    from artifact.editing.edit_file import read_edit
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
 
     facts = read_facts(cases)
     loaded = load_model(model, device)
-    scores = score_cases(
-        loaded,
-        facts,
-        read_edit(edit, loaded.decoder) if edit else None,
-        memory_budget(memory, str(loaded.decoder.device)),
-    )
+    read = read_edit(edit, loaded, any_model) if edit else None
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    scores = score_cases(loaded, facts, read.edit if read else None, budget)
     found = [case_json(one) for one in scores]
     print(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
     for view in PERSPECTIVES:
@@ -177,5 +181,8 @@ def score(
             if of_cases:
                 means = {metric: sum(case[metric] for case in of_cases) / len(of_cases) for metric in METRICS}
                 print(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
-    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "cases": found})
+    notes = [read.note] if read and read.note else []
+    for line in notes:
+        print(line)
+    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "notes": notes, "cases": found})
     return 0

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
+from artifact.cli.app import AnyModel, Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
 from artifact.errors import SettingError
 from artifact.io import write_atomically
 
@@ -38,6 +38,7 @@ class RunOptions:
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's network trained for the model; the world has its own.")
     ] = None
+    any_model: AnyModel = False
 
 
 @Parameter(name="*")
@@ -103,7 +104,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
+    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
     shard = _shard(narrowing.shard)
     asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
     narrowed_to = [*narrowing.only, *methods]
@@ -158,6 +159,9 @@ def _engine(name: str) -> Any:
     return local_engine
 
 
+_MOST_PARTS = 1_000_000
+
+
 def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -165,8 +169,8 @@ def _shard(text: str | None) -> tuple[int, int] | None:
         index, count = (int(part) for part in text.split("/"))
     except ValueError:
         index, count = 0, 0
-    if not 1 <= index <= count:
-        raise SettingError(f"--shard {text!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
+    if not 1 <= index <= count <= _MOST_PARTS:
+        raise SettingError(f"--shard {text[:40]!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
     return index, count
 
 

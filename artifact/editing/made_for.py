@@ -5,10 +5,12 @@ unknown, or known by the name of the source that they were fetched as.
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifact.errors import SettingError
-from artifact.lm.load import LanguageModel
+
+if TYPE_CHECKING:
+    from artifact.lm.load import LanguageModel
 
 KEY = "weights_sha256"
 """Name of the hash in every kind of file."""
@@ -25,7 +27,7 @@ def hash_in(what: str, about: Any) -> str | None:
     raise SettingError(f"{what}: its {KEY} is not 64 hexadecimal digits; make the file again")
 
 
-def note(what: str, theirs: str | None, model: LanguageModel, any_model: bool, named: bool = False) -> str:
+def note(what: str, theirs: str | None, model: "LanguageModel", any_model: bool, named: bool = False) -> str:
     """What must be said of the file or folder `what`, made for the model whose weights have the hash `theirs`.
 
     Nothing where that is `model`. Without a hash the model is unknown, unless the file was fetched by the model's name

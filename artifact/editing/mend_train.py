@@ -96,7 +96,9 @@ def train(
     learning, held_out = split(facts, training)
     items = items_of(model, learning, training.variants, training.seed)
     judged = items_of(model, held_out)
-    identity = json.dumps([identity, msgspec.to_builtins(hparams), msgspec.to_builtins(training), str(dtype)], allow_nan=False)
+    identity = json.dumps(
+        [identity, msgspec.to_builtins(hparams), msgspec.to_builtins(training), str(dtype)], allow_nan=False
+    )
     state = None
     if checkpoint is not None and checkpoint.exists():
         state = _State.read(checkpoint, identity, model.decoder.device)

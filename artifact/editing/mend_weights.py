@@ -142,7 +142,9 @@ def write_network(
     tensors = stored(network, dtype)
     pad = "stored" if network.pad_embedding is not None else "mean" if network.pad_is_mean else "none"
     metadata = {"format": "pt", "source": network.source, "pad_row": pad, "tensors_sha256": tensors_hash(tensors)}
-    metadata |= {key: value if isinstance(value, str) else json.dumps(value, allow_nan=False) for key, value in about.items()}
+    metadata |= {
+        key: value if isinstance(value, str) else json.dumps(value, allow_nan=False) for key, value in about.items()
+    }
     replace_file(out, tensors, metadata)
     return metadata
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from zipfile import ZipFile
 
 from artifact.editing import made_for
-from artifact.editing.moments import PROVENANCE, SMALL, Moments, no_moment_file, provenance
-from artifact.editing.npz import UNREADABLE, read_array
+from artifact.editing.moments import PROVENANCE, Moments, no_moment_file, provenance
+from artifact.editing.npz import UNREADABLE
 from artifact.io import sha256_of
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel
@@ -43,11 +43,11 @@ def _made_for(moments: Moments, decoder: Decoder, layer: int) -> str | None:
     file = moments.file(moments.folder, decoder, layer)
     try:
         with ZipFile(file) as archive:
-            if f"{made_for.KEY}.npy" in archive.namelist():
-                found = str(read_array(archive, made_for.KEY, most=SMALL))
-                return made_for.hash_in(str(file), {made_for.KEY: found})
+            key, _, found = archive.comment.decode(errors="replace").partition("=")
     except UNREADABLE as error:
         raise no_moment_file(file, error) from None
+    if key == made_for.KEY:
+        return made_for.hash_in(str(file), {key: found})
     for folder in (file.parent, moments.folder):
         if made := provenance(folder):
             return made_for.hash_in(str(folder / PROVENANCE), made)

@@ -188,7 +188,7 @@ class Moments:
                 shape, dtype = array_form(archive, "mom2.mom2")
                 if dtype.kind == "f" and prod(shape) > key_width(decoder, layer) ** 2:
                     self._check_shape(decoder, layer, shape)  # before gigabytes are read
-                total, count = read_array(archive, "mom2.mom2"), read_array(archive, "mom2.count", most=SMALL)
+                total, count = read_array(archive, "mom2.mom2"), read_array(archive, "mom2.count", most=_SMALL)
         except UNREADABLE as error:
             raise no_moment_file(file, error) from None
         if total.ndim != 2 or total.dtype not in _FLOATS or not np.isfinite(total).all():
@@ -226,7 +226,7 @@ def no_moment_file(file: Path, error: Exception) -> SettingError:
 
 _AGAIN = "fetch or compute it again"
 _FLOATS = (np.dtype("f2"), np.dtype("f4"), np.dtype("f8"))
-SMALL = 4096
+_SMALL = 4096
 """Most bytes of an entry that is one number or a word."""
 _ROUNDING = 1e-4
 """Most by which entries (i, j) and (j, i) of a published sum differ, in units of the root of the diagonal's entries i
@@ -340,14 +340,15 @@ def compute_moments(
 
 
 def write_moments(folder: Path, model: LanguageModel, sums: KeySums, texts: int) -> list[Path]:
-    """Write sums over `texts` texts in the published layout: one file a layer, the sum in float32, with the hash of the
-    model's weights beside it.
+    """Write sums over `texts` texts in the published layout: one file a layer, the sum in float32. The hash of the
+    model's weights is the archive's comment, which readers of that layout pass over.
 
     Raises RunError when a file cannot be written; each is the old one or the new one, never a part. Raises SettingError
     before any is written when a sum is not finite.
     """
     for layer, total_MM in sums.totals_MM.items():
         _check_sums(model, layer, total_MM)
+    comment = f"{made_for.KEY}={model.weights_sha256}"
     paths = []
     for layer, total_MM in sums.totals_MM.items():
         paths.append(folder / moment_file(model.decoder, layer, str(texts)))
@@ -356,9 +357,8 @@ def write_moments(folder: Path, model: LanguageModel, sums: KeySums, texts: int)
             ("mom2.count", np.int64(sums.tokens)),
             ("mom2.mom2", total_MM.float()),
             ("sample_size", np.int64(texts)),
-            (made_for.KEY, model.weights_sha256),
         )
-        write_arrays(paths[-1], content)
+        write_arrays(paths[-1], content, comment)
     return paths
 
 

@@ -40,13 +40,14 @@ _HEADER_BYTES = 20_000
 """Most bytes of an array's header; numpy refuses longer ones."""
 
 
-def write_arrays(path: Path, content: Iterable[tuple[str, object]]) -> None:
+def write_arrays(path: Path, content: Iterable[tuple[str, object]], comment: str = "") -> None:
     """An npz file, written array by array: tensors come off their device one at a time. Same content, same bytes.
 
     A reader, or a killed process, finds the old file or the new one. Raises RunError when it cannot be written.
     """
     try:
         with replacing(path) as part, ZipFile(part, "w") as archive:
+            archive.comment = comment.encode()
             for name, value in content:
                 array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:

@@ -16,7 +16,7 @@ from artifact.errors import RunError, SettingError
 from artifact.runs.lock import unwritable
 from artifact.runs.store import RunInfo, Store, begin, described, first_difference, reading, run_folders, writing
 
-_MAY_DIFFER = ("model_reason", "given", "shard")
+_MAY_DIFFER = ("model_reason", "given", "shard", "file_notes")
 """Words, and paths that differ from machine to machine; what is read from them is compared by its hash."""
 
 
