@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from artifact import __version__
+from artifact.cli.bounds import size
 from artifact.errors import RunError, SettingError
 from artifact.io import FULL, check_writable, is_device, place_of, reason, write_atomically
 from artifact.reading import open_regular
@@ -48,7 +49,13 @@ Correct = Annotated[
     ),
 ]
 Out = Annotated[Path | None, Parameter(help="Run folder; results/PLAN-MODEL unless said.")]
-Memory = Annotated[str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.")]
+Memory = Annotated[
+    str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.", validator=size)
+]
+AnyModel = Annotated[
+    bool,
+    Parameter(negative="", help="Use files that were made for another model all the same; this is said, and recorded."),
+]
 Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
 
 

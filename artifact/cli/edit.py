@@ -1,12 +1,12 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
-import errno
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    AnyModel,
     Correct,
     Device,
     Memory,
@@ -19,12 +19,10 @@ from artifact.cli.app import (
     memory_budget,
     words,
     write_json,
-    writing,
 )
 from artifact.editing.hparams import JOINT, MethodName
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
-from artifact.io import reason, replacing
 from artifact.terminal import say
 
 _NONE: list[str] = []
@@ -55,12 +53,14 @@ def edit(
         Path | None,
         Parameter(help="JSON list of records edited before, in order: as released, MEND's edit depends on them."),
     ] = None,
+    any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
+    from artifact.editing.edit_file import write_edit
     from artifact.editing.kn import NO_NEURON
     from artifact.editing.mend_history import History
     from artifact.editing.methods import ordered
@@ -95,6 +95,7 @@ def edit(
         prefixes=prefixes,
         moments=moments,
         mend_weights=mend_weights,
+        any_model=any_model,
     )
     before = History()
     if earlier:
@@ -118,8 +119,9 @@ def edit(
         "hparams_source": settings["hparams_source"],
         **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
         **({"history": str(len(earlier))} if editor.ordered else {}),
+        **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
     }
-    _write_edit(out, found.edit.tensors(loaded.decoder), described)
+    write_edit(out, found.edit, loaded, described)
     first = views[0]
     others = f" and {len(views) - 1} more" if len(views) > 1 else ""
     say(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
@@ -141,17 +143,6 @@ def edit(
     return 0
 
 
-def _write_edit(out: Path, tensors: dict[str, Any], described: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with writing(out), replacing(out) as part:
-        try:
-            save_file(tensors, part, metadata=described)
-        except SafetensorError as error:  # its words for a full disk
-            raise OSError(errno.EIO, reason(error)) from None
-
-
 _READS = {"rome": ("moments", "prefixes"), "memit": ("moments", "prefixes"), "mend": ("mend_weights",)}
 
 
@@ -168,12 +159,13 @@ def score(
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
     edit: Annotated[Path | None, Parameter(help="Weight change written by kloc edit; unedited without.")] = None,
+    any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, edited or not: success, accuracy and magnitude of both views."""
-    from artifact.editing.edit import read_edit
+    from artifact.editing.edit_file import read_edit
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
 
@@ -181,14 +173,12 @@ def score(
     check_inputs({"--edit": edit})
     facts = read_facts(cases)
     loaded = load_model(model, device)
-    scores = score_cases(
-        loaded,
-        facts,
-        read_edit(edit, loaded.decoder) if edit else None,
-        memory_budget(memory, str(loaded.decoder.device)),
-    )
+    read = read_edit(edit, loaded, any_model) if edit else None
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    scores = score_cases(loaded, facts, read.edit if read else None, budget)
     found = [case_json(one) for one in scores]
-    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "cases": found})
+    notes = [read.note] if read and read.note else []
+    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "notes": notes, "cases": found})
     say(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
     for view in PERSPECTIVES:
         for group in GROUPS:
@@ -196,4 +186,6 @@ def score(
             if of_cases:
                 means = {metric: sum(case[metric] for case in of_cases) / len(of_cases) for metric in METRICS}
                 say(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
+    for line in notes:
+        say(line)
     return 0

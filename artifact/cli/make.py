@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from artifact.cli.app import app, check_outputs, writing
+from artifact.cli.bounds import between, count
 from artifact.errors import SettingError
 from artifact.terminal import say
 
@@ -18,9 +19,13 @@ def train(
     *,
     out: Annotated[Path, Parameter(help="Folder for the model, its tokenizer and its facts.")],
     seed: Annotated[
-        int | None, Parameter(help="Another seed makes another world; the committed one's unless said.")
+        int | None,
+        Parameter(
+            help="Another seed makes another world; the committed one's unless said.",
+            validator=between(0, 2**63 - 1),
+        ),
     ] = None,
-    steps: Annotated[int | None, Parameter(help="Training steps; the committed model's unless said.")] = None,
+    steps: Annotated[int | None, count("Training steps; the committed model's unless said.")] = None,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
     from artifact.facts.world import DEFAULT_SEED

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
+from artifact.cli.bounds import between, count
 from artifact.errors import SettingError
 from artifact.facts.fact import decode_json, parse_facts, read_bytes
 from artifact.io import is_device
@@ -21,12 +22,16 @@ def mend_train(
     facts: Annotated[
         Path | None, Parameter(help="JSON file of CounterFact-style records; the model's built-in facts unless said.")
     ] = None,
-    steps: Annotated[int | None, Parameter(help="Most training steps.")] = None,
-    seed: Annotated[int | None, Parameter(help="Decides the split, the start and every draw.")] = None,
-    validation: Annotated[float | None, Parameter(help="Share of the facts that is held out.")] = None,
-    rank: Annotated[int | None, Parameter(help="Rank of the network's layers.")] = None,
-    batch: Annotated[int | None, Parameter(help="Views edited in a step.")] = None,
-    lr: Annotated[float | None, Parameter(help="Adam's step size.")] = None,
+    steps: Annotated[int | None, count("Most training steps.")] = None,
+    seed: Annotated[
+        int | None, Parameter(help="Decides the split, the start and every draw.", validator=between(0, 2**63 - 1))
+    ] = None,
+    validation: Annotated[
+        float | None, Parameter(help="Share of the facts that is held out.", validator=between(0, 1))
+    ] = None,
+    rank: Annotated[int | None, count("Rank of the network's layers.", 100_000)] = None,
+    batch: Annotated[int | None, count("Views edited in a step.", 1_000_000)] = None,
+    lr: Annotated[float | None, Parameter(help="Adam's step size.", validator=between(0, 1000))] = None,
     hparams: Annotated[
         Path | None, Parameter(help="JSON of hyperparameters that replace the model's: which layers are edited.")
     ] = None,

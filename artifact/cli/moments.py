@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, load_model
+from artifact.cli.bounds import between, count
 from artifact.errors import Interrupted, SettingError
 from artifact.terminal import say
 
@@ -29,10 +30,12 @@ def moments(
     layers: Annotated[
         str | None, Parameter(help="Layers, such as 13,14; those that ROME and MEMIT edit unless said.")
     ] = None,
-    samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
+    samples: Annotated[int, count("At most this many texts, from the start of the source.", 10**12)] = 100_000,
     device: Device = None,
-    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding with them.")] = 4096,
-    checkpoint_minutes: Annotated[float, Parameter(help="Minutes between checkpoints.")] = 10.0,
+    batch_tokens: Annotated[int, count("Tokens of a batch, padding with them.")] = 4096,
+    checkpoint_minutes: Annotated[
+        float, Parameter(help="Minutes between checkpoints.", validator=between(0, 1_000_000))
+    ] = 10.0,
 ) -> int:
     """Collect second moments in the published layout; the same command goes on with what was interrupted."""
     from artifact.editing.collect import collect, moment_layers

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    AnyModel,
     Correct,
     Device,
     Limit,
@@ -58,6 +59,7 @@ class RunOptions:
     retry_failed: Annotated[
         bool, Parameter(negative="", help="Compute the cases again that failed before; what comes out replaces them.")
     ] = False
+    any_model: AnyModel = False
 
 
 @Parameter(name="*")
@@ -123,7 +125,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
+    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
     shard = _shard(narrowing.shard)
     asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
     narrowed_to = [*narrowing.only, *methods]
@@ -183,6 +185,9 @@ def _engine(name: str) -> Any:
     return local_engine
 
 
+_MOST_PARTS = 1_000_000
+
+
 def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -190,8 +195,8 @@ def _shard(text: str | None) -> tuple[int, int] | None:
         index, count = (int(part) for part in text.split("/"))
     except ValueError:
         index, count = 0, 0
-    if not 1 <= index <= count:
-        raise SettingError(f"--shard {text!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
+    if not 1 <= index <= count <= _MOST_PARTS:
+        raise SettingError(f"--shard {text[:40]!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
     return index, count
 
 

@@ -1,5 +1,6 @@
 """kloc trace: causal tracing of one prompt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from artifact.cli.app import (
     words,
     write_json,
 )
+from artifact.cli.bounds import SAMPLES, count
 from artifact.facts.fact import Perspective, Statement, read_statements
 from artifact.terminal import say
 
@@ -36,7 +38,7 @@ def trace(
     kind: Annotated[
         Literal["hidden", "mlp", "attn"], Parameter(help="Restore block outputs, or a module's outputs in a window.")
     ] = "hidden",
-    window: Annotated[int, Parameter(help="Layers restored together, for mlp and attn.")] = 10,
+    window: Annotated[int, count("Layers restored together, for mlp and attn.", 100_000)] = 10,
     relation_span: Annotated[
         Literal["all", "after", "template"],
         Parameter(help="Relation tokens: all but the subject, those after it, or those of the template."),
@@ -44,7 +46,7 @@ def trace(
     template: Annotated[
         str | None, Parameter(help="The prompt's wording with {} for the subject, for --relation-span template.")
     ] = None,
-    samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
+    samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
     noise: Annotated[
         str, Parameter(help="s3 (three standard deviations of the subjects' embeddings) or a number.")
     ] = "s3",
@@ -64,7 +66,7 @@ def trace(
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
     from artifact.lm.device import use_tf32
-    from artifact.runs.setup import data_for, noise_level
+    from artifact.runs.setup import data_for, noise_level, noise_number
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 
@@ -76,10 +78,12 @@ def trace(
     check_outputs({"--json": json_file, "--figure": figure}, (facts, model))
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
+    given = 1.0 if noise == "s3" else noise_number(noise)
+    settings = Settings(given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
     level = noise_level(noise, loaded, subjects)
-    settings = Settings(level, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
+    settings = replace(settings, noise_level=level)
     found = trace_fact(loaded, statement, settings, memory_budget(memory, str(loaded.decoder.device)))
     result = {
         "tokens": found.tokens,

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from artifact.editing.hparams import hparams_for
-from artifact.editing.moments import PROVENANCE, UNREADABLE, KeySums, moment_file, read_array, write_arrays
+from artifact.editing.moments import PROVENANCE, KeySums, moment_file
 from artifact.editing.moments import write_moments as write_files
+from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.texts import Reader, Source
 from artifact.errors import Interrupted, PromptError, RunError, SettingError
 from artifact.io import check_writable, write_atomically
@@ -172,7 +173,7 @@ class _Collection:
         batch_tokens: int,
     ) -> None:
         self._model, self._source, self._out, self._batch_tokens = model, source, out, batch_tokens
-        self._settings = Settings(model.weights_hash(), layers, samples, source.form)
+        self._settings = Settings(model.weights_sha256, layers, samples, source.form)
         self._reader = Reader(source)
         self._refused: str | None = None
         self.partial = out / PARTIAL

@@ -175,7 +175,7 @@ def _memit(
         edit = Edit(own)
         history = [terms for terms, group in zip(found.history, group_F, strict=True) if group == number]
         try:
-            norm = checked_norm(edit)
+            norm = checked_norm(edit, [terms[0] for fact in history for terms in fact])
         except EditError as error:
             results.append(error)
             continue

@@ -85,7 +85,7 @@ def rome(
         name = decoder.family.name("mlp_down", layer)
         edit = Edit({name: LowRank(left_M[:, None], right_D[None, :])})
         try:
-            norm = checked_norm(edit)
+            norm = checked_norm(edit, [terms[0] for terms in found.history[f]])
         except EditError as error:
             results.append(error)
             continue

@@ -8,12 +8,14 @@ mean is metrics.py's.
 Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from artifact.editing.edit import Edit, rows
+from artifact.errors import EditError
 from artifact.evaluation.metrics import GROUPS, CaseScore, Group, PromptScore, view_score
 from artifact.facts.fact import Fact
 from artifact.lm.decoder import Aligned, Decoder
@@ -47,7 +49,8 @@ def score_cases(
 ) -> list[CaseScore]:
     """Scores of every fact's views: unedited, under one edit each (a sequence), or all under one edit.
 
-    Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with.
+    Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with, EditError for
+    a case whose score is not finite.
     """
     wanted: dict[_Continuation, None] = {}
     cases = []
@@ -67,6 +70,10 @@ def score_cases(
             views[view.perspective] = (groups, view.harder_foil)
         cases.append((fact.case_id, views))
     found = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
+    for one, (nll, _) in found.items():
+        if not math.isfinite(nll):
+            under = "its edit" if edits is not None else "the unedited model"
+            raise EditError(f"case {facts[one.case].case_id}: the loss of a text under {under} is {nll}, not finite")
 
     def scored(prompt: str, asked: Sequence[_Continuation]) -> PromptScore:
         (new, new_right), (true, true_right), *other = (found[one] for one in asked)

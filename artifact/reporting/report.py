@@ -203,7 +203,7 @@ def repeat_command(info: RunInfo) -> str:
     if corrected := corrected_switches(info.protocol, info.switches):
         words += ["--correct", ",".join(corrected)]
     for option, value in sorted(info.given.items()):
-        words += [option, value]
+        words += [option, value] if value else [option]
     return shlex.join(words)
 
 

@@ -33,7 +33,7 @@ from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]
 Batch = Sequence[int]
-MAY_DIFFER = ("device", "model_reason")
+MAY_DIFFER = ("device", "model_reason", "file_notes")
 LOSSES_A_WORKER = 3
 """Workers that are replaced, for each that the cluster has room for, before none is started any more."""
 LOSSES_A_BATCH = 3
@@ -356,7 +356,7 @@ class Cluster:
 
 def _files(asked: Asked) -> dict[str, str]:
     """The files and folders that the user named and this machine has, by option."""
-    named = {option: path for option, path in asked.given.options().items() if path not in FACTS}
+    named = {option: path for option, path in asked.given.options().items() if path and path not in FACTS}
     named["--model"] = asked.model
     return {option: path for option, path in named.items() if Path(path).exists()}
 

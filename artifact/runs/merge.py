@@ -18,7 +18,7 @@ from artifact.runs.journal import run_folders
 from artifact.runs.lock import refuse_existing, unwritable
 from artifact.runs.store import RunInfo, Store, begin, reading, writing
 
-_MAY_DIFFER = ("model_reason", "given", "shard")
+_MAY_DIFFER = ("model_reason", "given", "shard", "file_notes")
 """Words, and paths that differ from machine to machine; what is read from them is compared by its hash."""
 
 

@@ -41,6 +41,13 @@ class TracedData(msgspec.Struct, frozen=True):
     cases: list[int]
 
 
+class MomentsUsed(msgspec.Struct, frozen=True):
+    """The second moments of a run: their source in words, and the hash of their files, or of the texts summed here."""
+
+    source: str
+    sha256: str
+
+
 class RunInfo(msgspec.Struct, frozen=True):
     """What a run is: everything a number of it must carry. Two runs of equal info give equal records.
 
@@ -75,6 +82,10 @@ class RunInfo(msgspec.Struct, frozen=True):
     shard: tuple[int, int] | None = None
     relation_noise_level: float | None = None
     """Of relation traces, where it is another than `noise_level`."""
+    moments: MomentsUsed | None = None
+    """None where no unit needs them, and in runs of earlier versions."""
+    file_notes: list[str] = []
+    """What must be said of the files used: made for another model, or for an unknown one."""
 
     def planned(self, unit: Unit) -> int:
         """How many cases the unit takes when it is finished, the user's limit apart."""
@@ -409,7 +420,11 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
             store._put("info", msgspec.json.encode(info).decode())
         store._of = b""
         return info
-    found = first_difference(msgspec.json.decode(stored), described(info), ("model_reason", "cases", "given"))
+    then = msgspec.json.decode(stored)
+    apart = ["model_reason", "cases", "given", "file_notes"]
+    if then.get("moments") is None:
+        apart.append("moments")  # a run of an earlier version did not say
+    found = first_difference(then, described(info), apart)
     if found is not None:
         name, before, now = found
         raise RunError(

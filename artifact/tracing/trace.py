@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from artifact.errors import ArtifactError, DoesNotFit, SettingError
+from artifact.errors import ArtifactError, DoesNotFit, PromptError, SettingError
 from artifact.facts.fact import Perspective, Statement
+from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
@@ -83,6 +84,17 @@ class Settings:
         return Cells(self.kind, windows, self.samples, self.noise_level, self.sever, self.fresh_noise)
 
 
+_NONE = -1
+"""Stands for the answer of a prompt after which the model's numbers are not finite."""
+
+
+def _not_finite(statement: Statement) -> PromptError:
+    return PromptError(
+        f"case {statement.case_id}: the model's probabilities after the prompt are not finite; give a model of finite "
+        "weights, or less noise"
+    )
+
+
 @torch.no_grad()
 def greedy_answers(
     model: LanguageModel, statements: Sequence[Statement], memory: Memory | None = None
@@ -106,10 +118,13 @@ def greedy_answers(
         hidden_BTD = decoder.blocks(decoder.embed(decoder.words(model.tokens.pad(rows, decoder.device))))
         last_B = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
         last_BD = hidden_BTD[torch.arange(len(rows), device=decoder.device), last_B]
-        return decoder.logits(last_BD).argmax(-1).tolist()
+        logits_BV = decoder.logits(last_BD)
+        finite_B = logits_BV.isfinite().all(-1)
+        return logits_BV.argmax(-1).where(finite_B, torch.full_like(finite_B, _NONE, dtype=torch.long)).tolist()
 
     for part, answers in batches(list(asked), fitting, compute, memory):
-        found |= dict(zip(part, answers, strict=True))
+        for number, token in zip(part, answers, strict=True):
+            found[number] = token if token != _NONE else _not_finite(statements[number])
     return [found[number] for number in range(len(statements))]
 
 
@@ -134,6 +149,16 @@ def trace(model: LanguageModel, statement: Statement, settings: Settings, memory
     return found
 
 
+def _check_noise(level: float, decoder: Decoder) -> None:
+    """Raise SettingError for noise beyond the model's type, or whose square is: layer norms square their input."""
+    # Of 1e19 draws one is above nine standard deviations; norms are computed in float32 at least.
+    square = torch.finfo(torch.float32).max / decoder.width
+    most = min(torch.finfo(decoder.dtype).max, square**0.5) / 9
+    if level > most:
+        word = str(decoder.dtype).removeprefix("torch.")
+        raise SettingError(f"the noise level {level:g} is beyond what {word} holds; give at most {most:.0g}, or s3")
+
+
 def trace_all(
     model: LanguageModel, statements: Sequence[Statement], settings: Settings, memory: Memory | None = None
 ) -> list[Trace | ArtifactError]:
@@ -150,6 +175,7 @@ def trace_all(
         else:
             lengths.setdefault(len(encoded.ids), []).append(_Asked(number, encoded, span))
     cells = settings.cells(model.decoder.layers)
+    _check_noise(settings.noise_level, model.decoder)
 
     def compute(part: Sequence[_Asked]) -> Swept | DoesNotFit:
         return sweep(model.decoder, [one.encoded.ids for one in part], [one.span for one in part], cells, memory)
@@ -169,6 +195,9 @@ def trace_all(
             for f, (number, encoded, span) in enumerate(part):
                 if isinstance(swept, DoesNotFit):
                     found[number] = swept
+                    continue
+                if not np.isfinite([swept.clean_F[f], swept.corrupted_F[f], *swept.scores_FTL[f].flat]).all():
+                    found[number] = _not_finite(statements[number])
                     continue
                 found[number] = Trace(
                     case_id=statements[number].case_id,
