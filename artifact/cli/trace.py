@@ -18,6 +18,7 @@ from artifact.cli.app import (
     write_json,
 )
 from artifact.facts.fact import Perspective, Statement, read_statements
+from artifact.facts.subject import subject_start
 
 _NONE: list[str] = []
 
@@ -40,7 +41,11 @@ def trace(
         Parameter(help="Relation tokens: all but the subject, those after it, or those of the template."),
     ] = "all",
     template: Annotated[
-        str | None, Parameter(help="The prompt's wording with {} for the subject, for --relation-span template.")
+        str | None,
+        Parameter(
+            help="The prompt's wording with {} for the subject: for --relation-span template, and to say which is meant "
+            "where the prompt names the subject twice."
+        ),
     ] = None,
     samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
     noise: Annotated[
@@ -67,6 +72,7 @@ def trace(
     from artifact.tracing.trace import trace as trace_fact
 
     followed = protocol_of(protocol, words(correct))
+    subject_start(prompt, subject, template)  # before the model is loaded
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
     loaded = load_model(model, device)

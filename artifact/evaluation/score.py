@@ -28,15 +28,12 @@ PADDING = 0.15
 
 @dataclass(frozen=True)
 class _Continuation:
-    """A prompt's ids and a continuation's; the last id of the continuation is only read, never fed."""
+    """A prompt's ids and a continuation's; the last id of the continuation is only read, never `fed`."""
 
     case: int
     prompt: tuple[int, ...]
+    fed: tuple[int, ...]
     text: tuple[int, ...]
-
-    @property
-    def fed(self) -> tuple[int, ...]:
-        return self.prompt + self.text[:-1]
 
 
 def score_cases(
@@ -55,13 +52,13 @@ def score_cases(
         views = {}
         for view in fact.views():
             foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
-            texts = [tuple(model.tokens.ids(f" {text}")) for text in (view.target, *foils)]
+            texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *foils)]
             groups: dict[Group, list[tuple[str, list[_Continuation]]]] = {}
             for group in GROUPS:
                 groups[group] = []
                 for prompt in getattr(view, group):
-                    ids = model.tokens.encode(prompt).ids
-                    asked = [_Continuation(case, ids, text) for text in texts]
+                    encoded = model.tokens.encode(prompt)
+                    asked = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
                     wanted.update(dict.fromkeys(asked))
                     groups[group].append((prompt, asked))
             views[view.perspective] = (groups, view.harder_foil)

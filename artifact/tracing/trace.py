@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from artifact.errors import ArtifactError, RunError, SettingError
+from artifact.errors import ArtifactError, PromptError, RunError, SettingError
 from artifact.facts.fact import Perspective, Statement
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
@@ -27,7 +27,8 @@ Sever = Literal["mlp", "attn"]
 
 @dataclass(frozen=True)
 class Trace:
-    """One traced fact. Probabilities are of the clean greedy answer's first token at the last position.
+    """One traced fact. `tokens` are the prompt's, one by one, each with its text or, where it holds a part of a
+    character, its bytes as <0xE6> (Tokens.label); `answer` is written likewise. Probabilities are of the clean greedy answer's first token at the last position.
 
     scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
     scores - corrupted.
@@ -115,7 +116,10 @@ def greedy_answers(
 
 def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
     """Whether the statement's expected answer, where its source gives one, begins with `token`."""
-    return not statement.answer or token == model.tokens.ids(f" {statement.answer}")[0]
+    try:
+        return not statement.answer or token == model.tokens.continuation(f" {statement.answer}")[0]
+    except PromptError:
+        return False  # a word that is not in the vocabulary is not what the model says
 
 
 class _Asked(NamedTuple):
@@ -172,10 +176,10 @@ def trace_all(
                     continue
                 found[number] = Trace(
                     case_id=statements[number].case_id,
-                    tokens=tuple(model.tokens.decode([i]) for i in encoded.ids),
+                    tokens=tuple(model.tokens.label(i) for i in encoded.ids),
                     subject=subject_tokens(encoded, statements[number]),
                     span=span,
-                    answer=model.tokens.decode([swept.answer_F[f]]),
+                    answer=model.tokens.label(swept.answer_F[f]),
                     answer_id=swept.answer_F[f],
                     clean=swept.clean_F[f],
                     corrupted=swept.corrupted_F[f],
