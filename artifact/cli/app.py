@@ -68,7 +68,10 @@ def load_model(model: str, device: str | None = None) -> Any:
     from artifact.lm.device import choose_device
     from artifact.lm.load import load
 
-    return load(model, choose_device(device)[0])
+    loaded = load(model, choose_device(device)[0])
+    for line in loaded.tokens.notes:
+        print(line, file=sys.stderr)
+    return loaded
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:

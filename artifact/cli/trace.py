@@ -43,8 +43,8 @@ def trace(
     template: Annotated[
         str | None,
         Parameter(
-            help="The prompt's wording with {} for the subject: for --relation-span template, and to say which is meant "
-            "where the prompt names the subject twice."
+            help="The prompt's wording with {} for the subject: for --relation-span template, and where the prompt "
+            "names the subject twice."
         ),
     ] = None,
     samples: Annotated[int, Parameter(help="Noise samples.")] = 10,

@@ -64,8 +64,8 @@ class Optimised:
         loss = max(terms[0][0] for terms in self.history[facts])
         if loss < STOP_LOSS:
             return EditError(
-                f"the model already says so: the loss was {loss:.2g} before the first step, below {STOP_LOSS}, so nothing "
-                "was changed; give a target that it does not say yet"
+                f"the model already says so: the loss was {loss:.2g} before the first step, below {STOP_LOSS}, so "
+                "nothing was changed; give a target that it does not say yet"
             )
         return EditError(
             f"no step was taken (the loss is {loss:.3g}), so nothing was changed; give v_num_grad_steps of 2 or more"

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from artifact.editing.edit import Edit, rows
+from artifact.errors import PromptError
 from artifact.evaluation.metrics import GROUPS, CaseScore, Group, PromptScore, view_score
-from artifact.facts.fact import Fact
+from artifact.facts.fact import Fact, Perspective
 from artifact.lm.decoder import Aligned, Decoder
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
 from artifact.lm.load import LanguageModel
@@ -36,6 +37,10 @@ class _Continuation:
     text: tuple[int, ...]
 
 
+_View = tuple[dict[Group, list[tuple[str, list[_Continuation]]]], str | None]
+"""Each group's prompts with their continuations, and the name of the harder foil."""
+
+
 def score_cases(
     model: LanguageModel,
     facts: Sequence[Fact],
@@ -46,23 +51,15 @@ def score_cases(
 
     Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with.
     """
-    wanted: dict[_Continuation, None] = {}
-    cases = []
-    for case, fact in enumerate(facts):
-        views = {}
-        for view in fact.views():
-            foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
-            texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *foils)]
-            groups: dict[Group, list[tuple[str, list[_Continuation]]]] = {}
-            for group in GROUPS:
-                groups[group] = []
-                for prompt in getattr(view, group):
-                    encoded = model.tokens.encode(prompt)
-                    asked = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
-                    wanted.update(dict.fromkeys(asked))
-                    groups[group].append((prompt, asked))
-            views[view.perspective] = (groups, view.harder_foil)
-        cases.append((fact.case_id, views))
+    cases = [(fact.case_id, _asked(model, case, fact)) for case, fact in enumerate(facts)]
+    wanted = dict.fromkeys(
+        one
+        for _, views in cases
+        for groups, _ in views.values()
+        for prompts in groups.values()
+        for _, asked in prompts
+        for one in asked
+    )
     found = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
 
     def scored(prompt: str, asked: Sequence[_Continuation]) -> PromptScore:
@@ -81,6 +78,25 @@ def score_cases(
         )
         for case_id, views in cases
     ]
+
+
+def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _View]:
+    """What is asked of one fact, by view; PromptError, with its case id, where the model cannot be asked so."""
+    views: dict[Perspective, _View] = {}
+    try:
+        for view in fact.views():
+            foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
+            texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *foils)]
+            groups: dict[Group, list[tuple[str, list[_Continuation]]]] = {group: [] for group in GROUPS}
+            for group, prompts in groups.items():
+                for prompt in getattr(view, group):
+                    encoded = model.tokens.encode(prompt)
+                    asked = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
+                    prompts.append((prompt, asked))
+            views[view.perspective] = (groups, view.harder_foil)
+    except PromptError as error:
+        raise PromptError(f"case {fact.case_id}: {error}") from None
+    return views
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""Layouts of other projects' files of facts, told by their fields, so that a message can name them. It converts none."""
+"""Layouts of other projects' fact files, told by their fields, so that a message can name them. It converts none."""
 
 from artifact.errors import FactError
 

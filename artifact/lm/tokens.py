@@ -5,8 +5,8 @@ embedding row to every position for them), and a subject that splits inside a ch
 models.
 
 Special tokens: before a prompt stands what the tokenizer itself puts there, found by asking it: nothing for GPT-2,
-GPT-J and SmolLM2, the begin token for Llama 3, which never saw a text without it. What it would put after a text (an end
-token) is left out: a prompt goes on, and no token before the end sees it.
+GPT-J and SmolLM2, the begin token for Llama 3, which never saw a text without it. What it would put after a text (an
+end token) is left out: a prompt goes on, and no token before the end sees it.
 
 Continuations are ids: those that the tokenizer gives the text where it stands after another. A tokenizer that puts a
 space of its own before a text (sentence-piece, as Llama 2's) is asked with a sign before it, which is then cut off.
@@ -114,8 +114,8 @@ class Tokens:
         (opening, *others) = found
         if others or opening is None:
             raise ModelError(
-                "the tokenizer does not put the same tokens before every text; expected special tokens before or after "
-                "a text and its own tokens between them, always alike; give a model with such a tokenizer"
+                "the tokenizer does not put the same tokens before every text; expected special tokens before or "
+                "after a text and its own tokens between them; give a model with such a tokenizer"
             )
         return opening
 
@@ -148,7 +148,7 @@ class Tokens:
             ):
                 return ids[count:]
         raise PromptError(
-            f"the text {_short(text)!r} has no tokens of its own after a prompt in this model's vocabulary; give another"
+            f"the text {_short(text)!r} has no tokens of its own after a prompt with this tokenizer; give another"
         )
 
     def _begin_notes(self, begin: int | None) -> tuple[str, ...]:
@@ -159,8 +159,8 @@ class Tokens:
         if text not in _BEGIN_TOKENS and not self._tokenizer.init_kwargs.get("add_bos_token"):
             return ()
         return (
-            f"the configuration names the begin token {text!r}, and the tokenizer does not put it before a text; if the "
-            "model was trained with it, give the model's own tokenizer files",
+            f"the configuration names the begin token {text!r}, and the tokenizer does not put it before a text; if "
+            "the model was trained with it, give the model's own tokenizer files",
         )
 
     def encode(self, text: str) -> Encoded:
@@ -213,8 +213,8 @@ class Tokens:
         ids = (*prompt.ids, *target[:-1])
         if len(ids) > self.limit:
             raise PromptError(
-                f"the prompt {_short(prompt.text)!r} of {len(prompt.ids)} tokens with the {len(target)} tokens after it "
-                f"exceeds the model's {self.limit} positions; shorten one of them"
+                f"the prompt {_short(prompt.text)!r} of {len(prompt.ids)} tokens with the {len(target)} tokens after "
+                f"it exceeds the model's {self.limit} positions; shorten one of them"
             )
         return ids
 

@@ -27,10 +27,10 @@ Sever = Literal["mlp", "attn"]
 
 @dataclass(frozen=True)
 class Trace:
-    """One traced fact. `tokens` are the prompt's, one by one, each with its text or, where it holds a part of a
-    character, its bytes as <0xE6> (Tokens.label); `answer` is written likewise. Probabilities are of the clean greedy answer's first token at the last position.
+    """One traced fact. Probabilities are of the clean greedy answer's first token at the last position.
 
-    scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
+    `tokens` and `answer` are the tokens' texts; one that holds a part of a character is its bytes, as <0xE6>
+    (Tokens.label). scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
     scores - corrupted.
     """
 
