@@ -79,7 +79,10 @@ def load_model(model: str, device: str | None = None) -> Any:
     from artifact.lm.device import choose_device
     from artifact.lm.load import load
 
-    return load(model, choose_device(device)[0])
+    loaded = load(model, choose_device(device)[0])
+    for line in loaded.tokens.notes:
+        print(line, file=sys.stderr)
+    return loaded
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | str | None] = ()) -> None:

@@ -23,6 +23,7 @@ from artifact.cli.app import (
 from artifact.editing.hparams import JOINT, MethodName
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
+from artifact.facts.joint import refuse_conflicts
 from artifact.terminal import say
 
 _NONE: list[str] = []
@@ -83,6 +84,8 @@ def edit(
             f"{request}: holds {len(requests)} records and {method} edits single facts; give a file with one record"
         )
     views = [fact.view(perspective) for fact in requests]
+    named = [f"record {number} (case {fact.case_id})" for number, fact in enumerate(requests)]
+    refuse_conflicts(views, named, str(request))
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
     loaded = load_model(model, device)
     use_tf32(followed.tf32)

@@ -21,6 +21,7 @@ from artifact.cli.app import (
 )
 from artifact.cli.bounds import SAMPLES, count
 from artifact.facts.fact import Perspective, Statement, read_statements
+from artifact.facts.subject import subject_start
 from artifact.terminal import say
 
 _NONE: list[str] = []
@@ -44,7 +45,11 @@ def trace(
         Parameter(help="Relation tokens: all but the subject, those after it, or those of the template."),
     ] = "all",
     template: Annotated[
-        str | None, Parameter(help="The prompt's wording with {} for the subject, for --relation-span template.")
+        str | None,
+        Parameter(
+            help="The prompt's wording with {} for the subject: for --relation-span template, and where the prompt "
+            "names the subject twice."
+        ),
     ] = None,
     samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
     noise: Annotated[
@@ -76,6 +81,7 @@ def trace(
 
         figure_form(figure)
     check_outputs({"--json": json_file, "--figure": figure}, (facts, model))
+    subject_start(prompt, subject, template)  # before the model is loaded
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
     given = 1.0 if noise == "s3" else noise_number(noise)

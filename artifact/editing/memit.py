@@ -172,6 +172,10 @@ def _memit(
     results: list[MemitEdit | EditError] = []
     values = value_FD.split(sizes)
     for number, own in enumerate(changes):
+        first = sum(sizes[:number])
+        if (idle := found.idle(slice(first, first + sizes[number]))) is not None:
+            results.append(idle)
+            continue
         edit = Edit(own)
         history = [terms for terms, group in zip(found.history, group_F, strict=True) if group == number]
         try:

@@ -277,20 +277,17 @@ def pad_row(network: Network, decoder: Decoder) -> Tensor | None:
 
 
 def request(model: LanguageModel, view: View) -> Request:
-    """What MEND is fed for a view: the whole sentence as one text, its last tokens being the target.
+    """What MEND is fed for a view: the prompt and " " + target, whose tokens are scored.
 
-    As many are scored as " " + target has on its own. Raises PromptError for a text the model cannot be asked with.
+    Raises PromptError for a text the model cannot be asked with.
     """
     return sentence(model, fill(view.template, view.subject), view.target)
 
 
 def sentence(model: LanguageModel, prompt: str, target: str) -> Request:
-    """`prompt + " " + target`, scored at the target; nothing predicts a text's first token."""
-    ids = model.tokens.encode(f"{prompt} {target}").ids
-    scored = min(len(model.tokens.ids(f" {target}")), len(ids) - 1)
-    if scored < 1:
-        raise PromptError(f"the text {prompt!r} with {target!r} is a single token; give a longer prompt")
-    return Request(ids, scored)
+    """The ids of a prompt and of all of " " + target after it, scored at the target."""
+    asked, said = model.tokens.encode(prompt), model.tokens.continuation(f" {target}")
+    return Request(model.tokens.fed(asked, [*said, said[-1]]), len(said))
 
 
 def _parts(requests: Mapping[int, Sequence[Request]]) -> list[list[int]]:

@@ -19,6 +19,7 @@ from artifact.errors import FactError
 from artifact.facts.everyday import everyday_records
 from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements, read_bytes
 from artifact.facts.known import edit_cases
+from artifact.facts.layouts import refuse_other_layouts
 from artifact.facts.odd import OddRecord, decode_records, parse_records
 from artifact.facts.templates import with_relation
 from artifact.sources.catalogue import WORLD
@@ -129,12 +130,7 @@ def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = F
     relation view is absent. Raises FactError for a relation without a written name (relations.py), or a bad record.
     """
     records, sha256 = _read(path)
-    first = records[0] if isinstance(records, list) and records else records
-    if isinstance(first, dict) and "target_new" in first and "requested_rewrite" not in first:
-        raise FactError(
-            f"{path}: looks like EasyEdit's or KnowEdit's layout ({', '.join(list(first)[:6])}); expected "
-            "CounterFact-style records, with requested_rewrite (an example: artifact/facts/data/world/facts.json)"
-        )
+    refuse_other_layouts(records, str(path))
     if not is_counterfact(records):
         return _known(path, records, sha256, "own known facts", relation_source, by_id)
     found = _ordered(parse_records(records, str(path)), by_id)

@@ -103,7 +103,7 @@ def load_folder(
         name=name or str(folder),
         revision=revision or f"sha256:{_file_hash(folder)}",
         decoder=decoder,
-        tokens=Tokens(tokenizer, decoder.positions),
+        tokens=Tokens(tokenizer, decoder.positions, config.bos_token_id if config.model_type == "llama" else None),
     )
 
 

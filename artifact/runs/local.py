@@ -158,7 +158,7 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
         if isinstance(answer, ArtifactError):
             records[statement.case_id] = _failed(statement.case_id, answer)
         elif not is_answer(context.model, statement, answer):
-            said = context.model.tokens.decode([answer]).strip()
+            said = context.model.tokens.label(answer).strip()
             reason = f"the model's greedy answer is {said!r}, not {statement.answer!r}"
             records[statement.case_id] = Record(statement.case_id, "excluded", {"reason": reason})
     left = [statement for statement in statements if statement.case_id not in records]

@@ -197,6 +197,8 @@ def prepare(
     if name in HUB_MODELS:
         check_fits(name, HUB_MODELS[name].size, device)
     model = in_one(lambda: load(name, device), f"model {name}")
+    for line in model.tokens.notes:
+        say(line)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
     elif device == "cpu" and plan.name == SMOKE.name:

@@ -30,7 +30,8 @@ Sever = Literal["mlp", "attn"]
 class Trace:
     """One traced fact. Probabilities are of the clean greedy answer's first token at the last position.
 
-    scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
+    `tokens` and `answer` are the tokens' texts; one that holds a part of a character is its bytes, as <0xE6>
+    (Tokens.label). scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
     scores - corrupted.
     """
 
@@ -130,7 +131,10 @@ def greedy_answers(
 
 def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
     """Whether the statement's expected answer, where its source gives one, begins with `token`."""
-    return not statement.answer or token == model.tokens.ids(f" {statement.answer}")[0]
+    try:
+        return not statement.answer or token == model.tokens.continuation(f" {statement.answer}")[0]
+    except PromptError:
+        return False  # a word that is not in the vocabulary is not what the model says
 
 
 class _Asked(NamedTuple):
@@ -201,10 +205,10 @@ def trace_all(
                     continue
                 found[number] = Trace(
                     case_id=statements[number].case_id,
-                    tokens=tuple(model.tokens.decode([i]) for i in encoded.ids),
+                    tokens=tuple(model.tokens.label(i) for i in encoded.ids),
                     subject=subject_tokens(encoded, statements[number]),
                     span=span,
-                    answer=model.tokens.decode([swept.answer_F[f]]),
+                    answer=model.tokens.label(swept.answer_F[f]),
                     answer_id=swept.answer_F[f],
                     clean=swept.clean_F[f],
                     corrupted=swept.corrupted_F[f],

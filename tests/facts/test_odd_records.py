@@ -39,6 +39,11 @@ ODD = {
     "a filled slot": ({"requested_rewrite__prompt": "Velmora lies in"}, "must hold exactly one {}"),
     "a doubled slot": ({"requested_rewrite__prompt": "{} and {} lie in"}, "must hold exactly one {}"),
     "no rewrite": ({"requested_rewrite": None}, "requested_rewrite"),
+    "a blank at a subject's end": ({"requested_rewrite__subject": "Velmora "}, "'Velmora ' has blanks at its ends"),
+    "one object twice": (
+        {"requested_rewrite__target_new": {"str": RECORDS[3]["requested_rewrite"]["target_true"]["str"]}},
+        "are both",
+    ),
     "a number for a text": ({"requested_rewrite__target_new": {"str": 7}}, "target_new"),
 }
 
