@@ -23,7 +23,17 @@ from artifact.sources import download
 from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
 from artifact.sources.download import Say, Tell, Wanted, no_room
-from artifact.sources.lock import Entry, entry_of, expected_of, holding, record, recorded
+from artifact.sources.lock import (
+    Entry,
+    entry_of,
+    expected_of,
+    forget,
+    holding,
+    record,
+    recorded,
+    recorded_keys,
+    unusable,
+)
 from artifact.sources.unpack import Unusable, unpack
 from artifact.sources.verify import Finding, examine
 
@@ -111,8 +121,35 @@ def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
             fetched = _fetch_file(source, file, folder / file.name, say, tell)
             if source.members:
                 _unpack(source, folder / file.name, fetched.sha256, say)
-            record(f"{source.name}/{file.name}", fetched)
+            if not unusable(f"{source.name}/{file.name}", folder / file.name, fetched.sha256):
+                record(f"{source.name}/{file.name}", fetched)
     return folder
+
+
+def discard(source: Source) -> None:
+    """Remove all that is there of a source, with the hashes that were recorded of it; pinned ones still hold.
+
+    Raises FactError or ModelError when it cannot be removed.
+    """
+    try:
+        if isinstance(source, HubModel):
+            shutil.rmtree(converted_folder(source), ignore_errors=True)
+            _remove([path for name in source.files if (path := hub_file(source, name))])
+            keys = [f"hub/{source.name}/{name}" for name in source.files]
+            keys += [key for key in recorded_keys() if key.startswith(f"converted/{converted_folder(source).name}/")]
+        else:
+            folder = source_folder(source)
+            with holding(folder):
+                names = [file.name for file in source.files] + [member.name for member in source.members]
+                names += [converted_file(folder / name).name for name in names if name.endswith(".pt")]
+                for name in names:
+                    for path in (folder / name, folder / f"{name}{UNFINISHED}"):
+                        path.unlink(missing_ok=True)
+            keys = [f"{source.name}/{name}" for name in names]
+    except OSError as error:
+        raise FactError(f"{source.name}: cannot be removed ({reason(error)}); change the folder's owner") from None
+    for key in keys:
+        forget(key)
 
 
 def path_of(name: str) -> Path:
@@ -226,11 +263,14 @@ def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Findin
     if damaged and converted_folder(model).is_dir():
         shutil.rmtree(converted_folder(model))
         return damaged
-    for finding in damaged:
-        assert finding.path is not None
-        finding.path.resolve().unlink()  # the hub's cache keeps the bytes elsewhere and links to them
-        finding.path.unlink(missing_ok=True)
+    _remove([finding.path for finding in damaged if finding.path is not None])
     return damaged
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.resolve().unlink(missing_ok=True)  # the hub's cache keeps the bytes elsewhere and links to them
+        path.unlink(missing_ok=True)
 
 
 def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell: Tell) -> Entry:
@@ -292,6 +332,8 @@ def _there(source: PlainSource, name: str) -> Path:
     if not path.is_file():
         missing = NotFetched if error is FactError else error
         raise missing(f"{source.name}: {path.name} is not in the cache; run kloc fetch {source.name}")
+    if why := unusable(f"{source.name}/{path.name}", path):
+        raise error(why)
     exact = {file.name: file.size for file in source.files if file.exact}.get(path.name)
     entry = recorded(f"{source.name}/{path.name}")
     size = exact if exact is not None else entry.size if entry else None

@@ -45,7 +45,7 @@ def unpack(archive: Path, member: Member, out: Path) -> str | None:
             return None
         write_atomically(out, taken[1])
     except DAMAGED_ARCHIVE as error:
-        raise Unusable(f"{archive}: is no whole zip archive ({error}); run kloc fetch again") from None
+        raise Unusable(f"{archive}: is no whole zip archive ({error}); run kloc fetch {archive.parent.name} again") from None
     except OSError as error:
         raise FactError(f"{out}: cannot be written ({error.strerror}); make room, or set KLOC_CACHE") from None
     return taken[0]
@@ -80,7 +80,7 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise Unusable(
                 f"{archive}: names a path outside itself ({entry.filename!r}), so nothing of it is unpacked; run "
-                "kloc fetch again"
+                f"kloc fetch {archive.parent.name} again"
             )
         if not entry.is_dir() and "__MACOSX" not in path.parts:
             found.append(entry)
@@ -118,7 +118,7 @@ def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, memb
     raise FactError(
         f"{archive}: no file in it has records with {', '.join(member.needs)}; it holds "
         f"{'; '.join(seen[:_SHOWN]) or 'nothing'}{more}; it is kept: run with --relation-source templates, or remove "
-        "it and run kloc fetch again when the authors' archive has changed"
+        f"it and run kloc fetch {archive.parent.name} when the authors' archive has changed"
     )
 
 

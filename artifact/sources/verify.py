@@ -12,18 +12,18 @@ from typing import Literal
 from artifact.io import sha256_of
 from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import HubModel, PlainSource, Source
-from artifact.sources.lock import Expected, expected_of, recorded
+from artifact.sources.lock import Expected, expected_of, recorded, unusable
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One file: whole, damaged, missing, or there with no hash known yet (`new`). `words` say why it is damaged."""
+    """One file: whole, damaged, missing, or there with no hash known yet (`new`) or of no use. `words` say why."""
 
     key: str
     path: Path | None
-    state: Literal["whole", "damaged", "missing", "new"]
+    state: Literal["whole", "damaged", "missing", "new", "unusable"]
     sha256: str | None = None
     words: str = ""
 
@@ -77,7 +77,8 @@ def _finding(key: str, path: Path, expected: Expected | None) -> Finding:
         return Finding(key, path, "damaged", words=f"expected {entry.size} bytes, got {path.stat().st_size}")
     digest = sha256_of(path)
     if expected is None:
-        return Finding(key, path, "new", digest)
+        why = unusable(key, path, digest)
+        return Finding(key, path, "unusable" if why else "new", digest, why or "")
     if digest != expected.sha256:
         words = f"expected sha256 {expected.sha256} ({expected.by}), got {digest}"
         return Finding(key, path, "damaged", digest, words)
