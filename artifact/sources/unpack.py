@@ -45,7 +45,9 @@ def unpack(archive: Path, member: Member, out: Path) -> str | None:
             return None
         write_atomically(out, taken[1])
     except DAMAGED_ARCHIVE as error:
-        raise Unusable(f"{archive}: is no whole zip archive ({error}); run kloc fetch {archive.parent.name} again") from None
+        raise Unusable(
+            f"{archive}: is no whole zip archive ({error}); run kloc fetch {archive.parent.name} again"
+        ) from None
     except OSError as error:
         raise FactError(f"{out}: cannot be written ({error.strerror}); make room, or set KLOC_CACHE") from None
     return taken[0]
