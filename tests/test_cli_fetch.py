@@ -210,7 +210,7 @@ def test_mends_pickle_is_converted_once(capsys, monkeypatch, host, tmp_path) -> 
 
 
 def test_a_pickle_that_cannot_be_converted_is_kept_and_not_fetched_again(capsys, monkeypatch, host, tmp_path) -> None:
-    """Its reason is said at once the next time, by fetch, by --check and by a run, with the ways out; each one works."""
+    """Its reason is said at once the next time, by fetch, --check and a run, with the ways out."""
     put(monkeypatch, host, "mend-gpt2-xl", b"no pickle", pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
     first = capsys.readouterr().err

@@ -83,9 +83,9 @@ def record(key: str, entry: Entry) -> None:
 
 def forget(key: str) -> None:
     """Take a file out of the cache's lock file, with what was noted of it."""
-    for name in (key, _UNUSABLE + key):
-        if recorded(name):
-            _change(lambda files, name=name: files.pop(name, None))
+    names = [name for name in (key, _UNUSABLE + key) if recorded(name)]
+    if names:
+        _change(lambda files: [files.pop(name, None) for name in names])
 
 
 def note_unusable(key: str, path: Path, reason: str) -> None:
