@@ -81,7 +81,7 @@ def load_model(model: str, device: str | None = None) -> Any:
 
     loaded = load(model, choose_device(device)[0])
     for line in loaded.tokens.notes:
-        print(line, file=sys.stderr)
+        complain(line)
     return loaded
 
 

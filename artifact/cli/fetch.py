@@ -26,8 +26,8 @@ from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import GROUPS, SOURCES, HubModel, PlainSource, Source
 from artifact.sources.download import Tell
-from artifact.sources.fetch import check_room, fetch_source, offline, state_of
-from artifact.sources.lock import entry_of, forget, holding, record, recorded
+from artifact.sources.fetch import check_room, discard, fetch_source, offline, state_of
+from artifact.sources.lock import entry_of, holding, note_unusable, record, recorded, unusable
 from artifact.sources.verify import examine
 from artifact.terminal import complain, say, shown
 
@@ -40,9 +40,19 @@ def fetch(
     check: Annotated[
         bool, Parameter(help="Fetch nothing: hash what is there, without a network; exit code 2 when it is damaged.")
     ] = False,
+    again: Annotated[
+        bool, Parameter(help="Remove what is there of these sources, its recorded hashes too, and fetch it anew.")
+    ] = False,
 ) -> int:
     """Fetch models, data and weights, each at a pinned place, resumed where it was cut, verified by its hash."""
     sources = [SOURCES[name] for name in _names(what)]
+    if again:
+        if check or not what:
+            raise SettingError("--again fetches anew what you name, and not with --check; give kloc fetch NAME --again")
+        if offline():
+            raise SettingError("--again needs a network, and HF_HUB_OFFLINE is set; unset it")
+        for source in sources:
+            discard(source)
     if check:
         return _check(sources or list(SOURCES.values()))
     if not sources:
@@ -68,7 +78,8 @@ def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
 
     Raises FactError or ModelError for the first of `names` that cannot be had.
     """
-    missing = [SOURCES[name] for name in (*names, *optional) if state_of(SOURCES[name]) != "here"]
+    wanted = [SOURCES[name] for name in (*names, *optional)]
+    missing = [source for source in wanted if state_of(source) != "here" or _unconverted(source)]
     if not missing:
         return
     if not offline():
@@ -108,6 +119,9 @@ def _check(sources: list[Source]) -> int:
             if finding.state == "damaged":
                 damaged += 1
                 complain(f"{finding.key}: damaged, {finding.words}; run kloc fetch {source.name} to fetch it again")
+            elif finding.state == "unusable":
+                damaged += 1
+                complain(f"{finding.key}: {finding.words}")
             elif finding.state == "missing":
                 say(f"missing  {finding.key}: kloc fetch {source.name}")
             elif finding.state == "new":
@@ -133,6 +147,14 @@ def _converted(source: Source, shown: "_Shown") -> Path | None:
     return None
 
 
+def _unconverted(source: Source) -> bool:
+    """Whether MEND's pickle is there and was not converted: by hand put there, or refused before."""
+    if isinstance(source, HubModel) or not source.name.startswith("mend-"):
+        return False
+    published = source_folder(source) / source.files[0].name
+    return published.is_file() and not converted_file(published).is_file()
+
+
 def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
     published = source_folder(source) / source.files[0].name
     made = converted_file(published)
@@ -141,18 +163,22 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
         made_from, entry = sha256_of(published), recorded(key_made)
         if entry and entry.made_from == made_from and made.is_file() and sha256_of(made) == entry.sha256:
             return made
+        if why := unusable(key, published, made_from):
+            raise SettingError(why)
         from artifact.editing.mend_weights import convert
 
         shown.say(f"{source.name}: converting the pickle to safetensors")
         try:
             convert(published, made)
         except SettingError as error:
-            published.unlink()  # else the next fetch would find it there, by a hash that was recorded too early
-            forget(key)
-            raise SettingError(
-                f"{error}; if it fails again, give --mend-weights a network of your own (kloc mend-train), or leave "
-                "MEND out"
-            ) from None
+            # The file stays: gigabytes are not fetched again only to be refused again.
+            why = (
+                f"{str(error).removesuffix('; fetch it again')}; it is kept, and not read again: give --mend-weights a "
+                f"network of your own (kloc mend-train), fetch it anew with kloc fetch {source.name} --again, put "
+                "another file in its place, or leave MEND out"
+            )
+            note_unusable(key, published, why)
+            raise SettingError(why) from None
         record(key_made, entry_of(made, made_from=made_from))
     return made
 

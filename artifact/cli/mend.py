@@ -43,7 +43,7 @@ def mend_train(
     import torch
 
     from artifact.editing.hparams import hparams_for, hparams_hash
-    from artifact.editing.mend_train import UNFINISHED, MendTraining, train
+    from artifact.editing.mend_train import FIGURES, UNFINISHED, MendTraining, train
     from artifact.editing.mend_weights import write_network
     from artifact.lm.device import use_tf32
     from artifact.runs.setup import SMALL_EMBEDDING, data_for
@@ -102,6 +102,6 @@ def mend_train(
     write_network(found.network, out, about, dtype)
     checkpoint.unlink(missing_ok=True)
     for name, figures in found.figures.items():
-        say(f"held out, {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+        say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
     say(out)
     return 0

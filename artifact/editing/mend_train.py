@@ -29,6 +29,13 @@ from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import Fact
 from artifact.lm.load import LanguageModel
 
+FIGURES = {
+    "objective": "objective",
+    "corrected": "success, the file's statistics, step sizes as learned (--protocol corrected)",
+    "steps swapped": "success, the file's statistics, step sizes swapped (--correct mend_training_mode)",
+}
+"""What each figure of a network's file is, in words: by what normalisation and step sizes, under which protocol. As
+released altogether, a success depends on the edits before it (mend_history.py), so that a file has none."""
 UNFINISHED = ".partial"
 """Ending of the checkpoint beside the file that is being trained."""
 
@@ -64,8 +71,7 @@ class MendTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Trained:
     """A trained network, the step it was best at, the steps taken, and figures on the held-out facts.
 
-    `figures` on the held-out facts: "objective" (with NLL and KL), and success by the file's normalisation, with
-    step sizes applied as learned ("corrected") and as the released code deals them out ("steps swapped").
+    `figures` are FIGURES' on the held-out facts: the objective with NLL and KL, and success.
     """
 
     network: Network

@@ -223,6 +223,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         inert: list[Any] = [(_plain_dict if name == "collections.defaultdict" else _StandIn, name) for name in foreign]
         with torch.serialization.safe_globals(inert):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except MemoryError:
+        raise RunError(f"{path}: does not fit the computer's memory; free some, or take a larger machine") from None
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise SettingError(f"{path}: is no readable file of torch weights ({_reason(error)}); fetch it again") from None
     state = content.get("model") if isinstance(content, dict) else None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from artifact.editing.hparams import MemitHparams, RomeHparams
 from artifact.editing.protocol import Protocol
-from artifact.errors import DoesNotFit, PromptError
+from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
 from artifact.lm.decoder import Aligned, LayerKeys
 from artifact.lm.device import Memory, batches, default_memory
