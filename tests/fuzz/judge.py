@@ -11,6 +11,7 @@ import math
 import os
 import random
 import re
+import sqlite3
 import sys
 import time
 import traceback
@@ -30,6 +31,7 @@ _PROGRESS = re.compile(r"^(batches? |memory)")
 _BAD = re.compile(r"Traceback|Warning\b|panicked|^  File |\bException\b")
 _NO_NUMBER = re.compile(r"(?<![\w'\"/-])[-+]?(nan|inf)(?![\w'\"/-])", re.IGNORECASE)
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
+_SKIPPED = re.compile(r"timings\.json$|lock\.json$|/blobs/|/trees/|\.part")
 _IGNORED = {"model", "revision", "seconds", "timings", "tokenizer_sha256", "weights_sha256", "model_sha256"}
 
 
@@ -150,11 +152,14 @@ def results(box: Box, case: Case, ended: Ended) -> dict[str, Any]:
     import numpy as np
 
     found: dict[str, Any] = {"said": ended.out} if case.stdout_counts else {}
-    for path in sorted(box.out.rglob("*")):
-        name = str(path.relative_to(box.out))
-        if not path.is_file() or path.name == "timings.json":
+    places = [getattr(box, place) for place in ("out", "cache", "hub") if place in case.writes]
+    for path in sorted(path for place in places for path in place.rglob("*")):
+        name = str(path.relative_to(box.root / "box")).removeprefix("out/")
+        if not path.is_file() or path.is_symlink() and "/snapshots/" not in name or _SKIPPED.search(name):
             continue
-        if path.suffix == ".json":
+        if path.suffix == ".sqlite":
+            found[name] = _records(path)
+        elif path.suffix == ".json":
             found[name] = _strict(path)
         elif path.suffix == ".safetensors":
             found[name] = _arrays(name, _safetensors(path))
@@ -167,6 +172,13 @@ def results(box: Box, case: Case, ended: Ended) -> dict[str, Any]:
             if MARKUP[:20] in text or (path.suffix == ".md" and "](javascript:" in text) or "\x1b" in text:
                 raise _Wrong(f"{name} holds text of an input that was not escaped")
     return found
+
+
+def _records(path: Path) -> dict[str, Any]:
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+        rows = db.execute("select unit, case_id, status, payload from records").fetchall()
+    db.close()
+    return {f"{unit} {case_id}": [status, json.loads(payload)] for unit, case_id, status, payload in rows}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
