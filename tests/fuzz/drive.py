@@ -81,11 +81,11 @@ class Driver:
 
     def _started(self) -> "subprocess.Popen[bytes]":
         if self._worker is None:
-            paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+            paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(ROOT / "tests")]
             with (self.folder / "worker").open("wb") as said:
                 self._worker = subprocess.Popen(
                     [sys.executable, "-m", __package__ + ".worker", str(self.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    stderr=said, cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+                    stderr=said, cwd=self.folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
                 )  # fmt: skip
             self._rest = b""
             try:

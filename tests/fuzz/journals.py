@@ -86,7 +86,7 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
     def damage(at: Box) -> None:
         again = random.Random(seed)
         with sqlite3.connect(at["run/run.sqlite"]) as db:
-            where = "unit = ? and case_id = ?"
+            db.row_factory, where = sqlite3.Row, "unit = ? and case_id = ?"
             payload = db.execute(f"select payload from records where {where}", (unit, one)).fetchone()[0]
             if how == "payload":
                 made = json_damage(again, payload.encode())[0].decode("utf-8", "replace")
@@ -102,7 +102,9 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
             elif how == "drop":
                 db.execute(f"delete from {again.choice(('records', 'numbers'))} where {where}", (unit, one))
             elif how == "extra":
-                db.execute("insert into records values (?, ?, 'done', ?)", (unit, again.choice((-1, 99, 2**60)), payload))
+                row = dict(db.execute(f"select * from records where {where}", (unit, one)).fetchone())
+                row["case_id"] = again.choice((-1, 99, 2**60))
+                db.execute(f"insert into records values ({', '.join('?' * len(row))})", tuple(row.values()))
             elif how == "status":
                 status = again.choice(("failed", "excluded", "done", "", ANSI))
                 db.execute(f"update records set status = ? where {where}", (status, unit, one))
@@ -122,7 +124,8 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
             elif how == "forget":
                 db.execute("delete from meta where key = ?", (again.choice(("info", "numbers", "environments")),))
             elif how == "times":
-                db.execute("insert into times values (?, ?, ?, ?)", (unit, again.choice((-1.0, 1e308, "x")), 2**62, again.choice((-1e300, 1e300, "y", None))))
+                values = (unit, again.choice((-1.0, 1e308, "x")), 2**62, again.choice((-1e300, 1e300, "y", None)))
+                db.execute("insert into times (unit, seconds, cases, ended) values (?, ?, ?, ?)", values)
             elif how == "view":
                 db.execute("alter table records rename to hidden")
                 db.execute("create view records as select unit, case_id, 'failed' as status, '{\"reason\": \"v\"}' as payload from hidden")

@@ -108,7 +108,7 @@ def _said(case: Case, ended: Ended) -> Iterator[str]:
         yield f"traceback: {_last_lines(ended.raised)}"
         return
     if ended.code not in (0, 1, 2, 3):
-        yield f"exit code {ended.code}"
+        yield f"exit code {ended.code}: {ended.err[-300:].strip()}"
     lines = [line for line in ended.err.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("kloc: ")]
     for line in lines:
@@ -119,8 +119,6 @@ def _said(case: Case, ended: Ended) -> Iterator[str]:
         yield f"exit code {ended.code} with {len(told)} lines"
     if any(re.search(r"Traceback|Error\(|^kloc: *$", line) for line in told):
         yield f"no words for a user: {told[0][:160]}"
-    if "package's defect" in ended.err or "this is a defect" in ended.err.lower():
-        yield f"a defect: {told[-1][:200] if told else ''}"
     for stream, text in (("output", ended.out), ("error", ended.err)):
         bad = next((c for c in text if c not in "\n\t" and _commands(c)), None)
         if bad:
@@ -182,9 +180,13 @@ def _records(path: Path) -> dict[str, Any]:
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _Wrong(f"{path.name} was written ({path.stat().st_size} bytes) and is no safetensors file: {error}") from None
 
 
 def _arrays(name: str, arrays: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ def make(box: Box) -> None:
          "--out", at / "mend.safetensors")  # fmt: skip
     kloc("edit", "--model", at / "model", "--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json",
          "--out", at / "edit.safetensors")  # fmt: skip
-    sys.path.insert(0, str(TESTS)) if str(TESTS) not in sys.path else None
     import cheap
 
     cheap.run(at / "run")

@@ -17,7 +17,7 @@ Damage = tuple[str, str, Callable[[Box], None]]
 def tensor_damage(draw: random.Random, held: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, str]:
     """One tensor damaged: the tensors, words, and what is right: equal (or an error), free, or refused."""
     held = dict(held)
-    name = draw.choice(sorted(held))
+    name = draw.choice(sorted(name for name, array in held.items() if array.dtype.kind in "fiu"))
     array = held[name]
     how = draw.choice(("drop", "rename", "extra", "double", "int", "bool", "complex", "half", "nan", "inf", "huge", "shape",
                        "cut", "grow", "none", "scalar", "swap", "all", "value"))  # fmt: skip
@@ -50,7 +50,7 @@ def tensor_damage(draw: random.Random, held: dict[str, np.ndarray]) -> tuple[dic
         held[name] = np.ones((), np.float32)
         expect = "equal" if not array.ndim else "refused"
     elif how == "swap":
-        other = draw.choice(sorted(held))
+        other = draw.choice(sorted(name for name, array in held.items() if array.dtype.kind in "fiu"))
         held[name], held[other], expect = held[other], held[name], "free"
     elif how == "all":
         held = {}

@@ -23,7 +23,6 @@ def main(root: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     from .judge import judge
     from .kinds import KINDS
 
