@@ -83,6 +83,9 @@ def judge(box: Box, case: Case, draw: random.Random) -> tuple[list[str], Ended]:
     with case.host(box, draw) if case.host else nullcontext():
         ended = run(box, case)
     found = list(_said(case, ended))
+    for log in sorted(box.root.glob("box/*/kloc-defect-*.log")):
+        found.append(f"a defect: {_last_lines(log.read_text('utf-8', 'replace'))}")
+        log.unlink()
     after = box.listing(case.writes)
     changed = sorted({*before.items()} ^ {*after.items()})
     if box.canary.exists() or box.canary.is_symlink():
@@ -109,6 +112,7 @@ def _said(case: Case, ended: Ended) -> Iterator[str]:
         return
     if ended.code not in (0, 1, 2, 3):
         yield f"exit code {ended.code}: {ended.err[-300:].strip()}"
+        return
     lines = [line for line in ended.err.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("kloc: ")]
     for line in lines:
