@@ -72,11 +72,14 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
         axis = figure.subplots()
         image = axis.imshow(effects_TL, aspect="auto", cmap=_COLOURS, interpolation="nearest")
         words = [f"{token}{'*' if t in trace['span'] else ''}" for t, token in enumerate(trace["tokens"])]
-        axis.set_yticks(range(len(words)), [_label(word) for word in words])
+        # A token may hold a dollar sign, which is no formula.
+        axis.set_yticks(range(len(words)), [word.replace("$", r"\$") for word in words])
         axis.set_xticks(range(0, effects_TL.shape[1], max(1, -(-effects_TL.shape[1] // 8))))
         axis.set_xlabel("layer")
         axis.tick_params(length=2, width=0.5)
-        figure.colorbar(image, ax=axis).set_label(_label(f"indirect effect on p({trace['answer'].strip()})"))
+        figure.colorbar(image, ax=axis).set_label(
+            f"indirect effect on p({trace['answer'].strip()})".replace("$", r"\$")
+        )
         return figure
 
     try:
@@ -84,12 +87,6 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); name a file in a folder you own") from None
-
-
-def _label(text: str) -> str:
-    """A text with tokens in it as a figure writes it: control characters escaped, and a dollar sign is no formula."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown.replace("$", r"\$")
 
 
 def _scale(chart: Chart) -> Normalize:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
+from artifact.editing.protocol import all_switches
 from artifact.errors import NotBegun, RunError
 from artifact.io import write_atomically
 from artifact.plan import Plan, Unit
@@ -335,11 +336,14 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
         store._put("numbers", LAYOUT)
         store._put("info", msgspec.json.encode(info).decode())
         return info
-    found = first_difference(msgspec.json.decode(stored), described(info), ("model_reason", "cases", "given"))
+    then, now = msgspec.json.decode(stored), described(info)
+    for one in (then, now):
+        one["switches"] = all_switches(one["switches"])
+    found = first_difference(then, now, ("model_reason", "cases", "given"))
     if found is not None:
-        name, before, now = found
+        name, before, here = found
         raise RunError(
-            f"{store.folder}: was made with another {name} ({before}, now {now}); name another folder with --out, or "
+            f"{store.folder}: was made with another {name} ({before}, now {here}); name another folder with --out, or "
             "run the command that made it"
         )
     return store.info()
