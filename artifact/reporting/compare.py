@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from artifact.editing.protocol import all_switches
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric, columns_of
 from artifact.facts.fact import Perspective
@@ -212,7 +211,7 @@ def _differences(first: RunInfo, second: RunInfo, methods: Sequence[str]) -> lis
 def _described(info: RunInfo, methods: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"plan": info.plan.name}
     found |= {name.replace("_", " "): getattr(info, name) for name in _DESCRIBED}
-    found |= {f"switch {name}": on for name, on in all_switches(info.switches).items()}
+    found |= {f"switch {name}": on for name, on in info.switches.items()}
     for method in dict.fromkeys(methods):
         # The hash stands for all hyperparameters; prefixes, moments and MEND's weights are entries of their own.
         for key, value in info.settings.get(method, {}).items():

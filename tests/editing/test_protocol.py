@@ -93,7 +93,7 @@ def test_a_run_from_before_a_switch_followed_the_released_code(tmp_path: Path) -
     with writing(tmp_path / "run") as store:
         begin(store, plain)
         corrected = protocol_of("released", ["target_as_text"]).switches()
-        with pytest.raises(RunError, match="another switches target_as_text"):
+        with pytest.raises(RunError, match="another switches target as text"):
             begin(store, msgspec.structs.replace(plain, switches=corrected))
 
 
