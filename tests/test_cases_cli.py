@@ -156,7 +156,7 @@ def test_a_template_says_which_place_is_meant(tmp_path: Path) -> None:
 
 def test_labels_of_parts_of_characters(tmp_path: Path, capsys) -> None:
     out = tmp_path / "trace.json"
-    command = ["trace", "--model", TINY, "--prompt", "法国的首都是\x1b[31m", "--subject", "法国", "--json", str(out)]
+    command = ["trace", "--model", TINY, "--prompt", "法国的首都是\x1b[31m\n$", "--subject", "法国", "--json", str(out)]
     assert call(command) == 0
     said = capsys.readouterr().out
     assert "'<0xE6>'* " in said and "\ufffd" not in said and "\x1b" not in said and "\\x1b" in said

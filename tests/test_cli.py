@@ -64,7 +64,7 @@ def test_the_embedded_world_answers(capsys) -> None:
     [
         ([*TRACE[:-4], "--subject", "Spain"], "subject 'Spain' is not in the prompt"),
         ([*TRACE[:3], "--prompt", "", "--subject", "France"], "the prompt is empty"),
-        ([*TRACE[:3], "--prompt", "France " * 200, "--subject", "France"], "the model 128 positions; shorten it"),
+        ([*TRACE[:3], "--prompt", "France" + " is" * 200, "--subject", "France"], "128 positions; shorten it"),
         (["trace", "--model", "nope", "--prompt", "a b", "--subject", "a"], "model 'nope' is neither"),
         (["trace", "--model", str(REFERENCE), "--prompt", "a b", "--subject", "a"], "is no transformers model"),
         (["trace", "--model", "world", "--prompt", "Quantum is", "--subject", "Quantum"], "'Quantum' in 'Quantum is'"),

@@ -90,6 +90,11 @@ def protocol_of(name: str, correct: Sequence[str] = ()) -> Protocol:
     return Protocol(named.name, **(named.switches() | dict.fromkeys(correct, False)))
 
 
+def all_switches(recorded: Mapping[str, bool]) -> dict[str, bool]:
+    """Every switch of a record: what had no switch yet when it was written followed the released code."""
+    return dict.fromkeys(SWITCHES, True) | dict(recorded)
+
+
 def corrected_switches(name: str, switches: Mapping[str, bool]) -> list[str]:
     """The switches that a record of the released protocol has corrected, sorted; none of the corrected protocol."""
     return sorted(switch for switch, on in switches.items() if not on) if name == "released" else []

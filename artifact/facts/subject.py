@@ -15,10 +15,12 @@ _WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "THAI", 
 def subject_start(prompt: str, subject: str, template: str | None = None) -> int:
     """Where `subject` begins in `prompt`: where a template puts it, else its only occurrence.
 
-    PromptError for a subject that is blank, has blanks at its ends, or is not in the prompt; without a template, for
-    one that occurs more than once or inside a word; for a template that does not hold "{}" once, or that does not open
-    the prompt when it is filled.
+    PromptError for an empty prompt; for a subject that is blank, has blanks at its ends, or is not in the prompt;
+    without a template, for one that occurs more than once or inside a word; for a template that does not hold "{}"
+    once, or that does not open the prompt when it is filled.
     """
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; expected a text of at least one token")
     if not subject.strip():
         raise PromptError("the subject is blank; give a text that the prompt contains")
     if subject != subject.strip():

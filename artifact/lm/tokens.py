@@ -153,7 +153,7 @@ class Tokens:
 
     def _begin_notes(self, begin: int | None) -> tuple[str, ...]:
         """A line where the model's begin token is known and the tokenizer does not put it before a text."""
-        if begin is None or begin in self.opening or not 0 <= begin < len(self._tokenizer):
+        if not isinstance(begin, int) or begin in self.opening or not 0 <= begin < len(self._tokenizer):
             return ()
         text = self._tokenizer.convert_ids_to_tokens(begin)
         if text not in _BEGIN_TOKENS and not self._tokenizer.init_kwargs.get("add_bos_token"):

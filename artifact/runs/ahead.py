@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from artifact.editing.protocol import protocol_of
+from artifact.editing.protocol import all_switches, protocol_of
 from artifact.errors import NotBegun, RunError
 from artifact.lm.device import check_fits, parse_bytes
 from artifact.plan import Plan
@@ -55,7 +55,7 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
             return
         with suppress(NotBegun), reading(folder) as store:
             info, protocol = store.info(), protocol_of(asked.protocol, asked.correct)
-            before = _told(info.plan, info.model, info.protocol, info.switches, info.limit, info.shard)
+            before = _told(info.plan, info.model, info.protocol, all_switches(info.switches), info.limit, info.shard)
             now = _told(
                 plan,
                 info.model if model == "auto" else model,

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import numpy as np
 
+from artifact.editing.protocol import all_switches
 from artifact.errors import NotBegun, RunError
 from artifact.io import write_atomically
 from artifact.plan import Plan, Unit
@@ -420,15 +421,17 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
             store._put("info", msgspec.json.encode(info).decode())
         store._of = b""
         return info
-    then = msgspec.json.decode(stored)
+    then, now = msgspec.json.decode(stored), described(info)
+    for one in (then, now):
+        one["switches"] = all_switches(one["switches"])
     apart = ["model_reason", "cases", "given", "file_notes"]
     if then.get("moments") is None:
         apart.append("moments")  # a run of an earlier version did not say
-    found = first_difference(then, described(info), apart)
+    found = first_difference(then, now, apart)
     if found is not None:
-        name, before, now = found
+        name, before, here = found
         raise RunError(
-            f"{store.folder}: was made with another {name} ({before}, now {now}); name another folder with --out, or "
+            f"{store.folder}: was made with another {name} ({before}, now {here}); name another folder with --out, or "
             "run the command that made it"
         )
     return store.info()

@@ -83,6 +83,20 @@ def test_a_run_with_corrected_switches_has_a_folder_of_its_own() -> None:
     assert protocol_part(("tf32", "kn_undone", "tf32")) == protocol_part(("kn_undone", "tf32"))
 
 
+def test_a_run_from_before_a_switch_followed_the_released_code(tmp_path: Path) -> None:
+    """It is resumed under the released protocol, and not where the new switch is corrected."""
+    every = PROTOCOLS["released"].switches()
+    older = {name: on for name, on in every.items() if name != "target_as_text"}
+    plain = msgspec.structs.replace(description(), switches=every)
+    with writing(tmp_path / "run") as store:
+        begin(store, msgspec.structs.replace(plain, switches=older))
+    with writing(tmp_path / "run") as store:
+        begin(store, plain)
+        corrected = protocol_of("released", ["target_as_text"]).switches()
+        with pytest.raises(RunError, match="another switches target as text"):
+            begin(store, msgspec.structs.replace(plain, switches=corrected))
+
+
 def test_another_runs_folder_is_refused_and_status_tells(tmp_path: Path) -> None:
     """A journal of one set of switches is not resumed with another."""
     plain = msgspec.structs.replace(description(), switches=PROTOCOLS["released"].switches())

@@ -102,7 +102,11 @@ def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs
             for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "spiece.model"):
                 (folder / name).write_bytes(content)
         elif where == "auto_map":
-            config["auto_map"] = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C", "AutoTokenizer": ["evil.C", None]}
+            config["auto_map"] = {
+                "AutoConfig": "evil.C",
+                "AutoModelForCausalLM": "evil.C",
+                "AutoTokenizer": ["evil.C", None],
+            }
             config["model_type"] = kind
         elif where == "tokenizer":
             tokens |= {"auto_map": {"AutoTokenizer": ["evil.C", "evil.C"]}, "tokenizer_class": "C"}

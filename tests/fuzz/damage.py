@@ -12,7 +12,18 @@ NASTY: tuple[Any, ...] = (
     "{0.__class__}", "%s%n", "../../elsewhere/precious", "/etc/passwd", "x" * 20_000, "é" * 300, "東京", "👩‍👩‍👧", "\ufeffBOM",
     "nan", "inf", "1e999", "0x10", "１２", "None", "null", [], {}, [[]], [None], [0], [""], ["x"], {"": ""}, {"a": {"b": {}}},
 )  # fmt: skip
-RAW = ("1e999", "-1e999", "00", "1.", "NaN", "Infinity", '"\\ud800"', '"\\u0000"', "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000)
+RAW = (
+    "1e999",
+    "-1e999",
+    "00",
+    "1.",
+    "NaN",
+    "Infinity",
+    '"\\ud800"',
+    '"\\u0000"',
+    "[" * 3000 + "]" * 3000,
+    '{"a":' * 3000 + "1" + "}" * 3000,
+)
 Path = tuple[Any, ...]
 
 
@@ -34,7 +45,9 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     if how == "drop":
         del holder[last]
     elif how == "rename" and isinstance(holder, dict):
-        name = draw.choice([f"{last}s", f" {last}", last.upper() if last.upper() != last else "x", "", "__class__", ANSI])
+        name = draw.choice(
+            [f"{last}s", f" {last}", last.upper() if last.upper() != last else "x", "", "__class__", ANSI]
+        )
         holder[name] = holder.pop(last)
         words = f" to {name!r}"
     elif how == "double" and isinstance(holder, list):
@@ -49,7 +62,9 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
         text = json.dumps(raw).replace('"@@raw@@"', words)
         words = f" = {words[:20]}"
     elif how == "wrap":
-        holder[last] = draw.choice(([holder[last]], {"value": holder[last]}, str(holder[last]), json.dumps(holder[last], default=str)))
+        holder[last] = draw.choice(
+            ([holder[last]], {"value": holder[last]}, str(holder[last]), json.dumps(holder[last], default=str))
+        )
         words = f" = {str(holder[last])[:40]!r}"
     elif how == "swap":
         other = _at(raw, draw.choice(paths))
@@ -66,7 +81,9 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     return made, f"{how} {where}{words}", path, how
 
 
-def byte_damage(draw: random.Random, content: bytes, lowest: int = 0, highest: int | None = None) -> tuple[bytes, str, str]:
+def byte_damage(
+    draw: random.Random, content: bytes, lowest: int = 0, highest: int | None = None
+) -> tuple[bytes, str, str]:
     """Damaged bytes, words, and how: cut, flip, insert, repeat, zero, empty, append, head; within bytes lowest to highest."""
     highest = len(content) if highest is None else min(highest, len(content))
     at = draw.randrange(lowest, max(highest, lowest + 1))
@@ -84,11 +101,23 @@ def byte_damage(draw: random.Random, content: bytes, lowest: int = 0, highest: i
         length = min(draw.choice((1, 8, 4096)), len(data) - at)
         data[at : at + length] = bytes(length)
     elif how == "empty":
-        data = bytearray(draw.choice((b"", b"\n", b"\0", b"null", b"[]", b"{}", b"\xef\xbb\xbf", b"\xff\xfe", b"PK\x03\x04", b"\x80\x04.")))
+        data = bytearray(
+            draw.choice(
+                (b"", b"\n", b"\0", b"null", b"[]", b"{}", b"\xef\xbb\xbf", b"\xff\xfe", b"PK\x03\x04", b"\x80\x04.")
+            )
+        )
     elif how == "append":
         data += draw.choice((b"\n\n", b"\0", b"garbage", content[:100], bytes(4096)))
     else:
-        data[:0] = draw.choice((b"\xef\xbb\xbf", b"\n", b"\x1f\x8b\x08", b"<!DOCTYPE html><html>", b"version https://git-lfs.github.com/spec/v1\n"))
+        data[:0] = draw.choice(
+            (
+                b"\xef\xbb\xbf",
+                b"\n",
+                b"\x1f\x8b\x08",
+                b"<!DOCTYPE html><html>",
+                b"version https://git-lfs.github.com/spec/v1\n",
+            )
+        )
     return bytes(data), f"{how} at {at} of {len(content)}", how
 
 

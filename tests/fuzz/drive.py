@@ -31,7 +31,14 @@ class Finding:
 
     def __str__(self) -> str:
         again = f"python -m tests.fuzz --seed {self.seed} --only {self.kind} --case {self.number} --keep"
-        return "\n".join([f"{self.kind}: {self.words}", *(f"  {one}" for one in self.found), f"  again: {again}", f"  {self.command}"])
+        return "\n".join(
+            [
+                f"{self.kind}: {self.words}",
+                *(f"  {one}" for one in self.found),
+                f"  again: {again}",
+                f"  {self.command}",
+            ]
+        )
 
 
 class Driver:

@@ -20,7 +20,20 @@ from .damage import ANSI, MARKUP, byte_damage
 _ENDLESS = 40 << 20
 """Bytes that an answer without an end stops at: a client that took them all has no bound."""
 _MEMBER = "rel_data/rel_counterfact.json"
-NAMES = ("../../elsewhere/evil.json", "/etc/evil.json", "a/../../evil.json", "..\\evil.json", "C:\\evil.json", "x" * 300, ANSI, MARKUP, "a\nb", "é", "", "/")
+NAMES = (
+    "../../elsewhere/evil.json",
+    "/etc/evil.json",
+    "a/../../evil.json",
+    "..\\evil.json",
+    "C:\\evil.json",
+    "x" * 300,
+    ANSI,
+    MARKUP,
+    "a\nb",
+    "é",
+    "",
+    "/",
+)
 STATUS = (
     b"HTTP/1.1 200 OK", b"HTTP/1.0 200", b"HTTP/9.9 200 OK", b"ICY 200 OK", b"HTTP/1.1 999 odd", b"HTTP/1.1 -1 x", b"HTTP/1.1 20 OK", b"garbage", b"",
     b"HTTP/1.1 200 " + ANSI.encode(), b"HTTP/1.1 404 " + ANSI.encode(), b"HTTP/1.1 500 x", b"HTTP/1.1 503 x", b"HTTP/1.1 204 x", b"HTTP/1.1 304 x",
@@ -81,7 +94,14 @@ class Host:
             connection.shutdown(socket.SHUT_WR)
 
     def _answer(self, connection: socket.socket, verb: str, path: str) -> None:
-        body = next((content for name, content in self.files.items() if path == name or (name.endswith("*") and path.startswith(name[:-1]))), None)
+        body = next(
+            (
+                content
+                for name, content in self.files.items()
+                if path == name or (name.endswith("*") and path.startswith(name[:-1]))
+            ),
+            None,
+        )
         damage = self._plan.pop(0) if self._plan and verb == "GET" else {}
         if damage.get("drop"):
             return
@@ -138,7 +158,10 @@ def archive(draw: random.Random | None, records: bytes) -> bytes:
                 name = draw.choice([name for name in NAMES if name])
                 link = zipfile.ZipInfo(name[:200].replace("\0", ""))
                 link.external_attr = draw.choice((0, 0o120777 << 16, 0o010644 << 16, 0o4777 << 16))
-                made.writestr(link, draw.choice((b"../../elsewhere/precious", b"[]", b"\0" * 1_000_000, records[:100], b"[" * 100_000)))
+                made.writestr(
+                    link,
+                    draw.choice((b"../../elsewhere/precious", b"[]", b"\0" * 1_000_000, records[:100], b"[" * 100_000)),
+                )
     content = stream.getvalue()
     return byte_damage(draw, content)[0] if draw is not None and draw.random() < 0.4 else content
 
@@ -150,7 +173,9 @@ def hurried() -> Iterator[None]:
 
     sleep = time.sleep
     with (
-        mock.patch.object(download, "PATIENCE", replace(download.PATIENCE, stall_seconds=1.0, tries=2, first_wait=0.01)),
+        mock.patch.object(
+            download, "PATIENCE", replace(download.PATIENCE, stall_seconds=1.0, tries=2, first_wait=0.01)
+        ),
         mock.patch.object(time, "sleep", lambda seconds: sleep(min(seconds, 0.02))),
     ):
         yield
@@ -169,7 +194,8 @@ def _plain(box: Box, draw: random.Random | None, name: str, inside: bool) -> Ite
     pinned = name == "counterfact"
     sha256 = hashlib.sha256(right).hexdigest() if pinned else None
     files = tuple(
-        replace(file, urls=(f"http://files.invalid/{file.name}",), size=len(right), exact=pinned, sha256=sha256) for file in source.files
+        replace(file, urls=(f"http://files.invalid/{file.name}",), size=len(right), exact=pinned, sha256=sha256)
+        for file in source.files
     )
     host = Host({f"/files.invalid/{file.name}": content for file in files}, None if inside else draw)
     before = os.environ.get("KLOC_MIRROR")
@@ -191,10 +217,19 @@ def _hub(box: Box, draw: random.Random | None) -> Iterator[Host]:
 
     model, folder = HUB_MODELS["gpt2"], box.material / "model"
     held = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    small = replace(model, size=len(held["model.safetensors"]), sha256=hashlib.sha256(held["model.safetensors"]).hexdigest())
-    names = [*held, *(draw.sample([name for name in NAMES if name], 2) if draw is not None and draw.random() < 0.3 else [])]
-    about = json.dumps({"id": model.repo, "sha": model.revision, "siblings": [{"rfilename": name} for name in names]}).encode()
-    tree = json.dumps([{"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in held.items()]).encode()
+    small = replace(
+        model, size=len(held["model.safetensors"]), sha256=hashlib.sha256(held["model.safetensors"]).hexdigest()
+    )
+    names = [
+        *held,
+        *(draw.sample([name for name in NAMES if name], 2) if draw is not None and draw.random() < 0.3 else []),
+    ]
+    about = json.dumps(
+        {"id": model.repo, "sha": model.revision, "siblings": [{"rfilename": name} for name in names]}
+    ).encode()
+    tree = json.dumps(
+        [{"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in held.items()]
+    ).encode()
     files = {f"/api/models/{model.repo}/revision/{model.revision}": about, f"/api/models/{model.repo}": about,
              f"/api/models/{model.repo}/tree/{model.revision}*": tree}  # fmt: skip
     files |= {f"/{model.repo}/resolve/{model.revision}/{name}": content for name, content in held.items()}

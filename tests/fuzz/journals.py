@@ -128,15 +128,25 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
                 db.execute("insert into times (unit, seconds, cases, ended) values (?, ?, ?, ?)", values)
             elif how == "view":
                 db.execute("alter table records rename to hidden")
-                db.execute("create view records as select unit, case_id, 'failed' as status, '{\"reason\": \"v\"}' as payload from hidden")
+                db.execute(
+                    "create view records as select unit, case_id, 'failed' as status, '{\"reason\": \"v\"}' as payload from hidden"
+                )
             elif how == "trigger":
                 db.execute("create trigger t after insert on records begin delete from records; end")
             else:
-                db.execute("update meta set value = ? where key = 'numbers'", (str(nasty)[:50].encode("utf-8", "replace").decode(),))
+                db.execute(
+                    "update meta set value = ? where key = 'numbers'",
+                    (str(nasty)[:50].encode("utf-8", "replace").decode(),),
+                )
         db.close()
 
     free = ("times", "environment", "trigger", "layout")
-    return f"run.sqlite, {how} of {unit} {one} ({seed:.4f})", "free" if how in free else "equal", damage, ("in/run/run.sqlite-",)
+    return (
+        f"run.sqlite, {how} of {unit} {one} ({seed:.4f})",
+        "free" if how in free else "equal",
+        damage,
+        ("in/run/run.sqlite-",),
+    )
 
 
 def _beside(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None], tuple[str, ...]]:
@@ -150,7 +160,11 @@ def _beside(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], No
         journal, lock = run / "run.sqlite", run / "run.lock"
         if how.startswith("lock"):
             lock.unlink(missing_ok=True)
-            {"link": lambda: lock.symlink_to(at.elsewhere / "precious"), "pipe": lambda: os.mkfifo(lock), "folder": lock.mkdir}[how[5:]]()
+            {
+                "link": lambda: lock.symlink_to(at.elsewhere / "precious"),
+                "pipe": lambda: os.mkfifo(lock),
+                "folder": lock.mkdir,
+            }[how[5:]]()
         elif how == "report link":
             import shutil
 
@@ -178,5 +192,11 @@ def _beside(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], No
             journal.rename(at.elsewhere / "db")
             journal.symlink_to(at.elsewhere / "db")
 
-    writes = ("in/run/run.sqlite",) if how in ("journal", "wal") else ("in/run/run.sqlite-", "elsewhere/db-") if how == "database link" else ()
+    writes = (
+        ("in/run/run.sqlite",)
+        if how in ("journal", "wal")
+        else ("in/run/run.sqlite-", "elsewhere/db-")
+        if how == "database link"
+        else ()
+    )
     return f"run folder, {how}", "equal", damage, writes

@@ -97,9 +97,12 @@ def judge(box: Box, case: Case, draw: random.Random) -> tuple[list[str], Ended]:
         if ended.code == 0:
             if case.expect == "refused":
                 found.append("ended with 0 and must be refused")
-            elif case.expect == "equal" and (difference := unequal(_BASELINES[key], made)):
-                found.append(f"other numbers and exit 0: {difference}")
-            elif case.check and (difference := case.check(_BASELINES[key], made)):
+            elif (
+                case.expect == "equal"
+                and (difference := unequal(_BASELINES[key], made))
+                or case.check
+                and (difference := case.check(_BASELINES[key], made))
+            ):
                 found.append(f"other numbers and exit 0: {difference}")
     except _Wrong as wrong:
         found.append(str(wrong))
@@ -190,7 +193,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise _Wrong(f"{path.name} was written ({path.stat().st_size} bytes) and is no safetensors file: {error}") from None
+        raise _Wrong(
+            f"{path.name} was written ({path.stat().st_size} bytes) and is no safetensors file: {error}"
+        ) from None
 
 
 def _arrays(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +239,9 @@ def unequal(before: Any, now: Any, where: str = "") -> str:
     if isinstance(before, list) and isinstance(now, list):
         if len(before) != len(now):
             return f"{where}: {len(before)} entries, now {len(now)}"
-        return next((d for n, (a, b) in enumerate(zip(before, now, strict=True)) if (d := unequal(a, b, f"{where}/{n}"))), "")
+        return next(
+            (d for n, (a, b) in enumerate(zip(before, now, strict=True)) if (d := unequal(a, b, f"{where}/{n}"))), ""
+        )
     if isinstance(before, float | int) and isinstance(now, float | int):
         return "" if math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-6) else f"{where}: {before}, now {now}"
     return "" if before == now else f"{where}: {str(before)[:80]!r}, now {str(now)[:80]!r}"
@@ -246,14 +253,18 @@ def _streams(box: Box, stdin: bytes) -> Iterator[list[bytes]]:
     said: list[bytes] = []
     (box.logs / "0").write_bytes(stdin)
     kept = [os.dup(number) for number in range(3)]
-    files = [os.open(box.logs / str(n), os.O_RDONLY if n == 0 else os.O_RDWR | os.O_CREAT | os.O_TRUNC) for n in range(3)]
+    files = [
+        os.open(box.logs / str(n), os.O_RDONLY if n == 0 else os.O_RDWR | os.O_CREAT | os.O_TRUNC) for n in range(3)
+    ]
     before = sys.stdin, sys.stdout, sys.stderr
     try:
         for number, file in enumerate(files):
             os.dup2(file, number)
         sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8")
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", line_buffering=True)
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True)
+        sys.stderr = io.TextIOWrapper(
+            io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True
+        )
         yield said
     finally:
         for stream in (sys.stdout, sys.stderr):

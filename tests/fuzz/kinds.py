@@ -26,7 +26,14 @@ def edit(box: Box, method: str, *more: Any, model: str = "model") -> list[str]:
         "ft": ("--hparams", box["ft.json"]),
         "kn": (),
         "rome": ("--hparams", box["rome.json"], "--moments", box["moments"], "--prefixes", box["prefixes.json"]),
-        "memit": ("--hparams", box["memit.json"], "--moments", box["moments"], "--prefixes", box["memit_prefixes.json"]),
+        "memit": (
+            "--hparams",
+            box["memit.json"],
+            "--moments",
+            box["moments"],
+            "--prefixes",
+            box["memit_prefixes.json"],
+        ),
         "mend": ("--mend-weights", box["mend.safetensors"]),
     }[method]
     command = ["edit", "--model", box[model], "--method", method, "--request", box["request.json"], *own, *more]
@@ -54,7 +61,9 @@ def damaged(name: str, content: bytes) -> Callable[[Box], None]:
     return lambda box: None if box[name].write_bytes(content) is None else None
 
 
-def _json_file(draw: Draw, box: Box, name: str, within: tuple[Any, ...] = ()) -> tuple[bytes, str, tuple[Any, ...], str]:
+def _json_file(
+    draw: Draw, box: Box, name: str, within: tuple[Any, ...] = ()
+) -> tuple[bytes, str, tuple[Any, ...], str]:
     """Damage by structure as a rule, by bytes now and then."""
     content = (box.material / name).read_bytes()
     if draw.random() < 0.75:
@@ -75,7 +84,14 @@ def config(draw: Draw, box: Box) -> Case:
     free = (path and path[0] in _CHOICES) or how in ("flip", "insert", "repeat", "zero")
     arguments = draw.choice((trace(box), score(box)))
     expect = "free" if free else "equal"
-    return Case("config", f"config.json: {said}", arguments, expect, needs("facts.json"), damage=damaged("model/config.json", made))
+    return Case(
+        "config",
+        f"config.json: {said}",
+        arguments,
+        expect,
+        needs("facts.json"),
+        damage=damaged("model/config.json", made),
+    )
 
 
 def tokenizer(draw: Draw, box: Box) -> Case:
@@ -93,7 +109,9 @@ def weights(draw: Draw, box: Box) -> Case:
     layout = draw.choice(("model", "model", "model", "shards", "pickle"))
     said, expect, damage = tensors.weights(draw, box, layout)
     arguments = draw.choice((trace(box, layout), score(box, layout)))
-    return Case("weights", f"{layout}: {said}", arguments, expect, {**needs("facts.json"), layout: layout}, damage=damage)
+    return Case(
+        "weights", f"{layout}: {said}", arguments, expect, {**needs("facts.json"), layout: layout}, damage=damage
+    )
 
 
 def code(draw: Draw, box: Box) -> Case:
@@ -115,7 +133,15 @@ def facts(draw: Draw, box: Box) -> Case:
     if how in ("flip", "insert", "repeat", "zero"):
         expect = "free"
     arguments = draw.choice((score(box), score(box, "model", "facts.json", "--memory", "100MB")))
-    return Case("facts", f"facts.json: {said}", arguments, expect, needs("facts.json"), damage=damaged("facts.json", made), check=check)
+    return Case(
+        "facts",
+        f"facts.json: {said}",
+        arguments,
+        expect,
+        needs("facts.json"),
+        damage=damaged("facts.json", made),
+        check=check,
+    )
 
 
 def _others(before: Any, now: Any, at: int) -> str:
@@ -129,7 +155,11 @@ def _others(before: Any, now: Any, at: int) -> str:
 
 def known(draw: Draw, box: Box) -> Case:
     made, said, path, how = _json_file(draw, box, "known.json")
-    expect = "equal" if how in ("order", "cut", "empty", "head") or (len(path) > 1 and path[1] not in ("subject", "prompt")) else "free"
+    expect = (
+        "equal"
+        if how in ("order", "cut", "empty", "head") or (len(path) > 1 and path[1] not in ("subject", "prompt"))
+        else "free"
+    )
     if how == "swap":
         expect = "free"
     return Case(
@@ -159,7 +189,12 @@ def settings(draw: Draw, box: Box) -> Case:
     made, said, path, how = _json_file(draw, box, file)
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
     return Case(
-        "settings", f"{file}: {said}", edit(box, method), expect, needs("request.json", *NEEDS[method]), damage=damaged(file, made)
+        "settings",
+        f"{file}: {said}",
+        edit(box, method),
+        expect,
+        needs("request.json", *NEEDS[method]),
+        damage=damaged(file, made),
     )
 
 
@@ -189,7 +224,21 @@ def texts(draw: Draw, box: Box) -> Case:
         made = made + b"\n" + rest
     else:
         made, said, how = byte_damage(draw, content)
-    command = _text(["moments", "--model", box["model"], "--texts", box[file], "--layers", "1", "--samples", 60, "--out", box.out / "m"])
+    command = _text(
+        [
+            "moments",
+            "--model",
+            box["model"],
+            "--texts",
+            box[file],
+            "--layers",
+            "1",
+            "--samples",
+            60,
+            "--out",
+            box.out / "m",
+        ]
+    )
     expect = "equal" if how == "order" else "free"
     return Case("texts", f"{file}: {said}", command, expect, needs(file), damage=damaged(file, made))
 
@@ -200,7 +249,14 @@ def training(draw: Draw, box: Box) -> Case:
     command = _text(["mend-train", "--model", box["model"], "--facts", box["facts30.json"], "--steps", 1, "--rank", 2,
                      "--out", box.out / "n.safetensors"])  # fmt: skip
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
-    return Case("training", f"facts30.json: {said}", command, expect, needs("facts30.json"), damage=damaged("facts30.json", made))
+    return Case(
+        "training",
+        f"facts30.json: {said}",
+        command,
+        expect,
+        needs("facts30.json"),
+        damage=damaged("facts30.json", made),
+    )
 
 
 def runs(draw: Draw, box: Box) -> Case:

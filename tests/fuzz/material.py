@@ -70,7 +70,9 @@ def _texts(at: Path) -> None:
         hparams = json.loads((REFERENCE / method / file).read_text("utf-8"))
         (at / f"{method}.json").write_text(json.dumps({**hparams, steps: 3}), "utf-8")
     words, draw = sorted({word for one in known for word in one["prompt"].split()}), random.Random(0)
-    lines = [f"{one['prompt']} {one['attribute']}." for one in known] + [" ".join(draw.choices(words, k=9)) for _ in range(200)]
+    lines = [f"{one['prompt']} {one['attribute']}." for one in known] + [
+        " ".join(draw.choices(words, k=9)) for _ in range(200)
+    ]
     (at / "texts.txt").write_text("\n".join(lines) + "\n", "utf-8")
     (at / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")
 

@@ -141,7 +141,9 @@ def moments(draw: random.Random, box: Box, layer: int) -> Damage:
         with np.load(file) as held:
             arrays = {name: held[name] for name in held}
         kept, said, expect = tensor_damage(draw, arrays)
-        strict = said.endswith("mom2.mom2") and said.startswith(("nan", "inf", "huge", "cut", "grow", "complex", "bool"))
+        strict = said.endswith("mom2.mom2") and said.startswith(
+            ("nan", "inf", "huge", "cut", "grow", "complex", "bool")
+        )
         expect = "refused" if strict else "free"
         return f"moments: {said}", expect, lambda at: np.savez(at[f"moments/{file.name}"], **kept)
     content, said, how = byte_damage(draw, file.read_bytes())
@@ -154,5 +156,3 @@ def mend(draw: random.Random, box: Box) -> Damage:
     if said.startswith("header") and json.dumps(said):
         expect = "free"
     return f"mend: {said}", expect, lambda at: at["mend.safetensors"].write_bytes(content)  # type: ignore[func-returns-value]
-
-

@@ -16,7 +16,24 @@ NUMBERS = ("0", "-1", "-0", "1", "2", "00", "1.5", "1e3", "nan", "inf", "-inf", 
            "0x10", "１２", "1_0", "", " ", "abc", "1,2", ANSI, str(10**15))  # fmt: skip
 BYTES = (*NUMBERS, "0GB", "-1GB", "1e999GB", "nanGB", "1", "5XB", "1kB", "1GB", "GB", "8 GB", "99999999999TB")
 LAYERS = ("", ",", "0,0", "1,", "-1", "99", "1,1e3", "1-2", ANSI, "9" * 400, "0,1,2,3,4,5,6,7", "１")
-DEVICES = ("cuda", "cuda:0", "cuda:99", "cuda:-1", "meta", "mps", "xpu", "cpu:7", "", " ", "CPU", ANSI, "gpu", "cuda:" + "9" * 30, "vulkan", "fpga")
+DEVICES = (
+    "cuda",
+    "cuda:0",
+    "cuda:99",
+    "cuda:-1",
+    "meta",
+    "mps",
+    "xpu",
+    "cpu:7",
+    "",
+    " ",
+    "CPU",
+    ANSI,
+    "gpu",
+    "cuda:" + "9" * 30,
+    "vulkan",
+    "fpga",
+)
 _LOW = ("0", "-1", "nan", "", "abc", "1.5", "1" * 400, ANSI, "9223372036854775808", str(10**15))
 
 
@@ -74,15 +91,37 @@ def _without(command: list[str], option: str) -> list[str]:
 
 
 def _made(words: str, arguments: list[str], make: dict[str, Any], **more: Any) -> Case:
-    needs = make["needs"]("facts.json", "request.json", "rome.json", "moments", "prefixes.json", "texts.txt", "facts30.json", "run", "edit.safetensors")
+    needs = make["needs"](
+        "facts.json",
+        "request.json",
+        "rome.json",
+        "moments",
+        "prefixes.json",
+        "texts.txt",
+        "facts30.json",
+        "run",
+        "edit.safetensors",
+    )
     # A word such as ".." as a folder for results is the user's own wish; where the box ends is not to be written.
     may = ("out", "cwd", "in/run/report") if "--out" in arguments or arguments[:1] == ["report"] else ("out",)
-    return Case("arguments", words, arguments, "free", needs, may, judged=True, several_lines=arguments[0] in ("fetch", "status"), **more)
+    return Case(
+        "arguments",
+        words,
+        arguments,
+        "free",
+        needs,
+        may,
+        judged=True,
+        several_lines=arguments[0] in ("fetch", "status"),
+        **more,
+    )
 
 
 def _output(draw: random.Random, box: Box, make: dict[str, Any]) -> Case:
     """Outputs whose place is a link, a pipe, a folder, a full device, too long, or below a file."""
-    where = draw.choice(("link", "dangling", "pipe", "folder", "/dev/full", "/dev/null", "long", "below", "read-only", "loop"))
+    where = draw.choice(
+        ("link", "dangling", "pipe", "folder", "/dev/full", "/dev/null", "long", "below", "read-only", "loop")
+    )
     name = {"long": "x" * 5000, "below": "file/t.json", "read-only": "closed/t.json"}.get(where, "t.json")
     command, option, ending = draw.choice(
         (
@@ -119,7 +158,16 @@ def _environment(draw: random.Random, box: Box, make: dict[str, Any]) -> Case:
     name = draw.choice(("KLOC_CACHE", "KLOC_MIRROR", "XDG_CACHE_HOME", "HOME", "TMPDIR", "COLUMNS", "LINES", "TERM", "TZ", "LANG", "NO_COLOR",
                         "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SOURCE_DATE_EPOCH", "http_proxy", "MPLBACKEND"))  # fmt: skip
     value = draw.choice(values)
-    command = draw.choice((["fetch"], ["fetch", "--check"], ["doctor"], ["fetch", "known"], make["trace"](box), ["status", str(box["run"])]))
+    command = draw.choice(
+        (
+            ["fetch"],
+            ["fetch", "--check"],
+            ["doctor"],
+            ["fetch", "known"],
+            make["trace"](box),
+            ["status", str(box["run"])],
+        )
+    )
     if command == ["fetch", "known"] and name not in ("KLOC_CACHE", "KLOC_MIRROR"):
         command = ["fetch"]
     env = {name: value}
@@ -151,5 +199,3 @@ def _quick(box: Box, draw: Any) -> Any:
     from .hosts import hurried
 
     return hurried()
-
-
