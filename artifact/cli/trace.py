@@ -18,7 +18,6 @@ from artifact.cli.app import (
     words,
     write_json,
 )
-from artifact.cli.bounds import SAMPLES, count
 from artifact.facts.fact import Perspective, Statement, read_statements
 
 _NONE: list[str] = []
@@ -36,7 +35,7 @@ def trace(
     kind: Annotated[
         Literal["hidden", "mlp", "attn"], Parameter(help="Restore block outputs, or a module's outputs in a window.")
     ] = "hidden",
-    window: Annotated[int, count("Layers restored together, for mlp and attn.", 100_000)] = 10,
+    window: Annotated[int, Parameter(help="Layers restored together, for mlp and attn.")] = 10,
     relation_span: Annotated[
         Literal["all", "after", "template"],
         Parameter(help="Relation tokens: all but the subject, those after it, or those of the template."),
@@ -44,7 +43,7 @@ def trace(
     template: Annotated[
         str | None, Parameter(help="The prompt's wording with {} for the subject, for --relation-span template.")
     ] = None,
-    samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
+    samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
     noise: Annotated[
         str, Parameter(help="s3 (three standard deviations of the subjects' embeddings) or a number.")
     ] = "s3",
