@@ -78,7 +78,7 @@ def _layers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise SettingError(f"layers {text!r} are no numbers; give them with commas between, such as 13,14") from None
+        raise SettingError(f"layers {text[:60]!r} are no numbers; give such as 13,14") from None
 
 
 class _Shown:

@@ -167,6 +167,11 @@ def initial(objective: Objective, items: Sequence[Item], training: MendTraining)
         x_total, x_square, delta_total, delta_square = sums[shape]
         for name, total, square in (("u", x_total, x_square), ("v", delta_total, delta_square)):
             spread = ((square - total.square() / rows) / max(1, rows - 1)).clamp(min=0).sqrt()
+            if not bool((total.isfinite() & spread.isfinite()).all()):
+                raise EditError(
+                    "training diverged before its first step: the model's states or gradients are not finite; give a "
+                    "model of finite weights"
+                )
             found |= {f"{key}.{name}_mean": (total / rows).float(), f"{key}.{name}_std": spread.float()}
         for number in range(training.layers):
             place = f"{key}.mlp.layers.{number}"
