@@ -27,6 +27,7 @@ from artifact.editing.mend_objective import Item, Objective, items_of
 from artifact.editing.mend_weights import network_of, read_safetensors, replace_file, stored
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import Fact
+from artifact.io import reason
 from artifact.lm.load import LanguageModel
 
 UNFINISHED = ".partial"
@@ -266,12 +267,15 @@ class _State:
                 "remove it"
             )
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "moments": {}}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition(" ")
-            # A copy lies aligned in memory, as the tensors of an uninterrupted training do: sums depend on it.
-            parts[part][name] = tensor.clone().to(device)
-        numbers = json.loads(metadata["numbers"])
-        return cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
+        try:
+            for key, tensor in tensors.items():
+                part, _, name = key.partition(" ")
+                # A copy lies aligned in memory, as the tensors of an uninterrupted training do: sums depend on it.
+                parts[part][name] = tensor.clone().to(device)
+            numbers = json.loads(metadata["numbers"])
+            return cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
+        except (KeyError, ValueError, TypeError) as error:
+            raise SettingError(f"{path}: is damaged ({reason(error)}); remove it to start over") from None
 
     def write(self, path: Path, optimiser: torch.optim.Adam) -> None:
         tensors = {f"now {key}": tensor.detach().clone() for key, tensor in self.now.items()}
