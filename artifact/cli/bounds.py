@@ -15,7 +15,7 @@ def between(least: float, most: float = MANY) -> Callable[[type, Any], None]:
 
     def check(_: type, value: Any) -> None:
         if value is not None and not least <= value <= most:
-            raise ValueError(f"give a number from {least:g} to {most:g}")
+            raise ValueError(f"It must be at least {least} and at most {most}.")
 
     return check
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, load_model
-from artifact.cli.bounds import between, count
+from artifact.cli.bounds import between
 from artifact.errors import Interrupted, SettingError
 from artifact.terminal import say
 
@@ -30,19 +30,20 @@ def moments(
     layers: Annotated[
         str | None, Parameter(help="Layers, such as 13,14; those that ROME and MEMIT edit unless said.")
     ] = None,
-    samples: Annotated[int, count("At most this many texts, from the start of the source.", 10**12)] = 100_000,
+    samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
     device: Device = None,
-    batch_tokens: Annotated[int, count("Tokens of a batch, padding with them.")] = 4096,
+    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding with them.")] = 4096,
     checkpoint_minutes: Annotated[
         float, Parameter(help="Minutes between checkpoints.", validator=between(0, 1_000_000))
     ] = 10.0,
 ) -> int:
     """Collect second moments in the published layout; the same command goes on with what was interrupted."""
-    from artifact.editing.collect import collect, moment_layers
+    from artifact.editing.collect import check_counts, collect, moment_layers
     from artifact.editing.texts import open_source, world_source
     from artifact.lm.device import use_tf32
     from artifact.runs.stop import stopping
 
+    check_counts(samples, batch_tokens)
     if texts is None and model != "world":
         raise SettingError(f"model {model} has no texts of its own; give --texts FILE, or - for standard input")
     chosen = None if layers is None else _layers(layers)
@@ -78,7 +79,7 @@ def _layers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise SettingError(f"layers {text!r} are no numbers; give them with commas between, such as 13,14") from None
+        raise SettingError(f"layers {text[:60]!r} are no numbers; give such as 13,14") from None
 
 
 class _Shown:

@@ -19,7 +19,6 @@ from artifact.cli.app import (
     words,
     write_json,
 )
-from artifact.cli.bounds import SAMPLES, count
 from artifact.facts.fact import Perspective, Statement, read_statements
 from artifact.facts.subject import subject_start
 from artifact.terminal import say
@@ -39,7 +38,7 @@ def trace(
     kind: Annotated[
         Literal["hidden", "mlp", "attn"], Parameter(help="Restore block outputs, or a module's outputs in a window.")
     ] = "hidden",
-    window: Annotated[int, count("Layers restored together, for mlp and attn.", 100_000)] = 10,
+    window: Annotated[int, Parameter(help="Layers restored together, for mlp and attn.")] = 10,
     relation_span: Annotated[
         Literal["all", "after", "template"],
         Parameter(help="Relation tokens: all but the subject, those after it, or those of the template."),
@@ -51,7 +50,7 @@ def trace(
             "names the subject twice."
         ),
     ] = None,
-    samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
+    samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
     noise: Annotated[
         str, Parameter(help="s3 (three standard deviations of the subjects' embeddings) or a number.")
     ] = "s3",

@@ -42,6 +42,7 @@ SAMPLES = 100_000
 """Texts of the published statistics."""
 BATCH_TOKENS = 4096
 WINDOW = 1024
+_MOST = 10**12
 PARTIAL = "moments.partial"
 
 
@@ -320,9 +321,16 @@ def _checked(model: LanguageModel, layers: Sequence[int], samples: int, batch_to
         raise SettingError(
             f"layers {list(layers)} are not in this model of {depth} layers; give some of 0 to {depth - 1}"
         )
+    check_counts(samples, batch_tokens)
+    return tuple(sorted(set(layers)))
+
+
+def check_counts(samples: int, batch_tokens: int) -> None:
+    """Raise SettingError for a number of texts or tokens that cannot be."""
     if samples < 1 or batch_tokens < 1:
         raise SettingError(f"samples and batch tokens must be at least 1, got {samples} and {batch_tokens}; give more")
-    return tuple(sorted(set(layers)))
+    if max(samples, batch_tokens) > _MOST:
+        raise SettingError(f"samples and batch tokens must be at most {_MOST}, got {samples} and {batch_tokens}")
 
 
 def _without_limit(tokens: Tokens) -> Tokens:

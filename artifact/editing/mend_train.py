@@ -27,6 +27,7 @@ from artifact.editing.mend_objective import Item, Objective, items_of
 from artifact.editing.mend_weights import network_of, read_safetensors, replace_file, stored
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import Fact
+from artifact.io import reason
 from artifact.lm.load import LanguageModel
 
 FIGURES = {
@@ -173,6 +174,11 @@ def initial(objective: Objective, items: Sequence[Item], training: MendTraining)
         x_total, x_square, delta_total, delta_square = sums[shape]
         for name, total, square in (("u", x_total, x_square), ("v", delta_total, delta_square)):
             spread = ((square - total.square() / rows) / max(1, rows - 1)).clamp(min=0).sqrt()
+            if not bool((total.isfinite() & spread.isfinite()).all()):
+                raise EditError(
+                    "training diverged before its first step: the model's states or gradients are not finite; give a "
+                    "model of finite weights"
+                )
             found |= {f"{key}.{name}_mean": (total / rows).float(), f"{key}.{name}_std": spread.float()}
         for number in range(training.layers):
             place = f"{key}.mlp.layers.{number}"
@@ -267,12 +273,15 @@ class _State:
                 "remove it"
             )
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "moments": {}}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition(" ")
-            # A copy lies aligned in memory, as the tensors of an uninterrupted training do: sums depend on it.
-            parts[part][name] = tensor.clone().to(device)
-        numbers = json.loads(metadata["numbers"])
-        return cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
+        try:
+            for key, tensor in tensors.items():
+                part, _, name = key.partition(" ")
+                # A copy lies aligned in memory, as the tensors of an uninterrupted training do: sums depend on it.
+                parts[part][name] = tensor.clone().to(device)
+            numbers = json.loads(metadata["numbers"])
+            return cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
+        except (KeyError, ValueError, TypeError) as error:
+            raise SettingError(f"{path}: is damaged ({reason(error)}); remove it to start over") from None
 
     def write(self, path: Path, optimiser: torch.optim.Adam) -> None:
         tensors = {f"now {key}": tensor.detach().clone() for key, tensor in self.now.items()}

@@ -17,16 +17,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from zipfile import ZipFile, is_zipfile
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from artifact.editing import made_for
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
+from artifact.editing.npz import UNREADABLE, read_array
 from artifact.errors import RunError, SettingError
-from artifact.io import write_atomically
+from artifact.io import reason, write_atomically
 
 _PREFIXES = ("mend.", "gtn.")
 _KEPT_FULL = ("_mean", "_std", "edit_lrs", "pad_embedding")
@@ -64,6 +64,8 @@ def read_network(path: Path) -> Network:
     A published network without its [PAD] row gets the mean of the embedding's rows, as the published code sets it.
     Raises SettingError for a file that is missing, damaged, or holds no whole network.
     """
+    if path.exists() and not path.is_file():
+        raise SettingError(f"{path}: is not a regular file; give a .safetensors, .pt or .npz file")
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
         source = metadata.get("source") or f"file {path.name}"
@@ -196,8 +198,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise SettingError(f"{path}: is no readable safetensors file ({error}); fetch or train it again") from None
+    # The library has no word of its own for a type that torch does not have.
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise SettingError(
+            f"{path}: is no readable safetensors file ({reason(error)}); fetch or train it again"
+        ) from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -209,10 +214,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: torch.from_numpy(file[key]) for key in file.files}
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile) as error:
-        raise SettingError(f"{path}: is no readable npz file ({error}); fetch it again") from None
+        with ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            return {name: torch.from_numpy(read_array(archive, name)) for name in names}
+    except UNREADABLE as error:
+        raise SettingError(f"{path}: is no readable npz file ({reason(error)}); fetch it again") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

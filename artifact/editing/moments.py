@@ -217,6 +217,8 @@ class Moments:
         if len(files) > 1:
             both = " and ".join(str(file.relative_to(folder)) for file in files[:2])
             raise SettingError(f"{folder}: layer {layer} has more than one file ({both}); give the folder of one")
+        if not files[0].is_file():
+            raise SettingError(f"{files[0]}: is not a regular file; give a folder in the published layout")
         return files[0]
 
 
@@ -262,6 +264,8 @@ def read_moments(folder: Path) -> Moments:
 
 def provenance(folder: Path) -> dict[str, Any]:
     """What moments.json in a folder says; nothing where there is none, or what is there is not such a file."""
+    if not (folder / PROVENANCE).is_file():
+        return {}
     try:
         return msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):

@@ -308,7 +308,7 @@ def check_asked(asked: Asked) -> Protocol:
     """The protocol that is asked for; SettingError for an unknown protocol or switch, and for a limit below one."""
     if asked.limit is not None and not 1 <= asked.limit <= _MOST_FACTS:
         raise SettingError(
-            f"--limit must be at least 1 and at most {_MOST_FACTS}, got {asked.limit:.4g}; give a number of facts"
+            f"--limit must be at least 1 and at most {_MOST_FACTS}, got {asked.limit}; give a number of facts"
         )
     return protocol_of(asked.protocol, asked.correct)
 

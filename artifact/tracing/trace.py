@@ -24,6 +24,9 @@ from artifact.tracing.sweep import Cells, Swept, sweep
 
 Kind = Literal["hidden", "mlp", "attn"]
 Sever = Literal["mlp", "attn"]
+_MOST_SAMPLES = 10_000
+"""All of them are in memory at once."""
+_MOST_WINDOW = 100_000
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ class Settings:
     relation_span: RelationSpan = "all"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.window < 1:
+        if not (1 <= self.samples <= _MOST_SAMPLES and 1 <= self.window <= _MOST_WINDOW):
             raise SettingError(
-                f"samples and window must be at least 1, got {self.samples} and {self.window}; give positive numbers"
+                f"samples and window must be at least 1, and at most {_MOST_SAMPLES} and {_MOST_WINDOW}, got "
+                f"{self.samples} and {self.window}; give such numbers"
             )
         if not (self.noise_level > 0 and np.isfinite(self.noise_level)):
             raise SettingError(f"the noise level must be a positive number, got {self.noise_level}; give one, or s3")

@@ -1,5 +1,6 @@
 """MEND's weight files: published pickles read without running them, our own files, and what is refused."""
 
+import io
 import json
 import os
 import subprocess
@@ -123,10 +124,18 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
         (tmp_path / f"x{ending}").write_bytes(b"not weights")
         with pytest.raises(SettingError, match=reason):
             read_network(tmp_path / f"x{ending}")
-    with zipfile.ZipFile(tmp_path / "z.npz", "w") as file:
-        file.writestr("edit_lrs.npy", b"no array")
-    with pytest.raises(SettingError):
-        read_network(tmp_path / "z.npz")
+    # An array that claims more than the file has would ask for all of it.
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f4", "fortran_order": False, "shape": (10**11,)})
+    for content in (b"no array", huge.getvalue()):
+        with zipfile.ZipFile(tmp_path / "z.npz", "w") as file:
+            file.writestr("edit_lrs.npy", content)
+        with pytest.raises(SettingError, match="no readable npz"):
+            read_network(tmp_path / "z.npz")
+    for ending in (".npz", ".safetensors", ".pt"):
+        os.mkfifo(tmp_path / f"pipe{ending}")
+        with pytest.raises(SettingError, match="is not a regular file"):
+            read_network(tmp_path / f"pipe{ending}")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +147,14 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
         ("mend.(64, 256).mlp.layers.0.u", torch.ones(64, 320), r"must be of shape \(320, any\), got \(64, 320\)"),
         ("mend.(64, 256).mlp.layers.0.v", torch.ones(7, 320), r"must be of shape \(320, 320\), got \(7, 320\)"),
         ("mend.(64, 256).v_mean", torch.full((256,), float("nan")), "is not finite"),
+        ("mend.(64, 256).v_mean", torch.full((256,), 1e300, dtype=torch.float64), "is not finite"),
+        ("mend.(64, 256).v_mean", torch.ones(256, dtype=torch.bool), "v_mean is bool, strided; expected a dense"),
+        ("mend.(64, 256).v_mean", torch.ones(256, dtype=torch.int64), "v_mean is int64"),
+        ("mend.(64, 256).v_mean", torch.ones(256, dtype=torch.complex64), "v_mean is complex64"),
+        ("mend.(64, 256).v_mean", torch.ones(256).to_sparse(), "v_mean is float32, sparse_coo"),
+        ("mend.(64, 256).v_mean", torch.ones(256, device="meta"), r"v_mean is without numbers \(meta\)"),
+        ("mend.(64, 256).v_mean", torch.ones(0), r"must be of shape \(256\), got \(0,\)"),
+        ("edit_lrs", torch.ones(6).to_sparse(), "edit_lrs is float32, sparse_coo"),
         ("edit_lrs", torch.ones(2, 3), r"one row of finite numbers, got shape \(2, 3\)"),
     ],
 )

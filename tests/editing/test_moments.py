@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -86,6 +87,26 @@ def test_damaged_moments(content, tiny, tmp_path) -> None:
     else:
         np.savez(path, **content)
     with pytest.raises(SettingError, match="is not a moment file|holds no finite matrix|its count is"):
+        read_moments(tmp_path).matrix(tiny("tiny-gpt2").decoder, 2)
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (10**18, 10**18), (3, 10**11)])
+def test_a_header_that_claims_gigabytes_is_not_believed(shape, tiny, tmp_path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    count = io.BytesIO()
+    np.lib.format.write_array(count, np.int64(3))
+    with ZipFile(tmp_path / "transformer.h.2.mlp.c_proj_float32_mom2_100000.npz", "w") as archive:
+        archive.writestr("mom2.mom2.npy", header.getvalue())
+        archive.writestr("mom2.count.npy", count.getvalue())
+    with pytest.raises(SettingError, match="this model needs"):
+        read_moments(tmp_path).matrix(tiny("tiny-gpt2").decoder, 2)
+
+
+def test_files_that_block_are_refused(tiny, tmp_path) -> None:
+    os.mkfifo(tmp_path / PROVENANCE)
+    os.mkfifo(tmp_path / "transformer.h.2.mlp.c_proj_float32_mom2_100000.npz")
+    with pytest.raises(SettingError, match="is not a regular file"):
         read_moments(tmp_path).matrix(tiny("tiny-gpt2").decoder, 2)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, rows
 from artifact.editing.edit_file import read_edit
 from artifact.editing.hparams import METHODS, hparams_for, hparams_hash
-from artifact.errors import EditError, SettingError
+from artifact.errors import EditError, FactError, SettingError
 from artifact.evaluation.score import score_cases
 
 
@@ -177,7 +177,26 @@ def test_hyperparameters_override_and_hash(reference, tmp_path) -> None:
         ({"layers": [6]}, "layer 6 is not in this model of 6 layers"),
         ({"v_num_grad_steps": 0}, ">= 1"),
         ([1], "expected a JSON object"),
+        ({"v_lr": 1e308}, "<= 1000"),
+        ({"v_lr": -0.5}, "> 0"),
+        ({"v_lr": True}, "got `bool`"),
+        ({"v_num_grad_steps": True}, "got `bool`"),
+        ({"v_num_grad_steps": 10**30}, "<= 100000"),
+        ({"clamp_norm_factor": 1e300}, "<= 1000000"),
+        ({"kl_factor": -1}, ">= 0"),
+        ({"v_weight_decay": 1e200}, "<= 1000000"),
+        ({"context_template_length_params": [[-5, 10]]}, ">= 1"),
+        ({"context_template_length_params": [[5, 10**9]]}, "<= 1000"),
+        ({"layers": [10**30]}, "is not in this model"),
     ):
         (tmp_path / "h.json").write_text(json.dumps(content))
         with pytest.raises(SettingError, match=says):
             hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
+    for written in ('{"v_lr": NaN}', '{"v_lr": 1e400}', '{"v_lr": Infinity}'):
+        (tmp_path / "h.json").write_text(written)
+        with pytest.raises(FactError, match="is no valid JSON"):
+            hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
+    for limit in (-1, 0, 1e300, True):
+        (tmp_path / "h.json").write_text(json.dumps({"norm_constraint": limit}))
+        with pytest.raises(SettingError, match="must be a number above zero and at most 1e"):
+            hparams_for("ft", "tiny-gpt2", 6, tmp_path / "h.json")
