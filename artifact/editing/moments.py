@@ -32,7 +32,6 @@ from artifact.io import replacing
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
-from artifact.reading import open_regular
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
@@ -180,7 +179,7 @@ class Moments:
             raise SettingError(f"moments ({self.source}): none for layer {layer}; give a folder with --moments")
         file = self._file(self.folder, decoder, layer)
         try:
-            with open_regular(file) as stream, ZipFile(stream) as archive:
+            with ZipFile(file) as archive:
                 total, count = read_array(archive, "mom2.mom2"), float(read_array(archive, "mom2.count"))
         except UNREADABLE as error:
             raise SettingError(f"{file}: is no moment file ({error}); fetch or compute it again") from None
