@@ -59,9 +59,8 @@ def test_a_device_is_not_replaced_by_what_a_library_puts_in_its_place(tmp_path: 
 def test_standard_output_gets_the_content_where_it_stands(tmp_path: Path) -> None:
     """Redirected to a file, what was said before is not cut, and what follows does not cut."""
     code = "from pathlib import Path; from artifact.io import check_writable, write_atomically\n"
-    code += (
-        "out = Path('/dev/stdout'); print('one'); check_writable(out); write_atomically(out, b'two\\n'); print('three')"
-    )
+    code += "out = Path('/dev/stdout'); print('one'); check_writable(out)\n"
+    code += "write_atomically(out, b'two\\n'); print('three')"
     with (tmp_path / "out").open("wb") as out:
         out.write(b"zero\n")
         out.flush()
