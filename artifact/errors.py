@@ -1,7 +1,7 @@
 """What can go wrong, by domain. Messages name the thing, what was expected, what came, and the remedy.
 
 Covers the errors that a user can cause or must act on; the command line prints the message alone and exits with
-`exit_code`. It does not cover defects of this package: those keep their traceback.
+`exit_code`. Defects of this package are any other exception; their traceback goes to a log (cli/commands.py).
 """
 
 

@@ -148,6 +148,7 @@ def check_writable(path: Path) -> None:
     missing = [folder for folder in path.absolute().parents if not os.path.lexists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_others(path)  # a name that is too long is known in a folder that is there
         part = _part_of(path)
         _clear(path, part)
         _create(part)

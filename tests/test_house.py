@@ -47,6 +47,14 @@ def test_files_stay_short() -> None:
     assert not long
 
 
+def test_lines_are_printed_in_one_way() -> None:
+    """terminal.py escapes what others wrote and outlives a standard output that is gone."""
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                assert file.name == "commands.py", f"{file}:{node.lineno} prints; use say or complain of terminal.py"
+
+
 def test_help_and_reports_start_without_torch() -> None:
     code = "import sys; from artifact.cli import call; call(['--help']); import artifact.reporting.report, sys\n"
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

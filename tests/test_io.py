@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from artifact.io import locked, new_folder, read_regular, reason, replacing, sha256_of, write_atomically
+from artifact.io import (
+    check_writable,
+    locked,
+    new_folder,
+    place_of,
+    read_regular,
+    reason,
+    replacing,
+    sha256_of,
+    write_atomically,
+)
 
 
 def test_a_file_is_written_whole_with_the_mode_of_the_umask(tmp_path: Path) -> None:
@@ -79,6 +89,59 @@ def test_what_is_not_a_file_is_refused_and_a_device_is_written_to(tmp_path: Path
         write_atomically(tmp_path, b"")
     write_atomically(Path("/dev/null"), b"gone")
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_device_is_not_replaced_by_what_a_library_puts_in_its_place(tmp_path: Path) -> None:
+    with replacing(Path("/dev/null")) as part:
+        (tmp_path / "new").write_bytes(b"new")
+        os.replace(tmp_path / "new", part)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_standard_output_gets_the_content_where_it_stands(tmp_path: Path) -> None:
+    """Redirected to a file, what was said before is not cut, and what follows does not cut."""
+    code = "from pathlib import Path; from artifact.io import check_writable, write_atomically\n"
+    code += "out = Path('/dev/stdout'); print('one'); check_writable(out)\n"
+    code += "write_atomically(out, b'two\\n'); print('three')"
+    with (tmp_path / "out").open("wb") as out:
+        out.write(b"zero\n")
+        out.flush()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=out, timeout=60, env=environment)
+    assert (tmp_path / "out").read_text() == "zero\none\ntwo\nthree\n"
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_whether_a_file_could_be_written_is_known_before_and_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "deep" / "file")
+    (tmp_path / "old").write_bytes(b"old")
+    check_writable(tmp_path / "old")
+    assert os.listdir(tmp_path) == ["old"] and (tmp_path / "old").read_bytes() == b"old"
+    os.mkfifo(tmp_path / "pipe")
+    for path, error in (
+        (tmp_path, IsADirectoryError),
+        (tmp_path / "pipe", FileExistsError),
+        (tmp_path / "old" / "file", NotADirectoryError),
+        (Path("/proc/nothing/file"), OSError),
+        (tmp_path / "new" / ("n" * 300), OSError),
+    ):
+        with pytest.raises(error):
+            check_writable(path)
+    assert sorted(os.listdir(tmp_path)) == ["old", "pipe"]
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("字" * 85)  # 255 bytes
+    write_atomically(path, b"one")
+    assert path.read_bytes() == b"one" and len(os.listdir(tmp_path)) == 1
+
+
+def test_where_a_file_will_stand(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "folder" / "name").symlink_to("elsewhere")
+    assert place_of(tmp_path / "link" / "name") == place_of(tmp_path / "folder" / ".." / "folder" / "name")
+    assert place_of(tmp_path / "link" / "name").name == "name"
 
 
 def test_a_lock_is_held_by_one_process_and_refuses_links_and_pipes(tmp_path: Path) -> None:

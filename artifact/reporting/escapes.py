@@ -25,7 +25,7 @@ _LATEX = {
 _MARKDOWN = re.compile(
     r"[\\`*_|<>~]"
     r"|&(?=#?\w+;)"  # &lt; would be read as <
-    r"|[][](?=[(\[:])|(?<=[\])])\[|!(?=\[)"  # links, images and what defines them; brackets alone are text
+    r"|\](?=[(\[:])|!(?=\[)"  # links, images and what defines them; brackets alone are text
     r"|(?<=\w):(?=//)|(?<=\bwww)\.|(?<=\w)@(?=\w)"  # addresses that become links by themselves
 )
 _NUMBER = re.compile(r"[+-]?[0-9][0-9.]*(e[+-]?[0-9]+)?( \[[+-]?[0-9.]+, [+-]?[0-9.]+\])?")

@@ -28,10 +28,10 @@ from artifact.terminal import shown
 COLUMN_INCHES = 3.5
 """Width of one panel: a column of the paper, or a phone's screen."""
 _PIXELS_PER_INCH = 220
-_MOST_PIXELS = 30_000
-"""Largest height of a figure in pixels, which a prompt of a thousand tokens would exceed."""
-_MOST_CHARACTERS = 40
-"""Of a label: a longer one leaves no room for what it names."""
+_MOST_LABELS = 256
+"""Of tokens: of a longer prompt every n-th is named."""
+_MOST_CHARACTERS = 24
+"""Of a token's label: a longer one leaves no room for what it names."""
 _COLOURS = "viridis"
 # Okabe and Ito's colours, told apart by colour-blind readers; the line styles differ too.
 _LOOKS = {"hidden": ("#000000", "-"), "severed-mlp": ("#0072B2", "--"), "severed-attn": ("#D55E00", ":")}
@@ -79,17 +79,19 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
     effects_TL = np.asarray(trace["scores"]) - trace["corrupted"]
 
     def draw() -> Figure:
-        inches = 0.8 + 0.17 * len(effects_TL)
-        dots = min(_PIXELS_PER_INCH, _MOST_PIXELS / inches)
-        figure = Figure(figsize=(COLUMN_INCHES, inches), dpi=dots, layout="constrained")
+        named = range(0, len(effects_TL), -(-len(effects_TL) // _MOST_LABELS))
+        size = (COLUMN_INCHES, 0.8 + 0.17 * len(named))
+        figure = Figure(figsize=size, dpi=_PIXELS_PER_INCH, layout="constrained")
         axis = figure.subplots()
         image = axis.imshow(effects_TL, aspect="auto", cmap=_COLOURS, interpolation="nearest")
-        words = [f"{_drawable(token)}{'*' if t in trace['span'] else ''}" for t, token in enumerate(trace["tokens"])]
-        axis.set_yticks(range(len(words)), words)
+        words = [f"{_drawable(trace['tokens'][t], _MOST_CHARACTERS)}{'*' if t in trace['span'] else ''}" for t in named]
+        axis.set_yticks(named, words)
         axis.set_xticks(range(0, effects_TL.shape[1], max(1, -(-effects_TL.shape[1] // 8))))
         axis.set_xlabel("layer")
         axis.tick_params(length=2, width=0.5)
-        figure.colorbar(image, ax=axis).set_label(f"indirect effect on p({_drawable(trace['answer'].strip())})")
+        figure.colorbar(image, ax=axis).set_label(
+            f"indirect effect on p({_drawable(trace['answer'].strip(), _MOST_CHARACTERS)})"
+        )
         return figure
 
     (content,) = figure_bytes(draw, form)
@@ -104,11 +106,11 @@ def _glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont(_STYLE["font.family"])).get_charmap())
 
 
-def _drawable(text: str) -> str:
-    """A text in one short line that the font can draw: what it has no glyph for is written as an escape."""
-    line = shown(text)
-    drawn = "".join(c if ord(c) in _glyphs() else c.encode("unicode_escape").decode() for c in line[:_MOST_CHARACTERS])
-    return drawn if len(line) <= _MOST_CHARACTERS else f"{drawn}..."
+def _drawable(text: str, most: int = 60) -> str:
+    """A text in one line of at most `most` characters that the font can draw: others are written as escapes."""
+    line = shown(text)[: most + 1]
+    drawn = "".join(c if ord(c) in _glyphs() else c.encode("unicode_escape").decode() for c in line)
+    return drawn if len(drawn) <= most else f"{drawn[: most - 3]}..."
 
 
 def _scale(chart: Chart) -> Normalize:
