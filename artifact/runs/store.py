@@ -25,6 +25,8 @@ from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 
 DESCRIPTION = "run.json"
+NOT_ANSWERED = "the model's greedy answer is"
+"""How the reason of a traced statement begins that the model does not answer as the data says."""
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a payload can raise that is not of its unit's kind."""
 Decoded = TypeVar("Decoded")
