@@ -1,4 +1,4 @@
-"""Checks of the data that the paper's experiments rest on: how many known facts a model answers, against the paper's count.
+"""Checks of the data that the paper rests on: how many known facts a model answers, against the published count.
 
 Covers counting a run's traced statements, answered or not, over all its trace units, and judging the count. A run
 counts that traced the pinned file on the pinned model under one of the paper's plans; another one says nothing.

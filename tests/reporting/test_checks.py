@@ -1,4 +1,4 @@
-"""How many known facts GPT-2 XL answers, against the paper's count: every edge of the tolerance, and who is not judged."""
+"""How many known facts GPT-2 XL answers, against the paper's count: the tolerance, and who is not judged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,14 +22,8 @@ Judged = Callable[..., JudgedCheck]
 
 def info_of(shared_smoke: Store, **changes: object) -> RunInfo:
     traced = TracedData("known facts", str(PLAIN_SOURCES["known"].files[0].sha256), "", list(range(CHECK.of)))
-    changes = {
-        "model": "gpt2-xl",
-        "revision": HUB_MODELS["gpt2-xl"].revision,
-        "plan": PLAN,
-        "traced": traced,
-        **changes,
-    }
-    return msgspec.structs.replace(shared_smoke.info(), **changes)
+    usual = {"model": "gpt2-xl", "revision": HUB_MODELS["gpt2-xl"].revision, "plan": PLAN, "traced": traced}
+    return msgspec.structs.replace(shared_smoke.info(), **(usual | changes))
 
 
 @pytest.fixture
