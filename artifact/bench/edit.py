@@ -30,7 +30,7 @@ from artifact.editing.protocol import protocol_of
 from artifact.errors import EditError
 from artifact.facts.fact import View
 from artifact.lm.decoder import Decoder
-from artifact.lm.device import Memory
+from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel, from_module
 
 ROME_PREFIXES = ((5, 10), (10, 10))
@@ -93,7 +93,7 @@ def bench_edit(
     *,
     facts: int,
     loop_facts: int,
-    memory: Memory,
+    memory: Memory | None = None,
     target_tokens: int = 1,
     hparams: Any = None,
     count: bool = True,
@@ -108,6 +108,9 @@ def bench_edit(
     model = LanguageModel(shape, "random weights", decoder, tokens)
     hparams = hparams or hparams_for(method, shape, decoder.layers)
     made = synthetic_facts(module.config.vocab_size, facts, target_tokens)
+    if memory is None:  # of what weights and factors leave
+        edited = hparams.layers if method in ("rome", "memit") else ()
+        memory = Memory(default_memory(decoder.device, sum(8 * key_width(decoder, at) ** 2 for at in edited)))
     bench = _Bench(model, Peer(module, decoder.family, tokens), method, hparams, memory)
     views = [fact.view("entity") for fact in made]
     few = views[: min(loop_facts, facts)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from artifact.bench.shapes import matrix_rate, operations, random_module, timed
-from artifact.lm.device import Memory
+from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import from_module
 from artifact.tracing.corruption import noise
 from artifact.tracing.sweep import Swept, sweep
@@ -69,7 +69,7 @@ def bench_trace(
     samples: int,
     facts: int,
     loop_cells: int,
-    memory: Memory,
+    memory: Memory | None = None,
 ) -> Iterator[TraceBench]:
     """Compare the sweep over `facts` facts with the loop over `loop_cells` cells of the first, for each kind.
 
@@ -77,6 +77,7 @@ def bench_trace(
     """
     module = random_module(shape, device, dtype)
     decoder = from_module(module, device)
+    memory = memory or Memory(default_memory(decoder.device))  # of what the weights leave
     generator = np.random.default_rng(0)
     ids_FT = generator.integers(1, 50_000, size=(facts, tokens)).tolist()
     span = list(range(min(3, tokens - 1)))

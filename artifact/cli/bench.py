@@ -50,7 +50,7 @@ def bench_trace(
         samples=samples,
         facts=facts,
         loop_cells=loop_cells,
-        memory=memory_budget(memory, device),
+        memory=None if memory is None else memory_budget(memory, device),
     )
     for one in found:
         for line in one.lines():
@@ -86,7 +86,7 @@ def bench_edit(
         method,
         facts=facts,
         loop_facts=loop_facts,
-        memory=memory_budget(memory, device),
+        memory=None if memory is None else memory_budget(memory, device),
         target_tokens=target_tokens,
         count=operations,
     )

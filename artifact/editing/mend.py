@@ -39,6 +39,7 @@ from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Decoder
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 
 
@@ -59,6 +60,7 @@ def mend(
     network: Network,
     protocol: Protocol,
     history: History | None = None,
+    memory: Memory | None = None,
 ) -> list[MendEdit | EditError]:
     """An edit for each group of requests; an EditError in the place of a failed one.
 
@@ -73,7 +75,7 @@ def mend(
     learned = network.edit_lrs.tolist()
     step_W = [learned[e] * hparams.lr_scale for e in step_order(inner, protocol.mend_steps_swapped)]
     training = (history or History()) if protocol.mend_training_mode else None
-    reads = _reads(model, groups, inner, network)
+    reads = _reads(model, groups, inner, network, memory)
     with torch.no_grad():
         factors = _factors(reads, inner, network, training)
     results: list[MendEdit | EditError] = []
@@ -104,6 +106,7 @@ def count_rows(
     network: Network,
     history: History,
     most: int | None = None,
+    memory: Memory | None = None,
 ) -> None:
     """Add to `history` what editing the first `most` groups (None: all) leaves behind, without making their edits.
 
@@ -111,7 +114,7 @@ def count_rows(
     """
     inner = inner_weights(model.decoder, hparams)
     check_fit(network, inner, model.decoder)
-    for read in _reads(model, groups, inner, network)[:most]:
+    for read in _reads(model, groups, inner, network, memory)[:most]:
         if not isinstance(read, EditError):
             for weight, (x_NI, delta_NO) in zip(inner, read.rows_W, strict=True):
                 history.add(weight.shape, x_NI, delta_NO)
@@ -134,7 +137,11 @@ class _Read:
 
 
 def _reads(
-    model: LanguageModel, groups: Sequence[Sequence[View]], inner: Sequence[InnerWeight], network: Network
+    model: LanguageModel,
+    groups: Sequence[Sequence[View]],
+    inner: Sequence[InnerWeight],
+    network: Network,
+    memory: Memory | None,
 ) -> list[_Read | EditError]:
     """What the network reads for every group; an EditError for one that the model cannot be asked with."""
     found: dict[int, _Read | EditError] = {}
@@ -148,7 +155,7 @@ def _reads(
             found[number] = EditError(str(error))
     pad_D = pad_row(network, model.decoder)
     for part in _parts(requests):
-        gradients = inner_gradients(model, [requests[number] for number in part], inner, pad_D)
+        gradients = inner_gradients(model, [requests[number] for number in part], inner, pad_D, memory)
         split_W = [
             list(zip(x_NI.split(counts), delta_NO.split(counts), strict=True))
             for x_NI, delta_NO, counts in zip(gradients.x_W, gradients.delta_W, gradients.counts_W, strict=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from artifact.lm.decoder import Decoder
+from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 2048
@@ -53,24 +54,39 @@ class Gradients:
 
 
 def inner_gradients(
-    model: LanguageModel, groups: Sequence[Sequence[Request]], inner: Sequence[InnerWeight], pad_D: Tensor | None
+    model: LanguageModel,
+    groups: Sequence[Sequence[Request]],
+    inner: Sequence[InnerWeight],
+    pad_D: Tensor | None,
+    memory: Memory | None = None,
 ) -> Gradients:
     """Inputs x and output gradients delta of each inner weight at every token, float32; all-zero rows are left out.
 
     A group's loss is the mean NLL over its target tokens; `pad_D` adds a logit to the softmax. Groups do not meet.
+    Requests go in passes of at most BATCH_TOKENS padded tokens that fit `memory`.
     """
+    memory = memory or Memory(default_memory(model.decoder.device))
     requests = [one for group in groups for one in group]
     group_B = [g for g, group in enumerate(groups) for _ in group]
     share_G = [1 / sum(one.scored for one in group) for group in groups]
     loss_G = [0.0] * len(groups)
     pieces: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in inner]
     order = sorted(range(len(requests)), key=lambda b: len(requests[b].ids))
-    while order:
-        size = 1
-        while size < len(order) and (size + 1) * len(requests[order[size]].ids) <= BATCH_TOKENS:
+
+    def fitting(left: Sequence[int]) -> int:
+        size, scored = 1, requests[left[0]].scored
+        while size < len(left):
+            padded = (size + 1) * len(requests[left[size]].ids)
+            scored += requests[left[size]].scored
+            if padded > BATCH_TOKENS or _pass_bytes(model.decoder, inner, padded, scored) > memory.limit:
+                break
             size += 1
-        batch, order = order[:size], order[size:]
-        nll_B, found = _pass(model, [requests[b] for b in batch], [share_G[group_B[b]] for b in batch], inner, pad_D)
+        return size
+
+    def compute(part: Sequence[int]) -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
+        return _pass(model, [requests[b] for b in part], [share_G[group_B[b]] for b in part], inner, pad_D)
+
+    for batch, (nll_B, found) in batches(order, fitting, compute, memory):
         for b, nll in zip(batch, nll_B, strict=True):
             loss_G[group_B[b]] += nll
         for w, (x_BTI, delta_BTO) in enumerate(found):
@@ -91,6 +107,17 @@ def inner_gradients(
         counts_W,
         loss_G,
     )
+
+
+def _pass_bytes(decoder: Decoder, inner: Sequence[InnerWeight], tokens: int, scored: int) -> int:
+    """Bytes of a pass over so many padded tokens: what the layers from the lowest on keep for their gradients, inputs
+    and gradients of the inner weights with the rows taken from them, and the scored tokens' logits.
+    """
+    size = decoder.embedding_VD.element_size()
+    layers = decoder.layers - min(weight.layer for weight in inner)
+    taps = sum(3 * weight.shape[0] + 4 * weight.shape[1] for weight in inner)
+    kept = tokens * (size * 24 * layers * decoder.width + 4 * taps)
+    return kept + 4 * 4 * scored * len(decoder.head_VD)
 
 
 def _pass(

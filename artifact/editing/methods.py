@@ -59,7 +59,7 @@ class Editor:
     def count_rows(self, groups: Sequence[Sequence[View]], history: History, most: int | None = None) -> None:
         """Add to `history` what editing the first `most` groups leaves behind, without making their edits (mend.py)."""
         assert self.network is not None
-        count_rows(self.model, groups, self.hparams, self.network, history, most)
+        count_rows(self.model, groups, self.hparams, self.network, history, most, self.memory)
 
     def edits(self, groups: Sequence[Sequence[View]], history: History | None = None) -> Sequence[Edited | EditError]:
         """An edit for each group of views written jointly (mostly one view each), as if it were the only one.
@@ -81,7 +81,7 @@ class Editor:
             return kn(self.model, views, self.hparams, self.protocol, self.memory)
         if self.method == "mend":
             assert self.network is not None
-            return mend(self.model, groups, self.hparams, self.network, self.protocol, history)
+            return mend(self.model, groups, self.hparams, self.network, self.protocol, history, self.memory)
         assert self.moments is not None
         if self.method == "rome":
             return rome(self.model, views, self.hparams, self.prefixes, self.moments, self.protocol, self.memory)

@@ -36,6 +36,7 @@ from artifact.io import reason
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
+from artifact.reading import open_regular
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"

@@ -133,12 +133,28 @@ class Claim(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A published count: of so many statements to trace (`of`) the model answers `value`; tolerance in statements."""
+
+    id: str
+    paper: str
+    sentence: str
+    where: str
+    taken_from: str
+    model: str
+    unit: Literal["statements"]
+    value: Annotated[int, msgspec.Meta(ge=0)]
+    of: Annotated[int, msgspec.Meta(ge=1)]
+    tolerance: Tolerance
+
+
 class Expected(msgspec.Struct, frozen=True):
-    """All that is published: `cells` and `claims` of the paper, and the second source's cells, in the files' order."""
+    """All that is published: the paper's `cells`, `claims` and `checks`, and the second source's cells, in order."""
 
     cells: tuple[Cell, ...]
     claims: tuple[Claim, ...]
     second_source: tuple[Cell, ...]
+    checks: tuple[Check, ...] = ()
 
 
 class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,6 +213,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notes: dict[str, str]
     tables: tuple[_Table, ...]
     claims: tuple[_Claim, ...]
+    checks: tuple[Check, ...] = ()
 
 
 def load_expected(folder: Path | None = None) -> Expected:
@@ -209,7 +226,13 @@ def load_expected(folder: Path | None = None) -> Expected:
     _refuse_twins(paper, "claims", [claim.id for claim in claims])
     second_source = _cells(_read(second), second)
     _refuse_twins(second, "tables", [cell.id for cell in (*cells, *second_source)])
-    return Expected(cells, claims, second_source)
+    _refuse_twins(paper, "checks", [check.id for check in found.checks])
+    for check in found.checks:
+        if check.model not in found.models:
+            raise _unknown(paper, f"check {check.id}.model", check.model, found.models)
+        if check.value > check.of:
+            raise ExpectedError(f"{paper}: check {check.id}: {check.value} of {check.of} is not a count; correct it")
+    return Expected(cells, claims, second_source, found.checks)
 
 
 def _read(path: Path) -> _File:

@@ -13,6 +13,7 @@ import msgspec
 
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
+from artifact.reporting.checks import JudgedCheck, check_json, judge_check
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
 from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
@@ -56,6 +57,7 @@ class Verdict:
     paper: tuple[PaperRow, ...]
     second_source: tuple[PaperRow, ...]
     claims: tuple[JudgedClaim, ...]
+    checks: tuple[JudgedCheck, ...] = ()
     checked: tuple[Checked, ...] = ()
 
     @property
@@ -76,10 +78,14 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """2 for a damaged journal, 1 if any compared value of the paper is outside its tolerance, else 0."""
+        """2 for a damaged journal, 1 if a compared value or count of the paper is outside its tolerance, else 0."""
         if self.damage:
             return 2
-        return 1 if self.counts["outside tolerance"] else 0
+        return 1 if self.counts["outside tolerance"] or self._checks_outside else 0
+
+    @property
+    def _checks_outside(self) -> list[JudgedCheck]:
+        return [judged for judged in self.checks if judged.state == "outside tolerance"]
 
     @property
     def sentence(self) -> str:
@@ -90,9 +96,10 @@ class Verdict:
     def _compared(self) -> str:
         counts, total = self.counts, len(self.cells)
         compared = counts["reproduced"] + counts["outside tolerance"]
+        checked = "".join(f" {judged.check.model}: {judged.status}." for judged in self._checks_outside)
         if not compared:
             models = ", ".join(dict.fromkeys(cell.cell.model for cell in self.cells))
-            return f"nothing was compared with the paper: its {total} published values need {models}."
+            return f"nothing was compared with the paper: its {total} published values need {models}.{checked}"
         skipped = f"{counts['skipped']} skipped, " if counts["skipped"] else ""
         outside = counts["outside tolerance"]
         partial = " Part of the facts was run, so intervals are judged." if any(c.partial for c in self.cells) else ""
@@ -100,7 +107,7 @@ class Verdict:
         followed = "" if list(words) == ["released"] else f" Protocol: {'; '.join(words)}."
         return (
             f"{compared} of {total} published values were compared: {counts['reproduced']} reproduced, {outside} "
-            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}{followed}"
+            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}{checked}{followed}"
         )
 
 
@@ -140,6 +147,10 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
         paper=paper,
         second_source=tuple(paper_rows(expected.second_source, rows)),
         claims=tuple(judge_claim(claim, cells, by_model) for claim in expected.claims),
+        checks=tuple(
+            judge_check(check, {model: (run.info, run.store) for model, run in by_model.items()})
+            for check in expected.checks
+        ),
         checked=tuple(run.store.checked() for run in runs),
     )
 
@@ -211,6 +222,7 @@ def verdict_json(verdict: Verdict) -> bytes:
             }
             for judged in verdict.claims
         ],
+        "checks": check_json(verdict.checks),
         "second_source": [_cell_json(cell) for row in verdict.second_source for cell in row.cells],
     }
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"

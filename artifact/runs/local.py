@@ -23,7 +23,7 @@ from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
 from artifact.runs.setup import SAMPLES, Context
-from artifact.runs.store import Record, RunInfo
+from artifact.runs.store import NOT_ANSWERED, Record, RunInfo
 from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
 
 Item = Fact | Statement | OddRecord
@@ -159,7 +159,7 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
             records[statement.case_id] = _failed(statement.case_id, answer)
         elif not is_answer(context.model, statement, answer):
             said = context.model.tokens.label(answer).strip()
-            reason = f"the model's greedy answer is {said!r}, not {statement.answer!r}"
+            reason = f"{NOT_ANSWERED} {said!r}, not {statement.answer!r}"
             records[statement.case_id] = Record(statement.case_id, "excluded", {"reason": reason})
     left = [statement for statement in statements if statement.case_id not in records]
     for statement, traced in zip(left, trace_all(context.model, left, settings, context.memory), strict=True):

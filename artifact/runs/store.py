@@ -28,6 +28,8 @@ from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of
 
 DESCRIPTION = "run.json"
+NOT_ANSWERED = "the model's greedy answer is"
+"""How the reason of a traced statement begins that the model does not answer as the data says."""
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a payload can raise that is not of its unit's kind."""
 Decoded = TypeVar("Decoded")

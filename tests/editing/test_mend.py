@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from artifact.editing import mend_gradients
 from artifact.editing.hparams import MendHparams
 from artifact.editing.mend import MendEdit, inner_weights, mend, pad_row, request, sentence, step_order
 from artifact.editing.mend_gradients import inner_gradients, token_nll
@@ -22,6 +23,7 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import View
+from artifact.lm.device import Memory
 from artifact.lm.load import load_folder
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -165,6 +167,34 @@ def test_parts_of_a_group_add_up(model, networks, facts, monkeypatch) -> None:
     single = [mend(model, [[view]], hparams, network, RELEASED)[0].losses[0] for view in groups[0]]
     mean = sum(one.scored * loss for one, loss in zip(rows, single, strict=True)) / sum(one.scored for one in rows)
     assert whole[0].losses[0] == pytest.approx(mean, rel=1e-4)
+
+
+def test_passes_fit_the_budget(model, networks, facts, monkeypatch) -> None:
+    """A budget of a few rows cuts the passes, one row at least, and the edits stay the same."""
+    hparams, network = networks
+    groups = [[facts[case].view("entity")] for case in (0, 10, 7, 26)]
+    whole = mend(model, groups, hparams, network, BY_FILE)
+    inner = inner_weights(model.decoder, hparams)
+    rows: list[int] = []
+    made = mend_gradients._pass
+
+    def counted(model, requests, *rest):
+        rows.append(len(requests))
+        tokens = len(requests) * max(len(one.ids) for one in requests)
+        scored = sum(one.scored for one in requests)
+        if len(requests) > 1:
+            assert mend_gradients._pass_bytes(model.decoder, inner, tokens, scored) <= limit
+        return made(model, requests, *rest)
+
+    monkeypatch.setattr(mend_gradients, "_pass", counted)
+    one = mend_gradients._pass_bytes(model.decoder, inner, 12, 1)
+    for limit, most in ((1, 1), (int(2.5 * one), 2), (10**9, 4)):
+        rows.clear()
+        for first, other in zip(
+            whole, mend(model, groups, hparams, network, BY_FILE, None, Memory(limit)), strict=True
+        ):
+            same(first, other)
+        assert sum(rows) == 4 and max(rows) <= most and (len(rows) == 1) == (most == 4)
 
 
 def test_an_edit_adds_what_autograd_of_the_weights_says(model, networks, facts) -> None:
