@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 from artifact.errors import ArtifactError, ModelError
 from artifact.io import reason
-from artifact.sizes import size_words
 from artifact.sources import download
 from artifact.sources.cache import hub_cache
 from artifact.sources.catalogue import HubModel
@@ -229,7 +228,7 @@ def _guarded(guard: _Guard) -> Iterator[None]:
 
     def end() -> None:
         guard.refused = guard.refused or (
-            f"less than {size_words(patience.rate)} a second arrived over {patience.window:g} s"
+            f"less than {patience.rate / 1000:g} kB a second arrived over {patience.window:g} s"
         )
         close_session()
 

@@ -132,7 +132,7 @@ DRIBBLES = {
 def test_what_dribbles_is_ended_by_its_rate(name: str) -> None:
     """Each wait is short, so that no time-out is met; the rate over a window ends it."""
     with answering(endless(*DRIBBLES[name], pause=0.05)) as host:
-        assert "gives less than 0.0 MB a second over 0.4 s, 2 times" in refused(source(host.url))
+        assert "gives less than 10 kB a second over 0.4 s, 2 times" in refused(source(host.url))
 
 
 def test_tls_that_dribbles_is_ended_by_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_a_body_has_an_end(
 
 def test_less_than_the_lowest_rate_ends_it(hub: Hub, model: HubModel, tmp_path: Path) -> None:
     hub.odd = endless(b"x", 0.05, {}, "model.safetensors")
-    assert "less than 0.0 MB a second arrived over 0.6 s" in refused(model, tmp_path)
+    assert "less than 10 kB a second arrived over 0.6 s" in refused(model, tmp_path)
 
 
 @pytest.mark.parametrize("where", ["/tree/", "config.json"])
@@ -163,7 +163,7 @@ def test_a_silent_hub_ends(where: str, hub: Hub, model: HubModel, tmp_path: Path
         return False
 
     hub.odd = silent
-    assert "less than 0.0 MB a second arrived" in refused(model, tmp_path)
+    assert "less than 10 kB a second arrived" in refused(model, tmp_path)
 
 
 def test_a_hub_that_cuts_every_answer_ends(hub: Hub, model: HubModel, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_hub_that_cuts_every_answer_ends(hub: Hub, model: HubModel, tmp_path: 
         return True
 
     hub.odd = cut
-    assert "less than 0.0 MB a second arrived" in refused(model, tmp_path)
+    assert "less than 10 kB a second arrived" in refused(model, tmp_path)
 
 
 def test_a_listing_without_an_end_ends(
