@@ -55,6 +55,11 @@ def recorded(key: str) -> Entry | None:
     return _read(cache_folder() / RECORDED).files.get(key)
 
 
+def recorded_keys() -> list[str]:
+    """Every key of the cache's lock file."""
+    return list(_read(cache_folder() / RECORDED).files)
+
+
 def entry_of(path: Path, url: str | None = None, made_from: str | None = None) -> Entry:
     """The entry of a file as it stands."""
     return Entry(sha256_of(path), path.stat().st_size, url, made_from)

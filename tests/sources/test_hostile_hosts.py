@@ -230,6 +230,17 @@ def test_https_does_not_lead_to_http() -> None:
             check_address(to, "http://host/x")
 
 
+NO_ADDRESSES = ["mirror", "http://[::1", "http://", "http://h:x", "http://a b", "http://h\x7f", "ftp://h"]
+
+
+@pytest.mark.parametrize("given", NO_ADDRESSES)
+def test_a_mirror_that_is_no_address_is_one_line(given: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("KLOC_MIRROR", given)
+    assert call(["fetch", "known"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kloc: KLOC_MIRROR=") and "is no URL" in error and error[:-1].isprintable()
+
+
 def test_a_proxy_that_is_no_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://[::1")
     monkeypatch.delenv("no_proxy", raising=False)
