@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import socket
 import time
 from dataclasses import replace
@@ -246,6 +247,37 @@ def test_a_proxy_that_is_no_address_is_one_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     refused(source("http://host.invalid"))
+
+
+def test_any_damaged_answer_ends_in_the_file_or_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes changed, cut out and put in at random places of a good answer's head."""
+    monkeypatch.setattr(download, "PATIENCE", replace(QUICK, stall_seconds=0.2, tries=1))
+    drawn = random.Random(13)
+    good = head(
+        f"Content-Length: {len(CONTENT)}", 'ETag: "one"', "Content-Type: application/json",
+        "Retry-After: 1", "Content-Range: bytes 0-9/10", "Transfer-Encoding: identity", "Location: /x",
+    )  # fmt: skip
+    pieces = (b"\0", b"\xff", b"\r\n", b":", b"9" * 30, b"chunked", b"-1", b"302", b"206", b"\x1b[2J", b" ")
+
+    def answer(connection: socket.socket, asked: bytes) -> None:
+        content = bytearray(good)
+        for _ in range(drawn.randint(1, 3)):
+            at = drawn.randrange(len(content))
+            content[at : at + drawn.choice((0, 1, 3, 40))] = drawn.choice(pieces)
+        connection.sendall(content + CONTENT)
+
+    with answering(answer) as host:
+        for _ in range(80):
+            wanted = source(host.url)
+            try:
+                fetch(wanted)
+            except FactError as error:
+                assert str(error).isprintable()
+            else:
+                assert path(host.url).read_bytes() == CONTENT
+            for file in source_folder(wanted).iterdir():
+                file.unlink()
+            (source_folder(wanted).parent / "fetched.lock.json").unlink(missing_ok=True)
 
 
 # What stands in the way
