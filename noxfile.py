@@ -109,6 +109,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Hostile and odd inputs for every command, 10 minutes: `-- --minutes 60`, `-- --seed N --only runs --case 7 --keep`."""
+    session.install(*PIP, "-e", ".", *_group("tests"))
+    session.run("python", "-m", "tests.fuzz", *session.posargs, env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
+
+
+@nox.session(default=False)
 def cluster(session: nox.Session) -> None:
     """The Ray engine's tests, on a cluster of processes on this machine: 3 minutes on two cores, Ray takes 200 MB."""
     session.install(*PIP, "-e", ".[cluster]", *_group("tests"))

@@ -35,6 +35,10 @@ class EditError(ArtifactError):
     """An edit that cannot be computed, has no effect, or is not finite; in a run, a recorded failure of its case."""
 
 
+class DoesNotFit(EditError):
+    """One case that the device's memory does not hold on its own; a larger device computes it, so it is no result."""
+
+
 class SettingError(ArtifactError):
     """An option, hyperparameter, prefix or moment file that cannot be used."""
 

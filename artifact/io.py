@@ -3,21 +3,27 @@
 No path that comes from outside is followed through a link: what is written replaces a link, and a lock refuses one.
 """
 
+import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
 UNFINISHED = ".part"
 """Ending of a file that is being written."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room for a file."""
 _STALE_SECONDS = 600.0
 """Age from which an unfinished file counts as left behind by a killed process."""
 
@@ -43,24 +49,23 @@ def replacing(path: Path) -> Iterator[Path]:
     """A new file to write, in the folder of `path` (made if need be), that takes its place when the block ends well.
 
     A reader, a killed process or a full disk leaves the old content or the new, never a part. The file gets the mode
-    that the umask allows (0644 as a rule); a link at `path` is replaced, not followed. A device such as /dev/null or
-    /dev/stdout is written to directly. Raises OSError; IsADirectoryError and FileExistsError for what is not a file.
+    that the umask allows (0644 as a rule); a link at `path` is replaced, not followed. A device such as /dev/null, and
+    /dev/stdout, gets the content when the block ends. Raises OSError; IsADirectoryError and FileExistsError for what is
+    not a file.
     """
     path = Path(path)
-    if _device(path):
-        yield path
+    if is_device(path):
+        with TemporaryDirectory() as folder:  # a library may put a file of its own in the place of what it writes to
+            part = Path(folder) / "content"
+            part.touch()
+            yield part
+            _send(part, path)
         return
-    if path.is_dir():
-        raise IsADirectoryError(21, "Is a directory", str(path))
-    with suppress(FileNotFoundError):
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            raise FileExistsError(17, "Is not a regular file", str(path))
+    _refuse_others(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name[:200]}.{os.getpid()}{UNFINISHED}")
+    part = _part_of(path)
     _clear(path, part)
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
-    mode = part.stat().st_mode & 0o777
+    mode = _create(part)
     try:
         yield part
         part.chmod(mode)  # a library may have written the file anew with a mode of its own
@@ -134,18 +139,92 @@ def locked(path: Path, seconds: float = -1, waiting: Callable[[], None] = lambda
         lock.release()
 
 
+def check_writable(path: Path) -> None:
+    """Raise now the OSError that `replacing` would raise later, after the work; nothing is left behind."""
+    if is_device(path):
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
+        return
+    _refuse_others(path)
+    missing = [folder for folder in path.absolute().parents if not os.path.lexists(folder)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = _part_of(path)
+        _clear(path, part)
+        _create(part)
+        part.unlink()
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def place_of(path: Path) -> Path:
+    """Where a file that is written to `path` will stand: links among its folders are followed, one at its name not."""
+    path = Path(path)
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _refuse_others(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(21, "Is a directory", str(path))
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise FileExistsError(17, "Is not a regular file", str(path))
+
+
+def _create(part: Path) -> int:
+    """An empty new file; returns the mode that the umask gave it."""
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{_stem(path)}.{os.getpid()}{UNFINISHED}")
+
+
+def _stem(path: Path) -> str:
+    """What an unfinished file's name opens with: a name may have 255 bytes, not letters."""
+    return os.fsdecode(os.fsencode(path.name)[:200])
+
+
 def _clear(path: Path, own: Path) -> None:
     """Remove what a killed process left of `path`: unfinished files that nobody has touched for a while."""
     own.unlink(missing_ok=True)  # of an earlier process with our number
-    for left in path.parent.glob(f"{glob.escape(path.name[:200])}.*{UNFINISHED}"):
+    for left in path.parent.glob(f"{glob.escape(_stem(path))}.*{UNFINISHED}"):
         with suppress(OSError):
             if time.time() - left.lstat().st_mtime > _STALE_SECONDS:
                 left.unlink()
 
 
-def _device(path: Path) -> bool:
+_STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+
+
+def descriptor_of(path: Path) -> int | None:
+    """The number of the open file that `path` names: /dev/stdout, /dev/fd/3 (as a shell's <(...) gives), None else."""
+    found = re.fullmatch(r"/(?:dev/fd|proc/self/fd)/(\d{1,6})", str(path))
+    return int(found[1]) if found else _STREAMS.get(str(path))
+
+
+def is_device(path: Path) -> bool:
+    """Whether `path` names an open file or a device, which is written to and never replaced."""
+    if descriptor_of(path) is not None:  # whatever stands there: the name is the system's, and is never replaced
+        return True
     try:
         mode = path.stat().st_mode
     except OSError:
         return False
-    return path.is_relative_to("/dev") and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return place_of(path).is_relative_to("/dev") and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _send(part: Path, path: Path) -> None:
+    """Write a file's content to a device, or to an open file where it stands."""
+    number = descriptor_of(path)
+    if number == 1 and sys.stdout is not None:
+        sys.stdout.flush()  # what was said before stands before it
+    opened = os.open(path, os.O_WRONLY | os.O_NOCTTY) if number is None else os.dup(number)
+    with part.open("rb") as content, open(opened, "wb", buffering=0) as device:
+        shutil.copyfileobj(content, device)

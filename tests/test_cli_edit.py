@@ -221,7 +221,7 @@ def test_an_edit_of_another_model_is_refused_by_score(tmp_path, capsys) -> None:
     save_file({"transformer.h.0.mlp.fc_out.weight": torch.ones(64, 256)}, tmp_path / "e.safetensors")
     command = ["score", "--model", MODELS / "tiny-gpt2", "--cases", REFERENCE / "facts.json"]
     assert call([*map(str, command), "--edit", str(tmp_path / "e.safetensors")]) == 2
-    assert "is no weight of this model" in capsys.readouterr().err
+    assert "is not a weight of this model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from filehost import Fault, hosting
 from hub import serving
 
 from artifact.cli import call
+from artifact.cli.fetch import obtain
 from artifact.editing.mend_weights import read_network, tensors_of
-from artifact.errors import ModelError
+from artifact.errors import ModelError, SettingError
 from artifact.lm.load import load, load_folder
+from artifact.runs.inputs import Given, run_mend_weights
 from artifact.sources import download
 from artifact.sources.cache import cache_folder, converted_folder, hub_file
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainFile
@@ -208,18 +211,72 @@ def test_mends_pickle_is_converted_once(capsys, monkeypatch, host, tmp_path) -> 
     assert call(["fetch", "mend-gpt2-xl", "--check"]) == 0
 
 
-def test_a_pickle_that_is_none_is_not_kept(capsys, monkeypatch, host, tmp_path) -> None:
+def test_a_pickle_that_cannot_be_converted_is_kept_and_not_fetched_again(capsys, monkeypatch, host, tmp_path) -> None:
+    """Its reason is said at once the next time, by fetch, --check and a run, with the ways out."""
     put(monkeypatch, host, "mend-gpt2-xl", b"no pickle", pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
     assert "sent no file of torch weights (File is not a zip file)" in capsys.readouterr().err
-    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
-        archive.writestr("m/data.pkl", b"no pickle")
-    put(monkeypatch, host, "mend-gpt2-xl", (tmp_path / "m.zip").read_bytes(), pinned=False)
+    host.asked.clear()
+    put(monkeypatch, host, "mend-gpt2-xl", _damaged_pickle(tmp_path), pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
-    assert "mend-10tok-gpt2-xl.pt: is no readable file of torch weights" in capsys.readouterr().err
+    first = capsys.readouterr().err
+    assert "mend-10tok-gpt2-xl.pt: is no readable file of torch weights" in first and first.count("\n") == 1
+    for way in ("--mend-weights", "kloc mend-train", "kloc fetch mend-gpt2-xl --again", "another file in its place"):
+        assert way in first
+    for command in (["fetch", "mend-gpt2-xl"], ["fetch", "mend-gpt2-xl", "--check"]):
+        assert call(command) == 2
+        found = capsys.readouterr()
+        assert "is no readable file of torch weights" in found.err and "converting" not in found.out
+    weights, why = run_mend_weights("gpt2-xl", Given())
+    assert weights is None and "is no readable file of torch weights" in why and "--mend-weights" in why
+    obtain([], ["mend-gpt2-xl"])
+    assert capsys.readouterr().out.startswith("mend-gpt2-xl: left out (")
+    assert len(host.asked) == 1
+
     put(monkeypatch, host, "mend-gpt2-xl", published_mend(tmp_path / "m.pt"), pinned=False)
-    assert call(["fetch", "mend-gpt2-xl"]) == 0
+    assert call(["fetch", "mend-gpt2-xl", "--again"]) == 0 and len(host.asked) == 2
     assert path_of("mend-gpt2-xl").suffix == ".safetensors"
+    assert call(["fetch", "mend-gpt2-xl", "--check"]) == 0
+
+
+def _damaged_pickle(folder: Path) -> bytes:
+    """A file that looks like torch's and holds a pickle that is not one."""
+    with zipfile.ZipFile(folder / "damaged.zip", "w") as archive:
+        archive.writestr("m/data.pkl", b"no pickle")
+    return (folder / "damaged.zip").read_bytes()
+
+
+@pytest.mark.parametrize("version", [None, "another"])
+def test_another_pickle_in_its_place_is_converted(capsys, monkeypatch, host, tmp_path, version) -> None:
+    """As is the same one by another version of the package, which may read what this one could not."""
+    content = published_mend(tmp_path / "m.pt")
+    put(monkeypatch, host, "mend-gpt2-xl", content if version else _damaged_pickle(tmp_path), pinned=False)
+    with monkeypatch.context() as patched:
+        if version:
+            refuse = SettingError("m.pt: is no readable file of torch weights (once)")
+            patched.setattr("artifact.editing.mend_weights.convert", Mock(side_effect=refuse))
+            patched.setattr("artifact.sources.lock.__version__", version)
+        assert call(["fetch", "mend-gpt2-xl"]) == 2
+    if not version:
+        put(monkeypatch, host, "mend-gpt2-xl", content, pinned=False)
+        (cache_folder() / "mend-gpt2-xl" / "mend-10tok-gpt2-xl.pt").write_bytes(content)
+        obtain([], ["mend-gpt2-xl"])
+    assert call(["fetch", "mend-gpt2-xl"]) == 0
+    assert path_of("mend-gpt2-xl").suffix == ".safetensors" and len(host.asked) == 1
+
+
+def test_again_removes_what_was_recorded(capsys, monkeypatch, host, hub) -> None:
+    put(monkeypatch, host, "counterfact", FACTS, pinned=False)
+    assert call(["fetch", "counterfact", "gpt-j"]) == 0
+    put(monkeypatch, host, "counterfact", FACTS + b" ", pinned=False)
+    path_of("counterfact").write_bytes(b"x")
+    assert call(["fetch", "counterfact"]) == 2 and "recorded" in capsys.readouterr().err
+    asked = len(hub.asked)
+    assert call(["fetch", "counterfact", "gpt-j", "--again"]) == 0
+    assert path_of("counterfact").read_bytes() == FACTS + b" " and len(hub.asked) > asked
+    assert call(["fetch", "counterfact", "gpt-j", "--check"]) == 0
+    for arguments in (["fetch", "--again"], ["fetch", "known", "--again", "--check"]):
+        assert call(arguments) == 2 and "kloc fetch NAME --again" in capsys.readouterr().err
 
 
 def test_a_pickled_model_is_fetched_verified_and_converted(hub, capsys) -> None:

@@ -12,6 +12,8 @@ FLOORS = (
     "errors",
     "sizes",
     "io",
+    "terminal",
+    "reading",
     "sources",
     "facts",
     "lm",

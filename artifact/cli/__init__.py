@@ -1,45 +1,85 @@
 """kloc: the command line. Thin: it parses, calls, prints, and turns errors into one line and an exit code.
 
 Exit codes: 0 done and reproduced or nothing to compare; 1 ran, and a compared value is outside its tolerance; 2 bad
-input or environment; 3 interrupted, resumable. One file a group of commands; imports that load torch happen inside the
-commands that need it.
+input or environment; 3 interrupted, resumable; 70 a defect of this package. One file a group of commands; imports that
+load torch happen inside the commands that need it. This file itself loads almost nothing, so that Ctrl-C is answered
+in one line from the first moment on.
 """
 
+import os
 import sys
 
-import cyclopts
+_STOPPED = "kloc: stopped; the same command goes on from what was stored\n"
 
-from artifact.cli import bench, compare, doctor, edit, fetch, make, mend, merge, moments, runs, status, trace  # noqa: F401  (each hangs its commands on the app)
-from artifact.cli.app import app
-from artifact.errors import ArtifactError
+
+def _leave() -> None:
+    """End the process as interrupted: one line, and the cursor that a progress bar hid is shown again."""
+    try:
+        if sys.stdout is not None and sys.stdout.isatty():
+            os.write(1, b"\x1b[?25h")
+        os.write(2, _STOPPED.encode())
+    finally:
+        os._exit(3)
+
+
+try:
+    import atexit
+    import signal
+    from types import FrameType
+except KeyboardInterrupt:  # nothing stands ready yet
+    _leave()
 
 
 def main() -> None:
     """Entry point: run the command, print an error's one line, exit with its code."""
-    sys.exit(call(sys.argv[1:]))
+    heeds = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # a shell lets jobs in the background ignore it
+    if heeds:
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _unraisable
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last thing, when only the end is left
+    code = 3
+    try:
+        from artifact.terminal import keep_descriptors, silence
+
+        keep_descriptors()
+        code = call(sys.argv[1:])
+        if heeds:
+            signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # while threads and libraries end
+        if _unwritten():
+            silence()
+    except KeyboardInterrupt:  # a second one, while the first was answered
+        _leave()
+    sys.exit(code)
 
 
 def call(arguments: list[str]) -> int:
     """The exit code of a command line; what a user can mend is printed to standard error in one line."""
+    from artifact.cli.commands import answer
+
+    return answer(arguments)
+
+
+def _unwritten() -> bool:
+    """Whether standard output holds what cannot be written, such as for a pipe that nobody reads any more."""
     try:
-        return app(arguments) or 0
-    except ArtifactError as error:
-        print(f"kloc: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except cyclopts.CycloptsError as error:
-        print(f"kloc: {' '.join(str(error).split())} Try kloc --help.", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe is gone: nobody is left to tell
-        return 0
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be loaded for this
-            raise
-        print(
-            "kloc: the device's memory does not suffice; give less --memory, free some, or take a larger device",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("kloc: stopped; the same command goes on from what was stored", file=sys.stderr)
-        return 3
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Take Ctrl-C. A module that is being loaded may swallow or wrap KeyboardInterrupt: then the process ends here."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _leave()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A KeyboardInterrupt in a destructor would be printed with its traceback and forgotten."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        _leave()
+    sys.__unraisablehook__(unraisable)

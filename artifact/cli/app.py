@@ -4,15 +4,20 @@ Holds no command. Imports that load torch happen inside the functions that need 
 """
 
 import json
-import sys
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from artifact import __version__
-from artifact.errors import RunError
+from artifact.cli.bounds import size
+from artifact.errors import RunError, SettingError
+from artifact.io import FULL, check_writable, is_device, place_of, reason, write_atomically
+from artifact.reading import open_regular
+from artifact.terminal import complain
 
 app = App(
     name="kloc",
@@ -44,7 +49,13 @@ Correct = Annotated[
     ),
 ]
 Out = Annotated[Path | None, Parameter(help="Run folder; results/PLAN-MODEL unless said.")]
-Memory = Annotated[str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.")]
+Memory = Annotated[
+    str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.", validator=size)
+]
+AnyModel = Annotated[
+    bool,
+    Parameter(negative="", help="Use files that were made for another model all the same; this is said, and recorded."),
+]
 Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
 
 
@@ -60,7 +71,7 @@ def memory_budget(asked: str | None, device: str) -> Any:
     from artifact.lm.device import Memory, default_memory, parse_bytes
 
     limit = default_memory(torch.device(device)) if asked is None else parse_bytes(asked)
-    return Memory(limit, lambda line: print(line, file=sys.stderr))
+    return Memory(limit, complain)
 
 
 def load_model(model: str, device: str | None = None) -> Any:
@@ -68,20 +79,63 @@ def load_model(model: str, device: str | None = None) -> Any:
     from artifact.lm.device import choose_device
     from artifact.lm.load import load
 
-    return load(model, choose_device(device)[0])
+    loaded = load(model, choose_device(device)[0])
+    for line in loaded.tokens.notes:
+        complain(line)
+    return loaded
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | str | None] = ()) -> None:
+    """Refuse, before any work, files that could not be written after it: `outputs` by option, None where not given.
+
+    Raises RunError for a place that cannot be written, and SettingError for one file under two options and for a file
+    that would take the place of one of the `inputs`, or of a file in a folder among them.
+    """
+    places: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        with writing(path):
+            check_writable(path)
+        place = place_of(path)
+        if place in places and not is_device(path):
+            raise SettingError(f"{option} {path}: is the file of {places[place]}, too; give each its own file")
+        places[place] = option
+        for given in inputs:
+            if given is not None and _destroys(place, Path(given)):
+                raise SettingError(f"{option} {path}: would take the place of what {given} is read from; give another")
+
+
+def _destroys(place: Path, given: Path) -> bool:
+    """Whether a file written at `place` takes the place of `given`, or of what a folder `given` holds."""
+    if not os.path.lexists(given):
+        return False
+    if place in (place_of(given), Path(os.path.realpath(given))):
+        return True
+    return given.is_dir() and os.path.lexists(place) and place.parent == Path(os.path.realpath(given))
+
+
+def check_inputs(inputs: Mapping[str, Path | None]) -> None:
+    """SettingError for a file, by option, that is not there or is none: a folder, a pipe that nobody may ever fill."""
+    for option, path in inputs.items():
+        if path is not None:
+            try:
+                open_regular(path).close()
+            except (OSError, ValueError) as error:
+                raise SettingError(f"{option} {path}: cannot be read ({reason(error)}); give a readable file") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when a file is written into one line."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free disk space" if error.errno in FULL else "name a file in a folder you own"
+        raise RunError(f"{path}: cannot be written ({reason(error)}); {remedy}") from None
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
-        check_folder(path)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def check_folder(path: Path) -> None:
-    """Make the folder of a file that is to be written; RunError when it cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); name a file in a folder you own") from None
+        with writing(path):
+            write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
+from artifact.cli.bounds import SAMPLES, LoopFacts, TargetTokens, count
+from artifact.terminal import say
 
 bench_app = App(
     name="bench", help="This package against the one-at-a-time way: same work, one run, with the difference."
@@ -13,8 +15,6 @@ bench_app = App(
 app.command(bench_app)
 
 Shape = Annotated[Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")]
-LoopFacts = Annotated[int, Parameter(help="Facts timed one at a time; both results are compared on these.")]
-TargetTokens = Annotated[int, Parameter(help="Tokens of every target.")]
 Operations = Annotated[bool, Parameter(help="Count our operations too, in one run more.")]
 
 
@@ -27,10 +27,10 @@ def bench_trace(
     kind: Annotated[
         list[Literal["hidden", "mlp", "attn"]] | None, Parameter(help="Kinds of tracing; hidden and mlp unless said.")
     ] = None,
-    tokens: Annotated[int, Parameter(help="Tokens of the prompt.")] = 10,
-    samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
-    facts: Annotated[int, Parameter(help="Facts in one sweep.")] = 1,
-    loop_cells: Annotated[int, Parameter(help="Cells timed one at a time; fewer than all are scaled.")] = 120,
+    tokens: Annotated[int, count("Tokens of the prompt.", 1000)] = 10,
+    samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
+    facts: Annotated[int, count("Facts in one sweep.", 100_000)] = 1,
+    loop_cells: Annotated[int, count("Cells timed one at a time; fewer than all are scaled.")] = 120,
     memory: Memory = None,
     protocol: Protocol = "released",
 ) -> int:
@@ -40,7 +40,7 @@ def bench_trace(
     from artifact.bench.trace import bench_trace as compare
 
     device = _ready(shape, device, protocol, dtype)
-    print(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
+    say(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
     found = compare(
         shape,
         device,
@@ -54,7 +54,7 @@ def bench_trace(
     )
     for one in found:
         for line in one.lines():
-            print(line, flush=True)
+            say(line)
     return 0
 
 
@@ -64,7 +64,7 @@ def bench_edit(
     method: Annotated[Literal["ft", "kn", "mend", "rome", "memit"], Parameter(help="Editing method.")] = "rome",
     shape: Shape = "gpt2",
     device: Device = None,
-    facts: Annotated[int | None, Parameter(help="Facts together; 4 for rome and 8 for the others unless said.")] = None,
+    facts: Annotated[int | None, count("Facts together; 4 for rome and 8 for the others unless said.", 100_000)] = None,
     loop_facts: LoopFacts = 2,
     target_tokens: TargetTokens = 1,
     operations: Operations = True,
@@ -79,7 +79,7 @@ def bench_edit(
 
     device = _ready(shape, device, protocol)
     facts = facts or (4 if method == "rome" else 8)
-    print(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
+    say(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
     found = compare(
         shape,
         device,
@@ -91,7 +91,7 @@ def bench_edit(
         count=operations,
     )
     for line in found.lines():
-        print(line, flush=True)
+        say(line)
     return 0
 
 
@@ -100,7 +100,7 @@ def bench_evaluate(
     *,
     shape: Shape = "gpt2",
     device: Device = None,
-    facts: Annotated[int, Parameter(help="Cases together, each under its own edit.")] = 8,
+    facts: Annotated[int, count("Cases together, each under its own edit.", 100_000)] = 8,
     loop_facts: LoopFacts = 2,
     target_tokens: TargetTokens = 1,
     operations: Operations = True,
@@ -113,17 +113,17 @@ def bench_evaluate(
     from artifact.bench.evaluate import bench_evaluate as compare
 
     device = _ready(shape, device, protocol)
-    print(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
+    say(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
     found = compare(shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations)
     for line in found.lines():
-        print(line, flush=True)
+        say(line)
     return 0
 
 
 @bench_app.command(name="report")
 def bench_report(
     *,
-    records: Annotated[int, Parameter(help="Records of the run that is made up for it.")] = 100_000,
+    records: Annotated[int, count("Records of the run that is made up for it.", 100_000_000)] = 100_000,
     out: Annotated[Path | None, Parameter(help="Folder to keep the run in; a temporary one unless said.")] = None,
 ) -> int:
     """Seconds of `kloc report` on a run of the paper's size, the first time and again."""
@@ -133,7 +133,7 @@ def bench_report(
 
     with tempfile.TemporaryDirectory() as scratch:
         for line in time_it(out or Path(scratch) / "run", records).lines():
-            print(line, flush=True)
+            say(line)
     return 0
 
 
@@ -148,5 +148,5 @@ def _ready(shape: str, device: str | None, protocol: str, dtype: str = "float32"
     use_tf32(PROTOCOLS[protocol].tf32)
     cuda = device.startswith("cuda")
     where = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{shape} shape, {dtype}, {where}; protocol {protocol}")
+    say(f"{shape} shape, {dtype}, {where}; protocol {protocol}")
     return device

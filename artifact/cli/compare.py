@@ -5,9 +5,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app, check_folder
+from artifact.cli.app import app, check_outputs, writing
+from artifact.cli.runs import say_damage
 from artifact.evaluation.metrics import METRICS, Metric
 from artifact.io import write_atomically
+from artifact.terminal import say
 
 
 @app.command
@@ -23,10 +25,13 @@ def compare(
     from artifact.reporting.compare import comparison_csv, comparison_text
     from artifact.runs.store import reading
 
+    check_outputs({"--csv": csv}, (first, second))
     with reading(first) as one, reading(second) as other:
         found = pair(one, other, (metric,) if csv is None else METRICS)
+        damage = say_damage([one, other])
     if csv is not None:
-        check_folder(csv)
-        write_atomically(csv, comparison_csv(found))
-    print(comparison_text(found, metric), end="")
-    return 0
+        with writing(csv):
+            write_atomically(csv, comparison_csv(found))
+    for line in comparison_text(found, metric).splitlines():
+        say(line)
+    return damage

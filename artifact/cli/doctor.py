@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from artifact import __version__
-from artifact.cli.app import Device, Limit, Protocol, app, check_folder, write_json
+from artifact.cli.app import Device, Limit, Protocol, app, check_outputs, write_json
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
@@ -28,6 +28,7 @@ from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder
 from artifact.sources.catalogue import SOURCES, WORLD
 from artifact.sources.fetch import offline, remaining, state_of, to_fetch
+from artifact.terminal import say
 
 _REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "msgspec", "matplotlib")
 _LEAST_DISK = 100_000_000
@@ -87,7 +88,7 @@ def doctor(
     else:
         machine = this_machine(protocol)
     for line in lines(estimated(estimate, machine, protocol, limit), machine, gpus):
-        print(line)
+        say(line)
     return 0
 
 
@@ -95,10 +96,10 @@ def _rehearse(plan: str, protocol: Protocol, limit: int | None, device: str | No
     from artifact.bench.rehearse import keep_rehearsals, rehearse
 
     if json_file is not None:
-        check_folder(json_file)  # before minutes of work
-    found = rehearse(plan, protocol, lambda line: print(line, flush=True), limit=limit, device=device)
+        check_outputs({"--json": json_file})  # before minutes of work
+    found = rehearse(plan, protocol, say, limit=limit, device=device)
     for line in keep_rehearsals(found):
-        print(line)
+        say(line)
     write_json(json_file, {"rehearsals": [msgspec.to_builtins(one) for one in found]})
     return 0
 
@@ -106,11 +107,11 @@ def _rehearse(plan: str, protocol: Protocol, limit: int | None, device: str | No
 def _examine() -> int:
     """Print what is there; RunError with all that makes every run impossible."""
     obstacles: list[str] = []
-    print(f"kloc-artifact {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    say(f"kloc-artifact {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     for line in (*_versions(obstacles), *_disk(obstacles), *_cache(), *_plans()):
-        print(line, flush=True)
+        say(line)
     for line in _device(obstacles):
-        print(line)
+        say(line)
     if not all((WORLD / name).is_file() for name in ("config.json", "model.safetensors", "facts.json")):
         obstacles.append("the embedded world's files are not in the package; install the package again")
     if obstacles:

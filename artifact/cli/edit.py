@@ -6,13 +6,15 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    AnyModel,
     Correct,
     Device,
     Memory,
     Model,
     Protocol,
     app,
-    check_folder,
+    check_inputs,
+    check_outputs,
     load_model,
     memory_budget,
     words,
@@ -21,6 +23,8 @@ from artifact.cli.app import (
 from artifact.editing.hparams import JOINT, MethodName
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
+from artifact.facts.joint import refuse_conflicts
+from artifact.terminal import say
 
 _NONE: list[str] = []
 
@@ -50,14 +54,14 @@ def edit(
         Path | None,
         Parameter(help="JSON list of records edited before, in order: as released, MEND's edit depends on them."),
     ] = None,
+    any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
-    from safetensors.torch import save_file
-
+    from artifact.editing.edit_file import write_edit
     from artifact.editing.kn import NO_NEURON
     from artifact.editing.mend_history import History
     from artifact.editing.methods import ordered
@@ -71,12 +75,17 @@ def edit(
             f"--history is for MEND as released, whose edits depend on those before them; this is {method} under "
             f"{protocol_words(followed.name, followed.switches())}; leave it out"
         )
+    files = {"--prefixes": prefixes, "--hparams": hparams, "--mend-weights": mend_weights, "--history": history}
+    check_outputs({"--out": out}, (request, *files.values(), moments, model))
+    check_inputs(files)
     requests = read_facts(request)
     if len(requests) > 1 and method not in JOINT:
         raise FactError(
             f"{request}: holds {len(requests)} records and {method} edits single facts; give a file with one record"
         )
     views = [fact.view(perspective) for fact in requests]
+    named = [f"record {number} (case {fact.case_id})" for number, fact in enumerate(requests)]
+    refuse_conflicts(views, named, str(request))
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
@@ -89,6 +98,7 @@ def edit(
         prefixes=prefixes,
         moments=moments,
         mend_weights=mend_weights,
+        any_model=any_model,
     )
     before = History()
     if earlier:
@@ -112,27 +122,27 @@ def edit(
         "hparams_source": settings["hparams_source"],
         **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
         **({"history": str(len(earlier))} if editor.ordered else {}),
+        **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
     }
-    check_folder(out)
-    save_file(found.edit.tensors(loaded.decoder), out, metadata=described)
+    write_edit(out, found.edit, loaded, described)
     first = views[0]
     others = f" and {len(views) - 1} more" if len(views) > 1 else ""
-    print(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
+    say(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
     figures = {name: value for name, value in found.told().items() if not isinstance(value, str)}
-    print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    say(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     if found.note:
-        print(found.note)
+        say(found.note)
     if editor.ordered:
-        print(f"as released, normalised with the rows of {len(earlier)} edits before it (--history) and its own")
+        say(f"as released, normalised with the rows of {len(earlier)} edits before it (--history) and its own")
     told = [name for name in ("protocol", "hparams", "moments", "weights") if name in described]
-    print(", ".join(f"{name} {described[name]}" for name in told))
-    print(f"hyperparameters: {described['hparams_source']}")
+    say(", ".join(f"{name} {described[name]}" for name in told))
+    say(f"hyperparameters: {described['hparams_source']}")
     for line in editor.notes:
-        print(line)
+        say(line)
     _say_unused(method, moments=moments, prefixes=prefixes, mend_weights=mend_weights)
     if method == "kn" and followed.kn_undone:
-        print("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")
-    print(out)
+        say("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")
+    say(out)
     return 0
 
 
@@ -143,7 +153,7 @@ def _say_unused(method: MethodName, **files: Path | None) -> None:
     """A file that the method does not read is not passed over in silence."""
     for name, path in files.items():
         if path is not None and name not in _READS.get(method, ()):
-            print(f"--{name.replace('_', '-')} {path} is not used: {method} reads no such file")
+            say(f"--{name.replace('_', '-')} {path} is not used: {method} reads no such file")
 
 
 @app.command
@@ -152,30 +162,33 @@ def score(
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
     edit: Annotated[Path | None, Parameter(help="Weight change written by kloc edit; unedited without.")] = None,
+    any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, edited or not: success, accuracy and magnitude of both views."""
-    from artifact.editing.edit import read_edit
+    from artifact.editing.edit_file import read_edit
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
 
+    check_outputs({"--json": json_file}, (cases, edit, model))
+    check_inputs({"--edit": edit})
     facts = read_facts(cases)
     loaded = load_model(model, device)
-    scores = score_cases(
-        loaded,
-        facts,
-        read_edit(edit, loaded.decoder) if edit else None,
-        memory_budget(memory, str(loaded.decoder.device)),
-    )
+    read = read_edit(edit, loaded, any_model) if edit else None
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    scores = score_cases(loaded, facts, read.edit if read else None, budget)
     found = [case_json(one) for one in scores]
-    print(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
+    notes = [read.note] if read and read.note else []
+    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "notes": notes, "cases": found})
+    say(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
     for view in PERSPECTIVES:
         for group in GROUPS:
             of_cases = [one[view][group] for one in found if view in one and one[view][group]["success"] is not None]
             if of_cases:
                 means = {metric: sum(case[metric] for case in of_cases) / len(of_cases) for metric in METRICS}
-                print(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
-    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "cases": found})
+                say(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
+    for line in notes:
+        say(line)
     return 0

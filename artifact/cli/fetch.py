@@ -26,9 +26,10 @@ from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import GROUPS, SOURCES, HubModel, PlainSource, Source
 from artifact.sources.download import Tell
-from artifact.sources.fetch import check_room, fetch_source, offline, state_of
-from artifact.sources.lock import entry_of, forget, holding, record, recorded
+from artifact.sources.fetch import check_room, discard, fetch_source, offline, state_of
+from artifact.sources.lock import entry_of, holding, note_unusable, record, recorded, unusable
 from artifact.sources.verify import examine
+from artifact.terminal import complain, say, shown
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -39,9 +40,19 @@ def fetch(
     check: Annotated[
         bool, Parameter(help="Fetch nothing: hash what is there, without a network; exit code 2 when it is damaged.")
     ] = False,
+    again: Annotated[
+        bool, Parameter(help="Remove what is there of these sources, its recorded hashes too, and fetch it anew.")
+    ] = False,
 ) -> int:
     """Fetch models, data and weights, each at a pinned place, resumed where it was cut, verified by its hash."""
     sources = [SOURCES[name] for name in _names(what)]
+    if again:
+        if check or not what:
+            raise SettingError("--again fetches anew what you name, and not with --check; give kloc fetch NAME --again")
+        if offline():
+            raise SettingError("--again needs a network, and HF_HUB_OFFLINE is set; unset it")
+        for source in sources:
+            discard(source)
     if check:
         return _check(sources or list(SOURCES.values()))
     if not sources:
@@ -55,7 +66,7 @@ def fetch(
                 folder = fetch_source(source, shown.say, shown.begin(source.name))
                 folder = _converted(source, shown) or folder
             except ArtifactError as error:  # the others can still come
-                print(f"kloc: {' '.join(str(error).split())}", file=sys.stderr)
+                complain(error)
                 failed = error.exit_code
             else:
                 shown.say(f"{source.name}: {folder}")
@@ -67,7 +78,8 @@ def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
 
     Raises FactError or ModelError for the first of `names` that cannot be had.
     """
-    missing = [SOURCES[name] for name in (*names, *optional) if state_of(SOURCES[name]) != "here"]
+    wanted = [SOURCES[name] for name in (*names, *optional)]
+    missing = [source for source in wanted if state_of(source) != "here" or _unconverted(source)]
     if not missing:
         return
     if not offline():
@@ -95,9 +107,9 @@ def _names(what: tuple[str, ...]) -> list[str]:
 def _list() -> None:
     for source in SOURCES.values():
         size = f"{'' if source.exact else '~'}{size_words(source.size)}"
-        print(f"{source.name:<16} {size:>9}  {state_of(source):<9} {source.licence:<19} {source.purpose}")
-        print(f"{'':<38}{source.citation}")
-    print(f"cache: {cache_folder()}; models: the hub's cache (HF_HOME)")
+        say(f"{source.name:<16} {size:>9}  {state_of(source):<9} {source.licence:<19} {source.purpose}")
+        say(f"{'':<38}{source.citation}")
+    say(f"cache: {cache_folder()}; models: the hub's cache (HF_HOME)")
 
 
 def _check(sources: list[Source]) -> int:
@@ -106,18 +118,16 @@ def _check(sources: list[Source]) -> int:
         for finding in examine(source):
             if finding.state == "damaged":
                 damaged += 1
-                print(
-                    f"kloc: {finding.key}: damaged, {finding.words}; run kloc fetch {source.name} to fetch it again",
-                    file=sys.stderr,
-                )
+                complain(f"{finding.key}: damaged, {finding.words}; run kloc fetch {source.name} to fetch it again")
+            elif finding.state == "unusable":
+                damaged += 1
+                complain(f"{finding.key}: {finding.words}")
             elif finding.state == "missing":
-                print(f"missing  {finding.key}: kloc fetch {source.name}")
+                say(f"missing  {finding.key}: kloc fetch {source.name}")
             elif finding.state == "new":
-                print(
-                    f"not verified  {finding.key}: no hash is pinned or recorded; kloc fetch {source.name} records it"
-                )
+                say(f"not verified  {finding.key}: no hash is pinned or recorded; kloc fetch {source.name} records it")
             else:
-                print(f"whole    {finding.key}")
+                say(f"whole    {finding.key}")
     return 2 if damaged else 0
 
 
@@ -137,6 +147,14 @@ def _converted(source: Source, shown: "_Shown") -> Path | None:
     return None
 
 
+def _unconverted(source: Source) -> bool:
+    """Whether MEND's pickle is there and was not converted: by hand put there, or refused before."""
+    if isinstance(source, HubModel) or not source.name.startswith("mend-"):
+        return False
+    published = source_folder(source) / source.files[0].name
+    return published.is_file() and not converted_file(published).is_file()
+
+
 def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
     published = source_folder(source) / source.files[0].name
     made = converted_file(published)
@@ -145,18 +163,22 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
         made_from, entry = sha256_of(published), recorded(key_made)
         if entry and entry.made_from == made_from and made.is_file() and sha256_of(made) == entry.sha256:
             return made
+        if why := unusable(key, published, made_from):
+            raise SettingError(why)
         from artifact.editing.mend_weights import convert
 
         shown.say(f"{source.name}: converting the pickle to safetensors")
         try:
             convert(published, made)
         except SettingError as error:
-            published.unlink()  # else the next fetch would find it there, by a hash that was recorded too early
-            forget(key)
-            raise SettingError(
-                f"{error}; if it fails again, give --mend-weights a network of your own (kloc mend-train), or leave "
-                "MEND out"
-            ) from None
+            # The file stays: gigabytes are not fetched again only to be refused again.
+            why = (
+                f"{str(error).removesuffix('; fetch it again')}; it is kept, and not read again: give --mend-weights a "
+                f"network of your own (kloc mend-train), fetch it anew with kloc fetch {source.name} --again, put "
+                "another file in its place, or leave MEND out"
+            )
+            note_unusable(key, published, why)
+            raise SettingError(why) from None
         record(key_made, entry_of(made, made_from=made_from))
     return made
 
@@ -170,9 +192,9 @@ class _Shown:
 
     def say(self, line: str) -> None:
         if self._progress:
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            say(line)
 
     def begin(self, name: str) -> Tell:
         """What a source's download is told to; bytes that were there before do not count for the rate."""
@@ -204,5 +226,5 @@ def _shown() -> Iterator[_Shown]:
         yield _Shown(None)
         return
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console()) as progress:
+    with Progress(TextColumn("{task.description}", markup=False), *columns, console=Console()) as progress:
         yield _Shown(progress)

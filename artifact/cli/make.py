@@ -5,7 +5,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from artifact.cli.app import app, check_folder
+from artifact.cli.app import app, check_outputs, writing
+from artifact.cli.bounds import between, count
+from artifact.errors import SettingError
+from artifact.terminal import say
 
 world_app = App(name="world", help="The embedded world: made-up facts and the small model trained on them.")
 app.command(world_app)
@@ -16,9 +19,13 @@ def train(
     *,
     out: Annotated[Path, Parameter(help="Folder for the model, its tokenizer and its facts.")],
     seed: Annotated[
-        int | None, Parameter(help="Another seed makes another world; the committed one's unless said.")
+        int | None,
+        Parameter(
+            help="Another seed makes another world; the committed one's unless said.",
+            validator=between(0, 2**63 - 1),
+        ),
     ] = None,
-    steps: Annotated[int | None, Parameter(help="Training steps; the committed model's unless said.")] = None,
+    steps: Annotated[int | None, count("Training steps; the committed model's unless said.")] = None,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
     from artifact.facts.world import DEFAULT_SEED
@@ -27,13 +34,16 @@ def train(
 
     def said(step: int, of: int, loss: float) -> None:
         if step % 50 == 0 or step == of:
-            print(f"step {step}/{of}: loss {loss:.4f}", flush=True)
+            say(f"step {step}/{of}: loss {loss:.4f}")
 
-    check_folder(out / "config.json")
-    made = train_world(
-        out, DEFAULT_SEED if seed is None else seed, DEFAULT_STEPS if steps is None else steps, progress=said
-    )
+    if (out / "config.json").exists() and not (out / "world.json").exists():
+        raise SettingError(f"--out {out}: holds another model; name a new folder")
+    check_outputs({"--out": out / "config.json"})
+    with writing(out):
+        made = train_world(
+            out, DEFAULT_SEED if seed is None else seed, DEFAULT_STEPS if steps is None else steps, progress=said
+        )
     for name, figures in made["measured"].items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
-    print(out)
+        say(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    say(out)
     return 0

@@ -6,8 +6,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Model, app, check_folder, load_model
-from artifact.facts.fact import read_facts
+from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
+from artifact.cli.bounds import between, count
+from artifact.errors import SettingError
+from artifact.facts.fact import decode_json, parse_facts, read_bytes
+from artifact.io import is_device
+from artifact.terminal import say
 
 
 @app.command
@@ -18,12 +22,16 @@ def mend_train(
     facts: Annotated[
         Path | None, Parameter(help="JSON file of CounterFact-style records; the model's built-in facts unless said.")
     ] = None,
-    steps: Annotated[int | None, Parameter(help="Most training steps.")] = None,
-    seed: Annotated[int | None, Parameter(help="Decides the split, the start and every draw.")] = None,
-    validation: Annotated[float | None, Parameter(help="Share of the facts that is held out.")] = None,
-    rank: Annotated[int | None, Parameter(help="Rank of the network's layers.")] = None,
-    batch: Annotated[int | None, Parameter(help="Views edited in a step.")] = None,
-    lr: Annotated[float | None, Parameter(help="Adam's step size.")] = None,
+    steps: Annotated[int | None, count("Most training steps.")] = None,
+    seed: Annotated[
+        int | None, Parameter(help="Decides the split, the start and every draw.", validator=between(0, 2**63 - 1))
+    ] = None,
+    validation: Annotated[
+        float | None, Parameter(help="Share of the facts that is held out.", validator=between(0, 1))
+    ] = None,
+    rank: Annotated[int | None, count("Rank of the network's layers.", 100_000)] = None,
+    batch: Annotated[int | None, count("Views edited in a step.", 1_000_000)] = None,
+    lr: Annotated[float | None, Parameter(help="Adam's step size.", validator=between(0, 1000))] = None,
     hparams: Annotated[
         Path | None, Parameter(help="JSON of hyperparameters that replace the model's: which layers are edited.")
     ] = None,
@@ -35,9 +43,8 @@ def mend_train(
     import torch
 
     from artifact.editing.hparams import hparams_for, hparams_hash
-    from artifact.editing.mend_train import UNFINISHED, MendTraining, train
+    from artifact.editing.mend_train import FIGURES, UNFINISHED, MendTraining, train
     from artifact.editing.mend_weights import write_network
-    from artifact.errors import SettingError
     from artifact.lm.device import use_tf32
     from artifact.runs.setup import SMALL_EMBEDDING, data_for
 
@@ -46,9 +53,10 @@ def mend_train(
         training = msgspec.convert({key: value for key, value in given.items() if value is not None}, MendTraining)
     except msgspec.ValidationError as error:
         raise SettingError(f"mend-train: {error}; give another value") from None
-    beside = out.with_name(f"{out.name}.part")
-    check_folder(beside)
-    beside.unlink()
+    if is_device(out):
+        raise SettingError(f"--out {out}: is a device, which keeps no checkpoint; name a file")
+    check_outputs({"--out": out}, (facts, hparams, model))
+    check_inputs({"--hparams": hparams})
     loaded = load_model(model, device)
     use_tf32(False)
     if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
@@ -57,11 +65,12 @@ def mend_train(
         data = data_for(loaded.name)
         records, source, sha256 = data.facts, data.source, data.sha256
     else:
-        records, source = read_facts(facts), facts.name
-        sha256 = hashlib.sha256(facts.read_bytes()).hexdigest()
+        content = read_bytes(facts)  # once: a pipe gives its content a single time
+        records, source = parse_facts(decode_json(content, str(facts)), str(facts)), facts.name
+        sha256 = hashlib.sha256(content).hexdigest()
     resolved = hparams_for("mend", loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
     weights = loaded.weights_hash()
-    print(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
+    say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
     dtype = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
     found = train(
@@ -72,7 +81,7 @@ def mend_train(
         checkpoint=checkpoint,
         identity=f"{weights} {sha256}",
         dtype=dtype,
-        say=lambda line: print(line, flush=True),
+        say=say,
     )
     about = {
         "model": loaded.name,
@@ -93,6 +102,6 @@ def mend_train(
     write_network(found.network, out, about, dtype)
     checkpoint.unlink(missing_ok=True)
     for name, figures in found.figures.items():
-        print(f"held out, {name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
-    print(out)
+        say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    say(out)
     return 0

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import app
+from artifact.terminal import say
 
 
 @app.command
@@ -21,8 +22,8 @@ def merge(
     made = put_together(runs, out)
     for one in made:
         parts = f"{one.parts[0]} of {one.parts[1]} parts are there, " if one.parts else ""
-        print(f"{one.folder}: {parts}{one.cases} of {one.planned} cases")
+        say(f"{one.folder}: {parts}{one.cases} of {one.planned} cases")
     if any(one.cases < one.planned for one in made):
-        print(f"the parts' command without --shard and with --out {out} computes what lacks")
-    print(out)
+        say(f"the parts' command without --shard and with --out {out} computes what lacks")
+    say(out)
     return 0

@@ -7,7 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, load_model
+from artifact.cli.bounds import between, count
 from artifact.errors import Interrupted, SettingError
+from artifact.terminal import say
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -28,10 +30,12 @@ def moments(
     layers: Annotated[
         str | None, Parameter(help="Layers, such as 13,14; those that ROME and MEMIT edit unless said.")
     ] = None,
-    samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
+    samples: Annotated[int, count("At most this many texts, from the start of the source.", 10**12)] = 100_000,
     device: Device = None,
-    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding with them.")] = 4096,
-    checkpoint_minutes: Annotated[float, Parameter(help="Minutes between checkpoints.")] = 10.0,
+    batch_tokens: Annotated[int, count("Tokens of a batch, padding with them.")] = 4096,
+    checkpoint_minutes: Annotated[
+        float, Parameter(help="Minutes between checkpoints.", validator=between(0, 1_000_000))
+    ] = 10.0,
 ) -> int:
     """Collect second moments in the published layout; the same command goes on with what was interrupted."""
     from artifact.editing.collect import collect, moment_layers
@@ -63,10 +67,10 @@ def moments(
             kept = "the last checkpoint stays, and the same command goes on from there"
             lost = f"{source.name} cannot be read again, so nothing is kept; give a file to go on with it"
             raise Interrupted(f"stopped at once; {kept if source.resumable else lost}") from None
-    print(f"{found.source}: {found.texts} texts, {found.tokens} tokens, longest {found.longest}")
-    print(f"{found.cut} cut at the model's {found.positions} positions, {found.skipped} skipped (empty, unknown words)")
-    print(f"layers {', '.join(map(str, found.layers))} of {found.model}; text sha256 {found.source_sha256[:12]}")
-    print(out)
+    say(f"{found.source}: {found.texts} texts, {found.tokens} tokens, longest {found.longest}")
+    say(f"{found.cut} cut at the model's {found.positions} positions, {found.skipped} skipped (empty, unknown words)")
+    say(f"layers {', '.join(map(str, found.layers))} of {found.model}; text sha256 {found.source_sha256[:12]}")
+    say(out)
     return 0
 
 
@@ -90,9 +94,9 @@ class _Shown:
         if self._from is None:
             self._from = (now, tokens)
             if texts:
-                print(f"moments: going on after {texts} texts, {tokens} tokens", flush=True)
+                say(f"moments: going on after {texts} texts, {tokens} tokens")
         if now - self._said > _SECONDS_BETWEEN_LINES:
             self._said = now
             began, before = self._from
             rate = (tokens - before) / max(now - began, 1e-9)
-            print(f"moments: {texts}/{self._samples} texts, {tokens} tokens, {rate:.0f} tokens/s", flush=True)
+            say(f"moments: {texts}/{self._samples} texts, {tokens} tokens, {rate:.0f} tokens/s")

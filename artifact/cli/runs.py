@@ -1,15 +1,33 @@
 """kloc smoke, full, run, report, verify, baseline: runs of a plan and what is made of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Correct, Device, Limit, Memory, Out, Protocol, RunModel, app, check_folder, words
+from artifact.cli.app import (
+    AnyModel,
+    Correct,
+    Device,
+    Limit,
+    Memory,
+    Out,
+    Protocol,
+    RunModel,
+    app,
+    check_outputs,
+    words,
+    writing,
+)
 from artifact.errors import SettingError
 from artifact.io import write_atomically
+from artifact.terminal import complain, say
+
+if TYPE_CHECKING:
+    from artifact.runs.store import Store
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
 
@@ -38,6 +56,10 @@ class RunOptions:
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's network trained for the model; the world has its own.")
     ] = None
+    retry_failed: Annotated[
+        bool, Parameter(negative="", help="Compute the cases again that failed before; what comes out replaces them.")
+    ] = False
+    any_model: AnyModel = False
 
 
 @Parameter(name="*")
@@ -92,7 +114,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.runs.progress import display
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.setup import Asked
-    from artifact.runs.status import failed_units, not_computed
+    from artifact.runs.status import failed_units, left_line, not_computed
     from artifact.runs.store import reading_all
 
     methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
@@ -103,7 +125,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights)
+    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
     shard = _shard(narrowing.shard)
     asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
     narrowed_to = [*narrowing.only, *methods]
@@ -125,6 +147,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.
     obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
+    made_now = []
     for plan, model in zip(plans, models, strict=True):
         with display() as show:
             folder = run_plan(
@@ -135,17 +158,21 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
                 show=show,
                 engine=_engine(narrowing.engine),
                 report=lambda store: report(root or store.folder),
+                retry_failed=options.retry_failed,
             )
+        made_now.append(folder)
         page, made = report(root or folder)
     for before in made.before:
-        print(f"measured before: {before.sentence}")
+        say(f"measured before: {before.sentence}")
     with reading_all(root or folder) as stores:
         line, failed = not_computed(stores), failed_units(stores)
-    if line:
-        print(line)
-    print(f"verdict: {made.verdict.sentence}")
-    print(page)
-    return 2 if failed else made.verdict.exit_code
+        left = left_line([store for store in stores if store.folder in made_now])
+    for said in (line, left):
+        if said:
+            say(said)
+    say(f"verdict: {made.verdict.sentence}")
+    say(page)
+    return 2 if failed or left else made.verdict.exit_code
 
 
 def _engine(name: str) -> Any:
@@ -158,6 +185,9 @@ def _engine(name: str) -> Any:
     return local_engine
 
 
+_MOST_PARTS = 1_000_000
+
+
 def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -165,8 +195,8 @@ def _shard(text: str | None) -> tuple[int, int] | None:
         index, count = (int(part) for part in text.split("/"))
     except ValueError:
         index, count = 0, 0
-    if not 1 <= index <= count:
-        raise SettingError(f"--shard {text!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
+    if not 1 <= index <= count <= _MOST_PARTS:
+        raise SettingError(f"--shard {text[:40]!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
     return index, count
 
 
@@ -185,13 +215,14 @@ def report(
     with reading_all(run_folder) as stores:
         within = stores[0].folder != run_folder
         page, _ = render(*stores, folder=out or run_folder / "report", by_model=within)
-    print(page)
-    return 0
+        damage = say_damage(stores)
+    say(page)
+    return damage
 
 
 @app.command
 def verify(run_folder: RunFolder) -> int:
-    """Print the verdict on a run; exit code 1 when a compared value is outside its tolerance."""
+    """Print the verdict on a run; exit code 1 when a value is outside its tolerance, 2 when records are damaged."""
     from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
     from artifact.runs.status import not_computed
@@ -199,13 +230,17 @@ def verify(run_folder: RunFolder) -> int:
 
     with reading_all(run_folder) as stores:
         found, missing = verdict_of(*stores), not_computed(stores)
-    print(f"verdict: {found.sentence}")
+        say_damage(stores)
+    say(f"verdict: {found.sentence}")
+    for checked in found.checked:
+        if checked.unsealed:
+            say(checked.unsealed_words)
     if missing:
-        print(missing)
+        say(missing)
     for judged in found.claims:
-        print(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
+        say(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
     for line in verdict_lines(found.cells):
-        print(line)
+        say(line)
     return found.exit_code
 
 
@@ -222,9 +257,20 @@ def baseline(
     from artifact.reporting.verdict import measured_run
     from artifact.runs.store import reading
 
+    check_outputs({"--out": out}, (run_folder,))
     with reading(run_folder) as store:
         content = baseline_json(measured_run(store), charts(store), hardware)
-    check_folder(out)
-    write_atomically(out, content)
-    print(out)
-    return 0
+        damage = say_damage([store])
+    with writing(out):
+        write_atomically(out, content)
+    say(out)
+    return damage
+
+
+def say_damage(stores: Sequence["Store"]) -> int:
+    """Say what is damaged in the journals and was left out; the exit code that follows."""
+    from artifact.runs.status import damage_line
+
+    if line := damage_line(stores):
+        complain(line)
+    return 2 if line else 0

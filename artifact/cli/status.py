@@ -1,6 +1,5 @@
 """kloc status, recover: where a run stands, and what can be saved of a damaged one."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import app
+from artifact.cli.runs import say_damage
 from artifact.errors import RunError
+from artifact.terminal import complain, say
 
 _REASONS = 5
 
@@ -17,8 +18,9 @@ _REASONS = 5
 def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of several.")]) -> int:
     """What is done and left of a run, who works on it, the time left, and the most frequent reasons for failures."""
     from artifact.reporting.tables import counted_reasons
+    from artifact.runs.journal import run_folders
     from artifact.runs.status import RunStatus, run_status, status_lines, total_line
-    from artifact.runs.store import reading, run_folders
+    from artifact.runs.store import reading
 
     exit_code = 0
     runs: list[RunStatus] = []
@@ -27,21 +29,23 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
             with reading(folder) as store:
                 found = run_status(store)
                 reasons = counted_reasons(store)
+                exit_code = max(exit_code, say_damage([store]))
         except RunError as error:  # the other runs are still worth a line
-            print(f"kloc: {error}", file=sys.stderr)
+            complain(error)
             exit_code = error.exit_code
             continue
         if runs:
-            print()
+            say()
         for line in status_lines(found, time.time()):
-            print(line)
+            say(line)
         for reason in reasons[:_REASONS]:
-            print(f"{reason.count} {reason.status}: {' '.join(reason.text.split())}")
+            say(f"{reason.count} {reason.status}: {' '.join(reason.text.split())}")
         if len(reasons) > _REASONS:
-            print(f"{sum(one.count for one in reasons[_REASONS:])} more for {len(reasons) - _REASONS} other reasons")
+            say(f"{sum(one.count for one in reasons[_REASONS:])} more for {len(reasons) - _REASONS} other reasons")
         runs.append(found)
     if len(runs) > 1:
-        print(f"\n{run_folder}, {len(runs)} runs, {total_line(runs)}")
+        say()
+        say(f"{run_folder}, {len(runs)} runs, {total_line(runs)}")
     return exit_code
 
 
@@ -56,7 +60,7 @@ def recover(
 
     found = save(run_folder, out)
     for one in found:
-        print(f"{one.unit}: {one.saved} saved, {one.lost} lost, {one.left} to compute")
+        say(f"{one.unit}: {one.saved} saved, {one.lost} lost, {one.left} to compute")
     saved, lost, left = (sum(getattr(one, name) for one in found) for name in ("saved", "lost", "left"))
-    print(f"in all: {saved} saved, {lost} lost, {left} to compute: run the same command again with --out {out}")
+    say(f"in all: {saved} saved, {lost} lost, {left} to compute: run the same command again with --out {out}")
     return 0

@@ -1,5 +1,6 @@
 """kloc trace: causal tracing of one prompt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,12 +13,16 @@ from artifact.cli.app import (
     Model,
     Protocol,
     app,
+    check_outputs,
     load_model,
     memory_budget,
     words,
     write_json,
 )
+from artifact.cli.bounds import SAMPLES, count
 from artifact.facts.fact import Perspective, Statement, read_statements
+from artifact.facts.subject import subject_start
+from artifact.terminal import say
 
 _NONE: list[str] = []
 
@@ -34,15 +39,19 @@ def trace(
     kind: Annotated[
         Literal["hidden", "mlp", "attn"], Parameter(help="Restore block outputs, or a module's outputs in a window.")
     ] = "hidden",
-    window: Annotated[int, Parameter(help="Layers restored together, for mlp and attn.")] = 10,
+    window: Annotated[int, count("Layers restored together, for mlp and attn.", 100_000)] = 10,
     relation_span: Annotated[
         Literal["all", "after", "template"],
         Parameter(help="Relation tokens: all but the subject, those after it, or those of the template."),
     ] = "all",
     template: Annotated[
-        str | None, Parameter(help="The prompt's wording with {} for the subject, for --relation-span template.")
+        str | None,
+        Parameter(
+            help="The prompt's wording with {} for the subject: for --relation-span template, and where the prompt "
+            "names the subject twice."
+        ),
     ] = None,
-    samples: Annotated[int, Parameter(help="Noise samples.")] = 10,
+    samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
     noise: Annotated[
         str, Parameter(help="s3 (three standard deviations of the subjects' embeddings) or a number.")
     ] = "s3",
@@ -62,17 +71,25 @@ def trace(
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
     from artifact.lm.device import use_tf32
-    from artifact.runs.setup import data_for, noise_level
+    from artifact.runs.setup import data_for, noise_level, noise_number
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 
     followed = protocol_of(protocol, words(correct))
+    if figure is not None:
+        from artifact.reporting.figures import figure_form
+
+        figure_form(figure)
+    check_outputs({"--json": json_file, "--figure": figure}, (facts, model))
+    subject_start(prompt, subject, template)  # before the model is loaded
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
+    given = 1.0 if noise == "s3" else noise_number(noise)
+    settings = Settings(given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
     level = noise_level(noise, loaded, subjects)
-    settings = Settings(level, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
+    settings = replace(settings, noise_level=level)
     found = trace_fact(loaded, statement, settings, memory_budget(memory, str(loaded.decoder.device)))
     result = {
         "tokens": found.tokens,
@@ -93,19 +110,19 @@ def trace(
         "model": loaded.name,
         "revision": loaded.revision,
     }
+    write_json(json_file, result)
     said = protocol_words(followed.name, followed.switches())
     source = f"s3 over the subjects of {facts or data_for(loaded.name).source}" if noise == "s3" else "as given"
     if kind != "hidden" and 2 * window > (layers := loaded.decoder.layers):
-        print(
+        say(
             f"a window of {window} layers spans most of this model's {layers}, so cells hardly differ; the paper's "
             f"share of the depth is --window {max(1, round(10 / 48 * layers))}"
         )
-    print(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
-    print(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
+    say(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
+    say(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
     for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):
         mark = "*" if position in found.span else " "
-        print(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
-    write_json(json_file, result)
+        say(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
     if figure is not None:
         from artifact.reporting.figures import trace_figure
 

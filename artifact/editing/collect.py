@@ -26,10 +26,12 @@ import numpy as np
 import torch
 
 from artifact.editing.hparams import hparams_for
-from artifact.editing.moments import PROVENANCE, UNREADABLE, KeySums, moment_file, read_array, write_arrays
+from artifact.editing.moments import PROVENANCE, KeySums, moment_file
 from artifact.editing.moments import write_moments as write_files
+from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.texts import Reader, Source
 from artifact.errors import Interrupted, PromptError, RunError, SettingError
+from artifact.io import check_writable, write_atomically
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Tokens
@@ -171,7 +173,7 @@ class _Collection:
         batch_tokens: int,
     ) -> None:
         self._model, self._source, self._out, self._batch_tokens = model, source, out, batch_tokens
-        self._settings = Settings(model.weights_hash(), layers, samples, source.form)
+        self._settings = Settings(model.weights_sha256, layers, samples, source.form)
         self._reader = Reader(source)
         self._refused: str | None = None
         self.partial = out / PARTIAL
@@ -279,9 +281,8 @@ class _Collection:
             batch_tokens=self._batch_tokens,
         )
         try:
-            part = self._out / f"{PROVENANCE}.part"
-            part.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-            part.replace(self._out / PROVENANCE)
+            content = msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+            write_atomically(self._out / PROVENANCE, content)
             self.partial.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self._out, error) from None
@@ -333,9 +334,8 @@ def _without_limit(tokens: Tokens) -> Tokens:
 
 def _make_folder(folder: Path) -> None:
     try:
+        check_writable(folder / PROVENANCE)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{PROVENANCE}.part").open("ab") as probe:
-            Path(probe.name).unlink()
     except OSError as error:
         raise _unwritable(folder, error) from None
 

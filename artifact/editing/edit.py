@@ -1,14 +1,14 @@
 """What an edit is: a change of named weights, applied to the rows of a batch without touching the model.
 
-Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), their guards, and their
-file form. It does not compute edits (one file a method) and never writes to a model's weights.
+Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), and their guards. Their
+file form is edit_file.py's. It does not compute edits (one file a method) and never writes to a model's weights.
 
 Shape letters: B batch row, T token, I input and O output width of a linear layer, R rank.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,8 +150,11 @@ class Edited:
         return found | ({"note": self.note} if self.note else {})
 
 
-def checked_norm(edit: Edit) -> float:
-    """The norm of an edit; EditError when it changes nothing or is not finite."""
+def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
+    """The norm of an edit; EditError when it changes nothing, or when it or a loss on its way is not finite."""
+    for step, loss in enumerate(losses, 1):
+        if not math.isfinite(loss):
+            raise EditError(f"the loss of pass {step} is {loss}; expected a finite number; give a smaller step size")
     norm = edit.norm()
     if not 0 < norm < float("inf"):
         raise EditError(f"the weight change has norm {norm}; expected a finite number above zero")
@@ -185,35 +188,3 @@ def _padded(changes: Sequence[LowRank | None], like: LowRank, rank: int, row_cha
         rights.append(F.pad(own.right_RO, (0, 0, 0, rank - own.right_RO.shape[0])))
     index = torch.tensor(list(row_change), device=like.left_IR.device)
     return LowRankRows(torch.stack(lefts)[index], torch.stack(rights)[index])
-
-
-def read_edit(path: Path, decoder: Decoder) -> Edit:
-    """The edit in a safetensors file as `kloc edit` writes it.
-
-    Raises EditError when the file is unreadable, names a weight the model lacks, has another shape, or is not finite.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise EditError(
-            f"{path}: is no readable safetensors file ({error}); give a file written by kloc edit"
-        ) from None
-    if not tensors:
-        raise EditError(f"{path}: holds no weight change; give a file written by kloc edit")
-    found: dict[str, dict[str, Tensor]] = {}
-    for parameter, delta in tensors.items():
-        weight = decoder.weights.get(parameter)
-        layer, _, part = parameter.rpartition(".")
-        if weight is None or not layer.startswith(f"{decoder.family.blocks}."):
-            raise EditError(f"{path}: {parameter} is no weight of this model's blocks; give an edit of this model")
-        if delta.shape != weight.shape or not bool(delta.isfinite().all()):
-            raise EditError(
-                f"{path}: {parameter} must be finite and of shape {tuple(weight.shape)}, got {tuple(delta.shape)}; "
-                "give an edit of this model"
-            )
-        delta = delta.to(weight.device, weight.dtype)
-        found.setdefault(layer, {})[part] = delta.t() if part == "weight" and not decoder.family.input_first else delta
-    return Edit({layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in found.items()})

@@ -19,7 +19,7 @@ from torch import Tensor
 from artifact.editing.edit import Dense, Edit, Edited, checked_norm
 from artifact.editing.hparams import FtHparams
 from artifact.editing.protocol import Protocol
-from artifact.errors import EditError, PromptError
+from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
@@ -78,7 +78,7 @@ def ft(
 
     def alone(g: int) -> list[Edited | EditError]:
         return [
-            EditError(
+            DoesNotFit(
                 f"{len(asked[g])} requests of up to {_longest(asked[g])} tokens, written jointly, do not fit the "
                 "device's memory; take a larger device, or fewer facts a group"
             )
@@ -94,18 +94,12 @@ def ft(
 def _request(model: LanguageModel, view: View, protocol: Protocol) -> _Request:
     """What is fed and read for one view; PromptError when the model cannot be asked with it."""
     text = fill(view.template, view.subject)
-    prompt = model.tokens.encode(text).ids
-    target = tuple(model.tokens.ids(f" {view.target}"))
-    last = len(prompt) - 1
+    prompt = model.tokens.encode(text)
+    target = tuple(model.tokens.continuation(f" {view.target}"))
+    last = len(prompt.ids) - 1
     if protocol.ft_at_last_position:
-        return _Request(prompt, target, (last,) * len(target))
-    ids = prompt + target[:-1]
-    if len(ids) > model.tokens.limit:
-        raise PromptError(
-            f"the prompt {text[:60]!r} with its target has {len(ids)} tokens and the model {model.tokens.limit} "
-            "positions; shorten it"
-        )
-    return _Request(ids, target, tuple(range(last, last + len(target))))
+        return _Request(prompt.ids, target, (last,) * len(target))
+    return _Request(model.tokens.fed(prompt, target), target, tuple(range(last, last + len(target))))
 
 
 def _checked(decoder: Decoder, layer: int, change: Dense, losses: Sequence[float]) -> Edited | EditError:
@@ -113,8 +107,8 @@ def _checked(decoder: Decoder, layer: int, change: Dense, losses: Sequence[float
     name = decoder.family.name("mlp_down", layer)
     if losses[0] < LOSS_FLOOR and not change.norm():
         return EditError(
-            f"the loss was already below {LOSS_FLOOR} ({losses[0]:.2g}) before the first step, so nothing was changed; "
-            "give a target that the model does not say yet"
+            f"the model already says so: the loss was already below {LOSS_FLOOR} ({losses[0]:.2g}) before the first "
+            "step, so nothing was changed; give a target that it does not say yet"
         )
     if not abs(losses[-1]) < float("inf"):
         return EditError(

@@ -31,17 +31,18 @@ _Layer = Annotated[int, msgspec.Meta(ge=0)]
 _FactToken = Annotated[
     Literal["subject_last"], _says("The token whose key is edited; only the subject's last is known here.")
 ]
-_Clamp = Annotated[float, _says("Largest |delta| as a multiple of the unedited vector's norm.", gt=0)]
-_Kl = Annotated[float, _says("Weight of the divergence on '{subject} is a'.", ge=0)]
-_Decay = Annotated[float, _says("Weight of |delta| / |v0|^2 in the loss.", ge=0)]
-_Rate = Annotated[float, _says("Adam's step size.", gt=0)]
-_Steps = Annotated[int, _says("Forward passes of the value optimisation.", ge=1)]
+_Clamp = Annotated[float, _says("Largest |delta| as a multiple of the unedited vector's norm.", gt=0, le=1e6)]
+_Kl = Annotated[float, _says("Weight of the divergence on '{subject} is a'.", ge=0, le=1e6)]
+_Decay = Annotated[float, _says("Weight of |delta| / |v0|^2 in the loss.", ge=0, le=1e6)]
+_Rate = Annotated[float, _says("Adam's step size.", gt=0, le=1e3)]
+_Steps = Annotated[int, _says("Forward passes of the value optimisation.", ge=1, le=100_000)]
 _LossLayer = Annotated[int, _says("Layer after which the output head reads the loss; the last one.", ge=0)]
 _OneLayer = Annotated[
     tuple[_Layer, ...], _says("The one layer whose down-projection is edited.", min_length=1, max_length=1)
 ]
+_Length = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 _Prefixes = Annotated[
-    tuple[tuple[int, int], ...], _says("Prefixes drawn from the model: pairs of most tokens and how many.")
+    tuple[tuple[_Length, _Length], ...], _says("Prefixes drawn from the model: pairs of most tokens and how many.")
 ]
 
 
@@ -72,7 +73,7 @@ class MemitHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     v_loss_layer: _LossLayer
     mom2_update_weight: Annotated[
-        float, _says("lambda: how much the second moments weigh against the new keys.", gt=0)
+        float, _says("lambda: how much the second moments weigh against the new keys.", gt=0, le=1e15)
     ] = 20000.0
     v_num_grad_steps: _Steps = 20
     v_lr: _Rate = 0.5
@@ -87,14 +88,14 @@ class FtHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fine-tuning's hyperparameters under their published names."""
 
     layers: _OneLayer
-    num_steps: Annotated[int, _says("Most passes over the requests.", ge=1)] = 25
+    num_steps: Annotated[int, _says("Most passes over the requests.", ge=1, le=100_000)] = 25
     lr: _Rate = 5e-4
-    weight_decay: Annotated[float, _says("Adam's weight decay on the trained weights.", ge=0)] = 0.0
+    weight_decay: Annotated[float, _says("Adam's weight decay on the trained weights.", ge=0, le=1e6)] = 0.0
     kl_factor: Annotated[float, _says("Weight of a divergence term, which the released code lacks.", ge=0, le=0)] = 0.0
     norm_constraint: Annotated[
         float | bool | None, _says("Largest change of any weight entry; false or null for no limit.")
     ] = 5e-4
-    batch_size: Annotated[int, _says("Requests a step when a list is written jointly.", ge=1)] = 128
+    batch_size: Annotated[int, _says("Requests a step when a list is written jointly.", ge=1, le=1_000_000)] = 128
 
     @property
     def layer(self) -> int:
@@ -109,14 +110,18 @@ class FtHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class KnHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Knowledge Neurons' hyperparameters under their published names."""
 
-    steps: Annotated[int, _says("Points of the integrated gradient, from zero to the activation.", ge=2)] = 20
+    steps: Annotated[
+        int, _says("Points of the integrated gradient, from zero to the activation.", ge=2, le=100_000)
+    ] = 20
     adaptive_threshold: Annotated[
         float, _says("Share of the largest attribution above which a neuron counts.", ge=0, lt=1)
     ] = 0.2
     refine: Annotated[bool, _says("Keep only neurons that enough rephrasings share.")] = False
     p: Annotated[float, _says("Share of the prompts that must agree on a neuron, when refining.", ge=0, lt=1)] = 0.4
-    batch_size: Annotated[int, _says("Points a pass in the released code; no number depends on it.", ge=1)] = 20
-    lr_scale: Annotated[float, _says("Published with the others and not used by the method.")] = 1.0
+    batch_size: Annotated[
+        int, _says("Points a pass in the released code; no number depends on it.", ge=1, le=1_000_000)
+    ] = 20
+    lr_scale: Annotated[float, _says("Published with the others and not used by the method.", ge=-1e6, le=1e6)] = 1.0
 
 
 class MendHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,8 +132,11 @@ class MendHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[Literal["mlp_down", "mlp_up"], Literal["mlp_down", "mlp_up"]],
         _says("The two weights of a layer in the order in which step sizes were learned."),
     ] = ("mlp_down", "mlp_up")
-    lr_scale: Annotated[float, _says("Factor on every learned step size.", gt=0)] = 1.0
+    lr_scale: Annotated[float, _says("Factor on every learned step size.", gt=0, le=1e6)] = 1.0
 
+
+_MOST = 1e6
+"""Largest limit on the change of a weight's entry."""
 
 Hparams = RomeHparams | MemitHparams | FtHparams | KnHparams | MendHparams
 
@@ -199,8 +207,12 @@ def hparams_for(
     hparams = _override(default, overrides, decoder)
     _check_layers(hparams, layers)
     _check_loss_layer(hparams, layers)
-    if isinstance(hparams, FtHparams) and (hparams.norm_constraint is True or (hparams.most or 1) <= 0):
-        raise SettingError("hyperparameter norm_constraint must be a number above zero, or false for no limit")
+    if isinstance(hparams, FtHparams) and (
+        hparams.norm_constraint is True or (hparams.most is not None and not 0 < hparams.most <= _MOST)
+    ):
+        raise SettingError(
+            f"hyperparameter norm_constraint must be a number above zero and at most {_MOST:g}, or false for no limit"
+        )
     return hparams
 
 

@@ -67,8 +67,8 @@ def kn(
     decoder, space = model.decoder, "" if protocol.kn_without_space else " "
     own = [fill(view.template, view.subject) for view in views]
     asked = [[prompt, *(view.generality if hparams.refine else ())] for prompt, view in zip(own, views, strict=True)]
-    truths = [model.tokens.ids(space + view.foil) for view in views]
-    targets = [model.tokens.ids(space + view.target) for view in views]
+    truths = [model.tokens.continuation(space + view.foil) for view in views]
+    targets = [model.tokens.continuation(space + view.target) for view in views]
     found = _attribute(
         model,
         [prompt for prompts in asked for prompt in prompts],

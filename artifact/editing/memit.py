@@ -23,7 +23,7 @@ from artifact.editing.hparams import MemitHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
 from artifact.editing.value import Objective, Row, objective, optimise, subject_row
-from artifact.errors import EditError
+from artifact.errors import DoesNotFit, EditError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Site
 from artifact.lm.device import Memory, batches, default_memory
@@ -101,7 +101,7 @@ def memit(
 
     def alone(one: _Asked) -> list[MemitEdit | EditError]:
         return [
-            EditError(
+            DoesNotFit(
                 f"{len(one.views)} facts with {len(flat)} prefixes, written jointly, do not fit the device's memory; "
                 "take a larger device, or fewer facts a group"
             )
@@ -172,10 +172,14 @@ def _memit(
     results: list[MemitEdit | EditError] = []
     values = value_FD.split(sizes)
     for number, own in enumerate(changes):
+        first = sum(sizes[:number])
+        if (idle := found.idle(slice(first, first + sizes[number]))) is not None:
+            results.append(idle)
+            continue
         edit = Edit(own)
         history = [terms for terms, group in zip(found.history, group_F, strict=True) if group == number]
         try:
-            norm = checked_norm(edit)
+            norm = checked_norm(edit, [terms[0] for fact in history for terms in fact])
         except EditError as error:
             results.append(error)
             continue

@@ -23,6 +23,7 @@ Shape letters as in lm/decoder.py, and N row (a token of a request), E the sum o
 W inner weight.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ def mend(
         }
         edit = Edit(changes)
         try:
-            norm = checked_norm(edit)
+            norm = checked_norm(edit, [read.loss])
         except EditError as error:
             results.append(error)
             continue
@@ -127,6 +128,10 @@ class _Read:
     rows_W: list[Rows]
     loss: float
 
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and all(bool(part.isfinite().all()) for rows in self.rows_W for part in rows)
+
 
 def _reads(
     model: LanguageModel, groups: Sequence[Sequence[View]], inner: Sequence[InnerWeight], network: Network
@@ -149,7 +154,9 @@ def _reads(
             for x_NI, delta_NO, counts in zip(gradients.x_W, gradients.delta_W, gradients.counts_W, strict=True)
         ]
         for g, number in enumerate(part):
-            found[number] = _Read([groups_w[g] for groups_w in split_W], gradients.loss_G[g])
+            read = _Read([groups_w[g] for groups_w in split_W], gradients.loss_G[g])
+            # Rows that are no numbers would spoil the statistics of all edits to come.
+            found[number] = read if read.finite else EditError(f"the loss ({read.loss}) or its gradient is not finite")
     return [found[number] for number in range(len(groups))]
 
 
@@ -270,20 +277,17 @@ def pad_row(network: Network, decoder: Decoder) -> Tensor | None:
 
 
 def request(model: LanguageModel, view: View) -> Request:
-    """What MEND is fed for a view: the whole sentence as one text, its last tokens being the target.
+    """What MEND is fed for a view: the prompt and " " + target, whose tokens are scored.
 
-    As many are scored as " " + target has on its own. Raises PromptError for a text the model cannot be asked with.
+    Raises PromptError for a text the model cannot be asked with.
     """
     return sentence(model, fill(view.template, view.subject), view.target)
 
 
 def sentence(model: LanguageModel, prompt: str, target: str) -> Request:
-    """`prompt + " " + target`, scored at the target; nothing predicts a text's first token."""
-    ids = model.tokens.encode(f"{prompt} {target}").ids
-    scored = min(len(model.tokens.ids(f" {target}")), len(ids) - 1)
-    if scored < 1:
-        raise PromptError(f"the text {prompt!r} with {target!r} is a single token; give a longer prompt")
-    return Request(ids, scored)
+    """The ids of a prompt and of all of " " + target after it, scored at the target."""
+    asked, said = model.tokens.encode(prompt), model.tokens.continuation(f" {target}")
+    return Request(model.tokens.fed(asked, [*said, said[-1]]), len(said))
 
 
 def _parts(requests: Mapping[int, Sequence[Request]]) -> list[list[int]]:

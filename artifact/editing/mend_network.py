@@ -70,7 +70,8 @@ class Network:
     the published code's [PAD] token adds to the embedding.
 
     `pad_embedding` is that row (D,), or None; then `pad_is_mean` says whether it is the mean of the model's embedding
-    or there is no such row at all. `source` says in words where the network comes from.
+    or there is no such row at all. `source` says in words where the network comes from, `weights_sha256` which model's
+    weights it was trained for, where its file says so.
     """
 
     transforms: Mapping[tuple[int, int], Transform]
@@ -78,6 +79,7 @@ class Network:
     pad_embedding: Tensor | None
     source: str
     pad_is_mean: bool = False
+    weights_sha256: str | None = None
 
     def to(self, device: torch.device | str) -> "Network":
         """The same network on a device."""

@@ -29,6 +29,13 @@ from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import Fact
 from artifact.lm.load import LanguageModel
 
+FIGURES = {
+    "objective": "objective",
+    "corrected": "success, the file's statistics, step sizes as learned (--protocol corrected)",
+    "steps swapped": "success, the file's statistics, step sizes swapped (--correct mend_training_mode)",
+}
+"""What each figure of a network's file is, in words: by what normalisation and step sizes, under which protocol. As
+released altogether, a success depends on the edits before it (mend_history.py), so that a file has none."""
 UNFINISHED = ".partial"
 """Ending of the checkpoint beside the file that is being trained."""
 
@@ -64,8 +71,7 @@ class MendTraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Trained:
     """A trained network, the step it was best at, the steps taken, and figures on the held-out facts.
 
-    `figures` on the held-out facts: "objective" (with NLL and KL), and success by the file's normalisation, with
-    step sizes applied as learned ("corrected") and as the released code deals them out ("steps swapped").
+    `figures` are FIGURES' on the held-out facts: the objective with NLL and KL, and success.
     """
 
     network: Network
@@ -96,7 +102,9 @@ def train(
     learning, held_out = split(facts, training)
     items = items_of(model, learning, training.variants, training.seed)
     judged = items_of(model, held_out)
-    identity = json.dumps([identity, msgspec.to_builtins(hparams), msgspec.to_builtins(training), str(dtype)])
+    identity = json.dumps(
+        [identity, msgspec.to_builtins(hparams), msgspec.to_builtins(training), str(dtype)], allow_nan=False
+    )
     state = None
     if checkpoint is not None and checkpoint.exists():
         state = _State.read(checkpoint, identity, model.decoder.device)
@@ -210,6 +218,10 @@ def _optimise(
         state.step += 1
         if state.step % training.check_every == 0 or state.step == training.steps:
             found = objective.held_out(network, looked_at)
+            if not math.isfinite(found["nll"] + found["kl"]):
+                raise EditError(
+                    f"training diverged by step {state.step}: the held-out loss is not finite; give a smaller --lr"
+                )
             state.look(found["nll"] + found["kl"])
             say(
                 f"step {state.step}/{training.steps}: loss {_mean(losses):.4f}, held out {found['objective']:.4f} "
@@ -269,7 +281,7 @@ class _State:
             held = optimiser.state[tensor]
             tensors |= {f"moments {name} {key}": held[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
         numbers = {name: getattr(self, name) for name in ("step", "best_step", "best_value", "since")}
-        replace_file(path, tensors, {"identity": self.identity, "numbers": json.dumps(numbers)})
+        replace_file(path, tensors, {"identity": self.identity, "numbers": json.dumps(numbers, allow_nan=False)})
 
     def trained(self) -> dict[str, Tensor]:
         """The tensors that are trained, all but the normalisation, in name order: the gradient's norm is a sum."""

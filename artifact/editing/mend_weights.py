@@ -14,6 +14,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from artifact.editing import made_for
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.errors import RunError, SettingError
 from artifact.io import write_atomically
@@ -32,6 +34,10 @@ _KEPT_FULL = ("_mean", "_std", "edit_lrs", "pad_embedding")
 _KEY = re.compile(r"\((\d+), (\d+)\)\.(.+)")
 _UNUSED = (".u_s", ".v_s", ".k")
 """Endings of the sums that normalisation was computed from; nothing reads them."""
+
+
+_OTHERS = ("edit_lrs", "pad_embedding")
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class _StandIn:
@@ -61,11 +67,12 @@ def read_network(path: Path) -> Network:
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
         source = metadata.get("source") or f"file {path.name}"
-        return network_of(_full(tensors), source, metadata.get("pad_row") == "mean")
+        network = network_of(_full(path, tensors), source, metadata.get("pad_row") == "mean")
+        return replace(network, weights_sha256=made_for.hash_in(str(path), metadata))
     if path.suffix == ".npz":
-        return network_of(_full(_read_npz(path)), f"file {path.name}", pad_is_mean=True)
+        return network_of(_full(path, _read_npz(path)), f"file {path.name}", pad_is_mean=True)
     if path.suffix == ".pt":
-        return network_of(_full(_read_pickle(path)), f"published file {path.name}", pad_is_mean=True)
+        return network_of(_full(path, _read_pickle(path)), f"published file {path.name}", pad_is_mean=True)
     raise SettingError(f"{path}: is no MEND network by its ending; give a .safetensors, .pt or .npz file")
 
 
@@ -135,7 +142,9 @@ def write_network(
     tensors = stored(network, dtype)
     pad = "stored" if network.pad_embedding is not None else "mean" if network.pad_is_mean else "none"
     metadata = {"format": "pt", "source": network.source, "pad_row": pad, "tensors_sha256": tensors_hash(tensors)}
-    metadata |= {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    metadata |= {
+        key: value if isinstance(value, str) else json.dumps(value, allow_nan=False) for key, value in about.items()
+    }
     replace_file(out, tensors, metadata)
     return metadata
 
@@ -214,6 +223,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         inert: list[Any] = [(_plain_dict if name == "collections.defaultdict" else _StandIn, name) for name in foreign]
         with torch.serialization.safe_globals(inert):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except MemoryError:
+        raise RunError(f"{path}: does not fit the computer's memory; free some, or take a larger machine") from None
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise SettingError(f"{path}: is no readable file of torch weights ({_reason(error)}); fetch it again") from None
     state = content.get("model") if isinstance(content, dict) else None
@@ -226,7 +237,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             continue
         prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
-        if prefix or key in ("edit_lrs", "pad_embedding"):
+        if prefix or key in _OTHERS:
             found[key.removeprefix(prefix or "")] = value
     return found
 
@@ -264,13 +275,22 @@ def _transform(tensors: Mapping[str, Tensor], shape: tuple[int, int], source: st
     return Transform(u_mean_I, u_std_I, take("v_mean", outputs), take("v_std", outputs), tuple(layers))
 
 
-def _full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Float32 copies; sums that nothing reads are left out."""
-    return {
-        key: tensor.detach().to(torch.float32, copy=True).contiguous()
-        for key, tensor in tensors.items()
-        if not key.endswith(_UNUSED) and tensor.dtype.is_floating_point
-    }
+def _full(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Float32 copies; sums that nothing reads are left out.
+
+    Raises SettingError for a tensor that the network is made of and that holds no plain floating-point numbers.
+    """
+    found = {}
+    for key, tensor in tensors.items():
+        if key.endswith(_UNUSED) or not (_KEY.fullmatch(key) or key in _OTHERS):
+            continue
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in _TYPES:
+            kind = "without numbers (meta)" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
+            raise SettingError(
+                f"{path}: {key} is {kind.replace('torch.', '')}; expected a dense tensor of floating-point numbers"
+            )
+        found[key] = tensor.detach().to(torch.float32, copy=True).contiguous()
+    return found
 
 
 def _reason(error: Exception) -> str:

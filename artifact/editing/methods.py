@@ -25,6 +25,7 @@ from artifact.editing.protocol import Protocol
 from artifact.editing.rome import rome
 from artifact.errors import EditError, FactError
 from artifact.facts.fact import View
+from artifact.facts.joint import refuse_conflicts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 
@@ -71,6 +72,8 @@ class Editor:
         longest = max(len(group) for group in groups)
         if longest > 1 and self.method not in JOINT:
             raise FactError(f"{longest} records are given and {self.method} edits single facts; give one record")
+        for group in groups:
+            refuse_conflicts(group, [f"request {number}" for number in range(len(group))], "a group")
         views = [group[0] for group in groups]
         if self.method == "ft":
             return ft(self.model, groups, self.hparams, self.protocol, self.memory)

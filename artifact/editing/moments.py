@@ -15,23 +15,28 @@ code inverts every matrix, and each edit's record says so; a singular or asymmet
 Shape letters: B batch row, T token, M MLP width, N number of keys.
 """
 
-import zlib
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.errors import EditError, RunError, SettingError
-from artifact.io import replacing
+from artifact.editing import made_for
+from artifact.editing.npz import UNREADABLE, array_form, read_array, write_arrays
+from artifact.errors import EditError, SettingError
+from artifact.io import reason
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
+from artifact.reading import open_regular
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
@@ -63,32 +68,33 @@ class _LU:
 
 @dataclass
 class Moments:
-    """Second moments by layer: `source` says where they come from; each layer is factored once."""
+    """Second moments by layer: `source` says where they come from; each layer is factored once.
+
+    `texts_sha256` is the hash of the texts that matrices computed here are the sums over.
+    """
 
     source: str
     folder: Path | None = None
     given_MM: dict[int, Tensor] = field(default_factory=dict)
+    texts_sha256: str = ""
     _factors: dict[int, _Cholesky | _LU] = field(default_factory=dict)
     _counts: dict[int, float] = field(default_factory=dict)
 
     def matrix(self, decoder: Decoder, layer: int) -> Tensor:
         """C of one layer (M, M) in float64 on the decoder's device; SettingError when there is none that fits, or when
-        it is not symmetric.
+        it is not finite or not symmetric.
 
         Read from its file at every call: what solves with it keeps the factor instead.
         """
         given_MM = self.given_MM[layer] if layer in self.given_MM else self._read(decoder, layer)
-        rows = key_width(decoder, layer)
-        if given_MM.shape != (rows, rows):
-            raise SettingError(
-                f"moments ({self.source}): layer {layer} is {tuple(given_MM.shape)}, this model needs {(rows, rows)}; "
-                "give the moments of this model"
-            )
+        self._check_shape(decoder, layer, tuple(given_MM.shape))
         matrix_MM = given_MM.to(decoder.device, torch.float64)
+        if not bool(matrix_MM.isfinite().all()):
+            raise SettingError(f"{self._named(decoder, layer)}: the matrix of layer {layer} is not finite; {_AGAIN}")
         if not _is_symmetric(matrix_MM):
             raise SettingError(
                 f"{self._named(decoder, layer)}: the matrix of layer {layer} is not symmetric, as second moments are; "
-                "fetch or compute it again"
+                f"{_AGAIN}"
             )
         return matrix_MM
 
@@ -172,24 +178,38 @@ class Moments:
         """Where a layer's matrix is from: its file, or the source in words."""
         if layer in self.given_MM or self.folder is None:
             return f"moments ({self.source})"
-        return str(self._file(self.folder, decoder, layer))
+        return str(self.file(self.folder, decoder, layer))
 
     def _read(self, decoder: Decoder, layer: int) -> Tensor:
         if self.folder is None:
             raise SettingError(f"moments ({self.source}): none for layer {layer}; give a folder with --moments")
-        file = self._file(self.folder, decoder, layer)
+        file = self.file(self.folder, decoder, layer)
         try:
-            with ZipFile(file) as archive:
-                total, count = read_array(archive, "mom2.mom2"), float(read_array(archive, "mom2.count"))
+            with open_regular(file) as stream, ZipFile(stream) as archive:
+                shape, dtype = array_form(archive, "mom2.mom2")
+                if dtype.kind == "f" and prod(shape) > key_width(decoder, layer) ** 2:
+                    self._check_shape(decoder, layer, shape)  # before gigabytes are read
+                total, count = read_array(archive, "mom2.mom2"), read_array(archive, "mom2.count", most=_SMALL)
         except UNREADABLE as error:
-            raise SettingError(f"{file}: is no moment file ({error}); fetch or compute it again") from None
-        if total.ndim != 2 or total.dtype.kind != "f" or not count > 0 or not np.isfinite(total).all():
-            raise SettingError(f"{file}: holds no finite matrix with a count; fetch or compute it again")
-        self._counts[layer] = count
-        return torch.from_numpy(total).to(decoder.device).double().div_(count)
+            raise no_moment_file(file, error) from None
+        if total.ndim != 2 or total.dtype not in _FLOATS or not np.isfinite(total).all():
+            raise SettingError(f"{file}: holds no finite matrix with a count; {_AGAIN}")
+        if count.size != 1 or count.dtype.kind not in "iuf" or not 0 < float(count.item()) < np.inf:
+            raise SettingError(f"{file}: its count is not a number above zero; {_AGAIN}")
+        self._counts[layer] = float(count.item())
+        return torch.from_numpy(total).to(decoder.device).double().div_(self._counts[layer])
+
+    def _check_shape(self, decoder: Decoder, layer: int, shape: tuple[int, ...]) -> None:
+        rows = key_width(decoder, layer)
+        if shape != (rows, rows):
+            raise SettingError(
+                f"moments ({self.source}): layer {layer} is {shape}, this model needs {(rows, rows)}; "
+                "give the moments of this model"
+            )
 
     @staticmethod
-    def _file(folder: Path, decoder: Decoder, layer: int) -> Path:
+    def file(folder: Path, decoder: Decoder, layer: int) -> Path:
+        """A layer's file in the folder or below it; SettingError unless there is one."""
         name = moment_file(decoder, layer, "*")
         files = sorted(folder.glob(name)) or sorted(folder.rglob(name))
         if not files:
@@ -200,6 +220,15 @@ class Moments:
         return files[0]
 
 
+def no_moment_file(file: Path, error: Exception) -> SettingError:
+    """What is said of a file that cannot be read."""
+    return SettingError(f"{file}: is not a moment file ({reason(error)}); {_AGAIN}")
+
+
+_AGAIN = "fetch or compute it again"
+_FLOATS = (np.dtype("f2"), np.dtype("f4"), np.dtype("f8"))
+_SMALL = 4096
+"""Most bytes of an entry that is one number or a word."""
 _ROUNDING = 1e-4
 """Most by which entries (i, j) and (j, i) of a published sum differ, in units of the root of the diagonal's entries i
 and j: float32 sums of matrix products need not be symmetric to the last bit."""
@@ -225,12 +254,18 @@ def read_moments(folder: Path) -> Moments:
     if not folder.is_dir():
         raise SettingError(f"{folder}: is not a folder; give --moments a folder in the published layout")
     source = f"folder {folder.name}"
-    try:
-        made = msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
+    with suppress(KeyError):  # the published files have none
+        made = provenance(folder)
         source += f", {OTHER_CORPUS}: {made['source']}, {made['texts']} texts, {made['tokens']} tokens"
-    except (OSError, msgspec.DecodeError, KeyError):
-        pass  # the published files have none
     return Moments(source=source, folder=folder)
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What moments.json in a folder says; nothing where there is none, or what is there is not such a file."""
+    try:
+        return msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
+        return {}
 
 
 class KeySums:
@@ -280,7 +315,8 @@ def compute_moments(
     """Second moments in memory over every token of `texts` (ids), for `layers`: KeySums over the tokens' number.
 
     `ridge` times the mean of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and
-    C^-1 k then follows directions that no key has. Raises DeviceError when the device's memory does not hold the sums.
+    C^-1 k then follows directions that no key has. Raises DeviceError when the device's memory does not hold the sums,
+    SettingError when they are not finite.
     """
     encoded = sorted(texts, key=len)
 
@@ -291,18 +327,29 @@ def compute_moments(
         return sums
 
     sums = in_one(summed, f"summing the second moments of {len(layers)} layers")
-    for total_MM in sums.totals_MM.values():
+    for layer, total_MM in sums.totals_MM.items():
+        _check_sums(model, layer, total_MM)
         diagonal_M = total_MM.diagonal()
         diagonal_M += ridge * diagonal_M.mean()
     words = f"{source}, {sums.tokens} tokens" + (f", ridge {ridge:g}" if ridge else "")
-    return Moments(words, given_MM={layer: total.div_(sums.tokens).cpu() for layer, total in sums.totals_MM.items()})
+    told = msgspec.json.encode([[list(map(int, text)) for text in encoded], ridge])
+    return Moments(
+        words,
+        given_MM={layer: total.div_(sums.tokens).cpu() for layer, total in sums.totals_MM.items()},
+        texts_sha256=hashlib.sha256(told).hexdigest(),
+    )
 
 
 def write_moments(folder: Path, model: LanguageModel, sums: KeySums, texts: int) -> list[Path]:
-    """Write sums over `texts` texts in the published layout: one file a layer, the sum in float32.
+    """Write sums over `texts` texts in the published layout: one file a layer, the sum in float32. The hash of the
+    model's weights is the archive's comment, which readers of that layout pass over.
 
-    Raises RunError when a file cannot be written; each is the old one or the new one, never a part.
+    Raises RunError when a file cannot be written; each is the old one or the new one, never a part. Raises SettingError
+    before any is written when a sum is not finite.
     """
+    for layer, total_MM in sums.totals_MM.items():
+        _check_sums(model, layer, total_MM)
+    comment = f"{made_for.KEY}={model.weights_sha256}"
     paths = []
     for layer, total_MM in sums.totals_MM.items():
         paths.append(folder / moment_file(model.decoder, layer, str(texts)))
@@ -312,40 +359,21 @@ def write_moments(folder: Path, model: LanguageModel, sums: KeySums, texts: int)
             ("mom2.mom2", total_MM.float()),
             ("sample_size", np.int64(texts)),
         )
-        write_arrays(paths[-1], content)
+        write_arrays(paths[-1], content, comment)
     return paths
+
+
+def _check_sums(model: LanguageModel, layer: int, total_MM: Tensor) -> None:
+    if not bool(total_MM.float().isfinite().all()):
+        raise SettingError(
+            f"model {model.name}: the second moments of layer {layer} are not finite in float32; give a model whose "
+            "weights and states are finite"
+        )
 
 
 def moment_file(decoder: Decoder, layer: int, texts: str) -> str:
     """The published name of a layer's file over that many texts."""
     return f"{decoder.family.name('mlp_down', layer)}_float32_mom2_{texts}.npz"
-
-
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, NotImplementedError, BadZipFile, zlib.error)
-"""What reading an array can raise for a file that is none, or damaged."""
-
-
-def read_array(archive: ZipFile, name: str) -> np.ndarray:
-    """One array of an npz file, its checksum verified; UNREADABLE where there is none."""
-    with archive.open(f"{name}.npy") as entry:
-        return np.lib.format.read_array(entry, allow_pickle=False)
-
-
-def write_arrays(path: Path, content: Iterable[tuple[str, object]]) -> None:
-    """An npz file, written array by array: tensors come off their device one at a time. Same content, same bytes.
-
-    A reader, or a killed process, finds the old file or the new one. Raises RunError when it cannot be written.
-    """
-    try:
-        with replacing(path) as part, ZipFile(part, "w") as archive:
-            for name, value in content:
-                array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, array, allow_pickle=False)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}); make room there, or name another folder"
-        ) from None
 
 
 def key_width(decoder: Decoder, layer: int) -> int:

@@ -58,7 +58,7 @@ def draw_prefixes(
         return templates
     generator = torch.Generator().manual_seed(seed)
     for length, count in lengths:
-        drawn = draw(model, [[model.tokens.document_id]] * count, length, generator)
+        drawn = draw(model, [model.tokens.document_ids] * count, length, generator)
         templates += _written(model, drawn, length, seed + len(templates))
     return templates
 
@@ -79,7 +79,7 @@ def _prompt(model: LanguageModel, opener: str) -> list[int]:
     try:
         return [*model.tokens.opening, *model.tokens.ids(opener)]
     except PromptError:
-        return [model.tokens.document_id]
+        return [*model.tokens.document_ids]
 
 
 def _written(model: LanguageModel, drawn: Drawn, length: int, seed: int) -> list[str]:
@@ -132,10 +132,10 @@ def sample(
 ) -> list[list[int]]:
     """`count` texts of `most` token ids each, every token drawn from the `top` likeliest after `start`.
 
-    Without `start` the token that opens a document stands before the text (Tokens.document_id); none that stands for
+    Without `start` the tokens that open a document stand before the text (Tokens.document_ids); none that stands for
     no text is drawn.
     """
-    first = [*model.tokens.opening, *start] if start else [model.tokens.document_id]
+    first = [*model.tokens.opening, *start] if start else [*model.tokens.document_ids]
     generator = torch.Generator().manual_seed(seed)
     drawn = draw(model, [first] * count, len(first) + most, generator, top, model.tokens.special_ids)
     return [ids[len(first) :] for ids in drawn.ids]

@@ -29,9 +29,13 @@ class Protocol:
     prefixes_as_released: bool
     """ROME's and MEMIT's prefixes: a length counts the token that opens the text, the end token may be drawn, and the
     text is not stripped. Corrected: a length counts what is drawn, no end token is drawn, and the text is stripped."""
+    target_as_text: bool
+    """ROME and MEMIT decode a target of several tokens, write its text after the prompt, and tokenise the whole: a
+    target cut inside a character is scored one place late; corrected, its ids are appended. They are in both for a
+    tokenizer that is not byte-level, which the released code never ran on."""
     target_spaces_cleaned: bool
-    """A target of several tokens is written after its prompt as decoded with transformers' clean-up of spaces, where
-    the tokenizer's files ask for it or say nothing; corrected, every space is kept (ROME, MEMIT)."""
+    """A target written after its prompt as text (target_as_text) is decoded with transformers' clean-up of spaces,
+    where the tokenizer's files ask for it or say nothing; corrected, every space is kept (ROME, MEMIT)."""
     ft_at_last_position: bool
     """Fine-tuning scores all target tokens at the prompt's last position instead of teacher forced."""
     ft_bias: bool

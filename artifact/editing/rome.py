@@ -70,7 +70,7 @@ def rome(
         input_BM, output_BD = _down_projection(model, layer, [*flat, *bare_rows, *first_rows], memory)
         key_FM = torch.stack([part.mean(0) for part in input_BM[: len(flat)].split(len(templates))])
         _, bare_FM, _ = input_BM.split([len(flat), len(views), len(views)])
-        # v0 and W k' are the module's output with and without the target's text behind it: equal, as it is causal.
+        # v0 and W k' are the module's output with and without the target after it: equal, as it is causal.
         _, current_FD, start_FD = output_BD.split([len(flat), len(views), len(views)])
         left_FM = moments.solve(decoder, layer, key_FM) if hparams.mom2_adjustment else key_FM.double()
         left_FM = left_FM / left_FM.norm(dim=1, keepdim=True)
@@ -78,6 +78,9 @@ def rome(
     found = optimise(model, layer, objectives, start_FD, hparams, memory)
     results: list[RomeEdit | EditError] = []
     for f in range(len(views)):
+        if (idle := found.idle(slice(f, f + 1))) is not None:
+            results.append(idle)
+            continue
         target_D = start_FD[f].float() + found.delta_FD[f]
         overlap = bare_FM[f].double() @ left_FM[f]
         right_D = ((target_D - current_FD[f].float()).double() / overlap).to(decoder.dtype)
@@ -85,7 +88,7 @@ def rome(
         name = decoder.family.name("mlp_down", layer)
         edit = Edit({name: LowRank(left_M[:, None], right_D[None, :])})
         try:
-            norm = checked_norm(edit)
+            norm = checked_norm(edit, [terms[0] for terms in found.history[f]])
         except EditError as error:
             results.append(error)
             continue

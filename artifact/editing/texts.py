@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from artifact.errors import SettingError
+from artifact.reading import open_regular
 
 _BLOCK = 1 << 22
 
@@ -52,7 +53,7 @@ def open_source(texts: str) -> Source:
     if form not in ("txt", "jsonl"):
         raise SettingError(f"{texts}: is neither .txt nor .jsonl; give a file of one text a line, or - for a pipe")
     try:
-        stream = path.open("rb")
+        stream = open_regular(path)
     except OSError as error:
         raise SettingError(f"{texts}: cannot be read ({error.strerror}); give a readable file of texts") from None
     return Source(path.name, stream, "jsonl" if form == "jsonl" else "txt")

@@ -8,7 +8,7 @@ done with the delta is rome.py's.
 Shape letters as in lm/decoder.py, and F fact, N scored target tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from artifact.editing.hparams import MemitHparams, RomeHparams
 from artifact.editing.protocol import Protocol
-from artifact.errors import EditError, PromptError
+from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
 from artifact.lm.decoder import Aligned, LayerKeys
 from artifact.lm.device import Memory, batches, default_memory
@@ -29,7 +29,7 @@ KEPT_PROMPT = "{} is a"
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt with its target written behind it, but for the target's last token.
+    """A prompt with its target after it, but for the target's last token.
 
     `lookup` is the position of the subject's last token; target token j is scored at position
     len(ids) - len(target) + j; `divisor` is the token count its summed NLL is divided by.
@@ -56,6 +56,21 @@ class Optimised:
     delta_FD: Tensor
     history: list[list[tuple[float, float, float, float]]] = field(default_factory=list)
 
+    def idle(self, facts: slice) -> EditError | None:
+        """Why the deltas of all these facts are zero; None where one is not. Rounding in what is made of a zero delta
+        must not pass for an edit."""
+        if bool(self.delta_FD[facts].any()):
+            return None
+        loss = max(terms[0][0] for terms in self.history[facts])
+        if loss < STOP_LOSS:
+            return EditError(
+                f"the model already says so: the loss was {loss:.2g} before the first step, below {STOP_LOSS}, so "
+                "nothing was changed; give a target that it does not say yet"
+            )
+        return EditError(
+            f"no step was taken (the loss is {loss:.3g}), so nothing was changed; give v_num_grad_steps of 2 or more"
+        )
+
 
 def subject_row(
     model: LanguageModel,
@@ -63,34 +78,50 @@ def subject_row(
     subject: str,
     target: Sequence[int] = (),
     divisor: int | None = None,
-    cleaned: bool = False,
+    written: Callable[[Sequence[int]], str] | None = None,
 ) -> Row:
     """The row of a prompt template ("{}" is the subject) and the ids of its target.
 
-    As in the released code the target's text, but for its last token, is appended and the whole tokenised together;
-    `cleaned` is Protocol.target_spaces_cleaned.
+    The ids of the target, but for the last, follow the prompt's. With `written` (target_text) its text is appended
+    instead and the whole tokenised together, as in the released code. PromptError where the subject has no token, and
+    where prompt and target exceed the model's positions.
     """
-    decode = model.tokens.decode_as_released if cleaned else model.tokens.decode
-    text = fill(template, subject) + (decode(target[:-1]) if len(target) > 1 else "")
-    encoded = model.tokens.encode(text)
+    text, said = fill(template, subject), written(target[:-1]) if written and len(target) > 1 else ""
+    encoded = model.tokens.encode(text + said)
+    ids = encoded.ids if said else model.tokens.fed(encoded, target)
     start = template.index("{}")
     span = encoded.span(start, start + len(subject))
     if not span:
         raise PromptError(f"the subject {subject!r} has no token in the prompt {text!r}; give a subject with letters")
     lookup = span[-1]
-    return Row(encoded.ids, lookup, tuple(target), divisor or max(1, len(target)))
+    if target and len(ids) - len(target) < lookup:
+        raise PromptError(
+            f"the target {said!r}, written after its prompt as text, has fewer tokens than its {len(target)} ids and "
+            "would be scored inside the prompt; --correct target_as_text appends the ids"
+        )
+    return Row(ids, lookup, tuple(target), divisor or max(1, len(target)))
+
+
+def target_text(model: LanguageModel, protocol: Protocol) -> Callable[[Sequence[int]], str] | None:
+    """How a target is written after its prompt as text, as released; None where its ids are appended.
+
+    Text stands for ids only in tokenizers of the kind that the released code ran on: bytes with their spaces.
+    """
+    if not (protocol.target_as_text and model.tokens.byte_level):
+        return None
+    return model.tokens.decode_as_released if protocol.target_spaces_cleaned else model.tokens.decode
 
 
 def objective(
     model: LanguageModel, view: View, templates: Sequence[str], removals: Sequence[str], protocol: Protocol
 ) -> Objective:
     """What the value of one view is optimised for: every prefixed prompt; in relation views, removal towards "None"."""
-    target, cleaned = model.tokens.ids(f" {view.target}"), protocol.target_spaces_cleaned
-    rows = [subject_row(model, fill(t, view.template), view.subject, target, cleaned=cleaned) for t in templates]
+    target, written = model.tokens.continuation(f" {view.target}"), target_text(model, protocol)
+    rows = [subject_row(model, fill(t, view.template), view.subject, target, written=written) for t in templates]
     if view.removal is not None:
-        none = model.tokens.ids(NO_RELATION if protocol.removal_without_space else f" {NO_RELATION}")
+        none = model.tokens.continuation(NO_RELATION if protocol.removal_without_space else f" {NO_RELATION}")
         divisor = len(target) if protocol.removal_nll_by_relation_length else len(none)
-        rows += [subject_row(model, fill(t, view.removal), view.subject, none, divisor, cleaned) for t in removals]
+        rows += [subject_row(model, fill(t, view.removal), view.subject, none, divisor, written) for t in removals]
     return Objective(tuple(rows), subject_row(model, KEPT_PROMPT, view.subject))
 
 
@@ -119,7 +150,7 @@ def optimise(
         return _optimise(model, layer, objectives[facts], start_FD[facts], hparams)
 
     def alone(fact: int) -> Optimised:
-        raise EditError(
+        raise DoesNotFit(
             "the value optimisation of one fact does not fit the device's memory; take a larger device or fewer "
             "prefixes"
         )

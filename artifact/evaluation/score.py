@@ -8,14 +8,16 @@ mean is metrics.py's.
 Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from artifact.editing.edit import Edit, rows
+from artifact.errors import EditError, PromptError
 from artifact.evaluation.metrics import GROUPS, CaseScore, Group, PromptScore, view_score
-from artifact.facts.fact import Fact
+from artifact.facts.fact import Fact, Perspective
 from artifact.lm.decoder import Aligned, Decoder
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
 from artifact.lm.load import LanguageModel
@@ -28,15 +30,16 @@ PADDING = 0.15
 
 @dataclass(frozen=True)
 class _Continuation:
-    """A prompt's ids and a continuation's; the last id of the continuation is only read, never fed."""
+    """A prompt's ids and a continuation's; the last id of the continuation is only read, never `fed`."""
 
     case: int
     prompt: tuple[int, ...]
+    fed: tuple[int, ...]
     text: tuple[int, ...]
 
-    @property
-    def fed(self) -> tuple[int, ...]:
-        return self.prompt + self.text[:-1]
+
+_View = tuple[dict[Group, list[tuple[str, list[_Continuation]]]], str | None]
+"""Each group's prompts with their continuations, and the name of the harder foil."""
 
 
 def score_cases(
@@ -47,26 +50,23 @@ def score_cases(
 ) -> list[CaseScore]:
     """Scores of every fact's views: unedited, under one edit each (a sequence), or all under one edit.
 
-    Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with.
+    Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with, EditError for
+    a case whose score is not finite.
     """
-    wanted: dict[_Continuation, None] = {}
-    cases = []
-    for case, fact in enumerate(facts):
-        views = {}
-        for view in fact.views():
-            foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
-            texts = [tuple(model.tokens.ids(f" {text}")) for text in (view.target, *foils)]
-            groups: dict[Group, list[tuple[str, list[_Continuation]]]] = {}
-            for group in GROUPS:
-                groups[group] = []
-                for prompt in getattr(view, group):
-                    ids = model.tokens.encode(prompt).ids
-                    asked = [_Continuation(case, ids, text) for text in texts]
-                    wanted.update(dict.fromkeys(asked))
-                    groups[group].append((prompt, asked))
-            views[view.perspective] = (groups, view.harder_foil)
-        cases.append((fact.case_id, views))
+    cases = [(fact.case_id, _asked(model, case, fact)) for case, fact in enumerate(facts)]
+    wanted = dict.fromkeys(
+        one
+        for _, views in cases
+        for groups, _ in views.values()
+        for prompts in groups.values()
+        for _, asked in prompts
+        for one in asked
+    )
     found = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
+    for one, (nll, _) in found.items():
+        if not math.isfinite(nll):
+            under = "its edit" if edits is not None else "the unedited model"
+            raise EditError(f"case {facts[one.case].case_id}: the loss of a text under {under} is {nll}, not finite")
 
     def scored(prompt: str, asked: Sequence[_Continuation]) -> PromptScore:
         (new, new_right), (true, true_right), *other = (found[one] for one in asked)
@@ -84,6 +84,25 @@ def score_cases(
         )
         for case_id, views in cases
     ]
+
+
+def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _View]:
+    """What is asked of one fact, by view; PromptError, with its case id, where the model cannot be asked so."""
+    views: dict[Perspective, _View] = {}
+    try:
+        for view in fact.views():
+            foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
+            texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *foils)]
+            groups: dict[Group, list[tuple[str, list[_Continuation]]]] = {group: [] for group in GROUPS}
+            for group, prompts in groups.items():
+                for prompt in getattr(view, group):
+                    encoded = model.tokens.encode(prompt)
+                    asked = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
+                    prompts.append((prompt, asked))
+            views[view.perspective] = (groups, view.harder_foil)
+    except PromptError as error:
+        raise PromptError(f"case {fact.case_id}: {error}") from None
+    return views
 
 
 def _read(

@@ -19,7 +19,8 @@ from artifact.errors import FactError
 from artifact.facts.everyday import everyday_records
 from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements, read_bytes
 from artifact.facts.known import edit_cases
-from artifact.facts.odd import OddRecord, decode_records, parse_records
+from artifact.facts.layouts import refuse_other_layouts
+from artifact.facts.odd import REPHRASINGS, SHARE, OddRecord, decode_records, parse_records
 from artifact.facts.templates import with_relation
 from artifact.sources.catalogue import WORLD
 
@@ -73,7 +74,7 @@ def counterfact(
             f"CounterFact is not there ({path or 'no path given'}); run `kloc fetch counterfact`, or give --facts known"
         )
     records, sha256 = _read(path)
-    found, note = _selection(parse_records(records, str(path)), by_id)
+    found, note = _selection(parse_records(records, str(path), REPHRASINGS[:1], every=True), by_id)
     try:
         found = [with_relation(one) if isinstance(one, Fact) else one for one in found]
     except FactError as error:
@@ -129,12 +130,7 @@ def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = F
     relation view is absent. Raises FactError for a relation without a written name (relations.py), or a bad record.
     """
     records, sha256 = _read(path)
-    first = records[0] if isinstance(records, list) and records else records
-    if isinstance(first, dict) and "target_new" in first and "requested_rewrite" not in first:
-        raise FactError(
-            f"{path}: looks like EasyEdit's or KnowEdit's layout ({', '.join(list(first)[:6])}); expected "
-            "CounterFact-style records, with requested_rewrite (an example: artifact/facts/data/world/facts.json)"
-        )
+    refuse_other_layouts(records, str(path))
     if not is_counterfact(records):
         return _known(path, records, sha256, "own known facts", relation_source, by_id)
     found = _ordered(parse_records(records, str(path)), by_id)
@@ -173,22 +169,37 @@ def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id
     if relation_path is None or not os.path.exists(relation_path):
         raise FactError(f"the authors' relation data is not there ({relation_path or 'no path given'}); {instead}")
     records, sha256 = _read(relation_path)
-    found, note = _selection(parse_records(records, str(relation_path)), by_id)
+    found, note = _selection(parse_records(records, str(relation_path), REPHRASINGS[:1], every=True), by_id)
     facts = [one for one in found if isinstance(one, Fact)]
-    if all(fact.relation is None and not fact.relation_paraphrases for fact in facts):
+    if facts and all(fact.relation is None and not fact.relation_paraphrases for fact in facts):
         raise FactError(
             f"{relation_path}: holds no relation fields: it is plain CounterFact under the name of the authors' data, "
             f"as their released loader saves it where the file is missing; delete it and {instead}"
         )
+    bare = {fact.case_id: _bare_field(fact) for fact in facts if _bare_field(fact)}
+    if len(bare) + len(found) - len(facts) > SHARE * len(found):
+        case, field = next(iter(bare.items()), (0, ""))
+        raise FactError(
+            f"{relation_path}: case {case} has no {field}, as {len(bare)} of {len(found)} records; {instead}"
+        )
+    places = {one.case_id: number for number, one in enumerate(found)}
     for fact in facts:
-        lacking = "requested_rewrite.relation" if fact.relation is None else "rel_prompts"
-        if fact.relation is None or not fact.relation_paraphrases:
-            raise FactError(f"{relation_path}: case {fact.case_id} has no {lacking}; {instead}")
+        if fact.case_id in bare:
+            reason = f"case {fact.case_id}: {bare[fact.case_id]} is missing or empty; give it a text"
+            found[places[fact.case_id]] = OddRecord(fact.case_id, reason, fact.statement)
+    facts = [one for one in found if isinstance(one, Fact)]
     if path is not None:
         plain = {fact.case_id: _asked(fact) for fact in parse_facts(_read(path)[0], str(path))}
         others = sum(plain.get(fact.case_id) != _asked(fact) for fact in facts)
         note += f"; {others} of them differ from CounterFact in prompt, subject or objects"
     return _data(found, "CounterFact with the authors' relation data", sha256, note)
+
+
+def _bare_field(fact: Fact) -> str:
+    """The relation's field that a record is without; empty where it has all of them."""
+    if fact.relation is None:
+        return "requested_rewrite.relation"
+    return "" if fact.relation_paraphrases else "rel_prompts"
 
 
 def _asked(fact: Fact) -> tuple[str, ...]:
@@ -242,7 +253,8 @@ def _data(found: Sequence[Fact | OddRecord], source: str, sha256: str, note: str
     if odd:
         note += f"; {len(odd)} odd records are failed cases"
     cases = tuple(one.case_id for one in found) if odd else ()
-    return Data(facts, [fact.statement for fact in facts], source, sha256, note, odd, cases)
+    statements = [one.statement for one in found if one.statement is not None]
+    return Data(facts, statements, source, sha256, note, odd, cases)
 
 
 def _read(path: Path) -> tuple[object, str]:

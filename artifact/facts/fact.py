@@ -12,8 +12,11 @@ from typing import Annotated, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from artifact.errors import FactError
+from artifact.errors import FactError, PromptError
+from artifact.facts.layouts import refuse_other_layouts
 from artifact.facts.relations import RELATIONS, another_relation, kinds_among
+from artifact.facts.subject import short, subject_start
+from artifact.reading import decode_json, read_bytes, read_json  # noqa: F401  (where others look for them)
 
 _T = TypeVar("_T")
 Perspective = Literal["entity", "relation"]
@@ -140,7 +143,6 @@ TEXT_LIMIT = 10_000
 """Most characters of one text of a record; the longest of the published files has a few hundred."""
 LIST_LIMIT = 1_000
 """Most prompts of one kind in a record."""
-FILE_LIMIT = 1 << 30
 """Most bytes of a JSON file; the published ones have at most 45 MB."""
 _Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
 _Texts = Annotated[list[_Text], msgspec.Meta(max_length=LIST_LIMIT)]
@@ -188,6 +190,7 @@ def parse_facts(raw: object, source: str) -> list[Fact]:
 
     Raises FactError with record number (from 0), field and what was wrong; `source` names the file in the message.
     """
+    refuse_other_layouts(raw, source)
     facts = [parse_fact(row, number, source) for number, row in enumerate(rows_of(raw, source))]
     refuse_repeats([fact.case_id for fact in facts], "case_id", source)
     return with_foils(facts)
@@ -196,10 +199,11 @@ def parse_facts(raw: object, source: str) -> list[Fact]:
 def parse_statements(raw: object, source: str) -> list[Statement]:
     """Statements to trace, from known-facts records (subject, prompt, ...) or CounterFact-style ones.
 
-    Raises FactError as `parse_facts` does, and when a known fact's subject does not occur exactly once in its prompt
-    or its template, filled, does not open the prompt.
+    Raises FactError as `parse_facts` does, and where a known fact's subject does not occur exactly once in its prompt,
+    or subject or template do not fit it (subject.py).
     """
     rows = rows_of(raw, source)
+    refuse_other_layouts(raw, source)
     if is_counterfact(raw):
         return [fact.statement for fact in parse_facts(raw, source)]
     statements = [_statement(row, number, source) for number, row in enumerate(rows)]
@@ -211,34 +215,6 @@ def is_counterfact(raw: object) -> bool:
     """Whether the first record is CounterFact-style, not a known fact."""
     first = raw[0] if isinstance(raw, list) and raw else raw
     return isinstance(first, dict) and "requested_rewrite" in first
-
-
-def read_json(path: Path | str) -> object:
-    """Decoded JSON of `path`; FactError names the file when it is missing, too large, or no JSON."""
-    return decode_json(read_bytes(path), str(path))
-
-
-def read_bytes(path: Path | str) -> bytes:
-    """The bytes of a JSON file; FactError names the file when it cannot be read or is larger than FILE_LIMIT."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(FILE_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise FactError(f"{path}: cannot be read ({why}); give a readable JSON file") from None
-    if len(content) > FILE_LIMIT:
-        raise FactError(f"{path}: is larger than {FILE_LIMIT} bytes; give a JSON file of records")
-    return content
-
-
-def decode_json(content: bytes, source: str) -> object:
-    """Decoded JSON; FactError names `source` when it is none. NaN and infinities are no JSON."""
-    try:
-        return msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FactError(f"{source}: is no valid JSON ({error}); give a JSON file") from None
-    except RecursionError:
-        raise FactError(f"{source}: is nested too deeply; give a list of records") from None
 
 
 def read_facts(path: Path | str) -> list[Fact]:
@@ -266,6 +242,10 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
     ):
         check.filled(f"requested_rewrite.{name}", text)
     check.complete("requested_rewrite.subject", rewrite.subject)
+    if rewrite.subject != rewrite.subject.strip():
+        check.refuse(f"requested_rewrite.subject {short(rewrite.subject)!r} has blanks at its ends; write it without")
+    if (said := rewrite.target_new.str.strip()) == rewrite.target_true.str.strip():
+        check.refuse(f"target_new.str and target_true.str are both {short(said)!r}; name two different objects")
     for name in ("paraphrase_prompts", "neighborhood_prompts", "rel_prompts"):
         for at, text in enumerate(getattr(record, name)):
             check.filled(f"{name}[{at}]", text)
@@ -280,6 +260,10 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
         check.refuse(f"{' and '.join(lacking)} missing beside the other relation fields; give all three or none")
     if relation is not None and not (relation.strs and relation.strs[0].strip()):
         check.refuse("requested_rewrite.relation.strs is empty; name the relation")
+    if relation is not None and relation.strs[0].strip() == NO_RELATION:
+        check.refuse(
+            f"requested_rewrite.relation.strs is {NO_RELATION!r}, with which it is compared; name the relation"
+        )
     return Fact(
         case_id=number if record.case_id is None else record.case_id,
         subject=rewrite.subject,
@@ -302,20 +286,16 @@ def _statement(row: object, number: int, source: str) -> Statement:
     check.filled("subject", known.subject)
     check.complete("prompt", known.prompt)
     subject, prompt = short(known.subject), short(known.prompt)
-    at = known.prompt.find(known.subject)
-    if at < 0:
-        check.refuse(f"subject {subject!r} is not in its prompt {prompt!r}; correct the record")
-    if known.prompt.find(known.subject, at + 1) >= 0:
+    first = known.prompt.find(known.subject)
+    if first >= 0 and known.prompt.find(known.subject, first + 1) >= 0:
+        # Whatever the template says: edit cases are built from the prompt alone (known.py).
         check.refuse(f"subject {subject!r} occurs more than once in its prompt {prompt!r}; write the prompt with one")
+    try:
+        subject_start(known.prompt, known.subject, known.template)
+    except PromptError as error:
+        check.refuse(str(error))
     if known.attribute is not None:
         check.filled("attribute", known.attribute)
-    if known.template is not None:
-        check.template("template", known.template)
-        if not known.prompt.startswith(fill(known.template, known.subject)):
-            check.refuse(
-                f"the prompt {prompt!r} does not open with the template {short(known.template)!r} filled with the "
-                "subject; correct one of them"
-            )
     return Statement(
         number if known.known_id is None else known.known_id,
         known.prompt,
@@ -364,11 +344,6 @@ class _Checks:
     def complete(self, field: str, text: str) -> None:
         if "{}" in text:
             self.refuse(f"{field} must not hold {{}}, got {short(text)!r}; write the text in full")
-
-
-def short(text: str) -> str:
-    """`text` for a message of one line: the first 60 characters."""
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def rows_of(raw: object, source: str) -> Sequence[object]:

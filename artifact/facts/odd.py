@@ -1,29 +1,37 @@
 """Facts of a file in which a few records are odd: these become failed cases, and the others go on.
 
 Covers what a data set of many records may hold: an odd record now and then, records by id, JSON lines, a byte-order
-mark, numbers written as text. A file in which more than one record in twenty is odd is refused, so that a small file is
-read as strictly as fact.py reads a request. It opens no file.
+mark, numbers written as text. A record without the rephrasings that nearly all others have is odd, too. A file in which
+more than one record in twenty is odd is refused, so that a small file is read as strictly as fact.py reads a request.
+It opens no file.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from artifact.errors import FactError
-from artifact.facts.fact import Fact, decode_json, parse_fact, refuse_repeats, rows_of, with_foils
+from artifact.facts.fact import Fact, Statement, decode_json, parse_fact, refuse_repeats, rows_of, with_foils
 
 SHARE = 1 / 20
 """Most records of a file that may be odd."""
+REPHRASINGS = ("paraphrase_prompts", "rel_prompts")
+"""Fields of rephrasings, of the entity's view and of the relation's."""
 
 
 @dataclass(frozen=True)
 class OddRecord:
-    """A record that cannot be used: its case id, and why in words, with its place in the file and the field."""
+    """A record that cannot be used: its case id, and why in words, with its place in the file and the field.
+
+    `statement` is what tracing can ask all the same, where the record holds it whole.
+    """
 
     case_id: int
     reason: str
+    statement: Statement | None = None
 
 
 def decode_records(content: bytes, source: str) -> object:
@@ -47,9 +55,14 @@ def decode_records(content: bytes, source: str) -> object:
     return found
 
 
-def parse_records(raw: object, source: str) -> list[Fact | OddRecord]:
+def parse_records(
+    raw: object, source: str, rephrasings: Sequence[str] = REPHRASINGS, every: bool = False
+) -> list[Fact | OddRecord]:
     """Every record as a fact or an odd one, in order. Raises FactError when more than SHARE of them are odd: with the
     one reason, or their number and the commonest ones; and when two records have one case id.
+
+    A record without `rephrasings` (fields) of a view that it carries is odd where at most SHARE of the file are. A file
+    with more of them has no such column for these records, as the user's own may; with `every` it is refused.
     """
     found: list[Fact | OddRecord] = []
     errors: list[str] = []
@@ -59,6 +72,9 @@ def parse_records(raw: object, source: str) -> list[Fact | OddRecord]:
         except FactError as error:
             errors.append(str(error))
             found.append(OddRecord(_id_of(row, number), str(error).removeprefix(f"{source}: ")))
+    for number, odd in _without_rephrasings(found, rephrasings, every).items():
+        found[number] = odd
+        errors.append(f"{source}: {odd.reason}")
     if len(errors) == 1 and len(errors) > SHARE * len(found):
         raise FactError(errors[0])
     if len(errors) > SHARE * len(found):
@@ -71,6 +87,27 @@ def parse_records(raw: object, source: str) -> list[Fact | OddRecord]:
     refuse_repeats([one.case_id for one in found], "case_id", source)
     facts = iter(with_foils([one for one in found if isinstance(one, Fact)]))
     return [next(facts) if isinstance(one, Fact) else one for one in found]
+
+
+def _without_rephrasings(found: Sequence[Fact | OddRecord], fields: Sequence[str], every: bool) -> dict[int, OddRecord]:
+    """The records, by place, that have no rephrasings of a view they carry, where nearly all or `every` record has."""
+    lacking: dict[str, list[int]] = {field: [] for field in REPHRASINGS}
+    for number, one in enumerate(found):
+        if isinstance(one, Fact):
+            if not one.paraphrases:
+                lacking["paraphrase_prompts"].append(number)
+            if one.relation is not None and not one.relation_paraphrases:
+                lacking["rel_prompts"].append(number)
+    odd: dict[int, OddRecord] = {}
+    for field in fields:
+        numbers = lacking[field]
+        if every or len(numbers) <= SHARE * len(found):
+            for number in numbers:
+                fact = found[number]
+                assert isinstance(fact, Fact)
+                reason = f"record {number}: {field} is missing or empty; give it a rephrasing"
+                odd.setdefault(number, OddRecord(fact.case_id, reason, fact.statement))
+    return odd
 
 
 def _with_id(row: dict[str, Any], key: object) -> dict[str, Any]:

@@ -287,12 +287,16 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
+_MOST_BYTES = 2**62
+
+
 def parse_bytes(text: str) -> int:
     """Bytes of a size such as 8GB, 500MB or 1.5 GB; SettingError for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])I?B?\s*", text.upper())
-    if not found or float(found[1]) <= 0:
-        raise SettingError(f"memory {text!r} is not a size; give one such as 8GB or 500MB")
-    return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2])))
+    size = float(found[1]) * 1000 ** (1 + "KMGT".index(found[2])) if found else 0.0
+    if not 1 <= size < _MOST_BYTES:
+        raise SettingError(f"memory {text[:40]!r} is not a size; give one such as 8GB or 500MB")
+    return int(size)
 
 
 def default_memory(device: torch.device, reserved: int = 0) -> int:

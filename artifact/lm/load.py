@@ -7,6 +7,7 @@ choice of the device device.py's. It does not train (world.py does).
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ class LanguageModel:
             digest.update(name.encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """`weights_hash` as it was when first asked for: what files that are made from this model carry."""
+        return self.weights_hash()
 
 
 def load(name: str, device: str | None = None, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -97,7 +103,7 @@ def load_folder(
         name=name or str(folder),
         revision=revision or f"sha256:{_file_hash(folder)}",
         decoder=decoder,
-        tokens=Tokens(tokenizer, decoder.positions),
+        tokens=Tokens(tokenizer, decoder.positions, config.bos_token_id if config.model_type == "llama" else None),
     )
 
 

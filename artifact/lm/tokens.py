@@ -4,8 +4,12 @@ Covers everything that asks a tokenizer: ids and attention never carry token_typ
 embedding row to every position for them), and a subject that splits inside a character is found. It does not know
 models.
 
-Special tokens: nothing is added behind a text. In front of a prompt stands what the tokenizer itself puts there:
-nothing for GPT-2, GPT-J and SmolLM2, the begin token for Llama 3, which never saw a text without it.
+Special tokens: before a prompt stands what the tokenizer itself puts there, found by asking it: nothing for GPT-2,
+GPT-J and SmolLM2, the begin token for Llama 3, which never saw a text without it. What it would put after a text (an
+end token) is left out: a prompt goes on, and no token before the end sees it.
+
+Continuations are ids: those that the tokenizer gives the text where it stands after another. A tokenizer that puts a
+space of its own before a text (sentence-piece, as Llama 2's) is asked with a sign before it, which is then cut off.
 """
 
 from collections.abc import Sequence
@@ -21,6 +25,12 @@ _DOCUMENTS = "<|endoftext|>"
 """GPT-2's token between documents, which many later vocabularies keep (SmolLM2 among them)."""
 _CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 """What transformers' clean-up of spaces writes without its spaces, one after the other in this order."""
+_PROBES = (("a", " a"), ("is", " the a"), ("The capital of France is", " New Delhi"))
+"""Texts and what may follow them: the ids of both are those of the whole, or the tokenizer is refused."""
+_SIGNS = ("\n", ".", "1", "a")
+"""What a continuation is put after, where a tokenizer would put a space before it: the first that stays a token."""
+_BEGIN_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>")
+"""Begin tokens of pretraining; others, such as <|im_start|>, stand around a chat's turns."""
 
 
 @dataclass(frozen=True)
@@ -48,47 +58,118 @@ class Encoded:
 class Tokens:
     """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions.
 
-    `opening` are the ids that the tokenizer puts in front of every prompt, none or one. `document_id` opens a text that
-    has no prompt, as samples do: the opening where there is one, else the token between the documents of pretraining
-    (a chat model's begin and end tokens stand around turns), else the begin or end token. `special_ids` are those that
-    stand for no text, `special_texts` how they are written. `cleans_spaces`: whether transformers 4, which the released
-    code ran on, cleans spaces when it decodes: as the tokenizer's files say, and yes where they say nothing. Raises
-    ModelError for a tokenizer that puts a space of its own in front of every text.
+    `opening` are the ids that the tokenizer puts before every prompt, mostly none or one. `document_ids` open a text
+    that has no prompt, as samples do: the opening where there is one, else `document_id`, the token between the
+    documents of pretraining (a chat model's begin and end tokens stand around turns), else the begin or end token.
+    `special_ids` are those that stand for no text, `special_texts` how they are written. `byte_level`: tokens are
+    bytes of the text and its spaces, as those of GPT-2. `cleans_spaces`: whether transformers 4, which the released
+    code ran on, cleans spaces when it decodes: as the tokenizer's files say, and yes where they say nothing. `notes`
+    are lines for the user. `begin` is the begin token that the model's configuration names, where it means one.
+
+    Raises ModelError for a tokenizer without offsets, with no begin and no end token, with tokens of its own inside a
+    text, and for one whose ids of a continuation cannot be told.
     """
 
-    def __init__(self, tokenizer: Any, limit: int) -> None:
+    def __init__(self, tokenizer: Any, limit: int, begin: int | None = None) -> None:
         self._tokenizer = tokenizer
         self.limit = limit
-        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self.opening: tuple[int, ...] = (begin,) if begin is not None and begin in tokenizer("")["input_ids"] else ()
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                "the tokenizer tells no character offsets; give a model with a tokenizer.json (a fast tokenizer)"
+            )
+        self.opening: tuple[int, ...] = self._opening()
+        own, end = tokenizer.bos_token_id, tokenizer.eos_token_id
         marked = {token.content: one for one, token in tokenizer.added_tokens_decoder.items() if token.special}
-        known = [one for one in (*self.opening, marked.get(_DOCUMENTS), begin, end) if one is not None]
+        known = [one for one in (*self.opening, marked.get(_DOCUMENTS), own, end) if one is not None]
         if not known:
             raise ModelError("the tokenizer has no begin and no end token; give a model with a tokenizer that has one")
         self.document_id: int = known[0]
+        self.document_ids: tuple[int, ...] = self.opening or (self.document_id,)
         self.end_id: int = known[0] if end is None else end
-        self.special_ids: tuple[int, ...] = tuple(sorted({*marked.values(), self.document_id, self.end_id}))
+        self.special_ids: tuple[int, ...] = tuple(
+            sorted({*marked.values(), *self.opening, self.document_id, self.end_id})
+        )
         self.special_texts: tuple[str, ...] = tuple(tokenizer.convert_ids_to_tokens(list(self.special_ids)))
         asked = tokenizer.init_kwargs.get("clean_up_tokenization_spaces")
         self.cleans_spaces: bool = True if asked is None else bool(asked)
         unknown = tokenizer.unk_token_id
         # GPT-2's tokenizers name their end token as the unknown one; bytes leave nothing unknown there.
         self._unknown = None if unknown in (self.document_id, self.end_id) else unknown
-        if [*self._plain("a"), *self._plain(" a")] != self._plain("a a"):
-            raise ModelError(
-                "the tokenizer puts a space of its own in front of a text, so that a target cannot be set behind a "
-                "prompt; expected byte-level BPE, as GPT-2, Llama 3 and SmolLM2 have it; give such a model"
-            )
+        self._signs = self._how_to_continue()
+        pieces = tokenizer.convert_ids_to_tokens(self._plain(" a"))
+        self.byte_level: bool = self._signs == ("",) and bool(pieces) and pieces[0].startswith("\u0120")
+        self.notes: tuple[str, ...] = self._begin_notes(begin)
 
     def _plain(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _opening(self) -> tuple[int, ...]:
+        """The ids that the tokenizer puts before a text, as it does for every one of the probes."""
+        found: set[tuple[int, ...] | None] = set()
+        for text, _ in _PROBES:
+            plain, whole = self._plain(text), self._tokenizer(text, verbose=False)["input_ids"]
+            places = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
+            # Where a text has no token at all, what comes cannot be told from what goes.
+            found.add(tuple(whole[: places[0]]) if places and (plain or not whole) else None)
+        (opening, *others) = found
+        if others or opening is None:
+            raise ModelError(
+                "the tokenizer does not put the same tokens before every text; expected special tokens before or "
+                "after a text and its own tokens between them; give a model with such a tokenizer"
+            )
+        return opening
+
+    def _how_to_continue(self) -> tuple[str, ...]:
+        """The signs to put before a continuation, tried in order; an empty one where its ids are those of the text."""
+        spaced = all(self._plain(text) == self._plain(f" {text}") for text, _ in _PROBES)
+        for signs in (_SIGNS,) if spaced else (("",), _SIGNS):
+            self._signs = signs
+            try:
+                if all([*self._plain(text), *self._after(more)] == self._plain(text + more) for text, more in _PROBES):
+                    return signs
+            except PromptError:
+                pass
+        raise ModelError(
+            "the tokenizer gives a text other tokens where it stands after a prompt, so that a target cannot be told; "
+            "expected byte-level BPE or sentence-piece, as GPT-2, Llama 2, Llama 3 and SmolLM2 have it; give such a "
+            "model"
+        )
+
+    def _after(self, text: str) -> list[int]:
+        """Ids of a text where it stands after another; PromptError where they cannot be told."""
+        for sign in self._signs:
+            before = self._plain(sign) if sign else []
+            found = self._tokenizer(sign + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ids, count = found["input_ids"], len(before)
+            if (
+                (before or not sign)
+                and ids[:count] == before
+                and (len(ids) == count or found["offset_mapping"][count][0] >= len(sign))
+            ):
+                return ids[count:]
+        raise PromptError(
+            f"the text {_short(text)!r} has no tokens of its own after a prompt with this tokenizer; give another"
+        )
+
+    def _begin_notes(self, begin: int | None) -> tuple[str, ...]:
+        """A line where the model's begin token is known and the tokenizer does not put it before a text."""
+        if begin is None or begin in self.opening or not 0 <= begin < len(self._tokenizer):
+            return ()
+        text = self._tokenizer.convert_ids_to_tokens(begin)
+        if text not in _BEGIN_TOKENS and not self._tokenizer.init_kwargs.get("add_bos_token"):
+            return ()
+        return (
+            f"the configuration names the begin token {text!r}, and the tokenizer does not put it before a text; if "
+            "the model was trained with it, give the model's own tokenizer files",
+        )
 
     def encode(self, text: str) -> Encoded:
-        """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, or has an unknown
-        word.
+        """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, no Unicode text, or
+        has an unknown word.
         """
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
+        _check_text(text)
         found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = (*self.opening, *found["input_ids"])
         offsets = (*((0, 0) for _ in self.opening), *(tuple(pair) for pair in found["offset_mapping"]))
@@ -98,19 +179,62 @@ class Tokens:
             )
         if self._unknown is not None and self._unknown in ids:
             start, stop = offsets[ids.index(self._unknown)]
-            raise PromptError(
-                f"the word {text[start:stop].strip()!r} in {_short(text)!r} is not in this model's vocabulary; "
-                "use words of its fact file, or another model"
-            )
+            raise self._is_unknown(text[start:stop], text)
         return Encoded(text, ids, offsets, len(self.opening))
 
+    def _is_unknown(self, word: str, text: str) -> PromptError:
+        return PromptError(
+            f"the word {word.strip()!r} in {_short(text)!r} is not in this model's vocabulary; "
+            "use words of its fact file, or another model"
+        )
+
     def ids(self, text: str) -> list[int]:
-        """Ids of a text that continues another, as targets do: checked as `encode` checks them, without opening."""
+        """Ids of a text that stands alone, checked as `encode` checks them, without opening."""
         return list(self.encode(text).ids[len(self.opening) :])
+
+    def continuation(self, text: str) -> list[int]:
+        """Ids of a text that goes on after another, as " Paris" after a prompt; PromptError as `encode` raises it."""
+        if not text.strip():
+            raise PromptError("the text after a prompt is empty; expected a text of at least one token")
+        _check_text(text)
+        ids = self._after(text)
+        if not ids:
+            raise PromptError(f"the text {_short(text)!r} has no token in this model's vocabulary; give another")
+        if self._unknown is not None and self._unknown in ids:
+            words = text.split()
+            raise self._is_unknown(next((w for w in words if self._unknown in self._after(f" {w}")), text), text)
+        return ids
+
+    def fed(self, prompt: Encoded, target: Sequence[int]) -> tuple[int, ...]:
+        """The ids of a prompt and of what follows it, but for the last, which is only read.
+
+        PromptError when they are more than the model's positions.
+        """
+        ids = (*prompt.ids, *target[:-1])
+        if len(ids) > self.limit:
+            raise PromptError(
+                f"the prompt {_short(prompt.text)!r} of {len(prompt.ids)} tokens with the {len(target)} tokens after "
+                f"it exceeds the model's {self.limit} positions; shorten one of them"
+            )
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens as they are written, every space kept."""
         return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+    def label(self, one: int) -> str:
+        """The text of one token, to be read by people; the bytes of a part of a character as <0xE6>."""
+        text = self.decode([one])
+        if "\ufffd" not in text:
+            return text
+        piece = self._tokenizer.convert_ids_to_tokens(one)
+        if not all(letter in _BYTES for letter in piece):
+            return piece
+        raw = bytes(_BYTES[letter] for letter in piece)
+        return "".join(
+            f"<0x{ord(letter) - 0xDC00:02X}>" if 0xDC80 <= ord(letter) <= 0xDCFF else letter
+            for letter in raw.decode("utf-8", "surrogateescape")
+        )
 
     def decode_as_released(self, ids: Sequence[int]) -> str:
         """`decode`, with the spaces cleaned up where `cleans_spaces` says so.
@@ -137,3 +261,21 @@ class Tokens:
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_text(text: str) -> None:
+    """PromptError for what came from bytes that are no UTF-8, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"the text {_short(text)!r} holds bytes that are not UTF-8; write it in UTF-8") from None
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that byte-level BPE writes for each byte, and the byte: its own where it can be printed."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()

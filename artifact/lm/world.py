@@ -39,6 +39,7 @@ from artifact.facts.world import (
     build_tokenizer,
     generate,
 )
+from artifact.io import write_atomically
 
 LAYERS = 6
 HEADS = 4
@@ -298,7 +299,7 @@ def train(
         losses = _optimise(params, Sampler(world, settings, seed, limit), steps, progress)
         out.mkdir(parents=True, exist_ok=True)
         halves = {name: tensor.detach().half().contiguous() for name, tensor in params.items()}
-        (out / "model.safetensors").write_bytes(save(halves, metadata={"format": "pt"}))
+        write_atomically(out / "model.safetensors", save(halves, metadata={"format": "pt"}))
         save_tokenizer(world, out)
         _write_json(out / "config.json", _config(len(world.vocabulary())))
         _write_json(out / "facts.json", world.records())
@@ -313,7 +314,7 @@ def train(
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
+    write_atomically(path, json.dumps(content, indent=1).encode("ascii") + b"\n")
 
 
 def _config(vocabulary: int) -> dict[str, Any]:
@@ -328,7 +329,7 @@ def _config(vocabulary: int) -> dict[str, Any]:
 
 def save_tokenizer(world: World, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json, loadable as a `PreTrainedTokenizerFast`."""
-    build_tokenizer(world).save(str(folder / "tokenizer.json"))
+    write_atomically(folder / "tokenizer.json", build_tokenizer(world).to_str(pretty=True).encode())
     special = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     config = {
         "added_tokens_decoder": {"0": {"content": END_OF_TEXT, **special}, "1": {"content": UNKNOWN, **special}},

@@ -3,8 +3,6 @@
 Covers the panels of Figures 2 and 3, their words and their CSV. Nothing here is drawn (figures.py) or traced.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import numpy as np
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
+from artifact.reporting.escapes import csv_bytes, file_name
 from artifact.runs.store import Store
 from artifact.tracing.averages import RoleEffects, Traces, traces_of
 
@@ -78,7 +77,7 @@ class Chart:
     @property
     def name(self) -> str:
         """Stem of the figure's files."""
-        return f"aie-{self.kind}"
+        return f"aie-{file_name(self.kind)}"
 
     @property
     def fingerprint(self) -> bytes:
@@ -135,22 +134,21 @@ def charts(store: Store, traced: Mapping[TraceKey, Traces] | None = None) -> lis
 
 def panel_file(panel: Panel) -> str:
     """File name of a single panel's PNG."""
-    return f"aie-{panel.unit}.png"
+    return f"aie-{file_name(panel.unit)}.png"
 
 
 def chart_csv(chart: Chart) -> bytes:
     """Mean AIE (probability), 95% interval of the mean (normal approximation) and facts, by unit, role and layer."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["unit", "kind", "corrupted", "role", "layer", "facts", "aie", "low", "high"])
+    header = ("unit", "kind", "corrupted", "role", "layer", "facts", "aie", "low", "high")
+    rows: list[list[object]] = []
     for panel in chart.panels:
         for effect in panel.effects:
             for layer, (mean, half) in enumerate(zip(effect.mean(), effect.half_width(), strict=True)):
                 bounds = ["", ""] if np.isnan(half) else [f"{mean - half:.6f}", f"{mean + half:.6f}"]
-                writer.writerow(
+                rows.append(
                     [panel.unit, chart.kind, panel.corrupt, effect.role, layer, effect.facts, f"{mean:.6f}", *bounds]
                 )
-    return text.getvalue().encode()
+    return csv_bytes(header, rows)
 
 
 def largest_half_width(panel: Panel) -> float | None:

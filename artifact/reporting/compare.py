@@ -17,6 +17,7 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric, columns_of
 from artifact.facts.fact import Perspective
 from artifact.plan import Unit
+from artifact.reporting.escapes import markdown
 from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
 from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.report import text_template
@@ -96,7 +97,7 @@ def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) ->
 def comparison_text(found: Comparison, metric: Metric) -> str:
     """The comparison for one metric as Markdown: the runs, what differs, the table, and what was left out."""
     table = text_template("table.md.j2")
-    parts = [f"- first: {found.first}\n- second: {found.second}\n"]
+    parts = [f"- first: {markdown(found.first)}\n- second: {markdown(found.second)}\n"]
     if found.differences:
         parts.append(table.render(grid=difference_grid(found)))
     else:
@@ -107,7 +108,7 @@ def comparison_text(found: Comparison, metric: Metric) -> str:
         parts.append("No unit that scores a model is in both runs.\n")
     for words, names in (("first", found.only_first), ("second", found.only_second)):
         if names:
-            parts.append(f"Only in the {words} run: {', '.join(names)}.\n")
+            parts.append(f"Only in the {words} run: {', '.join(map(markdown, names))}.\n")
     if found.traces:
         parts.append(f"Trace units not compared: {found.traces}.\n")
     return "\n".join(parts)

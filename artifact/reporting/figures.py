@@ -7,7 +7,7 @@ GPU. Which figures need drawing at all is drawings.py's.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from artifact.errors import RunError, SettingError
 from artifact.io import write_atomically
 from artifact.reporting.charts import Chart, Panel, panel_file
 from artifact.reporting.severed import LINES, SeveredChart
+from artifact.terminal import shown
 
 COLUMN_INCHES = 3.5
 """Width of one panel: a column of the paper, or a phone's screen."""
 _PIXELS_PER_INCH = 220
+_MOST_PIXELS = 30_000
+"""Largest height of a figure in pixels, which a prompt of a thousand tokens would exceed."""
+_MOST_CHARACTERS = 40
+"""Of a label: a longer one leaves no room for what it names."""
 _COLOURS = "viridis"
 # Okabe and Ito's colours, told apart by colour-blind readers; the line styles differ too.
 _LOOKS = {"hidden": ("#000000", "-"), "severed-mlp": ("#0072B2", "--"), "severed-attn": ("#D55E00", ":")}
@@ -35,6 +41,7 @@ _STYLE: Any = {
     "axes.titlesize": 8.5,
     "axes.linewidth": 0.5,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a name may hold dollar signs, which are no formula
     "axes.unicode_minus": False,  # one character beyond Latin-1 embeds the font a second time
 }
 
@@ -54,39 +61,54 @@ def severed_files(chart: SeveredChart) -> dict[str, bytes]:
     return {f"{chart.name}.pdf": pdf, f"{chart.name}.png": png}
 
 
+def figure_form(path: Path) -> str:
+    """The form that a figure's file name asks for: pdf or png; SettingError for another."""
+    form = path.suffix.lower().removeprefix(".")
+    if form not in ("pdf", "png"):
+        raise SettingError(f"figure {path}: expected a name that ends in .pdf or .png; give such a name")
+    return form
+
+
 def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
     """Heat map of one traced prompt's indirect effects, token by layer, written to `path` (.pdf or .png).
 
     `trace` holds what `kloc trace --json` writes. Corrupted tokens carry a star. Raises SettingError for another
     suffix, RunError when the file cannot be written.
     """
-    form = path.suffix.lower().removeprefix(".")
-    if form not in ("pdf", "png"):
-        raise SettingError(f"figure {path}: expected a name that ends in .pdf or .png; give such a name")
+    form = figure_form(path)
     effects_TL = np.asarray(trace["scores"]) - trace["corrupted"]
 
     def draw() -> Figure:
-        figure = Figure(
-            figsize=(COLUMN_INCHES, 0.8 + 0.17 * len(effects_TL)), dpi=_PIXELS_PER_INCH, layout="constrained"
-        )
+        inches = 0.8 + 0.17 * len(effects_TL)
+        dots = min(_PIXELS_PER_INCH, _MOST_PIXELS / inches)
+        figure = Figure(figsize=(COLUMN_INCHES, inches), dpi=dots, layout="constrained")
         axis = figure.subplots()
         image = axis.imshow(effects_TL, aspect="auto", cmap=_COLOURS, interpolation="nearest")
-        words = [f"{token}{'*' if t in trace['span'] else ''}" for t, token in enumerate(trace["tokens"])]
-        # A token may hold a dollar sign, which is no formula.
-        axis.set_yticks(range(len(words)), [word.replace("$", r"\$") for word in words])
+        words = [f"{_drawable(token)}{'*' if t in trace['span'] else ''}" for t, token in enumerate(trace["tokens"])]
+        axis.set_yticks(range(len(words)), words)
         axis.set_xticks(range(0, effects_TL.shape[1], max(1, -(-effects_TL.shape[1] // 8))))
         axis.set_xlabel("layer")
         axis.tick_params(length=2, width=0.5)
-        figure.colorbar(image, ax=axis).set_label(
-            f"indirect effect on p({trace['answer'].strip()})".replace("$", r"\$")
-        )
+        figure.colorbar(image, ax=axis).set_label(f"indirect effect on p({_drawable(trace['answer'].strip())})")
         return figure
 
+    (content,) = figure_bytes(draw, form)
     try:
-        (content,) = figure_bytes(draw, form)
         write_atomically(path, content)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); name a file in a folder you own") from None
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(_STYLE["font.family"])).get_charmap())
+
+
+def _drawable(text: str) -> str:
+    """A text in one short line that the font can draw: what it has no glyph for is written as an escape."""
+    line = shown(text)
+    drawn = "".join(c if ord(c) in _glyphs() else c.encode("unicode_escape").decode() for c in line[:_MOST_CHARACTERS])
+    return drawn if len(line) <= _MOST_CHARACTERS else f"{drawn}..."
 
 
 def _scale(chart: Chart) -> Normalize:
@@ -134,16 +156,16 @@ def _figure(chart: Chart, panels: Sequence[Panel]) -> Figure:
     for axis, panel in zip(axes, panels, strict=False):
         aie_RL = panel.aie_RL
         image = axis.imshow(aie_RL, aspect="auto", cmap=_COLOURS, norm=scale, interpolation="nearest")
-        axis.set_yticks(range(len(panel.effects)), [f"{e.role} ({e.facts})" for e in panel.effects])
+        axis.set_yticks(range(len(panel.effects)), [f"{_drawable(e.role)} ({e.facts})" for e in panel.effects])
         layers = aie_RL.shape[1]
         axis.set_xticks(range(0, layers, max(1, -(-layers // 8))))
         axis.set_xlabel("layer")
-        named = f"{panel.unit}, " if views.count(panel.corrupt) > 1 else ""
+        named = f"{_drawable(panel.unit)}, " if views.count(panel.corrupt) > 1 else ""
         axis.set_title(f"{panel.title}\n{named}{panel.facts} facts", loc="right")
         axis.tick_params(length=2, width=0.5)
     assert image is not None
     bar = figure.colorbar(image, ax=list(axes), pad=0.02, fraction=0.05, aspect=18 * rows)
-    bar.set_label(f"AIE, {chart.printed_kind}")
+    bar.set_label(f"AIE, {_drawable(chart.printed_kind)}")
     bar.ax.tick_params(length=2, width=0.5)
     bar.outline.set_linewidth(0.5)
     return figure

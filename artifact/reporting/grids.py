@@ -1,16 +1,15 @@
 """Tables as text: numbers written once, the same in LaTeX, Markdown, CSV and on the page.
 
 Covers formatting numbers, the grids of strings that the templates print, and the long CSV files. It computes nothing
-(tables.py, intervals.py) and escapes nothing: that is each template's business.
+(tables.py, intervals.py); of escaping it knows that of CSV alone (escapes.py), the rest is each template's business.
 """
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from artifact.evaluation.metrics import METRICS, Column, Group, Metric, columns_of
 from artifact.reporting.charts import Chart
+from artifact.reporting.escapes import csv_bytes
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import TRANSFER_GROUPS, PaperCell, PaperRow, Row
 
@@ -213,7 +212,7 @@ def own_csv(rows: Sequence[Row]) -> bytes:
                     ]
                 )
     header = "unit_of_work edited method view group against metric unit mean low high n change change_low change_high"
-    return _csv([*header.split(), "change_n", "failed", "excluded"], lines)
+    return csv_bytes([*header.split(), "change_n", "failed", "excluded"], lines)
 
 
 def paper_csv(rows: Sequence[PaperRow]) -> bytes:
@@ -232,20 +231,12 @@ def paper_csv(rows: Sequence[PaperRow]) -> bytes:
                 ]
             )
     header = "id paper where model method edited view group metric unit value tolerance measured low high n difference"
-    return _csv([*header.split(), "status"], lines)
+    return csv_bytes([*header.split(), "status"], lines)
 
 
 def grid_csv(grid: Grid) -> bytes:
     """A grid as it stands."""
-    return _csv(grid.header, grid.rows)
-
-
-def _csv(header: Iterable[str], rows: Iterable[Iterable[str]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return csv_bytes(grid.header, grid.rows)
 
 
 def _mean(row: Row, metric: Metric, column: Column) -> str:

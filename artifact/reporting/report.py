@@ -11,7 +11,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import groupby
@@ -31,12 +31,14 @@ from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
+from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.grids import Grid
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import PaperRow, counted_reasons
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
+from artifact.runs.lock import turn
 from artifact.runs.rehearsed import REHEARSED
 from artifact.runs.store import RunInfo, Store
 
@@ -44,13 +46,6 @@ PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
     "Language Models"
 )
-_LATEX = {
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "\n": " "},
-    # After a line's end LaTeX takes [ and * for arguments.
-    **{"[": "{[}", "*": "{*}", "`": r"\textasciigrave{}", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$"},
-}
 
 
 @dataclass(frozen=True)
@@ -66,19 +61,22 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
     `folder` is the first run's own report folder unless given. Of several runs each file carries its model's name, with
-    `by_model` of a single one, too: a report that other models will join then keeps its names. Raises RunError when it
+    `by_model` of a single one, too: a report that other models will join then keeps its names. Two processes that
+    report into one folder take turns. Raises RunError when it
     cannot be written, ExpectedError when the published values cannot be read.
     """
     folder = folder or stores[0].report_folder
-    # Tried first: nobody should wait for a report that has no place.
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
-            unfinished.unlink()
-    with _uncollected():
-        found = make_report(stores, load_expected(), folder, by_model)
-    for name, content in found.files.items():
-        _write(folder / name, content)
+    with ExitStack() as stack:
+        # Tried first: nobody should wait for a report that has no place.
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if stack.enter_context(turn(folder)):
+                for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
+                    unfinished.unlink(missing_ok=True)
+        with _uncollected():
+            found = make_report(stores, load_expected(), folder, by_model)
+        for name, content in found.files.items():
+            _write(folder / name, content)
     return folder / "report.html", found
 
 
@@ -115,6 +113,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
         "files": sorted(files),
+        "panel_file": panel_file,
     }
     files["report.html"] = _page_template("report.html.j2").render(context).encode()
     files["report.md"] = text_template("report.md.j2").render(context).encode()
@@ -140,6 +139,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
     return {
         "info": info,
+        "checked": store.checked(),
         "prefix": prefix,
         "rows": rows,
         "own_grids": own,
@@ -172,7 +172,7 @@ def _prefixes(models: Sequence[str], by_model: bool) -> list[str]:
     """
     if len(models) == 1 and not by_model:
         return [""]
-    names = [re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name) for model in models]
+    names = [file_name(Path(model).name) for model in models]
     return [f"{name}-{i}-" if names.count(name) > 1 else f"{name}-" for i, name in enumerate(names, 1)]
 
 
@@ -203,7 +203,7 @@ def repeat_command(info: RunInfo) -> str:
     if corrected := corrected_switches(info.protocol, info.switches):
         words += ["--correct", ",".join(corrected)]
     for option, value in sorted(info.given.items()):
-        words += [option, value]
+        words += [option, value] if value else [option]
     return shlex.join(words)
 
 
@@ -272,10 +272,13 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
+        finalize=plain,
     )
     found.filters.update(
-        latex=_latex,
-        cell=lambda text: re.sub(r"([\\`*_|<>])", r"\\\1", " ".join(str(text).split())),
+        latex=latex,
+        cell=markdown,
+        label=markdown_label,
+        code=markdown_code,
         number=grids.number,
         interval=grids.interval,
         edit_name=grids.edit_name,
@@ -288,12 +291,6 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         minus=lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)),
     )
     return found
-
-
-def _latex(text: Any) -> str:
-    """Plain text as LaTeX prints it: marks escaped, opening quotes told from closing ones, hyphens no dashes."""
-    escaped = "".join(_LATEX.get(mark, mark) for mark in str(text))
-    return re.sub(r"-(?=-)", "-{}", re.sub(r"(?<![^\s(])''(?=\S)", "``", escaped))
 
 
 def _by_table(rows: tuple[PaperRow, ...]) -> dict[str, list[PaperRow]]:

@@ -16,6 +16,7 @@ from artifact.errors import RunError
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
 from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
+from artifact.runs.seals import Checked
 from artifact.runs.store import RunInfo, Store
 
 STATES: tuple[CellState, ...] = ("reproduced", "outside tolerance", "skipped", "not run")
@@ -46,12 +47,21 @@ class _Condition:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Everything runs say about the paper. `paper` and `second_source` are the published rows with judged cells."""
+    """Everything runs say about the paper. `paper` and `second_source` are the published rows with judged cells.
+
+    `checked` is what the checksums say of each run's records.
+    """
 
     infos: tuple[RunInfo, ...]
     paper: tuple[PaperRow, ...]
     second_source: tuple[PaperRow, ...]
     claims: tuple[JudgedClaim, ...]
+    checked: tuple[Checked, ...] = ()
+
+    @property
+    def damage(self) -> str:
+        """What is damaged in the runs' journals and left out; empty where nothing is."""
+        return "; ".join(found.damage for found in self.checked if found.damage)
 
     @property
     def cells(self) -> tuple[PaperCell, ...]:
@@ -66,12 +76,18 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """1 if any compared value of the paper is outside its tolerance, else 0."""
+        """2 for a damaged journal, 1 if any compared value of the paper is outside its tolerance, else 0."""
+        if self.damage:
+            return 2
         return 1 if self.counts["outside tolerance"] else 0
 
     @property
     def sentence(self) -> str:
         """The verdict in one line."""
+        return f"{self._compared} The journal is {self.damage}." if self.damage else self._compared
+
+    @property
+    def _compared(self) -> str:
         counts, total = self.counts, len(self.cells)
         compared = counts["reproduced"] + counts["outside tolerance"]
         if not compared:
@@ -124,6 +140,7 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
         paper=paper,
         second_source=tuple(paper_rows(expected.second_source, rows)),
         claims=tuple(judge_claim(claim, cells, by_model) for claim in expected.claims),
+        checked=tuple(run.store.checked() for run in runs),
     )
 
 
@@ -162,6 +179,8 @@ def verdict_json(verdict: Verdict) -> bytes:
     content = {
         "runs": [
             {
+                "damaged": checked.harmed,
+                "unsealed": checked.unsealed,
                 "plan": info.plan.name,
                 "model": info.model,
                 "revision": info.revision,
@@ -174,7 +193,7 @@ def verdict_json(verdict: Verdict) -> bytes:
                 "evidence_note": info.evidence_note,
                 "limit": info.limit,
             }
-            for info in verdict.infos
+            for info, checked in zip(verdict.infos, verdict.checked, strict=True)
         ],
         "verdict": verdict.sentence,
         "exit_code": verdict.exit_code,

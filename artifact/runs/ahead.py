@@ -14,11 +14,12 @@ from artifact.editing.protocol import protocol_of
 from artifact.errors import NotBegun, RunError
 from artifact.lm.device import check_fits, parse_bytes
 from artifact.plan import Plan
+from artifact.runs.describe import first_difference
 from artifact.runs.inputs import check_given
-from artifact.runs.journal import DATABASE
-from artifact.runs.lock import locked, unwritable
+from artifact.runs.journal import DATABASE, journal_file
+from artifact.runs.lock import check_path, locked, unwritable
 from artifact.runs.setup import Asked, check_asked, run_device
-from artifact.runs.store import first_difference, reading
+from artifact.runs.store import reading
 from artifact.sources.catalogue import HUB_MODELS
 
 
@@ -42,6 +43,7 @@ def check_ahead(plan: Plan, model: str, asked: Asked, folder: Path | None, local
 
 def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
     """Raise RunError when the folder cannot be written, is in use, damaged, or belongs to another run."""
+    check_path(folder)
     if not folder.exists():
         there = next(parent for parent in folder.absolute().parents if parent.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -49,7 +51,7 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
             raise unwritable(folder, OSError(reason, os.strerror(reason)))
         return
     with locked(folder):
-        if not (folder / DATABASE).is_file():
+        if not journal_file(folder / DATABASE):
             return
         with suppress(NotBegun), reading(folder) as store:
             info, protocol = store.info(), protocol_of(asked.protocol, asked.correct)

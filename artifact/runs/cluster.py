@@ -23,16 +23,17 @@ from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.lm.device import ROOM
 from artifact.plan import Plan, Unit
+from artifact.runs.describe import described, first_difference
 from artifact.runs.engine import Computed, Engine
 from artifact.runs.inputs import FACTS
 from artifact.runs.local import Local
 from artifact.runs.setup import Asked, prepare
-from artifact.runs.store import RunInfo, described, first_difference
+from artifact.runs.store import RunInfo
 from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]
 Batch = Sequence[int]
-MAY_DIFFER = ("device", "model_reason")
+MAY_DIFFER = ("device", "model_reason", "file_notes")
 LOSSES_A_WORKER = 3
 """Workers that are replaced, for each that the cluster has room for, before none is started any more."""
 LOSSES_A_BATCH = 3
@@ -355,7 +356,7 @@ class Cluster:
 
 def _files(asked: Asked) -> dict[str, str]:
     """The files and folders that the user named and this machine has, by option."""
-    named = {option: path for option, path in asked.given.options().items() if path not in FACTS}
+    named = {option: path for option, path in asked.given.options().items() if path and path not in FACTS}
     named["--model"] = asked.model
     return {option: path for option, path in named.items() if Path(path).exists()}
 

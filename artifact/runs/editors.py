@@ -4,12 +4,14 @@ Covers the choice where the user names a file and where not: prefixes are drawn 
 world's corpus or the model's own samples, MEND's weights from the world's folder. It edits nothing itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from artifact.editing import made_for
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.mend_weights import read_network
 from artifact.editing.methods import Editor
+from artifact.editing.moment_source import moments_note
 from artifact.editing.moments import Moments, compute_moments, key_width, read_moments
 from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
 from artifact.editing.protocol import Protocol
@@ -33,10 +35,14 @@ def make_editor(
     prefixes: Path | None = None,
     moments: Path | Moments | None = None,
     mend_weights: Path | None = None,
+    any_model: bool = False,
+    named: Collection[Path] = (),
 ) -> Editor:
     """A method on a model, every setting resolved; what is not given is drawn, computed, or the world's own.
 
-    Raises SettingError for a file that cannot be used, and for MEND without weights.
+    The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
+    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for MEND without
+    weights.
     """
     resolved = hparams_for(method, model.name, model.decoder.layers, hparams, model.decoder)
     if method in ("ft", "kn"):
@@ -46,12 +52,15 @@ def make_editor(
         if missing is not None:
             raise SettingError(missing)
         # Put on the device once, for all batches.
-        network = read_network(mend_weights or WORLD_MEND).to(model.decoder.device)
-        said = notes(hparams, model, None, network)
+        path = mend_weights or WORLD_MEND
+        network = read_network(path).to(model.decoder.device)
+        other = made_for.note(str(path), network.weights_sha256, model, any_model, path in named)
+        said = (*notes(hparams, model, None, network), *([other] if other else []))
         return Editor(model, method, resolved, protocol, memory, network=network, notes=said)
     if isinstance(moments, Path):
         moments = read_moments(moments)
     matrices = moments or default_moments(model, resolved.layers)
+    other = moments_note(matrices, model, resolved.layers, any_model, matrices.folder in named)
     templates: Sequence[object]
     released = protocol.prefixes_as_released
     if method == "rome":
@@ -59,7 +68,7 @@ def make_editor(
         templates = read_prefixes(prefixes) if prefixes else draw_prefixes(model, lengths, as_released=released)
     else:
         templates = read_groups(prefixes) if prefixes else draw_groups(model, as_released=released)
-    said = notes(hparams, model, matrices, None)
+    said = (*notes(hparams, model, matrices, None), *([other] if other else []))
     return Editor(model, method, resolved, protocol, memory, prefixes=templates, moments=matrices, notes=said)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from artifact.editing.made_for import ANY_MODEL
 from artifact.editing.protocol import Protocol
 from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts import dataset
@@ -35,6 +36,10 @@ OTHER_NOTE = (
     "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
 )
 
+ANY_MODEL_NOTE = (
+    f"Files made for another model were allowed ({ANY_MODEL}), so this run is not compared with the paper's numbers."
+)
+
 
 @dataclass(frozen=True)
 class Given:
@@ -44,13 +49,16 @@ class Given:
     relation_source: RelationSource = "authors"
     moments: Path | None = None
     mend_weights: Path | None = None
+    any_model: bool = False
+    """Whether files made for another model are used all the same."""
 
     def options(self) -> dict[str, str]:
-        """The command line's options by name, to repeat the run with."""
+        """The command line's options by name, to repeat the run with; a flag's value is empty."""
         named = {"--facts": self.facts, "--moments": self.moments, "--mend-weights": self.mend_weights}
         if self.relation_source != "authors":
             named["--relation-source"] = self.relation_source
-        return {option: str(value) for option, value in named.items() if value is not None}
+        flags = {ANY_MODEL: ""} if self.any_model else {}
+        return {option: str(value) for option, value in named.items() if value is not None} | flags
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,8 @@ def evidence(plan: Plan, model: str, data: Data, given: Given) -> tuple[bool, st
     """
     if model == "world":
         return False, WORLD_NOTE
+    if given.any_model:
+        return False, ANY_MODEL_NOTE
     if model not in PAPER_MODELS or not plan.of_the_paper or _facts_name(plan, given) != "counterfact":
         return False, OTHER_NOTE
     (file,) = PLAIN_SOURCES["counterfact"].files

@@ -7,28 +7,37 @@ write stand in store.py; what is whole in a damaged file is saved by recover.py.
 import os
 import shlex
 import sqlite3
+import stat
 from pathlib import Path
 from urllib.parse import quote
 
 from artifact.errors import NotBegun, RunError
+from artifact.io import reason
+from artifact.runs.seals import has_seals
 
 DATABASE = "run.sqlite"
 _SCHEMA = """
 create table if not exists meta (key text primary key, value text not null);
 create table if not exists records (
-    unit text not null, case_id integer not null, status text not null, payload text not null,
+    unit text not null, case_id integer not null, status text not null, payload text not null, seal blob,
     primary key (unit, case_id)
 ) without rowid;
 create index if not exists states on records (unit, status);
 create table if not exists numbers (
-    unit text not null, case_id integer not null, row blob not null, primary key (unit, case_id)
+    unit text not null, case_id integer not null, row blob not null, seal blob, primary key (unit, case_id)
 ) without rowid;
 create table if not exists times (unit text not null, seconds real not null, cases integer not null, ended real);
 """
 _TABLES = {"meta", "records", "times"}
+_ADDED = {"records": "seal blob", "numbers": "seal blob", "times": "ended real"}
+"""Columns that tables of earlier versions lack."""
 _PATIENCE = 60.0
 """Seconds that reader and writer wait for one another: a report of a long run reads for seconds."""
 _CHUNK = 1 << 20
+_ROLLBACK = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+"""How a rollback journal of SQLite begins."""
+_LONGEST = 200
+"""Characters of a path that are shown."""
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
@@ -36,17 +45,24 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 
     Journals of earlier versions get what they lack.
     """
+    there = journal_file(path)
+    if path.is_symlink():
+        raise RunError(f"{path}: is a link, and a run's journal is written to in its own folder only; put it there")
+    _refuse_strangers(path)
     try:
         connection = _connect(path, "mode=rwc")
     except sqlite3.Error as error:
         raise unwritable(path, error) from None
     try:
-        if _is_journal(path, connection):
+        if _is_journal(path, connection) and there:
+            _check_size(path, connection)
             _check(path, connection)
         connection.execute("pragma synchronous = normal")
         connection.executescript(f"begin; {_SCHEMA} commit;")  # a killed process leaves all tables or none
-        if not any(name == "ended" for _, name, *_ in connection.execute("pragma table_info(times)")):
-            connection.execute("alter table times add column ended real")
+        for table, column in _ADDED.items():
+            known = {name for _, name, *_ in connection.execute(f"pragma table_info({table})")}
+            if column.split()[0] not in known:
+                connection.execute(f"alter table {table} add column {column}")
     except sqlite3.Error as error:
         connection.close()
         raise unwritable(path, error) from None
@@ -58,8 +74,9 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 
 def open_to_read(path: Path) -> sqlite3.Connection:
     """The journal at `path`, which no statement can change; RunError when there is none or it cannot be used."""
-    if not path.is_file():
+    if not journal_file(path):
         raise RunError(f"{path.parent}: holds no {DATABASE}; name a run folder, such as results/smoke")
+    _refuse_strangers(path)
     how = "mode=ro"
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         how = "mode=rw"  # the next to open a journal takes back what a killed process wrote of a transaction
@@ -71,6 +88,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             connection.execute("pragma query_only = on")
             if not _is_journal(path, connection):
                 raise NotBegun(f"{path.parent}: the run never started; run its command again")
+            _check_size(path, connection)
         except (sqlite3.Error, RunError):
             connection.close()
             raise
@@ -119,6 +137,84 @@ def _connect(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True, timeout=_PATIENCE)
 
 
+def journal_file(path: Path) -> bool:
+    """Whether a file is at `path`; RunError where it cannot be known, or what is there is neither file nor folder."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        shown = str(path.parent) if len(str(path.parent)) <= _LONGEST else f"{str(path.parent)[:_LONGEST]}..."
+        raise RunError(
+            f"{shown}: cannot be looked into ({reason(error)}); name a run folder that you can read"
+        ) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise RunError(f"{path}: is not a regular file, so it is no run's journal; move it away")
+    return stat.S_ISREG(mode)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The run folders that a user means by `folder`: itself, or all in it by name; RunError where none can be there."""
+    if journal_file(folder / DATABASE):
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{DATABASE}")) or [folder]
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Raise RunError for files beside the journal that SQLite would take for its own and write into it.
+
+    A write-ahead log is never ours. A rollback journal is that of another database where it would bring back another
+    first page than ours was, or another number of pages.
+    """
+    log = path.with_name(path.name + "-wal")
+    if os.path.lexists(log):
+        raise damaged(path, f"{log.name} beside it is another program's: move it away, or")
+    kept = path.with_name(path.name + "-journal")
+    if os.path.lexists(kept) and not stat.S_ISREG(kept.lstat().st_mode):
+        raise damaged(path, f"{kept.name} beside it is not a regular file: move it away, or")
+    if half_written(path) and not goes_with(kept, path):
+        raise damaged(path, f"{kept.name} beside it is that of another file: move it away, or")
+
+
+def goes_with(kept: Path, path: Path) -> bool:
+    """Whether a rollback journal can be that of the file at `path` (sqlite.org/fileformat2.html, 3)."""
+    try:
+        with path.open("rb") as file:
+            first, size = file.read(100), os.fstat(file.fileno()).st_size
+        with kept.open("rb") as file:
+            head = file.read(28)
+            if len(head) < 28 or not head.startswith(_ROLLBACK) or len(first) < 100:
+                return True  # SQLite passes over it
+            pages, sector, page_size = (int.from_bytes(head[at : at + 4]) for at in (16, 20, 24))
+            file.seek(sector)
+            before = None
+            while len(record := file.read(page_size + 8)) == page_size + 8:
+                if record[:4] == b"\0\0\0\1":
+                    before = record[4:104]
+                    break
+    except OSError:
+        return True  # who opens it will say
+    if page_size != (int.from_bytes(first[16:18]) % 65535 or 65536) or pages * page_size > size:
+        return False
+    changes = [int.from_bytes(one[24:28]) for one in (first, before or first)]
+    counted = int.from_bytes((before or first)[28:32])
+    return counted == pages and changes[0] - changes[1] in (0, 1)
+
+
+def _check_size(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise RunError when the file is shorter or longer than the pages that it counts."""
+    connection.execute("begin")
+    try:
+        connection.execute("select count(*) from sqlite_master").fetchone()  # from here on no writer can change it
+        ((pages,),) = connection.execute("pragma page_count")
+        ((size,),) = connection.execute("pragma page_size")
+        there = path.stat().st_size
+    finally:
+        connection.rollback()
+    if there != pages * size:
+        raise damaged(path, f"it has {there} bytes, and its {pages} pages take {pages * size}")
+
+
 def _is_journal(path: Path, connection: sqlite3.Connection) -> bool:
     """Whether the file holds a journal; False for a new or empty one, RunError for another program's database."""
     tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
@@ -142,6 +238,8 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
     (found,) = connection.execute("pragma quick_check(1)").fetchone()
     if found != "ok":
         raise damaged(path, " ".join(found.replace("*** in database main ***", "").split()))
+    if has_seals(connection):
+        return  # they say more (store.py)
     broken = "select unit, case_id from records where not json_valid(payload) limit 1"
     for unit, case_id in connection.execute(broken):
         raise damaged(path, f"the record of {unit}, case {case_id}, is no JSON")

@@ -12,7 +12,7 @@ import msgspec
 
 from artifact.editing.edit import Edited
 from artifact.editing.hparams import hparams_hash
-from artifact.errors import ArtifactError, DeviceError, EditError
+from artifact.errors import ArtifactError, DeviceError, DoesNotFit, EditError
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
@@ -63,12 +63,12 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
 
     One that cannot be computed gives a failed record with its reason, after one more try alone: when a batch fails as a
     whole, or a case in it, one bad case costs only itself. Where the device's memory does not hold all of them, they
-    are computed half at a time.
+    are computed half at a time, and one that it does not hold alone is undone: another device can compute it.
     """
 
     def alone(item: Item) -> list[Record]:
         reason = f"case {item.case_id}: does not fit the device's memory; take a larger device"
-        return [Record(item.case_id, "failed", {"reason": reason})]
+        return [Record(item.case_id, "undone", {"reason": reason})]
 
     odd = {one.case_id: one.reason for one in items if isinstance(one, OddRecord)}
     usable = [item for item in items if item.case_id not in odd]
@@ -85,12 +85,12 @@ def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record
         raise  # it holds for every case
     except ArtifactError as error:
         if len(items) == 1:
-            return [Record(items[0].case_id, "failed", {"reason": str(error)})]
+            return [_failed(items[0].case_id, error)]
         return [record for item in items for record in _compute(unit, [item], context)]
     if len(items) == 1:
         return records
     return [
-        _compute(unit, [item], context)[0] if record.status == "failed" else record
+        _compute(unit, [item], context)[0] if record.status in ("failed", "undone") else record
         for item, record in zip(items, records, strict=True)
     ]
 
@@ -131,7 +131,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         records[fact.case_id] = Record(fact.case_id, "done", told)
     for fact, failed in zip(facts, found, strict=True):
         if isinstance(failed, EditError):
-            records[fact.case_id] = Record(fact.case_id, "failed", {"reason": str(failed)})
+            records[fact.case_id] = _failed(fact.case_id, failed)
     return [records[fact.case_id] for fact in facts]
 
 
@@ -156,20 +156,25 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
     asked = [statement for statement in statements if statement.case_id not in records]
     for statement, answer in zip(asked, greedy_answers(context.model, asked, context.memory), strict=True):
         if isinstance(answer, ArtifactError):
-            records[statement.case_id] = Record(statement.case_id, "failed", {"reason": str(answer)})
+            records[statement.case_id] = _failed(statement.case_id, answer)
         elif not is_answer(context.model, statement, answer):
-            said = context.model.tokens.decode([answer]).strip()
+            said = context.model.tokens.label(answer).strip()
             reason = f"the model's greedy answer is {said!r}, not {statement.answer!r}"
             records[statement.case_id] = Record(statement.case_id, "excluded", {"reason": reason})
     left = [statement for statement in statements if statement.case_id not in records]
     for statement, traced in zip(left, trace_all(context.model, left, settings, context.memory), strict=True):
         if isinstance(traced, ArtifactError):
-            records[statement.case_id] = Record(statement.case_id, "failed", {"reason": str(traced)})
+            records[statement.case_id] = _failed(statement.case_id, traced)
         else:
             payload = asdict(traced)
             del payload["case_id"]
             records[statement.case_id] = Record(statement.case_id, "done", payload)
     return [records[statement.case_id] for statement in statements]
+
+
+def _failed(case_id: int, error: ArtifactError) -> Record:
+    """What is recorded of a case that cannot be computed; undone where that is this device's fault."""
+    return Record(case_id, "undone" if isinstance(error, DoesNotFit) else "failed", {"reason": str(error)})
 
 
 def _without_words(statement: Statement) -> str:

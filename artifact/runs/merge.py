@@ -13,10 +13,12 @@ from shutil import rmtree
 import msgspec
 
 from artifact.errors import RunError, SettingError
-from artifact.runs.lock import unwritable
-from artifact.runs.store import RunInfo, Store, begin, described, first_difference, reading, run_folders, writing
+from artifact.runs.describe import described, first_difference
+from artifact.runs.journal import run_folders
+from artifact.runs.lock import refuse_existing, unwritable
+from artifact.runs.store import RunInfo, Store, begin, reading, writing
 
-_MAY_DIFFER = ("model_reason", "given", "shard")
+_MAY_DIFFER = ("model_reason", "given", "shard", "file_notes")
 """Words, and paths that differ from machine to machine; what is read from them is compared by its hash."""
 
 
@@ -42,8 +44,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[Merged]:
     """
     if not folders:
         raise SettingError("merge needs the folders of a run's parts and got none; name them")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
+    refuse_existing(out)
     with ExitStack() as stack:
         parts: dict[Path, list[Store]] = {}
         for folder in folders:
@@ -75,6 +76,8 @@ def _whole(parts: Sequence[Store]) -> RunInfo:
                 f"{part.folder}: is no part of the run in {parts[0].folder}: it was made with another {name} ({here}, "
                 f"there {there}); merge parts of one run"
             )
+    for part in parts:
+        part.refuse_damage()
     _refuse_overlap(parts, whole)
     return whole
 

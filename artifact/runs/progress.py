@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from artifact.terminal import say, shown
+
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -33,7 +35,7 @@ class Bar:
             self._progress.update(self._task, advance=cases, description=f"{self._name}{words}")
         elif self._done == self._total or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            print(f"{self._name}: {self._done}/{self._total} cases{words}", flush=True)
+            say(f"{self._name}: {self._done}/{self._total} cases{words}")
 
 
 class Display:
@@ -45,9 +47,9 @@ class Display:
     def say(self, line: str) -> None:
         """One line, above the bars on a terminal."""
         if self._progress:
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            say(line)
 
     def bar(self, name: str, total: int) -> Bar:
         return Bar(name, total, self._progress)
@@ -59,6 +61,6 @@ def display() -> Iterator[Display]:
     if not sys.stdout.isatty():
         yield Display(None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console()) as progress:
         yield Display(progress)

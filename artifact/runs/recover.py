@@ -1,9 +1,10 @@
 """Save what is whole in a damaged journal: its records, into a new run that the run's own command then finishes.
 
 Covers damaged, zeroed and missing pages, the lost first page, payloads that do not decode or do not fit their unit, and
-a description that is taken from run.json. The damaged folder stays as it is. A record is whole when its payload fits
-its unit and gives the numbers stored beside it, where there are any: of two that disagree, neither is kept. A changed
-digit of a payload that no stored number rests on is not seen. It computes no record (runner.py).
+a description that is taken from run.json. The damaged folder stays as it is. A record is whole when its seal confirms
+it (seals.py). One of an earlier version, without a seal, is whole when its payload fits its unit and gives the numbers
+stored beside it, where there are any: of two that disagree, neither is kept, and a changed digit that no stored number
+rests on is not seen. What is saved is sealed anew. It computes no record (runner.py).
 """
 
 import sqlite3
@@ -20,10 +21,11 @@ import numpy as np
 
 from artifact.errors import RunError
 from artifact.plan import Unit
-from artifact.runs.journal import DATABASE, half_written
-from artifact.runs.lock import holder, unwritable
+from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
+from artifact.runs.lock import holder, refuse_existing, unwritable
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
-from artifact.runs.pages import rows
+from artifact.runs.salvage import Pages
+from artifact.runs.seals import TALLY, Tally, of_description, seal
 from artifact.runs.store import DESCRIPTION, MISFITS, Record, RunInfo, Store, begin, writing
 
 _STATUSES = ("done", "excluded", "failed")
@@ -47,18 +49,17 @@ def recover(folder: Path, out: Path) -> list[Saved]:
     and when `out` is there already or cannot be written.
     """
     path = folder / DATABASE
-    if not path.is_file():
+    if not journal_file(path):
         raise RunError(f"{folder}: holds no {DATABASE}; name the folder of a damaged run")
     if (who := holder(folder)) is not None:
         raise RunError(f"{folder}: is in use by {who}; stop it first")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
+    refuse_existing(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         try:
             with _settled(path, out) as settled, writing(out) as store:
                 with store.together():
-                    saved = _save(settled, _Found(settled), folder, store)
+                    saved = _save(_Found(*settled), folder, store)
                 store.write_description()
         except BaseException:
             rmtree(out, ignore_errors=True)  # all that is in it was written here
@@ -68,23 +69,40 @@ def recover(folder: Path, out: Path) -> list[Saved]:
     return saved
 
 
-class _Found:
-    """What a damaged journal says besides its records."""
+@dataclass(frozen=True)
+class _Stored:
+    """A record as the journal holds it, with its seal where it has one."""
 
-    def __init__(self, path: Path) -> None:
+    unit: str
+    case_id: int
+    status: str
+    payload: str
+    seal: bytes | None
+
+    def confirmed(self, of: bytes) -> bool:
+        """Whether its seal, under the description that `of` stands for, is the one it has."""
+        texts = [text.encode(errors="surrogateescape") for text in (self.unit, self.status, self.payload)]
+        return seal(of, texts[0], self.case_id, *texts[1:]) == self.seal
+
+
+class _Found:
+    """What a damaged journal says, row by row."""
+
+    def __init__(self, path: Path, scratch: Path) -> None:
         self.meta: dict[str, tuple[int, str]] = {}
         self.numbers: dict[tuple[str, int], bytes] = {}
         self.known: set[tuple[str, int]] = set()
-        self.times: list[tuple[int, str, float, int, float | None]] = []
-        for rowid, row in rows(path):
+        self.times: dict[int, tuple[str, float, int, float | None]] = {}
+        self._pages = Pages(path, scratch)
+        for rowid, row in self._pages.rows():
             match rowid, row:
                 case int(), (str(key), str(text)):
                     if rowid >= self.meta.get(key, (0, ""))[0]:
                         self.meta[key] = rowid, text
                 case int(), (str(unit), int() | float() as seconds, int(cases), *ended):
                     clock = ended[0] if ended and isinstance(ended[0], int | float) else None
-                    self.times.append((rowid, unit, seconds, cases, clock))
-                case None, (str(unit), int(case_id), bytes(stored)):
+                    self.times[rowid] = unit, float(seconds), cases, clock
+                case None, (str(unit), int(case_id), bytes(stored), *_):
                     self.numbers[unit, case_id] = stored
                 case None, (str(unit), str(status), int(case_id)) if status in _STATUSES:
                     self.known.add((unit, case_id))
@@ -92,20 +110,48 @@ class _Found:
         if self.meta.get("numbers", (0, ""))[1] != LAYOUT:
             self.numbers = {}
 
-    def info(self, folder: Path) -> RunInfo:
-        """What the run is, from the journal, or else from the description beside it."""
+    def records(self) -> Iterator[_Stored]:
+        """Every record that can be read, in the order of the file."""
+        for rowid, row in self._pages.rows():
+            match rowid, row:
+                case None, (str(unit), int(case_id), str(status), str(payload), *rest):
+                    stored = rest[0] if rest and isinstance(rest[0], bytes) else None
+                    yield _Stored(unit, case_id, status, payload, stored)
+
+    def info(self, folder: Path) -> tuple[RunInfo, bytes]:
+        """What the run is, from the journal or else from the description beside it, and what stands for it in seals.
+
+        Where both can be read and differ, the one that a record's seal confirms.
+        """
         texts: list[str | bytes] = [self.meta["info"][1]] if "info" in self.meta else []
         if (folder / DESCRIPTION).is_file():
             texts.append((folder / DESCRIPTION).read_bytes())
+        found: list[tuple[RunInfo, bytes]] = []
         for text in texts:
             try:
-                return msgspec.json.decode(text, type=RunInfo)
+                info = msgspec.json.decode(text, type=RunInfo)
             except (msgspec.DecodeError, UnicodeError):
                 continue
-        raise RunError(
-            f"{folder}: neither {DATABASE} nor {DESCRIPTION} tells what the run is; put its {DESCRIPTION} back, or run "
-            "the command again with another --out"
-        )
+            # run.json is the same text with other white space.
+            found.append(
+                (info, of_description(text if isinstance(text, str) else msgspec.json.format(text, indent=-1)))
+            )
+        if not found:
+            raise RunError(
+                f"{folder}: neither {DATABASE} nor {DESCRIPTION} tells what the run is; put its {DESCRIPTION} back, or "
+                "run the command again with another --out"
+            )
+        first, last = found[0], found[-1]
+        if first[1] != last[1] and not any(one.confirmed(first[1]) for one in self.records() if one.seal):
+            return last if any(one.confirmed(last[1]) for one in self.records() if one.seal) else first
+        return first
+
+    def unsealed(self) -> bool:
+        """Whether records without a seal are an earlier version's, and not damaged."""
+        try:
+            return Tally.read(self.meta[TALLY][1]).unsealed > 0
+        except (KeyError, ValueError):
+            return True
 
     def environments(self) -> list[dict[str, Any]]:
         try:
@@ -114,24 +160,35 @@ class _Found:
             return []
 
 
-def _save(path: Path, found: _Found, folder: Path, store: Store) -> list[Saved]:
-    info = begin(store, found.info(folder))
+def _save(found: _Found, folder: Path, store: Store) -> list[Saved]:
+    info, of = found.info(folder)
+    info = begin(store, info)
     for environment in found.environments():
         store.add_environment(environment)
     units = {unit.name: unit for unit in info.plan.units}
     planned = {unit.name: {case for batch in info.batches(unit) for case in batch} for unit in info.plan.units}
     saved: dict[str, set[int]] = {name: set() for name in units}
     lost = {name: {case for unit, case in found.known if unit == name} & planned[name] for name in units}
-    for rowid, row in rows(path):
-        match rowid, row:
-            case None, (str(name), int(case_id), str(status), str(text)) if case_id in planned.get(name, ()):
-                record = _whole(units[name], case_id, status, text, found.numbers.get((name, case_id)), info)
-                if record is None:
-                    lost[name].add(case_id)
-                else:
-                    store.add(units[name], record)
-                    saved[name].add(case_id)
-    for _, name, seconds, cases, ended in sorted(found.times):
+    unsealed = found.unsealed()
+    later = []
+    for stored in found.records():
+        if stored.case_id not in planned.get(stored.unit, ()):
+            continue
+        kept = found.numbers.get((stored.unit, stored.case_id))
+        record = None
+        if stored.seal is None and unsealed or stored.seal is not None and stored.confirmed(of):
+            record = _whole(units[stored.unit], stored, kept if stored.seal is None else None, info)
+        if record is None:
+            lost[stored.unit].add(stored.case_id)
+        elif record.status == "failed":
+            later.append((units[stored.unit], record))  # an unused page may hold it still, though it was tried again
+        else:
+            store.add(units[stored.unit], record)
+            saved[stored.unit].add(stored.case_id)
+    for unit, record in later:
+        store.add(unit, record)
+        saved[unit.name].add(record.case_id)
+    for _, (name, seconds, cases, ended) in sorted(found.times.items()):
         if name in units:
             store.add_time(units[name], seconds, cases, ended)
     return [
@@ -139,12 +196,15 @@ def _save(path: Path, found: _Found, folder: Path, store: Store) -> list[Saved]:
     ]
 
 
-def _whole(unit: Unit, case_id: int, status: str, text: str, stored: bytes | None, info: RunInfo) -> Record | None:
-    """The record, if it can be one of the unit's; None when any part of it is damaged."""
+def _whole(unit: Unit, found: _Stored, stored: bytes | None, info: RunInfo) -> Record | None:
+    """The record, if it can be one of the unit's and gives the `stored` numbers; None when a part of it is damaged."""
     try:
-        record = msgspec.convert({"case_id": case_id, "status": status, "payload": _PAYLOAD.decode(text)}, Record)
+        content = {"case_id": found.case_id, "status": found.status, "payload": _PAYLOAD.decode(found.payload)}
+        record = msgspec.convert(content, Record)
         payload = record.payload
-        if status != "done":
+        if found.status not in _STATUSES:
+            return None
+        if found.status != "done":
             return record if isinstance(payload["reason"], str) else None
         numbers_X = case_numbers(unit, payload)
         if unit.does != "trace" and np.isnan(numbers_X).all():  # what is no score has no numbers
@@ -163,12 +223,17 @@ def _whole(unit: Unit, case_id: int, status: str, text: str, stored: bytes | Non
 
 
 @contextmanager
-def _settled(path: Path, out: Path) -> Iterator[Path]:
-    """The journal without what a killed process wrote of a transaction; taken back in a copy, if there is any."""
-    if not half_written(path):
-        yield path
-        return
-    with TemporaryDirectory(dir=out.parent, prefix=f"{out.name}-") as folder:
+def _settled(path: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """The journal and a file to work in; a copy of it, without what a killed process wrote of a transaction, if any.
+
+    What another database left beside it is passed over.
+    """
+    with TemporaryDirectory(dir=out.parent, prefix=f"{out.name[:100]}-") as folder:
+        scratch = Path(folder) / "pages"
+        kept = path.with_name(path.name + "-journal")
+        if not half_written(path) or not goes_with(kept, path):
+            yield path, scratch
+            return
         copy = Path(folder) / DATABASE
         for ending in ("", "-journal"):
             copyfile(path.with_name(path.name + ending), copy.with_name(copy.name + ending))
@@ -179,4 +244,4 @@ def _settled(path: Path, out: Path) -> Iterator[Path]:
             pass  # too damaged for SQLite: its pages are read as they are
         finally:
             connection.close()
-        yield copy
+        yield copy, scratch

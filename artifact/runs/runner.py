@@ -12,15 +12,16 @@ from pathlib import Path
 
 from artifact.editing.protocol import protocol_part
 from artifact.errors import Interrupted, NotBegun, RunError
+from artifact.io import reason
 from artifact.plan import Plan, Unit
 from artifact.runs.engine import Engine
-from artifact.runs.journal import DATABASE
+from artifact.runs.journal import DATABASE, journal_file
 from artifact.runs.local import Local
 from artifact.runs.progress import Display
 from artifact.runs.setup import Asked, prepare
 from artifact.runs.status import commonest_reason
 from artifact.runs.stop import Stop, stopping
-from artifact.runs.store import Store, begin, reading, writing
+from artifact.runs.store import Record, Store, begin, reading, writing
 
 SECONDS_BETWEEN_REPORTS = 60.0
 MakeEngine = Callable[[Plan, Asked, Callable[[str], None], str | None], Engine]
@@ -40,10 +41,13 @@ def run_plan(
     narrowing: Sequence[str] = (),
     engine: MakeEngine = local_engine,
     report: Callable[[Store], object] = lambda store: None,
+    retry_failed: bool = False,
 ) -> Path:
     """Run or resume `plan`; returns the run's folder.
 
-    `report` is called after a unit, at most once a minute. Raises Interrupted when stopped on request, and RunError
+    `report` is called after a unit, at most once a minute; when it fails, that is said and the run goes on. With
+    `retry_failed` the cases that failed are computed again, and what comes out replaces them. Cases that do not fit the
+    device are said and not stored. Raises Interrupted when stopped on request, and RunError
     when the folder is another run's or cannot be written.
     """
     begun_with = _model_of(out) if out is not None else None
@@ -58,11 +62,11 @@ def run_plan(
             reported = time.monotonic()
             try:
                 for unit in info.plan.units:
-                    _run_unit(store, unit, info.batches(unit), working, stop, show)
+                    _run_unit(store, unit, info.batches(unit), working, stop, show, retry_failed)
                     if stop.asked:
                         break
                     if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                        report(store)
+                        _report(report, store, show)
                         reported = time.monotonic()
             except KeyboardInterrupt:
                 stop.asked = True
@@ -73,25 +77,46 @@ def run_plan(
             return folder
 
 
+def _report(report: Callable[[Store], object], store: Store, show: Display) -> None:
+    """A report on the way, which must not end a run of days."""
+    try:
+        report(store)
+    except Exception as error:
+        show.say(f"no report this time ({reason(error)}); the run goes on")
+
+
 def _run_unit(
-    store: Store, unit: Unit, batches: list[tuple[int, ...]], engine: Engine, stop: Stop, show: Display
+    store: Store,
+    unit: Unit,
+    batches: list[tuple[int, ...]],
+    engine: Engine,
+    stop: Stop,
+    show: Display,
+    retry_failed: bool,
 ) -> None:
-    done = store.done(unit)
+    unfinished = store.unfinished(unit)
+    retried = {record.case_id for record in unfinished if record.status == "failed"} if retry_failed else set()
+    done = store.done(unit) - retried
     left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
     bar = show.bar(unit.name, sum(map(len, batches)))
     again = {case_id for batch in left for case_id in batch}
-    before = Counter(record.status for record in store.unfinished(unit) if record.case_id not in again)
+    before = Counter(record.status for record in unfinished if record.case_id not in again)
     bar.advance(sum(map(len, batches)) - len(again), before["failed"], before["excluded"])
+    undone: list[Record] = []
     with closing(engine.compute(unit, left, stop)) as results:
         for computed in results:
             store.add_environment(computed.environment)
+            undone += [record for record in computed.records if record.status == "undone"]
             for record in computed.records:
-                store.add(unit, record)
+                if record.status != "undone":
+                    store.add(unit, record, over_failed=record.case_id in retried)
             store.add_time(unit, computed.seconds, len(computed.records))
             states = Counter(record.status for record in computed.records)
             bar.advance(len(computed.records), states["failed"], states["excluded"])
-    if reason := commonest_reason(store, unit):
-        show.say(f"{unit.name}: {reason}")
+    if undone:
+        show.say(f"{unit.name}: {len(undone)} cases cannot be computed here and are left undone: {undone[0].reason}")
+    if said := commonest_reason(store, unit):
+        show.say(f"{unit.name}: {said}")
 
 
 def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()) -> str:
@@ -111,7 +136,7 @@ def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()
 
 def _model_of(folder: Path) -> str | None:
     """The model of a run that is there already, so that `auto` resumes what it began; RunError when it is damaged."""
-    if not (folder / DATABASE).is_file():
+    if not journal_file(folder / DATABASE):
         return None
     try:
         with reading(folder) as store:

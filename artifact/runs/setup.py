@@ -15,6 +15,7 @@ import torch
 
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.methods import Editor
+from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
 from artifact.errors import DeviceError, FactError, SettingError
@@ -27,7 +28,7 @@ from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.editors import default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.order import Order
-from artifact.runs.store import RunInfo, TracedData
+from artifact.runs.store import MomentsUsed, RunInfo, TracedData
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.tracing.corruption import embedding_spread
@@ -36,6 +37,7 @@ from artifact.tracing.trace import greedy_answers, is_answer
 SAMPLES = 10
 USE_MOMENTS: frozenset[MethodName] = frozenset({"rome", "memit"})
 _ASKED_TOGETHER = 16
+_MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
 
@@ -70,10 +72,15 @@ def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = N
     if asked == "s3":
         subjects = subjects or [fact.subject for fact in data_for(model.name).facts]
         return 3 * embedding_spread(model.decoder, model.tokens, subjects)
+    return noise_number(asked)
+
+
+def noise_number(asked: str) -> float:
+    """The level of `--noise` that is given as a number; SettingError for anything else."""
     try:
         return float(asked)
     except ValueError:
-        raise SettingError(f"noise {asked!r} is neither s3 nor a number; give one of these") from None
+        raise SettingError(f"noise {asked[:40]!r} is neither s3 nor a number; give one of these") from None
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,10 @@ class Context:
     """That of relation traces where the authors' file names their words."""
     batches: Callable[[Unit], Sequence[Sequence[int]]] = lambda unit: ()
     """Each unit's case ids as the whole run cuts them, whatever its shard."""
+    any_model: bool = False
+    """Whether files made for another model are used all the same."""
+    named: Sequence[Path] = ()
+    """Files and folders that were fetched by the model's name."""
     _editors: dict[MethodName, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
@@ -122,6 +133,8 @@ class Context:
                 self.memory,
                 moments=moments,
                 mend_weights=self.mend_weights if method == "mend" else None,
+                any_model=self.any_model,
+                named=self.named,
             )
         return self._editors[method]
 
@@ -154,8 +167,7 @@ class Context:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        chosen = [hparams_for(m, self.model.name, self.model.decoder.layers) for m in self.methods if m in USE_MOMENTS]
-        return default_moments(self.model, sorted({layer for one in chosen for layer in one.layers}))
+        return default_moments(self.model, moment_layers(self.model, self.methods))
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -185,6 +197,8 @@ def prepare(
     if name in HUB_MODELS:
         check_fits(name, HUB_MODELS[name].size, device)
     model = in_one(lambda: load(name, device), f"model {name}")
+    for line in model.tokens.notes:
+        say(line)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)
     elif device == "cpu" and plan.name == SMOKE.name:
@@ -213,17 +227,23 @@ def prepare(
         mend_weights,
         mend_missing,
         noise_level("s3", model, list(inputs.relation_words)) if inputs.relation_words else None,
+        any_model=given.any_model,
+        named=[
+            path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
+        ],
     )
-    settings: dict[str, Any] = {
-        method: context.editor(method).described() for method in methods if context.lacking(method) is None
-    }
+    editors = {method: context.editor(method) for method in methods if context.lacking(method) is None}
+    settings: dict[str, Any] = {method: editor.described() for method, editor in editors.items()}
+    file_notes = list(dict.fromkeys(line for editor in editors.values() for line in editor.notes))
+    for line in file_notes:
+        say(line)
     counts, note = evidence(plan, name, inputs.edited, given)
     info = RunInfo(
         plan=plan,
         model=name,
         model_reason=reason,
         revision=model.revision,
-        weights_sha256=model.weights_hash(),
+        weights_sha256=model.weights_sha256,
         layers=model.decoder.layers,
         device=device,
         dtype="float32",
@@ -246,11 +266,21 @@ def prepare(
             [statement.case_id for statement in inputs.traced.statements],
         ),
         limit=asked.limit,
+        moments=_moments_used(context),
+        file_notes=file_notes,
         given=given.options(),
         shard=asked.shard,
     )
     context.batches = msgspec.structs.replace(info, shard=None).batches
     return context, info
+
+
+def _moments_used(context: Context) -> MomentsUsed | None:
+    layers = moment_layers(context.model, context.methods)
+    if not layers:
+        return None
+    used = context.moments
+    return MomentsUsed(used.source, moments_sha256(used, context.model.decoder, layers))
 
 
 def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
@@ -276,8 +306,10 @@ def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: st
 
 def check_asked(asked: Asked) -> Protocol:
     """The protocol that is asked for; SettingError for an unknown protocol or switch, and for a limit below one."""
-    if asked.limit is not None and asked.limit < 1:
-        raise SettingError(f"--limit must be at least 1, got {asked.limit}; give a number of facts")
+    if asked.limit is not None and not 1 <= asked.limit <= _MOST_FACTS:
+        raise SettingError(
+            f"--limit must be at least 1 and at most {_MOST_FACTS}, got {asked.limit:.4g}; give a number of facts"
+        )
     return protocol_of(asked.protocol, asked.correct)
 
 
@@ -313,5 +345,10 @@ def run_device(plan: Plan, asked: Asked) -> tuple[str, str]:
 
 def factor_bytes(model: LanguageModel, methods: Sequence[MethodName]) -> int:
     """Bytes of the factored second moments that stay on the device, in float64, for all layers that are edited."""
+    return sum(8 * key_width(model.decoder, layer) ** 2 for layer in moment_layers(model, methods))
+
+
+def moment_layers(model: LanguageModel, methods: Sequence[MethodName]) -> list[int]:
+    """The layers whose second moments these methods need on the model."""
     chosen = [hparams_for(m, model.name, model.decoder.layers) for m in methods if m in USE_MOMENTS]
-    return sum(8 * key_width(model.decoder, layer) ** 2 for layer in {layer for one in chosen for layer in one.layers})
+    return sorted({layer for one in chosen for layer in one.layers})

@@ -5,6 +5,7 @@ what its nearest kin take: edits by the same method, traces of the same kind. Se
 cluster several cases are computed at once, and the run ends sooner. No torch.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from artifact.editing.protocol import protocol_words
 from artifact.plan import Unit
+from artifact.runs.journal import DATABASE
 from artifact.runs.lock import holder
 from artifact.runs.store import RunInfo, Store
 
@@ -102,6 +104,27 @@ def not_computed(stores: Sequence[Store]) -> str:
     if units := failed_units(stores):
         line += f"; no case of {', '.join(units)} could be computed"
     return f"{line}; kloc status {stores[0].folder if len(stores) == 1 else stores[0].folder.parent} lists the reasons"
+
+
+def left_line(stores: Sequence[Store]) -> str:
+    """One line on the cases that a run came to and left undone, since the device does not hold them; or empty."""
+    left = [unit for store in stores for unit in run_status(store).units if unit.left]
+    if not left:
+        return ""
+    return (
+        f"not finished: {sum(unit.left for unit in left)} cases of {', '.join(unit.unit for unit in left)} are left "
+        "undone; take a larger device, or give other --memory, and run the same command again"
+    )
+
+
+def damage_line(stores: Sequence[Store]) -> str:
+    """What is damaged in the runs' journals, in one line with the remedy; empty where nothing is."""
+    return "; ".join(
+        f"{store.folder / DATABASE}: {said}; save the rest with: kloc recover {shlex.quote(str(store.folder))} "
+        "--out NEW"
+        for store in stores
+        if (said := store.checked().damage)
+    )
 
 
 def failed_units(stores: Sequence[Store]) -> list[str]:

@@ -8,7 +8,7 @@ everything else of a finished run is the same each time.
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,10 +19,12 @@ import numpy as np
 from artifact.errors import NotBegun, RunError
 from artifact.io import write_atomically
 from artifact.plan import Plan, Unit
-from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, unreadable, unwritable
+from artifact.runs.describe import described, first_difference
+from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
 from artifact.runs.lock import locked
 from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
+from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of
 
 DESCRIPTION = "run.json"
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -37,6 +39,13 @@ class TracedData(msgspec.Struct, frozen=True):
     sha256: str
     note: str
     cases: list[int]
+
+
+class MomentsUsed(msgspec.Struct, frozen=True):
+    """The second moments of a run: their source in words, and the hash of their files, or of the texts summed here."""
+
+    source: str
+    sha256: str
 
 
 class RunInfo(msgspec.Struct, frozen=True):
@@ -73,6 +82,10 @@ class RunInfo(msgspec.Struct, frozen=True):
     shard: tuple[int, int] | None = None
     relation_noise_level: float | None = None
     """Of relation traces, where it is another than `noise_level`."""
+    moments: MomentsUsed | None = None
+    """None where no unit needs them, and in runs of earlier versions."""
+    file_notes: list[str] = []
+    """What must be said of the files used: made for another model, or for an unknown one."""
 
     def planned(self, unit: Unit) -> int:
         """How many cases the unit takes when it is finished, the user's limit apart."""
@@ -98,11 +111,12 @@ class RunInfo(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True):
     """One case of one unit. `done`: payload holds the numbers. `excluded`: the case does not count, with the reason.
 
-    `failed`: it could not be computed, with the reason. A payload of an unfinished kind is never stored.
+    `failed`: it could not be computed, with the reason. `undone`: this device cannot compute it, with the reason; such
+    a record is no result and is never stored.
     """
 
     case_id: int
-    status: Literal["done", "excluded", "failed"]
+    status: Literal["done", "excluded", "failed", "undone"]
     payload: dict[str, Any]
 
     @property
@@ -111,12 +125,32 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """A run folder's journal. Writers hold the folder's lock; readers need none."""
+    """A run folder's journal. Writers hold the folder's lock; readers need none.
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+    A reader looks at every record's seal once, before it gives the first, and leaves out what they do not confirm.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, reads: bool = False) -> None:
         self.folder = folder
         self._connection = connection
         self._open = False
+        self._reads = reads
+        self._checked: Checked | None = None
+        self._of = b""
+
+    def checked(self) -> Checked:
+        """What the seals say of all records; a reader says what it first saw."""
+        if self._checked is None or not self._reads:
+            try:
+                self._checked = check(self._connection, LAYOUT)
+            except sqlite3.Error as error:
+                raise unreadable(self.folder / DATABASE, error) from None
+        return self._checked
+
+    def refuse_damage(self) -> None:
+        """Raise RunError where records are damaged or missing: for those who would build upon them."""
+        if said := self.checked().damage:
+            raise damaged(self.folder / DATABASE, said)
 
     @property
     def report_folder(self) -> Path:
@@ -143,23 +177,48 @@ class Store:
         text = msgspec.json.format(msgspec.json.encode(self.info()), indent=1)
         try:
             write_atomically(self.folder / DESCRIPTION, text + b"\n")
+        except FileExistsError:
+            raise RunError(f"{self.folder / DESCRIPTION}: is not a regular file; remove it") from None
         except OSError as error:
             raise unwritable_folder(self.folder, error) from None
 
-    def add(self, unit: Unit, record: Record) -> None:
-        """Commit one case with its numbers; a case that is there already stays as it is."""
+    def add(self, unit: Unit, record: Record, over_failed: bool = False) -> None:
+        """Commit one case with its numbers and seals; a case that is there already stays as it is.
+
+        With `over_failed` a failed one is replaced.
+        """
+        assert record.status != "undone"
+        payload = msgspec.json.encode(record.payload)
         with self._writing():
+            if over_failed:
+                self._forget_failed(unit, record.case_id)
+            stored = seal(self._description(), unit.name.encode(), record.case_id, record.status.encode(), payload)
             added = self._connection.execute(
-                "insert or ignore into records values (?, ?, ?, ?)",
-                (unit.name, record.case_id, record.status, msgspec.json.encode(record.payload).decode()),
+                "insert or ignore into records (unit, case_id, status, payload, seal) values (?, ?, ?, ?, ?)",
+                (unit.name, record.case_id, record.status, payload.decode(), stored),
             )
-            if added.rowcount and record.status == "done":
+            if not added.rowcount:
+                return
+            keep_tally(self._connection, tally_of(self._connection).plus(stored))
+            if record.status == "done":
                 row = to_bytes(case_numbers(unit, record.payload))
-                self._connection.execute("insert into numbers values (?, ?, ?)", (unit.name, record.case_id, row))
+                self._connection.execute(
+                    "insert into numbers (unit, case_id, row, seal) values (?, ?, ?, ?)",
+                    (unit.name, record.case_id, row, row_seal(stored, row)),
+                )
+
+    def _forget_failed(self, unit: Unit, case_id: int) -> None:
+        where = "from records where unit = ? and case_id = ? and status = 'failed'"
+        for (stored,) in self._connection.execute(f"select seal {where}", (unit.name, case_id)).fetchall():
+            keep_tally(self._connection, tally_of(self._connection).minus(stored))
+        self._connection.execute(f"delete {where}", (unit.name, case_id))
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """All that the block writes in one transaction: for stores made from others, never for a run's own cases."""
+        if self._open:
+            yield
+            return
         with self._writing():
             self._connection.execute("begin")
             self._open = True
@@ -177,14 +236,16 @@ class Store:
     def done(self, unit: Unit) -> set[int]:
         """Case ids of a unit that have a record of any status."""
         rows = self._rows("select case_id from records where unit = ?", (unit.name,))
-        return {case_id for (case_id,) in rows}
+        return {case_id for (case_id,) in rows} - self._left_out(unit)
 
     def records(self, unit: Unit) -> list[Record]:
         """All records of a unit, by case id."""
-        return self._records(unit)
+        return self._records(unit, self._expected(unit))
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many records of each status every unit has."""
+        if self._reads:
+            return self.checked().counts
         found: dict[str, Counter[str]] = {}
         counted = "select unit, status, count(*) from records group by unit, status"
         for unit, status, count in self._rows(counted):
@@ -195,25 +256,26 @@ class Store:
         """A unit's records that failed or were excluded, by case id."""
         # By their ids, which the index of states holds: else SQLite reads every record of the unit.
         cases = "select case_id from records where unit = ?1 and status in ('failed', 'excluded')"
-        return self._records(unit, f"and case_id in ({cases})")
+        return self._records(unit, self._expected(unit, "failed", "excluded"), f"and case_id in ({cases})")
 
     def unedited(self, unit: Unit) -> int:
         """How many finished cases of a unit say that their edit changes nothing and the unedited model was scored."""
         # A quote inside a text is escaped, so that no prompt can look like this; decoding all records takes far longer.
-        asked = "select count(*) from records where unit = ? and status = 'done' and instr(payload, ?) > 0"
-        ((count,),) = self._rows(asked, (unit.name, '"unedited":true'))
-        return count
+        asked = "select case_id from records where unit = ? and status = 'done' and instr(payload, ?) > 0"
+        cases = {case_id for (case_id,) in self._rows(asked, (unit.name, '"unedited":true'))}
+        return len(cases - self._left_out(unit))
 
     def numbers(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         """Case ids (F,) of a unit's finished records and their numbers (F, X), by case id (numbers.py)."""
-        ((done,),) = self._rows("select count(*) from records where unit = ? and status = 'done'", (unit.name,))
+        done, left_out = self.counts().get(unit.name, Counter())["done"], self._left_out(unit)
         try:
             if self._meta("numbers") == LAYOUT:
                 rows = self._rows("select case_id, row from numbers where unit = ? order by 1", (unit.name,))
+                rows = [row for row in rows if row[0] not in left_out] if left_out else rows
                 cases, stored = tuple(zip(*rows, strict=True)) or ((), ())
                 if len(cases) == done:
                     return np.array(cases, dtype=np.int64), from_bytes(stored)
-            records = self._records(unit, "and status = 'done'")
+            records = self._records(unit, self._expected(unit, "done"), "and status = 'done'")
             made = [(record.case_id, to_bytes(case_numbers(unit, record.payload))) for record in records]
             return np.array([case for case, _ in made], dtype=np.int64), from_bytes([row for _, row in made])
         except MISFITS as error:
@@ -237,16 +299,41 @@ class Store:
     def close(self) -> None:
         self._connection.close()
 
-    def _records(self, unit: Unit, only: str = "") -> list[Record]:
-        rows = self._rows(
-            f"select case_id, status, payload from records where unit = ? {only} order by +case_id", (unit.name,)
-        )
-        return [
+    def _records(self, unit: Unit, expected: int, only: str = "") -> list[Record]:
+        # As blobs: what is left out need not be text.
+        columns = "case_id, cast(status as blob), cast(payload as blob)"
+        rows = self._rows(f"select {columns} from records where unit = ? {only} order by +case_id", (unit.name,))
+        left_out = self._left_out(unit)
+        found = [
             Record(
-                case_id, status, self._decoded(payload, f"the record of {unit.name}, case {case_id},", dict[str, Any])
+                case,
+                status.decode(errors="replace"),
+                self._decoded(payload, f"the record of {unit.name}, case {case},", dict[str, Any]),
             )
-            for case_id, status, payload in rows
+            for case, status, payload in rows
+            if case not in left_out
         ]
+        if len(found) < expected:  # an index, or the order of a table, is damaged
+            raise damaged(
+                self.folder / DATABASE, f"{expected} records of {unit.name} are there, {len(found)} are found"
+            )
+        return found
+
+    def _expected(self, unit: Unit, *statuses: str) -> int:
+        """How many records of a unit a reader must find."""
+        if not self._reads:
+            return 0
+        counts = self.counts().get(unit.name, Counter())
+        return sum(count for status, count in counts.items() if status in statuses or not statuses)
+
+    def _left_out(self, unit: Unit) -> set[int]:
+        """Cases of a unit that a reader passes over."""
+        return {case_id for name, case_id in self.checked().damaged if name == unit.name} if self._reads else set()
+
+    def _description(self) -> bytes:
+        if not self._of:
+            self._of = of_description(self._meta("info") or "")
+        return self._of
 
     def _meta(self, key: str) -> str | None:
         rows = self._rows("select value from meta where key = ?", (key,))
@@ -259,7 +346,7 @@ class Store:
         except sqlite3.Error as error:
             raise unreadable(self.folder / DATABASE, error) from None
 
-    def _decoded(self, text: str, what: str, kind: type[Decoded]) -> Decoded:
+    def _decoded(self, text: str | bytes, what: str, kind: type[Decoded]) -> Decoded:
         try:
             return msgspec.json.decode(text, type=kind)
         except (msgspec.DecodeError, UnicodeError) as error:
@@ -292,6 +379,7 @@ def writing(folder: Path) -> Iterator[Store]:
     with locked(folder):
         store = Store(folder, open_to_write(folder / DATABASE))
         try:
+            store.refuse_damage()
             yield store
         finally:
             store.close()
@@ -300,7 +388,7 @@ def writing(folder: Path) -> Iterator[Store]:
 @contextmanager
 def reading(folder: Path) -> Iterator[Store]:
     """The store of an existing run, read only; RunError when there is none."""
-    store = Store(folder, open_to_read(folder / DATABASE))
+    store = Store(folder, open_to_read(folder / DATABASE), reads=True)
     try:
         yield store
     finally:
@@ -312,12 +400,6 @@ def reading_all(folder: Path) -> Iterator[list[Store]]:
     """The store of a run, or the stores of all runs in a folder of runs, by name; RunError when there is none."""
     with ExitStack() as stack:
         yield [stack.enter_context(reading(one)) for one in run_folders(folder)]
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """The run folders that a user means by `folder`: itself, or all in it by name."""
-    within = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
-    return [folder] if (folder / DATABASE).exists() or not within else within
 
 
 def begin(store: Store, info: RunInfo) -> RunInfo:
@@ -332,10 +414,17 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
                 f"{store.folder}: {DESCRIPTION} tells of a run that {DATABASE} does not hold (emptied or removed); "
                 f"put the journal back, or remove {DESCRIPTION} to begin anew"
             )
-        store._put("numbers", LAYOUT)
-        store._put("info", msgspec.json.encode(info).decode())
+        with store.together():
+            store._put("numbers", LAYOUT)
+            keep_tally(store._connection, Tally())
+            store._put("info", msgspec.json.encode(info).decode())
+        store._of = b""
         return info
-    found = first_difference(msgspec.json.decode(stored), described(info), ("model_reason", "cases", "given"))
+    then = msgspec.json.decode(stored)
+    apart = ["model_reason", "cases", "given", "file_notes"]
+    if then.get("moments") is None:
+        apart.append("moments")  # a run of an earlier version did not say
+    found = first_difference(then, described(info), apart)
     if found is not None:
         name, before, now = found
         raise RunError(
@@ -343,32 +432,3 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
             "run the command that made it"
         )
     return store.info()
-
-
-def described(info: RunInfo) -> dict[str, Any]:
-    """What a run is, as plain JSON."""
-    return msgspec.json.decode(msgspec.json.encode(info))
-
-
-def first_difference(
-    one: Mapping[str, Any], other: Mapping[str, Any], apart: Collection[str] = ()
-) -> tuple[str, str, str] | None:
-    """The first entry in which two runs' descriptions differ, and its two values, in words; `apart` may differ."""
-    for key, now in other.items():
-        before = one.get(key)
-        if key in apart or before == now:
-            continue
-        name = key.replace("_", " ")
-        if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys() and "name" not in now:
-            inner = first_difference(before, now)
-            if inner is not None:
-                return f"{name} {inner[0]}", *inner[1:]
-        return name, _short(before), _short(now)
-    return None
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict) and "name" in value:
-        value = value["name"]
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -36,7 +36,17 @@ from artifact.sources.cache import (
 from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
 from artifact.sources.download import Say, Tell, Wanted, no_room
 from artifact.sources.hub import hub_bytes, snapshot
-from artifact.sources.lock import Entry, entry_of, expected_of, holding, record, recorded
+from artifact.sources.lock import (
+    Entry,
+    entry_of,
+    expected_of,
+    forget,
+    holding,
+    record,
+    recorded,
+    recorded_keys,
+    unusable,
+)
 from artifact.sources.unpack import Unusable, unpack
 from artifact.sources.verify import Finding, examine, examine_file, wrong_sizes
 
@@ -117,8 +127,35 @@ def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
             fetched = _fetch_file(source, file, folder / file.name, say, tell)
             if source.members:
                 _unpack(source, folder / file.name, fetched.sha256, say)
-            record(f"{source.name}/{file.name}", fetched)
+            if not unusable(f"{source.name}/{file.name}", folder / file.name, fetched.sha256):
+                record(f"{source.name}/{file.name}", fetched)
     return folder
+
+
+def discard(source: Source) -> None:
+    """Remove all that is there of a source, with the hashes that were recorded of it; pinned ones still hold.
+
+    Raises FactError or ModelError when it cannot be removed.
+    """
+    try:
+        if isinstance(source, HubModel):
+            shutil.rmtree(converted_folder(source), ignore_errors=True)
+            _remove([path for name in source.files if (path := hub_file(source, name))])
+            keys = [f"hub/{source.name}/{name}" for name in source.files]
+            keys += [key for key in recorded_keys() if key.startswith(f"converted/{converted_folder(source).name}/")]
+        else:
+            folder = source_folder(source)
+            with holding(folder):
+                names = [file.name for file in source.files] + [member.name for member in source.members]
+                names += [converted_file(folder / name).name for name in names if name.endswith(".pt")]
+                for name in names:
+                    for path in (folder / name, folder / f"{name}{UNFINISHED}"):
+                        path.unlink(missing_ok=True)
+            keys = [f"{source.name}/{name}" for name in names]
+    except OSError as error:
+        raise FactError(f"{source.name}: cannot be removed ({reason(error)}); change the folder's owner") from None
+    for key in keys:
+        forget(key)
 
 
 def path_of(name: str) -> Path:
@@ -278,7 +315,7 @@ def _remove(paths: Sequence[Path]) -> None:
 def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell: Tell) -> Entry:
     key = f"{source.name}/{file.name}"
     found = examine_file(source, file)
-    if found.state in ("whole", "new") and found.sha256:
+    if found.state in ("whole", "new", "unusable") and found.sha256:
         return Entry(found.sha256, path.stat().st_size)
     if found.state == "damaged":
         say(f"{key}: {found.words}; fetching it again")
@@ -334,6 +371,8 @@ def _there(source: PlainSource, name: str) -> Path:
     if not path.is_file():
         missing = NotFetched if error is FactError else error
         raise missing(f"{source.name}: {path.name} is not in the cache; run kloc fetch {source.name}")
+    if why := unusable(f"{source.name}/{path.name}", path):
+        raise error(why)
     for wrong in wrong_sizes(source):
         if wrong.path == path:
             raise error(f"{path}: {wrong.words}; run kloc fetch {source.name} to fetch it again")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from artifact import __version__
 from artifact.errors import FactError
 from artifact.io import locked, read_regular, reason, sha256_of, write_atomically
 from artifact.sources.cache import cache_folder
@@ -17,15 +18,22 @@ from artifact.sources.cache import cache_folder
 COMMITTED = Path(__file__).with_name("sources.lock.json")
 """Hashes that hold for everybody, of files whose source publishes none."""
 RECORDED = "fetched.lock.json"
+_UNUSABLE = "unusable: "
+"""Before the key of an entry that says why a file cannot be used."""
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A file as it was first seen; `made_from` is the sha256 of the file that it was unpacked or converted from."""
+    """A file as it was first seen; `made_from` is the sha256 of the file that it was unpacked or converted from.
+
+    `unusable` is why these bytes cannot be used (note_unusable), found by the package's version `by`.
+    """
 
     sha256: str
     size: int
     url: str | None = None
     made_from: str | None = None
+    unusable: str | None = None
+    by: str | None = None
 
 
 class _Lock(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,9 +82,36 @@ def record(key: str, entry: Entry) -> None:
 
 
 def forget(key: str) -> None:
-    """Take a file out of the cache's lock file, as its bytes turned out to be no such file."""
-    if recorded(key):
-        _change(lambda files: files.pop(key, None))
+    """Take a file out of the cache's lock file, with what was noted of it."""
+    names = [name for name in (key, _UNUSABLE + key) if recorded(name)]
+    if names:
+        _change(lambda files: [files.pop(name, None) for name in names])
+
+
+def note_unusable(key: str, path: Path, reason: str) -> None:
+    """Keep why a fetched file cannot be used, so that it is said at once the next time.
+
+    Its hash is no longer demanded: another file may take its place.
+    """
+    entry = Entry(sha256_of(path), path.stat().st_size, unusable=reason, by=__version__)
+
+    def change(files: dict[str, Entry]) -> None:
+        files.pop(key, None)
+        files[_UNUSABLE + key] = entry
+
+    _change(change)
+
+
+def unusable(key: str, path: Path, sha256: str | None = None) -> str | None:
+    """Why the file at `path` cannot be used; None when nothing is known of these bytes.
+
+    By its size, and by its `sha256` where the caller has it. Another version of the package may read what this could
+    not, so it tries again.
+    """
+    entry = recorded(_UNUSABLE + key)
+    if entry is None or entry.by != __version__ or not path.is_file() or path.stat().st_size != entry.size:
+        return None
+    return entry.unusable if sha256 in (None, entry.sha256) else None
 
 
 def _change(change: Callable[[dict[str, Entry]], object]) -> None:

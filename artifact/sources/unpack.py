@@ -41,11 +41,13 @@ def unpack(archive: Path, member: Member, out: Path) -> str | None:
     try:
         with ZipFile(archive) as opened:
             if why := too_large_inside(opened, archive.stat().st_size):
-                raise Unusable(f"{archive}: is {why}; run kloc fetch again")
+                raise Unusable(f"{archive}: is {why}; run kloc fetch {archive.parent.name} again")
             entries = _entries(opened, archive)
             taken = _by_content(opened, entries, archive, member)
     except DAMAGED_ARCHIVE as error:
-        raise Unusable(f"{archive}: is no whole zip archive ({reason(error)}); run kloc fetch again") from None
+        raise Unusable(
+            f"{archive}: is no whole zip archive ({reason(error)}); run kloc fetch {archive.parent.name} again"
+        ) from None
     if taken is None:
         return None
     try:
@@ -84,7 +86,7 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise Unusable(
                 f"{archive}: names a path outside itself ({_plain(entry.filename)!r}), so nothing of it is unpacked; "
-                "run kloc fetch again"
+                f"run kloc fetch {archive.parent.name} again"
             )
         if not entry.is_dir() and "__MACOSX" not in path.parts:
             found.append(entry)
@@ -120,12 +122,15 @@ def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, memb
     if member.optional:
         return None
     if damaged:
-        raise Unusable(f"{archive}: {len(damaged)} of its files are damaged: {damaged[0]}; run kloc fetch again")
+        raise Unusable(
+            f"{archive}: {len(damaged)} of its files are damaged: {damaged[0]}; run "
+            f"kloc fetch {archive.parent.name} again"
+        )
     more = f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else ""
     raise FactError(
         f"{archive}: no file in it has records with {', '.join(member.needs)}; it holds "
         f"{'; '.join(seen[:_SHOWN]) or 'nothing'}{more}; it is kept: run with --relation-source templates, or remove "
-        "it and run kloc fetch again when the authors' archive has changed"
+        f"it and run kloc fetch {archive.parent.name} when the authors' archive has changed"
     )
 
 

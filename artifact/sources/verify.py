@@ -14,18 +14,18 @@ from artifact.io import reason, sha256_of
 from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import HubModel, PlainFile, PlainSource, Source
 from artifact.sources.kinds import not_such
-from artifact.sources.lock import Expected, expected_of, recorded, recorded_keys
+from artifact.sources.lock import Expected, expected_of, recorded, recorded_keys, unusable
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One file: whole, damaged, missing, or there with no hash known yet (`new`). `words` say why it is damaged."""
+    """One file: whole, damaged, missing, or there with no hash known yet (`new`) or of no use. `words` say why."""
 
     key: str
     path: Path | None
-    state: Literal["whole", "damaged", "missing", "new"]
+    state: Literal["whole", "damaged", "missing", "new", "unusable"]
     sha256: str | None = None
     words: str = ""
 
@@ -126,6 +126,8 @@ def _finding(wanted: _Wanted) -> Finding:
             return Finding(key, path, "damaged", digest, f"it is {why}")
     except OSError as error:
         return Finding(key, path, "damaged", words=f"it cannot be read ({reason(error)})")
+    if expected is None and (why := unusable(key, path, digest)):
+        return Finding(key, path, "unusable", digest, why)
     return Finding(key, path, "new" if expected is None else "whole", digest)
 
 

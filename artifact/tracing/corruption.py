@@ -14,6 +14,7 @@ from torch import Tensor
 
 from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import Perspective, Statement
+from artifact.facts.subject import subject_start
 from artifact.lm.decoder import Decoder
 from artifact.lm.tokens import Encoded, Tokens
 
@@ -22,14 +23,15 @@ RELATION_SPANS: tuple[RelationSpan, ...] = get_args(RelationSpan)
 
 
 def subject_tokens(encoded: Encoded, statement: Statement) -> tuple[int, ...]:
-    """Positions of the subject's tokens: where the template puts it, else its first occurrence."""
-    before = _before_subject(statement)
-    start = len(before) if before is not None else encoded.text.find(statement.subject)
-    if not statement.subject or start < 0:
-        raise PromptError(
-            f"subject {statement.subject!r} is not in the prompt {encoded.text!r}; give a subject that occurs in it"
-        )
-    return encoded.span(start, start + len(statement.subject))
+    """Positions of the subject's tokens: where the template puts it, else its only occurrence.
+
+    PromptError where it has no token, or cannot be placed (subject_start).
+    """
+    start = subject_start(encoded.text, statement.subject, statement.template)
+    span = encoded.span(start, start + len(statement.subject))
+    if not span:
+        raise PromptError(f"the subject {statement.subject!r} has no token in the prompt; give another")
+    return span
 
 
 def corrupted_tokens(
@@ -102,10 +104,3 @@ def corrupt_words(word_1TD: Tensor, span: Sequence[int], level: float, unit_SXD:
     # Added in float64 and rounded once, as numpy noise is in the released code.
     word_STD[:, list(span)] = (word_STD[:, list(span)].double() + added).to(word_STD.dtype)
     return word_STD
-
-
-def _before_subject(statement: Statement) -> str | None:
-    if statement.template is None or "{}" not in statement.template:
-        return None
-    before = statement.template.partition("{}")[0]
-    return before if statement.prompt.startswith(before + statement.subject) else None

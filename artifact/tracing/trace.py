@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from artifact.errors import ArtifactError, RunError, SettingError
+from artifact.errors import ArtifactError, DoesNotFit, PromptError, SettingError
 from artifact.facts.fact import Perspective, Statement
+from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
@@ -29,7 +30,8 @@ Sever = Literal["mlp", "attn"]
 class Trace:
     """One traced fact. Probabilities are of the clean greedy answer's first token at the last position.
 
-    scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
+    `tokens` and `answer` are the tokens' texts; one that holds a part of a character is its bytes, as <0xE6>
+    (Tokens.label). scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
     scores - corrupted.
     """
 
@@ -83,6 +85,17 @@ class Settings:
         return Cells(self.kind, windows, self.samples, self.noise_level, self.sever, self.fresh_noise)
 
 
+_NONE = -1
+"""Stands for the answer of a prompt after which the model's numbers are not finite."""
+
+
+def _not_finite(statement: Statement) -> PromptError:
+    return PromptError(
+        f"case {statement.case_id}: the model's probabilities after the prompt are not finite; give a model of finite "
+        "weights, or less noise"
+    )
+
+
 @torch.no_grad()
 def greedy_answers(
     model: LanguageModel, statements: Sequence[Statement], memory: Memory | None = None
@@ -106,16 +119,22 @@ def greedy_answers(
         hidden_BTD = decoder.blocks(decoder.embed(decoder.words(model.tokens.pad(rows, decoder.device))))
         last_B = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
         last_BD = hidden_BTD[torch.arange(len(rows), device=decoder.device), last_B]
-        return decoder.logits(last_BD).argmax(-1).tolist()
+        logits_BV = decoder.logits(last_BD)
+        finite_B = logits_BV.isfinite().all(-1)
+        return logits_BV.argmax(-1).where(finite_B, torch.full_like(finite_B, _NONE, dtype=torch.long)).tolist()
 
     for part, answers in batches(list(asked), fitting, compute, memory):
-        found |= dict(zip(part, answers, strict=True))
+        for number, token in zip(part, answers, strict=True):
+            found[number] = token if token != _NONE else _not_finite(statements[number])
     return [found[number] for number in range(len(statements))]
 
 
 def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
     """Whether the statement's expected answer, where its source gives one, begins with `token`."""
-    return not statement.answer or token == model.tokens.ids(f" {statement.answer}")[0]
+    try:
+        return not statement.answer or token == model.tokens.continuation(f" {statement.answer}")[0]
+    except PromptError:
+        return False  # a word that is not in the vocabulary is not what the model says
 
 
 class _Asked(NamedTuple):
@@ -134,6 +153,16 @@ def trace(model: LanguageModel, statement: Statement, settings: Settings, memory
     return found
 
 
+def _check_noise(level: float, decoder: Decoder) -> None:
+    """Raise SettingError for noise beyond the model's type, or whose square is: layer norms square their input."""
+    # Of 1e19 draws one is above nine standard deviations; norms are computed in float32 at least.
+    square = torch.finfo(torch.float32).max / decoder.width
+    most = min(torch.finfo(decoder.dtype).max, square**0.5) / 9
+    if level > most:
+        word = str(decoder.dtype).removeprefix("torch.")
+        raise SettingError(f"the noise level {level:g} is beyond what {word} holds; give at most {most:.0g}, or s3")
+
+
 def trace_all(
     model: LanguageModel, statements: Sequence[Statement], settings: Settings, memory: Memory | None = None
 ) -> list[Trace | ArtifactError]:
@@ -150,12 +179,13 @@ def trace_all(
         else:
             lengths.setdefault(len(encoded.ids), []).append(_Asked(number, encoded, span))
     cells = settings.cells(model.decoder.layers)
+    _check_noise(settings.noise_level, model.decoder)
 
-    def compute(part: Sequence[_Asked]) -> Swept | RunError:
+    def compute(part: Sequence[_Asked]) -> Swept | DoesNotFit:
         return sweep(model.decoder, [one.encoded.ids for one in part], [one.span for one in part], cells, memory)
 
-    def alone(one: _Asked) -> Swept | RunError:
-        return RunError(
+    def alone(one: _Asked) -> Swept | DoesNotFit:
+        return DoesNotFit(
             f"case {statements[one.number].case_id}: one fact of {len(one.encoded.ids)} tokens, {settings.samples} "
             "samples does not fit the device's memory; take a larger device, or fewer --samples"
         )
@@ -167,15 +197,18 @@ def trace_all(
 
         for part, swept in batches(asked, fitting, compute, memory, alone):
             for f, (number, encoded, span) in enumerate(part):
-                if isinstance(swept, RunError):
+                if isinstance(swept, DoesNotFit):
                     found[number] = swept
+                    continue
+                if not np.isfinite([swept.clean_F[f], swept.corrupted_F[f], *swept.scores_FTL[f].flat]).all():
+                    found[number] = _not_finite(statements[number])
                     continue
                 found[number] = Trace(
                     case_id=statements[number].case_id,
-                    tokens=tuple(model.tokens.decode([i]) for i in encoded.ids),
+                    tokens=tuple(model.tokens.label(i) for i in encoded.ids),
                     subject=subject_tokens(encoded, statements[number]),
                     span=span,
-                    answer=model.tokens.decode([swept.answer_F[f]]),
+                    answer=model.tokens.label(swept.answer_F[f]),
                     answer_id=swept.answer_F[f],
                     clean=swept.clean_F[f],
                     corrupted=swept.corrupted_F[f],

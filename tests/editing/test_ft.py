@@ -223,7 +223,9 @@ def test_a_group_that_fails_leaves_the_others_alone(tiny, facts) -> None:
     full = replace(full, template=full.template + " the" * spare)
     found = ft(model, [[long], [], [replace(view, target=" ")], [view], [view, full]], FREE, CORRECTED)
     assert "shorten it" in str(found[0]) and "empty; give at least one view" in str(found[1])
-    assert "the prompt is empty" in str(found[2]) and "with its target has 129 tokens" in str(found[4])
+    assert "text after a prompt is empty" in str(found[2]) and "of 128 tokens with the 2 tokens after it" in str(
+        found[4]
+    )
     (alone,) = ft(model, [[view]], FREE, CORRECTED)
     assert agree(found[3], alone.edit.tensors(model.decoder))
     assert ft(model, [], FREE, RELEASED) == []

@@ -15,7 +15,8 @@ from tiny_llama import llama_module, write_folder
 from transformers import LlamaForCausalLM
 
 from artifact.cli import call
-from artifact.editing.edit import read_edit, rows
+from artifact.editing.edit import rows
+from artifact.editing.edit_file import read_edit
 from artifact.editing.ft import ft
 from artifact.editing.hparams import FtHparams, KnHparams, MendHparams, hparams_for, hparams_source
 from artifact.editing.kn import attributions, kn
@@ -131,7 +132,7 @@ def test_an_edit_as_typed_changes_transformers_logits(method: str, folder: Path,
             assert name.startswith("model.layers.") and ".mlp.down_proj." in name
             module.get_parameter(name).add_(delta)
         after = module(ids_BT).logits
-        edits = rows([read_edit(out, llama.decoder)], [0])
+        edits = rows([read_edit(out, llama).edit], [0])
         decoder = llama.decoder
         found = decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT)), edits=edits))
     assert relative(found, after) < 1e-5

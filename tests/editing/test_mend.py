@@ -238,7 +238,7 @@ def test_a_failing_group_spoils_no_other(model, networks, facts) -> None:
     wild = replace(network, edit_lrs=torch.full_like(network.edit_lrs, float("inf")))
     (infinite,) = mend(model, [[good]], hparams, wild, RELEASED)
     assert isinstance(infinite, EditError)
-    with pytest.raises(PromptError, match="single token"):
+    with pytest.raises(PromptError, match="the prompt is empty"):
         sentence(model, "", "a")
 
 

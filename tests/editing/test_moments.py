@@ -66,6 +66,15 @@ def test_published_moments_from_any_folder_above(reference, tiny) -> None:
         b"",
         {"mom2.mom2": np.eye(4)},
         {"mom2.mom2": np.eye(4), "mom2.count": 0},
+        {"mom2.mom2": np.eye(4), "mom2.count": -1},
+        {"mom2.mom2": np.eye(4), "mom2.count": np.nan},
+        {"mom2.mom2": np.eye(4), "mom2.count": np.inf},
+        {"mom2.mom2": np.eye(4), "mom2.count": [3, 3]},
+        {"mom2.mom2": np.eye(4), "mom2.count": True},
+        {"mom2.mom2": np.eye(4, dtype=int), "mom2.count": 1},
+        {"mom2.mom2": np.eye(4, dtype=complex), "mom2.count": 1},
+        {"mom2.mom2": np.eye(4, dtype=np.longdouble), "mom2.count": 1},
+        {"mom2.mom2": np.ones(4), "mom2.count": 1},
         {"mom2.mom2": np.full((4, 4), np.nan), "mom2.count": 1},
         {"mom2.mom2": np.array([{}]), "mom2.count": 1},
     ],
@@ -76,7 +85,7 @@ def test_damaged_moments(content, tiny, tmp_path) -> None:
         path.write_bytes(content)
     else:
         np.savez(path, **content)
-    with pytest.raises(SettingError, match="is no moment file|holds no finite matrix"):
+    with pytest.raises(SettingError, match="is not a moment file|holds no finite matrix|its count is"):
         read_moments(tmp_path).matrix(tiny("tiny-gpt2").decoder, 2)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, read_edit, rows
+from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, rows
+from artifact.editing.edit_file import read_edit
 from artifact.editing.hparams import METHODS, hparams_for, hparams_hash
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
@@ -23,7 +24,7 @@ def an_edit(model, scale: float = 1.0) -> Edit:
 def test_an_edit_scores_the_same_from_its_file(model, facts, tmp_path) -> None:
     edit = an_edit(model)
     save_file(edit.tensors(model.decoder), tmp_path / "edit.safetensors")
-    again = read_edit(tmp_path / "edit.safetensors", model.decoder)
+    again = read_edit(tmp_path / "edit.safetensors", model).edit
     direct = score_cases(model, [facts[0]], [edit])[0].views["entity"].prompts["reliability"][0]
     read = score_cases(model, [facts[0]], again)[0].views["entity"].prompts["reliability"][0]
     unedited = score_cases(model, [facts[0]])[0].views["entity"].prompts["reliability"][0]
@@ -34,31 +35,31 @@ def test_an_edit_scores_the_same_from_its_file(model, facts, tmp_path) -> None:
 def test_bias_changes_are_read_too(model, tmp_path) -> None:
     name = model.decoder.family.name("mlp_down", 1)
     save_file({f"{name}.bias": torch.full((64,), 0.5)}, tmp_path / "edit.safetensors")
-    change = read_edit(tmp_path / "edit.safetensors", model.decoder).changes[name]
+    change = read_edit(tmp_path / "edit.safetensors", model).edit.changes[name]
     assert torch.equal(change.output(torch.randn(2, 3, 256)), torch.full((2, 3, 64), 0.5))
 
 
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({"transformer.h.9.mlp.c_proj.weight": torch.ones(256, 64)}, "no weight of this model"),
-        ({"transformer.wte.weight": torch.ones(800, 64)}, "no weight of this model's blocks"),
+        ({"transformer.h.9.mlp.c_proj.weight": torch.ones(256, 64)}, "not a weight of this model"),
+        ({"transformer.wte.weight": torch.ones(800, 64)}, "not a weight of this model's blocks"),
         ({"transformer.h.1.mlp.c_proj.weight": torch.ones(64, 256)}, r"of shape \(256, 64\), got \(64, 256\)"),
-        ({"transformer.h.1.mlp.c_proj.weight": torch.full((256, 64), float("nan"))}, "must be finite"),
+        ({"transformer.h.1.mlp.c_proj.weight": torch.full((256, 64), float("nan"))}, "is not finite"),
     ],
 )
 def test_a_file_of_another_model_is_refused(tiny, tmp_path, tensors, says) -> None:
     save_file(tensors, tmp_path / "edit.safetensors")
     with pytest.raises(EditError, match=says):
-        read_edit(tmp_path / "edit.safetensors", tiny("tiny-gpt2").decoder)
+        read_edit(tmp_path / "edit.safetensors", tiny("tiny-gpt2"))
 
 
 def test_bad_bytes_are_refused(tiny, tmp_path) -> None:
     (tmp_path / "edit.safetensors").write_bytes(b"not an edit")
-    with pytest.raises(EditError, match="no readable safetensors file"):
-        read_edit(tmp_path / "edit.safetensors", tiny("tiny-gpt2").decoder)
-    with pytest.raises(EditError, match="no readable safetensors file"):
-        read_edit(tmp_path / "absent.safetensors", tiny("tiny-gpt2").decoder)
+    with pytest.raises(EditError, match="cannot be read as a safetensors file"):
+        read_edit(tmp_path / "edit.safetensors", tiny("tiny-gpt2"))
+    with pytest.raises(EditError, match="cannot be read as a safetensors file"):
+        read_edit(tmp_path / "absent.safetensors", tiny("tiny-gpt2"))
 
 
 def test_rows_carry_edits_of_any_kind(model) -> None:

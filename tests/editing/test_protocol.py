@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from cheap import description
+from pieces import pieces
 
 from artifact.cli import call
 from artifact.editing.protocol import (
@@ -16,7 +18,10 @@ from artifact.editing.protocol import (
     protocol_part,
     protocol_words,
 )
-from artifact.errors import RunError, SettingError
+from artifact.editing.value import objective, subject_row
+from artifact.errors import PromptError, RunError, SettingError
+from artifact.facts.fact import Fact
+from artifact.lm.tokens import Tokens
 from artifact.plan import SMOKE
 from artifact.reporting.report import repeat_command
 from artifact.runs.runner import run_name
@@ -128,3 +133,50 @@ def test_an_unknown_switch_is_one_line_before_anything_else(command, tmp_path, c
         error = capsys.readouterr().err
         assert error.startswith("kloc: ") and error.count("\n") == 1 and says in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["released", "corrected"])
+def test_a_target_cut_inside_a_character(name: str, tiny) -> None:
+    """As released its parts are decoded and read again, so that every token is scored one place late; corrected, the
+    ids stand there themselves."""
+    model = tiny("tiny-gpt2")
+    view = Fact(0, "France", "P36", "The capital of {} is", "Paris", "東京", (), (), None, None, None, ()).view(
+        "entity"
+    )
+    target = tuple(model.tokens.continuation(" 東京"))
+    prompt = model.tokens.encode("The capital of France is").ids
+    (row,) = objective(model, view, ["{}"], [], PROTOCOLS[name]).rows
+    if name == "corrected":
+        assert row.ids == prompt + target[:-1]
+    else:
+        said = model.tokens.decode(target[:-1])
+        assert row.ids == model.tokens.encode(f"The capital of France is{said}").ids
+        assert "\ufffd" in said and len(row.ids) > len(prompt + target[:-1])
+    assert row.target == target and row.lookup == 3
+
+
+@pytest.mark.parametrize("name", ["released", "corrected"])
+def test_a_target_of_text_is_the_same_in_both(name: str, model) -> None:
+    view = Fact(0, "France", "P36", "The capital of {} is", "Paris", "New Delhi", (), (), None, None, None, ())
+    (row,) = objective(model, view.view("entity"), ["It is said. {}"], [], PROTOCOLS[name]).rows
+    whole = model.tokens.encode("It is said. The capital of France is New Delhi").ids
+    assert (*row.ids, row.target[-1]) == whole and len(row.target) > 1
+
+
+def test_sentence_piece_targets_are_ids_whatever_the_protocol() -> None:
+    """Its decoder drops the space before a text: as text, "New" would be glued to the prompt's last word."""
+    tokens = Tokens(pieces("first"), 64)
+    model = SimpleNamespace(tokens=tokens)
+    view = Fact(0, "France", "P36", "The capital of {} is", "Paris", "New Delhi", (), (), None, None, None, ())
+    for protocol in PROTOCOLS.values():
+        (row,) = objective(model, view.view("entity"), ["It is said. {}"], [], protocol).rows  # type: ignore[arg-type]
+        whole = tokens.encode("It is said. The capital of France is New Delhi").ids
+        assert (*row.ids, row.target[-1]) == whole and len(row.target) > 1
+
+
+def test_a_target_read_shorter_than_its_ids_is_refused(tiny, monkeypatch) -> None:
+    """Text that is read as fewer tokens would be scored inside the prompt, before the subject."""
+    model = tiny("tiny-gpt2")
+    target = model.tokens.continuation(" 東京" * 4)
+    with pytest.raises(PromptError, match="--correct target_as_text appends the ids"):
+        subject_row(model, "{} is", "France", target, written=lambda ids: "!")

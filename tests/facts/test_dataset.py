@@ -121,6 +121,22 @@ def test_nothing_stands_in_for_the_authors_data(plain, authors, tmp_path) -> Non
         counterfact(plain, "authors", write(authors, half))
 
 
+def test_one_record_without_a_field_of_the_relation_is_a_failed_case(tmp_path) -> None:
+    """Of twenty or more; what templates replace may be missing."""
+    whole = [record(i, relation=True) for i in range(40)]
+    for fields in ({"rel_prompts": []}, {"requested_rewrite": record(3)["requested_rewrite"]}):
+        path = write(tmp_path / "rel_counterfact.json", [*whole[:3], whole[3] | fields, *whole[4:]])
+        data = counterfact(None, "authors", path)
+        (odd,) = data.odd
+        assert odd.case_id == 3 and " is missing or empty" in odd.reason and data.case_ids == list(range(40))
+        assert len(data.facts) == 39 and len(data.statements) == 40
+        assert counterfact(path, "templates").odd == ()
+    bare = write(tmp_path / "bare.json", [one | {"paraphrase_prompts": []} for one in whole])
+    for arguments in ((None, "authors", bare), (bare, "templates")):
+        with pytest.raises(FactError, match="40 of 40 records are odd, .* paraphrase_prompts is missing"):
+            counterfact(*arguments)
+
+
 def test_absent_files_and_unknown_relations(tmp_path) -> None:
     for absent in (None, tmp_path / "absent.json"):
         with pytest.raises(

@@ -139,13 +139,13 @@ def test_statements_from_both_layouts(record) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"subject": "Everest"}, "record 1: subject 'Everest' is not in its prompt"),
+        ({"subject": "Everest"}, "record 1: subject 'Everest' is not in the prompt"),
         ({"subject": "i"}, "record 1: subject 'i' occurs more than once in its prompt"),
         ({"subject": ""}, "record 1: subject is empty"),
         ({"prompt": None}, r"record 1: Expected `str`, got `null` - at `\$.prompt`"),
         ({"prompt": "Vinson Massif {}"}, r"record 1: prompt must not hold \{\}"),
         ({"template": "{} lies in"}, "record 1: the prompt .* does not open with the template '{} lies in'"),
-        ({"template": "lies in"}, r"record 1: template must hold exactly one \{\}"),
+        ({"template": "lies in"}, r"record 1: the template must hold exactly one \{\}"),
         ({"attribute": " "}, "record 1: attribute is empty"),
         ({"known_id": 7}, "records 0 and 1 both have known_id 7"),
     ],

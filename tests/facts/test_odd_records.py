@@ -9,7 +9,7 @@ from artifact.cli import call
 from artifact.errors import FactError
 from artifact.evaluation.score import score_cases
 from artifact.facts.dataset import own
-from artifact.facts.fact import parse_facts
+from artifact.facts.fact import Fact, parse_facts
 from artifact.facts.odd import OddRecord, decode_records, parse_records
 from artifact.runs.store import reading
 from artifact.sources.catalogue import WORLD
@@ -39,6 +39,11 @@ ODD = {
     "a filled slot": ({"requested_rewrite__prompt": "Velmora lies in"}, "must hold exactly one {}"),
     "a doubled slot": ({"requested_rewrite__prompt": "{} and {} lie in"}, "must hold exactly one {}"),
     "no rewrite": ({"requested_rewrite": None}, "requested_rewrite"),
+    "a blank at a subject's end": ({"requested_rewrite__subject": "Velmora "}, "'Velmora ' has blanks at its ends"),
+    "one object twice": (
+        {"requested_rewrite__target_new": {"str": RECORDS[3]["requested_rewrite"]["target_true"]["str"]}},
+        "are both",
+    ),
     "a number for a text": ({"requested_rewrite__target_new": {"str": 7}}, "target_new"),
 }
 
@@ -54,9 +59,28 @@ def test_an_odd_record_is_a_failed_case_with_its_reason(name: str) -> None:
     assert good == [one for one in parse_facts(RECORDS, "facts.json") if one.case_id != odd.case_id]
 
 
-def test_a_missing_rephrasing_is_no_fault() -> None:
-    records = changed(3, paraphrase_prompts=[])
-    assert len(parse_facts(records, "facts.json")[3].paraphrases) == 0
+@pytest.mark.parametrize("field", ["paraphrase_prompts", "rel_prompts"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_missing_rephrasing_is_a_failed_case_that_tracing_still_asks(field: str, gone: bool, tmp_path: Path) -> None:
+    records = changed(3, **{field: []})
+    if gone:
+        del records[3][field]
+    found = parse_records(records, "facts.json")
+    (odd,) = [one for one in found if isinstance(one, OddRecord)]
+    reason = f"record 3: {field} is missing or empty; give it a rephrasing"
+    assert (found.index(odd), odd.case_id, odd.reason) == (3, RECORDS[3]["case_id"], reason)
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(records))
+    data = own(path)
+    assert len(data.facts) == 39 and [one.case_id for one in data.statements] == data.case_ids
+
+
+def test_a_file_without_rephrasings_has_no_such_column(tmp_path: Path) -> None:
+    """The user's own; CounterFact always has them."""
+    records = [record | {"paraphrase_prompts": []} for record in RECORDS[:20]] + RECORDS[20:]
+    assert all(isinstance(one, Fact) for one in parse_records(records, "facts.json"))
+    with pytest.raises(FactError, match="20 of 40 records are odd, more than one in twenty .20 times: paraphrase_"):
+        parse_records(records, "facts.json", every=True)
 
 
 def test_more_than_one_in_twenty_refuses_the_file_with_the_reasons() -> None:

