@@ -44,6 +44,14 @@ def check_endpoint() -> None:
         )
 
 
+def check_endpoint_is_readable() -> None:
+    """Raise SettingError for an HF_ENDPOINT with which the hub's client cannot even be imported, as models need it."""
+    try:
+        _ = urlsplit(os.environ.get("HF_ENDPOINT", "")).hostname
+    except ValueError:
+        check_endpoint()
+
+
 def is_address(text: str) -> bool:
     """Whether it is the address of a host by http or https."""
     try:

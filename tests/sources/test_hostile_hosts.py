@@ -370,6 +370,18 @@ def test_an_endpoint_that_is_no_address_is_one_line(given: str, monkeypatch: pyt
     assert error.startswith(f"kloc: HF_ENDPOINT={given!r} is not an address") and error.count("\n") == 1
 
 
+def test_an_endpoint_with_which_the_client_cannot_be_imported_is_refused_by_all(
+    monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Others harm no command that asks no hub."""
+    command = ["trace", "--model", "world", "--prompt", "a", "--subject", "a"]
+    monkeypatch.setenv("HF_ENDPOINT", "https://[::1")
+    assert call(command) == 2
+    assert capsys.readouterr().err.startswith("kloc: HF_ENDPOINT='https://[::1' is not an address")
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert call(command) == 2 and "HF_ENDPOINT" not in capsys.readouterr().err
+
+
 # Sizes and kinds of what is there already
 
 
