@@ -18,7 +18,7 @@ from hub import serving
 from artifact.cli import call
 from artifact.cli.fetch import obtain
 from artifact.editing.mend_weights import read_network, tensors_of
-from artifact.errors import SettingError
+from artifact.errors import ModelError, SettingError
 from artifact.lm.load import load, load_folder
 from artifact.runs.inputs import Given, run_mend_weights
 from artifact.sources import download
@@ -26,7 +26,8 @@ from artifact.sources.cache import cache_folder, converted_folder, hub_file
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainFile
 from artifact.sources.convert import convert_model
 from artifact.sources.download import Patience
-from artifact.sources.fetch import cached, path_of
+from artifact.sources.fetch import cached, fetch, path_of
+from artifact.sources.verify import examine, wrong_sizes
 
 REFERENCE = Path(__file__).parent / "reference"
 FACTS = b'[{"case_id": 0}]'
@@ -257,6 +258,7 @@ def test_another_pickle_in_its_place_is_converted(capsys, monkeypatch, host, tmp
             patched.setattr("artifact.sources.lock.__version__", version)
         assert call(["fetch", "mend-gpt2-xl"]) == 2
     if not version:
+        put(monkeypatch, host, "mend-gpt2-xl", content, pinned=False)
         (cache_folder() / "mend-gpt2-xl" / "mend-10tok-gpt2-xl.pt").write_bytes(content)
         obtain([], ["mend-gpt2-xl"])
     assert call(["fetch", "mend-gpt2-xl"]) == 0
@@ -303,6 +305,13 @@ def test_a_pickled_model_is_fetched_verified_and_converted(hub, capsys) -> None:
     assert f"converted/{made.name}/model.safetensors: damaged" in capsys.readouterr().err
     assert call(["fetch", "gpt-j"]) == 0
     assert call(["fetch", "gpt-j", "--check"]) == 0
+    weights.unlink()
+    with pytest.raises(ModelError, match="model.safetensors: is missing; run kloc fetch gpt-j to fetch it again"):
+        fetch(model)
+    capsys.readouterr()
+    assert call(["fetch", "gpt-j", "--check"]) == 0
+    assert f"missing  converted/{made.name}/model.safetensors" in capsys.readouterr().out
+    assert call(["fetch", "gpt-j"]) == 0 and weights.is_file()
 
 
 def test_conversion_in_shards_holds_the_same_weights(hub, capsys) -> None:
@@ -310,6 +319,9 @@ def test_conversion_in_shards_holds_the_same_weights(hub, capsys) -> None:
     made = convert_model(model, hub.models[model.repo][0], shard=200_000)
     assert len(list(made.glob("model-*.safetensors"))) > 2 and (made / "model.safetensors.index.json").is_file()
     assert load_folder(made).weights_hash() == load_folder(REFERENCE / "models" / "tiny-gptj").weights_hash()
+    shutil.rmtree(made)
+    convert_model(model, hub.models[model.repo][0])
+    assert not list(wrong_sizes(model)) and {one.state for one in examine(model)} == {"whole"}
 
 
 def test_a_damaged_file_of_a_model_is_fetched_again(capsys, monkeypatch, tmp_path) -> None:

@@ -20,6 +20,7 @@ from artifact.cli import bench, compare, doctor, edit, fetch, make, mend, merge,
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, SettingError
 from artifact.io import reason, write_atomically
+from artifact.sources.cache import check_endpoint_is_readable
 from artifact.terminal import complain, shown, speaking
 
 DEFECT = 70
@@ -47,6 +48,7 @@ def answer(arguments: list[str]) -> int:
 def _tried(arguments: list[str]) -> int:
     try:
         _refuse_odd(arguments)
+        check_endpoint_is_readable()
         if not 20 <= _columns() <= 1000:
             os.environ.pop("COLUMNS", None)  # help cannot be set in so few; libraries fall back on the terminal's own
         return app(arguments) or 0

@@ -38,17 +38,28 @@ def hub_cache() -> Path:
 def check_endpoint() -> None:
     """Raise SettingError when HF_ENDPOINT is not the address of a host."""
     given = os.environ.get("HF_ENDPOINT")
-    if given is None:
-        return
-    try:
-        parts = urlsplit(given)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        usable = False
-    if not usable:
+    if given is not None and not is_address(given):
         raise SettingError(
             f"HF_ENDPOINT={given[:80]!r} is not an address; set it to one that begins with https://, or unset it"
         )
+
+
+def check_endpoint_is_readable() -> None:
+    """Raise SettingError for an HF_ENDPOINT with which the hub's client cannot even be imported, as models need it."""
+    try:
+        _ = urlsplit(os.environ.get("HF_ENDPOINT", "")).hostname
+    except ValueError:
+        check_endpoint()
+
+
+def is_address(text: str) -> bool:
+    """Whether it is the address of a host by http or https."""
+    try:
+        parts = urlsplit(text)
+        plain = text.isascii() and text.isprintable() and " " not in text
+        return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def _usable(folder: Path, setting: str) -> Path:

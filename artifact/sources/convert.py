@@ -12,7 +12,7 @@ from artifact.errors import ArtifactError, ModelError
 from artifact.io import new_folder, reason, sha256_of
 from artifact.sources.cache import converted_folder
 from artifact.sources.catalogue import HubModel
-from artifact.sources.lock import entry_of, holding, record
+from artifact.sources.lock import entry_of, forget, holding, record, recorded_keys
 
 SHARD = 2_000_000_000
 """Most bytes of a file, and of what is in memory at once."""
@@ -51,8 +51,13 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
                     shutil.copyfile(published / name, part / name)
             save_torch_state_dict(tensors, part, max_shard_size=shard, metadata={"format": "pt"})
             made_from = sha256_of(pickle)
-            for path in sorted(part.iterdir()):
-                record(f"converted/{out.name}/{path.name}", entry_of(path, made_from=made_from))
+            of_it = f"converted/{out.name}/"
+            made = {f"{of_it}{path.name}": path for path in sorted(part.iterdir())}
+            for key in recorded_keys():
+                if key.startswith(of_it) and key not in made:
+                    forget(key)  # of an earlier conversion, in other shards
+            for key, path in made.items():
+                record(key, entry_of(path, made_from=made_from))
     except ArtifactError:
         raise
     except Exception as error:  # safetensors reports a full disk in an error of its own

@@ -26,7 +26,6 @@ import msgspec
 from artifact import __version__
 from artifact.errors import FactError
 from artifact.io import UNFINISHED, read_regular, reason, sha256_of, write_atomically
-from artifact.sizes import size_words
 from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, shown, validator_of
 from artifact.sources.connection import Line, Misled, Watch, open_address
 from artifact.sources.kinds import not_such
@@ -189,7 +188,7 @@ def _attempt(url: str, wanted: Wanted, tell: Tell, patience: Patience) -> bool:
         except (Again, Refused):
             if watch.slow:  # what was cut for it looks like another failure
                 raise Again(
-                    f"gives less than {size_words(patience.rate)} a second over {patience.window:g} s"
+                    f"gives less than {patience.rate / 1000:g} kB a second over {patience.window:g} s"
                 ) from None
             raise
 

@@ -30,6 +30,7 @@ from artifact.sources.cache import (
     converted_folder,
     hub_cache,
     hub_file,
+    is_address,
     source_folder,
 )
 from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
@@ -253,7 +254,7 @@ def _fetch_model(model: HubModel, say: Say, tell: Tell) -> Path:
     findings = list(examine(model))
     if damaged := _remove_damaged(model, findings):
         for finding in damaged:
-            say(f"{finding.key}: {finding.words}; fetching it again")
+            say(f"{finding.key}: {finding.words or 'is missing'}; fetching it again")
         return _fetch_anew(model, tell)  # files that loading could do without, too
     _record(findings)
     return _folder(model)
@@ -283,8 +284,9 @@ def _record(findings: Sequence[Finding]) -> None:
 
 def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Finding]:
     """Remove the damaged files, of a converted model every file, as a part of a model is none."""
-    damaged = [finding for finding in findings if finding.state == "damaged"]
     made = converted_folder(model)
+    lost = made.is_dir()  # a converted file that is missing, too: of the hub's a repository holds some
+    damaged = [one for one in findings if one.state == "damaged" or (lost and one.state == "missing")]
     try:
         if damaged and made.is_symlink():  # what the user linked to is not ours to remove
             made.unlink()
@@ -313,7 +315,7 @@ def _remove(paths: Sequence[Path]) -> None:
 def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell: Tell) -> Entry:
     key = f"{source.name}/{file.name}"
     found = examine_file(source, file)
-    if found.state in ("whole", "new") and found.sha256:
+    if found.state in ("whole", "new", "unusable") and found.sha256:
         return Entry(found.sha256, path.stat().st_size)
     if found.state == "damaged":
         say(f"{key}: {found.words}; fetching it again")
@@ -356,8 +358,8 @@ def _mirrored(urls: Sequence[str]) -> tuple[str, ...]:
     base = os.environ.get("KLOC_MIRROR", "").rstrip("/")
     if not base:
         return tuple(urls)
-    if not base.startswith(("http://", "https://")):
-        raise SettingError(f"KLOC_MIRROR={base!r} is no URL; set it to one that begins with http:// or https://")
+    if not is_address(base):
+        raise SettingError(f"KLOC_MIRROR={base[:80]!r} is no URL; set it to one that begins with http:// or https://")
     return (*(f"{base}/{urlsplit(url).netloc}{urlsplit(url).path}" for url in urls), *urls)
 
 

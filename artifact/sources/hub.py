@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 from artifact.errors import ArtifactError, ModelError
 from artifact.io import reason
-from artifact.sizes import size_words
 from artifact.sources import download
 from artifact.sources.cache import hub_cache
 from artifact.sources.catalogue import HubModel
@@ -28,6 +27,7 @@ SMALL = 50_000_000
 MOST_REQUESTS = 500
 """Most requests for one model, which takes about 20."""
 _SECONDS_BETWEEN_LOOKS = 0.5
+_RESET = re.compile(r"\bt\s*=\s*(\d+)")
 _PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 """What may become the name of a file in the hub's cache."""
 
@@ -83,6 +83,9 @@ class _Guard:
     """
 
     def __init__(self, model: HubModel, patience: Patience) -> None:
+        from huggingface_hub import constants
+
+        self._endpoint = constants.ENDPOINT
         self.refused: str | None = None
         self.arrived = 0
         self._model, self._patience = model, patience
@@ -104,6 +107,10 @@ class _Guard:
             self._requests += 1
         if self._requests > MOST_REQUESTS:
             self.refuse(f"the hub has made its client ask {MOST_REQUESTS} times")
+        try:
+            check_address(str(request.url), self._endpoint)
+        except Misled as misled:
+            self.refuse(f"the hub {misled}")
         request.headers["Accept-Encoding"] = "identity"
         waits = request.extensions.get("timeout") or {}
         most = self._patience.stall_seconds
@@ -116,10 +123,8 @@ class _Guard:
         request, headers = response.request, response.headers
         for name in [name for name in headers if name.lower().startswith("x-xet-")]:
             del headers[name]
-        if wait := headers.get("Retry-After", "") or headers.get("RateLimit", ""):
-            longest = max((int(digits[:9]) for digits in re.findall("[0-9]+", wait)), default=0)
-            if response.status_code >= 400 and longest > self._patience.longest_wait:
-                self.refuse(f"the hub answers {response.status_code}, and asks to wait {longest} s")
+        if response.status_code >= 400:
+            self._look_at_wait(response.status_code, headers)
         self._look_at_names(headers, request.method, response.status_code)
         name = self._name(str(request.url))
         if (to := headers.get("Location")) is not None:
@@ -129,6 +134,16 @@ class _Guard:
         most = self._most(name)
         self._look_at_size(name, headers, request.method, response.status_code, most)
         response.stream = _bounded(response.stream, self, most)
+
+    def _look_at_wait(self, status: int, headers: Any) -> None:
+        """Its client waits as long as a number says, without asking anybody; a date it passes over."""
+        told = [
+            re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After", "")),
+            _RESET.search(headers.get("RateLimit", "")),
+        ]
+        longest = max((int(found[1][:12]) for found in told if found), default=0)
+        if longest > self._patience.longest_wait:
+            self.refuse(f"the hub answers {status}, and asks to wait {longest} s")
 
     def _look_at_names(self, headers: Any, method: str, status: int) -> None:
         commit = headers.get("X-Repo-Commit")
@@ -229,7 +244,7 @@ def _guarded(guard: _Guard) -> Iterator[None]:
 
     def end() -> None:
         guard.refused = guard.refused or (
-            f"less than {size_words(patience.rate)} a second arrived over {patience.window:g} s"
+            f"less than {patience.rate / 1000:g} kB a second arrived over {patience.window:g} s"
         )
         close_session()
 

@@ -34,7 +34,7 @@ _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def not_such(path: Path, name: str | None = None, whole: bool = True) -> str | None:
-    """Why the file is not what its name (or `name`) says, in words that follow "it is" ; None when nothing speaks
+    """Why the file is not what its name (or `name`) says, in words that follow "it is"; None when nothing speaks
     against it.
 
     `whole` reads an archive through, against its members' checksums; without it the directory alone is read. Raises

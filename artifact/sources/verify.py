@@ -14,7 +14,7 @@ from artifact.io import reason, sha256_of
 from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import HubModel, PlainFile, PlainSource, Source
 from artifact.sources.kinds import not_such
-from artifact.sources.lock import Expected, expected_of, recorded, unusable
+from artifact.sources.lock import Expected, expected_of, recorded, recorded_keys, unusable
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -47,10 +47,16 @@ def examine(source: Source) -> Iterator[Finding]:
 
 
 def wrong_sizes(source: Source) -> Iterator[Finding]:
-    """The files that are not as large as they must be, by the pinned or the recorded size; nothing is read."""
+    """The files that are not as large as they must be, by the pinned or the recorded size; nothing is read.
+
+    Of a converted model also those that are missing.
+    """
     for wanted in _files(source):
-        if wanted.path and wanted.path.is_file() and (words := _wrong_size(wanted, wanted.path)):
-            yield Finding(wanted.key, wanted.path, "damaged", words=words)
+        if wanted.path and wanted.path.is_file():
+            if words := _wrong_size(wanted, wanted.path):
+                yield Finding(wanted.key, wanted.path, "damaged", words=words)
+        elif wanted.key.startswith("converted/"):
+            yield Finding(wanted.key, wanted.path, "damaged", words="is missing")
 
 
 def examine_file(source: PlainSource, file: PlainFile) -> Finding:
@@ -83,8 +89,10 @@ def _files_of_plain(source: PlainSource) -> Iterator[_Wanted]:
 def _files_of_model(model: HubModel) -> Iterator[_Wanted]:
     made = converted_folder(model)
     if made.is_dir():
-        for file in sorted(made.iterdir()):
-            yield _Wanted(f"converted/{made.name}/{file.name}", file)
+        of_it = f"converted/{made.name}/"
+        names = {key.removeprefix(of_it) for key in recorded_keys() if key.startswith(of_it)}
+        for name in sorted(names | {file.name for file in made.iterdir()}):
+            yield _Wanted(f"{of_it}{name}", made / name)
         return
     for name in model.files:
         path = hub_file(model, name)

@@ -160,7 +160,8 @@ def test_the_layout_of_another_tool_is_named(tmp_path, capsys) -> None:
     record = {"case_id": 0, "prompt": "Paris lies in", "subject": "Paris", "target_new": "Italy"}
     path.write_bytes(as_json([record]))
     assert call(["run", "smoke", "--model", "world", "--facts", str(path), "--out", str(tmp_path / "run")]) == 2
-    assert "looks like EasyEdit's or KnowEdit's layout (case_id, prompt, subject" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "no edit case in this" in error and "EasyEdit" in error and error.count("\n") == 1
 
 
 def folder() -> Path:

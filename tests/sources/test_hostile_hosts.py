@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import socket
 import time
 from dataclasses import replace
@@ -132,7 +133,7 @@ DRIBBLES = {
 def test_what_dribbles_is_ended_by_its_rate(name: str) -> None:
     """Each wait is short, so that no time-out is met; the rate over a window ends it."""
     with answering(endless(*DRIBBLES[name], pause=0.05)) as host:
-        assert "gives less than 0.0 MB a second over 0.4 s, 2 times" in refused(source(host.url))
+        assert "gives less than 10 kB a second over 0.4 s, 2 times" in refused(source(host.url))
 
 
 def test_tls_that_dribbles_is_ended_by_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,11 +231,53 @@ def test_https_does_not_lead_to_http() -> None:
             check_address(to, "http://host/x")
 
 
+NO_ADDRESSES = ["mirror", "http://[::1", "http://", "http://h:x", "http://a b", "http://h\x7f", "ftp://h"]
+
+
+@pytest.mark.parametrize("given", NO_ADDRESSES)
+def test_a_mirror_that_is_no_address_is_one_line(given: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("KLOC_MIRROR", given)
+    assert call(["fetch", "known"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kloc: KLOC_MIRROR=") and "is no URL" in error and error[:-1].isprintable()
+
+
 def test_a_proxy_that_is_no_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://[::1")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     refused(source("http://host.invalid"))
+
+
+def test_any_damaged_answer_ends_in_the_file_or_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes changed, cut out and put in at random places of a good answer's head."""
+    monkeypatch.setattr(download, "PATIENCE", replace(QUICK, stall_seconds=0.2, tries=1))
+    drawn = random.Random(13)
+    good = head(
+        f"Content-Length: {len(CONTENT)}", 'ETag: "one"', "Content-Type: application/json",
+        "Retry-After: 1", "Content-Range: bytes 0-9/10", "Transfer-Encoding: identity", "Location: /x",
+    )  # fmt: skip
+    pieces = (b"\0", b"\xff", b"\r\n", b":", b"9" * 30, b"chunked", b"-1", b"302", b"206", b"\x1b[2J", b" ")
+
+    def answer(connection: socket.socket, asked: bytes) -> None:
+        content = bytearray(good)
+        for _ in range(drawn.randint(1, 3)):
+            at = drawn.randrange(len(content))
+            content[at : at + drawn.choice((0, 1, 3, 40))] = drawn.choice(pieces)
+        connection.sendall(content + CONTENT)
+
+    with answering(answer) as host:
+        for _ in range(80):
+            wanted = source(host.url)
+            try:
+                fetch(wanted)
+            except FactError as error:
+                assert str(error).isprintable()
+            else:
+                assert path(host.url).read_bytes() == CONTENT
+            for file in source_folder(wanted).iterdir():
+                file.unlink()
+            (source_folder(wanted).parent / "fetched.lock.json").unlink(missing_ok=True)
 
 
 # What stands in the way
@@ -325,6 +368,18 @@ def test_an_endpoint_that_is_no_address_is_one_line(given: str, monkeypatch: pyt
     assert call(["fetch", "gpt2"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"kloc: HF_ENDPOINT={given!r} is not an address") and error.count("\n") == 1
+
+
+def test_an_endpoint_with_which_the_client_cannot_be_imported_is_refused_by_all(
+    monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Others harm no command that asks no hub."""
+    command = ["trace", "--model", "world", "--prompt", "a", "--subject", "a"]
+    monkeypatch.setenv("HF_ENDPOINT", "https://[::1")
+    assert call(command) == 2
+    assert capsys.readouterr().err.startswith("kloc: HF_ENDPOINT='https://[::1' is not an address")
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert call(command) == 2 and "HF_ENDPOINT" not in capsys.readouterr().err
 
 
 # Sizes and kinds of what is there already
