@@ -164,7 +164,9 @@ def tally_of(connection: sqlite3.Connection) -> Tally:
 
 def keep_tally(connection: sqlite3.Connection, tally: Tally) -> None:
     """Store the tally, in the transaction of what it counts."""
-    connection.execute("insert or replace into meta values (?, ?)", (TALLY, tally.text()))
+    kept = connection.execute("update meta set value = ? where key = ?", (tally.text(), TALLY))
+    if not kept.rowcount:
+        connection.execute("insert into meta values (?, ?)", (TALLY, tally.text()))
 
 
 def _holds(

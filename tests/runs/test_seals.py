@@ -393,12 +393,22 @@ def test_a_pipe_or_a_link_is_not_written_to(name: str, folder: Path, kloc: Calla
         assert call(["status", str(folder)]) == 0
 
 
-def test_run_json_is_a_copy_and_the_journal_decides(folder: Path, other: Path) -> None:
+def test_run_json_is_a_copy_and_the_journal_decides(
+    folder: Path, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = (folder / "run.json").read_bytes()
-    for content in (b"", b"\xff{", (other / "run.json").read_bytes()):
-        (folder / "run.json").write_bytes(content)
+    another = (other / "run.json").read_bytes()
+    told = {b"": "cannot be read", b"\xff{": "cannot be read", another: "tells of another run", None: "is missing"}
+    for content, said in told.items():
+        (folder / "run.json").unlink()
+        if content is not None:
+            (folder / "run.json").write_bytes(content)
         assert call(["verify", str(folder)]) == 0
+        capsys.readouterr()
+        assert call(["status", str(folder)]) == 0
+        assert f"{folder}/run.json: {said}; the journal counts" in capsys.readouterr().out
         with writing(folder) as store:
             begin(store, description())
             store.write_description()
         assert (folder / "run.json").read_bytes() == wanted
+        assert call(["status", str(folder)]) == 0 and "the journal counts" not in capsys.readouterr().out
