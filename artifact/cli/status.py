@@ -19,7 +19,7 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
     """What is done and left of a run, who works on it, the time left, and the most frequent reasons for failures."""
     from artifact.reporting.tables import counted_reasons
     from artifact.runs.journal import run_folders
-    from artifact.runs.status import RunStatus, run_status, status_lines, total_line
+    from artifact.runs.status import RunStatus, copy_line, run_status, status_lines, total_line
     from artifact.runs.store import reading
 
     exit_code = 0
@@ -29,6 +29,7 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
             with reading(folder) as store:
                 found = run_status(store)
                 reasons = counted_reasons(store)
+                copy = copy_line(store)
                 exit_code = max(exit_code, say_damage([store]))
         except RunError as error:  # the other runs are still worth a line
             complain(error)
@@ -38,6 +39,8 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
             say()
         for line in status_lines(found, time.time()):
             say(line)
+        if copy:
+            say(copy)
         for reason in reasons[:_REASONS]:
             say(f"{reason.count} {reason.status}: {' '.join(reason.text.split())}")
         if len(reasons) > _REASONS:

@@ -9,7 +9,7 @@ knows neither the tables nor the keys that were: which row is what is told from 
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -146,17 +146,27 @@ def _name(connection: sqlite3.Connection, pages: Sequence[int], kinds: dict[int,
 def _page_rows(
     connection: sqlite3.Connection, number: int, by_rowid: bool
 ) -> list[tuple[int | None, tuple[Value, ...]]]:
-    """A page's rows: from its beginning to what cannot be read, and where there is such, from its end to there."""
+    """A page's rows; where one of them cannot be read, each of the others by its place, which passes over that one."""
+    query = f"select {'rowid' if by_rowid else 'null'}, {', '.join(_COLUMNS)} from p{number}"
     found: dict[tuple[int | None, tuple[Value, ...]], None] = {}
-    key, order = ("rowid", "rowid desc") if by_rowid else ("null", "a desc, b desc")
-    query = f"select {key}, {', '.join(_COLUMNS)} from p{number}"
-    for backwards in ("", f" order by {order}"):
-        try:
-            for rowid, *values in connection.execute(query + backwards):
-                while values and values[-1] is None:
-                    values.pop()
-                found[rowid, tuple(values)] = None
-            break
-        except sqlite3.Error:
-            continue
+    if _read_into(found, connection, query):
+        return list(found)
+    with suppress(sqlite3.Error):
+        ((count,),) = connection.execute(f"select count(*) from p{number}")
+        for place in range(count):
+            _read_into(found, connection, f"{query} limit 1 offset {place}")
     return list(found)
+
+
+def _read_into(
+    found: dict[tuple[int | None, tuple[Value, ...]], None], connection: sqlite3.Connection, query: str
+) -> bool:
+    """Add the rows of a query, as far as they can be read; whether all of them could."""
+    try:
+        for rowid, *values in connection.execute(query):
+            while values and values[-1] is None:
+                values.pop()
+            found[rowid, tuple(values)] = None
+    except sqlite3.Error:
+        return False
+    return True

@@ -6,12 +6,13 @@ and by the tally one that is gone. Seals are against damage and mixing. They are
 on purpose can make its seal anew. Journals of earlier versions have none; their records are read and called unsealed.
 """
 
-import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 TALLY = "seals"
 """Key of the journal's tally: how many sealed records, the sum of their seals (exclusive or), how many unsealed."""
@@ -20,17 +21,17 @@ _LENGTH = 16
 
 def of_description(stored: str | bytes) -> bytes:
     """What stands for the run's description in every seal: the hash of its text as it is stored."""
-    return hashlib.sha256(stored.encode() if isinstance(stored, str) else stored).digest()
+    return sha256(stored.encode() if isinstance(stored, str) else stored).digest()
 
 
 def seal(of: bytes, unit: bytes, case_id: int, status: bytes, payload: bytes) -> bytes:
     """A record's seal; `of` is the description's (of_description), the rest as the journal holds it."""
-    return hashlib.sha256(b"%b%b\0%d\0%b\0%b" % (of, unit, case_id, status, payload)).digest()[:_LENGTH]
+    return sha256(b"%b%b\0%d\0%b\0%b" % (of, unit, case_id, status, payload)).digest()[:_LENGTH]
 
 
 def row_seal(record: bytes, row: bytes) -> bytes:
     """The seal of a record's row of numbers."""
-    return hashlib.sha256(record + row).digest()[:_LENGTH]
+    return sha256(record + row).digest()[:_LENGTH]
 
 
 @dataclass(frozen=True)
@@ -128,14 +129,14 @@ def _check(connection: sqlite3.Connection, layout: bytes) -> Checked:
     sealed = total = unsealed = 0
     column = "seal" if has_seals(connection) else "null"
     query = f"select unit, case_id, status, payload, {column} from records"
-    for unit, records in groupby(connection.execute(query), key=lambda record: record[0]):
+    for unit, records in groupby(connection.execute(query), key=itemgetter(0)):
         rows = _rows(connection, unit) if column == "seal" and meta.get(b"numbers") == layout else None
         name = _text(unit)
         states: Counter[bytes] = Counter()
         for _, case_id, status, payload, stored in records:
             if stored is None and not throughout:
                 unsealed += 1
-            elif _holds(of, (unit, case_id, status, payload), stored, rows):
+            elif _holds(of, unit, case_id, status, payload, stored, rows):
                 sealed += 1
                 total ^= int.from_bytes(stored)
             else:
@@ -163,19 +164,27 @@ def tally_of(connection: sqlite3.Connection) -> Tally:
 
 def keep_tally(connection: sqlite3.Connection, tally: Tally) -> None:
     """Store the tally, in the transaction of what it counts."""
-    connection.execute("insert or replace into meta values (?, ?)", (TALLY, tally.text()))
+    kept = connection.execute("update meta set value = ? where key = ?", (tally.text(), TALLY))
+    if not kept.rowcount:
+        connection.execute("insert into meta values (?, ?)", (TALLY, tally.text()))
 
 
-def _holds(of: bytes, record: Sequence[object], stored: object, rows: dict[int, tuple[object, object]] | None) -> bool:
+def _holds(
+    of: bytes,
+    unit: Any,
+    case_id: Any,
+    status: Any,
+    payload: Any,
+    stored: Any,
+    rows: dict[int, tuple[Any, Any]] | None,
+) -> bool:
     """Whether a record is the one that was sealed, and its row of numbers too; a row that is gone can be made again."""
-    unit, case_id, status, payload = record
     try:
-        if seal(of, unit, case_id, status, payload) != stored:  # type: ignore[arg-type]
+        if seal(of, unit, case_id, status, payload) != stored:
             return False
-        if rows is None or case_id not in rows:
+        if rows is None or (found := rows.get(case_id)) is None:
             return True
-        row, seal_of_row = rows[case_id]  # type: ignore[index]
-        return row_seal(stored, row) == seal_of_row  # type: ignore[arg-type, operator]
+        return row_seal(stored, found[0]) == found[1]
     except TypeError:  # a value of another kind
         return False
 
@@ -192,7 +201,7 @@ def has_seals(connection: sqlite3.Connection) -> bool:
     return any(name in ("seal", b"seal") for _, name, *_ in connection.execute("pragma table_info(records)"))
 
 
-def _rows(connection: sqlite3.Connection, unit: object) -> dict[int, tuple[object, object]]:
+def _rows(connection: sqlite3.Connection, unit: object) -> dict[int, tuple[Any, Any]]:
     """A unit's rows of numbers and their seals, by case."""
     query = "select case_id, row, seal from numbers where unit = ?"
     # Bound as text: the keys are texts, and bytes would be compared as blobs.

@@ -6,17 +6,20 @@ cluster several cases are computed at once, and the run ends sooner. No torch.
 """
 
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from artifact.editing.protocol import protocol_words
 from artifact.plan import Unit
 from artifact.runs.journal import DATABASE
 from artifact.runs.lock import holder
-from artifact.runs.store import RunInfo, Store
+from artifact.runs.store import DESCRIPTION, RunInfo, Store
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,23 @@ def left_line(stores: Sequence[Store]) -> str:
         f"not finished: {sum(unit.left for unit in left)} cases of {', '.join(unit.unit for unit in left)} are left "
         "undone; take a larger device, or give other --memory, and run the same command again"
     )
+
+
+def copy_line(store: Store) -> str:
+    """One line where run.json is not what the journal says; it is a copy for people, and the journal counts."""
+    path = store.folder / DESCRIPTION
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            said = "is not a regular file"
+        elif msgspec.json.decode(path.read_bytes(), type=RunInfo) == store.info():
+            return ""
+        else:
+            said = "tells of another run"
+    except FileNotFoundError:
+        said = "is missing"
+    except (OSError, msgspec.DecodeError, UnicodeError):
+        said = "cannot be read"
+    return f"{path}: {said}; the journal counts, and the run's command writes the file anew"
 
 
 def damage_line(stores: Sequence[Store]) -> str:

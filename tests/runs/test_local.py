@@ -165,3 +165,29 @@ def test_a_model_that_takes_seconds_a_fact_runs_on_few(reference: Path, monkeypa
     assert plan == SMOKE_FEW_FACTS and any("few facts" in line for line in said)
     assert [unit.name for unit in plan.units] == [unit.name for unit in SMOKE.units]
     assert all(unit.most is not None and unit.most <= 4 for unit in plan.units if unit.does != "unedited")
+
+
+@pytest.mark.parametrize(
+    ("unit", "where"),
+    [
+        ("rome-entity", "artifact.editing.value._optimise"),
+        ("memit-entity", "artifact.editing.value._optimise"),
+        ("ft-entity", "artifact.editing.ft._tune"),
+        ("trace-hidden-entity", "artifact.tracing.trace.sweep"),
+        ("unedited", "artifact.runs.local.score_cases"),
+    ],
+)
+def test_what_the_device_cannot_hold_is_no_result(
+    unit: str, where: str, world: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    data = world.inputs.traced.statements if UNITS[unit].does == "trace" else world.inputs.edited.facts
+    items = data[:2]
+    monkeypatch.setattr(where, full)
+    records = compute(UNITS[unit], items, world)
+    assert [(record.case_id, record.status) for record in records] == [(item.case_id, "undone") for item in items]
+    assert all("not fit the device's memory" in record.reason for record in records)
+    monkeypatch.undo()
+    assert {record.status for record in compute(UNITS[unit], items, world)} <= {"done", "excluded"}

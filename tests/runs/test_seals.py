@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,9 +14,14 @@ from cheap import PLAN, Cheap, contents, description, made_up, record, refusing,
 
 from artifact.cli import call
 from artifact.errors import Interrupted, RunError
+from artifact.plan import Unit
+from artifact.runs.engine import Computed
 from artifact.runs.merge import merge
+from artifact.runs.progress import Display
 from artifact.runs.recover import recover
-from artifact.runs.store import begin, reading, writing
+from artifact.runs.runner import run_plan
+from artifact.runs.setup import Asked
+from artifact.runs.store import Record, begin, reading, writing
 
 UNITS = {unit.name: unit for unit in PLAN.units}
 PLANNED = sum(map(len, made_up(description()).values()))
@@ -29,16 +34,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of another description, with records of its own."""
+    """A finished run of another description."""
 
-    class Other(Cheap):
-        def compute(self, unit, batches, stop):  # type: ignore[no-untyped-def]
-            for computed in super().compute(unit, batches, stop):
-                for one in computed.records:
-                    one.payload["clean"] = 0.5
-                yield computed
-
-    return run(tmp_path_factory.mktemp("other") / "run", Other(msgspec.structs.replace(description(), revision="r2")))
+    engine = Cheap(msgspec.structs.replace(description(), revision="r2"))
+    return run(tmp_path_factory.mktemp("other") / "run", engine)
 
 
 @pytest.fixture
@@ -73,8 +72,6 @@ FORGED = {
     "a row of numbers": "update numbers set row = (select row from numbers where unit = 'unedited' and case_id = 105) "
     "where unit = 'unedited' and case_id = 104",
     "a row and its seal": "update numbers set row = x'00', seal = x'00' where unit = 'unedited' and case_id = 104",
-    "two cases changed round": "update records set case_id = 350 - case_id "
-    "where unit = 'unedited' and case_id in (104, 246)",
     "no seal": "update records set seal = null where unit = 'unedited' and case_id = 104",
     "a case of another number": "update records set case_id = 350 where unit = 'unedited' and case_id = 104",
     "another unit": "update records set unit = 'rome-relation' where unit = 'unedited' and case_id = 119",
@@ -83,29 +80,33 @@ FORGED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", FORGED)
-def test_a_forged_record_is_said_and_left_out(
-    how: str, folder: Path, tmp_path: Path, kloc: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    sql(folder, FORGED[how])
-    wanted = f"kloc recover {folder} --out NEW\n"
+def test_every_command_says_what_is_damaged(folder: Path, tmp_path: Path, kloc: Callable[..., str]) -> None:
+    sql(folder, FORGED["a payload"])
     out = tmp_path / "measured.json"
     commands: list[tuple[object, ...]] = [
         ("report", folder), ("verify", folder), ("status", folder), ("compare", folder, folder),
         ("baseline", folder, "--hardware", "none", "--out", out),
     ]  # fmt: skip
+    words = "damaged: 1 record left out that no checksum confirms, the first trace-hidden-entity case 104"
     for command in commands:
         said = kloc(*command)
-        assert "damaged: 1 record left out that no checksum confirms, the first " in said and said.endswith(wanted)
+        assert words in said and said.endswith(f"kloc recover {folder} --out NEW\n")
+    values = msgspec.json.decode(out.read_bytes())["values"]
+    assert {one["n"] for one in values if one["unit"] == "trace-hidden-entity"} == {19}
+    for page in ("report.html", "report.md"):
+        assert f"The journal is {words}" in (folder / "report" / page).read_text()
+    verdict = msgspec.json.decode((folder / "report" / "verdict.json").read_bytes())
+    assert (verdict["exit_code"], verdict["runs"][0]["damaged"]) == (2, 1) and words in verdict["verdict"]
+
+
+@pytest.mark.parametrize("how", FORGED)
+def test_a_forged_record_is_said_and_left_out(how: str, folder: Path, tmp_path: Path, kloc: Callable[..., str]) -> None:
+    sql(folder, FORGED[how])
+    assert "damaged: 1 record left out that no checksum confirms, the first " in kloc("verify", folder)
     for refused in (lambda: run(folder), lambda: merge([folder], tmp_path / "merged")):
         with pytest.raises(RunError, match="damaged: 1 record .*kloc recover"):
             refused()
     assert not (tmp_path / "merged").exists()
-    page = (folder / "report" / "report.html").read_text()
-    assert "The journal is damaged: 1 record left out" in page
-    assert "The journal is damaged: 1 record left out" in (folder / "report" / "report.md").read_text()
-    verdict = msgspec.json.decode((folder / "report" / "verdict.json").read_bytes())
-    assert (verdict["exit_code"], verdict["runs"][0]["damaged"]) == (2, 1) and "damaged" in verdict["verdict"]
     with reading(folder) as store:
         assert sum(count.total() for count in store.counts().values()) == PLANNED - 1
         for unit in PLAN.units:
@@ -201,57 +202,63 @@ def test_words_may_differ_when_a_run_goes_on(tmp_path: Path) -> None:
         assert store.checked().damage == "" and store.info().model_reason == "--model world"
 
 
+class Changed(Cheap):
+    """Gives other records for some cases."""
+
+    def __init__(self, change: Callable[[Unit, Record], Record]) -> None:
+        super().__init__()
+        self._change = change
+
+    def compute(
+        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool]
+    ) -> Generator[Computed, None, None]:
+        for one in super().compute(unit, batches, stop):
+            yield Computed([self._change(unit, record) for record in one.records], one.seconds, one.environment)
+
+
+def again(folder: Path, engine: Cheap) -> None:
+    """The same command with --retry-failed."""
+    run_plan(PLAN, Asked("world"), show=Display(None), out=folder, engine=lambda *_: engine, retry_failed=True)
+
+
 def test_failed_cases_are_tried_again_when_asked(folder: Path) -> None:
-    class Better(Cheap):
-        def compute(self, unit, batches, stop):  # type: ignore[no-untyped-def]
-            for batch in batches:
-                for computed in super().compute(unit, [[case + 1 if case % 7 == 3 else case for case in batch]], stop):
-                    mended = [
-                        msgspec.structs.replace(r, case_id=c) for r, c in zip(computed.records, batch, strict=True)
-                    ]
-                    yield (
-                        msgspec.structs.replace(computed, records=mended)
-                        if False
-                        else type(computed)(mended, computed.seconds, computed.environment)
-                    )
+    def mended(unit: Unit, made: Record) -> Record:
+        return msgspec.structs.replace(record(UNITS["unedited"], made.case_id), case_id=made.case_id)
 
     with reading(folder) as store:
         before, times = store.counts(), store.timed()
     assert before["rome-entity"]["failed"] == 3
-    assert run(folder, Better()) and contents(folder) == made_up(description())
-    from artifact.runs.progress import Display
-    from artifact.runs.runner import run_plan
-    from artifact.runs.setup import Asked
-
-    run_plan(PLAN, Asked("world"), show=Display(None), out=folder, engine=lambda *_: Better(), retry_failed=True)
+    run(folder, Changed(mended))
+    assert contents(folder) == made_up(description())  # unasked nothing is computed again
+    again(folder, Changed(mended))
+    for name, records in contents(folder).items():
+        assert records == [
+            mended(UNITS[name], one) if one.status == "failed" else one for one in made_up(description())[name]
+        ]
     with reading(folder) as store:
-        assert all(count["failed"] == 0 for count in store.counts().values())
         assert store.checked().damage == "" and store.timed()[: len(times)] == times
-        for unit in PLAN.units:
-            assert len(store.numbers(unit)[0]) == len(store.records(unit))
-    assert {name: count.total() for name, count in before.items()} == {
-        name: len(records) for name, records in contents(folder).items()
-    }
+        assert {len(store.numbers(unit)[0]) for unit in PLAN.units} == {20, 14}
+
+
+def test_a_failed_case_that_fails_again_keeps_its_new_reason(folder: Path) -> None:
+    def other(unit: Unit, made: Record) -> Record:
+        return msgspec.structs.replace(made, payload={"reason": "again"}) if made.status == "failed" else made
+
+    again(folder, Changed(other))
+    with reading(folder) as store:
+        assert {one.reason for one in store.unfinished(UNITS["rome-entity"])} == {"again"}
+        assert store.checked().damage == ""
 
 
 def test_what_does_not_fit_the_device_is_left_undone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Small(Cheap):
-        def compute(self, unit, batches, stop):  # type: ignore[no-untyped-def]
-            for computed in super().compute(unit, batches, stop):
-                yield type(computed)(
-                    [
-                        msgspec.structs.replace(r, status="undone", payload={"reason": "does not fit"})
-                        if r.case_id == 105
-                        else r
-                        for r in computed.records
-                    ],
-                    computed.seconds,
-                    computed.environment,
-                )
+    def small(unit: Unit, made: Record) -> Record:
+        if made.case_id != 105:
+            return made
+        return Record(105, "undone", {"reason": "does not fit the device's memory"})
 
-    run(tmp_path, Small())
+    run(tmp_path, Changed(small))
     said = capsys.readouterr().out
-    assert "unedited: 1 cases cannot be computed here and are left undone: does not fit" in said
+    assert "unedited: 1 cases cannot be computed here and are left undone: does not fit the device's memory" in said
     with reading(tmp_path) as store:
         assert all(105 not in store.done(unit) for unit in PLAN.units)
     assert contents(run(tmp_path)) == made_up(description())
@@ -386,12 +393,22 @@ def test_a_pipe_or_a_link_is_not_written_to(name: str, folder: Path, kloc: Calla
         assert call(["status", str(folder)]) == 0
 
 
-def test_run_json_is_a_copy_and_the_journal_decides(folder: Path, other: Path) -> None:
+def test_run_json_is_a_copy_and_the_journal_decides(
+    folder: Path, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = (folder / "run.json").read_bytes()
-    for content in (b"", b"\xff{", (other / "run.json").read_bytes()):
-        (folder / "run.json").write_bytes(content)
+    another = (other / "run.json").read_bytes()
+    told = {b"": "cannot be read", b"\xff{": "cannot be read", another: "tells of another run", None: "is missing"}
+    for content, said in told.items():
+        (folder / "run.json").unlink()
+        if content is not None:
+            (folder / "run.json").write_bytes(content)
         assert call(["verify", str(folder)]) == 0
+        capsys.readouterr()
+        assert call(["status", str(folder)]) == 0
+        assert f"{folder}/run.json: {said}; the journal counts" in capsys.readouterr().out
         with writing(folder) as store:
             begin(store, description())
             store.write_description()
         assert (folder / "run.json").read_bytes() == wanted
+        assert call(["status", str(folder)]) == 0 and "the journal counts" not in capsys.readouterr().out
