@@ -8,6 +8,7 @@ Special tokens: nothing is added behind a text. In front of a prompt stands what
 nothing for GPT-2, GPT-J and SmolLM2, the begin token for Llama 3, which never saw a text without it.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class Encoded:
 
 
 class Tokens:
-    """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions.
+    """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions, `rows`
+    that of its embedding's rows: an id beyond them, as of a token that was added to the tokenizer alone, is never used.
 
     `opening` are the ids that the tokenizer puts in front of every prompt, none or one. `document_id` opens a text that
     has no prompt, as samples do: the opening where there is one, else the token between the documents of pretraining
@@ -56,12 +58,20 @@ class Tokens:
     ModelError for a tokenizer that puts a space of its own in front of every text.
     """
 
-    def __init__(self, tokenizer: Any, limit: int) -> None:
+    def __init__(self, tokenizer: Any, limit: int, rows: int | None = None) -> None:
         self._tokenizer = tokenizer
         self.limit = limit
+        self._rows = sys.maxsize if rows is None else rows
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.opening: tuple[int, ...] = (begin,) if begin is not None and begin in tokenizer("")["input_ids"] else ()
         marked = {token.content: one for one, token in tokenizer.added_tokens_decoder.items() if token.special}
+        marked = {text: one for text, one in marked.items() if one < self._rows}
+        if beyond := [one for one in self.opening if one >= self._rows]:
+            raise ModelError(
+                f"the tokenizer opens every text with the id {beyond[0]}, and the model has {self._rows} rows; give "
+                "the tokenizer that came with the model"
+            )
+        begin, end = (None if one is not None and one >= self._rows else one for one in (begin, end))
         known = [one for one in (*self.opening, marked.get(_DOCUMENTS), begin, end) if one is not None]
         if not known:
             raise ModelError("the tokenizer has no begin and no end token; give a model with a tokenizer that has one")
@@ -84,8 +94,8 @@ class Tokens:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode(self, text: str) -> Encoded:
-        """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, or has an unknown
-        word.
+        """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, or has a word that
+        the model does not know.
         """
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
@@ -95,6 +105,12 @@ class Tokens:
         if len(ids) > self.limit:
             raise PromptError(
                 f"the prompt {_short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
+            )
+        if beyond := [at for at, one in enumerate(ids) if one >= self._rows]:
+            start, stop = offsets[beyond[0]]
+            raise PromptError(
+                f"the word {text[start:stop].strip()!r} in {_short(text)!r} is the tokenizer's id {ids[beyond[0]]}, "
+                f"and the model has {self._rows} rows; leave it out, or give a model trained with it"
             )
         if self._unknown is not None and self._unknown in ids:
             start, stop = offsets[ids.index(self._unknown)]
