@@ -73,6 +73,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     shard: tuple[int, int] | None = None
     relation_noise_level: float | None = None
     """Of relation traces, where it is another than `noise_level`."""
+    tokenizer_sha256: str = ""
+    """Over the tokenizer's files; empty in runs of before it was recorded."""
 
     def planned(self, unit: Unit) -> int:
         """How many cases the unit takes when it is finished, the user's limit apart."""
@@ -335,11 +337,14 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
         store._put("numbers", LAYOUT)
         store._put("info", msgspec.json.encode(info).decode())
         return info
-    found = first_difference(msgspec.json.decode(stored), described(info), ("model_reason", "cases", "given"))
+    before, apart = msgspec.json.decode(stored), ["model_reason", "cases", "given"]
+    if not before.get("tokenizer_sha256"):
+        apart.append("tokenizer_sha256")
+    found = first_difference(before, described(info), apart)
     if found is not None:
-        name, before, now = found
+        name, one, now = found
         raise RunError(
-            f"{store.folder}: was made with another {name} ({before}, now {now}); name another folder with --out, or "
+            f"{store.folder}: was made with another {name} ({one}, now {now}); name another folder with --out, or "
             "run the command that made it"
         )
     return store.info()
