@@ -35,7 +35,7 @@ from artifact.errors import SettingError
 from artifact.facts.dataset import PAPER_CASES
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, use_tf32
-from artifact.lm.gpt2 import GPT2
+from artifact.lm.families.gpt2 import GPT2
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit, find_plans
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from artifact.editing.mend import Network
 from artifact.editing.moments import Moments
 from artifact.errors import SettingError
 from artifact.facts.fact import read_json
 from artifact.lm.decoder import Decoder, Family
-from artifact.lm.gpt2 import GPT2
-from artifact.lm.gptj import GPTJ
-from artifact.lm.llama import Llama
+from artifact.lm.families import FAMILIES, AnyFamily
 from artifact.lm.load import LanguageModel
 
 _MODULES = (
@@ -92,12 +89,11 @@ def _plain_name(model: str) -> str:
 def _expected(key: str, decoder: Decoder | None) -> Sequence[str]:
     """What a published file may name under `key`, for layer 0."""
     if decoder is None:
-        families: Sequence[Family] = (GPT2(), GPTJ(rotary=0), Llama(1, torch.zeros(0)))
-        return [name for family in families for name in _names(family, key, tied=None)]
-    return _names(decoder.family, key, tied="lm_head.weight" not in decoder.weights)
+        return [name for family in FAMILIES.values() for name in _names(family, key, tied=None)]
+    return _names(decoder.family, key, tied=f"{decoder.family.head}.weight" not in decoder.weights)
 
 
-def _names(family: Family, key: str, tied: bool | None) -> list[str]:
+def _names(family: Family | type[AnyFamily], key: str, tied: bool | None) -> list[str]:
     down = family.name("mlp_down", 0)
     return {
         "rewrite_module_tmp": [down],
@@ -105,5 +101,5 @@ def _names(family: Family, key: str, tied: bool | None) -> list[str]:
         "mlp_module_tmp": [down.rpartition(".")[0]],
         "attn_module_tmp": [family.name("attn_out", 0).rpartition(".")[0]],
         "ln_f_module": [family.final_norm],
-        "lm_head_module": ["lm_head"] if tied is False else ["lm_head", family.embedding],
+        "lm_head_module": [family.head] if tied is False else [family.head, family.embedding],
     }[key]

@@ -2,7 +2,7 @@
 
 Covers what hooks cannot give cheaply: start at any layer from stored states, run any suffix of tokens against stored
 keys and values, logits only where they are read, and a different weight edit for every row of a batch. A family file
-(gpt2.py, gptj.py, llama.py) says what its weights are called and how its blocks differ. It does not cover loading
+(families/) says what its weights are called and how its blocks differ. It does not cover loading
 (load.py), tokens (tokens.py) or generation with sampling (editing/prefixes.py).
 
 Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed`
@@ -57,6 +57,8 @@ class Family(Protocol):
     """Name of the list of blocks; `embedding` and `final_norm` are the names of these two."""
     embedding: str
     final_norm: str
+    head: str
+    """Name of the output layer, used where it differs from the embedding."""
     activated: str
     """The part whose output is the site `up`: mlp_up, or mlp_gate in a gated MLP."""
 
@@ -228,12 +230,12 @@ class Decoder:
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Next-token logits (N, V) in float32 for final states (N, D): give only the positions that are read."""
         normed_ND = self.norm(self.family.final_norm, hidden_ND)
-        return F.linear(normed_ND, self.head_VD, self.weights.get("lm_head.bias")).float()
+        return F.linear(normed_ND, self.head_VD, self.weights.get(f"{self.family.head}.bias")).float()
 
     @property
     def head_VD(self) -> Tensor:
         """The output layer; the embedding itself where the two are tied."""
-        return self.weights.get("lm_head.weight", self.embedding_VD)
+        return self.weights.get(f"{self.family.head}.weight", self.embedding_VD)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         """The family's norm over the last dimension."""

@@ -1,11 +1,12 @@
 """Find a model by name or folder, fetch it where needed, and load it into the decoder.
 
 Covers names (world, gpt2, gpt2-xl, gpt-j, smollm2), folders in transformers' layout, downloads at pinned revisions, and
-the hash of the weights. transformers gives configuration, tokenizer and weights; the forward pass is decoder.py's, the
-choice of the device device.py's. It does not train (world.py does).
+the hash of the weights. transformers gives configuration and tokenizer (folder.py); weights are read from their files
+(weights.py) by what the family expects (families/). No transformers module is built.
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any
 import torch
 
 from artifact.errors import ModelError
-from artifact.io import reason
 from artifact.lm.decoder import Decoder
-from artifact.lm.device import choose_device
-from artifact.lm.gpt2 import GPT2
-from artifact.lm.gptj import GPTJ
-from artifact.lm.llama import Llama
+from artifact.lm.device import check_fits, choose_device
+from artifact.lm.families import AnyFamily, family_of
+from artifact.lm.families.sizes import Sizes
+from artifact.lm.folder import CONFIG, read_config, read_tokens, tokenizer_hash
 from artifact.lm.smollm2 import SMOLLM2, converted
 from artifact.lm.tokens import Tokens
+from artifact.lm.weights import Stored, matched, placed, size_of, stored_tensors, untied
 from artifact.sources.catalogue import HUB_MODELS, WORLD
 from artifact.sources.fetch import fetch
 
@@ -34,6 +35,8 @@ class LanguageModel:
     revision: str
     decoder: Decoder
     tokens: Tokens
+    tokenizer_sha256: str = ""
+    """Over the tokenizer's files; empty for a tokenizer that was not read from files."""
 
     def weights_hash(self) -> str:
         """sha256 over every weight's name and bytes, in name order: equal before and after any experiment."""
@@ -79,70 +82,46 @@ def load_folder(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> LanguageModel:
-    """A model from a folder in transformers' layout. Without `revision`, the hash of its weight file stands for it."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: holds no config.json, so it is no transformers model; name a folder that is one")
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    """A model from a folder in transformers' layout. Without `revision`, the hash of its weight file stands for it.
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    Nothing of the folder is run. Raises ModelError, in one line, for a folder that is not a model of a known family,
+    whole, with finite weights and a tokenizer.
+    """
+    config = read_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        _family(config)  # refuse an unknown family before reading gigabytes
-        module = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more for a damaged folder
-        raise ModelError(
-            f"{folder}: cannot be loaded as a transformers model ({reason(error, 200)}); fetch it again"
-        ) from None
-    decoder = from_module(module, device)
-    return LanguageModel(
-        name=name or str(folder),
-        revision=revision or f"sha256:{_file_hash(folder)}",
-        decoder=decoder,
-        tokens=Tokens(tokenizer, decoder.positions, config.bos_token_id if config.model_type == "llama" else None),
-    )
+        family = family_of(config)
+        sizes = family.sizes(config)
+    except ModelError as error:
+        raise ModelError(f"{folder / CONFIG}: {error}") from None
+    where = str(folder)
+    tensors = matched(family, sizes, stored_tensors(folder), where)
+    tokens = read_tokens(folder, config, sizes.positions, sizes.vocabulary)
+    check_fits(name or where, size_of(tensors.values(), dtype), device, str(dtype).removeprefix("torch."))
+    with ThreadPoolExecutor(1) as beside:  # hashing takes as long as reading, and another core
+        hashed = None if revision else beside.submit(_file_hash, folder)
+        weights = placed(tensors, family, device, dtype, where)
+        revision = revision or f"sha256:{hashed.result() if hashed else ''}"
+    return LanguageModel(name or where, revision, _decoder(family, sizes, weights), tokens, tokenizer_hash(folder))
 
 
 def from_module(module: Any, device: str = "cpu") -> Decoder:
     """The decoder over the weights of a transformers module of a known family (shares its tensors where it can)."""
-    config = module.config
-    family = _family(config)
-    weights = {key: value.detach().to(device) for key, value in module.state_dict().items()}
-    if config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)
+    family = family_of(module.config)
+    sizes = family.sizes(module.config)
+    state = module.state_dict()
+    stored = {
+        name: Stored(tuple(value.shape), str(value.dtype).removeprefix("torch."), value.detach)
+        for name, value in state.items()
+    }
+    tensors = matched(family, sizes, stored, type(module).__name__)
+    weights = {name: tensor.read().to(device) for name, tensor in tensors.items()}
+    return _decoder(family, sizes, untied(weights, family))
+
+
+def _decoder(family: AnyFamily, sizes: Sizes, weights: dict[str, torch.Tensor]) -> Decoder:
     return Decoder(
-        family,
-        weights,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        epsilon=config.rms_norm_eps if family.rms_norm else config.layer_norm_epsilon,
-        positions=config.max_position_embeddings,
+        family, weights, layers=sizes.layers, heads=sizes.heads, epsilon=sizes.epsilon, positions=sizes.positions
     )
-
-
-def _family(config: Any) -> GPT2 | GPTJ | Llama:
-    if getattr(config, "quantization_config", None):
-        raise ModelError("quantised weights are not supported; give the model in float32, float16 or bfloat16")
-    family: GPT2 | GPTJ | Llama
-    if config.model_type == "gpt2":
-        family = GPT2()
-    elif config.model_type == "gptj":
-        if not config.rotary_dim:
-            raise ModelError("gptj without rotary_dim is not supported; expected a number, as in GPT-J 6B's 64")
-        family = GPTJ(config.rotary_dim)
-    elif config.model_type == "llama":
-        family = Llama.of(config)
-    else:
-        raise ModelError(f"model family {config.model_type!r} is not supported; expected gpt2, gptj or llama")
-    for key, value in family.required.items():
-        found = getattr(config, key, value)
-        if found != value:
-            raise ModelError(f"configuration {key} = {found!r} is not supported; expected {value!r}")
-    return family
 
 
 def _file_hash(folder: Path) -> str:

@@ -12,6 +12,7 @@ Continuations are ids: those that the tokenizer gives the text where it stands a
 space of its own before a text (sentence-piece, as Llama 2's) is asked with a sign before it, which is then cut off.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,8 @@ class Encoded:
 
 
 class Tokens:
-    """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions.
+    """A transformers tokenizer, asked for ids and offsets only. `limit` is the model's number of positions, `rows`
+    that of its embedding's rows: an id beyond them, as of a token that was added to the tokenizer alone, is never used.
 
     `opening` are the ids that the tokenizer puts before every prompt, mostly none or one. `document_ids` open a text
     that has no prompt, as samples do: the opening where there is one, else `document_id`, the token between the
@@ -70,16 +72,24 @@ class Tokens:
     text, and for one whose ids of a continuation cannot be told.
     """
 
-    def __init__(self, tokenizer: Any, limit: int, begin: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, limit: int, rows: int | None = None, begin: int | None = None) -> None:
         self._tokenizer = tokenizer
         self.limit = limit
+        self._rows = sys.maxsize if rows is None else rows
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 "the tokenizer tells no character offsets; give a model with a tokenizer.json (a fast tokenizer)"
             )
         self.opening: tuple[int, ...] = self._opening()
-        own, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        if beyond := [one for one in self.opening if one >= self._rows]:
+            raise ModelError(
+                f"the tokenizer opens every text with the id {beyond[0]}, and the model has {self._rows} rows; give "
+                "the tokenizer that came with the model"
+            )
         marked = {token.content: one for one, token in tokenizer.added_tokens_decoder.items() if token.special}
+        marked = {text: one for text, one in marked.items() if one < self._rows}
+        named = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        own, end = (None if one is not None and one >= self._rows else one for one in named)
         known = [one for one in (*self.opening, marked.get(_DOCUMENTS), own, end) if one is not None]
         if not known:
             raise ModelError("the tokenizer has no begin and no end token; give a model with a tokenizer that has one")
@@ -165,7 +175,7 @@ class Tokens:
 
     def encode(self, text: str) -> Encoded:
         """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, no Unicode text, or
-        has an unknown word.
+        has a word that the model does not know.
         """
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
@@ -177,10 +187,19 @@ class Tokens:
             raise PromptError(
                 f"the prompt {_short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
             )
+        if beyond := [at for at, one in enumerate(ids) if one >= self._rows]:
+            start, stop = offsets[beyond[0]]
+            raise self._is_beyond(text[start:stop], text, ids[beyond[0]])
         if self._unknown is not None and self._unknown in ids:
             start, stop = offsets[ids.index(self._unknown)]
             raise self._is_unknown(text[start:stop], text)
         return Encoded(text, ids, offsets, len(self.opening))
+
+    def _is_beyond(self, word: str, text: str, one: int) -> PromptError:
+        return PromptError(
+            f"the word {word.strip()!r} in {_short(text)!r} is the tokenizer's id {one}, and the model has "
+            f"{self._rows} rows; leave it out, or give a model trained with it"
+        )
 
     def _is_unknown(self, word: str, text: str) -> PromptError:
         return PromptError(
@@ -200,6 +219,8 @@ class Tokens:
         ids = self._after(text)
         if not ids:
             raise PromptError(f"the text {_short(text)!r} has no token in this model's vocabulary; give another")
+        if beyond := [one for one in ids if one >= self._rows]:
+            raise self._is_beyond(self.decode(beyond[:1]), text, beyond[0])
         if self._unknown is not None and self._unknown in ids:
             words = text.split()
             raise self._is_unknown(next((w for w in words if self._unknown in self._after(f" {w}")), text), text)

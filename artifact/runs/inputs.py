@@ -15,8 +15,11 @@ from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts import dataset
 from artifact.facts.dataset import Data, RelationSource
 from artifact.plan import PAPER_MODELS, Plan
-from artifact.sources.catalogue import PLAIN_SOURCES
+from artifact.sources.cache import converted_folder
+from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES
 from artifact.sources.fetch import moments_folder, path_of
+from artifact.sources.lock import recorded
+from artifact.sources.verify import examine
 
 FACTS = ("counterfact", "known", "world", "everyday")
 """Data by name for `--facts`; anything else is a file."""
@@ -152,9 +155,9 @@ def run_mend_weights(model: str, given: Given) -> tuple[Path | None, str]:
 def evidence(plan: Plan, model: str, data: Data, given: Given) -> tuple[bool, str]:
     """Whether a run may be held against the paper, and why not in words.
 
-    It may with one of the paper's models by name (its revision is pinned) under one of the paper's plans, on
-    CounterFact from its pinned source. Templates for relation prompts, a limit and the protocol change tolerances and
-    marks, and are said there.
+    It may with one of the paper's models by name, its weights those whose hash is pinned, under one of the paper's
+    plans, on CounterFact from its pinned source. Templates for relation prompts, a limit and the protocol change
+    tolerances and marks, and are said there.
     """
     if model == "world":
         return False, WORLD_NOTE
@@ -168,7 +171,30 @@ def evidence(plan: Plan, model: str, data: Data, given: Given) -> tuple[bool, st
             False,
             f"{OTHER_NOTE.rstrip('.')}: {file.name} has sha256 {data.sha256[:12]}, not {str(file.sha256)[:12]}.",
         )
+    if other := other_weights(model):
+        return False, f"{OTHER_NOTE.rstrip('.')}: {other}."
     return True, ""
+
+
+def other_weights(model: str) -> str:
+    """Why the weights in the cache are not the pinned ones of a model by name, in words; empty when they are.
+
+    Files are hashed: a converted model's must be as recorded, and made from the file whose hash is pinned.
+    """
+    source = HUB_MODELS[model]
+    if source.sha256 is None:
+        return ""
+    made = converted_folder(source)
+    for finding in examine(source):
+        name = finding.key.rpartition("/")[2]
+        if made.is_dir():
+            entry = recorded(finding.key)
+            right = finding.state == "whole" and entry is not None and entry.made_from == source.sha256
+        else:
+            right = finding.state == "whole" or name != source.weights
+        if not right:
+            return f"{name} of {model} is not, or not made from, the file with sha256 {source.sha256[:12]}"
+    return ""
 
 
 def _facts_name(plan: Plan, given: Given) -> str | None:

@@ -244,6 +244,7 @@ def prepare(
         model_reason=reason,
         revision=model.revision,
         weights_sha256=model.weights_sha256,
+        tokenizer_sha256=model.tokenizer_sha256,
         layers=model.decoder.layers,
         device=device,
         dtype="float32",

@@ -89,6 +89,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     """None where no unit needs them, and in runs of earlier versions."""
     file_notes: list[str] = []
     """What must be said of the files used: made for another model, or for an unknown one."""
+    tokenizer_sha256: str = ""
+    """Over the tokenizer's files; empty in runs of before it was recorded."""
 
     def planned(self, unit: Unit) -> int:
         """How many cases the unit takes when it is finished, the user's limit apart."""
@@ -427,8 +429,8 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
     for one in (then, now):
         one["switches"] = all_switches(one["switches"])
     apart = ["model_reason", "cases", "given", "file_notes"]
-    if then.get("moments") is None:
-        apart.append("moments")  # a run of an earlier version did not say
+    # Runs of earlier versions did not say these.
+    apart += [name for name in ("moments", "tokenizer_sha256") if not then.get(name)]
     found = first_difference(then, now, apart)
     if found is not None:
         name, before, here = found

@@ -1,10 +1,16 @@
 """GPT-J: attention and MLP in parallel on one norm, rotary positions on the first `rotary` entries of each head."""
 
+import re
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from artifact.errors import ModelError
 from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.families.gpt2 import GPT2
+from artifact.lm.families.sizes import Sizes, head_width
 
 _PARTS = {
     "attn_norm": "ln_1",
@@ -20,20 +26,57 @@ _PARTS = {
 class GPTJ:
     """Family of EleutherAI/gpt-j-6b."""
 
+    model_type = "gptj"
     parallel = True
     input_first = False
     rms_norm = False
     blocks = "transformer.h"
     embedding = "transformer.wte"
     final_norm = "transformer.ln_f"
+    head = "lm_head"
     activated = "mlp_up"
+    sizes_read = {**GPT2.sizes_read, "rotary_dim": "width"}
+    sizes_optional = GPT2.sizes_optional | {"rotary_dim"}
+    also_read = ("layer_norm_epsilon",)
+    buffers = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)")
     required = {"activation_function": "gelu_new"}
 
     def __init__(self, rotary: int) -> None:
         self.rotary = rotary
 
-    def name(self, part: str, layer: int) -> str:
-        return f"{self.blocks}.{layer}.{_PARTS[part]}"
+    @classmethod
+    def of(cls, config: Any) -> "GPTJ":
+        """The family as a configuration has it; ModelError for heads or a rotary width that do not fit the model's."""
+        wide, rotary = head_width(config.n_embd, config.n_head), config.rotary_dim
+        if not rotary:
+            raise ModelError("gptj without rotary_dim is not supported; expected a number, as in GPT-J 6B's 64")
+        if rotary % 2 or rotary > wide:
+            raise ModelError(
+                f"rotary_dim {rotary} does not fit heads of width {wide}; expected an even number below it"
+            )
+        return cls(rotary)
+
+    def sizes(self, config: Any) -> Sizes:
+        return Sizes.of(config, config.n_inner, config.layer_norm_epsilon)
+
+    def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Every tensor that a file must hold, but the head's weight, with its shape."""
+        width, inner = sizes.width, sizes.inner
+        found: dict[str, tuple[int, ...]] = {f"{self.embedding}.weight": (sizes.vocabulary, width)}
+        for layer in range(sizes.layers):
+            name = self.name("attn_norm", layer)
+            found |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+            for part in ("attn_query", "attn_key", "attn_value", "attn_out"):
+                found[f"{self.name(part, layer)}.weight"] = (width, width)
+            for part, shape in (("mlp_up", (inner, width)), ("mlp_down", (width, inner))):
+                name = self.name(part, layer)
+                found |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+        found |= {f"{self.final_norm}.weight": (width,), f"{self.final_norm}.bias": (width,)}
+        return found | {f"{self.head}.bias": (sizes.vocabulary,)}
+
+    @classmethod
+    def name(cls, part: str, layer: int) -> str:
+        return f"{cls.blocks}.{layer}.{_PARTS[part]}"
 
     def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
         return word_BTD

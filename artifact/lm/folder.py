@@ -1,0 +1,142 @@
+"""What a model folder says beside its weights: configuration and tokenizer, read as data.
+
+Nothing in a folder is run. A folder that asks for code of its own is refused before transformers sees it; the sizes in
+a configuration are checked before anything is made from them, and only the keys that a family reads are passed on.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from artifact.errors import ModelError
+from artifact.io import reason
+from artifact.lm.families import family_type
+from artifact.lm.families.sizes import check_size
+from artifact.lm.tokens import Tokens
+
+CONFIG = "config.json"
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""The files that say how a text is cut into tokens."""
+_JSON_LIMIT = 16_000_000
+"""Most bytes of a JSON file that is read here; configurations have about a thousand."""
+_VOCABULARY_LIMIT = 500_000_000
+"""Most bytes of a tokenizer's file; those of the largest vocabularies have 40 million."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; ModelError in one line for anything else."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_JSON_LIMIT + 1)
+        if len(content) > _JSON_LIMIT:
+            raise ModelError(f"{path}: is larger than {_JSON_LIMIT} bytes; expected a small JSON object")
+        found = msgspec.json.decode(content)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({reason(error)}); make it readable") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else reason(error)
+        raise ModelError(f"{path}: is not valid JSON ({why}); expected one JSON object") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: is not a JSON object; expected one with the model's settings by name")
+    return found
+
+
+def read_config(folder: Path) -> Any:
+    """The transformers configuration of a folder, of a family known here, every size within its bounds.
+
+    Raises ModelError for a folder that asks for code, an unknown family, quantised weights, and impossible sizes.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(f"{folder}: holds no {CONFIG}, so it is no transformers model; name a folder that is one")
+    given = read_object(path)
+    _refuse_code(path, given)
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        _refuse_code(settings, read_object(settings))
+    if given.get("quantization_config"):
+        raise ModelError(f"{path}: quantised weights are not supported; give the model in float32, float16 or bfloat16")
+    try:
+        family = family_type(given.get("model_type"))
+        for key, kind in family.sizes_read.items():
+            if key in given:
+                check_size(key, given[key], kind, key in family.sizes_optional)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    # Other keys are not passed on: some of them make lists as long as they say.
+    read = {*family.sizes_read, *family.required, *family.also_read, "tie_word_embeddings", "tokenizer_class"}
+    return _as_transformers(path, family.model_type, {key: value for key, value in given.items() if key in read})
+
+
+def _as_transformers(path: Path, model_type: str, given: dict[str, Any]) -> Any:
+    """transformers' configuration, which knows the defaults and the older ways to write a value."""
+    from transformers import CONFIG_MAPPING
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        config = CONFIG_MAPPING[model_type].from_dict(given)
+    except Exception as error:  # its checks raise errors of many kinds
+        raise ModelError(f"{path}: is not a configuration of {model_type} ({_said(error)}); mend the file") from None
+    config.name_or_path = str(path.parent)
+    return config
+
+
+def _said(error: Exception) -> str:
+    """What transformers' checks say: the cause stands in the last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return reason(ValueError(lines[-1] if lines else type(error).__name__), 200)
+
+
+def _refuse_code(path: Path, given: dict[str, Any]) -> None:
+    if given.get("auto_map") or given.get("custom_pipelines"):
+        raise ModelError(
+            f"{path}: asks for code of its own (auto_map), which is never run; expected a gpt2, gptj or llama model "
+            "that transformers knows by itself"
+        )
+
+
+def read_tokens(folder: Path, config: Any, positions: int, rows: int) -> Tokens:
+    """The folder's tokenizer for a model with so many positions and rows of its embedding.
+
+    Raises ModelError in one line for a folder without one, and for one that is damaged or cannot be used.
+    """
+    whole = folder / "tokenizer.json"
+    if not whole.is_file() and not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        raise ModelError(f"{folder}: holds no tokenizer; expected a tokenizer.json beside {CONFIG}")
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file() and (folder / name).stat().st_size > _VOCABULARY_LIMIT:
+            raise ModelError(f"{folder / name}: is larger than {_VOCABULARY_LIMIT} bytes; give the model's own file")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+        return Tokens(tokenizer, positions, rows, config.bos_token_id if config.model_type == "llama" else None)
+    except (ModelError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  (tokenizers' panics are no Exception)
+        raise ModelError(
+            f"{folder}: its tokenizer cannot be used ({reason(error)}); give the files that came with the model"
+        ) from None
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """sha256 over the name and bytes of each file of the tokenizer that is there."""
+    digest = hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                digest.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
