@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from .drive import Driver
-from .kinds import KINDS
+from .kinds import KINDS, RARE
 
 
 def main() -> int:
@@ -19,7 +19,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="another seed gives other cases; drawn unless said")
     parser.add_argument("--only", action="append", choices=sorted(KINDS), help="these kinds alone")
     parser.add_argument("--case", type=int, help="this case alone")
-    parser.add_argument("--keep", action="store_true", help="keep the folders of the last case, and say all that it said")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the folders of the last case, and say all that it said"
+    )
     parser.add_argument("--all", action="store_true", help="show every finding, not one of each sort")
     asked = parser.parse_args()
     seed = int(time.time()) if asked.seed is None else asked.seed
@@ -30,6 +32,8 @@ def main() -> int:
         number = asked.case or 0
         while True:
             for kind in kinds:
+                if asked.only is None and number % RARE.get(kind, 1):
+                    continue
                 finding = driver.case(kind, seed, number)
                 counts[kind] += 1
                 if finding is None:
@@ -47,9 +51,17 @@ def main() -> int:
                 break
         if asked.keep:
             print(f"kept: {driver.folder / 'box'}")
-        codes = {kind: {str(c): n for (k, c), n in sorted(driver.codes.items(), key=str) if k == kind} for kind in kinds}
-        print("slowest: " + ", ".join(f"{kind} {case} {seconds:.1f} s" for seconds, kind, case in reversed(driver.slowest)))
-    print(f"seed {seed}: {sum(counts.values())} cases; " + ", ".join(f"{kind} {counts[kind]} {codes[kind]}" for kind in kinds))
+        codes = {
+            kind: {str(c): n for (k, c), n in sorted(driver.codes.items(), key=str) if k == kind} for kind in kinds
+        }
+        print(
+            "slowest: "
+            + ", ".join(f"{kind} {case} {seconds:.1f} s" for seconds, kind, case in reversed(driver.slowest))
+        )
+    print(
+        f"seed {seed}: {sum(counts.values())} cases; "
+        + ", ".join(f"{kind} {counts[kind]} {codes[kind]}" for kind in kinds)
+    )
     print(f"{sum(sorts.values())} findings of {len(sorts)} sorts")
     return 1 if sorts else 0
 

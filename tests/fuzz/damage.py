@@ -1,4 +1,4 @@
-"""Damage to JSON by its structure, and to any file by its bytes; everything is drawn from the generator that is given."""
+"""Damage to JSON by its structure, and to any file by its bytes; all of it drawn from the generator that is given."""
 
 import json
 import random
@@ -7,17 +7,82 @@ from typing import Any
 ANSI, RTL = "\x1b[31;1m\x1b]0;owned\x07", "\u202egnp.exe\u2066"
 MARKUP = "<img src=x onerror=alert(7)> [here](javascript:alert(7)) `code` | \\input{/etc/passwd} $x$ =cmd()"
 NASTY: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 7, 2**31, 2**53 + 1, -(2**63), 2**63, 10**400, 0.5, -0.0, 1e-320, 1e300, float("nan"),
-    float("inf"), float("-inf"), "", " ", "\n", "\t ", "\x00", "a\x00b", "\ud800", "x\udfffy", RTL, ANSI, MARKUP, "{}", "{} {}",
-    "{0.__class__}", "%s%n", "../../elsewhere/precious", "/etc/passwd", "x" * 20_000, "é" * 300, "東京", "👩‍👩‍👧", "\ufeffBOM",
-    "nan", "inf", "1e999", "0x10", "１２", "None", "null", [], {}, [[]], [None], [0], [""], ["x"], {"": ""}, {"a": {"b": {}}},
-)  # fmt: skip
-RAW = ("1e999", "-1e999", "00", "1.", "NaN", "Infinity", '"\\ud800"', '"\\u0000"', "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000)
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    7,
+    2**31,
+    2**53 + 1,
+    -(2**63),
+    2**63,
+    10**400,
+    0.5,
+    -0.0,
+    1e-320,
+    1e300,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    "",
+    " ",
+    "\n",
+    "\t ",
+    "\x00",
+    "a\x00b",
+    "\ud800",
+    "x\udfffy",
+    RTL,
+    ANSI,
+    MARKUP,
+    "{}",
+    "{} {}",
+    "{0.__class__}",
+    "%s%n",
+    "../../elsewhere/precious",
+    "/etc/passwd",
+    "x" * 20_000,
+    "é" * 300,
+    "東京",
+    "👩‍👩‍👧",
+    "\ufeffBOM",
+    "nan",
+    "inf",
+    "1e999",
+    "0x10",
+    "１２",
+    "None",
+    "null",
+    [],
+    {},
+    [[]],
+    [None],
+    [0],
+    [""],
+    ["x"],
+    {"": ""},
+    {"a": {"b": {}}},
+)
+RAW = (
+    "1e999",
+    "-1e999",
+    "00",
+    "1.",
+    "NaN",
+    "Infinity",
+    '"\\ud800"',
+    '"\\u0000"',
+    "[" * 3000 + "]" * 3000,
+    '{"a":' * 3000 + "1" + "}" * 3000,
+)
 Path = tuple[Any, ...]
 
 
 def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple[bytes, str, Path, str]:
-    """Damaged JSON, words for it, the path of the node that was damaged, and how: drop, rename, double, retype, raw, order."""
+    """Damaged JSON, words for it, the path of the node that was damaged, and how it was: drop, rename, double ..."""
     raw = json.loads(content)
     node = raw
     for step in within:
@@ -34,7 +99,9 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     if how == "drop":
         del holder[last]
     elif how == "rename" and isinstance(holder, dict):
-        name = draw.choice([f"{last}s", f" {last}", last.upper() if last.upper() != last else "x", "", "__class__", ANSI])
+        name = draw.choice(
+            [f"{last}s", f" {last}", last.upper() if last.upper() != last else "x", "", "__class__", ANSI]
+        )
         holder[name] = holder.pop(last)
         words = f" to {name!r}"
     elif how == "double" and isinstance(holder, list):
@@ -49,7 +116,9 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
         text = json.dumps(raw).replace('"@@raw@@"', words)
         words = f" = {words[:20]}"
     elif how == "wrap":
-        holder[last] = draw.choice(([holder[last]], {"value": holder[last]}, str(holder[last]), json.dumps(holder[last], default=str)))
+        holder[last] = draw.choice(
+            ([holder[last]], {"value": holder[last]}, str(holder[last]), json.dumps(holder[last], default=str))
+        )
         words = f" = {str(holder[last])[:40]!r}"
     elif how == "swap":
         other = _at(raw, draw.choice(paths))
@@ -66,8 +135,10 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     return made, f"{how} {where}{words}", path, how
 
 
-def byte_damage(draw: random.Random, content: bytes, lowest: int = 0, highest: int | None = None) -> tuple[bytes, str, str]:
-    """Damaged bytes, words, and how: cut, flip, insert, repeat, zero, empty, append, head; within bytes lowest to highest."""
+def byte_damage(
+    draw: random.Random, content: bytes, lowest: int = 0, highest: int | None = None
+) -> tuple[bytes, str, str]:
+    """Bytes damaged from byte `lowest` to `highest`, words for it, and how: cut, flip, insert, repeat, zero ..."""
     highest = len(content) if highest is None else min(highest, len(content))
     at = draw.randrange(lowest, max(highest, lowest + 1))
     how = draw.choice(("cut", "cut", "flip", "flip", "insert", "repeat", "zero", "empty", "append", "head"))
@@ -84,11 +155,23 @@ def byte_damage(draw: random.Random, content: bytes, lowest: int = 0, highest: i
         length = min(draw.choice((1, 8, 4096)), len(data) - at)
         data[at : at + length] = bytes(length)
     elif how == "empty":
-        data = bytearray(draw.choice((b"", b"\n", b"\0", b"null", b"[]", b"{}", b"\xef\xbb\xbf", b"\xff\xfe", b"PK\x03\x04", b"\x80\x04.")))
+        data = bytearray(
+            draw.choice(
+                (b"", b"\n", b"\0", b"null", b"[]", b"{}", b"\xef\xbb\xbf", b"\xff\xfe", b"PK\x03\x04", b"\x80\x04.")
+            )
+        )
     elif how == "append":
         data += draw.choice((b"\n\n", b"\0", b"garbage", content[:100], bytes(4096)))
     else:
-        data[:0] = draw.choice((b"\xef\xbb\xbf", b"\n", b"\x1f\x8b\x08", b"<!DOCTYPE html><html>", b"version https://git-lfs.github.com/spec/v1\n"))
+        data[:0] = draw.choice(
+            (
+                b"\xef\xbb\xbf",
+                b"\n",
+                b"\x1f\x8b\x08",
+                b"<!DOCTYPE html><html>",
+                b"version https://git-lfs.github.com/spec/v1\n",
+            )
+        )
     return bytes(data), f"{how} at {at} of {len(content)}", how
 
 

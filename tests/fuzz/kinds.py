@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from . import codes, hosts, tensors, words
+from . import codes, hosts, journals, processes, tensors, words
 from .box import Box, Case
 from .damage import byte_damage, json_damage
 from .material import PROMPT, SUBJECT
@@ -26,7 +26,14 @@ def edit(box: Box, method: str, *more: Any, model: str = "model") -> list[str]:
         "ft": ("--hparams", box["ft.json"]),
         "kn": (),
         "rome": ("--hparams", box["rome.json"], "--moments", box["moments"], "--prefixes", box["prefixes.json"]),
-        "memit": ("--hparams", box["memit.json"], "--moments", box["moments"], "--prefixes", box["memit_prefixes.json"]),
+        "memit": (
+            "--hparams",
+            box["memit.json"],
+            "--moments",
+            box["moments"],
+            "--prefixes",
+            box["memit_prefixes.json"],
+        ),
         "mend": ("--mend-weights", box["mend.safetensors"]),
     }[method]
     command = ["edit", "--model", box[model], "--method", method, "--request", box["request.json"], *own, *more]
@@ -54,7 +61,9 @@ def damaged(name: str, content: bytes) -> Callable[[Box], None]:
     return lambda box: None if box[name].write_bytes(content) is None else None
 
 
-def _json_file(draw: Draw, box: Box, name: str, within: tuple[Any, ...] = ()) -> tuple[bytes, str, tuple[Any, ...], str]:
+def _json_file(
+    draw: Draw, box: Box, name: str, within: tuple[Any, ...] = ()
+) -> tuple[bytes, str, tuple[Any, ...], str]:
     """Damage by structure as a rule, by bytes now and then."""
     content = (box.material / name).read_bytes()
     if draw.random() < 0.75:
@@ -75,7 +84,14 @@ def config(draw: Draw, box: Box) -> Case:
     free = (path and path[0] in _CHOICES) or how in ("flip", "insert", "repeat", "zero")
     arguments = draw.choice((trace(box), score(box)))
     expect = "free" if free else "equal"
-    return Case("config", f"config.json: {said}", arguments, expect, needs("facts.json"), damage=damaged("model/config.json", made))
+    return Case(
+        "config",
+        f"config.json: {said}",
+        arguments,
+        expect,
+        needs("facts.json"),
+        damage=damaged("model/config.json", made),
+    )
 
 
 def tokenizer(draw: Draw, box: Box) -> Case:
@@ -93,7 +109,9 @@ def weights(draw: Draw, box: Box) -> Case:
     layout = draw.choice(("model", "model", "model", "shards", "pickle"))
     said, expect, damage = tensors.weights(draw, box, layout)
     arguments = draw.choice((trace(box, layout), score(box, layout)))
-    return Case("weights", f"{layout}: {said}", arguments, expect, {**needs("facts.json"), layout: layout}, damage=damage)
+    return Case(
+        "weights", f"{layout}: {said}", arguments, expect, {**needs("facts.json"), layout: layout}, damage=damage
+    )
 
 
 def code(draw: Draw, box: Box) -> Case:
@@ -114,8 +132,18 @@ def facts(draw: Draw, box: Box) -> Case:
         expect, check = "equal", None
     if how in ("flip", "insert", "repeat", "zero"):
         expect = "free"
-    arguments = draw.choice((score(box), score(box, "model", "facts.json", "--memory", "100MB")))
-    return Case("facts", f"facts.json: {said}", arguments, expect, needs("facts.json"), damage=damaged("facts.json", made), check=check)
+    arguments = draw.choice((score(box), score(box), score(box, "model", "facts.json", "--memory", "100MB"), _run(box)))
+    if arguments[0] == "run":
+        expect, check = "others", lambda before, now: _other_records(before, now, at)
+    return Case(
+        "facts",
+        f"facts.json: {said}",
+        arguments,
+        expect,
+        needs("facts.json"),
+        damage=damaged("facts.json", made),
+        check=check,
+    )
 
 
 def _others(before: Any, now: Any, at: int) -> str:
@@ -127,9 +155,38 @@ def _others(before: Any, now: Any, at: int) -> str:
     return next((d for n in range(3) if n != at and (d := unequal(old[n], new[n], f"case {n}"))), "")
 
 
+def _run(box: Box) -> list[str]:
+    command = [
+        "run",
+        "smoke",
+        "--model",
+        box["model"],
+        "--facts",
+        box["facts.json"],
+        "--only",
+        "table2",
+        "--methods",
+        "ft",
+    ]
+    return _text([*command, "--out", box.out / "run"])
+
+
+def _other_records(before: Any, now: Any, at: int) -> str:
+    """Whatever became of the damaged record: those of the other cases are what they were."""
+    from .judge import unequal
+
+    old, new = before["run/run.sqlite"], now["run/run.sqlite"]
+    kept = [name for name in new if name in old and not name.endswith(f" {at}")]
+    return next((d for name in kept if (d := unequal(old[name], new[name], name))), "")
+
+
 def known(draw: Draw, box: Box) -> Case:
     made, said, path, how = _json_file(draw, box, "known.json")
-    expect = "equal" if how in ("order", "cut", "empty", "head") or (len(path) > 1 and path[1] not in ("subject", "prompt")) else "free"
+    expect = (
+        "equal"
+        if how in ("order", "cut", "empty", "head") or (len(path) > 1 and path[1] not in ("subject", "prompt"))
+        else "free"
+    )
     if how == "swap":
         expect = "free"
     return Case(
@@ -159,7 +216,12 @@ def settings(draw: Draw, box: Box) -> Case:
     made, said, path, how = _json_file(draw, box, file)
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
     return Case(
-        "settings", f"{file}: {said}", edit(box, method), expect, needs("request.json", *NEEDS[method]), damage=damaged(file, made)
+        "settings",
+        f"{file}: {said}",
+        edit(box, method),
+        expect,
+        needs("request.json", *NEEDS[method]),
+        damage=damaged(file, made),
     )
 
 
@@ -189,7 +251,21 @@ def texts(draw: Draw, box: Box) -> Case:
         made = made + b"\n" + rest
     else:
         made, said, how = byte_damage(draw, content)
-    command = _text(["moments", "--model", box["model"], "--texts", box[file], "--layers", "1", "--samples", 60, "--out", box.out / "m"])
+    command = _text(
+        [
+            "moments",
+            "--model",
+            box["model"],
+            "--texts",
+            box[file],
+            "--layers",
+            "1",
+            "--samples",
+            60,
+            "--out",
+            box.out / "m",
+        ]
+    )
     expect = "equal" if how == "order" else "free"
     return Case("texts", f"{file}: {said}", command, expect, needs(file), damage=damaged(file, made))
 
@@ -200,12 +276,17 @@ def training(draw: Draw, box: Box) -> Case:
     command = _text(["mend-train", "--model", box["model"], "--facts", box["facts30.json"], "--steps", 1, "--rank", 2,
                      "--out", box.out / "n.safetensors"])  # fmt: skip
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
-    return Case("training", f"facts30.json: {said}", command, expect, needs("facts30.json"), damage=damaged("facts30.json", made))
+    return Case(
+        "training",
+        f"facts30.json: {said}",
+        command,
+        expect,
+        needs("facts30.json"),
+        damage=damaged("facts30.json", made),
+    )
 
 
 def runs(draw: Draw, box: Box) -> Case:
-    from . import journals
-
     return journals.case(draw, box)
 
 
@@ -213,14 +294,23 @@ def servers(draw: Draw, box: Box) -> Case:
     return hosts.case(draw, box)
 
 
+_MAKE: dict[str, Any] = {"trace": trace, "score": score, "edit": edit, "needs": needs}
+
+
 def arguments(draw: Draw, box: Box) -> Case:
-    return words.case(draw, box, {"trace": trace, "score": score, "edit": edit, "needs": needs})
+    return words.case(draw, box, _MAKE)
+
+
+def process(draw: Draw, box: Box) -> Case:
+    return processes.case(draw, box, _MAKE)
 
 
 KINDS: dict[str, Callable[[Draw, Box], Case]] = {
     one.__name__: one
     for one in (
         config, tokenizer, weights, code, facts, known, requests, settings, edits, moments, mend, texts, training, runs,
-        servers, arguments,
+        servers, arguments, process,
     )
 }  # fmt: skip
+RARE = {"process": 20}
+"""Kinds of which one case comes for so many of the others: they take seconds."""

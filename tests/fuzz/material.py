@@ -1,4 +1,4 @@
-"""The undamaged inputs, made once: models, facts, an edit, moments, MEND's network, runs; all small and from commands."""
+"""The undamaged inputs, made once by the commands: models, facts, an edit, moments, MEND's network, runs; all small."""
 
 import json
 import random
@@ -35,8 +35,8 @@ def make(box: Box) -> None:
     kloc("moments", "--model", at / "model", "--texts", at / "texts.txt", "--layers", "1,2,3", "--out", at / "moments")
     kloc("mend-train", "--model", at / "model", "--facts", at / "facts30.json", "--steps", 2, "--rank", 8,
          "--out", at / "mend.safetensors")  # fmt: skip
-    kloc("edit", "--model", at / "model", "--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json",
-         "--out", at / "edit.safetensors")  # fmt: skip
+    ft = ("--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json")
+    kloc("edit", "--model", at / "model", *ft, "--out", at / "edit.safetensors")
     import cheap
 
     cheap.run(at / "run")
@@ -70,7 +70,9 @@ def _texts(at: Path) -> None:
         hparams = json.loads((REFERENCE / method / file).read_text("utf-8"))
         (at / f"{method}.json").write_text(json.dumps({**hparams, steps: 3}), "utf-8")
     words, draw = sorted({word for one in known for word in one["prompt"].split()}), random.Random(0)
-    lines = [f"{one['prompt']} {one['attribute']}." for one in known] + [" ".join(draw.choices(words, k=9)) for _ in range(200)]
+    lines = [f"{one['prompt']} {one['attribute']}." for one in known] + [
+        " ".join(draw.choices(words, k=9)) for _ in range(200)
+    ]
     (at / "texts.txt").write_text("\n".join(lines) + "\n", "utf-8")
     (at / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")
 

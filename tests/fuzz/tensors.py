@@ -13,14 +13,18 @@ from .damage import byte_damage, json_damage
 
 Damage = tuple[str, str, Callable[[Box], None]]
 
+_HOW = (
+    *("drop", "rename", "extra", "double", "int", "bool", "complex", "half", "nan", "inf", "huge"),
+    *("shape", "cut", "grow", "none", "scalar", "swap", "all", "value"),
+)
+
 
 def tensor_damage(draw: random.Random, held: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, str]:
     """One tensor damaged: the tensors, words, and what is right: equal (or an error), free, or refused."""
     held = dict(held)
     name = draw.choice(sorted(name for name, array in held.items() if array.dtype.kind in "fiu"))
     array = held[name]
-    how = draw.choice(("drop", "rename", "extra", "double", "int", "bool", "complex", "half", "nan", "inf", "huge", "shape",
-                       "cut", "grow", "none", "scalar", "swap", "all", "value"))  # fmt: skip
+    how = draw.choice(_HOW)
     expect = "refused"
     if how == "drop":
         del held[name]
@@ -141,7 +145,9 @@ def moments(draw: random.Random, box: Box, layer: int) -> Damage:
         with np.load(file) as held:
             arrays = {name: held[name] for name in held}
         kept, said, expect = tensor_damage(draw, arrays)
-        strict = said.endswith("mom2.mom2") and said.startswith(("nan", "inf", "huge", "cut", "grow", "complex", "bool"))
+        strict = said.endswith("mom2.mom2") and said.startswith(
+            ("nan", "inf", "huge", "cut", "grow", "complex", "bool")
+        )
         expect = "refused" if strict else "free"
         return f"moments: {said}", expect, lambda at: np.savez(at[f"moments/{file.name}"], **kept)
     content, said, how = byte_damage(draw, file.read_bytes())
@@ -154,5 +160,3 @@ def mend(draw: random.Random, box: Box) -> Damage:
     if said.startswith("header") and json.dumps(said):
         expect = "free"
     return f"mend: {said}", expect, lambda at: at["mend.safetensors"].write_bytes(content)  # type: ignore[func-returns-value]
-
-
