@@ -74,39 +74,47 @@ def _json_file(
 
 # What a configuration can say otherwise without a contradiction to the weights: a change that one can make.
 _CHOICES = {
-    "n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
-    "reorder_and_upcast_attn", "bos_token_id", "eos_token_id", "rotary_dim", "torch_dtype", "n_positions",
-}  # fmt: skip
+    *("n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    *("reorder_and_upcast_attn", "bos_token_id", "eos_token_id", "rotary_dim", "torch_dtype", "dtype", "n_positions"),
+    *(
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "rms_norm_eps",
+        "hidden_act",
+        "max_position_embeddings",
+    ),
+    *("rope_parameters", "rope_scaling", "rope_theta", "attention_bias", "mlp_bias"),
+}
 
 
 def config(draw: Draw, box: Box) -> Case:
-    made, said, path, how = _json_file(draw, box, "model/config.json")
+    folder = draw.choice(_FOLDERS)
+    made, said, path, how = _json_file(draw, box, f"{folder}/config.json")
     free = (path and path[0] in _CHOICES) or how in ("flip", "insert", "repeat", "zero")
-    arguments = draw.choice((trace(box), score(box)))
-    expect = "free" if free else "equal"
-    return Case(
-        "config",
-        f"config.json: {said}",
-        arguments,
-        expect,
-        needs("facts.json"),
-        damage=damaged("model/config.json", made),
-    )
+    arguments = draw.choice((trace(box, folder), score(box, folder)))
+    found = Case("config", f"{folder}/config.json: {said}", arguments, "free" if free else "equal")
+    found.needs = {**needs("facts.json"), folder: folder}
+    found.damage = damaged(f"{folder}/config.json", made)
+    return found
+
+
+_FOLDERS = ("model", "model", "gptj", "llama")
 
 
 def tokenizer(draw: Draw, box: Box) -> Case:
-    file = draw.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
-    made, said, path, how = _json_file(draw, box, f"model/{file}")
-    expect = "equal" if how in ("order", "cut", "empty") else "free"
-    arguments = draw.choice((trace(box), score(box), edit(box, "rome")))
-    return Case(
-        "tokenizer", f"{file}: {said}", arguments, expect, needs("facts.json", "request.json", *NEEDS["rome"]),
-        damage=damaged(f"model/{file}", made),
-    )  # fmt: skip
+    folder, file = draw.choice(_FOLDERS), draw.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
+    made, said, path, how = _json_file(draw, box, f"{folder}/{file}")
+    arguments = [trace(box, folder), score(box, folder), *([edit(box, "rome")] if folder == "model" else [])]
+    found = Case("tokenizer", f"{folder}/{file}: {said}", draw.choice(arguments))
+    found.expect = "equal" if how in ("order", "cut", "empty") else "free"
+    found.needs = {**needs("facts.json", "request.json", *NEEDS["rome"]), folder: folder}
+    found.damage = damaged(f"{folder}/{file}", made)
+    return found
 
 
 def weights(draw: Draw, box: Box) -> Case:
-    layout = draw.choice(("model", "model", "model", "shards", "pickle"))
+    layout = draw.choice(("model", "model", "gptj", "llama", "shards", "pickle"))
     said, expect, damage = tensors.weights(draw, box, layout)
     arguments = draw.choice((trace(box, layout), score(box, layout)))
     return Case(

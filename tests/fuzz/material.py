@@ -19,6 +19,9 @@ SUBJECT = REQUEST["requested_rewrite"]["subject"]
 
 def make(box: Box) -> None:
     """Everything under `box.material`."""
+    import cheap
+    import tiny_llama
+
     from artifact.cli import call
 
     def kloc(*words: Any) -> None:
@@ -28,8 +31,8 @@ def make(box: Box) -> None:
     at = box.material
     at.mkdir()
     shutil.copytree(TINY, at / "model")
-    for name, kind in (("gptj", "tiny-gptj"),):
-        shutil.copytree(REFERENCE / "models" / kind, at / name)
+    shutil.copytree(REFERENCE / "models" / "tiny-gptj", at / "gptj")
+    tiny_llama.write_folder(at / "llama", tiny_llama.llama_module(), begins=True)
     _other_layouts(at)
     _texts(at)
     kloc("moments", "--model", at / "model", "--texts", at / "texts.txt", "--layers", "1,2,3", "--out", at / "moments")
@@ -37,8 +40,6 @@ def make(box: Box) -> None:
          "--out", at / "mend.safetensors")  # fmt: skip
     ft = ("--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json")
     kloc("edit", "--model", at / "model", *ft, "--out", at / "edit.safetensors")
-    import cheap
-
     cheap.run(at / "run")
     small = cheap.description(8)
     cheap.run(at / "run2", cheap.Cheap(small))

@@ -72,7 +72,7 @@ def weights(draw: random.Random, box: Box, layout: str) -> Damage:
         file = "shards/model.safetensors.index.json"
         made, said, path, how = json_damage(draw, (box.material / file).read_bytes())
         return said, "equal", lambda at: at[file].write_bytes(made)  # type: ignore[func-returns-value]
-    name = "model.safetensors" if layout == "model" else "model-00001-of-00002.safetensors"
+    name = "model-00001-of-00002.safetensors" if layout == "shards" else "model.safetensors"
     said, expect, content = safetensors_damage(draw, box.material / layout / name)
     # Causal masks are buffers that a file may hold, drop or fill with anything.
     expect = "equal" if expect == "refused" and ("attn.bias" in said or "masked_bias" in said) else expect
