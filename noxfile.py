@@ -110,7 +110,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
-    """Hostile and odd inputs for every command, 10 minutes: `-- --minutes 60`, `-- --seed N --only runs --case 7 --keep`."""
+    """Hostile and odd inputs for every command, 10 minutes: `-- --minutes 60`, `-- --seed N --only runs --case 7`."""
     session.install(*PIP, "-e", ".", *_group("tests"))
     session.run("python", "-m", "tests.fuzz", *session.posargs, env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
 

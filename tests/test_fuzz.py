@@ -1,14 +1,20 @@
-"""The fuzz harness in short: fixed seeds and a fixed number of cases of each kind. `nox -s fuzz` goes on with others."""
+"""The fuzz harness in short: one seed and a fixed number of cases of each kind; `nox -s fuzz` goes on with others."""
 
-from collections.abc import Iterator
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from fuzz.box import Box, Case
 from fuzz.drive import Driver
+from fuzz.judge import judge
 from fuzz.kinds import KINDS
 
 SEED = 13
-CASES = {"code": 40, "runs": 40, "arguments": 50, "servers": 30}
-"""Of the other kinds 30: about 600 cases in all, a minute on one core."""
+CASES = {"code": 40, "runs": 40, "arguments": 50, "servers": 30, "process": 3}
+"""Of the other kinds 30: about 550 cases in all, a minute on one core."""
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +27,47 @@ def driver() -> Iterator[Driver]:
 def test_damaged_inputs_end_in_one_line_or_in_the_same_numbers(kind, driver) -> None:
     found = [finding for number in range(CASES.get(kind, 30)) if (finding := driver.case(kind, SEED, number))]
     assert not found, "\n" + "\n\n".join(map(str, found))
+
+
+def _raises(box: Box) -> int:
+    raise ValueError("unforeseen")
+
+
+def _says(text: str, code: int, stream: str = "stderr") -> Callable[[Box], int]:
+    return lambda box: print(text, end="", file=getattr(sys, stream)) or code
+
+
+def _writes(content: str, path: str = "out/t.json", code: int = 0) -> Callable[[Box], int]:
+    return lambda box: (box.root / "box" / path).write_text(content) and code
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        (_raises, "traceback: ValueError: unforeseen"),
+        (_says("kloc: one line\n", 4), "exit code 4"),
+        (_says("", 2), "exit code 2 with 0 lines"),
+        (_says("kloc: one\nkloc: two\n", 2), "exit code 2 with 2 lines"),
+        (_says("kloc: one\nUserWarning: odd\n", 2), "on standard error"),
+        (lambda box: os.write(2, b"thread panicked at\n") and 0, "on standard error"),
+        (_says("kloc: \x1b[31mred\n", 2), "control character"),
+        (_says("\u202egnp\n", 0, "stdout"), "control character"),
+        (_says("loss nan\n", 0, "stdout"), "no number is printed"),
+        (_writes('{"clean": NaN}'), "holds NaN"),
+        (_writes('{"clean": 0.5'), "is no JSON"),
+        (_writes('{"clean": 0.51}'), "other numbers and exit 0: /t.json/clean: 0.5, now 0.51"),
+        (_writes("", "out/e.safetensors"), "is no safetensors file"),
+        (_writes("x", "home/left"), "written outside: home/left"),
+        (_writes("x", "elsewhere/precious"), "written outside: elsewhere/precious"),
+        (lambda box: box.canary.touch() or 0, "code of an input was run"),
+        (_writes('{"clean": 0.5}'), None),
+        (_says("kloc: one line\n", 2), None),
+    ],
+)
+def test_the_judge_sees_what_is_wrong(does, says, tmp_path, monkeypatch) -> None:
+    """A command that writes a number, and then, given damaged input, does something else."""
+    box, calls = Box(tmp_path), [_writes('{"clean": 0.5}'), does]
+    monkeypatch.setattr("artifact.cli.call", lambda arguments: calls.pop(0)(box))
+    found, _ = judge(box, Case("none", "none", ["none", str(tmp_path)]), random.Random(0))
+    assert any(one.startswith(says) or says in one for one in found) if says else not found
+    assert Path.cwd() != box.cwd

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from .drive import Driver
-from .kinds import KINDS
+from .kinds import KINDS, RARE
 
 
 def main() -> int:
@@ -32,6 +32,8 @@ def main() -> int:
         number = asked.case or 0
         while True:
             for kind in kinds:
+                if asked.only is None and number % RARE.get(kind, 1):
+                    continue
                 finding = driver.case(kind, seed, number)
                 counts[kind] += 1
                 if finding is None:

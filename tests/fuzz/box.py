@@ -1,4 +1,4 @@
-"""The folders that a case runs in, and what changed in them: a command may write to `out` (and a fetch to the caches) alone."""
+"""The folders that a case runs in, and what changed in them: a command may write to `out`, a fetch to the caches."""
 
 import os
 import shutil
@@ -111,3 +111,4 @@ class Case:
     stdout_counts: bool = False
     several_lines: bool = False
     host: Any = None
+    process: tuple[str, float] | None = None

@@ -1,4 +1,4 @@
-"""Inputs that would run code: pickles in every place of one, modules that a configuration names, templates; with "y" typed."""
+"""Inputs that would run code: pickles in every place of one, modules that a configuration names; with "y" typed."""
 
 import io
 import json
@@ -74,8 +74,10 @@ def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs
         file = {"mend": draw.choice(("mend.pt", "mend.npz", "mend.safetensors")), "npz": ""}[where]
         if where == "mend":
             arguments = [word.replace("mend.safetensors", file) for word in edit(box, "mend")]
-            return Case("code", f"{file}: {said}", arguments, "refused", needs("request.json", "mend.safetensors"), stdin=stdin,
-                        damage=lambda at: at[file].write_bytes(content), judged=True)  # fmt: skip
+            found = Case("code", f"{file}: {said}", arguments, "refused", needs("request.json", "mend.safetensors"))
+            found.stdin, found.judged = stdin, True
+            found.damage = lambda at: at[file].write_bytes(content)
+            return found
 
         def poison(at: Box) -> None:
             for path in sorted(at["moments"].glob("*.npz")):
@@ -85,8 +87,8 @@ def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs
                     for name, held in members.items():
                         new.writestr(name, content if name.startswith("mom2.mom2") else held)
 
-        return Case("code", f"moments: {said}", edit(box, "rome"), "refused",
-                    needs("request.json", "rome.json", "moments", "prefixes.json"), stdin=stdin, damage=poison)  # fmt: skip
+        pristine = needs("request.json", "rome.json", "moments", "prefixes.json")
+        return Case("code", f"moments: {said}", edit(box, "rome"), "refused", pristine, stdin=stdin, damage=poison)
     evil = _EVIL.format(canary=str(box.canary))
     expect = "refused"
 
@@ -123,5 +125,5 @@ def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs
     if where in ("beside", "template", "module"):
         expect = "equal"
     arguments = draw.choice((trace(box), score(box)))
-    return Case("code", f"{where}: {said if where in ('weights', 'beside') else f'evil.py, {kind}'}, {stdin!r} typed", arguments,
-                expect, needs("facts.json"), stdin=stdin, damage=damage)  # fmt: skip
+    words = f"{where}: {said if where in ('weights', 'beside') else f'evil.py, {kind}'}, {stdin!r} typed"
+    return Case("code", words, arguments, expect, needs("facts.json"), stdin=stdin, damage=damage)

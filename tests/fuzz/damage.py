@@ -1,4 +1,4 @@
-"""Damage to JSON by its structure, and to any file by its bytes; everything is drawn from the generator that is given."""
+"""Damage to JSON by its structure, and to any file by its bytes; all of it drawn from the generator that is given."""
 
 import json
 import random
@@ -7,11 +7,65 @@ from typing import Any
 ANSI, RTL = "\x1b[31;1m\x1b]0;owned\x07", "\u202egnp.exe\u2066"
 MARKUP = "<img src=x onerror=alert(7)> [here](javascript:alert(7)) `code` | \\input{/etc/passwd} $x$ =cmd()"
 NASTY: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 7, 2**31, 2**53 + 1, -(2**63), 2**63, 10**400, 0.5, -0.0, 1e-320, 1e300, float("nan"),
-    float("inf"), float("-inf"), "", " ", "\n", "\t ", "\x00", "a\x00b", "\ud800", "x\udfffy", RTL, ANSI, MARKUP, "{}", "{} {}",
-    "{0.__class__}", "%s%n", "../../elsewhere/precious", "/etc/passwd", "x" * 20_000, "é" * 300, "東京", "👩‍👩‍👧", "\ufeffBOM",
-    "nan", "inf", "1e999", "0x10", "１２", "None", "null", [], {}, [[]], [None], [0], [""], ["x"], {"": ""}, {"a": {"b": {}}},
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    7,
+    2**31,
+    2**53 + 1,
+    -(2**63),
+    2**63,
+    10**400,
+    0.5,
+    -0.0,
+    1e-320,
+    1e300,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    "",
+    " ",
+    "\n",
+    "\t ",
+    "\x00",
+    "a\x00b",
+    "\ud800",
+    "x\udfffy",
+    RTL,
+    ANSI,
+    MARKUP,
+    "{}",
+    "{} {}",
+    "{0.__class__}",
+    "%s%n",
+    "../../elsewhere/precious",
+    "/etc/passwd",
+    "x" * 20_000,
+    "é" * 300,
+    "東京",
+    "👩‍👩‍👧",
+    "\ufeffBOM",
+    "nan",
+    "inf",
+    "1e999",
+    "0x10",
+    "１２",
+    "None",
+    "null",
+    [],
+    {},
+    [[]],
+    [None],
+    [0],
+    [""],
+    ["x"],
+    {"": ""},
+    {"a": {"b": {}}},
+)
 RAW = (
     "1e999",
     "-1e999",
@@ -28,7 +82,7 @@ Path = tuple[Any, ...]
 
 
 def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple[bytes, str, Path, str]:
-    """Damaged JSON, words for it, the path of the node that was damaged, and how: drop, rename, double, retype, raw, order."""
+    """Damaged JSON, words for it, the path of the node that was damaged, and how it was: drop, rename, double ..."""
     raw = json.loads(content)
     node = raw
     for step in within:
@@ -84,7 +138,7 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
 def byte_damage(
     draw: random.Random, content: bytes, lowest: int = 0, highest: int | None = None
 ) -> tuple[bytes, str, str]:
-    """Damaged bytes, words, and how: cut, flip, insert, repeat, zero, empty, append, head; within bytes lowest to highest."""
+    """Bytes damaged from byte `lowest` to `highest`, words for it, and how: cut, flip, insert, repeat, zero ..."""
     highest = len(content) if highest is None else min(highest, len(content))
     at = draw.randrange(lowest, max(highest, lowest + 1))
     how = draw.choice(("cut", "cut", "flip", "flip", "insert", "repeat", "zero", "empty", "append", "head"))

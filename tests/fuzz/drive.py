@@ -1,4 +1,4 @@
-"""Cases by kind and number, given to a process that runs them; what it found, with the command line that repeats each."""
+"""Cases by kind and number, given to a process that runs them; what it found, with the command that repeats each."""
 
 import json
 import os
@@ -91,9 +91,13 @@ class Driver:
             paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(ROOT / "tests")]
             with (self.folder / "worker").open("wb") as said:
                 self._worker = subprocess.Popen(
-                    [sys.executable, "-m", __package__ + ".worker", str(self.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    stderr=said, cwd=self.folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-                )  # fmt: skip
+                    [sys.executable, "-m", __package__ + ".worker", str(self.folder)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    cwd=self.folder,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+                )
             self._rest = b""
             try:
                 assert self._answer(600.0) == "ready"

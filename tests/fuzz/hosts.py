@@ -1,8 +1,9 @@
-"""Servers on loopback that answer in every wrong way, for what `kloc fetch` gets: plain files, an archive, a model of the hub."""
+"""Servers on loopback that answer `kloc fetch` in every wrong way: for plain files, an archive, a model of the hub."""
 
 import hashlib
 import io
 import json
+import os
 import random
 import socket
 import threading
@@ -35,29 +36,99 @@ NAMES = (
     "/",
 )
 STATUS = (
-    b"HTTP/1.1 200 OK", b"HTTP/1.0 200", b"HTTP/9.9 200 OK", b"ICY 200 OK", b"HTTP/1.1 999 odd", b"HTTP/1.1 -1 x", b"HTTP/1.1 20 OK", b"garbage", b"",
-    b"HTTP/1.1 200 " + ANSI.encode(), b"HTTP/1.1 404 " + ANSI.encode(), b"HTTP/1.1 500 x", b"HTTP/1.1 503 x", b"HTTP/1.1 204 x", b"HTTP/1.1 304 x",
-    b"HTTP/1.1 206 x", b"HTTP/1.1 416 x", b"HTTP/1.1 429 x", b"HTTP/1.1 401 x", b"HTTP/1.1 407 x", b"HTTP/1.1 100 Continue", b"HTTP/1.1 " + b"x" * 70000,
-    b"HTTP/1.1 302 Found", b"HTTP/1.1 301 Moved", b"HTTP/1.1 308 Moved", b"HTTP/1.1 300 x",
-)  # fmt: skip
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.0 200",
+    b"HTTP/9.9 200 OK",
+    b"ICY 200 OK",
+    b"HTTP/1.1 999 odd",
+    b"HTTP/1.1 -1 x",
+    b"HTTP/1.1 20 OK",
+    b"garbage",
+    b"",
+    b"HTTP/1.1 200 " + ANSI.encode(),
+    b"HTTP/1.1 404 " + ANSI.encode(),
+    b"HTTP/1.1 500 x",
+    b"HTTP/1.1 503 x",
+    b"HTTP/1.1 204 x",
+    b"HTTP/1.1 304 x",
+    b"HTTP/1.1 206 x",
+    b"HTTP/1.1 416 x",
+    b"HTTP/1.1 429 x",
+    b"HTTP/1.1 401 x",
+    b"HTTP/1.1 407 x",
+    b"HTTP/1.1 100 Continue",
+    b"HTTP/1.1 " + b"x" * 70000,
+    b"HTTP/1.1 302 Found",
+    b"HTTP/1.1 301 Moved",
+    b"HTTP/1.1 308 Moved",
+    b"HTTP/1.1 300 x",
+)
 HEADERS = (
-    b"Content-Length: -5", b"Content-Length: abc", b"Content-Length: 1" + b"0" * 30, b"Content-Length: 3", b"Content-Length: 0", b"Content-Length: \xb2",
-    b"Content-Length: 5\r\nContent-Length: 6", b"Transfer-Encoding: chunked", b"Transfer-Encoding: " + ANSI.encode(), b"Content-Encoding: gzip",
-    b"Content-Encoding: " + ANSI.encode(), b"Content-Type: text/html", b"Content-Type: " + ANSI.encode(), b"ETag: \"../../../../elsewhere/evil\"",
-    b"ETag: ../../elsewhere/evil", b"ETag: /etc/passwd", b"ETag: " + b"x" * 5000, b"ETag: \xff\xfe", b"ETag: \xe9", b"ETag:", b"ETag: " + ANSI.encode(),
-    b"Location: file:///etc/passwd", b"Location: ftp://127.0.0.1:9/x", b"Location: data:text/plain,x", b"Location: //", b"Location: \xff",
-    b"Location: /again", b"Location: http://[::1", b"Location: http://127.0.0.1:99999/", b"Location: " + b"x" * 5000, b"Location: http://127.0.0.1:9/",
-    b"Retry-After: -1", b"Retry-After: 1e99", b"Retry-After: \xb2", b"Retry-After: " + b"9" * 400, b"Retry-After: Fri, 99 Xxx 2020", b"Retry-After: 3600",
-    b"Retry-After: Thu, 01 Jan 99999 00:00:00 GMT", b"Retry-After: 01 Jan 1970", b"Content-Range: bytes 0-1/2", b"Content-Range: bytes */*",
-    b"Content-Range: bytes 0-9/1" + b"0" * 5000, b"Content-Range: \xb2", b"Last-Modified: " + b"x" * 70000, b"Last-Modified: \xff",
-    b"X-Repo-Commit: ../../../elsewhere/evil", b"X-Repo-Commit: main", b"X-Linked-Etag: \"../../../elsewhere/evil\"", b"X-Linked-Size: -1", b"X-Linked-Size: x",
-    b"X-Error-Code: EntryNotFound", b"X-Error-Code: GatedRepo", b"X-Error-Message: " + ANSI.encode(), b"no colon here", b": empty", b"a\x00b: c", b"X: y" * 30000,
-    b"\r\n".join(b"X-%d: y" % n for n in range(150)), b"Content-Disposition: attachment; filename=../../elsewhere/evil", b"Set-Cookie: " + b"x" * 9000,
-)  # fmt: skip
+    b"Content-Length: -5",
+    b"Content-Length: abc",
+    b"Content-Length: 1" + b"0" * 30,
+    b"Content-Length: 3",
+    b"Content-Length: 0",
+    b"Content-Length: \xb2",
+    b"Content-Length: 5\r\nContent-Length: 6",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: " + ANSI.encode(),
+    b"Content-Encoding: gzip",
+    b"Content-Encoding: " + ANSI.encode(),
+    b"Content-Type: text/html",
+    b"Content-Type: " + ANSI.encode(),
+    b'ETag: "../../../../elsewhere/evil"',
+    b"ETag: ../../elsewhere/evil",
+    b"ETag: /etc/passwd",
+    b"ETag: " + b"x" * 5000,
+    b"ETag: \xff\xfe",
+    b"ETag: \xe9",
+    b"ETag:",
+    b"ETag: " + ANSI.encode(),
+    b"Location: file:///etc/passwd",
+    b"Location: ftp://127.0.0.1:9/x",
+    b"Location: data:text/plain,x",
+    b"Location: //",
+    b"Location: \xff",
+    b"Location: /again",
+    b"Location: http://[::1",
+    b"Location: http://127.0.0.1:99999/",
+    b"Location: " + b"x" * 5000,
+    b"Location: http://127.0.0.1:9/",
+    b"Retry-After: -1",
+    b"Retry-After: 1e99",
+    b"Retry-After: \xb2",
+    b"Retry-After: " + b"9" * 400,
+    b"Retry-After: Fri, 99 Xxx 2020",
+    b"Retry-After: 3600",
+    b"Retry-After: Thu, 01 Jan 99999 00:00:00 GMT",
+    b"Retry-After: 01 Jan 1970",
+    b"Content-Range: bytes 0-1/2",
+    b"Content-Range: bytes */*",
+    b"Content-Range: bytes 0-9/1" + b"0" * 5000,
+    b"Content-Range: \xb2",
+    b"Last-Modified: " + b"x" * 70000,
+    b"Last-Modified: \xff",
+    b"X-Repo-Commit: ../../../elsewhere/evil",
+    b"X-Repo-Commit: main",
+    b'X-Linked-Etag: "../../../elsewhere/evil"',
+    b"X-Linked-Size: -1",
+    b"X-Linked-Size: x",
+    b"X-Error-Code: EntryNotFound",
+    b"X-Error-Code: GatedRepo",
+    b"X-Error-Message: " + ANSI.encode(),
+    b"no colon here",
+    b": empty",
+    b"a\x00b: c",
+    b"X: y" * 30000,
+    b"\r\n".join(b"X-%d: y" % n for n in range(150)),
+    b"Content-Disposition: attachment; filename=../../elsewhere/evil",
+    b"Set-Cookie: " + b"x" * 9000,
+)
 
 
 class Host:
-    """Answers every path of `files`; `plan` damages the first answers, `swallowed` says that an endless one was taken."""
+    """Answers every path of `files`, the first ones damaged; `swallowed`: an answer without an end was taken whole."""
 
     def __init__(self, files: dict[str, bytes], draw: random.Random | None) -> None:
         self.files, self.swallowed, self._open = files, False, True
@@ -108,8 +179,11 @@ class Host:
         status = damage.get("status") or (b"HTTP/1.1 200 OK" if body is not None else b"HTTP/1.1 404 Not Found")
         body = body if body is not None else b""
         tag = hashlib.sha256(body).hexdigest() if len(body) > 100_000 else hashlib.sha1(body).hexdigest()
-        heads = {b"content-length": b"Content-Length: %d" % len(body), b"etag": b'ETag: "%s"' % tag.encode(),
-                 b"x-repo-commit": b"X-Repo-Commit: " + REVISION.encode()}  # fmt: skip
+        heads = {
+            b"content-length": b"Content-Length: %d" % len(body),
+            b"etag": b'ETag: "%s"' % tag.encode(),
+            b"x-repo-commit": b"X-Repo-Commit: " + REVISION.encode(),
+        }
         for head in damage.get("heads", ()):
             heads[head.split(b":")[0].lower()] = head
         if "endless" in damage:
@@ -183,8 +257,6 @@ def hurried() -> Iterator[None]:
 
 @contextmanager
 def _plain(box: Box, draw: random.Random | None, name: str, inside: bool) -> Iterator[Host]:
-    import os
-
     from artifact.sources.catalogue import PLAIN_SOURCES, SOURCES
 
     records = (box.material / "facts30.json").read_bytes()
@@ -230,8 +302,11 @@ def _hub(box: Box, draw: random.Random | None) -> Iterator[Host]:
     tree = json.dumps(
         [{"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in held.items()]
     ).encode()
-    files = {f"/api/models/{model.repo}/revision/{model.revision}": about, f"/api/models/{model.repo}": about,
-             f"/api/models/{model.repo}/tree/{model.revision}*": tree}  # fmt: skip
+    files = {
+        f"/api/models/{model.repo}/revision/{model.revision}": about,
+        f"/api/models/{model.repo}": about,
+        f"/api/models/{model.repo}/tree/{model.revision}*": tree,
+    }
     files |= {f"/{model.repo}/resolve/{model.revision}/{name}": content for name, content in held.items()}
     host = Host(files, draw)
     template = host.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -250,6 +325,8 @@ def _hub(box: Box, draw: random.Random | None) -> Iterator[Host]:
 
 def case(draw: random.Random, box: Box) -> Case:
     what = draw.choice(("counterfact", "counterfact", "relation", "relation", "gpt2"))
+    if what != "gpt2" and draw.random() < 0.25:
+        return _cache(draw, what)
     inside = what == "relation" and draw.random() < 0.5
     seed = draw.random()
     hosts: list[Host] = []
@@ -268,3 +345,45 @@ def case(draw: random.Random, box: Box) -> Case:
 
     words = f"fetch {what}, {'odd archive' if inside else 'odd server'} ({seed:.4f})"
     return Case("servers", words, ["fetch", what], "said", {}, ("out", "cache", "hub"), check=check, host=host)
+
+
+def _cache(draw: random.Random, what: str) -> Case:
+    """What was fetched is damaged in the cache, or the hashes beside it; it is checked, or fetched again."""
+    seed, way = draw.random(), draw.choice(("bytes", "bytes", "link", "pipe", "folder", "gone"))
+    file = draw.choice(("fetched.lock.json", f"{what}/*.json", f"{what}/*.*", ".lock", f"{what}/.lock"))
+    command = draw.choice((["fetch", what], ["fetch", what, "--check"], ["fetch"]))
+
+    @contextmanager
+    def host(box: Box, again: random.Random | None) -> Iterator[None]:
+        from artifact.cli import call
+
+        with _plain(box, None, what, False):
+            assert call(["fetch", what]) == 0
+            if again is not None:
+                _spoil(random.Random(seed), box, file, way)
+            yield
+
+    def check(before: Any, now: Any) -> str:
+        from .judge import unequal
+
+        return unequal(before, now) if command == ["fetch", what] else ""
+
+    words = f"cache after fetch {what}: {file}, {way} ({seed:.4f}); {' '.join(command)}"
+    return Case(
+        "servers", words, command, "said", {}, ("out", "cache", "hub"), check=check, host=host, several_lines=True
+    )
+
+
+def _spoil(draw: random.Random, box: Box, file: str, way: str) -> None:
+    paths = sorted(box.cache.glob(file))
+    for path in paths[:1]:
+        content = path.read_bytes()
+        path.unlink()
+        if way == "bytes":
+            path.write_bytes(byte_damage(draw, content)[0])
+        elif way == "link":
+            path.symlink_to(box.elsewhere / "precious")
+        elif way == "pipe":
+            os.mkfifo(path)
+        elif way == "folder":
+            (path / "full").mkdir(parents=True)

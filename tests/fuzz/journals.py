@@ -1,4 +1,4 @@
-"""Damage to run folders: the journal by bytes and by SQL, its description, its lock, links in it; and who reads them."""
+"""Damage to run folders: the journal by bytes and SQL, description and lock, links; and the commands that read them."""
 
 import json
 import os
@@ -13,6 +13,15 @@ from .box import Box, Case
 from .damage import ANSI, MARKUP, NASTY, byte_damage, json_damage
 
 _SAID = re.compile(r"damag|seal|left out|checksum|no longer fits|not whole", re.IGNORECASE)
+
+_HOW = (
+    *("payload", "payload", "number", "row", "drop", "extra", "status", "swap", "unit", "info", "info", "blob"),
+    *("forget", "times", "view", "trigger", "environment", "layout"),
+)
+_BESIDE = (
+    *("lock link", "lock pipe", "lock folder", "report link", "run.json link", "run.json pipe", "database link"),
+    *("journal", "wal", "gone", "folder", "zero", "sparse"),
+)
 
 
 def case(draw: random.Random, box: Box) -> Case:
@@ -78,8 +87,7 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
     """What a hand or another program could do to the journal."""
     unit = draw.choice(("unedited", "rome-entity", "rome-relation", "trace-hidden-entity"))
     one, other = draw.sample(range(100, 114), 2)
-    how = draw.choice(("payload", "payload", "number", "row", "drop", "extra", "status", "swap", "unit", "info", "info", "blob", "forget",
-                       "times", "view", "trigger", "environment", "layout"))  # fmt: skip
+    how = draw.choice(_HOW)
     seed = draw.random()
     nasty = draw.choice((*NASTY[:40], ANSI, MARKUP))
 
@@ -129,7 +137,7 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
             elif how == "view":
                 db.execute("alter table records rename to hidden")
                 db.execute(
-                    "create view records as select unit, case_id, 'failed' as status, '{\"reason\": \"v\"}' as payload from hidden"
+                    "create view records as select unit, case_id, 'failed' as status, '{}' as payload from hidden"
                 )
             elif how == "trigger":
                 db.execute("create trigger t after insert on records begin delete from records; end")
@@ -151,8 +159,7 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
 
 def _beside(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None], tuple[str, ...]]:
     """Links, pipes and folders in the place of files; files that a killed process would leave."""
-    how = draw.choice(("lock link", "lock pipe", "lock folder", "report link", "journal", "wal", "run.json link", "run.json pipe", "gone",
-                       "folder", "zero", "sparse", "database link"))  # fmt: skip
+    how = draw.choice(_BESIDE)
     junk = draw.randbytes(draw.choice((1, 28, 512, 5000)))
 
     def damage(at: Box) -> None:

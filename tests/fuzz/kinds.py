@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from . import codes, hosts, tensors, words
+from . import codes, hosts, journals, processes, tensors, words
 from .box import Box, Case
 from .damage import byte_damage, json_damage
 from .material import PROMPT, SUBJECT
@@ -74,39 +74,47 @@ def _json_file(
 
 # What a configuration can say otherwise without a contradiction to the weights: a change that one can make.
 _CHOICES = {
-    "n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx",
-    "reorder_and_upcast_attn", "bos_token_id", "eos_token_id", "rotary_dim", "torch_dtype", "n_positions",
-}  # fmt: skip
+    *("n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    *("reorder_and_upcast_attn", "bos_token_id", "eos_token_id", "rotary_dim", "torch_dtype", "dtype", "n_positions"),
+    *(
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "rms_norm_eps",
+        "hidden_act",
+        "max_position_embeddings",
+    ),
+    *("rope_parameters", "rope_scaling", "rope_theta", "attention_bias", "mlp_bias"),
+}
 
 
 def config(draw: Draw, box: Box) -> Case:
-    made, said, path, how = _json_file(draw, box, "model/config.json")
+    folder = draw.choice(_FOLDERS)
+    made, said, path, how = _json_file(draw, box, f"{folder}/config.json")
     free = (path and path[0] in _CHOICES) or how in ("flip", "insert", "repeat", "zero")
-    arguments = draw.choice((trace(box), score(box)))
-    expect = "free" if free else "equal"
-    return Case(
-        "config",
-        f"config.json: {said}",
-        arguments,
-        expect,
-        needs("facts.json"),
-        damage=damaged("model/config.json", made),
-    )
+    arguments = draw.choice((trace(box, folder), score(box, folder)))
+    found = Case("config", f"{folder}/config.json: {said}", arguments, "free" if free else "equal")
+    found.needs = {**needs("facts.json"), folder: folder}
+    found.damage = damaged(f"{folder}/config.json", made)
+    return found
+
+
+_FOLDERS = ("model", "model", "gptj", "llama")
 
 
 def tokenizer(draw: Draw, box: Box) -> Case:
-    file = draw.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
-    made, said, path, how = _json_file(draw, box, f"model/{file}")
-    expect = "equal" if how in ("order", "cut", "empty") else "free"
-    arguments = draw.choice((trace(box), score(box), edit(box, "rome")))
-    return Case(
-        "tokenizer", f"{file}: {said}", arguments, expect, needs("facts.json", "request.json", *NEEDS["rome"]),
-        damage=damaged(f"model/{file}", made),
-    )  # fmt: skip
+    folder, file = draw.choice(_FOLDERS), draw.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
+    made, said, path, how = _json_file(draw, box, f"{folder}/{file}")
+    arguments = [trace(box, folder), score(box, folder), *([edit(box, "rome")] if folder == "model" else [])]
+    found = Case("tokenizer", f"{folder}/{file}: {said}", draw.choice(arguments))
+    found.expect = "equal" if how in ("order", "cut", "empty") else "free"
+    found.needs = {**needs("facts.json", "request.json", *NEEDS["rome"]), folder: folder}
+    found.damage = damaged(f"{folder}/{file}", made)
+    return found
 
 
 def weights(draw: Draw, box: Box) -> Case:
-    layout = draw.choice(("model", "model", "model", "shards", "pickle"))
+    layout = draw.choice(("model", "model", "gptj", "llama", "shards", "pickle"))
     said, expect, damage = tensors.weights(draw, box, layout)
     arguments = draw.choice((trace(box, layout), score(box, layout)))
     return Case(
@@ -132,7 +140,9 @@ def facts(draw: Draw, box: Box) -> Case:
         expect, check = "equal", None
     if how in ("flip", "insert", "repeat", "zero"):
         expect = "free"
-    arguments = draw.choice((score(box), score(box, "model", "facts.json", "--memory", "100MB")))
+    arguments = draw.choice((score(box), score(box), score(box, "model", "facts.json", "--memory", "100MB"), _run(box)))
+    if arguments[0] == "run":
+        expect, check = "others", lambda before, now: _other_records(before, now, at)
     return Case(
         "facts",
         f"facts.json: {said}",
@@ -151,6 +161,31 @@ def _others(before: Any, now: Any, at: int) -> str:
     if len(old) != len(new):
         return f"{len(old)} cases, now {len(new)}"
     return next((d for n in range(3) if n != at and (d := unequal(old[n], new[n], f"case {n}"))), "")
+
+
+def _run(box: Box) -> list[str]:
+    command = [
+        "run",
+        "smoke",
+        "--model",
+        box["model"],
+        "--facts",
+        box["facts.json"],
+        "--only",
+        "table2",
+        "--methods",
+        "ft",
+    ]
+    return _text([*command, "--out", box.out / "run"])
+
+
+def _other_records(before: Any, now: Any, at: int) -> str:
+    """Whatever became of the damaged record: those of the other cases are what they were."""
+    from .judge import unequal
+
+    old, new = before["run/run.sqlite"], now["run/run.sqlite"]
+    kept = [name for name in new if name in old and not name.endswith(f" {at}")]
+    return next((d for name in kept if (d := unequal(old[name], new[name], name))), "")
 
 
 def known(draw: Draw, box: Box) -> Case:
@@ -260,8 +295,6 @@ def training(draw: Draw, box: Box) -> Case:
 
 
 def runs(draw: Draw, box: Box) -> Case:
-    from . import journals
-
     return journals.case(draw, box)
 
 
@@ -269,14 +302,23 @@ def servers(draw: Draw, box: Box) -> Case:
     return hosts.case(draw, box)
 
 
+_MAKE: dict[str, Any] = {"trace": trace, "score": score, "edit": edit, "needs": needs}
+
+
 def arguments(draw: Draw, box: Box) -> Case:
-    return words.case(draw, box, {"trace": trace, "score": score, "edit": edit, "needs": needs})
+    return words.case(draw, box, _MAKE)
+
+
+def process(draw: Draw, box: Box) -> Case:
+    return processes.case(draw, box, _MAKE)
 
 
 KINDS: dict[str, Callable[[Draw, Box], Case]] = {
     one.__name__: one
     for one in (
         config, tokenizer, weights, code, facts, known, requests, settings, edits, moments, mend, texts, training, runs,
-        servers, arguments,
+        servers, arguments, process,
     )
 }  # fmt: skip
+RARE = {"process": 20}
+"""Kinds of which one case comes for so many of the others: they take seconds."""

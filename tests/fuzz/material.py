@@ -1,4 +1,4 @@
-"""The undamaged inputs, made once: models, facts, an edit, moments, MEND's network, runs; all small and from commands."""
+"""The undamaged inputs, made once by the commands: models, facts, an edit, moments, MEND's network, runs; all small."""
 
 import json
 import random
@@ -19,6 +19,9 @@ SUBJECT = REQUEST["requested_rewrite"]["subject"]
 
 def make(box: Box) -> None:
     """Everything under `box.material`."""
+    import cheap
+    import tiny_llama
+
     from artifact.cli import call
 
     def kloc(*words: Any) -> None:
@@ -28,17 +31,15 @@ def make(box: Box) -> None:
     at = box.material
     at.mkdir()
     shutil.copytree(TINY, at / "model")
-    for name, kind in (("gptj", "tiny-gptj"),):
-        shutil.copytree(REFERENCE / "models" / kind, at / name)
+    shutil.copytree(REFERENCE / "models" / "tiny-gptj", at / "gptj")
+    tiny_llama.write_folder(at / "llama", tiny_llama.llama_module(), begins=True)
     _other_layouts(at)
     _texts(at)
     kloc("moments", "--model", at / "model", "--texts", at / "texts.txt", "--layers", "1,2,3", "--out", at / "moments")
     kloc("mend-train", "--model", at / "model", "--facts", at / "facts30.json", "--steps", 2, "--rank", 8,
          "--out", at / "mend.safetensors")  # fmt: skip
-    kloc("edit", "--model", at / "model", "--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json",
-         "--out", at / "edit.safetensors")  # fmt: skip
-    import cheap
-
+    ft = ("--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json")
+    kloc("edit", "--model", at / "model", *ft, "--out", at / "edit.safetensors")
     cheap.run(at / "run")
     small = cheap.description(8)
     cheap.run(at / "run2", cheap.Cheap(small))

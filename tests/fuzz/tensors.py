@@ -13,14 +13,18 @@ from .damage import byte_damage, json_damage
 
 Damage = tuple[str, str, Callable[[Box], None]]
 
+_HOW = (
+    *("drop", "rename", "extra", "double", "int", "bool", "complex", "half", "nan", "inf", "huge"),
+    *("shape", "cut", "grow", "none", "scalar", "swap", "all", "value"),
+)
+
 
 def tensor_damage(draw: random.Random, held: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, str]:
     """One tensor damaged: the tensors, words, and what is right: equal (or an error), free, or refused."""
     held = dict(held)
     name = draw.choice(sorted(name for name, array in held.items() if array.dtype.kind in "fiu"))
     array = held[name]
-    how = draw.choice(("drop", "rename", "extra", "double", "int", "bool", "complex", "half", "nan", "inf", "huge", "shape",
-                       "cut", "grow", "none", "scalar", "swap", "all", "value"))  # fmt: skip
+    how = draw.choice(_HOW)
     expect = "refused"
     if how == "drop":
         del held[name]
@@ -68,7 +72,7 @@ def weights(draw: random.Random, box: Box, layout: str) -> Damage:
         file = "shards/model.safetensors.index.json"
         made, said, path, how = json_damage(draw, (box.material / file).read_bytes())
         return said, "equal", lambda at: at[file].write_bytes(made)  # type: ignore[func-returns-value]
-    name = "model.safetensors" if layout == "model" else "model-00001-of-00002.safetensors"
+    name = "model-00001-of-00002.safetensors" if layout == "shards" else "model.safetensors"
     said, expect, content = safetensors_damage(draw, box.material / layout / name)
     # Causal masks are buffers that a file may hold, drop or fill with anything.
     expect = "equal" if expect == "refused" and ("attn.bias" in said or "masked_bias" in said) else expect

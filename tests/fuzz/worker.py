@@ -1,5 +1,5 @@
-"""The process that runs cases: one JSON line in for each, one out. drive.py starts it, watches the clock, and starts another
-where it died or hung.
+"""The process that runs cases: one JSON line in for each, two out. drive.py starts it, watches the clock, and starts
+another where it died or hung.
 """
 
 import json
@@ -20,6 +20,7 @@ def main(root: Path) -> None:
     box.empty()
     os.environ.update(box.environment())
     answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what is printed between cases is no answer
     import torch
 
     torch.set_num_threads(1)
@@ -29,7 +30,6 @@ def main(root: Path) -> None:
     if not box.material.exists():
         from .material import make
 
-        sys.stdout = open(os.devnull, "w")
         make(box)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
