@@ -302,7 +302,7 @@ def test_no_weights(gpt2: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_it_is_read(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("artifact.lm.device.host_memory", lambda: 1000)
     monkeypatch.setattr(module_of_load, "placed", lambda *_: pytest.fail("read"))
-    with pytest.raises(ModelError, match="of host memory in bfloat16, and 0.0 GB are free"):
+    with pytest.raises(ModelError, match="of host memory in bfloat16, and 0.0 MB are free"):
         load_folder(gpt2, dtype=torch.bfloat16)
 
 
