@@ -58,6 +58,8 @@ def run_plan(
             show.say(f"traced: {traced.source}, {len(traced.cases)} statements")
         with writing(folder) as store:
             info = begin(store, working.info)
+            if store.missed:
+                show.say(f"{store.missed} records are missing from the journal and are computed again")
             store.write_description()
             reported = time.monotonic()
             try:

@@ -67,15 +67,17 @@ class Checked:
     """What a look at all records of a journal found.
 
     `damaged` are the records, by (unit, case), that their seals do not confirm, `missing` how many more the tally knows
-    that are not there, `unsealed` how many have no seal to look at. `counts` are those of the others, by unit and
-    status.
+    that are not there, `unsealed` how many have no seal to look at, `replaced` whether one stands where another stood.
+    `counts` are those of the others, by unit and status, `found` is the tally as it would be without what is missing.
     """
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     damaged: dict[tuple[str, int], None] = field(default_factory=dict)
     missing: int = 0
     unsealed: int = 0
+    replaced: bool = False
     tally_lost: bool = False
+    found: Tally = Tally()
 
     @property
     def harmed(self) -> int:
@@ -92,7 +94,9 @@ class Checked:
             records = "1 record" if count == 1 else f"{count} records"
             parts.append(f"{records} left out that no checksum confirms, the first {name} case {case_id}")
         if self.missing:
-            parts.append(f"{self.missing} missing or replaced")
+            parts.append(f"{self.missing} missing")
+        if self.replaced:
+            parts.append("a record is not the last that was stored")
         if self.tally_lost:
             parts.append("the tally of records cannot be read")
         return f"damaged: {'; '.join(parts)}" if parts else ""
@@ -148,9 +152,9 @@ def _check(connection: sqlite3.Connection, layout: bytes) -> Checked:
     missing = 0
     if tally is not None:
         missing = max(0, tally.sealed + tally.unsealed - sealed - unsealed - len(damaged))
-        if not missing and not damaged:  # one may stand where another stood
-            missing = int((sealed, total, unsealed) != (tally.sealed, tally.total, tally.unsealed))
-    return Checked(counts, damaged, missing, unsealed, lost)
+    found = Tally(sealed, total, unsealed)
+    replaced = tally is not None and not missing and not damaged and found != tally
+    return Checked(counts, damaged, missing, unsealed, replaced, lost, found)
 
 
 def tally_of(connection: sqlite3.Connection) -> Tally:

@@ -25,6 +25,7 @@ from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write
 from artifact.runs.lock import locked
 from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
+from artifact.runs.record import Record as Record
 from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of
 
 DESCRIPTION = "run.json"
@@ -113,22 +114,6 @@ class RunInfo(msgspec.Struct, frozen=True):
         return self.traced.cases if unit.does == "trace" and self.traced is not None else self.cases
 
 
-class Record(msgspec.Struct, frozen=True):
-    """One case of one unit. `done`: payload holds the numbers. `excluded`: the case does not count, with the reason.
-
-    `failed`: it could not be computed, with the reason. `undone`: this device cannot compute it, with the reason; such
-    a record is no result and is never stored.
-    """
-
-    case_id: int
-    status: Literal["done", "excluded", "failed", "undone"]
-    payload: dict[str, Any]
-
-    @property
-    def reason(self) -> str:
-        return str(self.payload.get("reason", ""))
-
-
 class Store:
     """A run folder's journal. Writers hold the folder's lock; readers need none.
 
@@ -142,6 +127,7 @@ class Store:
         self._reads = reads
         self._checked: Checked | None = None
         self._of = b""
+        self.missed = 0
 
     def checked(self) -> Checked:
         """What the seals say of all records; a reader says what it first saw."""
@@ -153,9 +139,17 @@ class Store:
         return self._checked
 
     def refuse_damage(self) -> None:
-        """Raise RunError where records are damaged or missing: for those who would build upon them."""
-        if said := self.checked().damage:
-            raise damaged(self.folder / DATABASE, said)
+        """Raise RunError where records are damaged or missing: for those who would build upon them.
+
+        A writer computes again what is missing alone, of which `missed` says how many.
+        """
+        checked = self.checked()
+        if checked.missing and not self._reads and not (checked.damaged or checked.tally_lost):
+            with self._writing():
+                keep_tally(self._connection, checked.found)
+            self.missed = checked.missing
+        elif checked.damage:
+            raise damaged(self.folder / DATABASE, checked.damage)
 
     @property
     def report_folder(self) -> Path:

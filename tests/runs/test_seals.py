@@ -145,11 +145,16 @@ def test_another_description_leaves_nothing(folder: Path, other: Path, kloc: Cal
     assert sum(one.saved for one in recover(folder, folder.parent / "new")) == PLANNED
 
 
-def test_records_that_are_gone_are_missed(folder: Path, kloc: Callable[..., str]) -> None:
+def test_records_that_are_gone_are_missed_and_computed_again(
+    folder: Path, kloc: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     sql(folder, *(f"delete from {table} where case_id = 104" for table in ("records", "numbers")))
-    assert "damaged: 4 missing or replaced;" in kloc("verify", folder)
+    assert "damaged: 4 missing;" in kloc("verify", folder)
     with pytest.raises(RunError, match="4 missing"):
-        run(folder)
+        merge([folder], folder.parent / "merged")
+    run(folder)
+    assert "4 records are missing from the journal and are computed again" in capsys.readouterr().out
+    assert contents(folder) == made_up(description()) and call(["verify", str(folder)]) == 0
 
 
 def test_a_lost_tally_is_said(folder: Path, kloc: Callable[..., str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from artifact.errors import PromptError, RunError, SettingError
+from artifact.errors import DoesNotFit, PromptError, SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.device import Memory, parse_bytes
 from artifact.lm.load import LanguageModel
@@ -117,7 +117,7 @@ def test_a_fact_that_never_fits_is_an_error_of_its_case(model: LanguageModel, mo
     statements = [Statement(n, f"The capital of {s} is", s) for n, s in enumerate(("France", "Japan"))]
     found = trace_all(model, statements, Settings(0.3), Memory(10**9))
     assert [str(one)[:40] for one in found] == [f"case {n}: one fact of 5 tokens, 10 samples" for n in (0, 1)]
-    assert all(isinstance(one, RunError) for one in found)
+    assert all(isinstance(one, DoesNotFit) for one in found)
 
 
 def test_windows_that_are_alike_share_a_row(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
