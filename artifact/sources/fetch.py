@@ -265,8 +265,8 @@ def _fetch_anew(model: HubModel, tell: Tell | None) -> Path:
     try:
         snapshot(model, tell)
     except ModelError:
-        # What came before it failed stays for the next time; the weights, which take long, are examined then.
-        _remove_damaged(model, list(examine(model, without=f"hub/{model.name}/{model.weights}")))
+        # What came before it failed stays, and may suffice for loading, which compares sizes alone.
+        _remove_damaged(model, list(examine(model)))
         raise
     findings = list(examine(model))
     if again := _remove_damaged(model, findings):

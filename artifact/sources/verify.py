@@ -41,9 +41,9 @@ class _Wanted:
     most: int | None = None
 
 
-def examine(source: Source, without: str | None = None) -> Iterator[Finding]:
-    """Hash every file of a source that is there, and name those that are not; `without` is passed over."""
-    return (_finding(wanted) for wanted in _files(source) if wanted.key != without)
+def examine(source: Source) -> Iterator[Finding]:
+    """Hash every file of a source that is there, and name those that are not."""
+    return (_finding(wanted) for wanted in _files(source))
 
 
 def wrong_sizes(source: Source) -> Iterator[Finding]:

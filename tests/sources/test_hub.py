@@ -341,6 +341,22 @@ def test_a_page_is_not_kept_when_another_file_failed(hub: Hub, model: HubModel, 
     assert hub_file(model, "tokenizer.json") is None
 
 
+def test_wrong_weights_are_not_kept_when_another_file_failed(hub: Hub, model: HubModel, tmp_path: Path) -> None:
+    """All that loading needs is there but verified: the next run would take it by its size."""
+
+    def odd(handler: BaseHTTPRequestHandler) -> bool:
+        if "tokenizer_config.json" not in handler.path:
+            return False
+        time.sleep(0.5)  # after the others
+        send(handler, 200, {"ETag": '"../x"', "X-Repo-Commit": model.revision})
+        return True
+
+    hub.odd = odd
+    hub.damage.append("model.safetensors")
+    assert "cannot be the name of a file" in refused(model, tmp_path)
+    assert hub_file(model, "config.json") is not None and hub_file(model, "model.safetensors") is None
+
+
 def test_what_is_in_the_cache_has_its_size_compared(hub: Hub, model: HubModel, capsys: pytest.CaptureFixture) -> None:
     """In a blob of its own; by loading it is refused, by kloc fetch it is fetched again."""
     weights = fetch(model) / "model.safetensors"
