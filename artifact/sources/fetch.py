@@ -262,7 +262,12 @@ def _fetch_model(model: HubModel, say: Say, tell: Tell) -> Path:
 
 def _fetch_anew(model: HubModel, tell: Tell | None) -> Path:
     """The folder of the model from the hub, every file verified and recorded; what is wrong is not kept."""
-    snapshot(model, tell)
+    try:
+        snapshot(model, tell)
+    except ModelError:
+        # What came before it failed stays, and may suffice for loading, which compares sizes alone.
+        _remove_damaged(model, list(examine(model)))
+        raise
     findings = list(examine(model))
     if again := _remove_damaged(model, findings):
         raise ModelError(

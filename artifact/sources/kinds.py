@@ -106,7 +106,9 @@ def _not_json(path: Path, head: bytes) -> str | None:
     if os.path.getsize(path) > _JSON_LIMIT:
         return None
     try:
-        msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=msgspec.Raw)
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        content.decode()  # what is left raw is not looked at as text
+        msgspec.json.decode(content, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return f"no JSON ({reason(error)})"
     except RecursionError:

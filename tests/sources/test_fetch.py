@@ -273,6 +273,7 @@ def test_first_hash_is_recorded_and_enforced(host, told) -> None:
         ("m.npz", CONTENT, "sent no whole archive"),
         ("m.json", CONTENT, "sent no JSON object or list"),
         ("m.json", b'{"error": "no such', "sent no JSON ("),
+        ("m.json", b'{"a": "\xa0"}', "sent no JSON ("),
         ("m.pt", b"PK", "sent no file of torch weights"),
         ("m.safetensors", b"\x02\0\0\0\0\0\0\0{}", "sent no whole safetensors file"),
         ("m.safetensors", b"\xff" * 16, "sent no safetensors file (its header does not fit into it)"),

@@ -115,7 +115,7 @@ def test_a_commit_names_no_folder(told: str, missing: bool, hub: Hub, model: Hub
 
 def send(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes = b"") -> None:
     handler.send_response(status)
-    for name, value in ({"Content-Length": str(len(body))} | headers).items():
+    for name, value in ({"Content-Length": str(len(body)), "Connection": "close"} | headers).items():
         handler.send_header(name, value)
     handler.end_headers()
     if handler.command != "HEAD":
@@ -323,6 +323,38 @@ def test_a_page_is_no_configuration(name: str, hub: Hub, model: HubModel, tmp_pa
     assert recorded(f"hub/gpt2/{name}") is None and hub_file(model, name) is None
     hub.odd = lambda handler: False
     assert fetch(model).is_dir()
+
+
+def test_a_page_is_not_kept_when_another_file_failed(hub: Hub, model: HubModel, tmp_path: Path) -> None:
+    def odd(handler: BaseHTTPRequestHandler) -> bool:
+        if "tokenizer.json" in handler.path:
+            send(handler, 200, {"ETag": '"page"', "X-Repo-Commit": model.revision}, b"{not}")
+        elif "model.safetensors" in handler.path:
+            time.sleep(0.3)  # after the other
+            send(handler, 200, {"ETag": '"../x"', "X-Repo-Commit": model.revision})
+        else:
+            return False
+        return True
+
+    hub.odd = odd
+    assert "cannot be the name of a file" in refused(model, tmp_path)
+    assert hub_file(model, "tokenizer.json") is None
+
+
+def test_wrong_weights_are_not_kept_when_another_file_failed(hub: Hub, model: HubModel, tmp_path: Path) -> None:
+    """All that loading needs is there but verified: the next run would take it by its size."""
+
+    def odd(handler: BaseHTTPRequestHandler) -> bool:
+        if "tokenizer_config.json" not in handler.path:
+            return False
+        time.sleep(0.5)  # after the others
+        send(handler, 200, {"ETag": '"../x"', "X-Repo-Commit": model.revision})
+        return True
+
+    hub.odd = odd
+    hub.damage.append("model.safetensors")
+    assert "cannot be the name of a file" in refused(model, tmp_path)
+    assert hub_file(model, "config.json") is not None and hub_file(model, "model.safetensors") is None
 
 
 def test_what_is_in_the_cache_has_its_size_compared(hub: Hub, model: HubModel, capsys: pytest.CaptureFixture) -> None:
