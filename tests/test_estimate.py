@@ -284,3 +284,22 @@ def test_the_document_says_what_its_commands_print(capsys: pytest.CaptureFixture
         for line in printed.splitlines():
             # What is still to be fetched depends on the machine.
             assert line == "..." or line in said or any(one.startswith(f"{line}, disk ") for one in said), line
+
+
+def test_corrected_switches_change_what_they_change() -> None:
+    """A shard counts the rows of the others' MEND edits anew, as released; severed traces run once a token anew."""
+    machine = Machine("a GPU", True, 2e14, 1e12, 80e9, "invented")
+
+    def total(*correct: str, gpus: int = 1) -> str:
+        found = estimate.estimate("gpt2-xl", machine, "released", correct=correct)
+        return next(line for line in estimate.lines(found, machine, gpus) if line.startswith("gpt2-xl: at most"))
+
+    (released,) = estimate.estimate("gpt2-xl", machine, "released")
+    (by_file,) = estimate.estimate("gpt2-xl", machine, "released", correct=["mend_training_mode"])
+    (same_noise,) = estimate.estimate("gpt2-xl", machine, "released", correct=["severed_fresh_noise"])
+    assert released.ahead > 0 == by_file.ahead and released.seconds == by_file.seconds
+    assert {unit.name for unit in released.units if unit.ahead} == {"mend-relation", "mend-entity"}
+    assert same_noise.seconds < released.seconds
+    assert total(gpus=64) != total("mend_training_mode", gpus=64) and total() == total("mend_training_mode")
+    with pytest.raises(SettingError, match="is not a switch"):
+        estimate.estimate("gpt2-xl", machine, "released", correct=["nothing"])

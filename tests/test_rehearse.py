@@ -23,6 +23,7 @@ from artifact.bench.rehearse import Rehearsal, rehearse
 from artifact.bench.work import PAPER_LENGTHS
 from artifact.cli import call
 from artifact.editing import value
+from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import DeviceError
 from artifact.facts.fact import PERSPECTIVES
 from artifact.lm import device
@@ -31,7 +32,8 @@ from artifact.reporting.report import render
 from artifact.runs import local
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
-from artifact.runs.rehearsed import rehearsed_seconds
+from artifact.runs.rehearsed import Rehearsed as Kept
+from artifact.runs.rehearsed import keep, rehearsed_seconds
 from artifact.runs.store import RunInfo, reading
 from artifact.tracing.corruption import corrupted_tokens
 
@@ -85,7 +87,7 @@ def test_at_most_and_expected_follow_the_steps_that_were_taken() -> None:
     unit = Unit("rome-entity", "edit", batch=2, method="rome")
     assert module._share(unit, context, records) == 0.5  # type: ignore[arg-type]
     assert module._share(Unit("kn-entity", "edit", batch=2, method="kn"), context, records) == 1.0  # type: ignore[arg-type]
-    half, whole = (unit_work(unit, "gpt2", "released", share).products for share in (0.5, 1.0))
+    half, whole = (unit_work(unit, "gpt2", PROTOCOLS["released"], share).products for share in (0.5, 1.0))
     assert half < whole
     assert steps.with_steps("kn", "as it is", 0.5) == "as it is"
 
@@ -170,10 +172,25 @@ def test_a_rehearsal_is_written_and_kept_for_runs(tiny: Path, capsys: pytest.Cap
     for other in (
         msgspec.structs.replace(info, model="world"),
         msgspec.structs.replace(info, protocol="corrected"),
+        msgspec.structs.replace(info, switches=info.switches | {"kn_undone": False}),
         msgspec.structs.replace(info, plan=msgspec.structs.replace(SMOKE_FEW_FACTS, units=(more,))),
     ):
         assert rehearsed_seconds(other, environment("cpu")) is None
     assert rehearsed_seconds(info, environment("cpu") | {"threads": -1}) is None
+
+
+def test_rehearsals_are_kept_by_their_switches() -> None:
+    """One with corrected switches is another run's, and does not take the place of that without."""
+    info = msgspec.structs.replace(cheap.description(), plan=SMOKE_FEW_FACTS, model="gpt2", protocol="released")
+    info = msgspec.structs.replace(info, switches=PROTOCOLS["released"].switches())
+    corrected = msgspec.structs.replace(info, switches=info.switches | {"kn_undone": False})
+    one = Kept("smoke", "gpt2", "released", environment("cpu"), {u.name: (1.0, 1.0) for u in info.plan.units})
+    keep(one)
+    assert rehearsed_seconds(info, environment("cpu")) and not rehearsed_seconds(corrected, environment("cpu"))
+    twice = {unit.name: (2.0, 2.0) for unit in info.plan.units}
+    keep(msgspec.structs.replace(one, seconds=twice, corrected=("kn_undone",)))
+    first, other = (rehearsed_seconds(each, environment("cpu")) for each in (info, corrected))
+    assert first and other and other["most"] == pytest.approx(2 * first["most"])
 
 
 def test_a_run_keeps_what_was_rehearsed_on_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:

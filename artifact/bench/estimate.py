@@ -30,7 +30,8 @@ from artifact.bench.work import (
     traced,
 )
 from artifact.editing.hparams import hparams_for
-from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.methods import ordered
+from artifact.editing.protocol import Protocol, protocol_of
 from artifact.errors import SettingError
 from artifact.facts.dataset import PAPER_CASES
 from artifact.lm.decoder import Decoder
@@ -110,6 +111,8 @@ class UnitEstimate:
     efficiency: float
     seconds: float
     expected: float
+    ahead: float = 0.0
+    """Seconds that a shard takes for what the other shards' edits left behind: counted anew, at most all of them."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +141,20 @@ class PlanEstimate:
         return sum(unit.expected for unit in self.units)
 
     @property
+    def ahead(self) -> float:
+        """Of each shard, besides its share of the work."""
+        return sum(unit.ahead for unit in self.units)
+
+    @property
     def least(self) -> float:
         """The least memory of the device."""
         return sum(self.device.values())
 
 
-def this_machine(protocol: str) -> Machine:
+def this_machine(protocol: str, correct: Sequence[str] = ()) -> Machine:
     """The machine at hand, measured in the protocol's precision."""
     device, _ = choose_device()
-    tf32 = PROTOCOLS[protocol].tf32
+    tf32 = protocol_of(protocol, correct).tf32
     use_tf32(tf32)
     cuda = device.startswith("cuda")
     if cuda:
@@ -177,12 +185,15 @@ def other_machine(rate: str, bandwidth: str, memory: str) -> Machine:
     return Machine("a GPU that is not at hand", True, operations, moved, parse_bytes(memory), "as given, not measured")
 
 
-def estimate(name: str, machine: Machine, protocol: str, limit: int | None = None) -> list[PlanEstimate]:
+def estimate(
+    name: str, machine: Machine, protocol: str, limit: int | None = None, correct: Sequence[str] = ()
+) -> list[PlanEstimate]:
     """What the plan called `name` takes on `machine`, model by model. Raises SettingError for an unknown plan.
 
     A plan that names no model is estimated on GPT-2 small.
     """
-    return [_plan(plan, model, machine, protocol, limit) for plan, model in plans_on(name, machine.cuda)]
+    followed = protocol_of(protocol, correct)
+    return [_plan(plan, model, machine, followed, limit) for plan, model in plans_on(name, machine.cuda)]
 
 
 def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
@@ -225,7 +236,7 @@ def lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Ite
     yield from _total_lines(found, machine, gpus)
 
 
-def _plan(plan: Plan, model: str, machine: Machine, protocol: str, limit: int | None) -> PlanEstimate:
+def _plan(plan: Plan, model: str, machine: Machine, protocol: Protocol, limit: int | None) -> PlanEstimate:
     shape = Shape.of(SHAPES[model])
     units = [_unit(unit, model, shape, machine, protocol, limit) for unit in plan.units]
     methods = {unit.method for unit in plan.units}
@@ -257,7 +268,7 @@ def _plan(plan: Plan, model: str, machine: Machine, protocol: str, limit: int | 
     )
 
 
-def unit_work(unit: Unit, model: str, protocol: str, share: float | None = None) -> Work:
+def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = None) -> Work:
     """What one fact of the unit takes on the model's shape, its scoring included, solves of a batch apart.
 
     `share` is that of the most steps where an optimisation may stop early: what is expected unless given.
@@ -265,7 +276,7 @@ def unit_work(unit: Unit, model: str, protocol: str, share: float | None = None)
     shape = Shape.of(SHAPES[model])
     if unit.does == "trace":
         windows = Settings(1.0, kind=unit.kind, window=unit.window).cells(shape.layers).windows
-        fresh = PROTOCOLS[protocol].severed_fresh_noise
+        fresh = protocol.severed_fresh_noise
         lengths = PAPER_LENGTHS.traced[unit.corrupt]
         return traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
     work = scored(shape, PAPER_LENGTHS, dense=unit.method == "ft")
@@ -277,14 +288,17 @@ def unit_work(unit: Unit, model: str, protocol: str, share: float | None = None)
     return work
 
 
-def _unit(unit: Unit, model: str, shape: Shape, machine: Machine, protocol: str, limit: int | None) -> UnitEstimate:
+def _unit(
+    unit: Unit, model: str, shape: Shape, machine: Machine, protocol: Protocol, limit: int | None
+) -> UnitEstimate:
     facts = planned_facts(unit, limit)
     kind = unit.method if unit.does == "edit" else unit.does
     most, expected = (unit_work(unit, model, protocol, share) for share in (1.0, None))
     efficiency = EFFICIENCY[kind]
     if not machine.cuda:
         of_most, of_expected = (facts * one.products / (efficiency.cpu * machine.rate) for one in (most, expected))
-        return UnitEstimate(unit.name, facts, most, efficiency.cpu, of_most, of_expected)
+        ahead = _ahead(unit, model, shape, protocol, facts) / (efficiency.cpu * machine.rate)
+        return UnitEstimate(unit.name, facts, most, efficiency.cpu, of_most, of_expected, ahead)
     # The facts of a batch stop one by one: its passes end with the last, which is taken to need every step.
     batches = ceil(facts / unit.batch) * most.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
     if unit.method == "rome" or unit.method == "memit":
@@ -294,7 +308,16 @@ def _unit(unit: Unit, model: str, shape: Shape, machine: Machine, protocol: str,
         facts * (one.products / (efficiency.gpu * machine.rate) + one.bytes / machine.bandwidth) + batches
         for one in (most, expected)
     )
-    return UnitEstimate(unit.name, facts, most, efficiency.gpu, of_most, of_expected)
+    ahead = _ahead(unit, model, shape, protocol, facts) / (efficiency.gpu * machine.rate)
+    return UnitEstimate(unit.name, facts, most, efficiency.gpu, of_most, of_expected, ahead)
+
+
+def _ahead(unit: Unit, model: str, shape: Shape, protocol: Protocol, facts: int) -> float:
+    """Operations of counting every fact's rows once where each edit depends on those before it (runs/order.py)."""
+    if unit.does != "edit" or unit.method == "none" or not ordered(unit.method, protocol):
+        return 0.0
+    hparams = hparams_for(unit.method, model, shape.layers)
+    return facts * EDITS[unit.method](shape, hparams, PAPER_LENGTHS, unit.perspective).products
 
 
 def _least_batch(shape: Shape, model: str) -> float:
@@ -341,6 +364,8 @@ def _efficiency_lines(machine: Machine) -> Iterator[str]:
 def _total_lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int) -> Iterator[str]:
     name = found[0].plan
     work, load = sum(one.seconds for one in found), sum(one.load for one in found)
+    if gpus > 1:  # MEND as released needs the rows of all earlier cases, whoever edits them
+        load += sum(one.ahead for one in found) * (1 - 1 / gpus)
     expected = sum(one.expected for one in found)
     most = max(found, key=lambda one: one.least)
     where = f"{gpus} machines ({machine.name})" if gpus > 1 else machine.name

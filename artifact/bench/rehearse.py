@@ -25,7 +25,7 @@ from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.mend import inner_weights
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width
-from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.protocol import Protocol, corrected_switches, protocol_of, protocol_words
 from artifact.errors import DeviceError, RunError
 from artifact.facts.dataset import Data
 from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
@@ -77,6 +77,8 @@ class Rehearsal(msgspec.Struct, frozen=True):
     units: list[UnitRehearsal]
     said: list[str]
     """What was said of batches that were halved."""
+    corrected: tuple[str, ...] = ()
+    """Switches of the released protocol that were corrected one by one, sorted."""
 
     @property
     def most(self) -> float:
@@ -88,20 +90,28 @@ class Rehearsal(msgspec.Struct, frozen=True):
 
 
 def rehearse(
-    name: str, protocol: str, say: Say, *, limit: int | None = None, device: str | None = None
+    name: str,
+    protocol: str,
+    say: Say,
+    *,
+    limit: int | None = None,
+    device: str | None = None,
+    correct: Sequence[str] = (),
 ) -> list[Rehearsal]:
     """Rehearse the plan called `name`, model by model; `say` is called with each line as soon as it is known.
 
-    `limit` facts a unit at most, as a run takes it. `device` is a run's --device. Raises SettingError for an unknown
-    plan, DeviceError as a run does, and ModelError or RunError where a model or a unit does not fit the device.
+    `limit` facts a unit at most, as a run takes it. `device` and `correct` are a run's options. Raises SettingError for
+    an unknown plan or switch, DeviceError as a run does, and ModelError or RunError where a model or a unit does not
+    fit the device.
     """
     device, _ = run_device(find_plans(name)[0], Asked(device=device))
-    use_tf32(PROTOCOLS[protocol].tf32)
+    followed = protocol_of(protocol, correct)
+    use_tf32(followed.tf32)
     cuda = device.startswith("cuda")
     rate = None if cuda else matrix_rate(device, torch.float32)
     found = []
     for plan, model in plans_on(name, cuda):
-        found.append(_Stage(plan, model, protocol, limit, device, rate, say).rehearsal())
+        found.append(_Stage(plan, model, followed, limit, device, rate, say).rehearsal())
         if cuda:  # room for the next model
             gc.collect()
             torch.cuda.empty_cache()
@@ -121,7 +131,7 @@ def keep_rehearsals(found: Sequence[Rehearsal]) -> list[str]:
     for one in found:
         seconds = {unit.name: (unit.most / unit.facts, unit.expected / unit.facts) for unit in one.units}
         try:
-            path = keep(Rehearsed(one.plan, one.model, one.protocol, one.environment, seconds))
+            path = keep(Rehearsed(one.plan, one.model, one.protocol, one.environment, seconds, one.corrected))
             lines.append(f"kept for the report of a run on this machine: {path}")
         except OSError as error:
             lines.append(f"not kept for later runs: the cache folder cannot be written ({error.strerror})")
@@ -171,7 +181,7 @@ class _Stage:
         self,
         plan: Plan,
         model: ShapeName,
-        protocol: str,
+        protocol: Protocol,
         limit: int | None,
         device: str,
         rate: float | None,
@@ -189,8 +199,9 @@ class _Stage:
         # What a run checks first, so that what cannot fit is said before minutes of work.
         check_fits(self._model, HUB_MODELS[self._model].size, self._device)
         free = free_memory(self._device)
+        words = protocol_words(self._protocol.name, self._protocol.switches())
         say("")
-        say(f"{plan.name} on {self._model}'s shape, random weights, protocol {self._protocol}; {size_words(free)} free")
+        say(f"{plan.name} on {self._model}'s shape, random weights, protocol {words}; {size_words(free)} free")
         if self._rate is not None:
             say(f"without a GPU a unit takes {UNIT_SECONDS:.0f} s or one fact: about {spell(self._predicted())} in all")
         context, factoring = self._held("the model with its second moments", self._context)
@@ -207,7 +218,8 @@ class _Stage:
         found = Rehearsal(
             plan=plan.name,
             model=self._model,
-            protocol=self._protocol,
+            protocol=self._protocol.name,
+            corrected=tuple(corrected_switches(self._protocol.name, self._protocol.switches())),
             limit=self._limit,
             device=self._device,
             environment=environment(self._device),
@@ -234,7 +246,7 @@ class _Stage:
         context = _RandomContext(
             model,
             Inputs(data, data),
-            PROTOCOLS[self._protocol],
+            self._protocol,
             noise_level("s3", model, [statement.subject for statement in data.statements]),
             Memory(default_memory(decoder.device, factor_bytes(model, methods)), self._note),
             methods,

@@ -18,8 +18,8 @@ import msgspec
 from cyclopts import Parameter
 
 from artifact import __version__
-from artifact.cli.app import Device, Limit, Protocol, app, check_outputs, write_json
-from artifact.editing.protocol import PROTOCOLS
+from artifact.cli.app import Correct, Device, Limit, Protocol, app, check_outputs, words, write_json
+from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
 from artifact.plan import PLANS, Plan
@@ -48,6 +48,7 @@ def doctor(
     ] = None,
     limit: Limit = None,
     protocol: Protocol = "released",
+    correct: Correct | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="With --rehearse: file for what it found.")] = None,
     device: Device = None,
     rate: Annotated[
@@ -64,6 +65,8 @@ def doctor(
     given = (rate, bandwidth, gpu_memory)
     if estimate is None and (any(given) or gpus != 1):
         raise SettingError("--rate, --bandwidth, --gpu-memory and --gpus need --estimate; name a plan with it")
+    if correct and estimate is None and rehearse is None:
+        raise SettingError("--correct needs --estimate or --rehearse; name a plan with one of them")
     if rehearse is None and (json_file is not None or device is not None):
         raise SettingError("--json and --device need --rehearse; name a plan with it")
     if gpus < 1 or (limit is not None and limit < 1):
@@ -71,7 +74,7 @@ def doctor(
     if estimate is not None and rehearse is not None:
         raise SettingError("--estimate and --rehearse are two ways to the same numbers; give one of them")
     if rehearse is not None:
-        return _rehearse(rehearse, protocol, limit, device, json_file)
+        return _rehearse(rehearse, protocol, limit, device, json_file, words(correct or []))
     if estimate is None:
         if limit is not None:
             raise SettingError("--limit needs --estimate or --rehearse; name a plan with one of them")
@@ -80,24 +83,33 @@ def doctor(
     from artifact.bench.estimate import lines, other_machine, this_machine
     from artifact.plan import find_plans
 
+    switches = words(correct or [])
+    protocol_of(protocol, switches)
     find_plans(estimate)  # a name that is unknown is said before anything is measured
     if rate is not None and bandwidth is not None and gpu_memory is not None:
         machine = other_machine(rate, bandwidth, gpu_memory)
     elif any(given):
         raise SettingError("--rate, --bandwidth and --gpu-memory describe one machine; give all three")
     else:
-        machine = this_machine(protocol)
-    for line in lines(estimated(estimate, machine, protocol, limit), machine, gpus):
+        machine = this_machine(protocol, switches)
+    for line in lines(estimated(estimate, machine, protocol, limit, switches), machine, gpus):
         say(line)
     return 0
 
 
-def _rehearse(plan: str, protocol: Protocol, limit: int | None, device: str | None, json_file: Path | None) -> int:
+def _rehearse(
+    plan: str,
+    protocol: Protocol,
+    limit: int | None,
+    device: str | None,
+    json_file: Path | None,
+    correct: list[str],
+) -> int:
     from artifact.bench.rehearse import keep_rehearsals, rehearse
 
     if json_file is not None:
         check_outputs({"--json": json_file})  # before minutes of work
-    found = rehearse(plan, protocol, say, limit=limit, device=device)
+    found = rehearse(plan, protocol, say, limit=limit, device=device, correct=correct)
     for line in keep_rehearsals(found):
         say(line)
     write_json(json_file, {"rehearsals": [msgspec.to_builtins(one) for one in found]})

@@ -5,11 +5,13 @@ nothing (bench/rehearse.py).
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from artifact.editing.protocol import corrected_switches, protocol_part
 from artifact.io import write_atomically
 from artifact.runs.store import RunInfo
 from artifact.sources.cache import cache_folder
@@ -26,11 +28,13 @@ class Rehearsed(msgspec.Struct, frozen=True):
     protocol: str
     environment: dict[str, Any]
     seconds: dict[str, tuple[float, float]]
+    corrected: tuple[str, ...] = ()
+    """Switches of the released protocol that were corrected one by one, sorted."""
 
 
 def keep(found: Rehearsed) -> Path:
     """Write it to the cache folder, over an earlier one of the same kind; OSError where it cannot be written."""
-    path = _path(found.plan, found.model, found.protocol, found.environment)
+    path = _path(found.plan, found.model, found.protocol, found.corrected, found.environment)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     return path
@@ -42,7 +46,8 @@ def rehearsed_seconds(info: RunInfo, environment: dict[str, Any]) -> dict[str, f
     None where there was none, or where it did not have all of the run's units.
     """
     try:
-        content = _path(info.plan.name, info.model, info.protocol, environment).read_bytes()
+        corrected = corrected_switches(info.protocol, info.switches)
+        content = _path(info.plan.name, info.model, info.protocol, corrected, environment).read_bytes()
         seconds = msgspec.json.decode(content, type=Rehearsed).seconds
         each = [(sum(map(len, info.batches(unit))), seconds[unit.name]) for unit in info.plan.units]
     except (OSError, msgspec.DecodeError, KeyError):  # a run needs no rehearsal
@@ -51,6 +56,7 @@ def rehearsed_seconds(info: RunInfo, environment: dict[str, Any]) -> dict[str, f
     return {"most": round(most, 3), "expected": round(expected, 3)}
 
 
-def _path(plan: str, model: str, protocol: str, environment: dict[str, Any]) -> Path:
+def _path(plan: str, model: str, protocol: str, corrected: Sequence[str], environment: dict[str, Any]) -> Path:
     machine = hashlib.sha256(msgspec.json.encode(environment, order="sorted")).hexdigest()[:12]
-    return cache_folder() / "rehearsals" / f"{plan}-{Path(model).name}-{protocol}-{machine}.json"
+    followed = f"{protocol}-{protocol_part(corrected)}" if corrected else protocol
+    return cache_folder() / "rehearsals" / f"{plan}-{Path(model).name}-{followed}-{machine}.json"

@@ -1,6 +1,7 @@
 """What relation traces corrupt, and with which noise: the authors' file where it is there, else a named deviation."""
 
 import json
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import FactError
 from artifact.facts.fact import Statement
-from artifact.plan import SMOKE, find_plans
+from artifact.plan import SMOKE, Plan, Unit, find_plans
 from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
 from artifact.runs.local import compute
+from artifact.runs.merge import merge
+from artifact.runs.progress import Display
+from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked, Context, prepare
 from artifact.sources.cache import source_folder
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD
@@ -106,3 +110,65 @@ def test_relation_units_take_its_noise_and_leave_out_what_it_does_not_hold() -> 
     clean = found[0][1]["clean"]
     assert abs(found[0][1]["corrupted"] - clean) < 0.01 < abs(ours[0][1]["corrupted"] - clean)
     assert traced(other, "entity", named) == traced(context, "entity", named)
+
+
+UNITS = tuple(Unit(f"trace-{view}", "trace", 1, corrupt=view) for view in ("relation", "entity"))
+TRACES = Plan("traces", "relation and entity traces of three statements, one a batch", UNITS)
+
+
+def run_of(folder: Path, shard: tuple[int, int] | None = None) -> Path:
+    return run_plan(TRACES, Asked("world", given=Given(facts="known"), shard=shard), show=Display(None), out=folder)
+
+
+def rows_of(folder: Path) -> list[tuple]:
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        return connection.execute("select * from records order by unit, case_id").fetchall()
+
+
+def test_a_file_out_of_order_gives_the_same_records_however_it_is_run(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order and in reverse, killed in the middle and resumed, in shards that are merged."""
+    facts = json.loads((WORLD / "facts.json").read_text())
+    asked = [one["requested_rewrite"] for one in facts if one["requested_rewrite"]["prompt"].startswith("The ")][:3]
+    known = [
+        {
+            "known_id": 7 - number,
+            "subject": one["subject"],
+            "attribute": one["target_true"]["str"],
+            "prompt": one["prompt"].replace("{}", one["subject"]),
+            "relation_id": "P36",
+        }
+        for number, one in enumerate(asked)
+    ]
+    # The world knows no other words than a text's first without a space before them.
+    leads = [one["prompt"].partition(" {}")[0] for one in asked]
+    words = [one | {"subject": lead} for one, lead in zip(known, leads, strict=True)]
+        one | {"subject": rewrite["prompt"].partition(" {}")[0]} for one, rewrite in zip(known, asked, strict=True)
+    ]
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    cache.write_text(json.dumps(words))
+    expected = rows_of(run_of(tmp_path / "in-order"))
+    assert len(expected) == 6 and {status for _, _, status, _ in expected} == {"done"}
+    cache.write_text(json.dumps(json.loads(cache.read_text())[::-1]))
+    assert rows_of(run_of(tmp_path / "whole")) == expected
+
+    class Killed(BaseException):
+        pass
+
+    made: list[object] = []
+
+    def until_killed(*given: object) -> object:
+        if len(made) == 2:
+            raise Killed
+        made.append(given)
+        return compute(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("artifact.runs.local.compute", until_killed)
+        with pytest.raises(Killed):
+            run_of(tmp_path / "killed")
+    assert len(rows_of(tmp_path / "killed")) == 2
+    assert rows_of(run_of(tmp_path / "killed")) == expected
+    merge([run_of(tmp_path / f"part{number}", (number, 2)) for number in (2, 1)], tmp_path / "merged")
+    assert rows_of(tmp_path / "merged") == expected
