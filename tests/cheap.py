@@ -18,11 +18,13 @@ import pytest
 from artifact.cli import call
 from artifact.evaluation.metrics import GROUPS
 from artifact.plan import Plan, Unit
+from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.progress import Display
+from artifact.runs.record import Record
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked
-from artifact.runs.store import Record, RunInfo, reading
+from artifact.runs.store import reading
 
 PLAN = Plan(
     name="smoke",

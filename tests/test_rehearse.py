@@ -30,11 +30,12 @@ from artifact.lm import device
 from artifact.plan import SMOKE_FEW_FACTS, Unit
 from artifact.reporting.report import render
 from artifact.runs import local
+from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.rehearsed import Rehearsed as Kept
 from artifact.runs.rehearsed import keep, rehearsed_seconds
-from artifact.runs.store import RunInfo, reading
+from artifact.runs.store import reading
 from artifact.tracing.corruption import corrupted_tokens
 
 TINY = {

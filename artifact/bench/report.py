@@ -19,7 +19,9 @@ import numpy as np
 
 from artifact.evaluation.metrics import GROUPS
 from artifact.plan import SMOKE, Plan, Unit
-from artifact.runs.store import DATABASE, Record, RunInfo, begin, writing
+from artifact.runs.describe import RunInfo
+from artifact.runs.record import Record
+from artifact.runs.store import DATABASE, begin, writing
 
 _EDITS, _TRACES = 7500, 1207
 _LAYERS, _TOKENS = 48, 10

@@ -16,7 +16,7 @@ from artifact.errors import ExpectedError
 from artifact.reporting.charts import Chart
 from artifact.reporting.resources import expected_folder
 from artifact.reporting.verdict import MeasuredRun
-from artifact.runs.store import RunInfo
+from artifact.runs.describe import RunInfo
 
 POINTS = 5.0
 """Points of a rate, or hundredths of a probability, within which a number counts as the same: other processors and

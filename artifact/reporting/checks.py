@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from artifact.reporting.expected import Check
-from artifact.runs.store import NOT_ANSWERED, RunInfo, Store
+from artifact.runs.describe import RunInfo
+from artifact.runs.store import NOT_ANSWERED, Store
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES
 
 CheckState = Literal["reproduced", "outside tolerance", "partial", "not run"]

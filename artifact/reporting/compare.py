@@ -22,7 +22,8 @@ from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interv
 from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.report import text_template
 from artifact.reporting.tables import METHOD_NAMES, scored_cases, undone
-from artifact.runs.store import RunInfo, Store
+from artifact.runs.describe import RunInfo
+from artifact.runs.store import Store
 
 _DESCRIBED = ("model", "revision", "weights_sha256", "layers", "device", "dtype", "protocol")
 _DATA = ("data_source", "limit", "noise_level", "relation_noise_level", "samples", "evidence")

@@ -14,7 +14,8 @@ from artifact.facts.fact import Perspective
 from artifact.reporting.charts import finished_traces
 from artifact.reporting.expected import Claim, Effect, Region
 from artifact.reporting.intervals import Estimate, Series, paired_change
-from artifact.runs.store import RunInfo, Store
+from artifact.runs.describe import RunInfo
+from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, roles
 
 

@@ -38,9 +38,10 @@ from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import PaperRow, counted_reasons
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
+from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
 from artifact.runs.rehearsed import REHEARSED
-from artifact.runs.store import RunInfo, Store
+from artifact.runs.store import Store
 
 PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "

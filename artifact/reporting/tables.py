@@ -17,7 +17,8 @@ from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
 from artifact.reporting.expected import Cell, Tolerance
 from artifact.reporting.intervals import Estimate, Series, estimates
-from artifact.runs.store import RunInfo, Store
+from artifact.runs.describe import RunInfo
+from artifact.runs.store import Store
 
 CellState = Literal["reproduced", "outside tolerance", "skipped", "not run"]
 Cases = Mapping[tuple[Metric, Column], Series]

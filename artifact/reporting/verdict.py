@@ -17,8 +17,9 @@ from artifact.reporting.checks import JudgedCheck, check_json, judge_check
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
 from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
+from artifact.runs.describe import RunInfo
 from artifact.runs.seals import Checked
-from artifact.runs.store import RunInfo, Store
+from artifact.runs.store import Store
 
 STATES: tuple[CellState, ...] = ("reproduced", "outside tolerance", "skipped", "not run")
 _DIGITS = 6

@@ -23,12 +23,11 @@ from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.lm.device import ROOM
 from artifact.plan import Plan, Unit
-from artifact.runs.describe import described, first_difference
+from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
 from artifact.runs.inputs import FACTS
 from artifact.runs.local import Local
 from artifact.runs.setup import Asked, prepare
-from artifact.runs.store import RunInfo
 from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]

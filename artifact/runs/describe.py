@@ -1,9 +1,89 @@
-"""What two runs' descriptions have in common, and the first thing in which they differ, in words."""
+"""What a run is, and the first thing in which two runs' descriptions differ, in words."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
+
+from artifact.plan import Plan, Unit
+
+
+class TracedData(msgspec.Struct, frozen=True):
+    """What the units that trace take: where it comes from, and the case ids."""
+
+    source: str
+    sha256: str
+    note: str
+    cases: list[int]
+
+
+class MomentsUsed(msgspec.Struct, frozen=True):
+    """The second moments of a run: their source in words, and the hash of their files, or of the texts summed here."""
+
+    source: str
+    sha256: str
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """What a run is: everything a number of it must carry. Two runs of equal info give equal records.
+
+    `evidence` is False for a model that says nothing about the paper (the embedded world, GPT-2 small), with the
+    reason in words in `evidence_note`. The data and `cases` are those of edits and scores, `traced` those of traces
+    (None in journals that trace the same). `shard` is (i, n) for the i-th of n parts of a run. `settings` holds, by
+    method, the resolved hyperparameters and their hash.
+    """
+
+    plan: Plan
+    model: str
+    model_reason: str
+    revision: str
+    weights_sha256: str
+    layers: int
+    device: str
+    dtype: str
+    protocol: str
+    switches: dict[str, bool]
+    data_source: str
+    data_sha256: str
+    data_note: str
+    evidence: bool
+    evidence_note: str
+    settings: dict[str, Any]
+    noise_level: float
+    samples: int
+    cases: list[int]
+    limit: int | None = None
+    given: dict[str, str] = {}
+    traced: TracedData | None = None
+    shard: tuple[int, int] | None = None
+    relation_noise_level: float | None = None
+    """Of relation traces, where it is another than `noise_level`."""
+    moments: MomentsUsed | None = None
+    """None where no unit needs them, and in runs of earlier versions."""
+    file_notes: list[str] = []
+    """What must be said of the files used: made for another model, or for an unknown one."""
+    tokenizer_sha256: str = ""
+    """Over the tokenizer's files; empty in runs of before it was recorded."""
+
+    def planned(self, unit: Unit) -> int:
+        """How many cases the unit takes when it is finished, the user's limit apart."""
+        return len(self._cases(unit)[: unit.most])
+
+    def batches(self, unit: Unit) -> list[tuple[int, ...]]:
+        """The case ids of each batch of the unit, of this run's shard alone.
+
+        Batches are cut from the plan's list, never from what is left or of a shard, so that every way of running gives
+        the same numbers.
+        """
+        cases = self._cases(unit)[: unit.most][: self.limit]
+        found = [tuple(cases[start : start + unit.batch]) for start in range(0, len(cases), unit.batch)]
+        if self.shard is None:
+            return found
+        index, shards = self.shard
+        return found[index - 1 :: shards]
+
+    def _cases(self, unit: Unit) -> list[int]:
+        return self.traced.cases if unit.does == "trace" and self.traced is not None else self.cases
 
 
 def described(info: msgspec.Struct) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from artifact.plan import Unit
-from artifact.runs.store import Record, RunInfo
+from artifact.runs.describe import RunInfo
+from artifact.runs.record import Record
 
 
 @dataclass(frozen=True)

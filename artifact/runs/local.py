@@ -19,11 +19,13 @@ from artifact.facts.fact import Fact, Statement
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import batches
 from artifact.plan import Unit
+from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
+from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
 from artifact.runs.setup import SAMPLES, Context
-from artifact.runs.store import NOT_ANSWERED, Record, RunInfo
+from artifact.runs.store import NOT_ANSWERED
 from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
 
 Item = Fact | Statement | OddRecord

@@ -13,10 +13,10 @@ from shutil import rmtree
 import msgspec
 
 from artifact.errors import RunError, SettingError
-from artifact.runs.describe import described, first_difference
+from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import run_folders
 from artifact.runs.lock import refuse_existing, unwritable
-from artifact.runs.store import RunInfo, Store, begin, reading, writing
+from artifact.runs.store import Store, begin, reading, writing
 
 _MAY_DIFFER = ("model_reason", "given", "shard", "file_notes")
 """Words, and paths that differ from machine to machine; what is read from them is compared by its hash."""

@@ -21,12 +21,14 @@ import numpy as np
 
 from artifact.errors import RunError
 from artifact.plan import Unit
+from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
 from artifact.runs.lock import holder, refuse_existing, unwritable
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
+from artifact.runs.record import Record
 from artifact.runs.salvage import Pages
 from artifact.runs.seals import TALLY, Tally, of_description, seal
-from artifact.runs.store import DESCRIPTION, MISFITS, Record, RunInfo, Store, begin, writing
+from artifact.runs.store import DESCRIPTION, MISFITS, Store, begin, writing
 
 _STATUSES = ("done", "excluded", "failed")
 _PAYLOAD = msgspec.json.Decoder(dict[str, Any])

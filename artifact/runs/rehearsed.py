@@ -13,7 +13,7 @@ import msgspec
 
 from artifact.editing.protocol import corrected_switches, protocol_part
 from artifact.io import write_atomically
-from artifact.runs.store import RunInfo
+from artifact.runs.describe import RunInfo
 from artifact.sources.cache import cache_folder
 
 REHEARSED = "rehearsed"

@@ -18,10 +18,11 @@ from artifact.runs.engine import Engine
 from artifact.runs.journal import DATABASE, journal_file
 from artifact.runs.local import Local
 from artifact.runs.progress import Display
+from artifact.runs.record import Record
 from artifact.runs.setup import Asked, prepare
 from artifact.runs.status import commonest_reason
 from artifact.runs.stop import Stop, stopping
-from artifact.runs.store import Record, Store, begin, reading, writing
+from artifact.runs.store import Store, begin, reading, writing
 
 SECONDS_BETWEEN_REPORTS = 60.0
 MakeEngine = Callable[[Plan, Asked, Callable[[str], None], str | None], Engine]

@@ -25,10 +25,10 @@ from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory, check_fits, choose_device, default_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
+from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.order import Order
-from artifact.runs.store import MomentsUsed, RunInfo, TracedData
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.tracing.corruption import embedding_spread

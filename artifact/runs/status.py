@@ -17,9 +17,10 @@ import msgspec
 
 from artifact.editing.protocol import protocol_words
 from artifact.plan import Unit
+from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE
 from artifact.runs.lock import holder
-from artifact.runs.store import DESCRIPTION, RunInfo, Store
+from artifact.runs.store import DESCRIPTION, Store
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ import numpy as np
 from artifact.editing.protocol import all_switches
 from artifact.errors import NotBegun, RunError
 from artifact.io import write_atomically
-from artifact.plan import Plan, Unit
-from artifact.runs.describe import described, first_difference
+from artifact.plan import Unit
+from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
 from artifact.runs.lock import locked
 from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
-from artifact.runs.record import Record as Record
+from artifact.runs.record import Record
 from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of
 
 DESCRIPTION = "run.json"
@@ -34,84 +34,6 @@ NOT_ANSWERED = "the model's greedy answer is"
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a payload can raise that is not of its unit's kind."""
 Decoded = TypeVar("Decoded")
-
-
-class TracedData(msgspec.Struct, frozen=True):
-    """What the units that trace take: where it comes from, and the case ids."""
-
-    source: str
-    sha256: str
-    note: str
-    cases: list[int]
-
-
-class MomentsUsed(msgspec.Struct, frozen=True):
-    """The second moments of a run: their source in words, and the hash of their files, or of the texts summed here."""
-
-    source: str
-    sha256: str
-
-
-class RunInfo(msgspec.Struct, frozen=True):
-    """What a run is: everything a number of it must carry. Two runs of equal info give equal records.
-
-    `evidence` is False for a model that says nothing about the paper (the embedded world, GPT-2 small), with the
-    reason in words in `evidence_note`. The data and `cases` are those of edits and scores, `traced` those of traces
-    (None in journals that trace the same). `shard` is (i, n) for the i-th of n parts of a run. `settings` holds, by
-    method, the resolved hyperparameters and their hash.
-    """
-
-    plan: Plan
-    model: str
-    model_reason: str
-    revision: str
-    weights_sha256: str
-    layers: int
-    device: str
-    dtype: str
-    protocol: str
-    switches: dict[str, bool]
-    data_source: str
-    data_sha256: str
-    data_note: str
-    evidence: bool
-    evidence_note: str
-    settings: dict[str, Any]
-    noise_level: float
-    samples: int
-    cases: list[int]
-    limit: int | None = None
-    given: dict[str, str] = {}
-    traced: TracedData | None = None
-    shard: tuple[int, int] | None = None
-    relation_noise_level: float | None = None
-    """Of relation traces, where it is another than `noise_level`."""
-    moments: MomentsUsed | None = None
-    """None where no unit needs them, and in runs of earlier versions."""
-    file_notes: list[str] = []
-    """What must be said of the files used: made for another model, or for an unknown one."""
-    tokenizer_sha256: str = ""
-    """Over the tokenizer's files; empty in runs of before it was recorded."""
-
-    def planned(self, unit: Unit) -> int:
-        """How many cases the unit takes when it is finished, the user's limit apart."""
-        return len(self._cases(unit)[: unit.most])
-
-    def batches(self, unit: Unit) -> list[tuple[int, ...]]:
-        """The case ids of each batch of the unit, of this run's shard alone.
-
-        Batches are cut from the plan's list, never from what is left or of a shard, so that every way of running gives
-        the same numbers.
-        """
-        cases = self._cases(unit)[: unit.most][: self.limit]
-        found = [tuple(cases[start : start + unit.batch]) for start in range(0, len(cases), unit.batch)]
-        if self.shard is None:
-            return found
-        index, shards = self.shard
-        return found[index - 1 :: shards]
-
-    def _cases(self, unit: Unit) -> list[int]:
-        return self.traced.cases if unit.does == "trace" and self.traced is not None else self.cases
 
 
 class Store:

@@ -14,7 +14,9 @@ import pytest
 
 from artifact.evaluation.metrics import GROUPS
 from artifact.plan import SMOKE, Plan, Unit
-from artifact.runs.store import Record, RunInfo, Store, begin, reading, writing
+from artifact.runs.describe import RunInfo
+from artifact.runs.record import Record
+from artifact.runs.store import Store, begin, reading, writing
 
 LAYERS = 6
 ROME = Plan(

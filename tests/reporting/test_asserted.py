@@ -11,7 +11,8 @@ from artifact.reporting.figure_claims import TracedEffects
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import Row, Value, paper_rows
 from artifact.reporting.verdict import MeasuredRun, judge_claim, reach_verdict
-from artifact.runs.store import RunInfo, Store
+from artifact.runs.describe import RunInfo
+from artifact.runs.store import Store
 
 EXPECTED = load_expected()
 CELLS = {cell.id: cell for cell in (*EXPECTED.cells, *EXPECTED.second_source)}

@@ -10,7 +10,8 @@ from artifact.plan import Plan, find_plans
 from artifact.reporting.checks import JudgedCheck, judge_check
 from artifact.reporting.expected import load_expected
 from artifact.reporting.verdict import Verdict, reach_verdict, verdict_json
-from artifact.runs.store import NOT_ANSWERED, RunInfo, Store, TracedData, begin, writing
+from artifact.runs.describe import RunInfo, TracedData
+from artifact.runs.store import NOT_ANSWERED, Store, begin, writing
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES
 
 (CHECK,) = load_expected().checks

@@ -15,9 +15,10 @@ from artifact.facts.dataset import world
 from artifact.lm.load import LanguageModel
 from artifact.plan import SMOKE, find_plans
 from artifact.reporting.report import repeat_command
+from artifact.runs.describe import RunInfo
 from artifact.runs.inputs import ANY_MODEL_NOTE, Given, evidence
 from artifact.runs.setup import Asked, prepare
-from artifact.runs.store import RunInfo, begin, described, first_difference, writing
+from artifact.runs.store import begin, described, first_difference, writing
 
 TINY = Path(__file__).parents[1] / "reference" / "models" / "tiny-gpt2"
 NOTHING = Given()

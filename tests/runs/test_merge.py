@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from artifact.cli import call
 from artifact.errors import RunError
 from artifact.plan import SMOKE, Plan, Unit
+from artifact.runs.describe import RunInfo
 from artifact.runs.merge import merge
 from artifact.runs.progress import Display
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked
-from artifact.runs.store import RunInfo, reading, writing
+from artifact.runs.store import reading, writing
 
 PLAN = Plan("parts", "scores and traces", (Unit("unedited", "unedited", 2), Unit("trace", "trace", 2, most=3)))
 TABLES = ("select * from records", "select * from numbers")

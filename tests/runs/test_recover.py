@@ -13,9 +13,10 @@ from cheap import PLAN, contents, description, made_up, record, refusing, run
 from artifact.cli import call
 from artifact.errors import RunError
 from artifact.runs.lock import locked
+from artifact.runs.record import Record
 from artifact.runs.recover import recover
 from artifact.runs.salvage import Pages
-from artifact.runs.store import Record, begin, reading, writing
+from artifact.runs.store import begin, reading, writing
 
 PAGE = 4096
 UNITS = {unit.name: unit for unit in PLAN.units}

@@ -18,10 +18,11 @@ from artifact.plan import Unit
 from artifact.runs.engine import Computed
 from artifact.runs.merge import merge
 from artifact.runs.progress import Display
+from artifact.runs.record import Record
 from artifact.runs.recover import recover
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked
-from artifact.runs.store import Record, begin, reading, writing
+from artifact.runs.store import begin, reading, writing
 
 UNITS = {unit.name: unit for unit in PLAN.units}
 PLANNED = sum(map(len, made_up(description()).values()))

@@ -14,8 +14,9 @@ from artifact.cli import call
 from artifact.errors import Interrupted
 from artifact.plan import SMOKE
 from artifact.runs.lock import locked
+from artifact.runs.record import Record
 from artifact.runs.status import UnitStatus, run_status, status_lines, total_line
-from artifact.runs.store import Record, begin, reading, writing
+from artifact.runs.store import begin, reading, writing
 
 UNEDITED, ENTITY, RELATION, TRACE = PLAN.units
 

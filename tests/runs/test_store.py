@@ -11,7 +11,9 @@ import pytest
 
 from artifact.errors import RunError
 from artifact.plan import SMOKE
-from artifact.runs.store import Record, RunInfo, begin, reading, writing
+from artifact.runs.describe import RunInfo
+from artifact.runs.record import Record
+from artifact.runs.store import begin, reading, writing
 
 UNIT = SMOKE.units[0]
 
