@@ -148,8 +148,8 @@ def evidence(plan: Plan, model: str, data: Data, given: Given) -> tuple[bool, st
     """Whether a run may be held against the paper, and why not in words.
 
     It may with one of the paper's models by name, its weights those whose hash is pinned, under one of the paper's
-    plans, on CounterFact from its pinned source. Templates for relation prompts, a limit and the protocol change tolerances and
-    marks, and are said there.
+    plans, on CounterFact from its pinned source. Templates for relation prompts, a limit and the protocol change
+    tolerances and marks, and are said there.
     """
     if model == "world":
         return False, WORLD_NOTE

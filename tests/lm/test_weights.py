@@ -1,4 +1,4 @@
-"""Weights from files: every way they are stored gives transformers' logits, and what does not fit is refused by name."""
+"""Weights from files: every way to store them gives transformers' logits; what does not fit is refused by name."""
 
 import json
 from collections.abc import Callable
@@ -255,7 +255,7 @@ def test_damaged_indexes(gpt2: Path) -> None:
         (json.dumps({"weight_map": good | {"more.weight": "model-0.safetensors"}}), "more.weight is named by"),
         (
             json.dumps({"weight_map": good | {WEIGHT: "model-9.safetensors"}}),
-            "model-9.safetensors, which .* is missing",
+            "model-9.safetensors, which .* missing",
         ),
     ):
         index.write_text(content)
@@ -302,7 +302,7 @@ def test_no_weights(gpt2: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_before_it_is_read(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("artifact.lm.device.host_memory", lambda: 1000)
     monkeypatch.setattr(module_of_load, "placed", lambda *_: pytest.fail("read"))
-    with pytest.raises(ModelError, match="of host memory in bfloat16, and 0.0 GB are free"):
+    with pytest.raises(ModelError, match="of host memory in bfloat16, and 0.0 MB are free"):
         load_folder(gpt2, dtype=torch.bfloat16)
 
 
