@@ -87,11 +87,14 @@ def _write(source: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # a bar that cannot be switched off
-        read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        read = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32, trust_remote_code=False
+        )
     config = read.config
     # What was read is plain float32: saved as quantised, it could be neither written nor loaded.
     del config.quantization_config
     fresh = AutoModelForCausalLM.from_config(config)
     fresh.load_state_dict(read.state_dict())
     fresh.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)

@@ -79,9 +79,7 @@ def test_sizes_that_the_files_do_not_hold_take_no_memory(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"and 107973 more are missing from its files|missing from its files"):
         load_folder(folder)
     changed(folder / "config.json", n_layer=6)
-    with pytest.raises(
-        ModelError, match=r"has the shape \(800, 64\), and its configuration says \(100000000, 1000000\)"
-    ):
+    with pytest.raises(ModelError, match=r"has the shape \(800, 64\), .* says \(100000000, 1000000\)"):
         load_folder(folder)
 
 
@@ -102,14 +100,12 @@ def test_keys_that_make_lists_are_not_passed_on(folder: Path) -> None:
         (b'{"n_embd": NaN}', "is not valid JSON"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
         (b" " * 16_000_001, "is larger than 16000000 bytes"),
-        (b"{}", "model family None is not supported"),
+        (b'{"auto_map": {"AutoConfig": "evil.C"}}', "asks for code of its own"),
     ],
 )
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_what_is_not_a_configuration(folder: Path, content: bytes, says: str, file: str) -> None:
     (folder / file).write_bytes(content)
-    if file != "config.json" and content == b"{}":
-        says = "the tokenizer has no begin and no end token"
     with pytest.raises(ModelError, match=says) as error:
         load_folder(folder)
     assert str(error.value).isprintable()
@@ -158,9 +154,7 @@ def test_only_ids_that_the_model_has_are_used(folder: Path) -> None:
     assert (tokens.document_id, tokens.end_id) == (before.document_id, before.end_id)
     assert tokens.encode("The capital of France is") == before.encode("The capital of France is")
     for ask in (tokens.encode, tokens.ids):
-        with pytest.raises(
-            PromptError, match=r"the word '\[PAD\]' in .* is the tokenizer's id 800, and the model has 800"
-        ):
+        with pytest.raises(PromptError, match=r"the word '\[PAD\]' in .*'s id 800, and the model has 800 rows"):
             ask("The capital [PAD] is")
 
 
@@ -169,11 +163,8 @@ def test_a_vocabulary_smaller_than_the_embedding_is_fine(folder: Path) -> None:
     vocabulary = tokenizer["model"]["vocab"]
     last = max(vocabulary, key=vocabulary.__getitem__)
     del vocabulary[last]
-    tokenizer["model"]["merges"] = [
-        merge
-        for merge in tokenizer["model"]["merges"]
-        if "".join(merge if isinstance(merge, list) else merge.split()) != last
-    ]
+    merges = [merge if isinstance(merge, list) else merge.split(" ") for merge in tokenizer["model"]["merges"]]
+    tokenizer["model"]["merges"] = [" ".join(merge) for merge in merges if "".join(merge) != last]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert load_folder(folder).decoder.embedding_VD.shape[0] == 800
 

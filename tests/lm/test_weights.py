@@ -1,4 +1,4 @@
-"""Weights from files: every way they are stored gives transformers' logits, and what does not fit is refused by name."""
+"""Weights from files: every way to store them gives transformers' logits; what does not fit is refused by name."""
 
 import json
 from collections.abc import Callable
@@ -255,7 +255,7 @@ def test_damaged_indexes(gpt2: Path) -> None:
         (json.dumps({"weight_map": good | {"more.weight": "model-0.safetensors"}}), "more.weight is named by"),
         (
             json.dumps({"weight_map": good | {WEIGHT: "model-9.safetensors"}}),
-            "model-9.safetensors, which .* is missing",
+            "model-9.safetensors, which .* missing",
         ),
     ):
         index.write_text(content)

@@ -70,6 +70,16 @@ def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path, change: d
         assert store.info() == info() and store.done(UNIT) == {1}
 
 
+def test_another_tokenizer_is_refused_where_it_is_known(tmp_path: Path) -> None:
+    for name, before in (("new", "one"), ("old", "")):
+        with writing(tmp_path / name) as store:
+            begin(store, info(tokenizer_sha256=before))
+    with writing(tmp_path / "new") as store, pytest.raises(RunError, match="another tokenizer sha256"):
+        begin(store, info(tokenizer_sha256="other"))
+    with writing(tmp_path / "old") as store:  # an earlier version's run, which does not say
+        assert begin(store, info(tokenizer_sha256="other")).tokenizer_sha256 == ""
+
+
 def test_the_first_reason_is_kept(tmp_path: Path) -> None:
     with writing(tmp_path) as store:
         begin(store, info())
