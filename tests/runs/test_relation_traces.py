@@ -144,8 +144,6 @@ def test_a_file_out_of_order_gives_the_same_records_however_it_is_run(
     # The world knows no other words than a text's first without a space before them.
     leads = [one["prompt"].partition(" {}")[0] for one in asked]
     words = [one | {"subject": lead} for one, lead in zip(known, leads, strict=True)]
-        one | {"subject": rewrite["prompt"].partition(" {}")[0]} for one, rewrite in zip(known, asked, strict=True)
-    ]
     (tmp_path / "known.json").write_text(json.dumps(known))
     cache.write_text(json.dumps(words))
     expected = rows_of(run_of(tmp_path / "in-order"))
