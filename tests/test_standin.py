@@ -195,3 +195,32 @@ def test_devices_do_not_mix() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(standin.__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_ray_workers_code_on_the_second_device(tmp_path) -> None:
+    """Ray itself is left out: the worker's own class in one process, the processor's records, no byte on cuda:0."""
+    code = (
+        "import json, sys, types, standin; standin.install()\n"
+        "from artifact.plan import SMOKE\n"
+        "from artifact.runs.cluster import Worker\n"
+        "from artifact.runs.setup import Asked\n"
+        "node = types.SimpleNamespace(get_node_id=lambda: 'one')\n"
+        "sys.modules['ray'] = types.SimpleNamespace(get_runtime_context=lambda: node)\n"
+        "import msgspec\n"
+        "units = tuple(u for u in SMOKE.units if u.name in ('unedited', 'mend-entity', 'trace-hidden-relation'))\n"
+        "plan, found = msgspec.structs.replace(SMOKE, units=units), {}\n"
+        "for device in ('cuda:1', 'cpu'):\n"
+        "    worker = Worker(sys.argv[1], {})\n"
+        "    info = worker.prepare(plan, Asked('world', limit=1, device=device), None, {}).info\n"
+        "    computed = [worker.compute(unit, info.batches(unit)[0])[0] for unit in units]\n"
+        "    found[device] = [record for one in computed for record in one.records]\n"
+        "    assert worker.weights_hash() == info.weights_sha256 and info.device == device\n"
+        "for one, other in zip(*found.values(), strict=True):\n"
+        "    assert one == other and one.status == 'done', (one, other)\n"
+        "assert standin.LEDGERS[0].peak == 0 < standin.LEDGERS[1].peak\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(Path(standin.__file__).parent), *sys.path])}
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
