@@ -33,12 +33,12 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_evidence_needs_the_pinned_weights(cached: Path) -> None:
     data = Data([], [], "CounterFact with the authors' relation data", "", "")
-    assert evidence(PLANS["gpt2-xl"], "gpt2-xl", data, Given()) == (True, "")
+    assert evidence(PLANS["gpt2-xl"][0], "gpt2-xl", data, Given()) == (True, "")
     cached.write_bytes(WRONG)
-    counts, note = evidence(PLANS["gpt2-xl"], "gpt2-xl", data, Given())
+    counts, note = evidence(PLANS["gpt2-xl"][0], "gpt2-xl", data, Given())
     assert not counts and "model.safetensors of gpt2-xl is not, or not made from, the file with sha256" in note
     cached.unlink()
-    assert not evidence(PLANS["gpt2-xl"], "gpt2-xl", data, Given())[0]
+    assert not evidence(PLANS["gpt2-xl"][0], "gpt2-xl", data, Given())[0]
 
 
 def test_converted_weights_are_made_from_the_pinned_ones(cached: Path) -> None:
