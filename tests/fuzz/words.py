@@ -186,7 +186,7 @@ def _made(words: str, arguments: list[str], make: dict[str, Any], **more: Any) -
         needs,
         may,
         judged=True,
-        several_lines=arguments[0] in ("fetch", "status"),
+        several_lines=arguments[:1] in (["fetch"], ["status"]),
         **more,
     )
 
