@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -105,12 +106,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file. Raises OSError for anything else: a pipe or a device is not waited for."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise FileExistsError(17, "Is not a regular file", str(path))
-        return stream.read()
+def open_regular(path: Path | str) -> BinaryIO:
+    """A file opened to be read, which never waits; OSError for what is not a regular file.
+
+    Standard input and a shell's <(...), which the user connects himself, are taken as they are.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(opened).st_mode
+    named = descriptor_of(Path(path)) is not None
+    if not stat.S_ISREG(mode) and not (named and not stat.S_ISDIR(mode)):
+        os.close(opened)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        raise FileExistsError(17, "Is not a regular file", str(path))
+    os.set_blocking(opened, True)
+    return open(opened, "rb")
 
 
 @contextmanager

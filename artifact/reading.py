@@ -5,37 +5,18 @@ is an error that names the file and how to mend it. What the records mean is not
 """
 
 import json
-import os
-import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 from artifact.errors import ArtifactError, FactError
-from artifact.io import descriptor_of
+from artifact.io import open_regular
 
 FILE_LIMIT = 1 << 30
 """Most bytes of a file that is read whole."""
 _SMALL = 1 << 20
 """Size up to which names that occur twice are looked for: files of settings and requests are written by hand."""
-
-
-def open_regular(path: Path | str) -> BinaryIO:
-    """A file opened to be read, which never waits; OSError for what is not a regular file.
-
-    Standard input and a shell's <(...), which the user connects himself, are taken as they are.
-    """
-    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    mode = os.fstat(opened).st_mode
-    named = descriptor_of(Path(path)) is not None
-    if not stat.S_ISREG(mode) and not (named and not stat.S_ISDIR(mode)):
-        os.close(opened)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(21, "Is a directory", str(path))
-        raise FileExistsError(17, "Is not a regular file", str(path))
-    os.set_blocking(opened, True)
-    return open(opened, "rb")
 
 
 def read_bytes(

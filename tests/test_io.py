@@ -11,8 +11,8 @@ from artifact.io import (
     check_writable,
     locked,
     new_folder,
+    open_regular,
     place_of,
-    read_regular,
     reason,
     replacing,
     sha256_of,
@@ -62,15 +62,17 @@ def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (path / "whole").read_bytes() == b"ours" and sorted(os.listdir(path.parent)) == ["folder", under_way.name]
 
 
-def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened_and_none_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"one")
-    assert read_regular(tmp_path / "file") == b"one"
+    (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "."):
-        with pytest.raises(OSError, match="Is a directory|not a regular file"):
-            read_regular(tmp_path / name)
+    with open_regular(tmp_path / "link") as file:
+        assert file.read() == b"one"
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero", "/dev/null"):
+        with pytest.raises(OSError, match="Is a directory|Is not a regular file"):
+            open_regular(path)
     with pytest.raises(FileNotFoundError):
-        read_regular(tmp_path / "none")
+        open_regular(tmp_path / "none")
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

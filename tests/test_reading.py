@@ -6,18 +6,7 @@ from pathlib import Path
 import pytest
 
 from artifact.errors import FactError, SettingError
-from artifact.reading import decode_json, open_regular, read_bytes, read_json
-
-
-def test_only_regular_files_are_opened_and_none_is_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"one")
-    (tmp_path / "link").symlink_to("file")
-    os.mkfifo(tmp_path / "pipe")
-    with open_regular(tmp_path / "link") as file:
-        assert file.read() == b"one"
-    for path in (tmp_path, tmp_path / "pipe", "/dev/zero", "/dev/null"):
-        with pytest.raises(OSError, match="Is a directory|Is not a regular file"):
-            open_regular(path)
+from artifact.reading import decode_json, read_bytes, read_json
 
 
 def test_what_a_shell_connects_is_taken(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from cyclopts import App, Parameter
 from artifact import __version__
 from artifact.cli.bounds import size
 from artifact.errors import RunError, SettingError
-from artifact.io import FULL, check_writable, is_device, place_of, reason, write_atomically
-from artifact.reading import open_regular
+from artifact.io import FULL, check_writable, is_device, open_regular, place_of, reason, write_atomically
 from artifact.terminal import complain
 
 app = App(
@@ -138,4 +137,4 @@ def writing(path: Path) -> Iterator[None]:
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
         with writing(path):
-            write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
+            write_atomically(path, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")

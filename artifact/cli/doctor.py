@@ -19,6 +19,7 @@ from cyclopts import Parameter
 
 from artifact import __version__
 from artifact.cli.app import Correct, Device, Limit, Protocol, app, check_outputs, words, write_json
+from artifact.cli.bounds import count
 from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
@@ -56,7 +57,7 @@ def doctor(
     ] = None,
     bandwidth: Annotated[str | None, Parameter(help="With --rate: that GPU's memory rate, such as 2000GB/s.")] = None,
     gpu_memory: Annotated[str | None, Parameter(help="With --rate: that GPU's memory, such as 80GB.")] = None,
-    gpus: Annotated[int, Parameter(help="Estimate for so many such machines, each a shard of every unit.")] = 1,
+    gpus: Annotated[int, count("Estimate for so many such machines, each a shard of every unit.", 100_000)] = 1,
 ) -> int:
     """What this machine has and what is missing; what a plan would take, estimated or rehearsed.
 
@@ -69,8 +70,8 @@ def doctor(
         raise SettingError("--correct needs --estimate or --rehearse; name a plan with one of them")
     if rehearse is None and (json_file is not None or device is not None):
         raise SettingError("--json and --device need --rehearse; name a plan with it")
-    if gpus < 1 or (limit is not None and limit < 1):
-        raise SettingError(f"--gpus and --limit must be at least 1, got {gpus} and {limit}; give positive numbers")
+    if limit is not None and limit < 1:
+        raise SettingError(f"--limit must be at least 1, got {limit}; give a positive number")
     if estimate is not None and rehearse is not None:
         raise SettingError("--estimate and --rehearse are two ways to the same numbers; give one of them")
     if rehearse is not None:

@@ -173,8 +173,8 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
         except SettingError as error:
             # The file stays: gigabytes are not fetched again only to be refused again.
             why = (
-                f"{str(error).removesuffix('; fetch it again')}; it is kept, and not read again: give --mend-weights a "
-                f"network of your own (kloc mend-train), fetch it anew with kloc fetch {source.name} --again, put "
+                f"{str(error).removesuffix('; give a whole file')}; it is kept, and not read again: give "
+                f"--mend-weights a network of your own (kloc mend-train), fetch it anew with kloc fetch {source.name} --again, put "
                 "another file in its place, or leave MEND out"
             )
             note_unusable(key, published, why)

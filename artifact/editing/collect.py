@@ -31,7 +31,7 @@ from artifact.editing.moments import write_moments as write_files
 from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.texts import Reader, Source
 from artifact.errors import Interrupted, PromptError, RunError, SettingError
-from artifact.io import check_writable, write_atomically
+from artifact.io import check_writable, reason, write_atomically
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Tokens
@@ -247,8 +247,8 @@ class _Collection:
                         raise SettingError(f"{self.partial}: was begun with {field} {then}, not {now}; {remedy}")
                 for layer, total_MM in self.sums.totals_MM.items():
                     total_MM.copy_(torch.from_numpy(read_array(archive, f"layer{layer}")))
-        except (*UNREADABLE, msgspec.DecodeError, RuntimeError) as error:
-            raise SettingError(f"{self.partial}: is damaged ({error}); delete it to start over") from None
+        except (*UNREADABLE, msgspec.DecodeError, RuntimeError) as error:  # RecursionError is a RuntimeError
+            raise SettingError(f"{self.partial}: is damaged ({reason(error)}); delete it to start over") from None
         if not self._reader.go_to(found.progress.bytes, found.progress.lines, found.progress.sha256):
             raise SettingError(f"{self.partial}: was begun with other texts than {self._source.name}; {remedy}")
         self.progress, self.sums.tokens = found.progress, found.tokens
@@ -257,9 +257,9 @@ class _Collection:
         """Write the files and what they are, and remove the checkpoint."""
         progress, model, settings = self.progress, self._model, self._settings
         if progress.texts == 0:
-            reason = f"all {progress.skipped} texts were skipped" if progress.skipped else "holds no text"
+            why = f"all {progress.skipped} texts were skipped" if progress.skipped else "holds no text"
             first = f" (the first: {self._refused})" if self._refused else ""
-            raise SettingError(f"{self._source.name}: {reason}{first}; give other texts")
+            raise SettingError(f"{self._source.name}: {why}{first}; give other texts")
         self.save()  # what follows can be repeated from here
         write_files(self._out, model, self.sums, progress.texts)
         found = Collected(
@@ -299,7 +299,7 @@ class _Collection:
             return None
         try:
             found = msgspec.json.decode((self._out / PROVENANCE).read_bytes(), type=Collected)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
             found = None
         if found is not None and self._source.resumable:
             settings = Settings(found.weights_sha256, found.layers, found.samples, found.form)

@@ -279,9 +279,29 @@ class _State:
                 # A copy lies aligned in memory, as the tensors of an uninterrupted training do: sums depend on it.
                 parts[part][name] = tensor.clone().to(device)
             numbers = json.loads(metadata["numbers"])
-            return cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
-        except (KeyError, ValueError, TypeError) as error:
+            state = cls(identity, parts["now"], parts["best"], parts["moments"], **numbers)
+            state._check(str(path))
+            return state
+        except (RecursionError, KeyError, ValueError, TypeError) as error:
             raise SettingError(f"{path}: is damaged ({reason(error)}); remove it to start over") from None
+
+    def _check(self, where: str) -> None:
+        """Raise for what no training has written; SettingError for networks that are none."""
+        for tensors in (self.now, self.best):
+            network_of(tensors, where)
+        for key, tensor in self.now.items():
+            if self.best[key].shape != tensor.shape:
+                raise ValueError(f"{key} has two shapes")
+        for key, tensor in self.trained().items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if self.moments[f"{name} {key}"].shape != tensor.shape:
+                    raise ValueError(f"{name} of {key} has another shape")
+            if self.moments[f"step {key}"].numel() != 1:
+                raise ValueError(f"the step of {key} is not one number")
+        if not all(type(count) is int and count >= 0 for count in (self.step, self.best_step, self.since)):
+            raise ValueError("its steps are not numbers")
+        if type(self.best_value) is not float:
+            raise ValueError("its best value is not a number")
 
     def write(self, path: Path, optimiser: torch.optim.Adam) -> None:
         tensors = {f"now {key}": tensor.detach().clone() for key, tensor in self.now.items()}

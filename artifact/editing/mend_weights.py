@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, is_zipfile
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from artifact.editing import made_for
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.editing.npz import UNREADABLE, read_array
 from artifact.errors import RunError, SettingError
-from artifact.io import reason, write_atomically
+from artifact.io import open_regular, reason, write_atomically
+from artifact.sources.pickles import load_tensors
 
 _PREFIXES = ("mend.", "gtn.")
 _KEPT_FULL = ("_mean", "_std", "edit_lrs", "pad_embedding")
@@ -96,8 +97,7 @@ def network_of(tensors: Mapping[str, Tensor], source: str, pad_is_mean: bool = F
     for key, row in (("edit_lrs", tensors["edit_lrs"]), ("pad_embedding", pad_D)):
         if row is not None and (row.dim() != 1 or not bool(row.isfinite().all())):
             raise SettingError(
-                f"{source}: {key} must be one row of finite numbers, got shape {tuple(row.shape)}; fetch or train it "
-                "again"
+                f"{source}: {key} must be one row of finite numbers, got shape {tuple(row.shape)}; give another file"
             )
     return Network(transforms, tensors["edit_lrs"], pad_D, source, pad_is_mean and pad_D is None)
 
@@ -196,19 +196,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(path).close()  # a pipe would be waited for
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     # The library has no word of its own for a type that torch does not have.
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise SettingError(
-            f"{path}: is no readable safetensors file ({reason(error)}); fetch or train it again"
-        ) from None
+        raise SettingError(f"{path}: is no readable safetensors file ({reason(error)}); give a whole file") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = read_safetensors(path)
     if (told := metadata.get("tensors_sha256")) and told != tensors_hash(tensors):
-        raise SettingError(f"{path}: its tensors are not those it was written with; fetch or train it again")
+        raise SettingError(f"{path}: its tensors are not those it was written with; give a whole file")
     return tensors, metadata
 
 
@@ -218,7 +217,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             return {name: torch.from_numpy(read_array(archive, name)) for name in names}
     except UNREADABLE as error:
-        raise SettingError(f"{path}: is no readable npz file ({reason(error)}); fetch it again") from None
+        raise SettingError(f"{path}: is no readable npz file ({reason(error)}); give a whole file") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -228,11 +227,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         inert: list[Any] = [(_plain_dict if name == "collections.defaultdict" else _StandIn, name) for name in foreign]
         with torch.serialization.safe_globals(inert):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+            content = load_tensors(path)
     except MemoryError:
         raise RunError(f"{path}: does not fit the computer's memory; free some, or take a larger machine") from None
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
-        raise SettingError(f"{path}: is no readable file of torch weights ({_reason(error)}); fetch it again") from None
+        raise SettingError(
+            f"{path}: is no readable file of torch weights ({_reason(error)}); give a whole file"
+        ) from None
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise SettingError(
@@ -256,16 +257,16 @@ def _transform(tensors: Mapping[str, Tensor], shape: tuple[int, int], source: st
     def take(key: str, *expected: int | None) -> Tensor:
         key = f"({inputs}, {outputs}).{key}"
         if key not in tensors:
-            raise SettingError(f"{source}: no {key} in it; expected MEND's whole network; fetch or train it again")
+            raise SettingError(f"{source}: no {key} in it; expected MEND's whole network; give a whole file")
         tensor = tensors[key]
         fits = [want in (None, have) for want, have in zip(expected, tensor.shape, strict=False)]
         if len(fits) != tensor.dim() or tensor.dim() != len(expected) or not all(fits):
             words = ", ".join("any" if want is None else str(want) for want in expected)
             raise SettingError(
-                f"{source}: {key} must be of shape ({words}), got {tuple(tensor.shape)}; fetch or train it again"
+                f"{source}: {key} must be of shape ({words}), got {tuple(tensor.shape)}; give another file"
             )
         if not bool(tensor.isfinite().all()):
-            raise SettingError(f"{source}: {key} is not finite; fetch or train it again")
+            raise SettingError(f"{source}: {key} is not finite; give another file")
         return tensor
 
     layers: list[LowRankLayer] = []

@@ -16,9 +16,11 @@ Shape letters: B batch row, T token, M MLP width, N number of keys.
 """
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,10 @@ from torch import Tensor
 from artifact.editing import made_for
 from artifact.editing.npz import UNREADABLE, array_form, read_array, write_arrays
 from artifact.errors import EditError, SettingError
-from artifact.io import reason
+from artifact.io import open_regular, reason
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import in_one
 from artifact.lm.load import LanguageModel
-from artifact.reading import open_regular
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
@@ -104,7 +105,7 @@ class Moments:
         """
         if self.folder is None or OTHER_CORPUS in self.source:
             return None
-        found = sorted(self.folder.rglob(moment_file(decoder, 0, "*").replace(".0.", ".*.", 1)))
+        found = sorted(files_below(self.folder, moment_file(decoder, 0, "*").replace(".0.", ".*.", 1)))
         samples = {file.stem.rpartition("_")[2] for file in found}
         count = int(samples.pop()) if len(samples) == 1 and min(samples).isdigit() else None
         return {"mom2_dataset": "wikipedia", "mom2_n_samples": count, "mom2_dtype": "float32"}
@@ -211,7 +212,7 @@ class Moments:
     def file(folder: Path, decoder: Decoder, layer: int) -> Path:
         """A layer's file in the folder or below it; SettingError unless there is one."""
         name = moment_file(decoder, layer, "*")
-        files = sorted(folder.glob(name)) or sorted(folder.rglob(name))
+        files = sorted(folder.glob(name)) or sorted(files_below(folder, name))
         if not files:
             raise SettingError(f"{folder}: no file {name} in it; give a folder in the published layout")
         if len(files) > 1:
@@ -222,15 +223,35 @@ class Moments:
         return files[0]
 
 
+def files_below(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files of that name in the folder and below it, where published ones lie (MODEL/CORPUS_stats); links are not
+    followed.
+
+    Raises SettingError for a folder of so much else that it is not one of moments.
+    """
+    depth, seen = len(folder.parts), 0
+    for place, folders, names in os.walk(folder):
+        seen += len(folders) + len(names)
+        if seen > _ENTRIES:
+            raise SettingError(f"{folder}: holds more than {_ENTRIES} files and folders; give the moments' own folder")
+        if len(Path(place).parts) - depth >= _DEPTH:
+            folders.clear()
+        yield from (Path(place) / name for name in names if fnmatchcase(name, pattern))
+
+
 def no_moment_file(file: Path, error: Exception) -> SettingError:
     """What is said of a file that cannot be read."""
     return SettingError(f"{file}: is not a moment file ({reason(error)}); {_AGAIN}")
 
 
-_AGAIN = "fetch or compute it again"
+_AGAIN = "give a whole file, or the folder of one"
 _FLOATS = (np.dtype("f2"), np.dtype("f4"), np.dtype("f8"))
 _SMALL = 4096
 """Most bytes of an entry that is one number or a word."""
+_DEPTH = 4
+"""How many folders below the one that is given files are looked for."""
+_ENTRIES = 20_000
+"""Most files and folders that are looked at."""
 _ROUNDING = 1e-4
 """Most by which entries (i, j) and (j, i) of a published sum differ, in units of the root of the diagonal's entries i
 and j: float32 sums of matrix products need not be symmetric to the last bit."""

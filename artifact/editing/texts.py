@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from artifact.errors import SettingError
-from artifact.reading import open_regular
+from artifact.io import open_regular
 
 _BLOCK = 1 << 22
 

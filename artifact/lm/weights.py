@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path, PurePosixPath
-from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from artifact.io import reason
 from artifact.lm.families import AnyFamily
 from artifact.lm.families.sizes import Sizes
 from artifact.lm.folder import read_object
+from artifact.sources.pickles import load_tensors
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, the preferred one first; each may be cut into shards, which an index names."""
@@ -100,8 +100,8 @@ def _safetensors(path: Path) -> dict[str, Stored]:
 
 
 def _pickled(path: Path) -> dict[str, Stored]:
-    """Of a .bin file, read as tensors alone; one of torch's legacy format cannot be mapped and is read whole."""
-    given = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    """Of a .bin file, read as tensors alone."""
+    given = load_tensors(path)
     if not isinstance(given, Mapping):
         raise ModelError(f"{path}: holds no tensors by name; expected a dictionary of tensors alone")
     found = {}

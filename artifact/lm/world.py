@@ -314,7 +314,7 @@ def train(
 
 
 def _write_json(path: Path, content: object) -> None:
-    write_atomically(path, json.dumps(content, indent=1).encode("ascii") + b"\n")
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False).encode("ascii") + b"\n")
 
 
 def _config(vocabulary: int) -> dict[str, Any]:

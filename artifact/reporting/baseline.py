@@ -123,7 +123,7 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
     for path in sorted((folder or expected_folder() / "measured").glob("*.json")):
         try:
             known = msgspec.json.decode(path.read_bytes(), type=Baseline)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ExpectedError(
                 f"{path}: cannot be read as a measurement ({error}); restore it from the repository"
             ) from None

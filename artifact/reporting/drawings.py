@@ -31,7 +31,7 @@ class Drawings:
         self._asked: dict[str, _Drawn] = {}
         try:
             self._known = msgspec.json.decode((report_folder / INDEX).read_bytes(), type=dict[str, _Drawn])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
             self._known = {}
 
     def files(self, name: str, numbers: bytes, draw: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:

@@ -240,7 +240,7 @@ def _read(path: Path) -> _File:
         return msgspec.json.decode(path.read_bytes(), type=_File)
     except OSError as error:
         raise ExpectedError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ExpectedError(f"{path}: {error}; correct the field as expected/README.md describes") from None
 
 

@@ -132,7 +132,7 @@ class _Found:
         for text in texts:
             try:
                 info = msgspec.json.decode(text, type=RunInfo)
-            except (msgspec.DecodeError, UnicodeError):
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
                 continue
             # run.json is the same text with other white space.
             found.append(
@@ -158,7 +158,7 @@ class _Found:
     def environments(self) -> list[dict[str, Any]]:
         try:
             return msgspec.json.decode(self.meta["environments"][1], type=list[dict[str, Any]])
-        except (KeyError, msgspec.DecodeError):
+        except (KeyError, msgspec.DecodeError, UnicodeError, RecursionError):
             return []
 
 

@@ -18,7 +18,7 @@ from artifact.editing.methods import Editor
 from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
-from artifact.errors import DeviceError, FactError, SettingError
+from artifact.errors import DeviceError, FactError, PromptError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
@@ -73,6 +73,26 @@ def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = N
         subjects = subjects or [fact.subject for fact in data_for(model.name).facts]
         return 3 * embedding_spread(model.decoder, model.tokens, subjects)
     return noise_number(asked)
+
+
+def _readable(model: LanguageModel, words: Sequence[str], source: str, say: Callable[[str], None]) -> list[str]:
+    """The words that the model can read; the others are said, and are no part of what the noise level is of.
+
+    A trace that needs one of them is a failed case with its reason. Raises PromptError where none is left.
+    """
+    left, refused = [], []
+    for word in words:
+        try:
+            model.tokens.ids(word)
+        except PromptError as error:
+            refused.append(error)
+        else:
+            left.append(word)
+    if refused and not left:
+        raise refused[0]
+    if refused:
+        say(f"noise level: {len(refused)} of {len(words)} {source} left out (the first: {refused[0]})")
+    return left
 
 
 def noise_number(asked: str) -> float:
@@ -212,7 +232,8 @@ def prepare(
     else:
         limit = default_memory(model.decoder.device, factor_bytes(model, methods))
     budget = Memory(limit, say)
-    subjects = [statement.subject for statement in inputs.traced.statements]
+    subjects = _readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
+    relations = _readable(model, inputs.relation_words, "relation words", say)
     if given.facts == "known" and not plan.of_the_paper:
         # They are what GPT-2 XL knows; another model would leave the few that a small plan traces out, one by one.
         inputs = replace(inputs, traced=_answered(model, inputs.traced, plan))
@@ -226,7 +247,7 @@ def prepare(
         moments_folder,
         mend_weights,
         mend_missing,
-        noise_level("s3", model, list(inputs.relation_words)) if inputs.relation_words else None,
+        noise_level("s3", model, relations) if relations else None,
         any_model=given.any_model,
         named=[
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)

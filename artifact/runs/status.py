@@ -133,7 +133,7 @@ def copy_line(store: Store) -> str:
             said = "tells of another run"
     except FileNotFoundError:
         said = "is missing"
-    except (OSError, msgspec.DecodeError, UnicodeError):
+    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
         said = "cannot be read"
     return f"{path}: {said}; the journal counts, and the run's command writes the file anew"
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from artifact.editing.protocol import all_switches
 from artifact.errors import NotBegun, RunError
-from artifact.io import write_atomically
+from artifact.io import reason, write_atomically
 from artifact.plan import Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
@@ -270,8 +270,8 @@ class Store:
     def _decoded(self, text: str | bytes, what: str, kind: type[Decoded]) -> Decoded:
         try:
             return msgspec.json.decode(text, type=kind)
-        except (msgspec.DecodeError, UnicodeError) as error:
-            raise damaged(self.folder / DATABASE, f"{what} cannot be read: {error}") from None
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise damaged(self.folder / DATABASE, f"{what} cannot be read: {reason(error)}") from None
 
     def _put(self, key: str, value: str) -> None:
         with self._writing():

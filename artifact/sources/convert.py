@@ -6,13 +6,13 @@ of 24 GB takes a few GB of memory. Names, types and bytes of the tensors stay as
 
 import shutil
 from pathlib import Path
-from zipfile import is_zipfile
 
 from artifact.errors import ArtifactError, ModelError
 from artifact.io import new_folder, reason, sha256_of
 from artifact.sources.cache import converted_folder
 from artifact.sources.catalogue import HubModel
 from artifact.sources.lock import entry_of, forget, holding, record, recorded_keys
+from artifact.sources.pickles import load_tensors
 
 SHARD = 2_000_000_000
 """Most bytes of a file, and of what is in memory at once."""
@@ -36,8 +36,7 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
 
     pickle = published / model.weights
     try:
-        # A file of torch's legacy format cannot be mapped: it is read whole.
-        weights = torch.load(pickle, map_location="cpu", weights_only=True, mmap=is_zipfile(pickle))
+        weights = load_tensors(pickle)
         tensors = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise ModelError(

@@ -25,7 +25,7 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.io import UNFINISHED, read_regular, reason, sha256_of, write_atomically
+from artifact.io import UNFINISHED, open_regular, reason, sha256_of, write_atomically
 from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, shown, validator_of
 from artifact.sources.connection import Line, Misled, Watch, open_address
 from artifact.sources.kinds import not_such
@@ -326,7 +326,8 @@ def _host(url: str) -> str:
 
 def _read_begun(wanted: Wanted) -> _Begun | None:
     try:
-        begun = msgspec.json.decode(read_regular(wanted.note), type=_Begun)
+        with open_regular(wanted.note) as file:
+            begun = msgspec.json.decode(file.read(), type=_Begun)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if begun.validator is not None and not can_be_sent(begun.validator):

@@ -347,7 +347,7 @@ def _unpack(source: PlainSource, archive: Path, made_from: str, say: Say) -> Non
         if before and before.made_from == made_from and path.is_file() and sha256_of(path) == before.sha256:
             continue
         try:
-            taken = unpack(archive, member, path)
+            taken = unpack(archive, member, path, say)
         except Unusable as error:
             archive.unlink()  # else the next fetch would take it for the right one
             raise Unusable(f"{error}; {source.instead}" if source.instead else str(error)) from None

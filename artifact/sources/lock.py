@@ -12,7 +12,7 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.io import locked, read_regular, reason, sha256_of, write_atomically
+from artifact.io import locked, open_regular, reason, sha256_of, write_atomically
 from artifact.sources.cache import cache_folder
 
 COMMITTED = Path(__file__).with_name("sources.lock.json")
@@ -148,7 +148,8 @@ def holding(folder: Path, say: Callable[[str], None] = lambda line: None) -> Ite
 
 def _read(path: Path) -> _Lock:
     try:
-        return msgspec.json.decode(read_regular(path), type=_Lock)
+        with open_regular(path) as file:
+            return msgspec.json.decode(file.read(), type=_Lock)
     except FileNotFoundError:
         return _Lock()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

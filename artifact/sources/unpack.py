@@ -4,7 +4,7 @@ A member is known by what its records hold, whatever it is called: a JSON list, 
 byte-order mark or without. It fetches nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZipFile, ZipInfo
@@ -28,7 +28,7 @@ class Unusable(FactError):
     """The archive is not what it was taken for; its own bytes are at fault."""
 
 
-def unpack(archive: Path, member: Member, out: Path) -> str | None:
+def unpack(archive: Path, member: Member, out: Path, say: Callable[[str], None] = lambda line: None) -> str | None:
     """Write one member of the archive to `out`, in one step; returns its path in the archive.
 
     It is the one whose records hold `member.needs`, whatever it is called; of several the one with most records, then
@@ -43,7 +43,7 @@ def unpack(archive: Path, member: Member, out: Path) -> str | None:
             if why := too_large_inside(opened, archive.stat().st_size):
                 raise Unusable(f"{archive}: is {why}; run kloc fetch {archive.parent.name} again")
             entries = _entries(opened, archive)
-            taken = _by_content(opened, entries, archive, member)
+            taken = _by_content(opened, entries, archive, member, say)
     except DAMAGED_ARCHIVE as error:
         raise Unusable(
             f"{archive}: is no whole zip archive ({reason(error)}); run kloc fetch {archive.parent.name} again"
@@ -93,7 +93,9 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
     return found
 
 
-def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: Member) -> tuple[str, bytes] | None:
+def _by_content(
+    opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: Member, say: Callable[[str], None]
+) -> tuple[str, bytes] | None:
     best: tuple[int, str, bytes] | None = None
     seen, damaged, room = [], [], TOTAL * member.limit
     for entry in sorted(entries, key=lambda entry: entry.filename):
@@ -117,6 +119,9 @@ def _by_content(opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, memb
         if whole >= SHARE * len(records) and (best is None or len(records) > best[0]):
             plain = content[:1] == b"[" and isinstance(records, list)
             best = len(records), entry.filename, content if plain else msgspec.json.encode(records)
+    if damaged and (best is not None or member.optional):
+        more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
+        say(f"{archive.name}: damaged and left out: {'; '.join(damaged[:_SHOWN])}{more}; {member.name} may be missing")
     if best is not None:
         return best[1:]
     if member.optional:

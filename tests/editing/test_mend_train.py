@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,14 @@ from artifact.editing.hparams import MendHparams, hparams_for
 from artifact.editing.mend import MendEdit, mend
 from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial, split, train
-from artifact.editing.mend_weights import network_of, read_network, tensors_hash, tensors_of
+from artifact.editing.mend_weights import (
+    network_of,
+    read_network,
+    read_safetensors,
+    replace_file,
+    tensors_hash,
+    tensors_of,
+)
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, FactError, SettingError
 from artifact.evaluation.score import score_cases
@@ -77,8 +85,24 @@ def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_p
     assert lines[0] == "going on after step 4" and found.steps == 6
     assert digest(found.network) == digest(whole.network)
     assert found.figures == whole.figures
+    held, metadata = read_safetensors(checkpoint)
+    for part in ("now edit_lrs", "best edit_lrs", "moments exp_avg edit_lrs", "moments step edit_lrs"):
+        replace_file(checkpoint, {key: tensor for key, tensor in held.items() if key != part}, metadata)
+        with pytest.raises(SettingError, match=r"partial: (is damaged|no edit_lrs)"):
+            train(model, few, HPARAMS, SHORT, checkpoint=checkpoint)
+    for numbers in ("[" * 9000, '{"step": true}', '{"step": "1"}', '{"best_value": 1}'):
+        replace_file(checkpoint, held, metadata | {"numbers": numbers})
+        with pytest.raises(SettingError, match=r"partial: is damaged .*; remove it to start over"):
+            train(model, few, HPARAMS, SHORT, checkpoint=checkpoint)
+    replace_file(checkpoint, held, metadata)
     with pytest.raises(SettingError, match="checkpoint of another training"):
         train(model, few, HPARAMS, SHORT, checkpoint=checkpoint, identity="other facts")
+
+
+def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(tiny, few, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.partial")
+    with pytest.raises(SettingError, match="pipe.partial: is no readable safetensors file .*not a regular file"):
+        train(tiny("tiny-gpt2"), few, HPARAMS, SHORT, checkpoint=tmp_path / "pipe.partial")
 
 
 def test_constants_kept_or_made_anew_give_the_same_numbers(model, few, monkeypatch) -> None:

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from artifact.editing.collect import PARTIAL, SAMPLES, collect, moment_layers
-from artifact.editing.moments import PROVENANCE, KeySums, Moments, compute_moments, read_moments, write_moments
+from artifact.editing.moments import (
+    PROVENANCE,
+    KeySums,
+    Moments,
+    compute_moments,
+    files_below,
+    read_moments,
+    write_moments,
+)
 from artifact.editing.texts import Source, open_source, world_source
 from artifact.errors import DeviceError, Interrupted, RunError, SettingError
 from artifact.lm.load import LanguageModel, load
@@ -101,6 +109,18 @@ def test_a_header_that_claims_gigabytes_is_not_believed(shape, tiny, tmp_path) -
         archive.writestr("mom2.count.npy", count.getvalue())
     with pytest.raises(SettingError, match="this model needs"):
         read_moments(tmp_path).matrix(tiny("tiny-gpt2").decoder, 2)
+
+
+def test_a_folder_of_much_else_is_not_searched_through(tmp_path, monkeypatch) -> None:
+    for depth in (4, 5):
+        file = tmp_path.joinpath(str(depth), *map(str, range(depth - 1)), "one.npz")
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert [file.relative_to(tmp_path).parts[0] for file in files_below(tmp_path, "*.npz")] == ["4"]
+    monkeypatch.setattr("artifact.editing.moments._ENTRIES", 5)
+    with pytest.raises(SettingError, match="holds more than 5 files and folders; give the moments' own folder"):
+        list(files_below(tmp_path, "*.npz"))
 
 
 def test_files_that_block_are_refused(tiny, tmp_path) -> None:

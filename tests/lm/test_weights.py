@@ -1,7 +1,9 @@
 """Weights from files: every way to store them gives transformers' logits; what does not fit is refused by name."""
 
 import json
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +293,19 @@ def test_pickles_that_hold_more_than_tensors(gpt2: Path, content: Any, says: str
     torch.save(content, gpt2 / "pytorch_model.bin")
     with pytest.raises(ModelError, match=says):
         load_folder(gpt2)
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "legacy"])
+def test_torch_says_nothing_of_a_pickle_of_another_protocol(gpt2: Path, archive: bool) -> None:
+    tensors = load_file(gpt2 / "model.safetensors")
+    (gpt2 / "model.safetensors").unlink()
+    file = gpt2 / "pytorch_model.bin"
+    torch.save(tensors, file, pickle_protocol=4, _use_new_zipfile_serialization=archive)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with suppress(ModelError):
+            load_folder(gpt2)
+    assert not said
 
 
 def test_no_weights(gpt2: Path) -> None:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from artifact.editing.protocol import PROTOCOLS
-from artifact.errors import FactError
+from artifact.errors import FactError, PromptError
 from artifact.facts.fact import Statement
+from artifact.lm.load import load
 from artifact.plan import SMOKE, Plan, Unit, find_plans
 from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
 from artifact.runs.local import compute
 from artifact.runs.merge import merge
 from artifact.runs.progress import Display
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked, Context, prepare
+from artifact.runs.setup import Asked, Context, _readable, prepare
 from artifact.sources.cache import source_folder
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD
 from artifact.sources.fetch import path_of
@@ -69,6 +70,17 @@ def test_known_facts_follow_the_authors_file_under_every_plan(plan, cache: Path)
     corrected = run_inputs(plan, "gpt2-xl", given, CORRECTED)
     assert not corrected.relation_words and "rel_known" not in corrected.traced.note
     assert all(one.relation_words is None for one in corrected.traced.statements)
+
+
+def test_words_that_the_model_cannot_read_are_left_out_of_the_noise() -> None:
+    """A trace that needs one of them fails alone, with its reason."""
+    model, lines = load("world"), []
+    word = KNOWN[0]["subject"]
+    assert _readable(model, [word, "quux", word], "relation words", lines.append) == [word, word]
+    assert lines[0].startswith("noise level: 1 of 3 relation words left out (the first: ") and "quux" in lines[0]
+    assert _readable(model, [], "relation words", lines.append) == [] and len(lines) == 1
+    with pytest.raises(PromptError, match="quux"):
+        _readable(model, ["quux"], "relation words", lines.append)
 
 
 def test_a_damaged_file_is_refused_and_not_called_missing(cache: Path) -> None:

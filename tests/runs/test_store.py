@@ -43,6 +43,13 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
         assert store.times() == [(UNIT.name, 2.0, 3)]
 
 
+def test_environments_nested_without_end_are_damage(tmp_path: Path) -> None:
+    with writing(tmp_path) as store:
+        store._put("environments", '[{"torch":' + "[" * 9000 + "]" * 9000 + "}]")
+        with pytest.raises(RunError, match="its environments cannot be read"):
+            store.environments()
+
+
 def test_environments_are_kept_once_each(tmp_path: Path) -> None:
     with writing(tmp_path) as store:
         for python in ("3.11", "3.12", "3.11"):

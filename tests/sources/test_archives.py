@@ -141,7 +141,7 @@ def test_one_record_on_one_line_is_one_record() -> None:
     assert records_of(as_json(RECORDS[0])) == [RECORDS[0]]
 
 
-def test_a_damaged_file_that_nobody_needs_refuses_no_other(host) -> None:
+def test_a_damaged_file_that_nobody_needs_refuses_no_other(host, capsys) -> None:
     published(host, **{"x.json": as_json(RECORDS), "z.txt": b"stored text" * 50})
     (name,) = [key for key in host.files if key.endswith("rel_data.zip")]
     content = bytearray(host.files[name])
@@ -153,6 +153,8 @@ def test_a_damaged_file_that_nobody_needs_refuses_no_other(host) -> None:
     target.write_bytes(content)
     assert call(["fetch", "relation"]) == 0
     assert len(read_facts(path_of("rel_counterfact"))) == len(RECORDS)
+    said = capsys.readouterr().err
+    assert "rel_data.zip: damaged and left out: z.txt " in said and "; rel_known_1000.json may be missing" in said
 
 
 def test_the_layout_of_another_tool_is_named(tmp_path, capsys) -> None:

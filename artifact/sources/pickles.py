@@ -1,0 +1,20 @@
+"""torch's files of weights, which are pickles: read as tensors and plain data alone, without a word of torch's."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+
+def load_tensors(path: Path) -> Any:
+    """What such a file holds, on the processor, mapped where its format allows; nothing of it is run.
+
+    Raises whatever the bytes of a damaged file lead to, MemoryError among it. torch's warnings are left out: they are
+    about whoever wrote the file, and would stand before the one line that says what to do.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # A file of torch's legacy format cannot be mapped: it is read whole.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
