@@ -174,8 +174,8 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
             # The file stays: gigabytes are not fetched again only to be refused again.
             why = (
                 f"{str(error).removesuffix('; give a whole file')}; it is kept, and not read again: give "
-                f"--mend-weights a network of your own (kloc mend-train), fetch it anew with kloc fetch {source.name} --again, put "
-                "another file in its place, or leave MEND out"
+                "--mend-weights a network of your own (kloc mend-train), fetch it anew with kloc fetch "
+                f"{source.name} --again, put another file in its place, or leave MEND out"
             )
             note_unusable(key, published, why)
             raise SettingError(why) from None

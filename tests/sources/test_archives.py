@@ -153,7 +153,7 @@ def test_a_damaged_file_that_nobody_needs_refuses_no_other(host, capsys) -> None
     target.write_bytes(content)
     assert call(["fetch", "relation"]) == 0
     assert len(read_facts(path_of("rel_counterfact"))) == len(RECORDS)
-    said = capsys.readouterr().err
+    said = "".join(capsys.readouterr())
     assert "rel_data.zip: damaged and left out: z.txt " in said and "; rel_known_1000.json may be missing" in said
 
 
