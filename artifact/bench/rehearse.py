@@ -26,8 +26,9 @@ from artifact.editing.mend import inner_weights
 from artifact.editing.methods import Editor
 from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import Protocol, corrected_switches, protocol_of, protocol_words
-from artifact.errors import DeviceError, RunError
+from artifact.errors import DeviceError, RunError, SettingError
 from artifact.facts.dataset import Data
+from artifact.io import reason
 from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
 from artifact.lm.load import LanguageModel, from_module
 from artifact.plan import Plan, Unit, find_plans
@@ -133,8 +134,10 @@ def keep_rehearsals(found: Sequence[Rehearsal]) -> list[str]:
         try:
             path = keep(Rehearsed(one.plan, one.model, one.protocol, one.environment, seconds, one.corrected))
             lines.append(f"kept for the report of a run on this machine: {path}")
+        except SettingError as error:
+            lines.append(f"not kept for later runs: {error}")
         except OSError as error:
-            lines.append(f"not kept for later runs: the cache folder cannot be written ({error.strerror})")
+            lines.append(f"not kept for later runs: the cache folder cannot be written ({reason(error)})")
     return lines
 
 

@@ -40,7 +40,7 @@ def judge_check(check: Check, runs: Mapping[str, tuple[RunInfo, Store]]) -> Judg
     if not asked:
         return JudgedCheck(check, "not run", "not run: no statement was traced yet")
     words = f"{answered:,} of {asked:,} statements are answered, published {check.value:,} of {check.of:,}"
-    words += f" (± {check.tolerance.points:g})"
+    words += f", to within {check.tolerance.points:g}"
     most = answered + check.of - asked
     if most < check.value - check.tolerance.points or (
         asked == check.of and answered > check.value + check.tolerance.points

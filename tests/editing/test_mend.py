@@ -176,20 +176,23 @@ def test_passes_fit_the_budget(model, networks, facts, monkeypatch) -> None:
     whole = mend(model, groups, hparams, network, BY_FILE)
     inner = inner_weights(model.decoder, hparams)
     rows: list[int] = []
+    sizes: set[int] = set()
     made = mend_gradients._pass
 
     def counted(model, requests, *rest):
         rows.append(len(requests))
         tokens = len(requests) * max(len(one.ids) for one in requests)
         scored = sum(one.scored for one in requests)
-        if len(requests) > 1:
+        if len(requests) == 1:
+            sizes.add(mend_gradients._pass_bytes(model.decoder, inner, tokens, scored))
+        else:
             assert mend_gradients._pass_bytes(model.decoder, inner, tokens, scored) <= limit
         return made(model, requests, *rest)
 
     monkeypatch.setattr(mend_gradients, "_pass", counted)
-    one = mend_gradients._pass_bytes(model.decoder, inner, 12, 1)
-    for limit, most in ((1, 1), (int(2.5 * one), 2), (10**9, 4)):
+    for fitting, most in ((0, 1), (2.5, 2), (1e6, 4)):
         rows.clear()
+        limit = 1 if not fitting else int(fitting * min(sizes))
         for first, other in zip(
             whole, mend(model, groups, hparams, network, BY_FILE, None, Memory(limit)), strict=True
         ):

@@ -196,7 +196,10 @@ def test_the_command(reference, tmp_path, capsys) -> None:
         return call(["mend-train", "--half", *(word for pair in options.items() for word in pair)])
 
     assert run() == 0
-    assert "held out, corrected: entity generality" in capsys.readouterr().out
+    assert (
+        "held out, success, the file's statistics, step sizes as learned (--protocol corrected): entity generality"
+        in capsys.readouterr().out
+    )
     assert [file.name for file in out.parent.iterdir()] == ["m.safetensors"]
     network = read_network(out)
     assert network.pad_embedding is None and not network.pad_is_mean

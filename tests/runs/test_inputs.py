@@ -21,7 +21,9 @@ RIGHT, WRONG = b"the model's weights", b"the model's Weights"
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hub's cache holds GPT-2 XL with weights whose hash is pinned; returns their file."""
     model = HUB_MODELS["gpt2-xl"]
-    monkeypatch.setitem(HUB_MODELS, "gpt2-xl", replace(model, sha256=hashlib.sha256(RIGHT).hexdigest()))
+    monkeypatch.setitem(
+        HUB_MODELS, "gpt2-xl", replace(model, sha256=hashlib.sha256(RIGHT).hexdigest(), size=len(RIGHT))
+    )
     monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
     hub = tmp_path / "hub"
     hub.mkdir()
