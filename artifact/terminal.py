@@ -129,3 +129,18 @@ def silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Let what a library writes to standard output past Python go nowhere, such as its names for what it ignores."""
+    if sys.stdout is not None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()  # what was said before stands
+    kept = os.dup(1)
+    try:
+        silence()
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -15,6 +15,7 @@ from artifact.io import reason
 from artifact.lm.families import family_type
 from artifact.lm.families.sizes import check_size
 from artifact.lm.tokens import Tokens
+from artifact.terminal import muted
 
 CONFIG = "config.json"
 TOKENIZER_FILES = (
@@ -120,9 +121,10 @@ def read_tokens(folder: Path, config: Any, positions: int, rows: int) -> Tokens:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, config=config, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
+        with muted():  # tokenizers names the fields that it ignores
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=config, local_files_only=True, trust_remote_code=False, use_fast=True
+            )
         return Tokens(tokenizer, positions, rows, config.bos_token_id if config.model_type == "llama" else None)
     except (ModelError, KeyboardInterrupt, SystemExit):
         raise

@@ -141,6 +141,17 @@ def test_a_damaged_tokenizer_is_one_line(folder: Path, content: bytes) -> None:
     assert str(error.value).isprintable()
 
 
+def test_what_the_tokenizers_library_prints_reaches_no_terminal(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It names the fields that it does not know, as they are."""
+    token = {"content": "<|endoftext|>", "\x1b[31mred": True}
+    changed(folder / "tokenizer_config.json", added_tokens_decoder={"0": token})
+    load_folder(folder)
+    os.write(1, b"after")
+    assert capfd.readouterr() == ("after", "")
+
+
 def test_only_ids_that_the_model_has_are_used(folder: Path) -> None:
     """A token that was added to the tokenizer and not to the embedding: as if it were not there, but in a prompt."""
     before = load_folder(folder).tokens
