@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
-from artifact.cli.bounds import SAMPLES, LoopFacts, TargetTokens, count
+from artifact.cli.bounds import SAMPLES, LoopFacts, TargetTokens, between, count
 from artifact.terminal import say
 
 bench_app = App(
@@ -27,7 +27,7 @@ def bench_trace(
     kind: Annotated[
         list[Literal["hidden", "mlp", "attn"]] | None, Parameter(help="Kinds of tracing; hidden and mlp unless said.")
     ] = None,
-    tokens: Annotated[int, count("Tokens of the prompt.", 1000)] = 10,
+    tokens: Annotated[int, Parameter(help="Tokens of the prompt.", validator=between(2, 1000))] = 10,
     samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
     facts: Annotated[int, count("Facts in one sweep.", 100_000)] = 1,
     loop_cells: Annotated[int, count("Cells timed one at a time; fewer than all are scaled.")] = 120,

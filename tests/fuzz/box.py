@@ -94,7 +94,8 @@ class Case:
     """A command line over inputs of the box, and how the damage of them is judged.
 
     `expect` of a run that ends with 0: "equal" (to the pristine inputs' results), "free" (any finite ones), "others"
-    (`check` compares those that the damage does not touch), "refused" (it must not end with 0).
+    (`check` compares those that the damage does not touch), "refused" (it must not end with 0). Results are what stands
+    in `out` and, with `fetches`, in the caches that it may write to.
     """
 
     kind: str
@@ -111,4 +112,5 @@ class Case:
     stdout_counts: bool = False
     several_lines: bool = False
     host: Any = None
+    fetches: bool = True
     process: tuple[str, float] | None = None

@@ -369,9 +369,10 @@ def _cache(draw: random.Random, what: str) -> Case:
         return unequal(before, now) if command == ["fetch", what] else ""
 
     words = f"cache after fetch {what}: {file}, {way} ({seed:.4f}); {' '.join(command)}"
-    return Case(
-        "servers", words, command, "said", {}, ("out", "cache", "hub"), check=check, host=host, several_lines=True
-    )
+    found = Case("servers", words, command, "said", {}, ("out", "cache", "hub"), check=check, host=host)
+    found.several_lines = True
+    found.fetches = command == ["fetch", what]  # else what is damaged stays as it is
+    return found
 
 
 def _spoil(draw: random.Random, box: Box, file: str, way: str) -> None:

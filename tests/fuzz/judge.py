@@ -162,6 +162,7 @@ def results(box: Box, case: Case, ended: Ended) -> dict[str, Any]:
 
     found: dict[str, Any] = {"said": ended.out} if case.stdout_counts else {}
     places = [getattr(box, place) for place in ("out", "cache", "hub") if place in case.writes]
+    places = places if case.fetches else [box.out]
     for path in sorted(path for place in places for path in place.rglob("*")):
         name = str(path.relative_to(box.root / "box")).removeprefix("out/")
         if not path.is_file() or path.is_symlink() and "/snapshots/" not in name or _SKIPPED.search(name):
