@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hub import serving
 
+from artifact.cli import call
 from artifact.errors import ModelError
 from artifact.lm.load import load, load_folder
-from artifact.sources.catalogue import HUB_MODELS
+from artifact.sources.catalogue import HUB_MODELS, SOURCES
 from artifact.sources.fetch import hub_answers
 
 SMALL = HUB_MODELS["gpt2"]
@@ -84,6 +86,9 @@ from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.lm.load import load
 print(cached(small), hub_answers(small))
 fetch(small, print)
+import contextlib, os, urllib.request
+with contextlib.suppress(OSError):  # there is no such page: the hub notes that it was asked
+    urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/all-is-fetched")
 print(cached(small), load("gpt2").revision)
 """
 
@@ -91,43 +96,48 @@ print(cached(small), load("gpt2").revision)
 def test_fetched_once_from_a_hub_at_the_pinned_revision(reference: Path, tmp_path: Path) -> None:
     with serving(reference / "models" / "tiny-gpt2", SMALL.repo, SMALL.revision) as hub:
         done = python(TINY_AS_GPT2 + FETCH, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path))
-        assert done.stdout.splitlines() == [
-            "False (True, 'the hub answers')",
-            "fetching openai-community/gpt2@607a30d7: 1.4 MB",
-            f"True {SMALL.revision}",
-        ], done.stderr
-        assert any(path.endswith(f"{SMALL.revision}/model.safetensors") for path in hub.asked)
-        hub.asked.clear()
-        done = python(
-            f"{TINY_AS_GPT2}from artifact.lm.load import load; load('gpt2')", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)
-        )
-        assert done.returncode == 0, done.stderr
-        assert not [path for path in hub.asked if "gpt2" in path], "a model in the cache is not asked for again"
+    assert done.stdout.splitlines() == [
+        "False (True, 'the hub answers')",
+        "fetching openai-community/gpt2@607a30d7: 1.4 MB",
+        f"True {SMALL.revision}",
+    ], done.stderr
+    mark = hub.asked.index("/all-is-fetched")
+    assert any(path.endswith(f"{SMALL.revision}/model.safetensors") for path in hub.asked[:mark])
+    assert not [path for path in hub.asked[mark:] if "gpt2" in path], "a model in the cache is not asked for again"
 
 
-def test_auto_takes_gpt2_from_a_hub_that_answers(reference: Path, tmp_path: Path) -> None:
-    """The whole smoke run on what the hub serves, then the same from the cache without it."""
-    run = (
-        TINY_AS_GPT2
-        + "import sys; from artifact.cli import call; sys.exit(call(['smoke', '--limit', '1', '--out', {!r}]))"
-    )
+def test_auto_takes_gpt2_from_a_hub_that_answers(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Smoke's figure on what the hub serves, then the same from the cache without it."""
+    command = ["run", "smoke", "--only", "figure2", "--limit", "1", "--out"]
+    first = f"import sys; from artifact.cli import call; sys.exit(call({[*command, str(tmp_path / 'a')]}))"
     with serving(reference / "models" / "tiny-gpt2", SMALL.repo, SMALL.revision) as hub:
-        done = python(run.format(str(tmp_path / "a")), HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hub"))
+        done = python(TINY_AS_GPT2 + first, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hub"))
     assert done.returncode == 0, done.stderr
     assert "model: gpt2 (auto: the hub answers)" in done.stdout.splitlines()
-    again = python(run.format(str(tmp_path / "b")), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("model: gpt2 (auto: GPT-2 small is in the hub cache)\n")
+    tiny = replace(SMALL, size=1_444_888, sha256=None)
+    for known in (HUB_MODELS, SOURCES):
+        monkeypatch.setitem(known, "gpt2", tiny)
+    monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "hub" / "kloc"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub" / "hub"))
+    assert call([*command, str(tmp_path / "b")]) == 0
+    assert capsys.readouterr().out.startswith("model: gpt2 (auto: GPT-2 small is in the hub cache)\n")
     page = (tmp_path / "b" / "report" / "report.md").read_text()
     assert "GPT-2 small is in the hub cache" in page and "built-in everyday facts" in page
 
 
-def test_insisting_without_a_hub_is_refused(tmp_path: Path) -> None:
-    code = "import sys; from artifact.cli import call; sys.exit(call(['smoke', '--model', 'gpt2', '--out', {!r}]))"
-    done = python(code.format(str(tmp_path / "run")), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("kloc: gpt2: openai-community/gpt2@607a30d7 cannot be fetched")
-    assert done.stderr.count("\n") == 1
+def test_insisting_without_a_hub_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "kloc"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert call(["smoke", "--model", "gpt2", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("kloc: gpt2: openai-community/gpt2@607a30d7 cannot be fetched")
+    assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
