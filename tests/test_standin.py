@@ -4,49 +4,60 @@ With batches cut alike every unit's records are the processor's bit for bit. FT'
 fused Adam, which it takes on a GPU. A batch that is cut otherwise rounds otherwise: there numbers agree to 1e-5.
 """
 
+import gc
 import json
 import math
-import os
 import sqlite3
-import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import standin
 import torch
 from safetensors.torch import load_file
 
 from artifact.cli import call
+from artifact.plan import SMOKE
+from artifact.runs.cluster import Worker
+from artifact.runs.record import Record
+from artifact.runs.setup import Asked
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = REFERENCE / "models" / "tiny-gpt2"
 
 
+@dataclass
 class Ran:
-    """A finished command: what it printed, and what each device held and did."""
+    """Finished commands: the highest exit code, what they printed, and what each device held and did."""
 
-    def __init__(self, done: subprocess.CompletedProcess[str], ledger: Path) -> None:
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
-        self.ledgers: list[dict[str, Any]] = json.loads(ledger.read_text()) if ledger.exists() else []
+    code: int
+    out: str
+    err: str
+    ledgers: list[standin.Ledger]
 
     def waits(self, place: str) -> int:
-        return sum(count for name, count in self.ledgers[0]["waits"].items() if name == place)
+        return self.ledgers[0].waits[place]
 
 
-def kloc(tmp_path: Path, *commands: tuple[object, ...], megabytes: float | None = None) -> Ran:
-    """Commands on the stand-in, one after the other in one process."""
-    ledger = tmp_path / "ledger.json"
-    ledger.unlink(missing_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment["STANDIN_LEDGER"] = str(ledger)
-    if megabytes is not None:
-        environment["STANDIN_MB"] = str(megabytes)
-    words = [word for command in commands for word in ("++", *map(str, command))][1:]
-    arguments = [sys.executable, standin.__file__, *words]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, env=environment)
-    return Ran(done, ledger)
+def kloc(*commands: tuple[object, ...], megabytes: float = 80_000) -> Ran:
+    """Commands on the stand-in, one after the other."""
+    out, err = StringIO(), StringIO()
+    with standin.devices(int(megabytes * 1e6)) as ledgers, redirect_stdout(out), redirect_stderr(err):
+        code = max(call([str(word) for word in command]) for command in commands)
+        gc.collect()
+    return Ran(code, out.getvalue(), err.getvalue(), list(ledgers))
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of a small run's time is its figures', which need no device: they are empty files."""
+    monkeypatch.setattr("artifact.reporting.figures.figure_bytes", lambda draw, *forms: [b""] * len(forms))
 
 
 def records(folder: Path) -> dict[tuple[str, int], tuple[str, Any]]:
@@ -70,7 +81,7 @@ def assert_close(one: Any, other: Any, path: tuple[object, ...] = ()) -> None:
         assert one == other, (path, one, other)
 
 
-SMOKE = ("run", "smoke", "--model", "world")
+RUN = ("run", "smoke", "--model", "world")
 
 
 class Fused(torch.optim.Adam):
@@ -82,14 +93,14 @@ class Fused(torch.optim.Adam):
 
 def on_cpu(folder: Path, *options: str) -> dict[tuple[str, int], tuple[str, Any]]:
     """The records of the same run on the processor."""
-    assert call([*SMOKE, *options, "--device", "cpu", "--out", str(folder / "cpu")]) == 0
+    assert call([*RUN, *options, "--device", "cpu", "--out", str(folder / "cpu")]) == 0
     return records(folder / "cpu")
 
 
 def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path, monkeypatch) -> None:
     """Bit for bit, every unit. And the host waits a bounded number of times: per step of a batch, not of a fact."""
     limit = ("--limit", "1")
-    ran = kloc(tmp_path, (*SMOKE, *limit, "--out", tmp_path / "run"))
+    ran = kloc((*RUN, *limit, "--out", tmp_path / "run"))
     assert ran.code == 0, ran.err[-2000:]
     assert "device: cuda (a GPU is there (stand-in))" in ran.out
     found = records(tmp_path / "run")
@@ -102,24 +113,24 @@ def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path, monkeypatch) 
     assert 0 < ran.waits("editing/ft.py:_tune") <= 4 * 2 * 25
     assert 0 < ran.waits("evaluation/score.py:compute") <= 2 * 11  # one batch of each unit that scores
     assert 0 < ran.waits("editing/mend_gradients.py:_pass") <= 4
-    assert ran.ledgers[0]["uploads"] < 1200
-    assert ran.ledgers[0]["live"] == 0 and ran.ledgers[1]["peak"] == 0
+    assert ran.ledgers[0].uploads < 1200
+    assert ran.ledgers[0].live == 0 and ran.ledgers[1].peak == 0
 
 
 def test_little_memory_gives_the_same_numbers(tmp_path) -> None:
     """With a budget that promises more than there is, batches halve and say so, and every unit goes on."""
     limit = ("--limit", "6", "--methods", "ft,rome,memit,mend", "--only", "table2", "--only", "figure2")
-    ran = kloc(tmp_path, (*SMOKE, *limit, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=22)
+    ran = kloc((*RUN, *limit, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=22)
     assert ran.code == 0, ran.err[-2000:]
     assert "out of memory: going on with batches for" in ran.out and "not computed" not in ran.out
-    assert ran.ledgers[0]["peak"] <= 22e6
+    assert ran.ledgers[0].peak <= 22e6
     assert_close(records(tmp_path / "run"), on_cpu(tmp_path, *limit))
 
 
 @pytest.mark.parametrize("megabytes", [17])
 def test_too_little_memory_is_one_line(tmp_path, megabytes: int) -> None:
     """Here for second moments, which cannot be cut."""
-    ran = kloc(tmp_path, (*SMOKE, "--methods", "rome", "--out", tmp_path / "run"), megabytes=megabytes)
+    ran = kloc((*RUN, "--methods", "rome", "--out", tmp_path / "run"), megabytes=megabytes)
     assert ran.code == 2 and ran.err.count("\n") == 1 and "does not fit the device's memory" in ran.err
 
 
@@ -144,22 +155,12 @@ def test_everything_on_the_second_device(tmp_path) -> None:
         return (*command, "--device", device, "--out", out)
 
     on = ("--model", TINY, "--device", "cuda:1")
-    trace = (
-        "trace",
-        *on,
-        "--prompt",
-        "The capital of France is",
-        "--subject",
-        "France",
-        "--kind",
-        "mlp",
-        "--window",
-        "3",
-    )
+    traced = ("--prompt", "The capital of France is", "--subject", "France", "--kind", "mlp", "--window", "3")
+    trace = ("trace", *on, *traced)
     score = ("score", *on, "--cases", REFERENCE / "facts.json")
-    ran = kloc(tmp_path, *(edit(method, "cuda:1") for method in needs), trace, score)
+    ran = kloc(*(edit(method, "cuda:1") for method in needs), trace, score)
     assert ran.code == 0, ran.err[-2000:]
-    assert ran.ledgers[0]["peak"] == 0 < ran.ledgers[1]["peak"]
+    assert ran.ledgers[0].peak == 0 < ran.ledgers[1].peak
     for method in needs:
         assert call([str(word) for word in edit(method, "cpu")]) == 0
         here, there = (load_file(tmp_path / f"{method}-{device}.safetensors") for device in ("cpu", "cuda:1"))
@@ -172,55 +173,46 @@ def test_moments_and_mend_train(tmp_path) -> None:
     texts.write_text("The capital of France is Paris\n" * 40)
     moments = ("moments", "--model", TINY, "--texts", texts, "--layers", "1", "--out", tmp_path / "m")
     train = ("mend-train", "--model", TINY, "--facts", REFERENCE / "facts.json", "--steps", "2", "--out", out)
-    ran = kloc(tmp_path, moments, train)
+    ran = kloc(moments, train)
     assert ran.code == 0, ran.err[-2000:]
     assert out.is_file() and (tmp_path / "m" / "moments.json").is_file()
 
 
 def test_devices_do_not_mix() -> None:
     """The stand-in itself: as CUDA, it refuses what a GPU would refuse, and counts what it holds."""
-    code = (
-        "import torch, standin; standin.install()\n"
-        "a, b = torch.ones(4, device='cuda'), torch.ones(4, device='cuda:1')\n"
-        "for one, two in ((a, b), (a, torch.ones(4)), (torch.ones(4), b)):\n"
-        "    try: one + two\n"
-        "    except RuntimeError: continue\n"
-        "    raise SystemExit('mixed')\n"
-        "assert (a * 2 + torch.tensor(1.0)).tolist() == [3.0] * 4 and str(a.device) == 'cuda:0'\n"
-        "assert standin.LEDGERS[0].live == 16 and standin.LEDGERS[1].live == 16, standin.LEDGERS[0].live\n"
-        "try: a.numpy()\n"
-        "except TypeError: pass\n"
-        "else: raise SystemExit('numpy')\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(standin.__file__).parent), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
+    with standin.devices() as ledgers:
+        a, b = torch.ones(4, device="cuda"), torch.ones(4, device="cuda:1")
+        for one, two in ((a, b), (a, torch.ones(4)), (torch.ones(4), b)):
+            with pytest.raises(RuntimeError, match="same device"):
+                one + two
+        assert (a * 2 + torch.tensor(1.0)).tolist() == [3.0] * 4 and str(a.device) == "cuda:0"
+        assert [ledger.live for ledger in ledgers] == [16, 16]
+        with pytest.raises(TypeError):
+            a.numpy()
+        seeded = torch.Generator("cuda:1").manual_seed(3)
+        drawn = torch.randn(4, device="cuda:1", generator=seeded)
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(4, device="cuda", generator=seeded)
+        assert drawn.tolist() == torch.randn(4, generator=torch.Generator().manual_seed(3)).tolist()
+    with standin.devices(1000), pytest.raises(torch.OutOfMemoryError):
+        torch.empty(1001, device="cuda", dtype=torch.int8)
 
 
-def test_a_ray_workers_code_on_the_second_device(tmp_path) -> None:
+def test_a_ray_workers_code_on_the_second_device(tmp_path, monkeypatch) -> None:
     """Ray itself is left out: the worker's own class in one process, the processor's records, no byte on cuda:0."""
-    code = (
-        "import json, sys, types, standin; standin.install()\n"
-        "from artifact.plan import SMOKE\n"
-        "from artifact.runs.cluster import Worker\n"
-        "from artifact.runs.setup import Asked\n"
-        "node = types.SimpleNamespace(get_node_id=lambda: 'one')\n"
-        "sys.modules['ray'] = types.SimpleNamespace(get_runtime_context=lambda: node)\n"
-        "import msgspec\n"
-        "units = tuple(u for u in SMOKE.units if u.name in ('unedited', 'mend-entity', 'trace-hidden-relation'))\n"
-        "plan, found = msgspec.structs.replace(SMOKE, units=units), {}\n"
-        "for device in ('cuda:1', 'cpu'):\n"
-        "    worker = Worker(sys.argv[1], {})\n"
-        "    info = worker.prepare(plan, Asked('world', limit=1, device=device), None, {}).info\n"
-        "    computed = [worker.compute(unit, info.batches(unit)[0])[0] for unit in units]\n"
-        "    found[device] = [record for one in computed for record in one.records]\n"
-        "    assert worker.weights_hash() == info.weights_sha256 and info.device == device\n"
-        "for one, other in zip(*found.values(), strict=True):\n"
-        "    assert one == other and one.status == 'done', (one, other)\n"
-        "assert standin.LEDGERS[0].peak == 0 < standin.LEDGERS[1].peak\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(Path(standin.__file__).parent), *sys.path])}
-    words = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
+    context = SimpleNamespace(get_node_id=lambda: "one")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    units = tuple(u for u in SMOKE.units if u.name in ("unedited", "mend-entity", "trace-hidden-relation"))
+    plan = msgspec.structs.replace(SMOKE, units=units)
+
+    def computed(device: str) -> list[Record]:
+        worker = Worker(str(tmp_path), {})
+        info = worker.prepare(plan, Asked("world", limit=1, device=device), None, {}).info
+        found = [record for unit in units for record in worker.compute(unit, info.batches(unit)[0])[0].records]
+        assert worker.weights_hash() == info.weights_sha256 and info.device == device
+        return found
+
+    with standin.devices() as ledgers:
+        there = computed("cuda:1")
+    assert there == computed("cpu") and {record.status for record in there} == {"done"}
+    assert ledgers[0].peak == 0 < ledgers[1].peak
