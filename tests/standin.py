@@ -282,6 +282,6 @@ def devices(capacity: int = 80_000_000_000) -> Iterator[list[Ledger]]:
         "memory_allocated": lambda d=None: at(d).live, "manual_seed_all": lambda seed: None,
     }  # fmt: skip
     LEDGERS[:] = [Ledger(capacity) for _ in range(DEVICES)]
-    with mock.patch.multiple(torch.cuda, **answers), mock.patch.object(torch, "Generator", Generator):
-        with _Dispatch(), _Functions():
-            yield LEDGERS
+    generator = mock.patch.object(torch, "Generator", Generator)
+    with mock.patch.multiple(torch.cuda, **answers), generator, _Dispatch(), _Functions():
+        yield LEDGERS
