@@ -150,10 +150,9 @@ def test_little_memory_gives_the_same_numbers(tmp_path, moments: Moments) -> Non
     assert_close(records(tmp_path / "run"), on_cpu(tmp_path, *limit))
 
 
-@pytest.mark.parametrize("megabytes", [17])
-def test_too_little_memory_is_one_line(tmp_path, megabytes: int) -> None:
-    """Here for second moments, which cannot be cut."""
-    ran = kloc((*RUN, "--methods", "rome", "--out", tmp_path / "run"), megabytes=megabytes)
+def test_too_little_memory_is_one_line(tmp_path, moments: Moments) -> None:
+    """Here for the factors of second moments, which cannot be cut."""
+    ran = kloc((*RUN, "--methods", "rome", "--limit", "1", "--out", tmp_path / "run"), megabytes=11)
     assert ran.code == 2 and ran.err.count("\n") == 1 and "does not fit the device's memory" in ran.err
 
 
@@ -297,12 +296,11 @@ def test_the_benches_of_tracing_and_scoring(monkeypatch) -> None:
     assert there.difference == here.difference < 1e-4 and there.timing.operations == here.timing.operations
 
 
-@pytest.mark.parametrize("budget", ["8MB", "24MB"])
-def test_no_unit_takes_more_than_its_budget(moments: Moments, budget: str) -> None:
+def test_no_unit_takes_more_than_its_budget(moments: Moments) -> None:
     """Above what stays for the run: weights, factors of second moments, MEND's network. Few steps: all take alike."""
-    limit, taken = int(float(budget.removesuffix("MB")) * 1e6), {}
+    limit, taken = 8_000_000, {}
     with standin.devices() as ledgers:
-        context, info = prepare(SMOKE, Asked("world", limit=4, memory=budget), lambda line: None)
+        context, info = prepare(SMOKE, Asked("world", limit=2, memory="8MB"), lambda line: None)
         for method, steps in (("ft", "num_steps"), ("rome", "v_num_grad_steps"), ("memit", "v_num_grad_steps")):
             editor = context.editor(method)
             few = replace(editor, hparams=msgspec.structs.replace(editor.hparams, **{steps: 3}))
@@ -320,6 +318,4 @@ def test_no_unit_takes_more_than_its_budget(moments: Moments, budget: str) -> No
             for cases in info.batches(unit):
                 assert {one.status for one in compute(unit, [items[case] for case in cases], context)} == {"done"}
             taken[unit.name] = (ledgers[0].peak - before) / limit
-    assert len(taken) == 21 and min(taken.values()) > 0.02 and max(taken.values()) <= 1, taken
-    if budget == "8MB":  # cut by it: without its estimates, units would be far beyond
-        assert min(taken.values()) > 0.15, taken
+    assert len(taken) == 21 and min(taken.values()) > 0.05 and max(taken.values()) <= 1, taken
