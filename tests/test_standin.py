@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import standin
 import torch
@@ -183,6 +184,7 @@ def test_everything_on_the_second_device(tmp_path) -> None:
     ran = kloc(*(edit(method, "cuda:1") for method in needs), trace, score)
     assert ran.code == 0, ran.err[-2000:]
     assert ran.ledgers[0].peak == 0 < ran.ledgers[1].peak
+    assert kloc(score).out == kloc(("score", "--model", TINY, "--device", "cpu", *score[5:])).out != ""
     for method in needs:
         assert call([str(word) for word in edit(method, "cpu")]) == 0
         here, there = (load_file(tmp_path / f"{method}-{device}.safetensors") for device in ("cpu", "cuda:1"))
@@ -191,13 +193,23 @@ def test_everything_on_the_second_device(tmp_path) -> None:
 
 
 def test_moments_and_mend_train(tmp_path) -> None:
-    texts, out = tmp_path / "texts.txt", tmp_path / "mend.safetensors"
+    """The processor's sums, and its trained network."""
+    texts = tmp_path / "texts.txt"
     texts.write_text("The capital of France is Paris\n" * 40)
-    moments = ("moments", "--model", TINY, "--texts", texts, "--layers", "1", "--out", tmp_path / "m")
-    train = ("mend-train", "--model", TINY, "--facts", REFERENCE / "facts.json", "--steps", "2", "--out", out)
-    ran = kloc(moments, train)
-    assert ran.code == 0, ran.err[-2000:]
-    assert out.is_file() and (tmp_path / "m" / "moments.json").is_file()
+    for device in ("cuda", "cpu"):
+        on, out = ("--model", TINY, "--device", device), tmp_path / device
+        moments = ("moments", *on, "--texts", texts, "--layers", "1", "--out", out / "m")
+        train = ("mend-train", *on, "--facts", REFERENCE / "facts.json", "--steps", "2", "--out", out / "n.safetensors")
+        ran = kloc(moments, train)
+        assert ran.code == 0, ran.err[-2000:]
+        assert (ran.ledgers[0].peak > 0) == (device == "cuda")
+    (summed,) = (tmp_path / "cpu" / "m").glob("*.npz")
+    here, there = (np.load(tmp_path / device / "m" / summed.name)["mom2.mom2"] for device in ("cpu", "cuda"))
+    assert np.array_equal(here, there)
+    here, there = (load_file(tmp_path / device / "n.safetensors") for device in ("cpu", "cuda"))
+    assert here.keys() == there.keys()
+    for name, part in here.items():
+        assert float((there[name] - part).norm()) <= 1e-6 * float(part.norm()), name
 
 
 def test_devices_do_not_mix() -> None:
