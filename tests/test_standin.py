@@ -143,7 +143,7 @@ def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path, monkeypatch) 
 
 def test_little_memory_gives_the_same_numbers(tmp_path, moments: Moments) -> None:
     """With a budget that promises more than there is, batches halve and say so, and every unit goes on."""
-    limit = ("--limit", "4", "--methods", "ft,rome,memit,mend", "--only", "table2", "--only", "figure2")
+    limit = ("--limit", "3", "--methods", "ft,rome,memit,mend", "--only", "table2", "--only", "figure2")
     ran = kloc((*RUN, *limit, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=22)
     assert ran.code == 0, ran.err[-2000:]
     assert "out of memory: going on with batches for" in ran.out and "not computed" not in ran.out
