@@ -4,49 +4,69 @@ With batches cut alike every unit's records are the processor's bit for bit. FT'
 fused Adam, which it takes on a GPU. A batch that is cut otherwise rounds otherwise: there numbers agree to 1e-5.
 """
 
+import gc
 import json
 import math
-import os
 import sqlite3
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import standin
 import torch
 from safetensors.torch import load_file
 
+from artifact.bench import shapes
 from artifact.cli import call
+from artifact.editing.hparams import METHODS, Hparams, MethodName, hparams_for
+from artifact.editing.moments import Moments
+from artifact.lm.load import load
+from artifact.plan import SMOKE
+from artifact.runs.cluster import Worker
+from artifact.runs.editors import default_moments
+from artifact.runs.local import compute
+from artifact.runs.record import Record
+from artifact.runs.setup import Asked, prepare
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = REFERENCE / "models" / "tiny-gpt2"
 
 
+@dataclass
 class Ran:
-    """A finished command: what it printed, and what each device held and did."""
+    """Finished commands: the highest exit code, what they printed, and what each device held and did."""
 
-    def __init__(self, done: subprocess.CompletedProcess[str], ledger: Path) -> None:
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
-        self.ledgers: list[dict[str, Any]] = json.loads(ledger.read_text()) if ledger.exists() else []
+    code: int
+    out: str
+    err: str
+    ledgers: list[standin.Ledger]
 
     def waits(self, place: str) -> int:
-        return sum(count for name, count in self.ledgers[0]["waits"].items() if name == place)
+        return self.ledgers[0].waits[place]
 
 
-def kloc(tmp_path: Path, *commands: tuple[object, ...], megabytes: float | None = None) -> Ran:
-    """Commands on the stand-in, one after the other in one process."""
-    ledger = tmp_path / "ledger.json"
-    ledger.unlink(missing_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment["STANDIN_LEDGER"] = str(ledger)
-    if megabytes is not None:
-        environment["STANDIN_MB"] = str(megabytes)
-    words = [word for command in commands for word in ("++", *map(str, command))][1:]
-    arguments = [sys.executable, standin.__file__, *words]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, env=environment)
-    return Ran(done, ledger)
+def kloc(*commands: tuple[object, ...], megabytes: float = 80_000) -> Ran:
+    """Commands on the stand-in, one after the other."""
+    out, err = StringIO(), StringIO()
+    with standin.devices(int(megabytes * 1e6)) as ledgers, redirect_stdout(out), redirect_stderr(err):
+        code = max(call([str(word) for word in command]) for command in commands)
+        gc.collect()
+    return Ran(code, out.getvalue(), err.getvalue(), list(ledgers))
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of a small run's time is its figures', which need no device: they are empty files."""
+    monkeypatch.setattr("artifact.reporting.figures.figure_bytes", lambda draw, *forms: [b""] * len(forms))
 
 
 def records(folder: Path) -> dict[tuple[str, int], tuple[str, Any]]:
@@ -70,7 +90,22 @@ def assert_close(one: Any, other: Any, path: tuple[object, ...] = ()) -> None:
         assert one == other, (path, one, other)
 
 
-SMOKE = ("run", "smoke", "--model", "world")
+@pytest.fixture(scope="module")
+def made() -> dict[int, torch.Tensor]:
+    """The world's second moments by layer, made once."""
+    model = load("world")
+    layers = {layer for name in ("rome", "memit") for layer in hparams_for(name, "world", model.decoder.layers).layers}
+    return default_moments(model, sorted(layers)).given_MM
+
+
+@pytest.fixture
+def moments(made: dict[int, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Moments:
+    """Those of every run of this test, for what is not about making them; not factored yet."""
+    monkeypatch.setattr("artifact.runs.setup.default_moments", lambda *given: Moments("given", given_MM=made))
+    return Moments("given", given_MM=made)
+
+
+RUN = ("run", "smoke", "--model", "world")
 
 
 class Fused(torch.optim.Adam):
@@ -82,14 +117,14 @@ class Fused(torch.optim.Adam):
 
 def on_cpu(folder: Path, *options: str) -> dict[tuple[str, int], tuple[str, Any]]:
     """The records of the same run on the processor."""
-    assert call([*SMOKE, *options, "--device", "cpu", "--out", str(folder / "cpu")]) == 0
+    assert call([*RUN, *options, "--device", "cpu", "--out", str(folder / "cpu")]) == 0
     return records(folder / "cpu")
 
 
 def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path, monkeypatch) -> None:
     """Bit for bit, every unit. And the host waits a bounded number of times: per step of a batch, not of a fact."""
     limit = ("--limit", "1")
-    ran = kloc(tmp_path, (*SMOKE, *limit, "--out", tmp_path / "run"))
+    ran = kloc((*RUN, *limit, "--out", tmp_path / "run"))
     assert ran.code == 0, ran.err[-2000:]
     assert "device: cuda (a GPU is there (stand-in))" in ran.out
     found = records(tmp_path / "run")
@@ -102,24 +137,23 @@ def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path, monkeypatch) 
     assert 0 < ran.waits("editing/ft.py:_tune") <= 4 * 2 * 25
     assert 0 < ran.waits("evaluation/score.py:compute") <= 2 * 11  # one batch of each unit that scores
     assert 0 < ran.waits("editing/mend_gradients.py:_pass") <= 4
-    assert ran.ledgers[0]["uploads"] < 1200
-    assert ran.ledgers[0]["live"] == 0 and ran.ledgers[1]["peak"] == 0
+    assert ran.ledgers[0].uploads < 1200
+    assert ran.ledgers[0].live == 0 and ran.ledgers[1].peak == 0
 
 
-def test_little_memory_gives_the_same_numbers(tmp_path) -> None:
+def test_little_memory_gives_the_same_numbers(tmp_path, moments: Moments) -> None:
     """With a budget that promises more than there is, batches halve and say so, and every unit goes on."""
-    limit = ("--limit", "6", "--methods", "ft,rome,memit,mend", "--only", "table2", "--only", "figure2")
-    ran = kloc(tmp_path, (*SMOKE, *limit, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=22)
+    limit = ("--limit", "3", "--methods", "ft,rome,memit,mend", "--only", "table2", "--only", "figure2")
+    ran = kloc((*RUN, *limit, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=22)
     assert ran.code == 0, ran.err[-2000:]
     assert "out of memory: going on with batches for" in ran.out and "not computed" not in ran.out
-    assert ran.ledgers[0]["peak"] <= 22e6
+    assert ran.ledgers[0].peak <= 22e6
     assert_close(records(tmp_path / "run"), on_cpu(tmp_path, *limit))
 
 
-@pytest.mark.parametrize("megabytes", [17])
-def test_too_little_memory_is_one_line(tmp_path, megabytes: int) -> None:
-    """Here for second moments, which cannot be cut."""
-    ran = kloc(tmp_path, (*SMOKE, "--methods", "rome", "--out", tmp_path / "run"), megabytes=megabytes)
+def test_too_little_memory_is_one_line(tmp_path, moments: Moments) -> None:
+    """Here for the factors of second moments, which cannot be cut."""
+    ran = kloc((*RUN, "--methods", "rome", "--limit", "1", "--out", tmp_path / "run"), megabytes=11)
     assert ran.code == 2 and ran.err.count("\n") == 1 and "does not fit the device's memory" in ran.err
 
 
@@ -144,22 +178,13 @@ def test_everything_on_the_second_device(tmp_path) -> None:
         return (*command, "--device", device, "--out", out)
 
     on = ("--model", TINY, "--device", "cuda:1")
-    trace = (
-        "trace",
-        *on,
-        "--prompt",
-        "The capital of France is",
-        "--subject",
-        "France",
-        "--kind",
-        "mlp",
-        "--window",
-        "3",
-    )
+    traced = ("--prompt", "The capital of France is", "--subject", "France", "--kind", "mlp", "--window", "3")
+    trace = ("trace", *on, *traced)
     score = ("score", *on, "--cases", REFERENCE / "facts.json")
-    ran = kloc(tmp_path, *(edit(method, "cuda:1") for method in needs), trace, score)
+    ran = kloc(*(edit(method, "cuda:1") for method in needs), trace, score)
     assert ran.code == 0, ran.err[-2000:]
-    assert ran.ledgers[0]["peak"] == 0 < ran.ledgers[1]["peak"]
+    assert ran.ledgers[0].peak == 0 < ran.ledgers[1].peak
+    assert kloc(score).out == kloc(("score", "--model", TINY, "--device", "cpu", *score[5:])).out != ""
     for method in needs:
         assert call([str(word) for word in edit(method, "cpu")]) == 0
         here, there = (load_file(tmp_path / f"{method}-{device}.safetensors") for device in ("cpu", "cuda:1"))
@@ -168,59 +193,141 @@ def test_everything_on_the_second_device(tmp_path) -> None:
 
 
 def test_moments_and_mend_train(tmp_path) -> None:
-    texts, out = tmp_path / "texts.txt", tmp_path / "mend.safetensors"
+    """The processor's sums, and its trained network."""
+    texts = tmp_path / "texts.txt"
     texts.write_text("The capital of France is Paris\n" * 40)
-    moments = ("moments", "--model", TINY, "--texts", texts, "--layers", "1", "--out", tmp_path / "m")
-    train = ("mend-train", "--model", TINY, "--facts", REFERENCE / "facts.json", "--steps", "2", "--out", out)
-    ran = kloc(tmp_path, moments, train)
-    assert ran.code == 0, ran.err[-2000:]
-    assert out.is_file() and (tmp_path / "m" / "moments.json").is_file()
+    for device in ("cuda", "cpu"):
+        on, out = ("--model", TINY, "--device", device), tmp_path / device
+        moments = ("moments", *on, "--texts", texts, "--layers", "1", "--out", out / "m")
+        train = ("mend-train", *on, "--facts", REFERENCE / "facts.json", "--steps", "2", "--out", out / "n.safetensors")
+        ran = kloc(moments, train)
+        assert ran.code == 0, ran.err[-2000:]
+        assert (ran.ledgers[0].peak > 0) == (device == "cuda")
+    (summed,) = (tmp_path / "cpu" / "m").glob("*.npz")
+    here, there = (np.load(tmp_path / device / "m" / summed.name)["mom2.mom2"] for device in ("cpu", "cuda"))
+    assert np.array_equal(here, there)
+    here, there = (load_file(tmp_path / device / "n.safetensors") for device in ("cpu", "cuda"))
+    assert here.keys() == there.keys()
+    for name, part in here.items():
+        assert float((there[name] - part).norm()) <= 1e-6 * float(part.norm()), name
 
 
 def test_devices_do_not_mix() -> None:
     """The stand-in itself: as CUDA, it refuses what a GPU would refuse, and counts what it holds."""
-    code = (
-        "import torch, standin; standin.install()\n"
-        "a, b = torch.ones(4, device='cuda'), torch.ones(4, device='cuda:1')\n"
-        "for one, two in ((a, b), (a, torch.ones(4)), (torch.ones(4), b)):\n"
-        "    try: one + two\n"
-        "    except RuntimeError: continue\n"
-        "    raise SystemExit('mixed')\n"
-        "assert (a * 2 + torch.tensor(1.0)).tolist() == [3.0] * 4 and str(a.device) == 'cuda:0'\n"
-        "assert standin.LEDGERS[0].live == 16 and standin.LEDGERS[1].live == 16, standin.LEDGERS[0].live\n"
-        "try: a.numpy()\n"
-        "except TypeError: pass\n"
-        "else: raise SystemExit('numpy')\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(standin.__file__).parent), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
+    with standin.devices() as ledgers:
+        a, b = torch.ones(4, device="cuda"), torch.ones(4, device="cuda:1")
+        for one, two in ((a, b), (a, torch.ones(4)), (torch.ones(4), b)):
+            with pytest.raises(RuntimeError, match="same device"):
+                one + two
+        assert (a * 2 + torch.tensor(1.0)).tolist() == [3.0] * 4 and str(a.device) == "cuda:0"
+        assert [ledger.live for ledger in ledgers] == [16, 16]
+        with pytest.raises(TypeError):
+            a.numpy()
+        seeded = torch.Generator("cuda:1").manual_seed(3)
+        drawn = torch.randn(4, device="cuda:1", generator=seeded)
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.randn(4, device="cuda", generator=seeded)
+        assert drawn.tolist() == torch.randn(4, generator=torch.Generator().manual_seed(3)).tolist()
+    with standin.devices(1000), pytest.raises(torch.OutOfMemoryError):
+        torch.empty(1001, device="cuda", dtype=torch.int8)
 
 
-def test_a_ray_workers_code_on_the_second_device(tmp_path) -> None:
+def test_a_ray_workers_code_on_the_second_device(tmp_path, monkeypatch) -> None:
     """Ray itself is left out: the worker's own class in one process, the processor's records, no byte on cuda:0."""
-    code = (
-        "import json, sys, types, standin; standin.install()\n"
-        "from artifact.plan import SMOKE\n"
-        "from artifact.runs.cluster import Worker\n"
-        "from artifact.runs.setup import Asked\n"
-        "node = types.SimpleNamespace(get_node_id=lambda: 'one')\n"
-        "sys.modules['ray'] = types.SimpleNamespace(get_runtime_context=lambda: node)\n"
-        "import msgspec\n"
-        "units = tuple(u for u in SMOKE.units if u.name in ('unedited', 'mend-entity', 'trace-hidden-relation'))\n"
-        "plan, found = msgspec.structs.replace(SMOKE, units=units), {}\n"
-        "for device in ('cuda:1', 'cpu'):\n"
-        "    worker = Worker(sys.argv[1], {})\n"
-        "    info = worker.prepare(plan, Asked('world', limit=1, device=device), None, {}).info\n"
-        "    computed = [worker.compute(unit, info.batches(unit)[0])[0] for unit in units]\n"
-        "    found[device] = [record for one in computed for record in one.records]\n"
-        "    assert worker.weights_hash() == info.weights_sha256 and info.device == device\n"
-        "for one, other in zip(*found.values(), strict=True):\n"
-        "    assert one == other and one.status == 'done', (one, other)\n"
-        "assert standin.LEDGERS[0].peak == 0 < standin.LEDGERS[1].peak\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONPATH": os.pathsep.join([str(Path(standin.__file__).parent), *sys.path])}
-    words = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
+    context = SimpleNamespace(get_node_id=lambda: "one")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    units = tuple(u for u in SMOKE.units if u.name in ("unedited", "mend-entity", "trace-hidden-relation"))
+    plan = msgspec.structs.replace(SMOKE, units=units)
+
+    def computed(device: str) -> list[Record]:
+        worker = Worker(str(tmp_path), {})
+        info = worker.prepare(plan, Asked("world", limit=1, device=device), None, {}).info
+        found = [record for unit in units for record in worker.compute(unit, info.batches(unit)[0])[0].records]
+        assert worker.weights_hash() == info.weights_sha256 and info.device == device
+        return found
+
+    with standin.devices() as ledgers:
+        there = computed("cuda:1")
+    assert there == computed("cpu") and {record.status for record in there} == {"done"}
+    assert ledgers[0].peak == 0 < ledgers[1].peak
+
+
+SHAPE = {
+    "model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 997, "initializer_range": 0.2,
+    "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+FEWER = {"rome": {"v_num_grad_steps": 6}, "memit": {"v_num_grad_steps": 6, "layers": (0, 1)}, "ft": {"num_steps": 6}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_benches_of_edits(method: MethodName, monkeypatch) -> None:
+    """A tiny shape takes the place of GPT-2 small's, and a slow product's rate is not measured."""
+
+    def hparams(name: MethodName, *given: object) -> Hparams:
+        found = hparams_for(name, "tiny", 3)
+        return msgspec.structs.replace(found, **FEWER.get(name, {}))
+
+    monkeypatch.setattr("artifact.bench.edit.hparams_for", hparams)
+    command = ("bench", "edit", "--method", method, "--facts", "2", "--loop-facts", "1", "--no-operations")
+    there, here = benched(monkeypatch, command)
+    assert there.our_steps == here.our_steps and there.loop_steps == here.loop_steps
+    assert there.difference < 1e-4 and here.difference < 1e-4
+
+
+def benched(monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> list[Any]:
+    """What a bench found on the stand-in and on the processor, from the same command."""
+    monkeypatch.setitem(shapes.SHAPES, "gpt2", SHAPE)
+    found: list[Any] = []
+    module = import_module(f"artifact.bench.{command[1]}")
+    compare = getattr(module, f"bench_{command[1]}")
+
+    def kept(*given: Any, **named: Any) -> Any:
+        made = compare(*given, **named)
+        found.append(list(made) if isinstance(made, Iterator) else made)
+        return iter(found[-1]) if isinstance(made, Iterator) else made
+
+    monkeypatch.setattr(module, f"bench_{command[1]}", kept)
+    ran = kloc((*command, "--device", "cuda:1"))
+    assert ran.code == 0, ran.err[-2000:]
+    assert ran.ledgers[0].peak == 0 < ran.ledgers[1].peak
+    assert call([*command, "--device", "cpu"]) == 0
+    monkeypatch.setattr(module, f"bench_{command[1]}", compare)
+    return found
+
+
+def test_the_benches_of_tracing_and_scoring(monkeypatch) -> None:
+    monkeypatch.setattr("artifact.bench.trace.matrix_rate", lambda *given: 1e9)
+    monkeypatch.setattr("artifact.bench.compare.matrix_rate", lambda *given: 1e9)
+    monkeypatch.setitem(SHAPE, "vocab_size", 50257)  # traced prompts are drawn from all of GPT-2's words
+    trace = ("bench", "trace", "--tokens", "4", "--samples", "2", "--loop-cells", "3", "--memory", "1GB")
+    there, here = benched(monkeypatch, trace)
+    assert [one.difference for one in there] == [one.difference for one in here] and there[0].difference < 1e-4
+    assert [one.sweep_operations for one in there] == [one.sweep_operations for one in here]
+    monkeypatch.setitem(SHAPE, "vocab_size", 997)
+    there, here = benched(monkeypatch, ("bench", "evaluate", "--facts", "2", "--loop-facts", "1"))
+    assert there.difference == here.difference < 1e-4 and there.timing.operations == here.timing.operations
+
+
+def test_no_unit_takes_more_than_its_budget(moments: Moments) -> None:
+    """Above what stays for the run: weights, factors of second moments, MEND's network. Few steps: all take alike."""
+    limit, taken = 8_000_000, {}
+    with standin.devices() as ledgers:
+        context, info = prepare(SMOKE, Asked("world", limit=2, memory="8MB"), lambda line: None)
+        for method, steps in (("ft", "num_steps"), ("rome", "v_num_grad_steps"), ("memit", "v_num_grad_steps")):
+            editor = context.editor(method)
+            few = replace(editor, hparams=msgspec.structs.replace(editor.hparams, **{steps: 3}))
+            context._editors[method] = few
+            for layer in editor.hparams.layers if method != "ft" else ():
+                context.moments.solve(
+                    context.model.decoder, layer, torch.zeros(1, len(moments.given_MM[layer]), device="cuda")
+                )
+        for unit in SMOKE.units:
+            items = {item.case_id: item for item in context.items(unit)}
+            if unit.method == "mend":
+                context.order(unit)
+            gc.collect()
+            before = ledgers[0].peak = ledgers[0].live
+            for cases in info.batches(unit):
+                assert {one.status for one in compute(unit, [items[case] for case in cases], context)} == {"done"}
+            taken[unit.name] = (ledgers[0].peak - before) / limit
+    assert len(taken) == 21 and min(taken.values()) > 0.05 and max(taken.values()) <= 1, taken

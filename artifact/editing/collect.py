@@ -7,18 +7,18 @@ sorted source is to be shuffled first.
 As in the published statistics each text is cut at the model's number of positions and no token is put before it. Texts
 are read WINDOW at a time, ordered by length, and run longest first in batches of at most so many tokens with padding.
 A checkpoint holds the float64 sums and how far the window is done, and each window follows from the source alone: a
-resumed run makes the same batches in the same order, hence the same bits where the arithmetic is the same. It takes 8
-M^2 bytes a layer on disk (13 GB for six layers of GPT-J), twice while it is replaced.
+resumed run makes the same batches in the same order, hence the same bits where the arithmetic is the same and the
+device's memory, which cuts batches too, is not short. It takes 8 M^2 bytes a layer on disk (13 GB for six layers of
+GPT-J), twice while it is replaced.
 """
 
 import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import TypeVar
 from zipfile import ZipFile
 
 import msgspec
@@ -30,13 +30,11 @@ from artifact.editing.moments import PROVENANCE, KeySums, moment_file
 from artifact.editing.moments import write_moments as write_files
 from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.texts import Reader, Source
-from artifact.errors import Interrupted, PromptError, RunError, SettingError
+from artifact.errors import DeviceError, Interrupted, PromptError, RunError, SettingError
 from artifact.io import check_writable, reason, write_atomically
-from artifact.lm.device import in_one
+from artifact.lm.device import Memory, batches, default_memory, in_one
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Tokens
-
-T = TypeVar("T")
 
 SAMPLES = 100_000
 """Texts of the published statistics."""
@@ -144,10 +142,8 @@ def collect(
         if not rows:
             run.progress = progress = end
             break
-        while progress.done < len(rows):
-            many = max(1, batch_tokens // len(rows[progress.done]))
-            run.add(rows[progress.done : progress.done + many])
-            progress.done = min(progress.done + many, len(rows))
+        for part in run.added(rows[progress.done :]):
+            progress.done += len(part)
             tell(progress.texts + progress.done, run.sums.tokens)
             if stop():
                 run.save()
@@ -177,11 +173,13 @@ class _Collection:
         self._settings = Settings(model.weights_sha256, layers, samples, source.form)
         self._reader = Reader(source)
         self._refused: str | None = None
+        self._memory: Memory | None = None
         self.partial = out / PARTIAL
         self.progress = Progress()
         self.finished = self._finished()
         if self.finished is None:
-            self.sums = self._held(lambda: KeySums(model, layers))
+            what, remedy = f"the sums of {len(layers)} layers", "give fewer --layers at a time"
+            self.sums = in_one(lambda: KeySums(model, layers), what, remedy)
 
     def window(self) -> tuple[list[list[int]], Progress]:
         """The next texts as ids, longest first, and the progress once all of them are in the sums."""
@@ -212,9 +210,23 @@ class _Collection:
             before.texts + len(rows), skipped, cut, longest, reader.bytes, reader.lines, reader.sha256
         )
 
-    def add(self, rows: Sequence[Sequence[int]]) -> None:
-        """Add texts (ids) to the sums."""
-        self._held(lambda: self.sums.add(rows))
+    def added(self, rows: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
+        """Each batch of a window's texts (ids), once it is in the sums: of so many tokens that fit the device."""
+        if self._memory is None:  # of what weights and sums leave
+            self._memory = Memory(default_memory(self._model.decoder.device))
+        memory = self._memory
+
+        def fitting(left: Sequence[Sequence[int]]) -> int:
+            return self.sums.fitting(left[: max(1, self._batch_tokens // len(left[0]))], memory)
+
+        def alone(row: Sequence[int]) -> None:
+            raise DeviceError(
+                f"one text of {len(row)} tokens, with the sums of {len(self._settings.layers)} layers, does not fit "
+                "the device's memory; give fewer --layers at a time"
+            )
+
+        for part, _ in batches(rows, fitting, self.sums.add, memory, alone):
+            yield part
 
     def save(self) -> None:
         """Write the checkpoint; none for a source that cannot be read again."""
@@ -307,12 +319,6 @@ class _Collection:
             if same and (found.texts == found.samples or not self._source.stream.read(1)):
                 return found
         raise SettingError(f"{self._out}: holds other moments ({files[0].name}); give another folder with --out")
-
-    def _held(self, compute: Callable[[], T]) -> T:
-        """What `compute` gives; DeviceError, with what to give less of, when the device's memory does not suffice."""
-        layers = len(self._settings.layers)
-        what = f"a batch of {self._batch_tokens} tokens, with the sums of {layers} layers,"
-        return in_one(compute, what, "give a smaller --batch-tokens, or fewer --layers at a time")
 
 
 def _checked(model: LanguageModel, layers: Sequence[int], samples: int, batch_tokens: int) -> tuple[int, ...]:

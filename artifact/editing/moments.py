@@ -36,7 +36,7 @@ from artifact.editing.npz import UNREADABLE, array_form, read_array, write_array
 from artifact.errors import EditError, SettingError
 from artifact.io import open_regular, reason
 from artifact.lm.decoder import Decoder, Site
-from artifact.lm.device import in_one
+from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
 from artifact.lm.load import LanguageModel
 
 OTHER_CORPUS = "other corpus"
@@ -303,6 +303,8 @@ class KeySums:
         decoder = model.decoder
         self._model = model
         self.tokens = 0
+        self._texts = 0
+        self._summed = dict.fromkeys(layers, 0)
         self.totals_MM: dict[int, Tensor] = {}
         for layer in layers:
             width = key_width(decoder, layer)
@@ -311,7 +313,8 @@ class KeySums:
     def add(self, texts: Sequence[Sequence[int]]) -> None:
         """Add every token of `texts` (ids), run as one batch up to the highest layer and no further.
 
-        Products in float32, added in float64; padding does not count. An error within leaves the sums unusable.
+        Products in float32, added in float64; padding does not count. After an error within, the sums can be used once
+        the same texts were added again, in as many parts as one likes: no layer counts a text twice.
         """
         decoder = self._model.decoder
         ids_BT = self._model.tokens.pad(texts, decoder.device)
@@ -320,13 +323,29 @@ class KeySums:
 
         def read(site: Site, layer: int, value_BTM: Tensor) -> None:
             if site == "key" and layer in self.totals_MM:
-                keys_NM = value_BTM[real_BT].float()
+                done = self._summed[layer] - self._texts
+                keys_NM = value_BTM[done:][real_BT[done:]].float()
                 self.totals_MM[layer].add_(keys_NM.t() @ keys_NM)
+                self._summed[layer] += max(0, len(texts) - done)
 
         with torch.no_grad():
             word_BTD = decoder.words(ids_BT)
             decoder.blocks(decoder.embed(word_BTD), 0, max(self.totals_MM) + 1, at_site=read)
         self.tokens += sum(len(text) for text in texts)
+        self._texts += len(texts)
+
+    def fitting(self, texts: Sequence[Sequence[int]], memory: Memory) -> int:
+        """How many of the texts, the first or the last of which is the longest, fit the budget as a batch, at least
+        one: a block's inside with the keys that are taken from it, and a layer's product.
+        """
+        decoder = self._model.decoder
+        width = max(map(len, self.totals_MM.values()))
+        for count, text in enumerate(texts):
+            tokens = max(len(texts[0]), len(text))
+            row = 2 * row_bytes(decoder, 0, tokens) + 4 * width * tokens
+            if count and (count + 1) * row + 4 * width**2 > memory.limit:
+                return count
+        return len(texts)
 
 
 def compute_moments(
@@ -336,19 +355,22 @@ def compute_moments(
     source: str,
     ridge: float = 0.0,
     batch: int = 64,
+    memory: Memory | None = None,
 ) -> Moments:
     """Second moments in memory over every token of `texts` (ids), for `layers`: KeySums over the tokens' number.
 
     `ridge` times the mean of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and
-    C^-1 k then follows directions that no key has. Raises DeviceError when the device's memory does not hold the sums,
-    SettingError when they are not finite.
+    C^-1 k then follows directions that no key has. Texts go in batches of at most `batch` that fit `memory`.
+
+    Raises DeviceError when the device's memory does not hold the sums, SettingError when they are not finite.
     """
     encoded = sorted(texts, key=len)
 
     def summed() -> KeySums:
         sums = KeySums(model, layers)
-        for start in range(0, len(encoded), batch):
-            sums.add(encoded[start : start + batch])
+        budget = memory or Memory(default_memory(model.decoder.device))
+        for _ in batches(encoded, lambda left: sums.fitting(left[:batch], budget), sums.add, budget):
+            pass
         return sums
 
     sums = in_one(summed, f"summing the second moments of {len(layers)} layers")

@@ -223,9 +223,10 @@ class Memory:
         rows = decoder.layers * (decoder.layers + 1) // 2
         return max(1, self.limit // 2 // (rows * row_bytes(decoder, left, tokens=1)))
 
-    def facts(self, decoder: Decoder, tokens: int, samples: int) -> int:
-        """Facts of one length whose corrupted runs may be kept together, at least one."""
-        entries = 6 * decoder.layers * tokens * decoder.width  # states, keys, values, outputs
+    def facts(self, decoder: Decoder, tokens: int, samples: int, runs: int = 1) -> int:
+        """Facts of one length whose corrupted runs may be kept together, at least one; `runs` of each."""
+        each = 6 + 4 * (runs - 1)  # states, keys, values, outputs, with room; of another run all but the outputs
+        entries = each * decoder.layers * tokens * decoder.width
         kept = entries * decoder.embedding_VD.element_size()
         return max(1, self.limit // 2 // ((samples + 1) * kept))
 

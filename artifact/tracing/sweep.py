@@ -90,6 +90,7 @@ def sweep(
             scored = decoder.run(fresh_RTD, at_site=_put(cells.sever, token, frozen))
         work = _Token(decoder, cells, token, live, clean, scored, answer_F, frozen)
         scores_FTL[live, token] = work.scores(memory)
+        del work, scored  # before the next token's run, so that only one is held
     return Swept(
         answer_F.tolist(), clean_FV.gather(1, answer_F[:, None])[:, 0].tolist(), corrupted_F.tolist(), scores_FTL
     )

@@ -197,7 +197,8 @@ def trace_all(
     for tokens, asked in sorted(lengths.items()):
 
         def fitting(left: Sequence[_Asked], tokens: int = tokens) -> int:
-            return memory.facts(model.decoder, tokens, settings.samples)
+            # Severed under fresh noise, the run that is scored is another than the one whose outputs are frozen.
+            return memory.facts(model.decoder, tokens, settings.samples, 2 if cells.sever and cells.fresh_noise else 1)
 
         for part, swept in batches(asked, fitting, compute, memory, alone):
             for f, (number, encoded, span) in enumerate(part):

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -23,6 +24,7 @@ from artifact.editing.moments import (
 )
 from artifact.editing.texts import Source, open_source, world_source
 from artifact.errors import DeviceError, Interrupted, RunError, SettingError
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load
 
 TEXTS = [
@@ -440,5 +442,30 @@ def test_a_device_that_is_too_small_says_what_to_give_less_of(model, tmp_path, m
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(KeySums, "add", short)
-    with pytest.raises(DeviceError, match=r"64 tokens, with the sums of 1 layers, .* give a smaller --batch-tokens"):
+    with pytest.raises(DeviceError, match=r"one text of \d+ tokens, with the sums of 1 layers, .* give fewer --layers"):
         collect(model, lines(TEXTS), (0,), tmp_path, batch_tokens=64)
+
+
+def test_little_memory_halves_batches_and_counts_no_text_twice(model, tmp_path, monkeypatch) -> None:
+    """The device runs out in the second of two layers: the first has summed the batch by then."""
+    whole = collect(model, lines(TEXTS), (0, 1), tmp_path / "whole")
+    block, refused = model.decoder.block, []
+
+    def short(layer: int, hidden_BTD: torch.Tensor, *given: Any, **named: Any) -> Any:
+        if layer == 1 and len(hidden_BTD) > 2:
+            refused.append(len(hidden_BTD))
+            raise torch.OutOfMemoryError
+        return block(layer, hidden_BTD, *given, **named)
+
+    monkeypatch.setattr(model.decoder, "block", short)
+    halved = collect(model, lines(TEXTS), (0, 1), tmp_path / "halved")
+    assert refused and (halved.tokens, halved.texts) == (whole.tokens, whole.texts)
+    for path in (tmp_path / "whole").glob("*.npz"):
+        one, other = (np.load(folder / path.name)["mom2.mom2"] for folder in (path.parent, tmp_path / "halved"))
+        assert np.abs(one - other).max() <= 1e-6 * np.abs(one).max()
+
+
+def test_a_batch_of_texts_fits_the_budget(model) -> None:
+    sums, texts = KeySums(model, (0,)), [[1] * 8] * 64
+    counts = [sums.fitting(texts, Memory(limit)) for limit in (1, 10**6, 10**9)]
+    assert counts[0] == 1 < counts[1] < counts[2] == 64
