@@ -367,6 +367,7 @@ def test_a_defect_has_a_code_of_its_own_and_a_log(
     [
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "/x/y: No space left on device"),
         (MemoryError(), 2, "memory does not suffice"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), 2, "memory does not suffice"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 2, "Broken pipe"),  # a connection's: standard output is there
         (KeyboardInterrupt(), 3, "stopped"),
         (OSError(errno.EBADF, "Bad file descriptor"), 70, "a defect of this package"),

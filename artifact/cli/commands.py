@@ -29,6 +29,7 @@ _OURS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
 """What the system says of a wrong call. Every other error of the system's is something that the user can see to."""
 
 
+_NO_MEMORY = "this machine's memory does not suffice; give less --memory, free some, or take a larger machine"
 _TEXTS = ("--prompt", "--subject", "--template", "--hardware")
 """Options that take text of any kind; what an empty one lacks is said by those who read it."""
 
@@ -64,7 +65,7 @@ def _tried(arguments: list[str]) -> int:
     except SystemExit as error:  # how rich leaves when the reader of a pipe has gone
         return 0 if error.code == 1 else 2
     except MemoryError:
-        complain("this machine's memory does not suffice; give less --memory, free some, or take a larger machine")
+        complain(_NO_MEMORY)
         return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
@@ -75,6 +76,9 @@ def _tried(arguments: list[str]) -> int:
         complain(f"{where}{reason(error)}; give a file or folder that can be used, and room on its disk")
         return 2
     except Exception as error:
+        if "DefaultCPUAllocator: can't allocate memory" in str(error):  # torch's, which has no class for it
+            complain(_NO_MEMORY)
+            return 2
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be loaded for this
             return _defect(error)
         complain("the device's memory does not suffice; give less --memory, free some, or take a larger device")
