@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from artifact.editing.hparams import hparams_for
-from artifact.editing.moments import PROVENANCE, KeySums, moment_file
-from artifact.editing.moments import write_moments as write_files
+from artifact.editing.moments import PROVENANCE, moment_file
 from artifact.editing.npz import UNREADABLE, read_array, write_arrays
+from artifact.editing.sums import KeySums
+from artifact.editing.sums import write_moments as write_files
 from artifact.editing.texts import Reader, Source
 from artifact.errors import DeviceError, Interrupted, PromptError, RunError, SettingError
 from artifact.io import check_writable, reason, write_atomically

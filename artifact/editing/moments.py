@@ -1,8 +1,7 @@
-"""Second moments of the down-projection's inputs, C = E[k k^T]: their files, their sums, what edits solve with them.
+"""Second moments of the down-projection's inputs, C = E[k k^T]: their files, and what edits solve with them.
 
-Covers the published npz layout (a sum with its count), reading and writing; the sums over texts that are given as ids;
-C^-1 k for ROME; (lambda C + K K^T)^-1 K for MEMIT. Reading texts, checkpoints and what stands beside the files are
-collect.py's. Downloads are not covered.
+Covers the published npz layout (a sum with its count), reading it, and solving: C^-1 k for ROME, (lambda C + K K^T)^-1 K
+for MEMIT. Summing over texts is sums.py's, reading texts and checkpoints collect.py's.
 
 What is kept where: a matrix that is read from a file is dropped as soon as it is factored; its Cholesky factor stays on
 the model's device in float64 (8 M^2 bytes a layer: 0.33 GB for GPT-2 XL, so 1.6 GB for its five layers, and 2.1 GB for
@@ -15,7 +14,6 @@ code inverts every matrix, and each edit's record says so; a singular or asymmet
 Shape letters: B batch row, T token, M MLP width, N number of keys.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,13 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.editing import made_for
-from artifact.editing.npz import UNREADABLE, array_form, read_array, write_arrays
+from artifact.editing.npz import UNREADABLE, array_form, read_array
 from artifact.errors import EditError, SettingError
 from artifact.io import open_regular, reason
-from artifact.lm.decoder import Decoder, Site
-from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
-from artifact.lm.load import LanguageModel
+from artifact.lm.decoder import Decoder
+from artifact.lm.device import in_one
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
@@ -291,131 +287,6 @@ def provenance(folder: Path) -> dict[str, Any]:
         return msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
         return {}
-
-
-class KeySums:
-    """Sums of k k^T over the tokens of texts, k the input of a layer's down-projection; uncentred.
-
-    totals_MM: layer -> (M, M) in float64 on the model's device; `tokens`: how many keys are in each.
-    """
-
-    def __init__(self, model: LanguageModel, layers: Sequence[int]) -> None:
-        decoder = model.decoder
-        self._model = model
-        self.tokens = 0
-        self._texts = 0
-        self._summed = dict.fromkeys(layers, 0)
-        self.totals_MM: dict[int, Tensor] = {}
-        for layer in layers:
-            width = key_width(decoder, layer)
-            self.totals_MM[layer] = torch.zeros(width, width, dtype=torch.float64, device=decoder.device)
-
-    def add(self, texts: Sequence[Sequence[int]]) -> None:
-        """Add every token of `texts` (ids), run as one batch up to the highest layer and no further.
-
-        Products in float32, added in float64; padding does not count. After an error within, the sums can be used once
-        the same texts were added again, in as many parts as one likes: no layer counts a text twice.
-        """
-        decoder = self._model.decoder
-        ids_BT = self._model.tokens.pad(texts, decoder.device)
-        length_B = torch.tensor([len(text) for text in texts], device=decoder.device)
-        real_BT = torch.arange(ids_BT.shape[1], device=decoder.device) < length_B[:, None]
-
-        def read(site: Site, layer: int, value_BTM: Tensor) -> None:
-            if site == "key" and layer in self.totals_MM:
-                done = self._summed[layer] - self._texts
-                keys_NM = value_BTM[done:][real_BT[done:]].float()
-                self.totals_MM[layer].add_(keys_NM.t() @ keys_NM)
-                self._summed[layer] += max(0, len(texts) - done)
-
-        with torch.no_grad():
-            word_BTD = decoder.words(ids_BT)
-            decoder.blocks(decoder.embed(word_BTD), 0, max(self.totals_MM) + 1, at_site=read)
-        self.tokens += sum(len(text) for text in texts)
-        self._texts += len(texts)
-
-    def fitting(self, texts: Sequence[Sequence[int]], memory: Memory) -> int:
-        """How many of the texts, the first or the last of which is the longest, fit the budget as a batch, at least
-        one: a block's inside with the keys that are taken from it, and a layer's product.
-        """
-        decoder = self._model.decoder
-        width = max(map(len, self.totals_MM.values()))
-        for count, text in enumerate(texts):
-            tokens = max(len(texts[0]), len(text))
-            row = 2 * row_bytes(decoder, 0, tokens) + 4 * width * tokens
-            if count and (count + 1) * row + 4 * width**2 > memory.limit:
-                return count
-        return len(texts)
-
-
-def compute_moments(
-    model: LanguageModel,
-    texts: Sequence[Sequence[int]],
-    layers: Sequence[int],
-    source: str,
-    ridge: float = 0.0,
-    batch: int = 64,
-    memory: Memory | None = None,
-) -> Moments:
-    """Second moments in memory over every token of `texts` (ids), for `layers`: KeySums over the tokens' number.
-
-    `ridge` times the mean of the diagonal is added to the diagonal: few or uniform texts leave C nearly singular, and
-    C^-1 k then follows directions that no key has. Texts go in batches of at most `batch` that fit `memory`.
-
-    Raises DeviceError when the device's memory does not hold the sums, SettingError when they are not finite.
-    """
-    encoded = sorted(texts, key=len)
-
-    def summed() -> KeySums:
-        sums = KeySums(model, layers)
-        budget = memory or Memory(default_memory(model.decoder.device))
-        for _ in batches(encoded, lambda left: sums.fitting(left[:batch], budget), sums.add, budget):
-            pass
-        return sums
-
-    sums = in_one(summed, f"summing the second moments of {len(layers)} layers")
-    for layer, total_MM in sums.totals_MM.items():
-        _check_sums(model, layer, total_MM)
-        diagonal_M = total_MM.diagonal()
-        diagonal_M += ridge * diagonal_M.mean()
-    words = f"{source}, {sums.tokens} tokens" + (f", ridge {ridge:g}" if ridge else "")
-    told = msgspec.json.encode([[list(map(int, text)) for text in encoded], ridge])
-    return Moments(
-        words,
-        given_MM={layer: total.div_(sums.tokens).cpu() for layer, total in sums.totals_MM.items()},
-        texts_sha256=hashlib.sha256(told).hexdigest(),
-    )
-
-
-def write_moments(folder: Path, model: LanguageModel, sums: KeySums, texts: int) -> list[Path]:
-    """Write sums over `texts` texts in the published layout: one file a layer, the sum in float32. The hash of the
-    model's weights is the archive's comment, which readers of that layout pass over.
-
-    Raises RunError when a file cannot be written; each is the old one or the new one, never a part. Raises SettingError
-    before any is written when a sum is not finite.
-    """
-    for layer, total_MM in sums.totals_MM.items():
-        _check_sums(model, layer, total_MM)
-    comment = f"{made_for.KEY}={model.weights_sha256}"
-    paths = []
-    for layer, total_MM in sums.totals_MM.items():
-        paths.append(folder / moment_file(model.decoder, layer, str(texts)))
-        content = (
-            ("mom2.constructor", "util.runningstats.SecondMoment()"),
-            ("mom2.count", np.int64(sums.tokens)),
-            ("mom2.mom2", total_MM.float()),
-            ("sample_size", np.int64(texts)),
-        )
-        write_arrays(paths[-1], content, comment)
-    return paths
-
-
-def _check_sums(model: LanguageModel, layer: int, total_MM: Tensor) -> None:
-    if not bool(total_MM.float().isfinite().all()):
-        raise SettingError(
-            f"model {model.name}: the second moments of layer {layer} are not finite in float32; give a model whose "
-            "weights and states are finite"
-        )
 
 
 def moment_file(decoder: Decoder, layer: int, texts: str) -> str:

@@ -12,10 +12,11 @@ from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.mend_weights import read_network
 from artifact.editing.methods import Editor
 from artifact.editing.moment_source import moments_note
-from artifact.editing.moments import Moments, compute_moments, key_width, read_moments
+from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
+from artifact.editing.sums import compute_moments
 from artifact.errors import SettingError
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel

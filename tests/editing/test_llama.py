@@ -26,8 +26,8 @@ from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial
 from artifact.editing.mend_weights import network_of
 from artifact.editing.methods import Editor
-from artifact.editing.moments import compute_moments
 from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.sums import compute_moments
 from artifact.facts.fact import Fact, Statement
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder

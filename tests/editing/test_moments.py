@@ -13,15 +13,8 @@ import pytest
 import torch
 
 from artifact.editing.collect import PARTIAL, SAMPLES, collect, moment_layers
-from artifact.editing.moments import (
-    PROVENANCE,
-    KeySums,
-    Moments,
-    compute_moments,
-    files_below,
-    read_moments,
-    write_moments,
-)
+from artifact.editing.moments import PROVENANCE, Moments, files_below, read_moments
+from artifact.editing.sums import KeySums, compute_moments, write_moments
 from artifact.editing.texts import Source, open_source, world_source
 from artifact.errors import DeviceError, Interrupted, RunError, SettingError
 from artifact.lm.device import Memory

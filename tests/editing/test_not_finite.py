@@ -15,9 +15,10 @@ from artifact.editing.memit import memit
 from artifact.editing.mend import mend
 from artifact.editing.mend_history import History
 from artifact.editing.mend_weights import read_network
-from artifact.editing.moments import KeySums, Moments, compute_moments, read_moments, write_moments
+from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
+from artifact.editing.sums import KeySums, compute_moments, write_moments
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Statement
