@@ -1,7 +1,7 @@
 """Second moments of the down-projection's inputs, C = E[k k^T]: their files, and what edits solve with them.
 
-Covers the published npz layout (a sum with its count), reading it, and solving: C^-1 k for ROME, (lambda C + K K^T)^-1 K
-for MEMIT. Summing over texts is sums.py's, reading texts and checkpoints collect.py's.
+Covers the published npz layout (a sum with its count), reading it, and solving: C^-1 k for ROME,
+(lambda C + K K^T)^-1 K for MEMIT. Summing over texts is sums.py's, reading texts and checkpoints collect.py's.
 
 What is kept where: a matrix that is read from a file is dropped as soon as it is factored; its Cholesky factor stays on
 the model's device in float64 (8 M^2 bytes a layer: 0.33 GB for GPT-2 XL, so 1.6 GB for its five layers, and 2.1 GB for
