@@ -124,23 +124,28 @@ def keep_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
-def silence() -> None:
-    """Let what is still unwritten of standard output go nowhere: the interpreter would complain of it at its end."""
+def silence(*numbers: int) -> None:
+    """Let what is written to these open files go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    for number in numbers:
+        os.dup2(nowhere, number)
     os.close(nowhere)
 
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Let what a library writes to standard output past Python go nowhere, such as its names for what it ignores."""
-    if sys.stdout is not None:
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()  # what was said before stands
-    kept = os.dup(1)
+    """Let what a library writes past Python go nowhere: its names for what it ignores, and its panics, which it raises
+    as well. Covers standard output and error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()  # what was said before stands
+    kept = [os.dup(number) for number in (1, 2)]
     try:
-        silence()
+        silence(1, 2)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        for number, descriptor in enumerate(kept, start=1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)

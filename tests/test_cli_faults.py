@@ -372,6 +372,7 @@ def test_a_defect_has_a_code_of_its_own_and_a_log(
         (KeyboardInterrupt(), 3, "stopped"),
         (OSError(errno.EBADF, "Bad file descriptor"), 70, "a defect of this package"),
         (RecursionError(), 70, "a defect of this package"),
+        (type("PanicException", (BaseException,), {})("index out of range"), 2, "(index out of range); give another"),
     ],
 )
 def test_what_is_whose_fault(

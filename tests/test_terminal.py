@@ -1,12 +1,13 @@
 """What is printed: one line that a terminal shows as it stands, whatever a name or a message holds."""
 
+import os
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact.terminal import complain, say, shown
+from artifact.terminal import complain, muted, say, shown
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,16 @@ def test_no_text_moves_a_cursor(text: str) -> None:
             *("LRE", "RLE", "LRO", "RLO", "PDF"),
             *("LRI", "RLI", "FSI", "PDI"),
         )
+
+
+def test_what_a_library_writes_past_python_goes_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    say("before")
+    with muted():
+        os.write(1, b"ignored")
+        os.write(2, b"panicked")
+    say("after")
+    complain("too")
+    assert tuple(capfd.readouterr()) == ("before\nafter\n", "kloc: too\n")
 
 
 def test_lines_go_where_they_belong(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def main() -> None:
         if heeds:
             signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # while threads and libraries end
         if _unwritten():
-            silence()
+            silence(1)  # the interpreter would complain of what is unwritten at its end
     except KeyboardInterrupt:  # a second one, while the first was answered
         _leave()
     sys.exit(code)

@@ -83,6 +83,11 @@ def _tried(arguments: list[str]) -> int:
             return _defect(error)
         complain("the device's memory does not suffice; give less --memory, free some, or take a larger device")
         return 2
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of a library in Rust, such as tokenizers
+            raise
+        complain(f"a library cannot work with what it was given ({reason(error)}); give another file or model")
+        return 2
 
 
 def _refuse_odd(arguments: list[str]) -> None:
