@@ -188,8 +188,9 @@ def test_everything_on_the_second_device(tmp_path) -> None:
     for method in needs:
         assert call([str(word) for word in edit(method, "cpu")]) == 0
         here, there = (load_file(tmp_path / f"{method}-{device}.safetensors") for device in ("cpu", "cuda:1"))
+        most = 1e-5 if method == "ft" else 1e-6  # the fused Adam rounds otherwise
         for name, change in here.items():
-            assert float((there[name] - change).norm()) <= 1e-4 * float(change.norm()), (method, name)
+            assert float((there[name] - change).norm()) <= most * float(change.norm()), (method, name)
 
 
 def test_moments_and_mend_train(tmp_path) -> None:
