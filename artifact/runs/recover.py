@@ -28,10 +28,14 @@ from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
 from artifact.runs.record import Record
 from artifact.runs.salvage import Pages
 from artifact.runs.seals import TALLY, Tally, of_description, seal
-from artifact.runs.store import DESCRIPTION, MISFITS, Store, begin, writing
+from artifact.runs.store import DESCRIPTION, MISFITS, MOST_TIME, Store, begin, writing
 
 _STATUSES = ("done", "excluded", "failed")
 _PAYLOAD = msgspec.json.Decoder(dict[str, Any])
+
+
+def _is_time(*values: float) -> bool:
+    return all(abs(value) <= MOST_TIME for value in values)
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ class _Found:
                 case int(), (str(key), str(text)):
                     if rowid >= self.meta.get(key, (0, ""))[0]:
                         self.meta[key] = rowid, text
-                case int(), (str(unit), int() | float() as seconds, int(cases), *ended):
-                    clock = ended[0] if ended and isinstance(ended[0], int | float) else None
+                case int(), (str(unit), int() | float() as seconds, int(cases), *ended) if _is_time(seconds, cases):
+                    clock = ended[0] if ended and isinstance(ended[0], int | float) and _is_time(ended[0]) else None
                     self.times[rowid] = unit, float(seconds), cases, clock
                 case None, (str(unit), int(case_id), bytes(stored), *_):
                     self.numbers[unit, case_id] = stored

@@ -33,6 +33,8 @@ NOT_ANSWERED = "the model's greedy answer is"
 """How the reason of a traced statement begins that the model does not answer as the data says."""
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a payload can raise that is not of its unit's kind."""
+MOST_TIME = 1e12
+"""No run takes so many seconds or cases, and no clock says so."""
 Decoded = TypeVar("Decoded")
 
 
@@ -203,19 +205,34 @@ class Store:
             raise damaged(self.folder / DATABASE, f"a record of {unit.name} does not fit its unit: {error!r}") from None
 
     def times(self) -> list[tuple[str, float, int]]:
-        """(unit, seconds, cases) summed over all that worked on the run."""
+        """(unit, seconds, cases) summed over all that worked on the run; RunError where a time is not a number."""
+        self._check_times()
         return self._rows("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
 
     def timed(self) -> list[tuple[str, float, int, float | None]]:
         """(unit, seconds, cases, the clock then) of every batch, in the order they were stored."""
+        self._check_times()
         rows = self._rows("select * from times order by rowid")
         return [(unit, seconds, cases, ended[0] if ended else None) for unit, seconds, cases, *ended in rows]
 
     def last_time(self) -> float | None:
         """The clock's seconds since 1970 when the newest batch was stored, whatever the clock did before; or None."""
+        self._check_times()
         for _, _, _, *ended in self._rows("select * from times order by rowid desc limit 1"):
             return ended[0] if ended else None  # earlier versions did not say
         return None
+
+    def _check_times(self) -> None:
+        """RunError where a time is of another type: SQLite keeps whatever it is given."""
+        columns = {name for _, name, *_ in self._rows("pragma table_info(times)")}
+        numbers = {"seconds": "'integer', 'real'", "cases": "'integer'", "ended": "'integer', 'real', 'null'"}
+        wrong = " or ".join(
+            f"typeof({name}) not in ({types}) or abs({name}) > {MOST_TIME}"
+            for name, types in numbers.items()
+            if name in columns
+        )
+        for (unit,) in self._rows(f"select unit from times where {wrong} or typeof(unit) <> 'text' limit 1"):
+            raise damaged(self.folder / DATABASE, f"a time of {str(unit)[:60]!r} is not a number")
 
     def close(self) -> None:
         self._connection.close()

@@ -1,5 +1,6 @@
 """`kloc status`: what is done and left, who works on it, how long it will take; while another process writes."""
 
+import sqlite3
 import subprocess
 import sys
 import time
@@ -148,6 +149,22 @@ def test_a_record_more_is_seen_at_once(unfinished: Path) -> None:
     with writing(unfinished) as store:
         store.add(TRACE, record(TRACE, 107))
         assert run_status(store).units[3].left == 19
+
+
+@pytest.mark.parametrize("value", ["'now'", "9e999", "-1e300"])
+@pytest.mark.parametrize("column", ["seconds", "cases", "ended"])
+def test_a_time_that_is_not_a_number_is_damage(
+    column: str, value: str, unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(unfinished / "run.sqlite") as connection:
+        connection.execute(f"update times set {column} = {value}")
+    capsys.readouterr()
+    for command in ("status", "report"):
+        assert call([command, str(unfinished)]) == 2
+        error = capsys.readouterr().err
+        assert "is not a number" in error and "kloc recover" in error and error.count("\n") == 1
+    assert call(["recover", str(unfinished), "--out", str(unfinished.with_name("saved"))]) == 0
+    assert call(["status", str(unfinished.with_name("saved"))]) == 0
 
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
