@@ -34,7 +34,8 @@ _NO_NUMBER = re.compile(r"(?<![\w'\"/-])[-+]?(nan|inf)(?![\w'\"/-])", re.IGNOREC
 _BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
 # Of a model from the hub the weights are pinned; what is first seen of the rest is believed.
 _SKIPPED = re.compile(r"timings\.json$|lock\.json$|/blobs/|/trees/|\.part|^hub/.*(?<!\.safetensors)$")
-_IGNORED = {"model", "revision", "seconds", "timings", "tokenizer_sha256", "weights_sha256", "model_sha256"}
+_IGNORED = {"model", "revision", "seconds", "timings", "tokenizer_sha256", "weights_sha256", "model_sha256", "notes"}
+"""Results that are no numbers of the command's; `notes` say what is unknown of a file."""
 
 
 class Ended:
