@@ -13,7 +13,7 @@ import cyclopts
 import pytest
 
 from artifact.cli import call
-from artifact.cli.app import app
+from artifact.cli.commands import app  # with every command on it
 from artifact.plan import PLANS
 from artifact.sources.catalogue import GROUPS, PLAIN_SOURCES, SOURCES
 from artifact.sources.fetch import moments_folder, path_of
