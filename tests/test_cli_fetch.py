@@ -220,15 +220,15 @@ def test_a_pickle_that_cannot_be_converted_is_kept_and_not_fetched_again(capsys,
     put(monkeypatch, host, "mend-gpt2-xl", _damaged_pickle(tmp_path), pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
     first = capsys.readouterr().err
-    assert "mend-10tok-gpt2-xl.pt: is no readable file of torch weights" in first and first.count("\n") == 1
+    assert "mend-10tok-gpt2-xl.pt: cannot be read as a file of torch weights" in first and first.count("\n") == 1
     for way in ("--mend-weights", "kloc mend-train", "kloc fetch mend-gpt2-xl --again", "another file in its place"):
         assert way in first
     for command in (["fetch", "mend-gpt2-xl"], ["fetch", "mend-gpt2-xl", "--check"]):
         assert call(command) == 2
         found = capsys.readouterr()
-        assert "is no readable file of torch weights" in found.err and "converting" not in found.out
+        assert "cannot be read as a file of torch weights" in found.err and "converting" not in found.out
     weights, why = run_mend_weights("gpt2-xl", Given())
-    assert weights is None and "is no readable file of torch weights" in why and "--mend-weights" in why
+    assert weights is None and "cannot be read as a file of torch weights" in why and "--mend-weights" in why
     obtain([], ["mend-gpt2-xl"])
     assert capsys.readouterr().out.startswith("mend-gpt2-xl: left out (")
     assert len(host.asked) == 1
@@ -253,7 +253,7 @@ def test_another_pickle_in_its_place_is_converted(capsys, monkeypatch, host, tmp
     put(monkeypatch, host, "mend-gpt2-xl", content if version else _damaged_pickle(tmp_path), pinned=False)
     with monkeypatch.context() as patched:
         if version:
-            refuse = SettingError("m.pt: is no readable file of torch weights (once)")
+            refuse = SettingError("m.pt: cannot be read as a file of torch weights (once)")
             patched.setattr("artifact.editing.mend_weights.convert", Mock(side_effect=refuse))
             patched.setattr("artifact.sources.lock.__version__", version)
         assert call(["fetch", "mend-gpt2-xl"]) == 2

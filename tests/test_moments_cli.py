@@ -120,7 +120,7 @@ def test_stopped_standard_input_says_that_nothing_is_kept(texts, tmp_path, capsy
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["moments", "--model", TINY, "--out", "o"], "has no texts of its own; give --texts FILE"),
+        (["moments", "--model", TINY, "--out", "o"], "has no built-in texts; give --texts FILE"),
         (command("absent.txt", Path("o")), "absent.txt: cannot be read (No such file"),
         (command(REFERENCE, Path("o")), "is neither .txt nor .jsonl"),
         (command("bad.jsonl", Path("o")), 'bad.jsonl: line 3 is not a JSON object with the field "text"'),
@@ -130,7 +130,7 @@ def test_stopped_standard_input_says_that_nothing_is_kept(texts, tmp_path, capsy
         (command("empty.txt", Path("o")), "empty.txt: holds no text"),
         (command("good.txt", Path("/proc/nothing")), "/proc/nothing: cannot be written"),
         (command("good.txt", Path("good.txt")), "good.txt: cannot be written"),
-        (command("good.txt", Path("o"), "--layers", "six"), "layers 'six' are no numbers"),
+        (command("good.txt", Path("o"), "--layers", "six"), "layers 'six' are not numbers"),
         (command("good.txt", Path("o"), "--layers", "6"), "not in this model of 6 layers; give some of 0 to 5"),
         (command("good.txt", Path("o"), "--samples", "0"), "samples and batch tokens must be at least 1, got 0"),
         (command("good.txt", Path("o"), "--batch-tokens", "-4"), "must be at least 1, got 100000 and -4"),

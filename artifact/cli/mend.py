@@ -20,7 +20,7 @@ def mend_train(
     model: Model,
     out: Annotated[Path, Parameter(help="safetensors file for the network; FILE.partial is its checkpoint.")],
     facts: Annotated[
-        Path | None, Parameter(help="JSON file of CounterFact-style records; the model's built-in facts unless said.")
+        Path | None, Parameter(help="JSON file of CounterFact-style records; default: the model's built-in facts.")
     ] = None,
     steps: Annotated[int | None, count("Most training steps.")] = None,
     seed: Annotated[
@@ -42,6 +42,7 @@ def mend_train(
     import msgspec
     import torch
 
+    from artifact.editing import made_for
     from artifact.editing.hparams import hparams_for, hparams_hash
     from artifact.editing.mend_train import FIGURES, UNFINISHED, MendTraining, train
     from artifact.editing.mend_weights import write_network
@@ -54,7 +55,7 @@ def mend_train(
     except msgspec.ValidationError as error:
         raise SettingError(f"mend-train: {error}; give another value") from None
     if is_device(out):
-        raise SettingError(f"--out {out}: is a device, which keeps no checkpoint; name a file")
+        raise SettingError(f"--out {out}: is a device, beside which no checkpoint can stand; name a file")
     check_outputs({"--out": out}, (facts, hparams, model))
     check_inputs({"--hparams": hparams})
     loaded = load_model(model, device)
@@ -69,7 +70,7 @@ def mend_train(
         records, source = parse_facts(decode_json(content, str(facts)), str(facts)), facts.name
         sha256 = hashlib.sha256(content).hexdigest()
     resolved = hparams_for("mend", loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
-    weights = loaded.weights_hash()
+    weights = loaded.weights_sha256
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
     dtype = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
@@ -86,7 +87,7 @@ def mend_train(
     about = {
         "model": loaded.name,
         "revision": loaded.revision,
-        "weights_sha256": weights,
+        made_for.KEY: weights,
         "facts": source,
         "facts_sha256": sha256,
         "hparams": msgspec.to_builtins(resolved),

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from artifact.cli.app import Device, Model, app, load_model
 from artifact.cli.bounds import between
 from artifact.errors import Interrupted, SettingError
-from artifact.terminal import say
+from artifact.terminal import complain, say
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -28,7 +28,7 @@ def moments(
         ),
     ] = None,
     layers: Annotated[
-        str | None, Parameter(help="Layers, such as 13,14; those that ROME and MEMIT edit unless said.")
+        str | None, Parameter(help="Layers, such as 13,14; default: those that ROME and MEMIT edit.")
     ] = None,
     samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
     device: Device = None,
@@ -45,7 +45,7 @@ def moments(
 
     check_counts(samples, batch_tokens)
     if texts is None and model != "world":
-        raise SettingError(f"model {model} has no texts of its own; give --texts FILE, or - for standard input")
+        raise SettingError(f"model {model} has no built-in texts; give --texts FILE, or - for standard input")
     chosen = None if layers is None else _layers(layers)
     with world_source() if texts is None else open_source(texts) as source:
         loaded = load_model(model, device)
@@ -63,6 +63,7 @@ def moments(
                     checkpoint_seconds=60 * checkpoint_minutes,
                     stop=stop,
                     tell=_Shown(samples),
+                    say=complain,
                 )
         except KeyboardInterrupt:
             kept = "the last checkpoint stays, and the same command goes on from there"
@@ -79,7 +80,7 @@ def _layers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise SettingError(f"layers {text[:60]!r} are no numbers; give such as 13,14") from None
+        raise SettingError(f"layers {text[:60]!r} are not numbers; give such as 13,14") from None
 
 
 class _Shown:

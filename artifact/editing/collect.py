@@ -1,7 +1,7 @@
 """Collecting second moments from a source of texts: read as a stream, summed in batches, resumable.
 
 Covers windows and batches, the checkpoint `moments.partial`, and the published files with `moments.json` beside them.
-The source is texts.py's, the sums are moments.py's. The first texts of the source count: none is drawn at random, so a
+The source is texts.py's, the sums are sums.py's. The first texts of the source count: none is drawn at random, so a
 sorted source is to be shuffled first.
 
 As in the published statistics each text is cut at the model's number of positions and no token is put before it. Texts
@@ -122,16 +122,18 @@ def collect(
     checkpoint_seconds: float = 600,
     stop: Callable[[], bool] = lambda: False,
     tell: Callable[[int, int], None] = lambda texts, tokens: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Collected:
     """Second moments of `layers` over the first `samples` texts of `source`, as published files in the folder `out`.
 
     Goes on from `out`'s checkpoint where there is one; where the same moments are there already, only reads what they
-    are. `tell` is told (texts, tokens so far) at the start and after every batch, and `stop` asked after every batch.
+    are. `tell` is told (texts, tokens so far) at the start and after every batch, and `stop` asked after every batch;
+    `say` is given a line when memory runs out and batches are halved.
     Raises Interrupted on `stop`, with the checkpoint written; SettingError for a text or setting that cannot be used, a
     checkpoint that is damaged or of other settings; DeviceError for too little memory; RunError when `out` cannot be
     written.
     """
-    run = _Collection(model, source, _checked(model, layers, samples, batch_tokens), out, samples, batch_tokens)
+    run = _Collection(model, source, _checked(model, layers, samples, batch_tokens), out, samples, batch_tokens, say)
     if run.finished is not None:
         return run.finished
     run.resume()
@@ -169,18 +171,19 @@ class _Collection:
         out: Path,
         samples: int,
         batch_tokens: int,
+        say: Callable[[str], None],
     ) -> None:
         self._model, self._source, self._out, self._batch_tokens = model, source, out, batch_tokens
         self._settings = Settings(model.weights_sha256, layers, samples, source.form)
         self._reader = Reader(source)
         self._refused: str | None = None
-        self._memory: Memory | None = None
         self.partial = out / PARTIAL
         self.progress = Progress()
         self.finished = self._finished()
         if self.finished is None:
             what, remedy = f"the sums of {len(layers)} layers", "give fewer --layers at a time"
             self.sums = in_one(lambda: KeySums(model, layers), what, remedy)
+            self._memory = Memory(default_memory(model.decoder.device), say)  # of what weights and sums leave
 
     def window(self) -> tuple[list[list[int]], Progress]:
         """The next texts as ids, longest first, and the progress once all of them are in the sums."""
@@ -213,12 +216,9 @@ class _Collection:
 
     def added(self, rows: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
         """Each batch of a window's texts (ids), once it is in the sums: of so many tokens that fit the device."""
-        if self._memory is None:  # of what weights and sums leave
-            self._memory = Memory(default_memory(self._model.decoder.device))
-        memory = self._memory
 
         def fitting(left: Sequence[Sequence[int]]) -> int:
-            return self.sums.fitting(left[: max(1, self._batch_tokens // len(left[0]))], memory)
+            return self.sums.fitting(left[: max(1, self._batch_tokens // len(left[0]))], self._memory)
 
         def alone(row: Sequence[int]) -> None:
             raise DeviceError(
@@ -226,7 +226,7 @@ class _Collection:
                 "the device's memory; give fewer --layers at a time"
             )
 
-        for part, _ in batches(rows, fitting, self.sums.add, memory, alone):
+        for part, _ in batches(rows, fitting, self.sums.add, self._memory, alone):
             yield part
 
     def save(self) -> None:
@@ -260,7 +260,7 @@ class _Collection:
                         raise SettingError(f"{self.partial}: was begun with {field} {then}, not {now}; {remedy}")
                 for layer, total_MM in self.sums.totals_MM.items():
                     total_MM.copy_(torch.from_numpy(read_array(archive, f"layer{layer}")))
-        except (*UNREADABLE, msgspec.DecodeError, RuntimeError) as error:  # RecursionError is a RuntimeError
+        except (*UNREADABLE, msgspec.DecodeError) as error:
             raise SettingError(f"{self.partial}: is damaged ({reason(error)}); delete it to start over") from None
         if not self._reader.go_to(found.progress.bytes, found.progress.lines, found.progress.sha256):
             raise SettingError(f"{self.partial}: was begun with other texts than {self._source.name}; {remedy}")

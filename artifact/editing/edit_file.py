@@ -4,8 +4,6 @@ The metadata holds the hash of the edited model's weights (made_for.py). A file 
 types and numbers are checked, the numbers as the model holds them and added to its weights.
 """
 
-import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,13 @@ from torch import Tensor
 
 from artifact.editing import made_for
 from artifact.editing.edit import Dense, Edit
-from artifact.editing.mend_weights import replace_file
+from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError
 from artifact.io import reason
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel
 
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_HEADER_LIMIT = 10_000_000
 _GIVE = "give a file written by kloc edit"
 
 
@@ -69,41 +66,15 @@ def read_edit(path: Path, model: LanguageModel, any_model: bool = False) -> Edit
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; EditError for one that is damaged, empty, or not a regular file."""
-    from safetensors import SafetensorError, safe_open
-
     if path.exists() and not path.is_file():
         raise EditError(f"{path}: is not a regular file; {_GIVE}")
     try:
-        _refuse_twice(path)
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            about = dict(file.metadata() or {})
-    # The library has no word of its own for a type that torch does not have.
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
+        tensors, about = read_file(path)
+    except (OSError, ValueError) as error:
         raise EditError(f"{path}: cannot be read as a safetensors file ({reason(error)}); {_GIVE}") from None
     if not tensors:
         raise EditError(f"{path}: holds no weight change; {_GIVE}")
     return tensors, about
-
-
-def _refuse_twice(path: Path) -> None:
-    """Raise ValueError where the header names a tensor twice: the library would take the last in silence."""
-    with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = stream.read(min(size, _HEADER_LIMIT))
-    if len(header) < size:
-        raise ValueError(f"its header of {size} bytes is cut off or too large")
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        if twice:
-            raise ValueError(f"its header names {twice[0][:80]!r} twice")
-        return dict(pairs)
-
-    try:
-        json.loads(header, object_pairs_hook=once)
-    except RecursionError:
-        raise ValueError("its header is nested too deeply") from None
 
 
 def _checked(path: Path, decoder: Decoder, parameter: str, delta: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Covers both perspectives (the view's own prompt towards its own target), single requests and lists written jointly, many
 independent edits at once, and both objectives: as released, all target tokens read at the prompt's last position with
 weight and bias trained; corrected, teacher forced with the weight alone. It does not cover FT without a layer (all
-weights) or a divergence term, which the released code lacks too, and never writes to the model's weights: what is
-trained is a change of them in float32, so that precision does not depend on the model's dtype.
+weights) or a divergence term, which the released code does not have either. It never writes to the model's weights:
+what is trained is a change of them in float32, so that precision does not depend on the model's dtype.
 Source: docs/protocol.md; golden numbers: tests/reference/{ft,rake_ft}.
 
 Shape letters as in lm/decoder.py, and G group of requests written jointly, N read position, S scored target token.

@@ -91,7 +91,7 @@ class FtHparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_steps: Annotated[int, _says("Most passes over the requests.", ge=1, le=100_000)] = 25
     lr: _Rate = 5e-4
     weight_decay: Annotated[float, _says("Adam's weight decay on the trained weights.", ge=0, le=1e6)] = 0.0
-    kl_factor: Annotated[float, _says("Weight of a divergence term, which the released code lacks.", ge=0, le=0)] = 0.0
+    kl_factor: Annotated[float, _says("Weight of a divergence term; the released code has none.", ge=0, le=0)] = 0.0
     norm_constraint: Annotated[
         float | bool | None, _says("Largest change of any weight entry; false or null for no limit.")
     ] = 5e-4

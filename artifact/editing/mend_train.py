@@ -24,7 +24,8 @@ from artifact.editing.hparams import MendHparams
 from artifact.editing.mend_gradients import Request
 from artifact.editing.mend_network import Network
 from artifact.editing.mend_objective import Item, Objective, items_of
-from artifact.editing.mend_weights import network_of, read_safetensors, replace_file, stored
+from artifact.editing.mend_weights import network_of, stored
+from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import Fact
 from artifact.io import reason
@@ -266,7 +267,10 @@ class _State:
 
     @classmethod
     def read(cls, path: Path, identity: str, device: torch.device) -> "_State":
-        tensors, metadata = read_safetensors(path)
+        try:
+            tensors, metadata = read_file(path)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from None
         if metadata.get("identity") != identity:
             raise SettingError(
                 f"{path}: is the checkpoint of another training; give the same model, facts and settings again, or "
@@ -283,10 +287,10 @@ class _State:
             state._check(str(path))
             return state
         except (RecursionError, KeyError, ValueError, TypeError) as error:
-            raise SettingError(f"{path}: is damaged ({reason(error)}); remove it to start over") from None
+            raise _damaged(path, error) from None
 
     def _check(self, where: str) -> None:
-        """Raise for what no training has written; SettingError for networks that are none."""
+        """Raise for what no training has written; SettingError for networks that are not whole."""
         for tensors in (self.now, self.best):
             network_of(tensors, where)
         for key, tensor in self.now.items():
@@ -341,3 +345,7 @@ class _State:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
+
+
+def _damaged(path: Path, error: Exception) -> SettingError:
+    return SettingError(f"{path}: is damaged ({reason(error)}); remove it to start over")

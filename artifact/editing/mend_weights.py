@@ -25,8 +25,9 @@ from torch import Tensor
 from artifact.editing import made_for
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.editing.npz import UNREADABLE, read_array
+from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import RunError, SettingError
-from artifact.io import open_regular, reason, write_atomically
+from artifact.io import reason, sha256_of
 from artifact.sources.pickles import load_tensors
 
 _PREFIXES = ("mend.", "gtn.")
@@ -35,8 +36,7 @@ _KEPT_FULL = ("_mean", "_std", "edit_lrs", "pad_embedding")
 _KEY = re.compile(r"\((\d+), (\d+)\)\.(.+)")
 _UNUSED = (".u_s", ".v_s", ".k")
 """Endings of the sums that normalisation was computed from; nothing reads them."""
-
-
+_WHOLE = "give a whole file"
 _OTHERS = ("edit_lrs", "pad_embedding")
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -76,7 +76,7 @@ def read_network(path: Path) -> Network:
         return network_of(_full(path, _read_npz(path)), f"file {path.name}", pad_is_mean=True)
     if path.suffix == ".pt":
         return network_of(_full(path, _read_pickle(path)), f"published file {path.name}", pad_is_mean=True)
-    raise SettingError(f"{path}: is no MEND network by its ending; give a .safetensors, .pt or .npz file")
+    raise SettingError(f"{path}: is not a MEND network by its ending; give a .safetensors, .pt or .npz file")
 
 
 def network_of(tensors: Mapping[str, Tensor], source: str, pad_is_mean: bool = False) -> Network:
@@ -126,11 +126,7 @@ def convert(path_pt: Path, out: Path) -> dict[str, str]:
     Raises SettingError as `read_network` does.
     """
     network = read_network(path_pt)
-    digest = hashlib.sha256()
-    with path_pt.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    about = {"source": network.source, "source_sha256": digest.hexdigest()}
+    about = {"source": network.source, "source_sha256": sha256_of(path_pt)}
     return write_network(network, out, about)
 
 
@@ -159,28 +155,6 @@ def stored(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def replace_file(out: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file beside `out` and put it in its place; RunError when the folder cannot be written."""
-    from safetensors.torch import save
-
-    host = {key: tensor.cpu() for key, tensor in tensors.items()}
-    try:
-        write_atomically(out, _in_order(save(host, metadata=dict(metadata))))
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); name a file in a folder you own") from None
-
-
-def _in_order(content: bytes) -> bytes:
-    """The bytes of a safetensors file with its metadata sorted: the library writes them in another order each time."""
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = {"__metadata__": header.pop("__metadata__"), **header}
-    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + size :]
-
-
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over every tensor's name, type and bytes, in name order."""
     digest = hashlib.sha256()
@@ -191,23 +165,13 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; SettingError when it is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        open_regular(path).close()  # a pipe would be waited for
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    # The library has no word of its own for a type that torch does not have.
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise SettingError(f"{path}: is no readable safetensors file ({reason(error)}); give a whole file") from None
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, metadata = read_safetensors(path)
+    try:
+        tensors, metadata = read_file(path)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path}: cannot be read as a safetensors file ({reason(error)}); {_WHOLE}") from None
     if (told := metadata.get("tensors_sha256")) and told != tensors_hash(tensors):
-        raise SettingError(f"{path}: its tensors are not those it was written with; give a whole file")
+        raise SettingError(f"{path}: its tensors are not those it was written with; {_WHOLE}")
     return tensors, metadata
 
 
@@ -217,7 +181,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             return {name: torch.from_numpy(read_array(archive, name)) for name in names}
     except UNREADABLE as error:
-        raise SettingError(f"{path}: is no readable npz file ({reason(error)}); give a whole file") from None
+        raise SettingError(f"{path}: cannot be read as an npz file ({reason(error)}); {_WHOLE}") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -231,9 +195,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise RunError(f"{path}: does not fit the computer's memory; free some, or take a larger machine") from None
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
-        raise SettingError(
-            f"{path}: is no readable file of torch weights ({_reason(error)}); give a whole file"
-        ) from None
+        raise SettingError(f"{path}: cannot be read as a file of torch weights ({_reason(error)}); {_WHOLE}") from None
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise SettingError(
@@ -257,7 +219,7 @@ def _transform(tensors: Mapping[str, Tensor], shape: tuple[int, int], source: st
     def take(key: str, *expected: int | None) -> Tensor:
         key = f"({inputs}, {outputs}).{key}"
         if key not in tensors:
-            raise SettingError(f"{source}: no {key} in it; expected MEND's whole network; give a whole file")
+            raise SettingError(f"{source}: no {key} in it; expected MEND's whole network; {_WHOLE}")
         tensor = tensors[key]
         fits = [want in (None, have) for want, have in zip(expected, tensor.shape, strict=False)]
         if len(fits) != tensor.dim() or tensor.dim() != len(expected) or not all(fits):

@@ -11,7 +11,7 @@ matrices for a moment, reading a file one in float32 in the computer's memory.
 A matrix that is symmetric and not positive definite (published sums are float32) is factored by LU, as the released
 code inverts every matrix, and each edit's record says so; a singular or asymmetric one is an error that names the file.
 
-Shape letters: B batch row, T token, M MLP width, N number of keys.
+Shape letters: M MLP width, N key, B key solved for on its own, R row of a part of a matrix.
 """
 
 import os

@@ -12,12 +12,12 @@ from torch import Tensor
 from artifact.errors import RunError
 from artifact.io import replacing
 
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, BadZipFile, zlib.error)
-"""What reading an array can raise for a file that is none, or damaged."""
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, BadZipFile, zlib.error)
+"""What opening an archive and reading its arrays can raise where the file is damaged, encrypted, or of another kind."""
 
 
 def read_array(archive: ZipFile, name: str, most: int | None = None) -> np.ndarray:
-    """One array of an npz file of at most `most` bytes, its checksum verified; UNREADABLE where there is none."""
+    """One array of an npz file of at most `most` bytes, its checksum verified; one of UNREADABLE where it cannot be."""
     shape, dtype = array_form(archive, name)
     size = archive.getinfo(f"{name}.npy").file_size
     # What a header claims is asked of memory at once.
@@ -28,11 +28,14 @@ def read_array(archive: ZipFile, name: str, most: int | None = None) -> np.ndarr
 
 
 def array_form(archive: ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array of an npz file by its header; UNREADABLE where there is none."""
+    """Shape and type of an array of an npz file by its header; one of UNREADABLE where it cannot be read."""
     with archive.open(f"{name}.npy") as entry:
         version = np.lib.format.read_magic(entry)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(entry)
+        try:
+            shape, _, dtype = read(entry)
+        except MemoryError:  # of Python's parser, which a header of 10,000 signs overflows
+            raise ValueError(f"the header of {name} is nested too deeply") from None
     return shape, dtype
 
 

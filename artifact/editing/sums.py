@@ -3,7 +3,7 @@
 Covers what `kloc moments` and runs without a folder of moments compute. Reading and solving is moments.py's, collecting
 with checkpoints collect.py's.
 
-Shape letters: M MLP width, N number of keys.
+Shape letters as in lm/decoder.py, and N key: a real token of a batch.
 """
 
 import hashlib

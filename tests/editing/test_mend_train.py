@@ -15,15 +15,9 @@ from artifact.editing.hparams import MendHparams, hparams_for
 from artifact.editing.mend import MendEdit, mend
 from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial, split, train
-from artifact.editing.mend_weights import (
-    network_of,
-    read_network,
-    read_safetensors,
-    replace_file,
-    tensors_hash,
-    tensors_of,
-)
+from artifact.editing.mend_weights import network_of, read_network, tensors_hash, tensors_of
 from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError, FactError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import read_facts
@@ -85,7 +79,7 @@ def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_p
     assert lines[0] == "going on after step 4" and found.steps == 6
     assert digest(found.network) == digest(whole.network)
     assert found.figures == whole.figures
-    held, metadata = read_safetensors(checkpoint)
+    held, metadata = read_file(checkpoint)
     for part in ("now edit_lrs", "best edit_lrs", "moments exp_avg edit_lrs", "moments step edit_lrs"):
         replace_file(checkpoint, {key: tensor for key, tensor in held.items() if key != part}, metadata)
         with pytest.raises(SettingError, match=r"partial: (is damaged|no edit_lrs)"):
@@ -101,7 +95,7 @@ def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_p
 
 def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(tiny, few, tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.partial")
-    with pytest.raises(SettingError, match="pipe.partial: is no readable safetensors file .*not a regular file"):
+    with pytest.raises(SettingError, match="pipe.partial: is damaged .*not a regular file.*remove it"):
         train(tiny("tiny-gpt2"), few, HPARAMS, SHORT, checkpoint=tmp_path / "pipe.partial")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from artifact.editing.mend import Network
 from artifact.editing.mend_weights import convert, network_of, read_network, stored, tensors_of, write_network
@@ -93,7 +94,7 @@ def test_an_executable_pickle_runs_nothing(tmp_path) -> None:
 
     command = f"touch {canary}"
     torch.save({"model": {**state_dict(), "x": Attack(os.system, command)}}, tmp_path / "os.pt")
-    with pytest.raises(SettingError, match=r"os.pt: is no readable file .* \(it asks to run \w+.system\)"):
+    with pytest.raises(SettingError, match=r"os.pt: cannot be read as a file .* \(it asks to run \w+.system\)"):
         read_network(tmp_path / "os.pt")
     import subprocess
 
@@ -111,7 +112,7 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
     good = publish(tmp_path / "good.pt", state_dict()).read_bytes()
     for name, content in (("cut.pt", good[: len(good) // 2]), ("text.pt", b"not weights"), ("empty.pt", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(SettingError, match=f"{name}: is no readable file of torch weights"):
+        with pytest.raises(SettingError, match=f"{name}: cannot be read as a file of torch weights"):
             read_network(tmp_path / name)
     with pytest.raises(SettingError, match="absent.pt"):
         read_network(tmp_path / "absent.pt")
@@ -120,7 +121,7 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(SettingError, match='no entry "model"'):
         read_network(tmp_path / "list.pt")
-    for ending, reason in ((".npz", "no readable npz"), (".safetensors", "no readable safetensors")):
+    for ending, reason in ((".npz", "cannot be read as an npz"), (".safetensors", "cannot be read as a safetensors")):
         (tmp_path / f"x{ending}").write_bytes(b"not weights")
         with pytest.raises(SettingError, match=reason):
             read_network(tmp_path / f"x{ending}")
@@ -130,12 +131,24 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
     for content in (b"no array", huge.getvalue()):
         with zipfile.ZipFile(tmp_path / "z.npz", "w") as file:
             file.writestr("edit_lrs.npy", content)
-        with pytest.raises(SettingError, match="no readable npz"):
+        with pytest.raises(SettingError, match="cannot be read as an npz"):
             read_network(tmp_path / "z.npz")
     for ending in (".npz", ".safetensors", ".pt"):
         os.mkfifo(tmp_path / f"pipe{ending}")
         with pytest.raises(SettingError, match="is not a regular file"):
             read_network(tmp_path / f"pipe{ending}")
+
+
+def test_a_header_that_names_a_tensor_twice_is_refused(tmp_path) -> None:
+    """The library takes the last of them without a word."""
+    content = save({"edit_lrs": torch.ones(6)})
+    size = int.from_bytes(content[:8], "little")
+    entry = content[8 : 8 + size].strip()
+    header = entry[:-1] + b"," + entry[1:]
+    (tmp_path / "n.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+    assert list(load_file(tmp_path / "n.safetensors")) == ["edit_lrs"]
+    with pytest.raises(SettingError, match="its header names 'edit_lrs' twice"):
+        read_network(tmp_path / "n.safetensors")
 
 
 @pytest.mark.parametrize(

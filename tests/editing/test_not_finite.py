@@ -1,4 +1,4 @@
-"""A loss or score that is no number is an error of its case: in every method, in scoring and in tracing."""
+"""A loss or score that is not a number is an error of its case: in every method, in scoring and in tracing."""
 
 import math
 from dataclasses import replace
