@@ -14,15 +14,17 @@ Shape letters as in lm/decoder.py, and S the tokens to draw from.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from artifact.errors import PromptError, SettingError
+from artifact.errors import DeviceError, PromptError, SettingError
 from artifact.facts.fact import read_json
-from artifact.lm.device import full_precision
+from artifact.lm.decoder import Decoder
+from artifact.lm.device import Memory, batches, default_memory, full_precision, row_bytes
 from artifact.lm.load import LanguageModel
 
 BARE = "{}"
@@ -67,7 +69,7 @@ def draw_groups(model: LanguageModel, seed: int = SEED, as_released: bool = True
     """MEMIT's groups of templates: the bare prompt alone, and a text of ten tokens opened with each of OPENERS.
 
     As released the ten count the tokens of the opener (and of what the tokenizer puts in front), and all five are drawn
-    in one batch. A text whose opener a small vocabulary cannot read is drawn freely instead.
+    together. A text whose opener a small vocabulary cannot read is drawn freely instead.
     """
     if not as_released:
         return [[BARE], [_stripped(_opened(model, word, seed + number)) for number, word in enumerate(OPENERS)]]
@@ -141,7 +143,6 @@ def sample(
     return [ids[len(first) :] for ids in drawn.ids]
 
 
-@torch.no_grad()
 def draw(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -149,27 +150,65 @@ def draw(
     generator: torch.Generator,
     top: int = _TOP,
     unwanted: Sequence[int] = (),
+    memory: Memory | None = None,
 ) -> Drawn:
-    """Texts of `length` token ids that go on from prompts (ids, counted in the length), drawn in one batch.
+    """Texts of `length` token ids that go on from prompts (ids, counted in the length).
 
     Each token is drawn from the `top` likeliest, in proportion to their probabilities; ids of `unwanted` never are. A
     step draws for every row, a row that is still inside its prompt keeps the prompt's token. As in the released code
     nothing is drawn where the longest prompt is `length` long already. Drawn on the CPU from float32 probabilities,
-    with TF32 off, so that the device does not change the texts.
+    with TF32 off, so that the device does not change the texts. Rows that do not fit `memory` together run one part
+    after the other, each with the random numbers that it has among all rows.
+
+    Raises DeviceError when one text does not fit the device's memory.
     """
-    decoder = model.decoder
-    found, picks = [list(ids) for ids in prompts], []
     if max(map(len, prompts)) >= length:
-        return Drawn(found, [])
-    shortest = min(map(len, prompts))
+        return Drawn([list(ids) for ids in prompts], [])
+    memory = memory or Memory(default_memory(model.decoder.device))
+    start = generator.get_state()
+
+    def compute(rows: Sequence[int]) -> Drawn:
+        generator.set_state(start)
+        return _draw(model, prompts, rows, length, generator, top, unwanted)
+
+    def alone(row: int) -> Drawn:
+        raise DeviceError(
+            f"drawing one text of {length} tokens does not fit the device's memory; free some, or take a larger device"
+        )
+
+    each = _row_bytes(model.decoder, length, min(map(len, prompts)))
+    rows = range(len(prompts))
+    parts = [part for _, part in batches(rows, lambda _: memory.limit // each, compute, memory, alone)]
+    steps = zip(*(part.picks for part in parts), strict=True)
+    return Drawn(
+        [ids for part in parts for ids in part.ids], [[pick for own in step for pick in own] for step in steps]
+    )
+
+
+@torch.no_grad()
+def _draw(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    length: int,
+    generator: torch.Generator,
+    top: int,
+    unwanted: Sequence[int],
+) -> Drawn:
+    """What `draw` gives for some of its rows; random numbers are drawn for all of them."""
+    decoder, shortest = model.decoder, min(map(len, prompts))
+    found, picks = [list(prompts[row]) for row in rows], []
+    chances_BS = torch.ones(len(prompts), top)
+    own = slice(rows[0], rows[-1] + 1)
     with full_precision():
-        run = decoder.run(decoder.words(torch.tensor([ids[:shortest] for ids in prompts], device=decoder.device)))
+        run = decoder.run(decoder.words(torch.tensor([ids[:shortest] for ids in found], device=decoder.device)))
         keys, hidden_BTD = run.keys, run.states_LBTD[-1]
         for position in range(shortest, length):
             logits_BV = decoder.logits(hidden_BTD[:, -1]).float()
             logits_BV[:, list(unwanted)] = -torch.inf
             best = logits_BV.topk(top)
-            pick_B1 = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
+            chances_BS[own] = best.values.softmax(-1).cpu()
+            pick_B1 = torch.multinomial(chances_BS, 1, generator=generator)[own]
             picks.append(pick_B1[:, 0].tolist())
             for row, token in zip(found, _tokens(best.indices, pick_B1), strict=True):
                 if len(row) == position:
@@ -182,6 +221,15 @@ def draw(
                 hidden_BTD, new = decoder.block(layer, hidden_BTD, past=keys[layer])
                 keys[layer] = (torch.cat((keys[layer][0], new[0]), 2), torch.cat((keys[layer][1], new[1]), 2))
     return Drawn(found, picks)
+
+
+def _row_bytes(decoder: Decoder, length: int, prompt: int) -> int:
+    """Bytes of a row: keys and values of all layers (of one twice, while they grow), the prompt's states, a block's
+    inside, the logits.
+    """
+    kept = 2 * (decoder.layers + 1) * length + (decoder.layers + 1) * prompt
+    inside = max(row_bytes(decoder, 0, prompt), row_bytes(decoder, length, 1))
+    return kept * decoder.width * decoder.embedding_VD.element_size() + inside + 3 * 4 * len(decoder.head_VD)
 
 
 def _tokens(best_BS: Tensor, pick_B1: Tensor) -> list[int]:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from artifact.editing.prefixes import (
 )
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.value import subject_row
-from artifact.errors import SettingError
+from artifact.errors import DeviceError, SettingError
 from artifact.lm.device import Memory, use_tf32
 from artifact.lm.load import load, load_folder
 from artifact.runs.editors import make_editor
@@ -141,6 +142,44 @@ def test_a_prompt_as_long_as_the_text_leaves_nothing_to_draw(tiny) -> None:
     """As in the released code, for all rows of the batch."""
     prompts, generator = [[266], list(range(5, 15))], torch.Generator().manual_seed(0)
     assert draw(tiny("tiny-gpt2"), prompts, 10, generator) == Drawn(prompts, [])
+
+
+@pytest.mark.parametrize("unwanted", [(), (0,)])
+def test_texts_drawn_in_parts_are_those_drawn_together(unwanted, model, monkeypatch) -> None:
+    """Every text, every draw, and where the generator stands afterwards; also when memory runs out on the way."""
+    prompts = [[5], [5, 6, 7], *[[5, number] for number in range(8, 17)]]
+    block, sizes = model.decoder.block, set()
+
+    def counts(layer: int, hidden_BTD: torch.Tensor, *given: Any, **named: Any) -> Any:
+        sizes.add(len(hidden_BTD))
+        return block(layer, hidden_BTD, *given, **named)
+
+    def short(layer: int, hidden_BTD: torch.Tensor, *given: Any, **named: Any) -> Any:
+        past = named.get("past")
+        if len(hidden_BTD) > 4 and past is not None and past[0].shape[2] > 6:
+            raise torch.OutOfMemoryError
+        return counts(layer, hidden_BTD, *given, **named)
+
+    def drawn(memory: Memory) -> tuple[Drawn, list[int]]:
+        generator = torch.Generator().manual_seed(3)
+        return draw(model, prompts, 12, generator, 5, unwanted, memory), generator.get_state().tolist()
+
+    together = drawn(Memory(10**9))
+    monkeypatch.setattr(model.decoder, "block", counts)
+    assert drawn(Memory(1)) == together and sizes == {1}
+    each = prefixes._row_bytes(model.decoder, 12, 1)
+    assert drawn(Memory(4 * each)) == together and sizes == {1, 3, 4}
+    monkeypatch.setattr(model.decoder, "block", short)
+    assert drawn(Memory(10**9)) == together
+
+
+def test_a_text_that_does_not_fit_alone_is_one_line(model, monkeypatch) -> None:
+    def full(*given: Any, **named: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(model.decoder, "block", full)
+    with pytest.raises(DeviceError, match="drawing one text of 9 tokens does not fit"):
+        draw(model, [[5], [6]], 9, torch.Generator())
 
 
 @pytest.fixture
