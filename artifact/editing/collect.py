@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from artifact.editing.hparams import hparams_for
-from artifact.editing.moments import PROVENANCE, moment_file
+from artifact.editing.moments import PROVENANCE, any_moment_file
 from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.sums import KeySums
 from artifact.editing.sums import write_moments as write_files
@@ -306,8 +306,7 @@ class _Collection:
         """These moments where `out` holds them already; SettingError where it holds others, which stay untouched."""
         if self.partial.exists() or not self._out.is_dir():
             return None
-        name = moment_file(self._model.decoder, 0, "*").replace(".0.", ".*.", 1)
-        files = sorted(self._out.glob(name))
+        files = sorted(self._out.glob(any_moment_file(self._model.decoder)))
         if not files:
             return None
         try:

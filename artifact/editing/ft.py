@@ -110,15 +110,11 @@ def _checked(decoder: Decoder, layer: int, change: Dense, losses: Sequence[float
             f"the model already says so: the loss was already below {LOSS_FLOOR} ({losses[0]:.2g}) before the first "
             "step, so nothing was changed; give a target that it does not say yet"
         )
-    if not abs(losses[-1]) < float("inf"):
-        return EditError(
-            f"the loss of pass {len(losses)} is {losses[-1]}, expected a finite number; give a smaller lr or float32"
-        )
     assert change.weight_IO is not None
     bias_O = None if change.bias_O is None else change.bias_O.to(decoder.dtype)
     edit = Edit({name: Dense(change.weight_IO.to(decoder.dtype), bias_O)})
     try:
-        return Edited(edit=edit, norm=checked_norm(edit), losses=losses)
+        return Edited(edit=edit, norm=checked_norm(edit, losses), losses=losses)
     except EditError as error:
         return error
 
@@ -177,7 +173,7 @@ def _tune(
                             change.clamp_(-hparams.most, hparams.most)
         for g in active:
             losses_G[g].append(summed[g] / len(groups[g]))
-        # A loss that is no number is not above the floor either: its group is an error and goes no further.
+        # A loss that is not a number is not above the floor either: its group is an error and goes no further.
         active = [g for g in active if losses_G[g][-1] >= LOSS_FLOOR]
         if not active:
             break

@@ -6,7 +6,7 @@ released code undoes its edit before scoring (protocol.kn_undone) is the evaluat
 Source: docs/protocol.md; golden numbers: tests/reference/{kn_rake,kn_eleuther}, 1e-4 relative, neuron lists equal.
 
 Only the last token is computed again. One unedited pass stores what stands left of it; then one row for each point of
-the integral and each layer joins the batch behind its layer, and all of them go back in one backward pass.
+the integral and each layer joins the batch after its layer, and all of them go back in one backward pass.
 
 Shape letters as in lm/decoder.py, where B is a point of a prompt's integral and L*B the rows that reach the output,
 F prompt, and J token of a target.
@@ -262,7 +262,7 @@ class _Truth:
 def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor, truth: _Truth) -> Sequence[Tensor]:
     """For each layer the gradients (B, M) of the targets' mean probability at points x of the prompts' activations.
 
-    The rows of a layer stand behind those of all layers below it.
+    The rows of a layer stand after those of all layers below it.
     """
     points_LBM: list[Tensor] = []
     rows_NTD: Tensor | None = None

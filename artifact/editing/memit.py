@@ -198,7 +198,7 @@ def _memit(
 
 
 def _until_subject(model: LanguageModel, template: str, subject: str) -> Row:
-    """The row of a prompt up to its subject's last token: what stands behind it cannot change the state there."""
+    """The row of a prompt up to its subject's last token: what stands after it cannot change the state there."""
     row = subject_row(model, template, subject)
     return Row(row.ids[: row.lookup + 1], row.lookup)
 
@@ -220,7 +220,7 @@ def _adjusted(
 
 
 class _States:
-    """The rows' states on their way up: entering a layer, or behind it once `block` has run, with its change added."""
+    """The rows' states on their way up: entering a layer, or after it once `block` has run, with its change added."""
 
     def __init__(self, model: LanguageModel, inputs: Sequence[Row], layer: int) -> None:
         self.decoder = model.decoder
@@ -240,7 +240,7 @@ class _States:
         return seen[0]
 
     def onward(self, first: int, stop: int, row: int) -> Tensor:
-        """States behind layer stop-1 of the rows from `row` on, from here; nothing is kept of it."""
+        """States after layer stop-1 of the rows from `row` on, from here; nothing is kept of it."""
         return self.decoder.blocks(self.hidden_BTD[row:], first, stop)
 
     def at_lookup(self, value_BTX: Tensor, row: int) -> Tensor:
@@ -249,7 +249,7 @@ class _States:
         return value_BTX[torch.arange(len(at_B), device=at_B.device), at_B]
 
     def add(self, added_BTD: Tensor) -> None:
-        """A change of the layer just run adds this to the states behind it."""
+        """A change of the layer just run adds this to the states after it."""
         self.hidden_BTD = self.hidden_BTD + added_BTD
 
     def advance(self, first: int, stop: int) -> None:

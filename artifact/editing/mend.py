@@ -162,7 +162,7 @@ def _reads(
         ]
         for g, number in enumerate(part):
             read = _Read([groups_w[g] for groups_w in split_W], gradients.loss_G[g])
-            # Rows that are no numbers would spoil the statistics of all edits to come.
+            # Rows that are not numbers would spoil the statistics of all edits to come.
             found[number] = read if read.finite else EditError(f"the loss ({read.loss}) or its gradient is not finite")
     return [found[number] for number in range(len(groups))]
 

@@ -48,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True)
 class _Before:
-    """A text on the unedited model: states entering the lowest edited layer, log p of the token behind it."""
+    """A text on the unedited model: states entering the lowest edited layer, log p of the token after it."""
 
     hidden_TD: Tensor
     next_V: Tensor
@@ -142,7 +142,7 @@ class Objective:
     def score(
         self, changes: Changes, scored: Sequence[tuple[int, Request]], kept: Sequence[tuple[int, Request]]
     ) -> tuple[Tensor, Tensor]:
-        """Mean NLL of each scored text, and KL(unedited || edited) of the token behind each kept prompt.
+        """Mean NLL of each scored text, and KL(unedited || edited) of the token after each kept prompt.
 
         Each comes with the number of the fact whose change it is read under.
         """

@@ -101,7 +101,7 @@ class Moments:
         """
         if self.folder is None or OTHER_CORPUS in self.source:
             return None
-        found = sorted(files_below(self.folder, moment_file(decoder, 0, "*").replace(".0.", ".*.", 1)))
+        found = sorted(files_below(self.folder, any_moment_file(decoder)))
         samples = {file.stem.rpartition("_")[2] for file in found}
         count = int(samples.pop()) if len(samples) == 1 and min(samples).isdigit() else None
         return {"mom2_dataset": "wikipedia", "mom2_n_samples": count, "mom2_dtype": "float32"}
@@ -292,6 +292,11 @@ def provenance(folder: Path) -> dict[str, Any]:
 def moment_file(decoder: Decoder, layer: int, texts: str) -> str:
     """The published name of a layer's file over that many texts."""
     return f"{decoder.family.name('mlp_down', layer)}_float32_mom2_{texts}.npz"
+
+
+def any_moment_file(decoder: Decoder) -> str:
+    """A pattern for the files of all layers, over any number of texts."""
+    return moment_file(decoder, 0, "*").replace(".0.", ".*.", 1)
 
 
 def key_width(decoder: Decoder, layer: int) -> int:

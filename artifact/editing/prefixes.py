@@ -180,9 +180,7 @@ def draw(
     rows = range(len(prompts))
     parts = [part for _, part in batches(rows, lambda _: memory.limit // each, compute, memory, alone)]
     steps = zip(*(part.picks for part in parts), strict=True)
-    return Drawn(
-        [ids for part in parts for ids in part.ids], [[pick for own in step for pick in own] for step in steps]
-    )
+    return Drawn([ids for part in parts for ids in part.ids], [list(chain(*step)) for step in steps])
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ _ELSEWHERE = {*_MODULES, *_MOMENTS, *_MEND_DATA, *_ONE_VALUE, "n_toks", "model_n
 def hyperparameters_of(path: Path, decoder: Decoder | None) -> dict[str, Any]:
     """The hyperparameters of a published file, without what is settled elsewhere.
 
-    Raises SettingError for a file that is no JSON object, and for one that names another module than the one edited:
+    Raises SettingError for a file that is not a JSON object, and for one that names another module than the one edited:
     of `decoder`, or without one of any family known here.
     """
     given = read_json(path)

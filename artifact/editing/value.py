@@ -135,7 +135,7 @@ def optimise(
 ) -> Optimised:
     """Deltas added to the output of block `layer` at every row's lookup position.
 
-    `start_FD` are the unedited vectors whose norms scale penalty and clamp. The pass starts behind `layer`: all below
+    `start_FD` are the unedited vectors whose norms scale penalty and clamp. The pass starts after `layer`: all below
     it is computed once. Adding to the module's output and to the block's output is the same, as both end in one sum.
     Facts are taken together as far as `memory` allows.
     """
@@ -245,7 +245,7 @@ def _clamped(delta_FD: Tensor, most_F: Tensor) -> Tensor:
 class _Stored:
     """What the deltas do not change, rows aligned at their lookup position.
 
-    hidden_BTD: states behind the edited layer, from the lookup position on; left: by layer, keys and values of the
+    hidden_BTD: states after the edited layer, from the lookup position on; left: by layer, keys and values of the
     tokens before it, the nearest last.
     """
 
@@ -268,7 +268,7 @@ def _store(model: LanguageModel, layer: int, loss_layer: int, rows: Sequence[Row
     decoder = model.decoder
     lookup_B = torch.tensor([row.lookup for row in rows], device=decoder.device)
     every_B1 = torch.arange(len(rows), device=decoder.device)[:, None]
-    # The kept prompt is read at its lookup position: what stands behind it is not needed.
+    # The kept prompt is read at its lookup position: what stands after it is not needed.
     fed = [row.ids if row.target else row.ids[: row.lookup + 1] for row in rows]
     hidden_BTD = decoder.embed(decoder.words(model.tokens.pad(fed, decoder.device)))
     hidden_BTD = decoder.blocks(hidden_BTD, 0, layer + 1)

@@ -217,7 +217,7 @@ def test_a_group_that_fails_leaves_the_others_alone(tiny, facts) -> None:
     model = tiny("tiny-gpt2")
     view = facts[0].view("entity")
     long = replace(view, template="{}" + " the" * model.tokens.limit)
-    # The prompt fits, and its target of two tokens does not fit behind it.
+    # The prompt fits, and its target of two tokens does not fit after it.
     full = replace(facts[10].view("entity"), subject="the", template="{}" + " the" * 2)
     spare = model.tokens.limit - len(model.tokens.ids("the the the"))
     full = replace(full, template=full.template + " the" * spare)

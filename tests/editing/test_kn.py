@@ -50,7 +50,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @torch.no_grad()
 def grown(model: LanguageModel, run: dict, ids: str, edits: RowEdits, at_site: AtSite | None = None) -> dict:
-    """What the golden runs report: the probability of the target's tokens and of the greedy ones, each behind the
+    """What the golden runs report: the probability of the target's tokens and of the greedy ones, each after the
     prompt and the greedy tokens before it.
     """
     prompt, target_probability, greedy_probability, decoder = model.tokens.ids(run["prompt"]), 1.0, 1.0, model.decoder

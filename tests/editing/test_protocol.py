@@ -183,7 +183,7 @@ def test_sentence_piece_targets_are_ids_whatever_the_protocol() -> None:
     model = SimpleNamespace(tokens=tokens)
     view = Fact(0, "France", "P36", "The capital of {} is", "Paris", "New Delhi", (), (), None, None, None, ())
     for protocol in PROTOCOLS.values():
-        (row,) = objective(model, view.view("entity"), ["It is said. {}"], [], protocol).rows  # type: ignore[arg-type]
+        (row,) = objective(model, view.view("entity"), ["It is said. {}"], [], protocol).rows
         whole = tokens.encode("It is said. The capital of France is New Delhi").ids
         assert (*row.ids, row.target[-1]) == whole and len(row.target) > 1
 
