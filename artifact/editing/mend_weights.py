@@ -33,7 +33,7 @@ from artifact.sources.pickles import load_tensors
 _PREFIXES = ("mend.", "gtn.")
 _KEPT_FULL = ("_mean", "_std", "edit_lrs", "pad_embedding")
 """Endings of what stays float32 in a float16 file: a gradient's spread is below what float16 can hold."""
-_KEY = re.compile(r"\((\d+), (\d+)\)\.(.+)")
+_KEY = re.compile(r"\(([0-9]{1,9}), ([0-9]{1,9})\)\.(.+)")
 _UNUSED = (".u_s", ".v_s", ".k")
 """Endings of the sums that normalisation was computed from; nothing reads them."""
 _WHOLE = "give a whole file"
@@ -63,7 +63,8 @@ def read_network(path: Path) -> Network:
     """The network in a file: .npz and .pt in the published layout, .safetensors written here.
 
     A published network without its [PAD] row gets the mean of the embedding's rows, as the published code sets it.
-    Raises SettingError for a file that is missing, damaged, or holds no whole network.
+    Raises SettingError for a file that is missing, damaged, or holds no whole network, RunError for one that does not fit
+    the computer's memory.
     """
     if path.exists() and not path.is_file():
         raise SettingError(f"{path}: is not a regular file; give a .safetensors, .pt or .npz file")
@@ -180,6 +181,8 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             return {name: torch.from_numpy(read_array(archive, name)) for name in names}
+    except MemoryError:
+        raise _too_large(path) from None
     except UNREADABLE as error:
         raise SettingError(f"{path}: cannot be read as an npz file ({reason(error)}); {_WHOLE}") from None
 
@@ -193,7 +196,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(inert):
             content = load_tensors(path)
     except MemoryError:
-        raise RunError(f"{path}: does not fit the computer's memory; free some, or take a larger machine") from None
+        raise _too_large(path) from None
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise SettingError(f"{path}: cannot be read as a file of torch weights ({_reason(error)}); {_WHOLE}") from None
     state = content.get("model") if isinstance(content, dict) else None
@@ -209,6 +212,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if prefix or key in _OTHERS:
             found[key.removeprefix(prefix or "")] = value
     return found
+
+
+def _too_large(path: Path) -> RunError:
+    return RunError(f"{path}: does not fit the computer's memory; free some, or take a larger machine")
 
 
 def _transform(tensors: Mapping[str, Tensor], shape: tuple[int, int], source: str) -> Transform:

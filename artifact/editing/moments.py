@@ -183,8 +183,8 @@ class Moments:
         file = self.file(self.folder, decoder, layer)
         try:
             with open_regular(file) as stream, ZipFile(stream) as archive:
-                shape, dtype = array_form(archive, "mom2.mom2")
-                if dtype.kind == "f" and prod(shape) > key_width(decoder, layer) ** 2:
+                shape, _ = array_form(archive, "mom2.mom2")
+                if prod(shape) > key_width(decoder, layer) ** 2:
                     self._check_shape(decoder, layer, shape)  # before gigabytes are read
                 total, count = read_array(archive, "mom2.mom2"), read_array(archive, "mom2.count", most=_SMALL)
         except UNREADABLE as error:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 from artifact.editing.mend import Network
 from artifact.editing.mend_weights import convert, network_of, read_network, stored, tensors_of, write_network
@@ -137,6 +137,27 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
         os.mkfifo(tmp_path / f"pipe{ending}")
         with pytest.raises(SettingError, match="is not a regular file"):
             read_network(tmp_path / f"pipe{ending}")
+
+
+def test_a_key_of_thousands_of_digits_is_not_a_shape(tmp_path) -> None:
+    tensors = {"edit_lrs": torch.ones(6), f"({'9' * 5000}, 4).u_mean": torch.ones(3)}
+    save_file(tensors, tmp_path / "n.safetensors")
+    np.savez(tmp_path / "n.npz", **{key: tensor.numpy() for key, tensor in tensors.items()})
+    for name in ("n.safetensors", "n.npz"):
+        with pytest.raises(SettingError, match="no weight shape such as"):
+            read_network(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", ["npz", "pt"])
+def test_a_network_beyond_the_computers_memory_is_one_line(ending, tmp_path, monkeypatch) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise MemoryError
+
+    path = publish(tmp_path / "n.pt", state_dict()) if ending == "pt" else REFERENCE
+    monkeypatch.setattr("artifact.editing.mend_weights.load_tensors", full)
+    monkeypatch.setattr(np.lib.format, "read_array", full)
+    with pytest.raises(RunError, match=f"{ending}: does not fit the computer's memory"):
+        read_network(path)
 
 
 def test_a_header_that_names_a_tensor_twice_is_refused(tmp_path) -> None:
