@@ -63,8 +63,8 @@ def read_network(path: Path) -> Network:
     """The network in a file: .npz and .pt in the published layout, .safetensors written here.
 
     A published network without its [PAD] row gets the mean of the embedding's rows, as the published code sets it.
-    Raises SettingError for a file that is missing, damaged, or holds no whole network, RunError for one that does not fit
-    the computer's memory.
+    Raises SettingError for a file that is missing, damaged, or holds no whole network, RunError for one that does not
+    fit the computer's memory.
     """
     if path.exists() and not path.is_file():
         raise SettingError(f"{path}: is not a regular file; give a .safetensors, .pt or .npz file")
