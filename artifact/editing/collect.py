@@ -260,7 +260,7 @@ class _Collection:
                         raise SettingError(f"{self.partial}: was begun with {field} {then}, not {now}; {remedy}")
                 for layer, total_MM in self.sums.totals_MM.items():
                     total_MM.copy_(torch.from_numpy(read_array(archive, f"layer{layer}")))
-        except (*UNREADABLE, msgspec.DecodeError, RuntimeError) as error:  # RecursionError is a RuntimeError
+        except (*UNREADABLE, msgspec.DecodeError) as error:
             raise SettingError(f"{self.partial}: is damaged ({reason(error)}); delete it to start over") from None
         if not self._reader.go_to(found.progress.bytes, found.progress.lines, found.progress.sha256):
             raise SettingError(f"{self.partial}: was begun with other texts than {self._source.name}; {remedy}")

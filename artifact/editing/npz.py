@@ -1,19 +1,19 @@
 """Arrays in npz files: read with no more memory than the file has bytes, written one at a time, nothing unpickled."""
 
-import zlib
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from torch import Tensor
 
 from artifact.errors import RunError
 from artifact.io import replacing
+from artifact.sources.kinds import DAMAGED_ARCHIVE
 
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, BadZipFile, zlib.error)
-"""What reading an array can raise for a file that is none, or damaged."""
+UNREADABLE = (*DAMAGED_ARCHIVE, TypeError, KeyError)
+"""What reading an array can raise for a file that is damaged or not an npz file."""
 
 
 def read_array(archive: ZipFile, name: str, most: int | None = None) -> np.ndarray:
