@@ -41,7 +41,12 @@ def reason(error: BaseException, most: int = 160) -> str:
         said = error.strerror
     else:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    said = "".join(c if c.isprintable() else "?" for c in said) or type(error).__name__
+    return fit(said, most) or type(error).__name__
+
+
+def fit(text: str, most: int = 160) -> str:
+    """Text from outside, fit for the middle of a message: at most `most` characters, "?" for each unprintable one."""
+    said = "".join(c if c.isprintable() else "?" for c in text)
     return said if len(said) <= most else said[: most - 3] + "..."
 
 

@@ -117,8 +117,8 @@ def test_fetch_ends_with_the_place(capsys, monkeypatch, host) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["fetch", "gpt5"], "'gpt5' is no source; give one of gpt2, gpt2-xl, gpt-j, counterfact"),
-        (["fetch", "gpt5", "--check"], "'gpt5' is no source"),
+        (["fetch", "gpt5"], "'gpt5' is not a source; give one of gpt2, gpt2-xl, gpt-j, counterfact"),
+        (["fetch", "gpt5", "--check"], "'gpt5' is not a source"),
         (["fetch", "--all"], "--all"),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_pickle_that_cannot_be_converted_is_kept_and_not_fetched_again(capsys,
     """Its reason is said at once the next time, by fetch, --check and a run, with the ways out."""
     put(monkeypatch, host, "mend-gpt2-xl", b"no pickle", pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
-    assert "sent no file of torch weights (File is not a zip file)" in capsys.readouterr().err
+    assert "it sent is not a file of torch weights (File is not a zip file)" in capsys.readouterr().err
     host.asked.clear()
     put(monkeypatch, host, "mend-gpt2-xl", _damaged_pickle(tmp_path), pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2

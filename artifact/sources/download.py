@@ -7,7 +7,6 @@ The standard library's client does it, since pooch, which would, begins every fi
 here is 3.8 GB. Nothing that a host names becomes a path.
 """
 
-import errno
 import http.client
 import os
 import shutil
@@ -25,8 +24,8 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.io import UNFINISHED, open_regular, reason, sha256_of, write_atomically
-from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, shown, validator_of
+from artifact.io import FULL, UNFINISHED, fit, open_regular, reason, sha256_of, write_atomically
+from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, validator_of
 from artifact.sources.connection import Line, Misled, Watch, open_address
 from artifact.sources.kinds import not_such
 from artifact.sources.lock import Expected
@@ -42,7 +41,7 @@ class Patience:
     """How long a host is waited for: seconds without a byte, tries without progress, seconds between tries.
 
     Progress is `rate` bytes a second: over every `window` seconds of an answer, its headers and redirects included, and
-    over the tries, whose number has an end in any case.
+    over the tries, of which there are at most `most_tries`.
     """
 
     stall_seconds: float = 30.0
@@ -115,14 +114,14 @@ def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
 
 
 def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> None:
-    """Make the unfinished file whole and right from `url`; one that was resumed and is wrong is begun anew once."""
+    """Complete and verify the unfinished file from `url`; if a resumed one fails its hash, restart once."""
     begun_anew = False
     while True:
         resumed = _patiently(url, wanted, say, tell, patience) and not begun_anew
         if wanted.expected is None:
             if problem := not_such(wanted.part, wanted.path.name):
                 _discard(wanted)
-                raise Refused(f"sent {problem}")
+                raise Refused(f"what it sent is {problem}")
             return
         digest = sha256_of(wanted.part)
         if digest == wanted.expected.sha256:
@@ -200,7 +199,7 @@ def _opened(
         return open_address(url, headers, patience.stall_seconds, line)
     except Misled as misled:
         raise Refused(str(misled)) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that is none
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not an address
         if isinstance(error, urllib.error.HTTPError) and error.code == 416:
             _discard(wanted)
         failed(error, patience.stall_seconds)
@@ -262,7 +261,7 @@ def _block(response: http.client.HTTPResponse, patience: Patience) -> bytes:
 def _refuse_other(response: http.client.HTTPResponse, total: int | None, wanted: Wanted) -> None:
     """Refuse before the first byte what cannot be the file."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refused(f"sends it encoded ({shown(response.headers['Content-Encoding'])})")
+        raise Refused(f"sends it encoded ({fit(response.headers['Content-Encoding'], 60)})")
     if response.headers.get_content_type() == "text/html":
         raise Refused("answers with a web page")
     if wanted.exact and total is not None and total != wanted.size:
@@ -291,7 +290,7 @@ def _writing(wanted: Wanted) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise FactError(
                 f"{wanted.name}: the disk of {wanted.path.parent} is full; make room and run the same command again: "
                 "what was fetched is kept"
@@ -303,7 +302,7 @@ def _writing(wanted: Wanted) -> Iterator[None]:
 
 
 def _clear_the_way(wanted: Wanted) -> None:
-    """Remove a link where the unfinished file or its note goes; refuse what is no file, and a folder as its place."""
+    """Remove a link where the unfinished file or its note goes; refuse a folder, a pipe or a device there."""
     for path in (wanted.part, wanted.note, wanted.path):
         with suppress(FileNotFoundError):
             mode = path.lstat().st_mode

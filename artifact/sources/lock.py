@@ -16,7 +16,7 @@ from artifact.io import locked, open_regular, reason, sha256_of, write_atomicall
 from artifact.sources.cache import cache_folder
 
 COMMITTED = Path(__file__).with_name("sources.lock.json")
-"""Hashes that hold for everybody, of files whose source publishes none."""
+"""Hashes that hold for everybody, of files for which the source publishes no hash."""
 RECORDED = "fetched.lock.json"
 _UNUSABLE = "unusable: "
 """Before the key of an entry that says why a file cannot be used."""
@@ -59,7 +59,7 @@ def expected_of(key: str, pinned: str | None = None) -> Expected | None:
 
 
 def recorded(key: str) -> Entry | None:
-    """What the cache's lock file says of `key`. Raises FactError for a lock file that is none."""
+    """What the cache's lock file says of `key`. Raises FactError when the lock file cannot be read."""
     return _read(cache_folder() / RECORDED).files.get(key)
 
 
@@ -154,5 +154,5 @@ def _read(path: Path) -> _Lock:
         return _Lock()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FactError(
-            f"{path}: is no lock file ({reason(error)}); delete it, and kloc fetch records what is there anew"
+            f"{path}: is not a lock file ({reason(error)}); delete it, and kloc fetch records what is there anew"
         ) from None

@@ -98,7 +98,7 @@ def test_records_are_kept_and_forgotten_one_by_one(tmp_path) -> None:
 def test_a_damaged_lock_file_is_no_free_pass() -> None:
     cache_folder().mkdir()
     (cache_folder() / RECORDED).write_bytes(b'{"files": {"a/file": {"sha": 1}}}')
-    with pytest.raises(FactError, match=r"fetched\.lock\.json: is no lock file .*; delete it"):
+    with pytest.raises(FactError, match=r"fetched\.lock\.json: is not a lock file .*; delete it"):
         expected_of("a/file")
 
 

@@ -234,7 +234,7 @@ def test_mirrors_are_tried_in_order(host, told, monkeypatch) -> None:
     assert paths == [f"{below}/absent/facts.data", f"{below}/second.json", "/absent/facts.data", "/second.json"]
     assert recorded("sample/facts.data").url == f"{host.url}/second.json"
     monkeypatch.setenv("KLOC_MIRROR", "institute")
-    with pytest.raises(SettingError, match="KLOC_MIRROR='institute' is no URL"):
+    with pytest.raises(SettingError, match="KLOC_MIRROR='institute' is not a URL"):
         told.fetch(source(host, "/other.json"))
 
 
@@ -270,15 +270,15 @@ def test_first_hash_is_recorded_and_enforced(host, told) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("m.npz", CONTENT, "sent no whole archive"),
-        ("m.json", CONTENT, "sent no JSON object or list"),
-        ("m.json", b'{"error": "no such', "sent no JSON ("),
-        ("m.json", b'{"a": "\xa0"}', "sent no JSON ("),
-        ("m.pt", b"PK", "sent no file of torch weights"),
-        ("m.safetensors", b"\x02\0\0\0\0\0\0\0{}", "sent no whole safetensors file"),
-        ("m.safetensors", b"\xff" * 16, "sent no safetensors file (its header does not fit into it)"),
-        ("m.json", b"<!DOCTYPE html><title>Sign in</title>", "sent a web page"),
-        ("m.json", b"", "sent an empty file"),
+        ("m.npz", CONTENT, "it sent is not a whole archive"),
+        ("m.json", CONTENT, "it sent is not a JSON object or list"),
+        ("m.json", b'{"error": "no such', "it sent is not JSON ("),
+        ("m.json", b'{"a": "\xa0"}', "it sent is not JSON ("),
+        ("m.pt", b"PK", "it sent is not a file of torch weights"),
+        ("m.safetensors", b"\x02\0\0\0\0\0\0\0{}", "it sent is not a whole safetensors file"),
+        ("m.safetensors", b"\xff" * 16, "it sent is not a safetensors file (its header does not fit into it)"),
+        ("m.json", b"<!DOCTYPE html><title>Sign in</title>", "it sent is a web page"),
+        ("m.json", b"", "it sent is an empty file"),
     ],
 )
 def test_what_is_no_such_file_is_not_recorded(host, told, name, content, says) -> None:
@@ -404,7 +404,7 @@ def test_paths_name_the_command_that_fetches(host, tmp_path) -> None:
         moments_folder("gpt2-xl")
     with pytest.raises(ModelError, match="no second moments are published"):
         moments_folder("gpt2")
-    with pytest.raises(FactError, match="'relation' is no file that is fetched"):
+    with pytest.raises(FactError, match="'relation' is not a file that is fetched"):
         path_of("relation")
 
 

@@ -70,10 +70,10 @@ BAD_HEADS = {
     "an endless status line": (b"HTTP/1.1 200 " + b"x" * 100_000, "line"),
     "a thousand headers": (head(*[f"X-{i}: 1" for i in range(1000)]), "100 headers"),
     "an endless header": (head("X: " + "x" * 100_000), "header line"),
-    "a length that is a word": (head("Content-Length: many") + CONTENT, "no number (many)"),
-    "a negative length": (head("Content-Length: -5") + CONTENT, "no number (-5)"),
-    "a length of 5000 digits": (head("Content-Length: " + "9" * 5000) + CONTENT, "no number (999"),
-    "a length in other digits": (head("Content-Length: \xb2") + CONTENT, "no number"),
+    "a length that is a word": (head("Content-Length: many") + CONTENT, "not a number (many)"),
+    "a negative length": (head("Content-Length: -5") + CONTENT, "not a number (-5)"),
+    "a length of 5000 digits": (head("Content-Length: " + "9" * 5000) + CONTENT, "not a number (999"),
+    "a length in other digits": (head("Content-Length: \xb2") + CONTENT, "not a number"),
     "more than is pinned": (head("Content-Length: 99999999") + CONTENT, "expected 10003 bytes, got 99999999"),
     "a part that was not asked for": (head("Content-Range: bytes 5-9/10", status="206 P") + b"12345", "another range"),
     "a range of words": (head("Content-Range: bytes a-b/c", status="206 P") + b"12345", "another range"),
@@ -239,7 +239,7 @@ def test_a_mirror_that_is_no_address_is_one_line(given: str, monkeypatch: pytest
     monkeypatch.setenv("KLOC_MIRROR", given)
     assert call(["fetch", "known"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("kloc: KLOC_MIRROR=") and "is no URL" in error and error[:-1].isprintable()
+    assert error.startswith("kloc: KLOC_MIRROR=") and "is not a URL" in error and error[:-1].isprintable()
 
 
 def test_a_proxy_that_is_no_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

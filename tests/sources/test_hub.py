@@ -238,7 +238,7 @@ def test_a_wait_that_is_short_or_none_is_not_refused(wait: str, hub: Hub, model:
         ({"Content-Encoding": "gzip"}, 200, "encoded"),
         ({"Content-Length": "-5"}, 200, "cannot be fetched"),
         ({"Content-Length": "9" * 5000}, 200, "cannot be fetched"),
-        ({"X-Linked-Size": "\xb2"}, 200, "is no number"),
+        ({"X-Linked-Size": "\xb2"}, 200, "is not a number"),
         ({"X-Linked-Size": "99999999999"}, 200, "expected"),
         ({"Retry-After": "1000000000"}, 429, "answers 429, and asks to wait"),
         ({"RateLimit": '"api";r=0;t=1000000000'}, 429, "answers 429, and asks to wait"),
@@ -302,7 +302,7 @@ def test_two_bytes_are_no_weights(hub: Hub, model: HubModel, tmp_path: Path, mon
     hub.odd = odd
     assert f"model.safetensors: expected {SIZE} bytes, got 2" in refused(model, tmp_path)
     guessed = replace(model, exact=False, sha256=None)
-    assert "hub/gpt2/model.safetensors: it is no safetensors file" in refused(guessed, tmp_path)
+    assert "hub/gpt2/model.safetensors: it is not a safetensors file" in refused(guessed, tmp_path)
     content = b"x" * (3 * SIZE + 1)
     assert f"expected at most {3 * SIZE} bytes, got {3 * SIZE + 1}" in refused(guessed, tmp_path)
     hub.odd = lambda handler: False
