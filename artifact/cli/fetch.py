@@ -161,7 +161,8 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
     made = converted_file(published)
     key, key_made = f"{source.name}/{published.name}", f"{source.name}/{made.name}"
     with holding(source_folder(source), shown.say):
-        made_from, entry = sha256_of(published), recorded(key_made)
+        fetched, entry = recorded(key), recorded(key_made)
+        made_from = fetched.sha256 if fetched else sha256_of(published)  # recorded when it was verified a moment ago
         if entry and entry.made_from == made_from and made.is_file() and sha256_of(made) == entry.sha256:
             return made
         if why := unusable(key, published, made_from):

@@ -28,7 +28,7 @@ from artifact.io import FULL, UNFINISHED, fit, open_regular, reason, sha256_of, 
 from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, validator_of
 from artifact.sources.connection import Line, Misled, Watch, open_address
 from artifact.sources.kinds import not_such
-from artifact.sources.lock import Expected
+from artifact.sources.lock import Entry, Expected
 
 _BLOCK = 1 << 20
 Say = Callable[[str], None]
@@ -87,8 +87,8 @@ class _Begun(msgspec.Struct, frozen=True):
     total: int | None
 
 
-def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
-    """Download to `wanted.path`, from the first URL that gives the expected bytes; which one it was.
+def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> Entry:
+    """Download to `wanted.path`, from the first URL that gives the expected bytes; what came, with that URL.
 
     An interrupted download goes on where it was cut. Without a known hash the file is checked to be of its kind, and an
     archive to be whole. Raises FactError when no URL gives it, naming each with its reason, when the disk is full, and
@@ -98,14 +98,14 @@ def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
     reasons = []
     for url in wanted.urls:
         try:
-            _from(url, wanted, say, tell, patience)
+            digest = _from(url, wanted, say, tell, patience)
         except Refused as refused:
             reasons.append(f"{_host(url)}: {refused}")
             continue
         with _writing(wanted):
             os.replace(wanted.part, wanted.path)
             wanted.note.unlink(missing_ok=True)
-        return url
+        return Entry(digest, wanted.path.stat().st_size, url)
     told = ", ".join(dict.fromkeys(reasons))
     raise FactError(
         f"{wanted.name}: cannot be fetched ({told}); run the same command again later, set KLOC_MIRROR to a mirror, or "
@@ -113,19 +113,17 @@ def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
     )
 
 
-def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> None:
-    """Complete and verify the unfinished file from `url`; if a resumed one fails its hash, restart once."""
+def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
+    """Complete and verify the unfinished file from `url`; its sha256. If a resumed one fails its hash, restart once."""
     begun_anew = False
     while True:
         resumed = _patiently(url, wanted, say, tell, patience) and not begun_anew
-        if wanted.expected is None:
-            if problem := not_such(wanted.part, wanted.path.name):
-                _discard(wanted)
-                raise Refused(f"what it sent is {problem}")
-            return
+        if wanted.expected is None and (problem := not_such(wanted.part, wanted.path.name)):
+            _discard(wanted)
+            raise Refused(f"what it sent is {problem}")
         digest = sha256_of(wanted.part)
-        if digest == wanted.expected.sha256:
-            return
+        if wanted.expected is None or digest == wanted.expected.sha256:
+            return digest
         _discard(wanted)
         words = f"expected sha256 {wanted.expected.sha256} ({wanted.expected.by}), got {digest}, nothing was kept"
         if not resumed:

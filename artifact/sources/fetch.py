@@ -333,10 +333,9 @@ def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell
     say(f"fetching {key}: {'' if file.exact else 'about '}{size_words(file.size)}")
     wanted = Wanted(key, path, _mirrored(file.urls), file.size, file.most, file.exact, expected_of(key, file.sha256))
     try:
-        url = download.download(wanted, say, tell, download.PATIENCE)
+        return download.download(wanted, say, tell, download.PATIENCE)
     except FactError as error:
         raise FactError(f"{error}{hints}") from None
-    return entry_of(path, url)
 
 
 def _unpack(source: PlainSource, archive: Path, made_from: str, say: Say) -> None:

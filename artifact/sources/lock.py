@@ -68,9 +68,9 @@ def recorded_keys() -> list[str]:
     return list(_read(cache_folder() / RECORDED).files)
 
 
-def entry_of(path: Path, url: str | None = None, made_from: str | None = None) -> Entry:
+def entry_of(path: Path, made_from: str | None = None) -> Entry:
     """The entry of a file as it stands."""
-    return Entry(sha256_of(path), path.stat().st_size, url, made_from)
+    return Entry(sha256_of(path), path.stat().st_size, made_from=made_from)
 
 
 def record(key: str, entry: Entry) -> None:

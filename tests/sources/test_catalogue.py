@@ -75,7 +75,7 @@ def test_a_hash_is_pinned_before_it_is_committed_before_it_is_recorded(tmp_path,
     file = tmp_path / "file"
     file.write_bytes(b"one")
     assert expected_of("a/file") is None
-    record("a/file", entry_of(file, "https://host/file"))
+    record("a/file", entry_of(file))
     found = expected_of("a/file")
     assert found.sha256 == hashlib.sha256(b"one").hexdigest() and "first fetched" in found.by
     committed = tmp_path / "committed.json"
