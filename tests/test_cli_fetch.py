@@ -80,9 +80,7 @@ def hub(monkeypatch, tmp_path):
     for table in (SOURCES, HUB_MODELS):
         monkeypatch.setitem(table, "gpt-j", small)
     with serving(folder, small.repo, small.revision) as serving_model:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", serving_model.url)
-        resolve = serving_model.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        serving_model.in_use(monkeypatch)
         yield serving_model
 
 
@@ -330,9 +328,7 @@ def test_a_damaged_file_of_a_model_is_fetched_again(capsys, monkeypatch, tmp_pat
     size = (REFERENCE / "models" / "tiny-gpt2" / "model.safetensors").stat().st_size
     small = replace(pinned, size=size, sha256=None)
     with serving(REFERENCE / "models" / "tiny-gpt2", small.repo, small.revision) as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        resolve = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        hub.in_use(monkeypatch)
         assert call(["fetch", "gpt2"]) == 2
         assert f"model.safetensors: expected {pinned.size} bytes, got {size})" in capsys.readouterr().err
         assert not cached(small)
