@@ -146,7 +146,6 @@ def path_on(url: str) -> str:
 class House:
     """The loopback hosts, and the folder that commands run in, with its cache."""
 
-    patch: pytest.MonkeyPatch
     host: FileHost
     hub: Hub
     folder: Path
@@ -197,4 +196,4 @@ def small_paper(folder: Path) -> Iterator[House]:
         patch.chdir(folder)
         # Drawing takes most of a report's time and is tested with the reports.
         patch.setattr("artifact.reporting.figures.figure_bytes", lambda draw, *forms: [form.encode() for form in forms])
-        yield House(patch, host, hub, folder)
+        yield House(host, hub, folder)

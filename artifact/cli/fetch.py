@@ -75,7 +75,7 @@ def fetch(
 
 
 def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Fetch the sources that are not there yet; what cannot be had of `optional` is said and left out.
+    """Fetch the sources that are not there yet; those of `optional` that fail are reported and skipped.
 
     Raises FactError or ModelError for the first of `names` that cannot be had.
     """

@@ -62,7 +62,7 @@ def number(text: str) -> int | None:
 
 
 def extent(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where the body begins, when it was asked to begin at `asked`, and how long the whole file is, if that is told.
+    """Where the body begins, when it was asked to begin at `asked`, and the whole length, if the host gives it.
 
     A host without ranges answers with the whole. Raises Refused for another part, or a length that is not a number.
     """

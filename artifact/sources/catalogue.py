@@ -1,7 +1,7 @@
 """What is fetched, as data: where from, at which revision, how large, with which hash, under which licence, what for.
 
 Covers the models, CounterFact, the known facts, the authors' relation data, the published second moments and MEND's
-published weights; and the embedded world, which comes with the package. It fetches nothing: fetch.py does. The embedded
+published weights; and the embedded world, which comes with the package. Fetching is fetch.py's. The embedded
 world is not evidence for or against the paper: its editing site is installed by training.
 
 A hash that no source publishes is recorded when the file is first fetched and enforced from then on (lock.py).

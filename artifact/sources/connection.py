@@ -105,7 +105,7 @@ def open_address(url: str, headers: Mapping[str, str], seconds: float, line: Lin
 
 
 def check_address(url: str, asked: str) -> None:
-    """Raise Misled when `url`, to which a request for `asked` led, is not to be asked."""
+    """Raise Misled when `url`, to which a request for `asked` led, must not be requested."""
     try:
         parts, first = urlsplit(url), urlsplit(asked)
         host = parts.hostname

@@ -25,6 +25,7 @@ import msgspec
 from artifact import __version__
 from artifact.errors import FactError
 from artifact.io import FULL, UNFINISHED, fit, open_regular, reason, sha256_of, write_atomically
+from artifact.sizes import size_words
 from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, validator_of
 from artifact.sources.connection import Line, Misled, Watch, open_address
 from artifact.sources.kinds import not_such
@@ -277,7 +278,7 @@ def _check_room(wanted: Wanted, start: int, total: int | None) -> None:
 def no_room(name: str, folder: Path, needed: int, free: int) -> FactError:
     """The error for a disk that cannot take `needed` bytes."""
     return FactError(
-        f"{name}: {folder} needs {needed / 1e9:.2f} GB and has {free / 1e9:.2f} GB free; make room, or set KLOC_CACHE "
+        f"{name}: {folder} needs {size_words(needed)} and has {size_words(free)} free; make room, or set KLOC_CACHE "
         "(HF_HOME for models) to a larger disk"
     )
 

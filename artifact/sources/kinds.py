@@ -1,7 +1,7 @@
 """Whether a file is of the kind that its name says, told by its bytes, before a hash of it is recorded.
 
 Covers archives, safetensors, torch's weights, JSON and plain text, and the web page that stands in for any of them. It
-reads no more than it must and runs nothing. Whether the content is the right one is a hash's to say (lock.py).
+reads no more than it must and runs nothing. Whether it is the right content is checked by its hash (lock.py).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Which bytes a fetched file must have: hashes pinned with the sources, committed, or recorded at the first fetch.
 
 Covers sources.lock.json, which comes with the package, fetched.lock.json in the cache folder, hashing, and the lock by
-which two processes take turns. It fetches nothing.
+which two processes take turns.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than were agreed on.
 
 A member is known by what its records hold, whatever it is called: a JSON list, records by id, or JSON lines, with a
-byte-order mark or without. It fetches nothing.
+byte-order mark or without.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def unpack(archive: Path, member: Member, out: Path, say: Callable[[str], None] 
 
 
 def records_of(content: bytes) -> list[Any] | None:
-    """The records of a JSON list, of an object of records by id or under one name, or of JSON lines; None for else."""
+    """The records of a JSON list, of an object of records by id or under one name, or of JSON lines, or None."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         found = msgspec.json.decode(content)

@@ -164,7 +164,7 @@ def test_room_is_looked_for_before_the_first_byte(host, told, monkeypatch) -> No
     with monkeypatch.context() as patched:
         patched.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
         message = told.refused(source(host))
-    assert "needs 0.00 GB and has 0.00 GB free; make room, or set KLOC_CACHE" in message
+    assert "needs 0.5 MB and has 0.0 MB free; make room, or set KLOC_CACHE" in message
     assert told.bytes == []
     told.fetch(source(host))
     whole(source(host))

@@ -173,30 +173,28 @@ def path(url: str) -> Path:
     return source_folder(source(url)) / "facts.json"
 
 
-def test_one_byte_a_try_has_an_end() -> None:
-    """A host that goes on by one byte each time makes no progress worth the name."""
+def in_pieces(count: int, *more: str):
+    """An answer of `count` bytes from where it was asked to begin, with a length that promises all."""
 
     def answer(connection: socket.socket, asked: bytes) -> None:
         start = int(asked.partition(b"bytes=")[2].partition(b"-")[0] or 0)
-        lines = [f"Content-Length: {len(CONTENT) - start}", 'ETag: "one"']
+        lines = [f"Content-Length: {len(CONTENT) - start}", *more]
         if start:
             lines.append(f"Content-Range: bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        connection.sendall(head(*lines, status="206 P" if start else "200 OK") + CONTENT[start : start + 1])
+        connection.sendall(head(*lines, status="206 P" if start else "200 OK") + CONTENT[start : start + count])
 
-    with answering(answer) as host:
+    return answer
+
+
+def test_one_byte_a_try_has_an_end() -> None:
+    """A host that goes on by one byte each time makes no progress worth the name."""
+    with answering(in_pieces(1, 'ETag: "one"')) as host:
         assert "cut after 2 of 10003 bytes, 2 times" in refused(source(host.url))
 
 
 def test_a_run_of_tries_has_an_end_though_each_gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(connection: socket.socket, asked: bytes) -> None:
-        start = int(asked.partition(b"bytes=")[2].partition(b"-")[0] or 0)
-        lines = [f"Content-Length: {len(CONTENT) - start}"]
-        if start:
-            lines.append(f"Content-Range: bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        connection.sendall(head(*lines, status="206 P" if start else "200 OK") + CONTENT[start : start + 1000])
-
     monkeypatch.setattr(download, "PATIENCE", replace(QUICK, rate=1.0))
-    with answering(answer) as host:
+    with answering(in_pieces(1000)) as host:
         assert "cut after 6000 of 10003 bytes, 6 times" in refused(source(host.url))
         assert len(host.asked) == 6
         fetch(source(host.url))  # what was fetched is kept, so that the same command goes on
