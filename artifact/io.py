@@ -26,7 +26,7 @@ UNFINISHED = ".part"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room for a file."""
 _STALE_SECONDS = 600.0
-"""Age from which an unfinished file counts as left behind by a killed process."""
+"""Age from which an unfinished file counts as one that a killed process left."""
 
 
 def sha256_of(path: Path) -> str:
@@ -41,7 +41,12 @@ def reason(error: BaseException, most: int = 160) -> str:
         said = error.strerror
     else:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    said = "".join(c if c.isprintable() else "?" for c in said) or type(error).__name__
+    return fit(said, most) or type(error).__name__
+
+
+def fit(text: str, most: int = 160) -> str:
+    """Text from outside, fit for the middle of a message: at most `most` characters, "?" for each unprintable one."""
+    said = "".join(c if c.isprintable() else "?" for c in text)
     return said if len(said) <= most else said[: most - 3] + "..."
 
 
@@ -150,7 +155,7 @@ def locked(path: Path, seconds: float = -1, waiting: Callable[[], None] = lambda
 
 
 def check_writable(path: Path) -> None:
-    """Raise now the OSError that `replacing` would raise later, after the work; nothing is left behind."""
+    """Raise now the OSError that `replacing` would raise later, after the work; leaves nothing."""
     if is_device(path):
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY))
         return
@@ -215,7 +220,7 @@ _STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def descriptor_of(path: Path) -> int | None:
-    """The number of the open file that `path` names: /dev/stdout, /dev/fd/3 (as a shell's <(...) gives), None else."""
+    """The number of the open file that `path` names: /dev/stdout, /dev/fd/3 (as a shell's <(...) gives), or None."""
     found = re.fullmatch(r"/(?:dev/fd|proc/self/fd)/(\d{1,6})", str(path))
     return int(found[1]) if found else _STREAMS.get(str(path))
 

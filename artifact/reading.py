@@ -1,7 +1,7 @@
 """Files that a user names, read whole: regular ones of a bounded size, and JSON of a bounded depth.
 
-Covers what a shell can hand over instead: folders, pipes, devices, bytes that are no text, deep or ambiguous JSON. Each
-is an error that names the file and how to mend it. What the records mean is not known here.
+Covers what a shell can hand over instead: folders, pipes, devices, bytes that are not text, deep or ambiguous JSON.
+Each is an error that names the file and how to mend it. What the records mean is not known here.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from artifact.errors import ArtifactError, FactError
-from artifact.io import open_regular
+from artifact.io import open_regular, reason
 
 FILE_LIMIT = 1 << 30
 """Most bytes of a file that is read whole."""
@@ -27,8 +27,7 @@ def read_bytes(
         with open_regular(path) as file:
             content = file.read(FILE_LIMIT + 1)
     except (OSError, ValueError) as found:
-        why = getattr(found, "strerror", None) or found
-        raise error(f"{path}: cannot be read ({why}); {remedy}") from None
+        raise error(f"{path}: cannot be read ({reason(found)}); {remedy}") from None
     if len(content) > FILE_LIMIT:
         raise error(f"{path}: is larger than {FILE_LIMIT} bytes; {remedy}")
     return content
@@ -40,7 +39,7 @@ def read_json(path: Path | str) -> object:
 
 
 def decode_json(content: bytes, source: str) -> object:
-    """Decoded JSON; FactError names `source` when it is none, is nested too deeply, or says one thing twice.
+    """Decoded JSON; FactError names `source` when it is not JSON, is nested too deeply, or says one thing twice.
 
     NaN and infinities are not JSON. A byte-order mark is passed over.
     """
@@ -48,7 +47,7 @@ def decode_json(content: bytes, source: str) -> object:
     try:
         found = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FactError(f"{source}: is no valid JSON ({error}); give a JSON file") from None
+        raise FactError(f"{source}: is not valid JSON ({error}); give a JSON file") from None
     except RecursionError:
         raise FactError(f"{source}: is nested too deeply; give a list of records") from None
     if len(content) <= _SMALL:

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import pytest
+
 
 class Hub(ThreadingHTTPServer):
     """Serves folders as repositories at a revision each; `asked` collects the paths of all requests.
@@ -30,6 +32,12 @@ class Hub(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def in_use(self, patch: pytest.MonkeyPatch) -> None:
+        """Let the hub's client ask this hub."""
+        patch.setattr("huggingface_hub.constants.ENDPOINT", self.url)
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 class _Handler(BaseHTTPRequestHandler):

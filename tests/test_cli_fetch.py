@@ -80,9 +80,7 @@ def hub(monkeypatch, tmp_path):
     for table in (SOURCES, HUB_MODELS):
         monkeypatch.setitem(table, "gpt-j", small)
     with serving(folder, small.repo, small.revision) as serving_model:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", serving_model.url)
-        resolve = serving_model.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        serving_model.in_use(monkeypatch)
         yield serving_model
 
 
@@ -117,8 +115,8 @@ def test_fetch_ends_with_the_place(capsys, monkeypatch, host) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["fetch", "gpt5"], "'gpt5' is no source; give one of gpt2, gpt2-xl, gpt-j, counterfact"),
-        (["fetch", "gpt5", "--check"], "'gpt5' is no source"),
+        (["fetch", "gpt5"], "'gpt5' is not a source; give one of gpt2, gpt2-xl, gpt-j, counterfact"),
+        (["fetch", "gpt5", "--check"], "'gpt5' is not a source"),
         (["fetch", "--all"], "--all"),
     ],
 )
@@ -215,7 +213,7 @@ def test_a_pickle_that_cannot_be_converted_is_kept_and_not_fetched_again(capsys,
     """Its reason is said at once the next time, by fetch, --check and a run, with the ways out."""
     put(monkeypatch, host, "mend-gpt2-xl", b"no pickle", pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
-    assert "sent no file of torch weights (File is not a zip file)" in capsys.readouterr().err
+    assert "it sent is not a file of torch weights (File is not a zip file)" in capsys.readouterr().err
     host.asked.clear()
     put(monkeypatch, host, "mend-gpt2-xl", _damaged_pickle(tmp_path), pinned=False)
     assert call(["fetch", "mend-gpt2-xl"]) == 2
@@ -330,9 +328,7 @@ def test_a_damaged_file_of_a_model_is_fetched_again(capsys, monkeypatch, tmp_pat
     size = (REFERENCE / "models" / "tiny-gpt2" / "model.safetensors").stat().st_size
     small = replace(pinned, size=size, sha256=None)
     with serving(REFERENCE / "models" / "tiny-gpt2", small.repo, small.revision) as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        resolve = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        hub.in_use(monkeypatch)
         assert call(["fetch", "gpt2"]) == 2
         assert f"model.safetensors: expected {pinned.size} bytes, got {size})" in capsys.readouterr().err
         assert not cached(small)

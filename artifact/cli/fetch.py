@@ -22,6 +22,7 @@ from rich.progress import (
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, FactError, SettingError
 from artifact.io import sha256_of
+from artifact.runs.progress import Display
 from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import GROUPS, SOURCES, HubModel, PlainSource, Source
@@ -29,7 +30,7 @@ from artifact.sources.download import Tell
 from artifact.sources.fetch import check_room, discard, fetch_source, offline, state_of
 from artifact.sources.lock import entry_of, holding, note_unusable, record, recorded, unusable
 from artifact.sources.verify import examine
-from artifact.terminal import complain, say, shown
+from artifact.terminal import complain, say
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -74,7 +75,7 @@ def fetch(
 
 
 def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Fetch the sources that are not there yet; what cannot be had of `optional` is said and left out.
+    """Fetch the sources that are not there yet; those of `optional` that fail are reported and skipped.
 
     Raises FactError or ModelError for the first of `names` that cannot be had.
     """
@@ -99,7 +100,7 @@ def _names(what: tuple[str, ...]) -> list[str]:
     names: list[str] = []
     for name in what:
         if name not in SOURCES and name not in GROUPS:
-            raise FactError(f"{name!r} is no source; give one of {', '.join([*SOURCES, *GROUPS])}")
+            raise FactError(f"{name!r} is not a source; give one of {', '.join([*SOURCES, *GROUPS])}")
         names += GROUPS.get(name, (name,))
     return list(dict.fromkeys(names))
 
@@ -132,7 +133,7 @@ def _check(sources: list[Source]) -> int:
 
 
 def _converted(source: Source, shown: "_Shown") -> Path | None:
-    """Pickles are converted to safetensors once; where they are now, None for what is no pickle."""
+    """Pickles are converted to safetensors once; where they are now, None for what is not a pickle."""
     if isinstance(source, HubModel):
         if not source.pickled or converted_folder(source).is_dir():
             return None
@@ -160,7 +161,8 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
     made = converted_file(published)
     key, key_made = f"{source.name}/{published.name}", f"{source.name}/{made.name}"
     with holding(source_folder(source), shown.say):
-        made_from, entry = sha256_of(published), recorded(key_made)
+        fetched, entry = recorded(key), recorded(key_made)
+        made_from = fetched.sha256 if fetched else sha256_of(published)  # recorded when it was verified a moment ago
         if entry and entry.made_from == made_from and made.is_file() and sha256_of(made) == entry.sha256:
             return made
         if why := unusable(key, published, made_from):
@@ -183,18 +185,12 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
     return made
 
 
-class _Shown:
+class _Shown(Display):
     """Lines, and the bytes of one file at a time: a bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
+        super().__init__(progress)
         self._task: TaskID | None = None
-
-    def say(self, line: str) -> None:
-        if self._progress:
-            self._progress.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
-        else:
-            say(line)
 
     def begin(self, name: str) -> Tell:
         """What a source's download is told to; bytes that were there before do not count for the rate."""

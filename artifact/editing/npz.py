@@ -1,18 +1,18 @@
 """Arrays in npz files: read with no more memory than the file has bytes, written one at a time, nothing unpickled."""
 
-import zlib
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from torch import Tensor
 
 from artifact.errors import RunError
 from artifact.io import replacing
+from artifact.sources.kinds import DAMAGED_ARCHIVE
 
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, BadZipFile, zlib.error)
+UNREADABLE = (*DAMAGED_ARCHIVE, TypeError, KeyError)
 """What opening an archive and reading its arrays can raise where the file is damaged, encrypted, or of another kind."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from artifact.errors import ModelError
-from artifact.io import reason
+from artifact.io import fit, reason
 from artifact.lm.families import family_type
 from artifact.lm.families.sizes import check_size
 from artifact.lm.tokens import Tokens
@@ -96,7 +96,7 @@ def _as_transformers(path: Path, model_type: str, given: dict[str, Any]) -> Any:
 def _said(error: Exception) -> str:
     """What transformers' checks say: the cause stands in the last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return reason(ValueError(lines[-1] if lines else type(error).__name__), 200)
+    return fit(lines[-1] if lines else type(error).__name__, 200)
 
 
 def _refuse_code(path: Path, given: dict[str, Any]) -> None:

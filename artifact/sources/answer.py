@@ -1,4 +1,4 @@
-"""What a host's answer says of itself, and whether a failure is worth another try. Nothing of it is believed unread."""
+"""What a host says in its answer, checked before it is used, and whether a failure is worth another try."""
 
 import http.client
 import ssl
@@ -8,7 +8,7 @@ from contextlib import closing
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
-from artifact.io import reason
+from artifact.io import fit, reason
 
 _TRY_LATER = {408, 425, 429}
 
@@ -40,14 +40,14 @@ def failed(error: Exception, stall_seconds: float) -> NoReturn:
         raise Refused(f"its certificate cannot be verified ({cause.verify_message})") from None
     if isinstance(cause, TimeoutError):
         raise Again(f"silent for {stall_seconds:g} s") from None
-    raise Again(reason(cause) if isinstance(cause, BaseException) else str(cause)) from None
+    raise Again(reason(cause) if isinstance(cause, BaseException) else fit(str(cause))) from None
 
 
 def _retry_after(text: str | None) -> float | None:
     """Seconds from a Retry-After header, which is a number or a date."""
     if text is None:
         return None
-    if (seconds := _number(text)) is not None:
+    if (seconds := number(text)) is not None:
         return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
@@ -55,35 +55,30 @@ def _retry_after(text: str | None) -> float | None:
         return None
 
 
-def _number(text: str) -> int | None:
+def number(text: str) -> int | None:
     """A number that a header gives; None for anything else."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def extent(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:
-    """Where the body begins, when it was asked to begin at `asked`, and how long the whole file is, if that is told.
+    """Where the body begins, when it was asked to begin at `asked`, and the whole length, if the host gives it.
 
-    A host without ranges answers with the whole. Raises Refused for another part, and for a length that is no number.
+    A host without ranges answers with the whole. Raises Refused for another part, or a length that is not a number.
     """
     if response.status == 206:
         told = response.headers.get("Content-Range", "")
         words = told.removeprefix("bytes ").partition("/")
-        total = _number(words[2])
-        if _number(words[0].partition("-")[0]) != asked or (total is None and words[2] != "*"):
-            raise Refused(f"answers with another range ({shown(told)}) than was asked for")
+        total = number(words[2])
+        if number(words[0].partition("-")[0]) != asked or (total is None and words[2] != "*"):
+            raise Refused(f"answers with another range ({fit(told, 60)}) than was asked for")
         return asked, total
     if response.status != 200:
         raise Refused(f"answers {response.status}")
     length = response.headers.get("Content-Length")
-    if length is not None and _number(length) is None:
-        raise Refused(f"tells a length that is no number ({shown(length)})")
-    return 0, None if length is None or response.chunked else _number(length)
-
-
-def shown(text: str) -> str:
-    """What a host says, fit for a line."""
-    return reason(ValueError(text), 60)
+    if length is not None and number(length) is None:
+        raise Refused(f"tells a length that is not a number ({fit(length, 60)})")
+    return 0, None if length is None or response.chunked else number(length)
 
 
 def validator_of(response: http.client.HTTPResponse) -> str | None:

@@ -1,4 +1,4 @@
-"""Where fetched files and converted models are kept, and the hub's own cache. It fetches nothing.
+"""Where fetched files and converted models are kept, and the hub's own cache.
 
 A folder or an address in the environment that cannot be used is refused here, in one line, before anything else is
 tried with it.

@@ -1,8 +1,8 @@
 """What is fetched, as data: where from, at which revision, how large, with which hash, under which licence, what for.
 
 Covers the models, CounterFact, the known facts, the authors' relation data, the published second moments and MEND's
-published weights; and the embedded world, which comes with the package. It fetches nothing: fetch.py does. The embedded
-world is no evidence for or against the paper: its editing site is installed by training.
+published weights; and the embedded world, which comes with the package. Fetching is fetch.py's. The embedded
+world is not evidence for or against the paper: its editing site is installed by training.
 
 A hash that no source publishes is recorded when the file is first fetched and enforced from then on (lock.py).
 """
@@ -20,27 +20,33 @@ WORLD_MEND = _DATA / "mend-world.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubModel:
-    """A model on the hub at a pinned revision. `files` is all that is downloaded, `weights` the big one.
+class _Sized:
+    """A file of `size` bytes, about that many unless `exact`; `sha256` is its hash where the source gives one."""
 
-    `size` is the bytes of `weights`, about that many unless `exact`; `sha256` its hash where the source gives one.
+    size: int
+    exact: bool
+    sha256: str | None = None
+
+    @property
+    def most(self) -> int:
+        """Most bytes that it may have."""
+        return self.size if self.exact else ESTIMATE * self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModel(_Sized):
+    """A model on the hub at a pinned revision. `files` is all that is downloaded, `weights` the big one, which `size`
+    and `sha256` are of.
     """
 
     name: str
     repo: str
     revision: str
     weights: str
-    size: int
     exact: bool = True
-    sha256: str | None = None
     licence: str
     citation: str
     purpose: str
-
-    @property
-    def most(self) -> int:
-        """Most bytes of the weights."""
-        return self.size if self.exact else ESTIMATE * self.size
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -68,19 +74,12 @@ class HubModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainFile:
-    """One file of a file host: `urls` in the order they are tried; `size` in bytes, about that many unless `exact`."""
+class PlainFile(_Sized):
+    """One file of a file host: `urls` in the order they are tried."""
 
     name: str
     urls: tuple[str, ...]
-    size: int
     exact: bool = False
-    sha256: str | None = None
-
-    @property
-    def most(self) -> int:
-        """Most bytes of it."""
-        return self.size if self.exact else ESTIMATE * self.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,37 +124,44 @@ class PlainSource:
 
 Source = HubModel | PlainSource
 
-_GPT2 = "Radford et al., Language Models are Unsupervised Multitask Learners, 2019"
 _ROME = "Meng et al., Locating and Editing Factual Associations in GPT, NeurIPS 2022"
 _MEND = "Mitchell et al., Fast Model Editing at Scale, ICLR 2022"
 _ROME_LICENCE = "MIT (kmeng01/rome)"
 _HOST = "https://rome.baulab.info/data"
 _RAKE = "https://raw.githubusercontent.com/weiyifan1023/RaKE/main"
 
+
+def _gpt2(name: str, revision: str, size: int, sha256: str, purpose: str) -> HubModel:
+    """A size of GPT-2 as its authors' page on the hub has it."""
+    return HubModel(
+        name=name,
+        repo=f"openai-community/{name}",
+        revision=revision,
+        weights="model.safetensors",
+        size=size,
+        sha256=sha256,
+        licence="MIT",
+        citation="Radford et al., Language Models are Unsupervised Multitask Learners, 2019",
+        purpose=purpose,
+    )
+
+
 HUB_MODELS = {
     model.name: model
     for model in (
-        HubModel(
-            name="gpt2",
-            repo="openai-community/gpt2",
-            revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
-            weights="model.safetensors",
-            size=548_105_171,
-            sha256="248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
-            licence="MIT",
-            citation=_GPT2,
-            purpose="smoke runs; no model of the paper",
+        _gpt2(
+            "gpt2",
+            "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+            548_105_171,
+            "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+            "smoke runs; not a model of the paper",
         ),
-        HubModel(
-            name="gpt2-xl",
-            repo="openai-community/gpt2-xl",
-            revision="15ea56dee5df4983c59b2538573817e1667135e2",
-            weights="model.safetensors",
-            size=6_431_829_964,
-            sha256="0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
-            licence="MIT",
-            citation=_GPT2,
-            purpose="Tables 1 and 2, Figures 2 and 3",
+        _gpt2(
+            "gpt2-xl",
+            "15ea56dee5df4983c59b2538573817e1667135e2",
+            6_431_829_964,
+            "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+            "Tables 1 and 2, Figures 2 and 3",
         ),
         HubModel(
             name="gpt-j",

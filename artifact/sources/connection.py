@@ -12,7 +12,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from email.message import Message
 from types import TracebackType
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -92,8 +91,7 @@ def open_address(url: str, headers: Mapping[str, str], seconds: float, line: Lin
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
-        _Plain(line),
-        _Secure(line),
+        _Connections(line),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),
@@ -107,7 +105,7 @@ def open_address(url: str, headers: Mapping[str, str], seconds: float, line: Lin
 
 
 def check_address(url: str, asked: str) -> None:
-    """Raise Misled when `url`, to which a request for `asked` led, is not to be asked."""
+    """Raise Misled when `url`, to which a request for `asked` led, must not be requested."""
     try:
         parts, first = urlsplit(url), urlsplit(asked)
         host = parts.hostname
@@ -140,50 +138,53 @@ class _SecureConnection(http.client.HTTPSConnection, _Connection):
     """HTTPSConnection.connect calls _Connection's, then begins TLS."""
 
 
-def _on(line: Line, kind: type[_Connection]) -> Callable[..., _Connection]:
-    def connection(host: str, **settings: Any) -> _Connection:
-        made = kind(host, **settings)
-        made.line = line
-        return made
+class _Connections(urllib.request.AbstractHTTPHandler):
+    """Opens http and https, each connection held on the line."""
 
-    return connection
-
-
-class _Plain(urllib.request.HTTPHandler):
     def __init__(self, line: Line) -> None:
         super().__init__()
         self._line = line
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_on(self._line, _Connection), req)
-
-
-class _Secure(urllib.request.HTTPSHandler):
-    def __init__(self, line: Line) -> None:
-        super().__init__()
-        self._line = line
+        return self.do_open(self._held(_Connection), req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_on(self._line, _SecureConnection), req)
+        return self.do_open(self._held(_SecureConnection), req)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def _held(self, kind: type[_Connection]) -> Callable[..., _Connection]:
+        def connection(host: str, **settings: Any) -> _Connection:
+            made = kind(host, **settings)
+            made.line = self._line
+            return made
+
+        return connection
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = _MOST_REDIRECTS
 
     def http_error_302(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
     ) -> object:
         """Follow it; an address of another kind is looked at before the base class does."""
         to = headers.get("Location", "")
         if ":" in to.partition("/")[0]:  # with a scheme
             check_address(to, req.full_url)
-        return super().http_error_302(req, fp, code, msg, headers)  # type: ignore[arg-type]
+        return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         check_address(newurl, req.full_url)
         fp.close()  # its body may have no end, and the base class would read it
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,7 +1,7 @@
 """A model whose weights are published as a pickle, written once as safetensors.
 
 The pickle is read as tensors alone (weights_only), from the mapped file, and written a shard at a time, so that a model
-of 24 GB takes a few GB of memory. Names, types and bytes of the tensors stay as they are. It fetches nothing.
+of 24 GB takes a few GB of memory. Names, types and bytes of the tensors stay as they are.
 """
 
 import shutil

@@ -7,7 +7,6 @@ The standard library's client does it, since pooch, which would, begins every fi
 here is 3.8 GB. Nothing that a host names becomes a path.
 """
 
-import errno
 import http.client
 import os
 import shutil
@@ -25,11 +24,12 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.io import UNFINISHED, open_regular, reason, sha256_of, write_atomically
-from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, shown, validator_of
+from artifact.io import FULL, UNFINISHED, fit, open_regular, reason, sha256_of, write_atomically
+from artifact.sizes import size_words
+from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, validator_of
 from artifact.sources.connection import Line, Misled, Watch, open_address
 from artifact.sources.kinds import not_such
-from artifact.sources.lock import Expected
+from artifact.sources.lock import Entry, Expected
 
 _BLOCK = 1 << 20
 Say = Callable[[str], None]
@@ -42,7 +42,7 @@ class Patience:
     """How long a host is waited for: seconds without a byte, tries without progress, seconds between tries.
 
     Progress is `rate` bytes a second: over every `window` seconds of an answer, its headers and redirects included, and
-    over the tries, whose number has an end in any case.
+    over the tries, of which there are at most `most_tries`.
     """
 
     stall_seconds: float = 30.0
@@ -88,8 +88,8 @@ class _Begun(msgspec.Struct, frozen=True):
     total: int | None
 
 
-def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
-    """Download to `wanted.path`, from the first URL that gives the expected bytes; which one it was.
+def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> Entry:
+    """Download to `wanted.path`, from the first URL that gives the expected bytes; what came, with that URL.
 
     An interrupted download goes on where it was cut. Without a known hash the file is checked to be of its kind, and an
     archive to be whole. Raises FactError when no URL gives it, naming each with its reason, when the disk is full, and
@@ -99,14 +99,14 @@ def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
     reasons = []
     for url in wanted.urls:
         try:
-            _from(url, wanted, say, tell, patience)
+            digest = _from(url, wanted, say, tell, patience)
         except Refused as refused:
             reasons.append(f"{_host(url)}: {refused}")
             continue
         with _writing(wanted):
             os.replace(wanted.part, wanted.path)
             wanted.note.unlink(missing_ok=True)
-        return url
+        return Entry(digest, wanted.path.stat().st_size, url)
     told = ", ".join(dict.fromkeys(reasons))
     raise FactError(
         f"{wanted.name}: cannot be fetched ({told}); run the same command again later, set KLOC_MIRROR to a mirror, or "
@@ -114,19 +114,17 @@ def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
     )
 
 
-def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> None:
-    """Make the unfinished file whole and right from `url`; one that was resumed and is wrong is begun anew once."""
+def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> str:
+    """Complete and verify the unfinished file from `url`; its sha256. If a resumed one fails its hash, restart once."""
     begun_anew = False
     while True:
         resumed = _patiently(url, wanted, say, tell, patience) and not begun_anew
-        if wanted.expected is None:
-            if problem := not_such(wanted.part, wanted.path.name):
-                _discard(wanted)
-                raise Refused(f"sent {problem}")
-            return
+        if wanted.expected is None and (problem := not_such(wanted.part, wanted.path.name)):
+            _discard(wanted)
+            raise Refused(f"what it sent is {problem}")
         digest = sha256_of(wanted.part)
-        if digest == wanted.expected.sha256:
-            return
+        if wanted.expected is None or digest == wanted.expected.sha256:
+            return digest
         _discard(wanted)
         words = f"expected sha256 {wanted.expected.sha256} ({wanted.expected.by}), got {digest}, nothing was kept"
         if not resumed:
@@ -200,7 +198,7 @@ def _opened(
         return open_address(url, headers, patience.stall_seconds, line)
     except Misled as misled:
         raise Refused(str(misled)) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that is none
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not an address
         if isinstance(error, urllib.error.HTTPError) and error.code == 416:
             _discard(wanted)
         failed(error, patience.stall_seconds)
@@ -262,7 +260,7 @@ def _block(response: http.client.HTTPResponse, patience: Patience) -> bytes:
 def _refuse_other(response: http.client.HTTPResponse, total: int | None, wanted: Wanted) -> None:
     """Refuse before the first byte what cannot be the file."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refused(f"sends it encoded ({shown(response.headers['Content-Encoding'])})")
+        raise Refused(f"sends it encoded ({fit(response.headers['Content-Encoding'], 60)})")
     if response.headers.get_content_type() == "text/html":
         raise Refused("answers with a web page")
     if wanted.exact and total is not None and total != wanted.size:
@@ -280,7 +278,7 @@ def _check_room(wanted: Wanted, start: int, total: int | None) -> None:
 def no_room(name: str, folder: Path, needed: int, free: int) -> FactError:
     """The error for a disk that cannot take `needed` bytes."""
     return FactError(
-        f"{name}: {folder} needs {needed / 1e9:.2f} GB and has {free / 1e9:.2f} GB free; make room, or set KLOC_CACHE "
+        f"{name}: {folder} needs {size_words(needed)} and has {size_words(free)} free; make room, or set KLOC_CACHE "
         "(HF_HOME for models) to a larger disk"
     )
 
@@ -291,7 +289,7 @@ def _writing(wanted: Wanted) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise FactError(
                 f"{wanted.name}: the disk of {wanted.path.parent} is full; make room and run the same command again: "
                 "what was fetched is kept"
@@ -303,7 +301,7 @@ def _writing(wanted: Wanted) -> Iterator[None]:
 
 
 def _clear_the_way(wanted: Wanted) -> None:
-    """Remove a link where the unfinished file or its note goes; refuse what is no file, and a folder as its place."""
+    """Remove a link where the unfinished file or its note goes; refuse a folder, a pipe or a device there."""
     for path in (wanted.part, wanted.note, wanted.path):
         with suppress(FileNotFoundError):
             mode = path.lstat().st_mode

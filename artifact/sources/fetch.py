@@ -114,7 +114,7 @@ def _folder(model: HubModel) -> Path:
 
 
 def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
-    """The folder of a source after every file that lacked was fetched, and every file verified by its hash.
+    """The folder of a source after what was missing was fetched and every file verified by its hash.
 
     What is damaged is fetched again; a hash seen for the first time is recorded. Two processes take turns. Raises
     FactError or ModelError in one line; the same call goes on where it stopped.
@@ -171,7 +171,7 @@ def path_of(name: str) -> Path:
                 return _there(source, member.name)
         if source.name == name and not source.members and len(source.files) == 1:
             return _there(source, source.files[0].name)
-    raise FactError(f"{name!r} is no file that is fetched; see kloc fetch for those that are")
+    raise FactError(f"{name!r} is not a file that is fetched; see kloc fetch for those that are")
 
 
 def moments_folder(model: str) -> Path:
@@ -216,7 +216,7 @@ def state_of(source: Source) -> str:
 
 
 def check_room(sources: Sequence[Source]) -> None:
-    """Raise FactError when a disk lacks the room for all that these sources would still write to it."""
+    """Raise FactError when a disk has too little room for all that these sources would still write to it."""
     needs: dict[int, tuple[Path, int]] = {}
     for source in sources:
         for folder, size in _shares(source):
@@ -288,7 +288,7 @@ def _record(findings: Sequence[Finding]) -> None:
 
 
 def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Finding]:
-    """Remove the damaged files, of a converted model every file, as a part of a model is none."""
+    """Remove the damaged files, of a converted model every file, as it loads only whole."""
     made = converted_folder(model)
     lost = made.is_dir()  # a converted file that is missing, too: of the hub's a repository holds some
     damaged = [one for one in findings if one.state == "damaged" or (lost and one.state == "missing")]
@@ -333,10 +333,9 @@ def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell
     say(f"fetching {key}: {'' if file.exact else 'about '}{size_words(file.size)}")
     wanted = Wanted(key, path, _mirrored(file.urls), file.size, file.most, file.exact, expected_of(key, file.sha256))
     try:
-        url = download.download(wanted, say, tell, download.PATIENCE)
+        return download.download(wanted, say, tell, download.PATIENCE)
     except FactError as error:
         raise FactError(f"{error}{hints}") from None
-    return entry_of(path, url)
 
 
 def _unpack(source: PlainSource, archive: Path, made_from: str, say: Say) -> None:
@@ -364,7 +363,9 @@ def _mirrored(urls: Sequence[str]) -> tuple[str, ...]:
     if not base:
         return tuple(urls)
     if not is_address(base):
-        raise SettingError(f"KLOC_MIRROR={base[:80]!r} is no URL; set it to one that begins with http:// or https://")
+        raise SettingError(
+            f"KLOC_MIRROR={base[:80]!r} is not a URL; set it to one that begins with http:// or https://"
+        )
     return (*(f"{base}/{urlsplit(url).netloc}{urlsplit(url).path}" for url in urls), *urls)
 
 

@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from artifact.errors import ArtifactError, ModelError
-from artifact.io import reason
+from artifact.io import fit, reason
 from artifact.sources import download
+from artifact.sources.answer import number
 from artifact.sources.cache import hub_cache
 from artifact.sources.catalogue import HubModel
 from artifact.sources.connection import Misled, Watch, check_address
@@ -93,7 +94,7 @@ class _Guard:
         self._names: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def refuse(self, words: str) -> None:
+    def refuse(self, words: str) -> NoReturn:
         """End it with these words."""
         with self._lock:
             self.refused = self.refused or words
@@ -130,7 +131,7 @@ class _Guard:
         if (to := headers.get("Location")) is not None:
             self._follow(request.url, to, name)
         if headers.get("Content-Encoding", "identity").lower() != "identity":
-            self.refuse(f"the hub sends {_shown(name or 'its listing')} encoded")
+            self.refuse(f"the hub sends {_quoted(name or 'its listing')} encoded")
         most = self._most(name)
         self._look_at_size(name, headers, request.method, response.status_code, most)
         response.stream = _bounded(response.stream, self, most)
@@ -148,14 +149,14 @@ class _Guard:
     def _look_at_names(self, headers: Any, method: str, status: int) -> None:
         commit = headers.get("X-Repo-Commit")
         if commit is not None and commit != self._model.revision:
-            self.refuse(f"the hub names the revision {_shown(commit)}, not {self._model.revision}")
+            self.refuse(f"the hub names the revision {_quoted(commit)}, not {self._model.revision}")
         if method != "HEAD" or status >= 400:
             return
         for header in ("X-Linked-ETag", "ETag"):
             told = headers.get(header)
             # As the client normalises it; an address of another host may give any ETag before the next redirect.
             if told is not None and not _PLAIN.fullmatch(told.lstrip("W/").strip('"')):
-                self.refuse(f"the hub's {header} {_shown(told)} cannot be the name of a file")
+                self.refuse(f"the hub's {header} {_quoted(told)} cannot be the name of a file")
 
     def _look_at_size(self, name: str | None, headers: Any, method: str, status: int, most: int) -> None:
         if status >= 300 and "X-Linked-Size" not in headers:
@@ -164,12 +165,11 @@ class _Guard:
             told = headers.get(header)
             if told is None or (header == "Content-Length" and status >= 300):
                 continue
-            if not (told.isascii() and told.isdigit() and len(told) < 19):
-                self.refuse(f"the hub's {header} {_shown(told)} is no number")
-            weights = name == self._model.weights and (method == "HEAD" or status == 200)
-            if int(told) > most or (weights and self._model.exact and int(told) != self._model.size):
-                least = "" if weights and self._model.exact else "at most "
-                self.refuse(f"{name or 'its listing'}: expected {least}{most} bytes, got {int(told)}")
+            if (size := number(told)) is None:
+                self.refuse(f"the hub's {header} {_quoted(told)} is not a number")
+            exact = self._model.exact and name == self._model.weights and (method == "HEAD" or status == 200)
+            if size > most or (exact and size != self._model.size):
+                self.refuse(f"{name or 'its listing'}: expected {'' if exact else 'at most '}{most} bytes, got {size}")
 
     def _follow(self, url: Any, to: str, name: str | None) -> None:
         """Note which file a redirect leads to."""
@@ -178,8 +178,8 @@ class _Guard:
             check_address(target, str(url))
         except Misled as misled:
             self.refuse(f"the hub {misled}")
-        except Exception:  # whatever the client's own URL class raises for what is no address
-            self.refuse(f"the hub redirects to {_shown(to)}, which is not an address")
+        except Exception:  # whatever the client's own URL class raises for what is not an address
+            self.refuse(f"the hub redirects to {_quoted(to)}, which is not an address")
         if name is not None:
             self._names[target] = name
 
@@ -283,5 +283,5 @@ def _telling(model: HubModel, tell: Tell | None) -> Iterator[None]:
         thread.join()
 
 
-def _shown(text: str) -> str:
-    return repr(reason(ValueError(text), 60))
+def _quoted(text: str) -> str:
+    return repr(fit(text, 60))

@@ -1,7 +1,7 @@
 """Whether a file is of the kind that its name says, told by its bytes, before a hash of it is recorded.
 
 Covers archives, safetensors, torch's weights, JSON and plain text, and the web page that stands in for any of them. It
-reads no more than it must and runs nothing. Whether the content is the right one is a hash's to say (lock.py).
+reads no more than it must and runs nothing. Whether it is the right content is checked by its hash (lock.py).
 """
 
 import json
@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 
 import msgspec
 
-from artifact.io import reason
+from artifact.io import fit, reason
 
 DAMAGED_ARCHIVE = (
     BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError, ValueError, struct.error,
@@ -34,7 +34,7 @@ _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def not_such(path: Path, name: str | None = None, whole: bool = True) -> str | None:
-    """Why the file is not what its name (or `name`) says, in words that follow "it is"; None when nothing speaks
+    """Why the file is not what its name (or `name`) says, in words that follow "is"; None when nothing speaks
     against it.
 
     `whole` reads an archive through, against its members' checksums; without it the directory alone is read. Raises
@@ -50,13 +50,13 @@ def not_such(path: Path, name: str | None = None, whole: bool = True) -> str | N
     if suffix in (".zip", ".npz"):
         return _not_an_archive(path, whole)
     if suffix in (".pt", ".bin"):
-        return None if head.startswith(_LEGACY) else _not_an_archive(path, whole=False, kind="file of torch weights")
+        return None if head.startswith(_LEGACY) else _not_an_archive(path, whole=False, kind="a file of torch weights")
     if suffix == ".safetensors":
         return _not_safetensors(path)
     if suffix == ".json":
         return _not_json(path, head)
     if suffix == ".txt":
-        return "no text" if b"\0" in head else None
+        return "not text" if b"\0" in head else None
     return None
 
 
@@ -70,7 +70,7 @@ def too_large_inside(archive: ZipFile, size: int) -> str | None:
     return None
 
 
-def _not_an_archive(path: Path, whole: bool, kind: str = "whole archive") -> str | None:
+def _not_an_archive(path: Path, whole: bool, kind: str = "a whole archive") -> str | None:
     try:
         with ZipFile(path) as archive:
             if not archive.infolist():
@@ -78,9 +78,9 @@ def _not_an_archive(path: Path, whole: bool, kind: str = "whole archive") -> str
             if why := too_large_inside(archive, path.stat().st_size):
                 return why
             if whole and (damaged := archive.testzip()):
-                return f"an archive whose {reason(ValueError(damaged), 80)} is damaged"
+                return f"an archive with a damaged member ({fit(damaged, 80)})"
     except DAMAGED_ARCHIVE as error:
-        return f"no {kind} ({reason(error)})"
+        return f"not {kind} ({reason(error)})"
     return None
 
 
@@ -89,20 +89,20 @@ def _not_safetensors(path: Path) -> str | None:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 10 or length > min(_HEADER_LIMIT, size - 8):
-            return "no safetensors file (its header does not fit into it)"
+            return "not a safetensors file (its header does not fit into it)"
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            return f"no safetensors file (its header cannot be read: {reason(error, 60)})"
+            return f"not a safetensors file (its header cannot be read: {reason(error, 60)})"
     if not ends or not all(type(end) is int for end in ends) or max(ends) != size - 8 - length:
-        return "no whole safetensors file (its tensors do not end where it does)"
+        return "not a whole safetensors file (its tensors do not end where it does)"
     return None
 
 
 def _not_json(path: Path, head: bytes) -> str | None:
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
-        return "no JSON object or list"
+        return "not a JSON object or list"
     if os.path.getsize(path) > _JSON_LIMIT:
         return None
     try:
@@ -110,7 +110,7 @@ def _not_json(path: Path, head: bytes) -> str | None:
         content.decode()  # what is left raw is not looked at as text
         msgspec.json.decode(content, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return f"no JSON ({reason(error)})"
+        return f"not JSON ({reason(error)})"
     except RecursionError:
         return "JSON that is nested too deeply"
     return None

@@ -1,7 +1,7 @@
 """Which bytes a fetched file must have: hashes pinned with the sources, committed, or recorded at the first fetch.
 
 Covers sources.lock.json, which comes with the package, fetched.lock.json in the cache folder, hashing, and the lock by
-which two processes take turns. It fetches nothing.
+which two processes take turns.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from artifact.io import locked, open_regular, reason, sha256_of, write_atomicall
 from artifact.sources.cache import cache_folder
 
 COMMITTED = Path(__file__).with_name("sources.lock.json")
-"""Hashes that hold for everybody, of files whose source publishes none."""
+"""Hashes that hold for everybody, of files for which the source publishes no hash."""
 RECORDED = "fetched.lock.json"
 _UNUSABLE = "unusable: "
 """Before the key of an entry that says why a file cannot be used."""
@@ -59,7 +59,7 @@ def expected_of(key: str, pinned: str | None = None) -> Expected | None:
 
 
 def recorded(key: str) -> Entry | None:
-    """What the cache's lock file says of `key`. Raises FactError for a lock file that is none."""
+    """What the cache's lock file says of `key`. Raises FactError when the lock file cannot be read."""
     return _read(cache_folder() / RECORDED).files.get(key)
 
 
@@ -68,9 +68,9 @@ def recorded_keys() -> list[str]:
     return list(_read(cache_folder() / RECORDED).files)
 
 
-def entry_of(path: Path, url: str | None = None, made_from: str | None = None) -> Entry:
+def entry_of(path: Path, made_from: str | None = None) -> Entry:
     """The entry of a file as it stands."""
-    return Entry(sha256_of(path), path.stat().st_size, url, made_from)
+    return Entry(sha256_of(path), path.stat().st_size, made_from=made_from)
 
 
 def record(key: str, entry: Entry) -> None:
@@ -154,5 +154,5 @@ def _read(path: Path) -> _Lock:
         return _Lock()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FactError(
-            f"{path}: is no lock file ({reason(error)}); delete it, and kloc fetch records what is there anew"
+            f"{path}: is not a lock file ({reason(error)}); delete it, and kloc fetch records what is there anew"
         ) from None

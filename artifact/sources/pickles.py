@@ -1,4 +1,4 @@
-"""torch's files of weights, which are pickles: read as tensors and plain data alone, without a word of torch's."""
+"""torch's files of weights, which are pickles: read as tensors and plain data alone, without torch's warnings."""
 
 import warnings
 from pathlib import Path
@@ -9,8 +9,8 @@ from zipfile import is_zipfile
 def load_tensors(path: Path) -> Any:
     """What such a file holds, on the processor, mapped where its format allows; nothing of it is run.
 
-    Raises whatever the bytes of a damaged file lead to, MemoryError among it. torch's warnings are left out: they are
-    about whoever wrote the file, and would stand before the one line that says what to do.
+    Raises whatever the bytes of a damaged file lead to, including MemoryError. torch's warnings are for those who write
+    such files, and would come before the one line that says what to do.
     """
     import torch
 

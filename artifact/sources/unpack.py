@@ -1,7 +1,7 @@
 """One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than were agreed on.
 
 A member is known by what its records hold, whatever it is called: a JSON list, records by id, or JSON lines, with a
-byte-order mark or without. It fetches nothing.
+byte-order mark or without.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from zipfile import ZipFile, ZipInfo
 import msgspec
 
 from artifact.errors import FactError
-from artifact.io import reason, write_atomically
+from artifact.io import fit, reason, write_atomically
 from artifact.sizes import size_words
 from artifact.sources.catalogue import Member
 from artifact.sources.kinds import DAMAGED_ARCHIVE, too_large_inside
@@ -46,7 +46,7 @@ def unpack(archive: Path, member: Member, out: Path, say: Callable[[str], None] 
             taken = _by_content(opened, entries, archive, member, say)
     except DAMAGED_ARCHIVE as error:
         raise Unusable(
-            f"{archive}: is no whole zip archive ({reason(error)}); run kloc fetch {archive.parent.name} again"
+            f"{archive}: is not a whole zip archive ({reason(error)}); run kloc fetch {archive.parent.name} again"
         ) from None
     if taken is None:
         return None
@@ -58,7 +58,7 @@ def unpack(archive: Path, member: Member, out: Path, say: Callable[[str], None] 
 
 
 def records_of(content: bytes) -> list[Any] | None:
-    """The records of a JSON list, of an object of records by id or under one name, or of JSON lines; None for else."""
+    """The records of a JSON list, of an object of records by id or under one name, or of JSON lines, or None."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         found = msgspec.json.decode(content)
@@ -85,7 +85,7 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise Unusable(
-                f"{archive}: names a path outside itself ({_plain(entry.filename)!r}), so nothing of it is unpacked; "
+                f"{archive}: names a path outside itself ({fit(entry.filename, 80)!r}), so nothing of it is unpacked; "
                 f"run kloc fetch {archive.parent.name} again"
             )
         if not entry.is_dir() and "__MACOSX" not in path.parts:
@@ -99,7 +99,7 @@ def _by_content(
     best: tuple[int, str, bytes] | None = None
     seen, damaged, room = [], [], TOTAL * member.limit
     for entry in sorted(entries, key=lambda entry: entry.filename):
-        name = _plain(entry.filename)
+        name = fit(entry.filename, 80)
         if entry.file_size > min(member.limit, room):
             seen.append(f"{name} ({size_words(entry.file_size)}, too long to look into)")
             continue
@@ -117,8 +117,7 @@ def _by_content(
         seen.append(f"{name} ({len(records)} records with {_fields(records[0])})")
         whole = sum(_holds(record, member.needs) for record in records)
         if whole >= SHARE * len(records) and (best is None or len(records) > best[0]):
-            plain = content[:1] == b"[" and isinstance(records, list)
-            best = len(records), entry.filename, content if plain else msgspec.json.encode(records)
+            best = len(records), entry.filename, content if content[:1] == b"[" else msgspec.json.encode(records)
     if damaged and (best is not None or member.optional):
         more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
         say(f"{archive.name}: damaged and left out: {'; '.join(damaged[:_SHOWN])}{more}; {member.name} may be missing")
@@ -149,12 +148,7 @@ def _holds(record: object, needs: Sequence[str]) -> bool:
     return True
 
 
-def _plain(text: str, most: int = 80) -> str:
-    """A name from the archive, fit for a line."""
-    return reason(ValueError(text), most)
-
-
 def _fields(record: object) -> str:
     names = list(record) if isinstance(record, dict) else []
-    shown = ", ".join(_plain(str(name), 40) for name in names[:_FIELDS])
+    shown = ", ".join(fit(str(name), 40) for name in names[:_FIELDS])
     return shown + (", ..." if len(names) > _FIELDS else "") if names else "no fields"

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -33,11 +34,24 @@ def test_published_moments_from_any_folder_above(reference, tiny) -> None:
         read_moments(folder / "absent")
 
 
+def _odd_zip(field: int, value: int) -> bytes:
+    """A moment file with one number of each entry in the archive's directory changed."""
+    file = io.BytesIO()
+    np.savez(file, **{"mom2.mom2": np.eye(4), "mom2.count": 3})
+    content = bytearray(file.getvalue())
+    for found in re.finditer(b"PK\x01\x02", bytes(content)):
+        content[found.start() + field] = value
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"PK damaged",
         b"",
+        _odd_zip(8, 1),  # encrypted
+        _odd_zip(10, 14),  # said to be compressed by LZMA
+        _odd_zip(10, 97),  # by what nobody knows
         {"mom2.mom2": np.eye(4)},
         {"mom2.mom2": np.eye(4), "mom2.count": 0},
         {"mom2.mom2": np.eye(4), "mom2.count": -1},

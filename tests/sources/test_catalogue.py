@@ -75,7 +75,7 @@ def test_a_hash_is_pinned_before_it_is_committed_before_it_is_recorded(tmp_path,
     file = tmp_path / "file"
     file.write_bytes(b"one")
     assert expected_of("a/file") is None
-    record("a/file", entry_of(file, "https://host/file"))
+    record("a/file", entry_of(file))
     found = expected_of("a/file")
     assert found.sha256 == hashlib.sha256(b"one").hexdigest() and "first fetched" in found.by
     committed = tmp_path / "committed.json"
@@ -98,7 +98,7 @@ def test_records_are_kept_and_forgotten_one_by_one(tmp_path) -> None:
 def test_a_damaged_lock_file_is_no_free_pass() -> None:
     cache_folder().mkdir()
     (cache_folder() / RECORDED).write_bytes(b'{"files": {"a/file": {"sha": 1}}}')
-    with pytest.raises(FactError, match=r"fetched\.lock\.json: is no lock file .*; delete it"):
+    with pytest.raises(FactError, match=r"fetched\.lock\.json: is not a lock file .*; delete it"):
         expected_of("a/file")
 
 

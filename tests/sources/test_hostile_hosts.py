@@ -1,7 +1,6 @@
 """Hosts that lie, dribble or never end: every fetch ends in one line, with nothing taken for the file."""
 
 import hashlib
-import os
 import random
 import socket
 import time
@@ -9,19 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filehost import hosting
 from rawhost import answering
 
-from artifact.cli import call
-from artifact.errors import FactError, ModelError
+from artifact.errors import FactError
 from artifact.sources import download
 from artifact.sources.cache import source_folder
-from artifact.sources.catalogue import PLAIN_SOURCES, SOURCES, PlainFile, PlainSource
+from artifact.sources.catalogue import PlainFile, PlainSource
 from artifact.sources.connection import Misled, check_address
 from artifact.sources.download import Patience
-from artifact.sources.fetch import fetch_source, path_of
+from artifact.sources.fetch import fetch_source
 from artifact.sources.lock import recorded
-from artifact.sources.verify import examine
 
 CONTENT = b"[" + b"7," * 5000 + b"7]"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -47,12 +43,10 @@ def fetch(wanted: PlainSource) -> None:
     fetch_source(wanted, lambda line: None, lambda done, total: None)
 
 
-def refused(wanted: PlainSource, within: float = 8.0) -> str:
+def refused(wanted: PlainSource) -> str:
     """The one line; nothing is kept under the file's name, and nothing is recorded."""
-    began = time.monotonic()
     with pytest.raises(FactError) as error:
         fetch(wanted)
-    assert time.monotonic() - began < within
     message = str(error.value)
     assert message.isprintable() and message.startswith("sample/facts.json: cannot be fetched")
     assert not (source_folder(wanted) / "facts.json").exists() and recorded("sample/facts.json") is None
@@ -70,10 +64,10 @@ BAD_HEADS = {
     "an endless status line": (b"HTTP/1.1 200 " + b"x" * 100_000, "line"),
     "a thousand headers": (head(*[f"X-{i}: 1" for i in range(1000)]), "100 headers"),
     "an endless header": (head("X: " + "x" * 100_000), "header line"),
-    "a length that is a word": (head("Content-Length: many") + CONTENT, "no number (many)"),
-    "a negative length": (head("Content-Length: -5") + CONTENT, "no number (-5)"),
-    "a length of 5000 digits": (head("Content-Length: " + "9" * 5000) + CONTENT, "no number (999"),
-    "a length in other digits": (head("Content-Length: \xb2") + CONTENT, "no number"),
+    "a length that is a word": (head("Content-Length: many") + CONTENT, "not a number (many)"),
+    "a negative length": (head("Content-Length: -5") + CONTENT, "not a number (-5)"),
+    "a length of 5000 digits": (head("Content-Length: " + "9" * 5000) + CONTENT, "not a number (999"),
+    "a length in other digits": (head("Content-Length: \xb2") + CONTENT, "not a number"),
     "more than is pinned": (head("Content-Length: 99999999") + CONTENT, "expected 10003 bytes, got 99999999"),
     "a part that was not asked for": (head("Content-Range: bytes 5-9/10", status="206 P") + b"12345", "another range"),
     "a range of words": (head("Content-Range: bytes a-b/c", status="206 P") + b"12345", "another range"),
@@ -179,30 +173,28 @@ def path(url: str) -> Path:
     return source_folder(source(url)) / "facts.json"
 
 
-def test_one_byte_a_try_has_an_end() -> None:
-    """A host that goes on by one byte each time makes no progress worth the name."""
+def in_pieces(count: int, *more: str):
+    """An answer of `count` bytes from where it was asked to begin, with a length that promises all."""
 
     def answer(connection: socket.socket, asked: bytes) -> None:
         start = int(asked.partition(b"bytes=")[2].partition(b"-")[0] or 0)
-        lines = [f"Content-Length: {len(CONTENT) - start}", 'ETag: "one"']
+        lines = [f"Content-Length: {len(CONTENT) - start}", *more]
         if start:
             lines.append(f"Content-Range: bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        connection.sendall(head(*lines, status="206 P" if start else "200 OK") + CONTENT[start : start + 1])
+        connection.sendall(head(*lines, status="206 P" if start else "200 OK") + CONTENT[start : start + count])
 
-    with answering(answer) as host:
+    return answer
+
+
+def test_one_byte_a_try_has_an_end() -> None:
+    """A host that goes on by one byte each time makes no progress worth the name."""
+    with answering(in_pieces(1, 'ETag: "one"')) as host:
         assert "cut after 2 of 10003 bytes, 2 times" in refused(source(host.url))
 
 
 def test_a_run_of_tries_has_an_end_though_each_gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(connection: socket.socket, asked: bytes) -> None:
-        start = int(asked.partition(b"bytes=")[2].partition(b"-")[0] or 0)
-        lines = [f"Content-Length: {len(CONTENT) - start}"]
-        if start:
-            lines.append(f"Content-Range: bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        connection.sendall(head(*lines, status="206 P" if start else "200 OK") + CONTENT[start : start + 1000])
-
     monkeypatch.setattr(download, "PATIENCE", replace(QUICK, rate=1.0))
-    with answering(answer) as host:
+    with answering(in_pieces(1000)) as host:
         assert "cut after 6000 of 10003 bytes, 6 times" in refused(source(host.url))
         assert len(host.asked) == 6
         fetch(source(host.url))  # what was fetched is kept, so that the same command goes on
@@ -229,17 +221,6 @@ def test_https_does_not_lead_to_http() -> None:
     for to in ("file:///x", "ftp://host/x", "x", "http:///x", "http://[::1"):
         with pytest.raises(Misled):
             check_address(to, "http://host/x")
-
-
-NO_ADDRESSES = ["mirror", "http://[::1", "http://", "http://h:x", "http://a b", "http://h\x7f", "ftp://h"]
-
-
-@pytest.mark.parametrize("given", NO_ADDRESSES)
-def test_a_mirror_that_is_no_address_is_one_line(given: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setenv("KLOC_MIRROR", given)
-    assert call(["fetch", "known"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("kloc: KLOC_MIRROR=") and "is no URL" in error and error[:-1].isprintable()
 
 
 def test_a_proxy_that_is_no_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,140 +259,3 @@ def test_any_damaged_answer_ends_in_the_file_or_in_one_line(monkeypatch: pytest.
             for file in source_folder(wanted).iterdir():
                 file.unlink()
             (source_folder(wanted).parent / "fetched.lock.json").unlink(missing_ok=True)
-
-
-# What stands in the way
-
-
-def test_a_link_as_the_unfinished_file_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_bytes(b"mine")
-    with hosting() as host:
-        host.files["/facts.json"] = CONTENT
-        wanted = source(host.url)
-        source_folder(wanted).mkdir(parents=True)
-        for name in ("facts.json", "facts.json.part", "facts.json.part.json"):
-            (source_folder(wanted) / name).symlink_to(tmp_path / "mine")
-        fetch(wanted)
-        for name in ("facts.json.part", "facts.json.part.json"):
-            (source_folder(wanted) / name).symlink_to(tmp_path / "not there")
-        path(host.url).unlink()
-        fetch(wanted)
-    assert (tmp_path / "mine").read_bytes() == b"mine" and not (tmp_path / "not there").exists()
-    assert path(host.url).read_bytes() == CONTENT and not path(host.url).is_symlink()
-    assert {file.name for file in source_folder(wanted).iterdir()} == {"facts.json", ".lock"}
-
-
-@pytest.mark.parametrize("kind", ["pipe", "folder"])
-@pytest.mark.parametrize("name", ["facts.json.part", "facts.json.part.json", "facts.json", ".lock"])
-def test_what_is_not_a_file_is_refused_at_once(name: str, kind: str) -> None:
-    with hosting() as host:
-        host.files["/facts.json"] = CONTENT
-        wanted = source(host.url)
-        source_folder(wanted).mkdir(parents=True)
-        other = source_folder(wanted) / name
-        os.mkfifo(other) if kind == "pipe" else other.mkdir()
-        began = time.monotonic()
-        with pytest.raises(FactError, match=r"(?i)is not a regular file"):
-            fetch(wanted)
-        assert time.monotonic() - began < 2 and host.asked == []
-
-
-@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
-@pytest.mark.parametrize("name", ["fetched.lock.json", ".lock"])
-def test_the_caches_own_files_are_files(name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (tmp_path / "mine").write_bytes(b"mine")
-    if kind == "link":
-        (cache / name).symlink_to(tmp_path / "mine")
-    else:
-        os.mkfifo(cache / name) if kind == "pipe" else (cache / name).mkdir()
-    with hosting() as host:
-        host.files["/facts.json"] = CONTENT
-        began = time.monotonic()
-        with pytest.raises(FactError) as error:
-            fetch(source(host.url))
-    assert time.monotonic() - began < 2 and str(error.value).isprintable() and str(cache) in str(error.value)
-    assert (tmp_path / "mine").read_bytes() == b"mine"
-
-
-@pytest.mark.parametrize("setting", ["KLOC_CACHE", "HF_HUB_CACHE"])
-@pytest.mark.parametrize("kind", ["5,000 characters", "a long name", "a file", "below a file", "a link to nothing"])
-@pytest.mark.parametrize("arguments", [["fetch"], ["fetch", "gpt2"], ["fetch", "--check"], ["fetch", "known"]])
-def test_a_cache_that_is_no_folder_is_one_line(
-    setting: str, kind: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    monkeypatch.setenv("KLOC_MIRROR", "http://127.0.0.1:9")
-    (tmp_path / "file").write_bytes(b"mine")
-    (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    place = {
-        "5,000 characters": tmp_path / "/".join(["x" * 99] * 50),
-        "a long name": tmp_path / ("x" * 300),
-        "a file": tmp_path / "file",
-        "below a file": tmp_path / "file" / "cache",
-        "a link to nothing": tmp_path / "link",
-    }[kind]
-    if setting == "KLOC_CACHE":
-        monkeypatch.setenv("KLOC_CACHE", str(place))
-    else:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place))
-    if setting == "HF_HUB_CACHE" and arguments == ["fetch", "known"]:
-        return
-    assert call(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("kloc: ") and error.count("\n") == 1 and "folder of your own" in error
-
-
-@pytest.mark.parametrize("given", ["hub", "file:///etc", "http://", "https://[::1", "http://host:port", ""])
-def test_an_endpoint_that_is_no_address_is_one_line(given: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", given)
-    assert call(["fetch", "gpt2"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"kloc: HF_ENDPOINT={given!r} is not an address") and error.count("\n") == 1
-
-
-def test_an_endpoint_with_which_the_client_cannot_be_imported_is_refused_by_all(
-    monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    """Others harm no command that asks no hub."""
-    command = ["trace", "--model", "world", "--prompt", "a", "--subject", "a"]
-    monkeypatch.setenv("HF_ENDPOINT", "https://[::1")
-    assert call(command) == 2
-    assert capsys.readouterr().err.startswith("kloc: HF_ENDPOINT='https://[::1' is not an address")
-    monkeypatch.setenv("HF_ENDPOINT", "")
-    assert call(command) == 2 and "HF_ENDPOINT" not in capsys.readouterr().err
-
-
-# Sizes and kinds of what is there already
-
-
-def test_a_hash_blesses_no_file_of_another_size_or_kind(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """A file that was put into the cache: recorded only when it is one; otherwise fetched again."""
-    with hosting() as host:
-        host.files["/facts.json"] = CONTENT
-        wanted = source(host.url, known=False)
-        source_folder(wanted).mkdir(parents=True)
-        for content in (b"<html>Sign in</html>", b"no facts", b"[1,", b"", CONTENT + b" " * 3 * len(CONTENT)):
-            path(host.url).write_bytes(content)
-            assert [finding.state for finding in examine(wanted)] == ["damaged"]
-            fetch(wanted)
-            assert path(host.url).read_bytes() == CONTENT
-            (source_folder(wanted).parent / "fetched.lock.json").unlink()
-        path(host.url).write_bytes(CONTENT[:-3] + b"]")
-        assert [finding.state for finding in examine(wanted)] == ["new"]
-        fetch(wanted)
-        assert recorded("sample/facts.json").sha256 == hashlib.sha256(CONTENT[:-3] + b"]").hexdigest()
-
-
-def test_paths_are_given_out_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(PLAIN_SOURCES["relation"].files[0], size=10)
-    relation = replace(PLAIN_SOURCES["mend-gpt2-xl"], files=(replace(small, name="m.pt"),))
-    for table in (SOURCES, PLAIN_SOURCES):
-        monkeypatch.setitem(table, "mend-gpt2-xl", relation)
-    there = source_folder(relation) / "m.pt"
-    there.parent.mkdir(parents=True)
-    there.write_bytes(b"x" * 30)
-    assert path_of("mend-gpt2-xl") == there
-    there.write_bytes(b"x" * 31)
-    with pytest.raises(ModelError, match=r"expected at most 30 bytes, got 31; run kloc fetch mend-gpt2-xl"):
-        path_of("mend-gpt2-xl")

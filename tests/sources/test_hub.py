@@ -53,19 +53,15 @@ def quick(model: HubModel, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hub(model: HubModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serving(TINY, model.repo, model.revision) as serves:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", serves.url)
-        resolve = serves.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", resolve)
+        serves.in_use(monkeypatch)
         yield serves
 
 
-def refused(model: HubModel, tmp_path: Path, within: float = 10.0) -> str:
+def refused(model: HubModel, tmp_path: Path) -> str:
     """The one line; nothing is written outside the caches, and what is inside is taken for no model."""
     before = {path for path in tmp_path.rglob("*") if "caches" not in path.parts}
-    began = time.monotonic()
     with pytest.raises(ModelError) as error:
         fetch(model)
-    assert time.monotonic() - began < within
     message = str(error.value)
     assert message.isprintable() and message.startswith(("gpt2: openai-community/gpt2@607a30d7", "hub/gpt2/"))
     assert {path for path in tmp_path.rglob("*") if "caches" not in path.parts} == before
@@ -90,8 +86,7 @@ OUT = ["../../../../x", "/tmp/x", "..", ".", "a/b", "a\\b", "x" * 300, "\x01", "
 @pytest.mark.parametrize("told", OUT)
 def test_an_etag_names_no_file(told: str, header: str, hub: Hub, model: HubModel, tmp_path: Path) -> None:
     hub.headers = {header: f'"{told}"'}
-    if header == "ETag" or told:  # an empty one of the hub's own is passed over by its client
-        assert f"{header} " in refused(model, tmp_path) and not list((tmp_path / "caches").rglob("*.safetensors*"))
+    assert f"{header} " in refused(model, tmp_path) and not list((tmp_path / "caches").rglob("*.safetensors*"))
 
 
 @pytest.mark.parametrize("told", ["../../x", "/tmp/x", "0" * 40, "main", ""])
@@ -238,7 +233,7 @@ def test_a_wait_that_is_short_or_none_is_not_refused(wait: str, hub: Hub, model:
         ({"Content-Encoding": "gzip"}, 200, "encoded"),
         ({"Content-Length": "-5"}, 200, "cannot be fetched"),
         ({"Content-Length": "9" * 5000}, 200, "cannot be fetched"),
-        ({"X-Linked-Size": "\xb2"}, 200, "is no number"),
+        ({"X-Linked-Size": "\xb2"}, 200, "is not a number"),
         ({"X-Linked-Size": "99999999999"}, 200, "expected"),
         ({"Retry-After": "1000000000"}, 429, "answers 429, and asks to wait"),
         ({"RateLimit": '"api";r=0;t=1000000000'}, 429, "answers 429, and asks to wait"),
@@ -302,7 +297,7 @@ def test_two_bytes_are_no_weights(hub: Hub, model: HubModel, tmp_path: Path, mon
     hub.odd = odd
     assert f"model.safetensors: expected {SIZE} bytes, got 2" in refused(model, tmp_path)
     guessed = replace(model, exact=False, sha256=None)
-    assert "hub/gpt2/model.safetensors: it is no safetensors file" in refused(guessed, tmp_path)
+    assert "hub/gpt2/model.safetensors: it is not a safetensors file" in refused(guessed, tmp_path)
     content = b"x" * (3 * SIZE + 1)
     assert f"expected at most {3 * SIZE} bytes, got {3 * SIZE + 1}" in refused(guessed, tmp_path)
     hub.odd = lambda handler: False
