@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from artifact.errors import PromptError, SettingError
-from artifact.facts.fact import read_json
 from artifact.lm.device import full_precision
 from artifact.lm.load import LanguageModel
+from artifact.reading import read_json
 
 BARE = "{}"
 SEED = 2409

@@ -17,11 +17,11 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.facts.everyday import everyday_records
-from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements, read_bytes
+from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements
 from artifact.facts.known import edit_cases
-from artifact.facts.layouts import refuse_other_layouts
-from artifact.facts.odd import REPHRASINGS, SHARE, OddRecord, decode_records, parse_records
+from artifact.facts.odd import SHARE, OddRecord, decode_records, parse_records
 from artifact.facts.templates import with_relation
+from artifact.reading import read_bytes
 from artifact.sources.catalogue import WORLD
 
 RelationSource = Literal["authors", "templates"]
@@ -74,7 +74,7 @@ def counterfact(
             f"CounterFact is not there ({path or 'no path given'}); run `kloc fetch counterfact`, or give --facts known"
         )
     records, sha256 = _read(path)
-    found, note = _selection(parse_records(records, str(path), REPHRASINGS[:1], every=True), by_id)
+    found, note = _selection(parse_records(records, str(path), every=True), by_id)
     try:
         found = [with_relation(one) if isinstance(one, Fact) else one for one in found]
     except FactError as error:
@@ -130,7 +130,6 @@ def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = F
     relation view is absent. Raises FactError for a relation without a written name (relations.py), or a bad record.
     """
     records, sha256 = _read(path)
-    refuse_other_layouts(records, str(path))
     if not is_counterfact(records):
         return _known(path, records, sha256, "own known facts", relation_source, by_id)
     found = _ordered(parse_records(records, str(path)), by_id)
@@ -169,7 +168,7 @@ def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id
     if relation_path is None or not os.path.exists(relation_path):
         raise FactError(f"the authors' relation data is not there ({relation_path or 'no path given'}); {instead}")
     records, sha256 = _read(relation_path)
-    found, note = _selection(parse_records(records, str(relation_path), REPHRASINGS[:1], every=True), by_id)
+    found, note = _selection(parse_records(records, str(relation_path), every=True), by_id)
     facts = [one for one in found if isinstance(one, Fact)]
     if facts and all(fact.relation is None and not fact.relation_paraphrases for fact in facts):
         raise FactError(
