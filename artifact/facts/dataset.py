@@ -103,8 +103,7 @@ def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
     prompt; its field `subject` holds the words as they are. The words are those of every record, whose embeddings give
     the noise. Raises FactError when the file holds anything else.
     """
-    records, sha256 = _read(path)
-    rows = list(records.values()) if isinstance(records, dict) else records
+    rows, sha256 = _read(path)
     fields = ("subject", "prompt")
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and all(isinstance(row.get(field), str) for field in fields) for row in rows
