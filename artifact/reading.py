@@ -54,7 +54,7 @@ def decode_json(content: bytes, source: str) -> object:
     try:
         found = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FactError(f"{source}: is no valid JSON ({error}); give a JSON file") from None
+        raise FactError(f"{source}: is not valid JSON ({error}); give a JSON file") from None
     except RecursionError:
         raise FactError(f"{source}: is nested too deeply; give a list of records") from None
     if len(content) <= _SMALL:

@@ -83,7 +83,7 @@ def test_the_embedded_world_answers(capsys) -> None:
         (["run", "everything"], "plan 'everything' is unknown"),
         (["report", "absent"], "absent: holds no run.sqlite"),
         (["verify", "absent"], "absent: holds no run.sqlite"),
-        (["score", "--model", TINY, "--cases", str(REFERENCE / "README.md")], "is no valid JSON"),
+        (["score", "--model", TINY, "--cases", str(REFERENCE / "README.md")], "is not valid JSON"),
         (["edit", "--model", TINY, "--method", "rome", "--request", str(REFERENCE / "facts.json"), "--out", "e.st"],
          "holds 30 records and rome edits single facts"),
         (["dance"], "dance"),

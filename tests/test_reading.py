@@ -31,11 +31,11 @@ def test_a_size_is_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is no valid JSON"),
-        (b"\xff", "is no valid JSON"),
-        (b"[NaN]", "is no valid JSON"),
-        (b"[1e999]", "is no valid JSON"),
-        (b"9" * 5000, "is no valid JSON"),
+        (b"", "is not valid JSON"),
+        (b"\xff", "is not valid JSON"),
+        (b"[NaN]", "is not valid JSON"),
+        (b"[1e999]", "is not valid JSON"),
+        (b"9" * 5000, "is not valid JSON"),
         (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "is nested too deeply"),
         (b'[{"a": 1, "b": {"c": 2, "c": 2}}]', "holds 'c' twice in one object"),
     ],

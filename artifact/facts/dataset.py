@@ -100,7 +100,7 @@ def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
     """The data's statements with the words that the authors' file of relation traces names, and all words of that file.
 
     A record belongs to the statement of its known_id with the same prompt, one without an id to the statement with its
-    prompt; its field `subject` holds the words as they are. The words are those of every record, whose embeddings give
+    prompt; its field `subject` holds the words as they are. The words are those of every record: their embeddings give
     the noise. Raises FactError when the file holds anything else.
     """
     rows, sha256 = _read(path)
@@ -194,7 +194,7 @@ def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id
 
 
 def _bare_field(fact: Fact) -> str:
-    """The relation's field that a record is without; empty where it has all of them."""
+    """The relation's field that is missing in a record; empty where none is."""
     if fact.relation is None:
         return "requested_rewrite.relation"
     return "" if fact.relation_paraphrases else "rel_prompts"

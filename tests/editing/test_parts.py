@@ -194,7 +194,7 @@ def test_hyperparameters_override_and_hash(reference, tmp_path) -> None:
             hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
     for written in ('{"v_lr": NaN}', '{"v_lr": 1e400}', '{"v_lr": Infinity}'):
         (tmp_path / "h.json").write_text(written)
-        with pytest.raises(FactError, match="is no valid JSON"):
+        with pytest.raises(FactError, match="is not valid JSON"):
             hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
     for limit in (-1, 0, 1e300, True):
         (tmp_path / "h.json").write_text(json.dumps({"norm_constraint": limit}))

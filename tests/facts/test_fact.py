@@ -103,7 +103,7 @@ def test_files_that_are_none(tmp_path) -> None:
     with pytest.raises(FactError, match=r"absent.json: cannot be read"):
         read_facts(tmp_path / "absent.json")
     (tmp_path / "bad.json").write_bytes(b'[{"requested_rewrite": ')
-    with pytest.raises(FactError, match=r"bad.json: is no valid JSON"):
+    with pytest.raises(FactError, match=r"bad.json: is not valid JSON"):
         read_facts(tmp_path / "bad.json")
     with pytest.raises(FactError, match="cannot be read"):
         read_facts(tmp_path)
@@ -116,12 +116,12 @@ def test_files_that_are_none(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"[NaN]", "is no valid JSON"),
-        (b"[1e999]", "is no valid JSON"),
-        (b'["\xff"]', "is no valid JSON"),
-        (b'["\\ud800"]', "is no valid JSON"),
+        (b"[NaN]", "is not valid JSON"),
+        (b"[1e999]", "is not valid JSON"),
+        (b'["\xff"]', "is not valid JSON"),
+        (b'["\\ud800"]', "is not valid JSON"),
         (b"[" * 100_000, "is nested too deeply"),
-        (b"", "is no valid JSON"),
+        (b"", "is not valid JSON"),
     ],
 )
 def test_bytes_that_are_no_records(content, says) -> None:

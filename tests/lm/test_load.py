@@ -81,7 +81,7 @@ from artifact.sources.catalogue import HUB_MODELS, SOURCES
 small = replace(HUB_MODELS["gpt2"], size=1_444_888, sha256=None)
 HUB_MODELS["gpt2"] = SOURCES["gpt2"] = small
 """
-"""The tiny model under the name of GPT-2 small, whose size and hash are pinned."""
+"""The tiny model under the name of GPT-2 small, without the pinned size and hash."""
 FETCH = """
 from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.lm.load import load
