@@ -29,10 +29,13 @@ _STALE_SECONDS = 600.0
 """Age from which an unfinished file counts as one that a killed process left."""
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def sha256_of(*paths: Path) -> str:
+    """sha256 of a file's bytes, or of several files' one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 def reason(error: BaseException, most: int = 160) -> str:

@@ -20,16 +20,22 @@ _SMALL = 1 << 20
 
 
 def read_bytes(
-    path: Path | str, error: type[ArtifactError] = FactError, remedy: str = "give a readable JSON file"
+    path: Path | str,
+    error: type[ArtifactError] = FactError,
+    remedy: str = "give a readable JSON file",
+    limit: int | None = None,
 ) -> bytes:
-    """The bytes of a file; `error` names it when it cannot be read, is not a regular file, or exceeds FILE_LIMIT."""
+    """The bytes of a file; `error` names it when it cannot be read, is not a regular file, or is larger than `limit`
+    (default: FILE_LIMIT).
+    """
+    limit = FILE_LIMIT if limit is None else limit
     try:
         with open_regular(path) as file:
-            content = file.read(FILE_LIMIT + 1)
+            content = file.read(limit + 1)
     except (OSError, ValueError) as found:
         raise error(f"{path}: cannot be read ({reason(found)}); {remedy}") from None
-    if len(content) > FILE_LIMIT:
-        raise error(f"{path}: is larger than {FILE_LIMIT} bytes; {remedy}")
+    if len(content) > limit:
+        raise error(f"{path}: is larger than {limit} bytes; {remedy}")
     return content
 
 

@@ -24,6 +24,11 @@ def shown(text: object) -> str:
     return found if found.isprintable() else "".join(map(_shown, found))
 
 
+def short(text: str, most: int = 60) -> str:
+    """`text` for a message of one line: its first characters, `most` with the dots."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def say(text: object = "") -> None:
     """Print one line to standard output. Where it cannot be written, the work goes on, and `speaking` knows."""
     _write(sys.stdout, f"{shown(text)}\n")
@@ -31,7 +36,7 @@ def say(text: object = "") -> None:
 
 def complain(text: object) -> None:
     """Print an error to standard error, as one line that opens with the command's name."""
-    words = " ".join(_short(word) for word in str(text).split())
+    words = " ".join(_shortened(word) for word in str(text).split())
     _write(sys.stderr, f"kloc: {shown(words)}\n")
 
 
@@ -109,7 +114,7 @@ def _shown(mark: str) -> str:
     return mark.encode("unicode_escape").decode()
 
 
-def _short(word: str) -> str:
+def _shortened(word: str) -> str:
     return word if len(word) <= _LONGEST_WORD else f"{word[:160]}...{word[-100:]}"
 
 

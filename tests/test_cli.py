@@ -66,7 +66,7 @@ def test_the_embedded_world_answers(capsys) -> None:
         ([*TRACE[:3], "--prompt", "", "--subject", "France"], "the prompt is empty"),
         ([*TRACE[:3], "--prompt", "France" + " is" * 200, "--subject", "France"], "128 positions; shorten it"),
         (["trace", "--model", "nope", "--prompt", "a b", "--subject", "a"], "model 'nope' is neither"),
-        (["trace", "--model", str(REFERENCE), "--prompt", "a b", "--subject", "a"], "is no transformers model"),
+        (["trace", "--model", str(REFERENCE), "--prompt", "a b", "--subject", "a"], "is not a transformers model"),
         (["trace", "--model", "world", "--prompt", "Quantum is", "--subject", "Quantum"], "'Quantum' in 'Quantum is'"),
         ([*TRACE[:-1], "loud"], "noise 'loud' is neither s3 nor a number"),
         ([*TRACE[:-1], "-1"], "noise level must be a positive number"),

@@ -9,8 +9,9 @@ from cyclopts import Parameter
 from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
 from artifact.cli.bounds import between, count
 from artifact.errors import SettingError
-from artifact.facts.fact import decode_json, parse_facts, read_bytes
+from artifact.facts.fact import parse_facts
 from artifact.io import is_device
+from artifact.reading import decode_json, read_bytes
 from artifact.terminal import say
 
 

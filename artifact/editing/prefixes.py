@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from artifact.errors import DeviceError, PromptError, SettingError
-from artifact.facts.fact import read_json
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory, full_precision, row_bytes
 from artifact.lm.load import LanguageModel
+from artifact.reading import read_json
 
 BARE = "{}"
 SEED = 2409

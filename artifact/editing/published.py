@@ -14,10 +14,10 @@ import msgspec
 from artifact.editing.mend import Network
 from artifact.editing.moments import Moments
 from artifact.errors import SettingError
-from artifact.facts.fact import read_json
 from artifact.lm.decoder import Decoder, Family
 from artifact.lm.families import FAMILIES, AnyFamily
 from artifact.lm.load import LanguageModel
+from artifact.reading import read_json
 
 _MODULES = (
     "rewrite_module_tmp",

@@ -17,11 +17,11 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.facts.everyday import everyday_records
-from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements, read_bytes
+from artifact.facts.fact import Fact, Statement, is_counterfact, parse_facts, parse_statements
 from artifact.facts.known import edit_cases
-from artifact.facts.layouts import refuse_other_layouts
-from artifact.facts.odd import REPHRASINGS, SHARE, OddRecord, decode_records, parse_records
+from artifact.facts.odd import SHARE, OddRecord, decode_records, parse_records
 from artifact.facts.templates import with_relation
+from artifact.reading import read_bytes
 from artifact.sources.catalogue import WORLD
 
 RelationSource = Literal["authors", "templates"]
@@ -74,7 +74,7 @@ def counterfact(
             f"CounterFact is not there ({path or 'no path given'}); run `kloc fetch counterfact`, or give --facts known"
         )
     records, sha256 = _read(path)
-    found, note = _selection(parse_records(records, str(path), REPHRASINGS[:1], every=True), by_id)
+    found, note = _selection(parse_records(records, str(path), every=True), by_id)
     try:
         found = [with_relation(one) if isinstance(one, Fact) else one for one in found]
     except FactError as error:
@@ -100,11 +100,10 @@ def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
     """The data's statements with the words that the authors' file of relation traces names, and all words of that file.
 
     A record belongs to the statement of its known_id with the same prompt, one without an id to the statement with its
-    prompt; its field `subject` holds the words as they are. The words are those of every record, whose embeddings give
+    prompt; its field `subject` holds the words as they are. The words are those of every record: their embeddings give
     the noise. Raises FactError when the file holds anything else.
     """
-    records, sha256 = _read(path)
-    rows = list(records.values()) if isinstance(records, dict) else records
+    rows, sha256 = _read(path)
     fields = ("subject", "prompt")
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and all(isinstance(row.get(field), str) for field in fields) for row in rows
@@ -130,7 +129,6 @@ def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = F
     relation view is absent. Raises FactError for a relation without a written name (relations.py), or a bad record.
     """
     records, sha256 = _read(path)
-    refuse_other_layouts(records, str(path))
     if not is_counterfact(records):
         return _known(path, records, sha256, "own known facts", relation_source, by_id)
     found = _ordered(parse_records(records, str(path)), by_id)
@@ -169,7 +167,7 @@ def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id
     if relation_path is None or not os.path.exists(relation_path):
         raise FactError(f"the authors' relation data is not there ({relation_path or 'no path given'}); {instead}")
     records, sha256 = _read(relation_path)
-    found, note = _selection(parse_records(records, str(relation_path), REPHRASINGS[:1], every=True), by_id)
+    found, note = _selection(parse_records(records, str(relation_path), every=True), by_id)
     facts = [one for one in found if isinstance(one, Fact)]
     if facts and all(fact.relation is None and not fact.relation_paraphrases for fact in facts):
         raise FactError(
@@ -196,7 +194,7 @@ def _with_authors_relations(path: Path | None, relation_path: Path | None, by_id
 
 
 def _bare_field(fact: Fact) -> str:
-    """The relation's field that a record is without; empty where it has all of them."""
+    """The relation's field that is missing in a record; empty where none is."""
     if fact.relation is None:
         return "requested_rewrite.relation"
     return "" if fact.relation_paraphrases else "rel_prompts"

@@ -15,8 +15,9 @@ import msgspec
 from artifact.errors import FactError, PromptError
 from artifact.facts.layouts import refuse_other_layouts
 from artifact.facts.relations import RELATIONS, another_relation, kinds_among
-from artifact.facts.subject import short, subject_start
-from artifact.reading import decode_json, read_bytes, read_json  # noqa: F401  (where others look for them)
+from artifact.facts.subject import subject_start
+from artifact.reading import read_json
+from artifact.terminal import short
 
 _T = TypeVar("_T")
 Perspective = Literal["entity", "relation"]
@@ -81,7 +82,7 @@ class Fact:
         )
 
     def view(self, perspective: Perspective) -> View:
-        """The fact as `perspective` sees it; raises FactError when the record lacks the relation fields."""
+        """The fact as `perspective` sees it; raises FactError when the relation fields are missing."""
         if perspective == "entity":
             return View(
                 "entity",
@@ -143,7 +144,6 @@ TEXT_LIMIT = 10_000
 """Most characters of one text of a record; the longest of the published files has a few hundred."""
 LIST_LIMIT = 1_000
 """Most prompts of one kind in a record."""
-"""Most bytes of a JSON file; the published ones have at most 45 MB."""
 _Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
 _Texts = Annotated[list[_Text], msgspec.Meta(max_length=LIST_LIMIT)]
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -190,7 +190,6 @@ def parse_facts(raw: object, source: str) -> list[Fact]:
 
     Raises FactError with record number (from 0), field and what was wrong; `source` names the file in the message.
     """
-    refuse_other_layouts(raw, source)
     facts = [parse_fact(row, number, source) for number, row in enumerate(rows_of(raw, source))]
     refuse_repeats([fact.case_id for fact in facts], "case_id", source)
     return with_foils(facts)
@@ -203,7 +202,6 @@ def parse_statements(raw: object, source: str) -> list[Statement]:
     or subject or template do not fit it (subject.py).
     """
     rows = rows_of(raw, source)
-    refuse_other_layouts(raw, source)
     if is_counterfact(raw):
         return [fact.statement for fact in parse_facts(raw, source)]
     statements = [_statement(row, number, source) for number, row in enumerate(rows)]
@@ -255,9 +253,9 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
         "add_rel_prompt": rewrite.add_rel_prompt,
         "rm_rel_prompt": rewrite.rm_rel_prompt,
     }
-    lacking = [f"requested_rewrite.{name}" for name, part in parts.items() if part is None]
-    if 0 < len(lacking) < len(parts):
-        check.refuse(f"{' and '.join(lacking)} missing beside the other relation fields; give all three or none")
+    missing = [f"requested_rewrite.{name}" for name, part in parts.items() if part is None]
+    if 0 < len(missing) < len(parts):
+        check.refuse(f"{' and '.join(missing)} missing beside the other relation fields; give all three or none")
     if relation is not None and not (relation.strs and relation.strs[0].strip()):
         check.refuse("requested_rewrite.relation.strs is empty; name the relation")
     if relation is not None and relation.strs[0].strip() == NO_RELATION:
@@ -347,7 +345,8 @@ class _Checks:
 
 
 def rows_of(raw: object, source: str) -> Sequence[object]:
-    """One record or a list of them as a list; FactError when there is none."""
+    """One record or a list of them as a list; FactError when there are none, or of another project's layout."""
+    refuse_other_layouts(raw, source)
     rows = raw if isinstance(raw, list) else [raw]
     if not rows:
         raise FactError(f"{source}: holds no record; give one record or a list of records")

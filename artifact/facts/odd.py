@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 
 from artifact.errors import FactError
-from artifact.facts.fact import Fact, Statement, decode_json, parse_fact, refuse_repeats, rows_of, with_foils
+from artifact.facts.fact import Fact, Statement, parse_fact, refuse_repeats, rows_of, with_foils
+from artifact.reading import decode_json
 
 SHARE = 1 / 20
 """Most records of a file that may be odd."""
-REPHRASINGS = ("paraphrase_prompts", "rel_prompts")
-"""Fields of rephrasings, of the entity's view and of the relation's."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,13 @@ def decode_records(content: bytes, source: str) -> object:
     return found
 
 
-def parse_records(
-    raw: object, source: str, rephrasings: Sequence[str] = REPHRASINGS, every: bool = False
-) -> list[Fact | OddRecord]:
+def parse_records(raw: object, source: str, every: bool = False) -> list[Fact | OddRecord]:
     """Every record as a fact or an odd one, in order. Raises FactError when more than SHARE of them are odd: with the
     one reason, or their number and the commonest ones; and when two records have one case id.
 
-    A record without `rephrasings` (fields) of a view that it carries is odd where at most SHARE of the file are. A file
-    with more of them has no such column for these records, as the user's own may; with `every` it is refused.
+    A record without rephrasings of a view that it carries is odd where at most SHARE of the file are. A file with more
+    of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each record
+    needs those of its entity view; the relation's fields are checked where they are asked for.
     """
     found: list[Fact | OddRecord] = []
     errors: list[str] = []
@@ -72,7 +70,7 @@ def parse_records(
         except FactError as error:
             errors.append(str(error))
             found.append(OddRecord(_id_of(row, number), str(error).removeprefix(f"{source}: ")))
-    for number, odd in _without_rephrasings(found, rephrasings, every).items():
+    for number, odd in _without_rephrasings(found, every).items():
         found[number] = odd
         errors.append(f"{source}: {odd.reason}")
     if len(errors) == 1 and len(errors) > SHARE * len(found):
@@ -89,22 +87,16 @@ def parse_records(
     return [next(facts) if isinstance(one, Fact) else one for one in found]
 
 
-def _without_rephrasings(found: Sequence[Fact | OddRecord], fields: Sequence[str], every: bool) -> dict[int, OddRecord]:
+def _without_rephrasings(found: Sequence[Fact | OddRecord], every: bool) -> dict[int, OddRecord]:
     """The records, by place, that have no rephrasings of a view they carry, where nearly all or `every` record has."""
-    lacking: dict[str, list[int]] = {field: [] for field in REPHRASINGS}
-    for number, one in enumerate(found):
-        if isinstance(one, Fact):
-            if not one.paraphrases:
-                lacking["paraphrase_prompts"].append(number)
-            if one.relation is not None and not one.relation_paraphrases:
-                lacking["rel_prompts"].append(number)
+    facts = [(number, one) for number, one in enumerate(found) if isinstance(one, Fact)]
+    bare = {"paraphrase_prompts": [(number, fact) for number, fact in facts if not fact.paraphrases]}
+    if not every:
+        bare["rel_prompts"] = [(at, fact) for at, fact in facts if fact.relation and not fact.relation_paraphrases]
     odd: dict[int, OddRecord] = {}
-    for field in fields:
-        numbers = lacking[field]
-        if every or len(numbers) <= SHARE * len(found):
-            for number in numbers:
-                fact = found[number]
-                assert isinstance(fact, Fact)
+    for field, missing in bare.items():
+        if every or len(missing) <= SHARE * len(found):
+            for number, fact in missing:
                 reason = f"record {number}: {field} is missing or empty; give it a rephrasing"
                 odd.setdefault(number, OddRecord(fact.case_id, reason, fact.statement))
     return odd

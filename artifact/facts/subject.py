@@ -7,9 +7,10 @@ knows no tokens.
 import unicodedata
 
 from artifact.errors import PromptError
+from artifact.terminal import short
 
 _WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-"""Scripts whose words stand without spaces, or take particles without one (Korean): their letters part no word."""
+"""Scripts whose words stand without spaces, or take particles without one (Korean): a letter beside a word is not a part of it."""
 
 
 def subject_start(prompt: str, subject: str, template: str | None = None) -> int:
@@ -42,11 +43,6 @@ def subject_start(prompt: str, subject: str, template: str | None = None) -> int
             "prompt with {} for the subject"
         )
     return start
-
-
-def short(text: str) -> str:
-    """`text` for a message of one line: the first 60 characters."""
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _placed(prompt: str, subject: str, template: str) -> int:

@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass, replace
 
 from artifact.errors import FactError
-from artifact.facts.fact import Fact, short
+from artifact.facts.fact import Fact
 from artifact.facts.relations import RELATIONS, another_relation
+from artifact.terminal import short
 
 _MAIN = "The relation between {{}} and {object} is"
 _REPHRASINGS = (

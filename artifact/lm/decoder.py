@@ -253,7 +253,7 @@ class Decoder:
         return output_BTO if change is None else output_BTO + change.output(input_BTI)
 
     def heads_apart(self, x_BTD: Tensor, heads: int | None = None) -> Tensor:
-        """(B, T, D) as (B, H, T, K), with the queries' number of heads unless said."""
+        """(B, T, D) as (B, H, T, K) with so many `heads` (default: as many as queries have)."""
         return x_BTD.unflatten(-1, (heads or self.heads, -1)).transpose(1, 2)
 
 

@@ -173,13 +173,13 @@ def _group(root: Path, version: int) -> str:
     return "/"
 
 
-def check_fits(name: str, size: int, device: str, dtype: str = "float32") -> None:
+def check_fits(name: str, size: int, device: str, dtype: torch.dtype = torch.float32) -> None:
     """Raise ModelError, in GB, when weights of `size` bytes in `dtype` do not fit the device with room to work."""
     needed, free = round(size * ROOM), free_memory(device)
     if needed > free:
-        where = "GPU" if device.startswith("cuda") else "host"
+        where, words = "GPU" if device.startswith("cuda") else "host", str(dtype).removeprefix("torch.")
         raise ModelError(
-            f"{name}: needs about {size_words(needed)} of {where} memory in {dtype}, and {size_words(free)} are free; "
+            f"{name}: needs about {size_words(needed)} of {where} memory in {words}, and {size_words(free)} are free; "
             "free some, or take a larger machine (kloc doctor --estimate)"
         )
 
@@ -289,6 +289,7 @@ def _release() -> None:
 
 
 _MOST_BYTES = 2**62
+"""What a size must be below; no machine has as much."""
 
 
 def parse_bytes(text: str) -> int:

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from artifact.errors import ModelError
-from artifact.io import fit, reason
-from artifact.lm.families import family_type
+from artifact.io import fit, reason, sha256_of
+from artifact.lm.families import family_type, refuse_quantised
 from artifact.lm.families.sizes import check_size
 from artifact.lm.tokens import Tokens
+from artifact.reading import read_bytes
 from artifact.terminal import muted
 
 CONFIG = "config.json"
@@ -36,13 +37,7 @@ _VOCABULARY_LIMIT = 500_000_000
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file; ModelError in one line for anything else."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_JSON_LIMIT + 1)
-        if len(content) > _JSON_LIMIT:
-            raise ModelError(f"{path}: is larger than {_JSON_LIMIT} bytes; expected a small JSON object")
-        found = msgspec.json.decode(content)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({reason(error)}); make it readable") from None
+        found = msgspec.json.decode(read_bytes(path, ModelError, "give a small, readable JSON object", _JSON_LIMIT))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else reason(error)
         raise ModelError(f"{path}: is not valid JSON ({why}); expected one JSON object") from None
@@ -58,15 +53,14 @@ def read_config(folder: Path) -> Any:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ModelError(f"{folder}: holds no {CONFIG}, so it is no transformers model; name a folder that is one")
+        raise ModelError(f"{folder}: holds no {CONFIG}, so it is not a transformers model; name a folder that is one")
     given = read_object(path)
     _refuse_code(path, given)
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
         _refuse_code(settings, read_object(settings))
-    if given.get("quantization_config"):
-        raise ModelError(f"{path}: quantised weights are not supported; give the model in float32, float16 or bfloat16")
     try:
+        refuse_quantised(given.get("quantization_config"))
         family = family_type(given.get("model_type"))
         for key, kind in family.sizes_read.items():
             if key in given:
@@ -128,7 +122,7 @@ def read_tokens(folder: Path, config: Any, positions: int, rows: int) -> Tokens:
         return Tokens(tokenizer, positions, rows, config.bos_token_id if config.model_type == "llama" else None)
     except (ModelError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001  (tokenizers' panics are no Exception)
+    except BaseException as error:  # noqa: BLE001  (tokenizers' panics are not Exceptions)
         raise ModelError(
             f"{folder}: its tokenizer cannot be used ({reason(error)}); give the files that came with the model"
         ) from None
@@ -139,6 +133,5 @@ def tokenizer_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                digest.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+            digest.update(name.encode() + b"\0" + bytes.fromhex(sha256_of(folder / name)))
     return digest.hexdigest()

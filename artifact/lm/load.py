@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from artifact.errors import ModelError
+from artifact.io import sha256_of
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import check_fits, choose_device
 from artifact.lm.families import AnyFamily, family_of
@@ -24,7 +25,8 @@ from artifact.lm.smollm2 import SMOLLM2, converted
 from artifact.lm.tokens import Tokens
 from artifact.lm.weights import Stored, matched, placed, size_of, stored_tensors, untied
 from artifact.sources.catalogue import HUB_MODELS, WORLD
-from artifact.sources.fetch import fetch
+from artifact.sources.download import Say
+from artifact.sources.fetch import cached, fetch
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,23 @@ class LanguageModel:
         return self.weights_hash()
 
 
-def load(name: str, device: str | None = None, dtype: torch.dtype = torch.float32) -> LanguageModel:
+def load(
+    name: str, device: str | None = None, dtype: torch.dtype = torch.float32, say: Say = lambda line: None
+) -> LanguageModel:
     """The model called `name` (world, gpt2, gpt2-xl, gpt-j, smollm2) or the folder of a transformers model.
 
-    `device` is cpu, cuda or cuda:N; without it device.py chooses. Raises ModelError for an unknown name, a folder that
-    is no model, and a family or configuration that the decoder does not know.
+    `device` is cpu, cuda or cuda:N; without it device.py chooses. A model that does not fit the device is not fetched.
+    Raises ModelError for that, an unknown name, a folder that is not a model, and a family or configuration that the
+    decoder does not know.
     """
     device = device or choose_device()[0]
     if name == "world":
         return load_folder(WORLD, name="world", device=device, dtype=dtype)
     if name in HUB_MODELS:
         model = HUB_MODELS[name]
-        return load_folder(fetch(model), name=name, revision=model.revision, device=device, dtype=dtype)
+        if not cached(model):
+            check_fits(name, model.size * dtype.itemsize // 4, device, dtype)  # its files are float32
+        return load_folder(fetch(model, say), name=name, revision=model.revision, device=device, dtype=dtype)
     if name == SMOLLM2:
         folder, revision = converted()
         return load_folder(folder, name=name, revision=revision, device=device, dtype=dtype)
@@ -96,12 +103,12 @@ def load_folder(
     where = str(folder)
     tensors = matched(family, sizes, stored_tensors(folder), where)
     tokens = read_tokens(folder, config, sizes.positions, sizes.vocabulary)
-    check_fits(name or where, size_of(tensors.values(), dtype), device, str(dtype).removeprefix("torch."))
+    check_fits(name or where, size_of(tensors.values(), dtype), device, dtype)
     with ThreadPoolExecutor(1) as beside:  # hashing takes as long as reading, and another core
-        hashed = None if revision else beside.submit(_file_hash, folder)
+        found = beside.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
         weights = placed(tensors, family, device, dtype, where)
-        revision = revision or f"sha256:{hashed.result() if hashed else ''}"
-    return LanguageModel(name or where, revision, _decoder(family, sizes, weights), tokens, tokenizer_hash(folder))
+    decoder = _decoder(family, sizes, weights)
+    return LanguageModel(name or where, found.result(), decoder, tokens, tokenizer_hash(folder))
 
 
 def from_module(module: Any, device: str = "cpu") -> Decoder:
@@ -124,11 +131,9 @@ def _decoder(family: AnyFamily, sizes: Sizes, weights: dict[str, torch.Tensor]) 
     )
 
 
-def _file_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+def _weight_files(folder: Path) -> list[Path]:
+    """A folder's files of weights, in the order of their names."""
+    for ending in (".safetensors", ".bin"):
+        if files := [file for file in sorted(folder.iterdir()) if file.suffix == ending and file.is_file()]:
+            return files
+    return []

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from artifact.errors import ModelError, PromptError
+from artifact.terminal import short
 
 _DOCUMENTS = "<|endoftext|>"
 """GPT-2's token between documents, which many later vocabularies keep (SmolLM2 among them)."""
@@ -158,7 +159,7 @@ class Tokens:
             ):
                 return ids[count:]
         raise PromptError(
-            f"the text {_short(text)!r} has no tokens of its own after a prompt with this tokenizer; give another"
+            f"the text {short(text)!r} has no tokens of its own after a prompt with this tokenizer; give another"
         )
 
     def _begin_notes(self, begin: int | None) -> tuple[str, ...]:
@@ -174,8 +175,8 @@ class Tokens:
         )
 
     def encode(self, text: str) -> Encoded:
-        """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, no Unicode text, or
-        has a word that the model does not know.
+        """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, not UTF-8, or has a
+        word that the model does not know.
         """
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
@@ -185,7 +186,7 @@ class Tokens:
         offsets = (*((0, 0) for _ in self.opening), *(tuple(pair) for pair in found["offset_mapping"]))
         if len(ids) > self.limit:
             raise PromptError(
-                f"the prompt {_short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
+                f"the prompt {short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
             )
         if beyond := [at for at, one in enumerate(ids) if one >= self._rows]:
             start, stop = offsets[beyond[0]]
@@ -197,13 +198,13 @@ class Tokens:
 
     def _is_beyond(self, word: str, text: str, one: int) -> PromptError:
         return PromptError(
-            f"the word {word.strip()!r} in {_short(text)!r} is the tokenizer's id {one}, and the model has "
+            f"the word {word.strip()!r} in {short(text)!r} is the tokenizer's id {one}, and the model has "
             f"{self._rows} rows; leave it out, or give a model trained with it"
         )
 
     def _is_unknown(self, word: str, text: str) -> PromptError:
         return PromptError(
-            f"the word {word.strip()!r} in {_short(text)!r} is not in this model's vocabulary; "
+            f"the word {word.strip()!r} in {short(text)!r} is not in this model's vocabulary; "
             "use words of its fact file, or another model"
         )
 
@@ -218,7 +219,7 @@ class Tokens:
         _check_text(text)
         ids = self._after(text)
         if not ids:
-            raise PromptError(f"the text {_short(text)!r} has no token in this model's vocabulary; give another")
+            raise PromptError(f"the text {short(text)!r} has no token in this model's vocabulary; give another")
         if beyond := [one for one in ids if one >= self._rows]:
             raise self._is_beyond(self.decode(beyond[:1]), text, beyond[0])
         if self._unknown is not None and self._unknown in ids:
@@ -234,7 +235,7 @@ class Tokens:
         ids = (*prompt.ids, *target[:-1])
         if len(ids) > self.limit:
             raise PromptError(
-                f"the prompt {_short(prompt.text)!r} of {len(prompt.ids)} tokens with the {len(target)} tokens after "
+                f"the prompt {short(prompt.text)!r} of {len(prompt.ids)} tokens with the {len(target)} tokens after "
                 f"it exceeds the model's {self.limit} positions; shorten one of them"
             )
         return ids
@@ -280,16 +281,12 @@ class Tokens:
         return torch.tensor(padded, dtype=torch.long, device=device)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _check_text(text: str) -> None:
-    """PromptError for what came from bytes that are no UTF-8, which no tokenizer takes."""
+    """PromptError for what came from bytes that are not UTF-8, which no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise PromptError(f"the text {_short(text)!r} holds bytes that are not UTF-8; write it in UTF-8") from None
+        raise PromptError(f"the text {short(text)!r} holds bytes that are not UTF-8; write it in UTF-8") from None
 
 
 def _byte_letters() -> dict[str, int]:

@@ -23,6 +23,7 @@ from artifact.lm.families import AnyFamily
 from artifact.lm.families.sizes import Sizes
 from artifact.lm.folder import read_object
 from artifact.sources.pickles import load_tensors
+from artifact.terminal import short, shown
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 """Files of weights, the preferred one first; each may be cut into shards, which an index names."""
@@ -199,6 +200,5 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _said(name: str) -> str:
-    """A name from a file, short and without control characters."""
-    said = "".join(c if c.isprintable() else "?" for c in name)
-    return said if len(said) <= 100 else said[:97] + "..."
+    """A name from a file, short and in one line."""
+    return short(shown(name), 100)

@@ -22,7 +22,7 @@ from artifact.errors import DeviceError, FactError, PromptError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
-from artifact.lm.device import Memory, check_fits, choose_device, default_memory, in_one, parse_bytes, use_tf32
+from artifact.lm.device import Memory, choose_device, default_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
@@ -208,15 +208,11 @@ def prepare(
     _check_cases(plan, inputs.edited, say)
     moments_folder = run_moments(plan, name, given)
     mend_weights, mend_missing = run_mend_weights(name, given)
-    if name in HUB_MODELS:
-        fetch(HUB_MODELS[name], say)
     device, why = run_device(plan, asked)
     use_tf32(protocol.tf32)
     words = protocol_words(protocol.name, protocol.switches())
     say(f"device: {device} ({why}), float32, protocol {words}")
-    if name in HUB_MODELS:
-        check_fits(name, HUB_MODELS[name].size, device)
-    model = in_one(lambda: load(name, device), f"model {name}")
+    model = in_one(lambda: load(name, device, say=say), f"model {name}")
     for line in model.tokens.notes:
         say(line)
     if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:

@@ -158,7 +158,7 @@ def trace(model: LanguageModel, statement: Statement, settings: Settings, memory
 
 
 def _check_noise(level: float, decoder: Decoder) -> None:
-    """Raise SettingError for noise beyond the model's type, or whose square is: layer norms square their input."""
+    """Raise SettingError for noise that is beyond the model's type, as it is or squared: layer norms square it."""
     # Of 1e19 draws one is above nine standard deviations; norms are computed in float32 at least.
     square = torch.finfo(torch.float32).max / decoder.width
     most = min(torch.finfo(decoder.dtype).max, square**0.5) / 9
@@ -197,7 +197,7 @@ def trace_all(
     for tokens, asked in sorted(lengths.items()):
 
         def fitting(left: Sequence[_Asked], tokens: int = tokens) -> int:
-            # Severed under fresh noise, the run that is scored is another than the one whose outputs are frozen.
+            # Severed under fresh noise, one run is scored and the outputs of another are frozen.
             return memory.facts(model.decoder, tokens, settings.samples, 2 if cells.sever and cells.fresh_noise else 1)
 
         for part, swept in batches(asked, fitting, compute, memory, alone):

@@ -1,8 +1,8 @@
 """The protocols and their switches: single defects corrected, and how a run that does so is told apart."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -177,10 +177,10 @@ def test_a_target_of_text_is_the_same_in_both(name: str, model) -> None:
     assert (*row.ids, row.target[-1]) == whole and len(row.target) > 1
 
 
-def test_sentence_piece_targets_are_ids_whatever_the_protocol() -> None:
+def test_sentence_piece_targets_are_ids_whatever_the_protocol(tiny) -> None:
     """Its decoder drops the space before a text: as text, "New" would be glued to the prompt's last word."""
     tokens = Tokens(pieces("first"), 64)
-    model = SimpleNamespace(tokens=tokens)
+    model = replace(tiny("tiny-gpt2"), tokens=tokens)
     view = Fact(0, "France", "P36", "The capital of {} is", "Paris", "New Delhi", (), (), None, None, None, ())
     for protocol in PROTOCOLS.values():
         (row,) = objective(model, view.view("entity"), ["It is said. {}"], [], protocol).rows

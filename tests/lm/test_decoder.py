@@ -1,5 +1,7 @@
 """The decoder equals transformers, from any layer, on any suffix, in every dtype, whatever the padding."""
 
+from typing import Any
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -30,8 +32,8 @@ def random_module(family: str, seed: int = 0, layers: int = 3, heads: int = 2, w
     return module.eval()
 
 
-def all_logits(decoder: Decoder, ids_BT: torch.Tensor, **more: object) -> torch.Tensor:
-    return decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT)), **more))  # type: ignore[arg-type]
+def all_logits(decoder: Decoder, ids_BT: torch.Tensor, **more: Any) -> torch.Tensor:
+    return decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT)), **more))
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -76,7 +76,7 @@ def test_sizes_by_their_other_names(folder: Path, key: str) -> None:
 
 def test_sizes_that_the_files_do_not_hold_take_no_memory(folder: Path) -> None:
     changed(folder / "config.json", n_embd=10**6, n_head=1, n_inner=10**6, vocab_size=10**8, n_layer=9000)
-    with pytest.raises(ModelError, match=r"and 107973 more are missing from its files|missing from its files"):
+    with pytest.raises(ModelError, match="more are missing from its files"):
         load_folder(folder)
     changed(folder / "config.json", n_layer=6)
     with pytest.raises(ModelError, match=r"has the shape \(800, 64\), .* says \(100000000, 1000000\)"):

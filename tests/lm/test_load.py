@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hub import serving
 
 from artifact.cli import call
@@ -80,7 +81,7 @@ from artifact.sources.catalogue import HUB_MODELS, SOURCES
 small = replace(HUB_MODELS["gpt2"], size=1_444_888, sha256=None)
 HUB_MODELS["gpt2"] = SOURCES["gpt2"] = small
 """
-"""The tiny model under the name of GPT-2 small, whose size and hash are pinned."""
+"""The tiny model under the name of GPT-2 small, without the pinned size and hash."""
 FETCH = """
 from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.lm.load import load
@@ -126,6 +127,19 @@ def test_auto_takes_gpt2_from_a_hub_that_answers(
     assert capsys.readouterr().out.startswith("model: gpt2 (auto: GPT-2 small is in the hub cache)\n")
     page = (tmp_path / "b" / "report" / "report.md").read_text()
     assert "GPT-2 small is in the hub cache" in page and "built-in everyday facts" in page
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KLOC_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("artifact.lm.device.host_memory", lambda: 1000)
+    monkeypatch.setattr("artifact.lm.load.fetch", lambda *_: pytest.fail("fetched"))
+    for dtype, size in ((torch.float32, "31.5 GB"), (torch.float16, "15.7 GB")):
+        words = str(dtype).removeprefix("torch.")
+        with pytest.raises(ModelError, match=f"gpt-j: needs about {size} of host memory in {words}, and"):
+            load("gpt-j", "cpu", dtype)
 
 
 def test_insisting_without_a_hub_is_refused(

@@ -70,7 +70,7 @@ def test_a_label_is_never_a_part_of_a_character() -> None:
 
 
 def test_a_tokenizer_that_reads_over_spaces_is_refused() -> None:
-    """What it makes of a target hangs on the prompt, so that no ids of its own can be appended."""
+    """What it makes of a target depends on the prompt, so there are no ids to append."""
     with pytest.raises(ModelError, match="other tokens where it stands after a prompt.*expected byte-level BPE or"):
         Tokens(pieces(None, over_spaces=True), 64)
 

@@ -1,6 +1,7 @@
 """Weights from files: every way to store them gives transformers' logits; what does not fit is refused by name."""
 
 import json
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -306,6 +307,13 @@ def test_torch_says_nothing_of_a_pickle_of_another_protocol(gpt2: Path, archive:
         with suppress(ModelError):
             load_folder(gpt2)
     assert not said
+
+
+def test_what_only_has_the_name_of_weights_is_not_hashed(gpt2: Path) -> None:
+    before = load_folder(gpt2).revision
+    (gpt2 / "older.safetensors").mkdir()
+    os.mkfifo(gpt2 / "pipe.safetensors")
+    assert load_folder(gpt2).revision == before
 
 
 def test_no_weights(gpt2: Path) -> None:

@@ -5,15 +5,24 @@ import pytest
 import torch
 
 from artifact.errors import PromptError, SettingError
-from artifact.facts.fact import Statement
+from artifact.facts.fact import Perspective, Statement
 from artifact.lm.load import LanguageModel
 from artifact.tracing.averages import ENTITY_ROLES, RELATION_ROLES, role_tokens, trace_numbers, traces_of
-from artifact.tracing.corruption import RELATION_SPANS, corrupt_words, corrupted_tokens, noise, subject_tokens
+from artifact.tracing.corruption import (
+    RELATION_SPANS,
+    RelationSpan,
+    corrupt_words,
+    corrupted_tokens,
+    noise,
+    subject_tokens,
+)
 
 
-def spans(model: LanguageModel, statement: Statement, corrupt: str, relation_span: str = "all") -> list[str]:
+def spans(
+    model: LanguageModel, statement: Statement, corrupt: Perspective, relation_span: RelationSpan = "all"
+) -> list[str]:
     encoded = model.tokens.encode(statement.prompt)
-    found = corrupted_tokens(encoded, statement, corrupt, relation_span)  # type: ignore[arg-type]
+    found = corrupted_tokens(encoded, statement, corrupt, relation_span)
     return [model.tokens.decode([encoded.ids[i]]) for i in found]
 
 

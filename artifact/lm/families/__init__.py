@@ -11,6 +11,7 @@ from artifact.errors import ModelError
 from artifact.lm.families.gpt2 import GPT2
 from artifact.lm.families.gptj import GPTJ
 from artifact.lm.families.llama import Llama
+from artifact.terminal import short
 
 AnyFamily = GPT2 | GPTJ | Llama
 FAMILIES: Mapping[str, type[GPT2] | type[GPTJ] | type[Llama]] = {one.model_type: one for one in (GPT2, GPTJ, Llama)}
@@ -20,10 +21,15 @@ def family_type(model_type: object) -> type[GPT2] | type[GPTJ] | type[Llama]:
     """The family of a configuration's model_type; ModelError for one that is unknown."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         *names, last = FAMILIES
-        said = repr(model_type)
-        said = said if len(said) <= 60 else said[:57] + "..."
+        said = short(repr(model_type))
         raise ModelError(f"model family {said} is not supported; expected {', '.join(names)} or {last}")
     return FAMILIES[model_type]
+
+
+def refuse_quantised(settings: object) -> None:
+    """Raise ModelError where a configuration's `quantization_config` says anything."""
+    if settings:
+        raise ModelError("quantised weights are not supported; give the model in float32, float16 or bfloat16")
 
 
 def family_of(config: Any) -> AnyFamily:
@@ -31,8 +37,7 @@ def family_of(config: Any) -> AnyFamily:
 
     Raises ModelError for an unknown family, quantised weights, and a configuration that the pass does not compute.
     """
-    if getattr(config, "quantization_config", None):
-        raise ModelError("quantised weights are not supported; give the model in float32, float16 or bfloat16")
+    refuse_quantised(getattr(config, "quantization_config", None))
     kind = family_type(config.model_type)
     for key, value in kind.required.items():
         found = getattr(config, key, value)

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from artifact.errors import ModelError
 from artifact.lm.decoder import Decoder, RowEdits
-from artifact.lm.families.gpt2 import GPT2
+from artifact.lm.families.base import GPT
 from artifact.lm.families.sizes import Sizes, head_width
 
 _PARTS = {
@@ -23,21 +22,16 @@ _PARTS = {
 }
 
 
-class GPTJ:
+class GPTJ(GPT):
     """Family of EleutherAI/gpt-j-6b."""
 
     model_type = "gptj"
+    parts = _PARTS
     parallel = True
     input_first = False
     rms_norm = False
-    blocks = "transformer.h"
-    embedding = "transformer.wte"
-    final_norm = "transformer.ln_f"
-    head = "lm_head"
-    activated = "mlp_up"
-    sizes_read = {**GPT2.sizes_read, "rotary_dim": "width"}
-    sizes_optional = GPT2.sizes_optional | {"rotary_dim"}
-    also_read = ("layer_norm_epsilon",)
+    sizes_read = {**GPT.sizes_read, "rotary_dim": "width"}
+    sizes_optional = GPT.sizes_optional | {"rotary_dim"}
     buffers = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)")
     required = {"activation_function": "gelu_new"}
 
@@ -52,12 +46,9 @@ class GPTJ:
             raise ModelError("gptj without rotary_dim is not supported; expected a number, as in GPT-J 6B's 64")
         if rotary % 2 or rotary > wide:
             raise ModelError(
-                f"rotary_dim {rotary} does not fit heads of width {wide}; expected an even number below it"
+                f"rotary_dim {rotary} does not fit heads of width {wide}; expected an even number up to it"
             )
         return cls(rotary)
-
-    def sizes(self, config: Any) -> Sizes:
-        return Sizes.of(config, config.n_inner, config.layer_norm_epsilon)
 
     def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """Every tensor that a file must hold, but the head's weight, with its shape."""
@@ -74,24 +65,11 @@ class GPTJ:
         found |= {f"{self.final_norm}.weight": (width,), f"{self.final_norm}.bias": (width,)}
         return found | {f"{self.head}.bias": (sizes.vocabulary,)}
 
-    @classmethod
-    def name(cls, part: str, layer: int) -> str:
-        return f"{cls.blocks}.{layer}.{_PARTS[part]}"
-
-    def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
-        return word_BTD
-
     def projections(
         self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
-        query, key, value = (
-            decoder.heads_apart(decoder.linear(self.name(f"attn_{part}", layer), normed_BTD, edits))
-            for part in ("query", "key", "value")
-        )
+        query, key, value = self.apart(decoder, layer, normed_BTD, edits, decoder.heads)
         return self._rotate(query, position_XT), self._rotate(key, position_XT), value
-
-    def key(self, decoder: Decoder, layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:
-        return F.gelu(up_BTM, approximate="tanh")
 
     def _rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
         """Rotate neighbouring pairs of the first `rotary` entries by position times 10000^(-2i/rotary)."""

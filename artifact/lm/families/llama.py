@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from artifact.errors import ModelError
 from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
 
 _PARTS = {
@@ -31,7 +32,7 @@ _PARTS = {
 }
 
 
-class Llama:
+class Llama(Base):
     """Family of Llama 2 and 3 and of SmolLM2.
 
     `key_heads` is the number of heads that keys and values have (each serves heads/key_heads queries), `frequency_F`
@@ -39,13 +40,13 @@ class Llama:
     """
 
     model_type = "llama"
+    parts = _PARTS
     parallel = False
     input_first = False
     rms_norm = True
     blocks = "model.layers"
     embedding = "model.embed_tokens"
     final_norm = "model.norm"
-    head = "lm_head"
     activated = "mlp_gate"
     sizes_read = {
         "num_hidden_layers": "layers",
@@ -118,20 +119,10 @@ class Llama:
                     found[f"{name}.bias"] = shape[:1]
         return found | {f"{self.final_norm}.weight": (width,)}
 
-    @classmethod
-    def name(cls, part: str, layer: int) -> str:
-        return f"{cls.blocks}.{layer}.{_PARTS[part]}"
-
-    def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
-        return word_BTD
-
     def projections(
         self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
-        query, key, value = (
-            decoder.heads_apart(decoder.linear(self.name(f"attn_{part}", layer), normed_BTD, edits), heads)
-            for part, heads in (("query", decoder.heads), ("key", self.key_heads), ("value", self.key_heads))
-        )
+        query, key, value = self.apart(decoder, layer, normed_BTD, edits, self.key_heads)
         return self._rotate(query, position_XT), self._rotate(key, position_XT), value
 
     def key(self, decoder: Decoder, layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from artifact.errors import ModelError
+from artifact.terminal import short
 
 BOUNDS = {
     "layers": 10_000,
@@ -58,6 +59,5 @@ def check_size(key: str, value: object, kind: str, optional: bool) -> None:
         return
     most = BOUNDS[kind]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        said = repr(value)
-        said = said if len(said) <= 40 else said[:37] + "..."
+        said = short(repr(value), 40)
         raise ModelError(f"configuration {key} = {said} is not possible; expected a whole number from 1 to {most}")
