@@ -140,7 +140,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
     return {
         "info": info,
-        "checked": store.checked(),
+        "journal": store.checked(),
         "prefix": prefix,
         "rows": rows,
         "own_grids": own,
