@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -57,9 +58,9 @@ class Ledger:
 
     def wait(self) -> None:
         """The host waits here: count the package's own line that made it."""
-        frame, inside = sys._getframe(1), f"{os.sep}artifact{os.sep}"
-        while frame is not None and inside not in frame.f_code.co_filename:
-            frame = frame.f_back  # type: ignore[assignment]
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and f"{os.sep}artifact{os.sep}" not in frame.f_code.co_filename:
+            frame = frame.f_back
         code = frame.f_code if frame else None
         name = f"{code.co_filename.rpartition('artifact' + os.sep)[2]}:{code.co_name}" if code else "elsewhere"
         self.waits[name] += 1

@@ -113,7 +113,7 @@ def test_an_estimate_for_another_machine(capsys: pytest.CaptureFixture[str]) -> 
         (["--estimate", "full", "--rate", "150TFLOPS"], "give all three"),
         (["--estimate", "full", *GIVEN, "--gpus", "0"], "must be at least 1"),
         (["--estimate", "full", *GIVEN, "--limit", "0"], "must be at least 1"),
-        (["--estimate", "full", "--rate", "quick", *GIVEN[2:]], "--rate 'quick' is no rate"),
+        (["--estimate", "full", "--rate", "quick", *GIVEN[2:]], "--rate 'quick' is not a rate"),
         (["--estimate", "full", *GIVEN[:5], "much"], "memory 'much' is not a size"),
         (["--gpus", "4"], "need --estimate"),
         (["--limit", "4"], "needs --estimate or --rehearse"),

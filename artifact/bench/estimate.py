@@ -35,7 +35,7 @@ from artifact.editing.protocol import Protocol, protocol_of
 from artifact.errors import SettingError
 from artifact.facts.dataset import PAPER_CASES
 from artifact.lm.decoder import Decoder
-from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, use_tf32
+from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, parse_bytes, use_tf32
 from artifact.lm.families.gpt2 import GPT2
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit, find_plans
 from artifact.runs.inputs import Given, needed_sources
@@ -174,12 +174,10 @@ def copy_rate(device: str) -> float:
 
 
 def other_machine(rate: str, bandwidth: str, memory: str) -> Machine:
-    """A GPU that is not at hand, by its rates and memory; SettingError for what is no rate or size."""
-    from artifact.lm.device import parse_bytes
-
+    """A GPU that is not at hand, by its rates and memory; SettingError for what is not a rate or a size."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GTP])FLOPS?(/S)?\s*", rate.upper())
     if not found or float(found[1]) <= 0:
-        raise SettingError(f"--rate {rate!r} is no rate; give one such as 150TFLOPS")
+        raise SettingError(f"--rate {rate!r} is not a rate; give one such as 150TFLOPS")
     operations = float(found[1]) * 1000 ** (3 + "GTP".index(found[2]))
     moved = parse_bytes(re.sub(r"(?i)/s\s*$", "", bandwidth))
     return Machine("a GPU that is not at hand", True, operations, moved, parse_bytes(memory), "as given, not measured")
@@ -294,22 +292,21 @@ def _unit(
     facts = planned_facts(unit, limit)
     kind = unit.method if unit.does == "edit" else unit.does
     most, expected = (unit_work(unit, model, protocol, share) for share in (1.0, None))
-    efficiency = EFFICIENCY[kind]
+    efficiency = EFFICIENCY[kind].gpu if machine.cuda else EFFICIENCY[kind].cpu
+    rate = efficiency * machine.rate
+    ahead = _ahead(unit, model, shape, protocol, facts) / rate
     if not machine.cuda:
-        of_most, of_expected = (facts * one.products / (efficiency.cpu * machine.rate) for one in (most, expected))
-        ahead = _ahead(unit, model, shape, protocol, facts) / (efficiency.cpu * machine.rate)
-        return UnitEstimate(unit.name, facts, most, efficiency.cpu, of_most, of_expected, ahead)
+        of_most, of_expected = (facts * one.products / rate for one in (most, expected))
+        return UnitEstimate(unit.name, facts, most, efficiency, of_most, of_expected, ahead)
     # The facts of a batch stop one by one: its passes end with the last, which is taken to need every step.
     batches = ceil(facts / unit.batch) * most.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
     if unit.method == "rome" or unit.method == "memit":
         layers = len(hparams_for(unit.method, model, shape.layers).layers)
         batches += ceil(facts / unit.batch) * solve_bytes(shape, layers).bytes / machine.bandwidth
     of_most, of_expected = (
-        facts * (one.products / (efficiency.gpu * machine.rate) + one.bytes / machine.bandwidth) + batches
-        for one in (most, expected)
+        facts * (one.products / rate + one.bytes / machine.bandwidth) + batches for one in (most, expected)
     )
-    ahead = _ahead(unit, model, shape, protocol, facts) / (efficiency.gpu * machine.rate)
-    return UnitEstimate(unit.name, facts, most, efficiency.gpu, of_most, of_expected, ahead)
+    return UnitEstimate(unit.name, facts, most, efficiency, of_most, of_expected, ahead)
 
 
 def _ahead(unit: Unit, model: str, shape: Shape, protocol: Protocol, facts: int) -> float:

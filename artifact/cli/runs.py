@@ -232,7 +232,7 @@ def verify(run_folder: RunFolder) -> int:
         found, missing = verdict_of(*stores), not_computed(stores)
         say_damage(stores)
     say(f"verdict: {found.sentence}")
-    for checked in found.checked:
+    for checked in found.journals:
         if checked.unsealed:
             say(checked.unsealed_words)
     if missing:

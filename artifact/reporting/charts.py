@@ -80,6 +80,11 @@ class Chart:
         return f"aie-{file_name(self.kind)}"
 
     @property
+    def file_names(self) -> list[str]:
+        """The figure's files (figures.py): the chart, and each panel alone."""
+        return [f"{self.name}.pdf", f"{self.name}.png", *map(panel_file, self.panels)]
+
+    @property
     def fingerprint(self) -> bytes:
         """What the chart's figures are drawn from."""
         return b"".join(

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from artifact.errors import RunError
+from artifact.reading import read_bytes
+
 INDEX = "figures/drawn.json"
 
 
@@ -30,14 +33,16 @@ class Drawings:
         self._made_with = "".join([metadata.version("matplotlib"), *(_sha256(file.read_bytes()) for file in code)])
         self._asked: dict[str, _Drawn] = {}
         try:
-            self._known = msgspec.json.decode((report_folder / INDEX).read_bytes(), type=dict[str, _Drawn])
-        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
+            self._known = msgspec.json.decode(read_bytes(report_folder / INDEX, RunError), type=dict[str, _Drawn])
+        except (RunError, msgspec.DecodeError, UnicodeError, RecursionError):
             self._known = {}
 
-    def files(self, name: str, numbers: bytes, draw: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
-        """The figure's files by name, as drawn from `numbers`; `draw` is called where they are not there already."""
+    def files(
+        self, name: str, files: Sequence[str], numbers: bytes, draw: Callable[[], dict[str, bytes]]
+    ) -> dict[str, bytes]:
+        """The figure's `files` by name, as drawn from `numbers`; `draw` is called where they are not there already."""
         source = _sha256(self._made_with.encode() + numbers)
-        found = self._read(name, source)
+        found = self._read(name, files, source)
         if found is None:
             found = draw()
         self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in found.items()})
@@ -47,17 +52,17 @@ class Drawings:
     def content(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self._asked, order="sorted"), indent=1) + b"\n"
 
-    def _read(self, name: str, source: str) -> dict[str, bytes] | None:
+    def _read(self, name: str, files: Sequence[str], source: str) -> dict[str, bytes] | None:
         known = self._known.get(name)
         if known is None or known.source != source:
             return None
         found = {}
-        for file, sha256 in known.files.items():
+        for file in files:
             try:
-                found[file] = (self._folder / "figures" / file).read_bytes()
-            except OSError:
+                found[file] = read_bytes(self._folder / "figures" / file, RunError)
+            except RunError:
                 return None
-            if _sha256(found[file]) != sha256:
+            if _sha256(found[file]) != known.files.get(file):
                 return None
         return found
 

@@ -63,8 +63,8 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
 
     `folder` is the first run's own report folder unless given. Of several runs each file carries its model's name, with
     `by_model` of a single one, too: a report that other models will join then keeps its names. Two processes that
-    report into one folder take turns. Raises RunError when it
-    cannot be written, ExpectedError when the published values cannot be read.
+    report into one folder take turns. Raises RunError when it cannot be written, ExpectedError when the published
+    values cannot be read.
     """
     folder = folder or stores[0].report_folder
     with ExitStack() as stack:
@@ -140,7 +140,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
     images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
     return {
         "info": info,
-        "checked": store.checked(),
+        "journal": store.checked(),
         "prefix": prefix,
         "rows": rows,
         "own_grids": own,
@@ -222,7 +222,8 @@ def _figures(
     found = {f"figures/{prefix}{chart.name}.csv": chart_csv(chart) for chart in drawn}
     every: list[Chart | SeveredChart] = [*drawn, *severed]
     for one in every:
-        made = drawings.files(f"{prefix}{one.name}", one.fingerprint, partial(draw, one))
+        names = [f"{prefix}{name}" for name in one.file_names]
+        made = drawings.files(f"{prefix}{one.name}", names, one.fingerprint, partial(draw, one))
         found |= {f"figures/{name}": content for name, content in made.items()}
     return found
 

@@ -26,6 +26,11 @@ class SeveredChart:
         return f"severed-{self.corrupt}"
 
     @property
+    def file_names(self) -> list[str]:
+        """The figure's files (figures.py)."""
+        return [f"{self.name}.pdf", f"{self.name}.png"]
+
+    @property
     def fingerprint(self) -> bytes:
         """What the chart's figure is drawn from."""
         return self.corrupt.encode() + b"".join(

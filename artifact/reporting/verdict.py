@@ -51,7 +51,7 @@ class _Condition:
 class Verdict:
     """Everything runs say about the paper. `paper` and `second_source` are the published rows with judged cells.
 
-    `checked` is what the checksums say of each run's records.
+    `checks` are judged counts of the data, `journals` what the checksums say of each run's records.
     """
 
     infos: tuple[RunInfo, ...]
@@ -59,12 +59,12 @@ class Verdict:
     second_source: tuple[PaperRow, ...]
     claims: tuple[JudgedClaim, ...]
     checks: tuple[JudgedCheck, ...] = ()
-    checked: tuple[Checked, ...] = ()
+    journals: tuple[Checked, ...] = ()
 
     @property
     def damage(self) -> str:
         """What is damaged in the runs' journals and left out; empty where nothing is."""
-        return "; ".join(found.damage for found in self.checked if found.damage)
+        return "; ".join(found.damage for found in self.journals if found.damage)
 
     @property
     def cells(self) -> tuple[PaperCell, ...]:
@@ -97,10 +97,10 @@ class Verdict:
     def _compared(self) -> str:
         counts, total = self.counts, len(self.cells)
         compared = counts["reproduced"] + counts["outside tolerance"]
-        checked = "".join(f" {judged.check.model}: {judged.status}." for judged in self._checks_outside)
+        unmet = "".join(f" {judged.check.model}: {judged.status}." for judged in self._checks_outside)
         if not compared:
             models = ", ".join(dict.fromkeys(cell.cell.model for cell in self.cells))
-            return f"nothing was compared with the paper: its {total} published values need {models}.{checked}"
+            return f"nothing was compared with the paper: its {total} published values need {models}.{unmet}"
         skipped = f"{counts['skipped']} skipped, " if counts["skipped"] else ""
         outside = counts["outside tolerance"]
         partial = " Part of the facts was run, so intervals are judged." if any(c.partial for c in self.cells) else ""
@@ -108,7 +108,7 @@ class Verdict:
         followed = "" if list(words) == ["released"] else f" Protocol: {'; '.join(words)}."
         return (
             f"{compared} of {total} published values were compared: {counts['reproduced']} reproduced, {outside} "
-            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}{checked}{followed}"
+            f"outside tolerance; {skipped}{counts['not run']} not run.{partial}{unmet}{followed}"
         )
 
 
@@ -152,7 +152,7 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
             judge_check(check, {model: (run.info, run.store) for model, run in by_model.items()})
             for check in expected.checks
         ),
-        checked=tuple(run.store.checked() for run in runs),
+        journals=tuple(run.store.checked() for run in runs),
     )
 
 
@@ -191,8 +191,8 @@ def verdict_json(verdict: Verdict) -> bytes:
     content = {
         "runs": [
             {
-                "damaged": checked.harmed,
-                "unsealed": checked.unsealed,
+                "damaged": journal.harmed,
+                "unsealed": journal.unsealed,
                 "plan": info.plan.name,
                 "model": info.model,
                 "revision": info.revision,
@@ -205,7 +205,7 @@ def verdict_json(verdict: Verdict) -> bytes:
                 "evidence_note": info.evidence_note,
                 "limit": info.limit,
             }
-            for info, checked in zip(verdict.infos, verdict.checked, strict=True)
+            for info, journal in zip(verdict.infos, verdict.journals, strict=True)
         ],
         "verdict": verdict.sentence,
         "exit_code": verdict.exit_code,

@@ -1,7 +1,8 @@
 """Put the parts of one run together, as `--shard` made them on several machines: a run like any other comes out.
 
 Covers which runs are parts of one, folders of several runs, what no part holds yet, times and environments. The parts
-stay as they are. It computes no record: what lacks is computed by the run's own command in the new folder (runner.py).
+stay as they are, and records without a checksum get none. It computes no record: what is missing is computed by the
+run's own command in the new folder (runner.py).
 """
 
 from collections.abc import Sequence
@@ -104,8 +105,9 @@ def _write(parts: Sequence[Store], whole: RunInfo, out: Path) -> Merged:
                 for environment in part.environments():
                     store.add_environment(environment)
                 for unit in whole.plan.units:
+                    unsealed = part.unsealed(unit)
                     for record in part.records(unit):
-                        store.add(unit, record)
+                        store.add(unit, record, sealed=record.case_id not in unsealed)
                         cases += 1
             units = {unit.name: unit for unit in whole.plan.units}
             times = [row for part in parts for row in part.timed()]

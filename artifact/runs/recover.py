@@ -4,7 +4,7 @@ Covers damaged, zeroed and missing pages, the lost first page, payloads that do 
 a description that is taken from run.json. The damaged folder stays as it is. A record is whole when its seal confirms
 it (seals.py). One of an earlier version, without a seal, is whole when its payload fits its unit and gives the numbers
 stored beside it, where there are any: of two that disagree, neither is kept, and a changed digit that no stored number
-rests on is not seen. What is saved is sealed anew. It computes no record (runner.py).
+rests on is not seen; it stays without a seal. It computes no record (runner.py).
 """
 
 import sqlite3
@@ -187,12 +187,12 @@ def _save(found: _Found, folder: Path, store: Store) -> list[Saved]:
         if record is None:
             lost[stored.unit].add(stored.case_id)
         elif record.status == "failed":
-            later.append((units[stored.unit], record))  # an unused page may hold it still, though it was tried again
+            later.append((units[stored.unit], record, stored.seal is not None))  # an unused page may hold it still, though it was tried again
         else:
-            store.add(units[stored.unit], record)
+            store.add(units[stored.unit], record, sealed=stored.seal is not None)
             saved[stored.unit].add(stored.case_id)
-    for unit, record in later:
-        store.add(unit, record)
+    for unit, record, sealed in later:
+        store.add(unit, record, sealed=sealed)
         saved[unit.name].add(record.case_id)
     for _, (name, seconds, cases, ended) in sorted(found.times.items()):
         if name in units:

@@ -6,6 +6,7 @@ SQLite reads each page's rows with all that they keep on further pages, and a da
 knows neither the tables nor the keys that were: which row is what is told from its values.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ _COLUMNS = "abcde"
 _TOGETHER = 200
 """Pages that are tables at a time: SQLite reads all their names anew."""
 _CHUNK = 1 << 20
+_MOST_PAGES = 1 << 29
+"""That are looked at: SQLite takes some more (sqlite.org/limits.html), and the tables' names need their own."""
 
 
 class Pages:
@@ -33,8 +36,8 @@ class Pages:
         self._scratch = scratch
         size, reserved = _page_form(path)
         with scratch.open("w+b") as file:
-            count = _copy(path, file, size)
-            self._kinds = {number: kind for number in range(2, count + 1) if (kind := _opened(file, number, size))}
+            count, written = _copy(path, file, size)
+            self._kinds = {number: kind for number in written if (kind := _opened(file, number, size))}
             _write_first(file, scratch.with_name(scratch.name + "-new"), size, reserved, count)
 
     def rows(self) -> Iterator[tuple[int | None, tuple[Value, ...]]]:
@@ -69,18 +72,41 @@ def _page_form(path: Path) -> tuple[int, int]:
     return 4096, 0
 
 
-def _copy(path: Path, file: BinaryIO, size: int) -> int:
-    """Copy all that can be read, zeros for the rest, in whole pages; returns how many."""
+def _copy(path: Path, file: BinaryIO, size: int) -> tuple[int, list[int]]:
+    """Copy all that can be read, zeros for the rest, in whole pages; returns how many, and which may hold rows.
+
+    Holes stay holes, and one at the end is left out: by a damaged length a small file has terabytes.
+    """
     source = os.open(path, os.O_RDONLY)
+    written: dict[int, None] = {}
     try:
-        length = os.fstat(source).st_size
-        for start in range(0, length, _CHUNK):
-            file.write(_read(source, start, min(_CHUNK, length - start)))
+        for begin, end in _stretches(source, min(os.fstat(source).st_size, _MOST_PAGES * size)):
+            for start in range(begin, end, _CHUNK):
+                file.seek(start)
+                file.write(_read(source, start, min(_CHUNK, end - start)))
+            written.update(dict.fromkeys(range(begin // size + 1, -(-end // size) + 1)))
     finally:
         os.close(source)
-    count = -(-length // size)
+    count = max(written, default=0)
     file.truncate(count * size)
-    return count
+    written.pop(1, None)
+    return count, list(written)
+
+
+def _stretches(source: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where each stretch of a file's first `length` bytes that is not a hole begins and ends."""
+    end = 0
+    while end < length:
+        try:
+            begin = os.lseek(source, end, os.SEEK_DATA)
+            after = os.lseek(source, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a hole up to the file's end
+                return
+            begin, after = end, length  # a file system that does not tell
+        end = min(after, length)
+        if begin < end:
+            yield begin, end
 
 
 def _read(source: int, start: int, length: int) -> bytes:

@@ -51,8 +51,10 @@ class Tally:
     def text(self) -> str:
         return f"{self.sealed} {self.total:032x} {self.unsealed}"
 
-    def plus(self, stored: bytes) -> "Tally":
-        """With one more sealed record."""
+    def plus(self, stored: bytes | None) -> "Tally":
+        """With one more record, sealed or not."""
+        if stored is None:
+            return Tally(self.sealed, self.total, self.unsealed + 1)
         return Tally(self.sealed + 1, self.total ^ int.from_bytes(stored), self.unsealed)
 
     def minus(self, stored: bytes | None) -> "Tally":
@@ -203,6 +205,12 @@ def _tally(stored: bytes | None) -> Tally | None:
 def has_seals(connection: sqlite3.Connection) -> bool:
     """Whether the journal's tables have a column of seals; those of earlier versions have none."""
     return any(name in ("seal", b"seal") for _, name, *_ in connection.execute("pragma table_info(records)"))
+
+
+def unsealed_cases(connection: sqlite3.Connection, unit: str) -> set[int]:
+    """The cases of a unit whose records have no seal."""
+    only = "and seal is null" if has_seals(connection) else ""
+    return {case for (case,) in connection.execute(f"select case_id from records where unit = ? {only}", (unit,))}
 
 
 def _rows(connection: sqlite3.Connection, unit: object) -> dict[int, tuple[Any, Any]]:

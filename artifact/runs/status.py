@@ -83,11 +83,12 @@ def run_status(store: Store) -> RunStatus:
 
 def commonest_reason(store: Store, unit: Unit) -> str:
     """The reason for which most of a unit's cases failed, else were excluded, with their number; empty without any."""
+    unfinished = store.unfinished(unit)
     for state in ("failed", "excluded"):
-        # The case's own number would make every reason a kind of its own.
+        # The case's own number would tell every reason from every other.
         reasons = Counter(
             record.reason.removeprefix(f"case {record.case_id}: ")
-            for record in store.unfinished(unit)
+            for record in unfinished
             if record.status == state
         )
         if reasons:

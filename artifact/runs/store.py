@@ -26,7 +26,7 @@ from artifact.runs.lock import locked
 from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 from artifact.runs.record import Record
-from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of
+from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of, unsealed_cases
 
 DESCRIPTION = "run.json"
 NOT_ANSWERED = "the model's greedy answer is"
@@ -50,6 +50,7 @@ class Store:
         self._open = False
         self._reads = reads
         self._checked: Checked | None = None
+        self._times_checked = False
         self._of = b""
         self.missed = 0
 
@@ -105,17 +106,20 @@ class Store:
         except OSError as error:
             raise unwritable_folder(self.folder, error) from None
 
-    def add(self, unit: Unit, record: Record, over_failed: bool = False) -> None:
+    def add(self, unit: Unit, record: Record, over_failed: bool = False, sealed: bool = True) -> None:
         """Commit one case with its numbers and seals; a case that is there already stays as it is.
 
-        With `over_failed` a failed one is replaced.
+        With `over_failed` a failed one is replaced. Without `sealed` it gets no seal, as one copied from a journal
+        that has none for it.
         """
         assert record.status != "undone"
         payload = msgspec.json.encode(record.payload)
         with self._writing():
             if over_failed:
                 self._forget_failed(unit, record.case_id)
-            stored = seal(self._description(), unit.name.encode(), record.case_id, record.status.encode(), payload)
+            stored = None
+            if sealed:
+                stored = seal(self._description(), unit.name.encode(), record.case_id, record.status.encode(), payload)
             added = self._connection.execute(
                 "insert or ignore into records (unit, case_id, status, payload, seal) values (?, ?, ?, ?, ?)",
                 (unit.name, record.case_id, record.status, payload.decode(), stored),
@@ -127,7 +131,7 @@ class Store:
                 row = to_bytes(case_numbers(unit, record.payload))
                 self._connection.execute(
                     "insert into numbers (unit, case_id, row, seal) values (?, ?, ?, ?)",
-                    (unit.name, record.case_id, row, row_seal(stored, row)),
+                    (unit.name, record.case_id, row, None if stored is None else row_seal(stored, row)),
                 )
 
     def _forget_failed(self, unit: Unit, case_id: int) -> None:
@@ -164,6 +168,15 @@ class Store:
     def records(self, unit: Unit) -> list[Record]:
         """All records of a unit, by case id."""
         return self._records(unit, self._expected(unit))
+
+    def unsealed(self, unit: Unit) -> set[int]:
+        """Cases of a unit that were stored without a seal, by an earlier version."""
+        if not self.checked().unsealed:
+            return set()
+        try:
+            return unsealed_cases(self._connection, unit.name)
+        except sqlite3.Error as error:
+            raise unreadable(self.folder / DATABASE, error) from None
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many records of each status every unit has."""
@@ -206,21 +219,25 @@ class Store:
 
     def times(self) -> list[tuple[str, float, int]]:
         """(unit, seconds, cases) summed over all that worked on the run; RunError where a time is not a number."""
-        self._check_times()
-        return self._rows("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
+        return self._times("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
 
     def timed(self) -> list[tuple[str, float, int, float | None]]:
         """(unit, seconds, cases, the clock then) of every batch, in the order they were stored."""
-        self._check_times()
-        rows = self._rows("select * from times order by rowid")
+        rows = self._times("select * from times order by rowid")
         return [(unit, seconds, cases, ended[0] if ended else None) for unit, seconds, cases, *ended in rows]
 
     def last_time(self) -> float | None:
         """The clock's seconds since 1970 when the newest batch was stored, whatever the clock did before; or None."""
-        self._check_times()
-        for _, _, _, *ended in self._rows("select * from times order by rowid desc limit 1"):
+        for _, _, _, *ended in self._times("select * from times order by rowid desc limit 1"):
             return ended[0] if ended else None  # earlier versions did not say
         return None
+
+    def _times(self, query: str) -> list[Any]:
+        """The rows of a query on times, which are looked through before the first."""
+        if not self._times_checked:
+            self._check_times()
+            self._times_checked = True
+        return self._rows(query)
 
     def _check_times(self) -> None:
         """RunError where a time is of another type: SQLite keeps whatever it is given."""

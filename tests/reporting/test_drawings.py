@@ -1,7 +1,9 @@
 """Figures are drawn once: read back while right, drawn again when numbers, code or files changed."""
 
+import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from artifact.reporting.drawings import INDEX, Drawings
@@ -21,10 +23,10 @@ def ask(folder: Path, draw: Drawn, numbers: bytes = b"1", code: bytes = b"code")
     source = folder / "code.py"
     source.write_bytes(code)
     drawings = Drawings(folder, [source])
-    files = drawings.files("a", numbers, draw)
-    for name, content in files.items():
-        (folder / "figures" / name).write_bytes(content)
-    (folder / INDEX).write_bytes(drawings.content)
+    files = drawings.files("a", ["a.png", "a.pdf"], numbers, draw)
+    for path, content in ((INDEX, drawings.content), *((f"figures/{name}", made) for name, made in files.items())):
+        (folder / path).unlink(missing_ok=True)
+        (folder / path).write_bytes(content)
     return files
 
 
@@ -34,7 +36,7 @@ def test_a_figure_is_drawn_once(tmp_path: Path) -> None:
     assert draw.count == 1
 
 
-@pytest.mark.parametrize("change", ["numbers", "code", "file", "missing", "index"])
+@pytest.mark.parametrize("change", ["numbers", "code", "file", "missing", "index", "pipe", "pipe for index", "names"])
 def test_it_is_drawn_again_where_anything_changed(tmp_path: Path, change: str) -> None:
     draw = Drawn()
     ask(tmp_path, draw)
@@ -44,5 +46,15 @@ def test_it_is_drawn_again_where_anything_changed(tmp_path: Path, change: str) -
         (tmp_path / "figures/a.pdf").unlink()
     elif change == "index":
         (tmp_path / INDEX).write_bytes(b"{")
+    elif change == "pipe":
+        (tmp_path / "figures/a.pdf").unlink()
+        os.mkfifo(tmp_path / "figures/a.pdf")
+    elif change == "pipe for index":
+        (tmp_path / INDEX).unlink()
+        os.mkfifo(tmp_path / INDEX)
+    elif change == "names":  # another folder's file in the place of one of the figure's
+        known = msgspec.json.decode((tmp_path / INDEX).read_bytes())
+        known["a"]["files"]["../code.py"] = known["a"]["files"].pop("a.pdf")
+        (tmp_path / INDEX).write_bytes(msgspec.json.encode(known))
     found = ask(tmp_path, draw, b"2" if change == "numbers" else b"1", b"new" if change == "code" else b"code")
     assert draw.count == 2 and found["a.png"] == b"picture"

@@ -190,13 +190,21 @@ def test_an_earlier_versions_journal_is_read_called_unsealed_and_goes_on(
         assert "missing" in store.checked().damage
 
 
-def test_what_is_merged_or_recovered_is_sealed_anew(folder: Path, tmp_path: Path) -> None:
-    unsealed(folder)
-    recover(folder, tmp_path / "recovered")
-    merge([folder], tmp_path / "merged")
-    for made in (tmp_path / "recovered", tmp_path / "merged"):
-        with reading(made) as store:
-            assert (store.checked().unsealed, store.checked().damage) == (0, "")
+def test_what_is_merged_or_recovered_stays_sealed_or_unsealed(folder: Path, tmp_path: Path) -> None:
+    """No checksum says of a record that it is whole which nothing confirms."""
+    some = tmp_path / "some"
+    with pytest.raises(Interrupted):
+        run(some, Cheap(stop=7))
+    before = sum(map(len, contents(some).values()))
+    run(unsealed(some))
+    for old, count in ((some, before), (unsealed(folder), PLANNED)):
+        made = [tmp_path / f"{old.name}-{how}" for how in ("recovered", "merged")]
+        recover(old, made[0])
+        merge([old], made[1])
+        for one in made:
+            with reading(one) as store:
+                assert (store.checked().unsealed, store.checked().damage) == (count, "")
+            assert contents(one) == made_up(description())
 
 
 def test_words_may_differ_when_a_run_goes_on(tmp_path: Path) -> None:
