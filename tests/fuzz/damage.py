@@ -107,7 +107,6 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     elif how == "double" and isinstance(holder, list):
         holder.insert(last, holder[last])
     elif how == "double":
-        text = json.dumps(holder[last])
         holder["@@twice@@"] = draw.choice(NASTY[:20])
         text = json.dumps(raw).replace("@@twice@@", json.dumps(last)[1:-1])
     elif how == "raw":
