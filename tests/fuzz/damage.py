@@ -128,7 +128,7 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     else:
         how = "nasty"
         holder[last] = draw.choice(NASTY)
-        words = f" = {str(holder[last])[:40]!r}"
+        words = f" = {holder[last] if isinstance(holder[last], float) else str(holder[last])[:40]!r}"
     where = "".join(f"[{step!r}]" for step in path)
     made = (text or json.dumps(raw)).encode("utf-8", "surrogatepass")
     return made, f"{how} {where}{words}", path, how
