@@ -65,8 +65,9 @@ def _pickled(draw: random.Random, box: Box) -> tuple[bytes, str]:
 _EVIL = "import pathlib\npathlib.Path({canary!r}).touch()\nclass C:\n    pass\nraise SystemExit(9)\n"
 
 
-def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs: Any) -> Case:
+def case(draw: random.Random, box: Box, make: dict[str, Any]) -> Case:
     """The pickle or module stands where a command looks."""
+    trace, score, edit, needs = make["trace"], make["score"], make["edit"], make["needs"]
     where = draw.choice(("weights", "beside", "mend", "npz", "auto_map", "tokenizer", "template", "module"))
     stdin = draw.choice((b"", b"y\n", b"yes\ny\ny\n"))
     content, said = _pickled(draw, box)

@@ -21,26 +21,22 @@ def score(box: Box, model: str = "model", more: str = "") -> list[str]:
     return box.command(f"score --model in/{model} --cases in/facts.json {more} --json out/s.json")
 
 
-def edit(box: Box, method: str = "rome", more: str = "") -> list[str]:
-    own = {
-        "ft": "--hparams in/ft.json",
-        "kn": "",
-        "rome": "--hparams in/rome.json --moments in/moments --prefixes in/prefixes.json",
-        "memit": "--hparams in/memit.json --moments in/moments --prefixes in/memit_prefixes.json",
-        "mend": "--mend-weights in/mend.safetensors",
-    }[method]
-    return box.command(
-        f"edit --model in/model --method {method} --request in/request.json {own} {more} --out out/e.safetensors"
-    )
-
-
-NEEDS = {
-    "ft": ("ft.json",),
-    "kn": (),
-    "rome": ("rome.json", "moments", "prefixes.json"),
-    "memit": ("memit.json", "moments", "memit_prefixes.json"),
-    "mend": ("mend.safetensors",),
+_OWN = {
+    "ft": "--hparams in/ft.json",
+    "kn": "",
+    "rome": "--hparams in/rome.json --moments in/moments --prefixes in/prefixes.json",
+    "memit": "--hparams in/memit.json --moments in/moments --prefixes in/memit_prefixes.json",
+    "mend": "--mend-weights in/mend.safetensors",
 }
+NEEDS = {
+    method: tuple(word.removeprefix("in/") for word in line.split() if word.startswith("in/"))
+    for method, line in _OWN.items()
+}
+
+
+def edit(box: Box, method: str = "rome", more: str = "") -> list[str]:
+    line = f"edit --model in/model --method {method} --request in/request.json {_OWN[method]} {more}"
+    return box.command(f"{line} --out out/e.safetensors")
 
 
 def needs(*names: str) -> dict[str, str]:
@@ -102,7 +98,7 @@ def weights(draw: Draw, box: Box) -> Case:
 
 
 def code(draw: Draw, box: Box) -> Case:
-    return codes.case(draw, box, trace, score, edit, needs)
+    return codes.case(draw, box, _MAKE)
 
 
 _USED = {"requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "rel_prompts", "case_id"}
