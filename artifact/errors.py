@@ -36,7 +36,7 @@ class EditError(ArtifactError):
 
 
 class DoesNotFit(EditError):
-    """One case that the device's memory does not hold on its own; a larger device computes it, so it is no result."""
+    """One case that the device's memory does not hold on its own; it is left undone, as a larger device computes it."""
 
 
 class SettingError(ArtifactError):

@@ -46,7 +46,7 @@ class Heard:
     def __init__(self) -> None:
         self.lost = ""
         self.left = False
-        """The reader of a pipe has gone, which is no error."""
+        """The reader of a pipe has gone, which is not an error."""
 
     def lose(self, error: Exception) -> None:
         """Take a failed write: all that follows goes nowhere."""

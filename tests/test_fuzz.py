@@ -71,3 +71,14 @@ def test_the_judge_sees_what_is_wrong(does, says, tmp_path, monkeypatch) -> None
     found, _ = judge(box, Case("none", "none", ["none", str(tmp_path)]), random.Random(0))
     assert any(one.startswith(says) or says in one for one in found) if says else not found
     assert Path.cwd() != box.cwd
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "wrong"),
+    [("moments", "source = 'nan'", False), ("moments", "source = nan", True), ("arguments", "--lr 'nan'", True)],
+)
+def test_the_judge_tells_a_text_of_an_input_from_a_number(kind, words, wrong, tmp_path, monkeypatch) -> None:
+    says = _says("corpus: nan, 3 texts\n", 0, "stdout")
+    monkeypatch.setattr("artifact.cli.call", lambda arguments: says(Box(tmp_path)))
+    found, _ = judge(Box(tmp_path), Case(kind, words, [kind, str(tmp_path)]), random.Random(0))
+    assert [one[:21] for one in found] == ["no number is printed:"] * wrong

@@ -9,7 +9,7 @@ in one line from the first moment on.
 import os
 import sys
 
-_STOPPED = "kloc: stopped; the same command goes on from what was stored\n"
+STOPPED = "stopped; the same command goes on from what was stored"
 
 
 def _leave() -> None:
@@ -17,7 +17,7 @@ def _leave() -> None:
     try:
         if sys.stdout is not None and sys.stdout.isatty():
             os.write(1, b"\x1b[?25h")
-        os.write(2, _STOPPED.encode())
+        os.write(2, f"kloc: {STOPPED}\n".encode())
     finally:
         os._exit(3)
 

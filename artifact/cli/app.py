@@ -47,9 +47,10 @@ Correct = Annotated[
         "as kn_undone,mend_steps_swapped.",
     ),
 ]
-Out = Annotated[Path | None, Parameter(help="Run folder; results/PLAN-MODEL unless said.")]
+Out = Annotated[Path | None, Parameter(help="Run folder (default: results/PLAN-MODEL).")]
 Memory = Annotated[
-    str | None, Parameter(help="Most memory of a batch, such as 8GB; from the device unless said.", validator=size)
+    str | None,
+    Parameter(help="Most memory of a batch, such as 8GB (default: by what is free).", validator=size),
 ]
 AnyModel = Annotated[
     bool,
@@ -115,7 +116,7 @@ def _destroys(place: Path, given: Path) -> bool:
 
 
 def check_inputs(inputs: Mapping[str, Path | None]) -> None:
-    """SettingError for a file, by option, that is not there or is none: a folder, a pipe that nobody may ever fill."""
+    """SettingError for a file, by option, that is missing or not a regular file: a folder, a pipe that nobody fills."""
     for option, path in inputs.items():
         if path is not None:
             try:

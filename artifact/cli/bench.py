@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
-from artifact.cli.bounds import SAMPLES, LoopFacts, TargetTokens, between, count
+from artifact.cli.bounds import between, count
 from artifact.terminal import say
 
 bench_app = App(
@@ -14,7 +14,11 @@ bench_app = App(
 )
 app.command(bench_app)
 
+_SAMPLES = 10_000
+"""Most noise samples: all of them are in memory at once."""
 Shape = Annotated[Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")]
+LoopFacts = Annotated[int, count("Facts timed one at a time; both results are compared on these.", 100_000)]
+TargetTokens = Annotated[int, count("Tokens of every target.", 500)]
 Operations = Annotated[bool, Parameter(help="Count our operations too, in one run more.")]
 
 
@@ -25,10 +29,10 @@ def bench_trace(
     device: Device = None,
     dtype: Annotated[Literal["float32", "float16", "bfloat16"], Parameter(help="Precision.")] = "float32",
     kind: Annotated[
-        list[Literal["hidden", "mlp", "attn"]] | None, Parameter(help="Kinds of tracing; hidden and mlp unless said.")
+        list[Literal["hidden", "mlp", "attn"]] | None, Parameter(help="Kinds of tracing (default: hidden and mlp).")
     ] = None,
     tokens: Annotated[int, Parameter(help="Tokens of the prompt.", validator=between(2, 1000))] = 10,
-    samples: Annotated[int, count("Noise samples.", SAMPLES)] = 10,
+    samples: Annotated[int, count("Noise samples.", _SAMPLES)] = 10,
     facts: Annotated[int, count("Facts in one sweep.", 100_000)] = 1,
     loop_cells: Annotated[int, count("Cells timed one at a time; fewer than all are scaled.")] = 120,
     memory: Memory = None,
@@ -64,7 +68,7 @@ def bench_edit(
     method: Annotated[Literal["ft", "kn", "mend", "rome", "memit"], Parameter(help="Editing method.")] = "rome",
     shape: Shape = "gpt2",
     device: Device = None,
-    facts: Annotated[int | None, count("Facts together; 4 for rome and 8 for the others unless said.", 100_000)] = None,
+    facts: Annotated[int | None, count("Facts together (default: 4 for rome, 8 for the others).", 100_000)] = None,
     loop_facts: LoopFacts = 2,
     target_tokens: TargetTokens = 1,
     operations: Operations = True,
@@ -124,7 +128,7 @@ def bench_evaluate(
 def bench_report(
     *,
     records: Annotated[int, count("Records of the run that is made up for it.", 100_000_000)] = 100_000,
-    out: Annotated[Path | None, Parameter(help="Folder to keep the run in; a temporary one unless said.")] = None,
+    out: Annotated[Path | None, Parameter(help="Folder to keep the run in (default: a temporary one).")] = None,
 ) -> int:
     """Seconds of `kloc report` on a run of the paper's size, the first time and again."""
     import tempfile

@@ -1,13 +1,11 @@
 """Numbers that options take: from a least to a most, said in one line before anything is loaded."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import Parameter
 
 MANY = 1_000_000_000
-SAMPLES = 10_000
-"""Most noise samples: all of them are in memory at once."""
 
 
 def between(least: float, most: float = MANY) -> Callable[[type, Any], None]:
@@ -21,7 +19,7 @@ def between(least: float, most: float = MANY) -> Callable[[type, Any], None]:
 
 
 def size(_: type, value: str | None) -> None:
-    """A check of a size in bytes; SettingError for one that is none."""
+    """A check of a size in bytes; SettingError for text that is not a size."""
     from artifact.lm.device import parse_bytes
 
     if value is not None:
@@ -31,7 +29,3 @@ def size(_: type, value: str | None) -> None:
 def count(says: str, most: int = MANY) -> Any:
     """The parameter of an option that takes a whole number, at least one."""
     return Parameter(help=says, validator=between(1, most))
-
-
-LoopFacts = Annotated[int, count("Facts timed one at a time; both results are compared on these.", 100_000)]
-TargetTokens = Annotated[int, count("Tokens of every target.", 500)]

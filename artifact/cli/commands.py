@@ -16,7 +16,7 @@ from pathlib import Path
 import cyclopts
 
 from artifact import __version__
-from artifact.cli import bench, compare, doctor, edit, fetch, make, mend, merge, moments, runs, status, trace  # noqa: F401  (each hangs its commands on the app)
+from artifact.cli import STOPPED, bench, compare, doctor, edit, fetch, make, mend, merge, moments, runs, status, trace  # noqa: F401  (each hangs its commands on the app)
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, SettingError
 from artifact.io import reason, write_atomically
@@ -31,7 +31,7 @@ _OURS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
 
 _NO_MEMORY = "this machine's memory does not suffice; give less --memory, free some, or take a larger machine"
 _TEXTS = ("--prompt", "--subject", "--template", "--hardware")
-"""Options that take text of any kind; what an empty one lacks is said by those who read it."""
+"""Options that take text of any kind; the commands themselves refuse an empty one where they must."""
 
 
 def answer(arguments: list[str]) -> int:
@@ -60,7 +60,7 @@ def _tried(arguments: list[str]) -> int:
         complain(f"{error} Try kloc --help.")
         return 2
     except KeyboardInterrupt:
-        complain("stopped; the same command goes on from what was stored")
+        complain(STOPPED)
         return 3
     except SystemExit as error:  # how rich leaves when the reader of a pipe has gone
         return 0 if error.code == 1 else 2
@@ -91,7 +91,7 @@ def _tried(arguments: list[str]) -> int:
 
 
 def _refuse_odd(arguments: list[str]) -> None:
-    """Refuse bytes that are no text, which would fail later, where a run is described; and an empty name of a file,
+    """Refuse bytes that are not text, which would fail later, where a run is described; and an empty name of a file,
     which would be the current folder.
     """
     for before, argument in zip(["", *arguments], arguments, strict=False):

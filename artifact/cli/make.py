@@ -21,11 +21,11 @@ def train(
     seed: Annotated[
         int | None,
         Parameter(
-            help="Another seed makes another world; the committed one's unless said.",
+            help="Another seed makes another world (default: the committed one's).",
             validator=between(0, 2**63 - 1),
         ),
     ] = None,
-    steps: Annotated[int | None, count("Training steps; the committed model's unless said.")] = None,
+    steps: Annotated[int | None, count("Training steps (default: the committed model's).")] = None,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
     from artifact.facts.world import DEFAULT_SEED

@@ -16,7 +16,7 @@ def merge(
     ],
     out: Annotated[Path, Parameter(help="New folder for the run, which is then like one made without --shard.")],
 ) -> int:
-    """Put the parts of a run together into a new run; its own command finishes what a part lacks."""
+    """Put the parts of a run together into a new run; its own command computes the missing cases."""
     from artifact.runs.merge import merge as put_together
 
     made = put_together(runs, out)
@@ -24,6 +24,6 @@ def merge(
         parts = f"{one.parts[0]} of {one.parts[1]} parts are there, " if one.parts else ""
         say(f"{one.folder}: {parts}{one.cases} of {one.planned} cases")
     if any(one.cases < one.planned for one in made):
-        say(f"the parts' command without --shard and with --out {out} computes what lacks")
+        say(f"the parts' command without --shard and with --out {out} computes the missing cases")
     say(out)
     return 0

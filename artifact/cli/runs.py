@@ -45,7 +45,7 @@ class RunOptions:
     device: Device = None
     memory: Memory = None
     facts: Annotated[
-        str | None, Parameter(help="counterfact, known, world, everyday, or a file; the plan's own unless said.")
+        str | None, Parameter(help="counterfact, known, world, everyday, or a file (default: the plan's own).")
     ] = None
     relation_source: Annotated[
         Literal["authors", "templates"], Parameter(help="Relation prompts by the authors, or built from templates.")
@@ -196,7 +196,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     except ValueError:
         index, count = 0, 0
     if not 1 <= index <= count <= _MOST_PARTS:
-        raise SettingError(f"--shard {text[:40]!r} is no part of a run; give i/n with 1 <= i <= n, such as 2/4")
+        raise SettingError(f"--shard {text[:40]!r} is not a part of a run; give i/n with 1 <= i <= n, such as 2/4")
     return index, count
 
 
@@ -204,9 +204,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 def report(
     run_folder: RunFolder,
     *,
-    out: Annotated[
-        Path | None, Parameter(help="Folder to write to; report in the run's own folder unless said.")
-    ] = None,
+    out: Annotated[Path | None, Parameter(help="Folder to write to (default: report in the run's folder).")] = None,
 ) -> int:
     """Render a run's report again from its journal, without the model."""
     from artifact.reporting.report import render

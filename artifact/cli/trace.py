@@ -55,7 +55,7 @@ def trace(
         str, Parameter(help="s3 (three standard deviations of the subjects' embeddings) or a number.")
     ] = "s3",
     facts: Annotated[
-        Path | None, Parameter(help="Fact file whose subjects give s3; built-in facts unless said.")
+        Path | None, Parameter(help="Fact file whose subjects give s3 (default: the built-in facts).")
     ] = None,
     sever: Annotated[
         Literal["mlp", "attn"] | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")

@@ -14,9 +14,9 @@ from .kinds import KINDS, RARE
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="nox -s fuzz --", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: 10)")
     parser.add_argument("--cases", type=int, help="so many of each kind, however long it takes")
-    parser.add_argument("--seed", type=int, help="another seed gives other cases; drawn unless said")
+    parser.add_argument("--seed", type=int, help="another seed gives other cases (default: the clock)")
     parser.add_argument("--only", action="append", choices=sorted(KINDS), help="these kinds alone")
     parser.add_argument("--case", type=int, help="this case alone")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ class Box:
     @property
     def canary(self) -> Path:
         return self.elsewhere / "canary"
+
+    def command(self, line: str) -> list[str]:
+        """The words of a command line; those that begin with `in/` or `out/` are places of the box."""
+        at = self.root / "box"
+        return [str(at / word) if word.startswith(("in/", "out/")) else word for word in line.split()]
 
     def environment(self) -> dict[str, str]:
         """What keeps a process in the box and off every network but loopback."""
@@ -87,6 +93,15 @@ class Box:
                 same = (info.st_size, info.st_mtime_ns) if name in files else ()
                 found[os.path.relpath(path, base)] = (info.st_mode, *same, link)
         return found
+
+
+def written(name: str, content: bytes) -> Callable[[Box], None]:
+    """The damage that writes `content` in place of an input."""
+
+    def write(box: Box) -> None:
+        box[name].write_bytes(content)
+
+    return write
 
 
 @dataclass

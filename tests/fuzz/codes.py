@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from .box import Box, Case
+from .box import Box, Case, written
 
 
 class _Runs:
@@ -65,8 +65,9 @@ def _pickled(draw: random.Random, box: Box) -> tuple[bytes, str]:
 _EVIL = "import pathlib\npathlib.Path({canary!r}).touch()\nclass C:\n    pass\nraise SystemExit(9)\n"
 
 
-def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs: Any) -> Case:
+def case(draw: random.Random, box: Box, make: dict[str, Any]) -> Case:
     """The pickle or module stands where a command looks."""
+    trace, score, edit, needs = make["trace"], make["score"], make["edit"], make["needs"]
     where = draw.choice(("weights", "beside", "mend", "npz", "auto_map", "tokenizer", "template", "module"))
     stdin = draw.choice((b"", b"y\n", b"yes\ny\ny\n"))
     content, said = _pickled(draw, box)
@@ -76,7 +77,7 @@ def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs
             arguments = [word.replace("mend.safetensors", file) for word in edit(box, "mend")]
             found = Case("code", f"{file}: {said}", arguments, "refused", needs("request.json", "mend.safetensors"))
             found.stdin, found.judged = stdin, True
-            found.damage = lambda at: at[file].write_bytes(content)
+            found.damage = written(file, content)
             return found
 
         def poison(at: Box) -> None:
@@ -88,7 +89,7 @@ def case(draw: random.Random, box: Box, trace: Any, score: Any, edit: Any, needs
                         new.writestr(name, content if name.startswith("mom2.mom2") else held)
 
         pristine = needs("request.json", "rome.json", "moments", "prefixes.json")
-        return Case("code", f"moments: {said}", edit(box, "rome"), "refused", pristine, stdin=stdin, damage=poison)
+        return Case("code", f"moments: {said}", edit(box), "refused", pristine, stdin=stdin, damage=poison)
     evil = _EVIL.format(canary=str(box.canary))
     expect = "refused"
 

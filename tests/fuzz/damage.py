@@ -107,7 +107,6 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     elif how == "double" and isinstance(holder, list):
         holder.insert(last, holder[last])
     elif how == "double":
-        text = json.dumps(holder[last])
         holder["@@twice@@"] = draw.choice(NASTY[:20])
         text = json.dumps(raw).replace("@@twice@@", json.dumps(last)[1:-1])
     elif how == "raw":
@@ -129,7 +128,7 @@ def json_damage(draw: random.Random, content: bytes, within: Path = ()) -> tuple
     else:
         how = "nasty"
         holder[last] = draw.choice(NASTY)
-        words = f" = {str(holder[last])[:40]!r}"
+        words = f" = {holder[last] if isinstance(holder[last], float) else str(holder[last])[:40]!r}"
     where = "".join(f"[{step!r}]" for step in path)
     made = (text or json.dumps(raw)).encode("utf-8", "surrogatepass")
     return made, f"{how} {where}{words}", path, how

@@ -6,10 +6,9 @@ import random
 import re
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from .box import Box, Case
+from .box import Box, Case, written
 from .damage import ANSI, MARKUP, NASTY, byte_damage, json_damage
 
 _SAID = re.compile(r"damag|seal|left out|checksum|no longer fits|not whole", re.IGNORECASE)
@@ -25,19 +24,17 @@ _BESIDE = (
 
 
 def case(draw: random.Random, box: Box) -> Case:
-    run, out = str(box["run"]), str(box.out)
     verb = draw.choice(("report", "verify", "status", "compare", "baseline", "recover", "merge"))
     if verb == "report" and draw.random() < 0.5:  # the slowest
         verb = "verify"
-    arguments = {
-        "report": [run, "--out", f"{out}/report"],
-        "verify": [run],
-        "status": [run],
-        "compare": [run, str(box["run2"]), "--csv", f"{out}/c.csv"],
-        "baseline": [run, "--hardware", "none", "--out", f"{out}/b.json"],
-        "recover": [run, "--out", f"{out}/rec"],
-        "merge": [run, "--out", f"{out}/rec"],
-    }[verb]
+    more = {
+        "report": "--out out/report",
+        "compare": "in/run2 --csv out/c.csv",
+        "baseline": "--hardware none --out out/b.json",
+        "recover": "--out out/rec",
+        "merge": "--out out/rec",
+    }.get(verb, "")
+    arguments = box.command(f"{verb} in/run {more}")
     said, expect, damage, writes = draw.choice((_bytes, _sql, _sql, _sql, _description, _beside))(draw, box)
     check = None
     if verb == "recover":
@@ -47,7 +44,7 @@ def case(draw: random.Random, box: Box) -> Case:
     elif expect == "equal":
         expect, check = "said", _equal_or_said
     return Case(
-        "runs", f"{said}", [verb, *arguments], expect, {"run": "run", "run2": "run2"}, ("out", *writes), damage=damage,
+        "runs", said, arguments, expect, {"run": "run", "run2": "run2"}, ("out", *writes), damage=damage,
         check=check, judged=verb == "merge", stdout_counts=True, several_lines=verb == "status",
     )  # fmt: skip
 
@@ -70,17 +67,13 @@ def _saved(before: Any, now: Any) -> str:
 
 def _bytes(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None], tuple[str, ...]]:
     made, said, how = byte_damage(draw, (box.material / "run/run.sqlite").read_bytes())
-    return f"run.sqlite: {said}", "equal", lambda at: _write(at["run/run.sqlite"], made), ("in/run/run.sqlite-",)
+    return f"run.sqlite: {said}", "equal", written("run/run.sqlite", made), ("in/run/run.sqlite-",)
 
 
 def _description(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None], tuple[str, ...]]:
     content = (box.material / "run/run.json").read_bytes()
     made, said = json_damage(draw, content)[:2] if draw.random() < 0.6 else byte_damage(draw, content)[:2]
-    return f"run.json: {said}", "equal", lambda at: _write(at["run/run.json"], made), ()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    return f"run.json: {said}", "equal", written("run/run.json", made), ()
 
 
 def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None], tuple[str, ...]]:
@@ -142,10 +135,8 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
             elif how == "trigger":
                 db.execute("create trigger t after insert on records begin delete from records; end")
             else:
-                db.execute(
-                    "update meta set value = ? where key = 'numbers'",
-                    (str(nasty)[:50].encode("utf-8", "replace").decode(),),
-                )
+                value = str(nasty)[:50].encode("utf-8", "replace").decode()
+                db.execute("update meta set value = ? where key = 'numbers'", (value,))
         db.close()
 
     free = ("times", "environment", "trigger", "layout")
@@ -199,11 +190,6 @@ def _beside(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], No
             journal.rename(at.elsewhere / "db")
             journal.symlink_to(at.elsewhere / "db")
 
-    writes = (
-        ("in/run/run.sqlite",)
-        if how in ("journal", "wal")
-        else ("in/run/run.sqlite-", "elsewhere/db-")
-        if how == "database link"
-        else ()
-    )
+    own = ("in/run/run.sqlite",)
+    writes = {"journal": own, "wal": own, "database link": ("in/run/run.sqlite-", "elsewhere/db-")}.get(how, ())
     return f"run folder, {how}", "equal", damage, writes

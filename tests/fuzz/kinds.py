@@ -5,60 +5,42 @@ from collections.abc import Callable
 from typing import Any
 
 from . import codes, hosts, journals, processes, tensors, words
-from .box import Box, Case
+from .box import Box, Case, written
 from .damage import byte_damage, json_damage
 from .material import PROMPT, SUBJECT
 
 Draw = random.Random
 
 
-def trace(box: Box, model: str = "model", *more: Any) -> list[str]:
-    command = ["trace", "--model", box[model], "--prompt", PROMPT, "--subject", SUBJECT, "--samples", 2]
-    return _text([*command, *more, "--json", box.out / "t.json"])
+def trace(box: Box, model: str = "model", more: str = "") -> list[str]:
+    command = box.command(f"trace --model in/{model} --samples 2 {more} --json out/t.json")
+    return [*command, "--prompt", PROMPT, "--subject", SUBJECT]
 
 
-def score(box: Box, model: str = "model", cases: str = "facts.json", *more: Any) -> list[str]:
-    return _text(["score", "--model", box[model], "--cases", box[cases], *more, "--json", box.out / "s.json"])
+def score(box: Box, model: str = "model", more: str = "") -> list[str]:
+    return box.command(f"score --model in/{model} --cases in/facts.json {more} --json out/s.json")
 
 
-def edit(box: Box, method: str, *more: Any, model: str = "model") -> list[str]:
-    own = {
-        "ft": ("--hparams", box["ft.json"]),
-        "kn": (),
-        "rome": ("--hparams", box["rome.json"], "--moments", box["moments"], "--prefixes", box["prefixes.json"]),
-        "memit": (
-            "--hparams",
-            box["memit.json"],
-            "--moments",
-            box["moments"],
-            "--prefixes",
-            box["memit_prefixes.json"],
-        ),
-        "mend": ("--mend-weights", box["mend.safetensors"]),
-    }[method]
-    command = ["edit", "--model", box[model], "--method", method, "--request", box["request.json"], *own, *more]
-    return _text([*command, "--out", box.out / "e.safetensors"])
-
-
-NEEDS = {
-    "ft": ("ft.json",),
-    "kn": (),
-    "rome": ("rome.json", "moments", "prefixes.json"),
-    "memit": ("memit.json", "moments", "memit_prefixes.json"),
-    "mend": ("mend.safetensors",),
+_OWN = {
+    "ft": "--hparams in/ft.json",
+    "kn": "",
+    "rome": "--hparams in/rome.json --moments in/moments --prefixes in/prefixes.json",
+    "memit": "--hparams in/memit.json --moments in/moments --prefixes in/memit_prefixes.json",
+    "mend": "--mend-weights in/mend.safetensors",
 }
+NEEDS = {
+    method: tuple(word.removeprefix("in/") for word in line.split() if word.startswith("in/"))
+    for method, line in _OWN.items()
+}
+
+
+def edit(box: Box, method: str = "rome", more: str = "") -> list[str]:
+    line = f"edit --model in/model --method {method} --request in/request.json {_OWN[method]} {more}"
+    return box.command(f"{line} --out out/e.safetensors")
 
 
 def needs(*names: str) -> dict[str, str]:
     return {name: name for name in ("model", *names)}
-
-
-def _text(command: list[Any]) -> list[str]:
-    return [str(word) for word in command]
-
-
-def damaged(name: str, content: bytes) -> Callable[[Box], None]:
-    return lambda box: None if box[name].write_bytes(content) is None else None
 
 
 def _json_file(
@@ -76,15 +58,8 @@ def _json_file(
 _CHOICES = {
     *("n_head", "layer_norm_epsilon", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
     *("reorder_and_upcast_attn", "bos_token_id", "eos_token_id", "rotary_dim", "torch_dtype", "dtype", "n_positions"),
-    *(
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "rms_norm_eps",
-        "hidden_act",
-        "max_position_embeddings",
-    ),
-    *("rope_parameters", "rope_scaling", "rope_theta", "attention_bias", "mlp_bias"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_act"),
+    *("max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta", "attention_bias", "mlp_bias"),
 }
 
 
@@ -95,7 +70,7 @@ def config(draw: Draw, box: Box) -> Case:
     arguments = draw.choice((trace(box, folder), score(box, folder)))
     found = Case("config", f"{folder}/config.json: {said}", arguments, "free" if free else "equal")
     found.needs = {**needs("facts.json"), folder: folder}
-    found.damage = damaged(f"{folder}/config.json", made)
+    found.damage = written(f"{folder}/config.json", made)
     return found
 
 
@@ -105,11 +80,11 @@ _FOLDERS = ("model", "model", "gptj", "llama")
 def tokenizer(draw: Draw, box: Box) -> Case:
     folder, file = draw.choice(_FOLDERS), draw.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
     made, said, path, how = _json_file(draw, box, f"{folder}/{file}")
-    arguments = [trace(box, folder), score(box, folder), *([edit(box, "rome")] if folder == "model" else [])]
+    arguments = [trace(box, folder), score(box, folder), *([edit(box)] if folder == "model" else [])]
     found = Case("tokenizer", f"{folder}/{file}: {said}", draw.choice(arguments))
     found.expect = "equal" if how in ("order", "cut", "empty") else "free"
     found.needs = {**needs("facts.json", "request.json", *NEEDS["rome"]), folder: folder}
-    found.damage = damaged(f"{folder}/{file}", made)
+    found.damage = written(f"{folder}/{file}", made)
     return found
 
 
@@ -123,7 +98,7 @@ def weights(draw: Draw, box: Box) -> Case:
 
 
 def code(draw: Draw, box: Box) -> Case:
-    return codes.case(draw, box, trace, score, edit, needs)
+    return codes.case(draw, box, _MAKE)
 
 
 _USED = {"requested_rewrite", "paraphrase_prompts", "neighborhood_prompts", "rel_prompts", "case_id"}
@@ -140,7 +115,7 @@ def facts(draw: Draw, box: Box) -> Case:
         expect, check = "equal", None
     if how in ("flip", "insert", "repeat", "zero"):
         expect = "free"
-    arguments = draw.choice((score(box), score(box), score(box, "model", "facts.json", "--memory", "100MB"), _run(box)))
+    arguments = draw.choice((score(box), score(box), score(box, more="--memory 100MB"), _run(box)))
     if arguments[0] == "run" and expect != "free":
         expect, check = "others", lambda before, now: _other_records(before, now, at)
     return Case(
@@ -149,7 +124,7 @@ def facts(draw: Draw, box: Box) -> Case:
         arguments,
         expect,
         needs("facts.json"),
-        damage=damaged("facts.json", made),
+        damage=written("facts.json", made),
         check=check,
     )
 
@@ -164,19 +139,7 @@ def _others(before: Any, now: Any, at: int) -> str:
 
 
 def _run(box: Box) -> list[str]:
-    command = [
-        "run",
-        "smoke",
-        "--model",
-        box["model"],
-        "--facts",
-        box["facts.json"],
-        "--only",
-        "table2",
-        "--methods",
-        "ft",
-    ]
-    return _text([*command, "--out", box.out / "run"])
+    return box.command("run smoke --model in/model --facts in/facts.json --only table2 --methods ft --out out/run")
 
 
 def _other_records(before: Any, now: Any, at: int) -> str:
@@ -198,8 +161,8 @@ def known(draw: Draw, box: Box) -> Case:
     if how == "swap":
         expect = "free"
     return Case(
-        "known", f"known.json: {said}", trace(box, "model", "--facts", box["known.json"]), expect, needs("known.json"),
-        damage=damaged("known.json", made),
+        "known", f"known.json: {said}", trace(box, more="--facts in/known.json"), expect, needs("known.json"),
+        damage=written("known.json", made),
     )  # fmt: skip
 
 
@@ -207,13 +170,13 @@ def requests(draw: Draw, box: Box) -> Case:
     method = draw.choice(("ft", "kn", "rome", "memit", "mend", "mend"))
     file = draw.choice(("request.json", "history.json")) if method == "mend" else "request.json"
     made, said, path, how = _json_file(draw, box, file)
-    more: list[Any] = ["--history", box["history.json"]] if file == "history.json" else []
+    more = "--history in/history.json" if file == "history.json" else ""
     if draw.random() < 0.4:
-        more += ["--perspective", "relation"]
+        more += " --perspective relation"
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
     return Case(
-        "requests", f"{file}: {said}", edit(box, method, *more), expect,
-        needs("request.json", "history.json", *NEEDS[method]), damage=damaged(file, made),
+        "requests", f"{file}: {said}", edit(box, method, more), expect,
+        needs("request.json", "history.json", *NEEDS[method]), damage=written(file, made),
     )  # fmt: skip
 
 
@@ -231,13 +194,13 @@ def settings(draw: Draw, box: Box) -> Case:
         edit(box, method),
         expect,
         needs("request.json", *NEEDS[method]),
-        damage=damaged(file, made),
+        damage=written(file, made),
     )
 
 
 def edits(draw: Draw, box: Box) -> Case:
     said, expect, damage = tensors.edit(draw, box)
-    arguments = score(box, "model", "facts.json", "--edit", box["edit.safetensors"])
+    arguments = score(box, more="--edit in/edit.safetensors")
     return Case("edits", said, arguments, expect, needs("facts.json", "edit.safetensors"), damage=damage)
 
 
@@ -261,30 +224,17 @@ def texts(draw: Draw, box: Box) -> Case:
         made = made + b"\n" + rest
     else:
         made, said, how = byte_damage(draw, content)
-    command = _text(
-        [
-            "moments",
-            "--model",
-            box["model"],
-            "--texts",
-            box[file],
-            "--layers",
-            "1",
-            "--samples",
-            60,
-            "--out",
-            box.out / "m",
-        ]
-    )
+    command = box.command(f"moments --model in/model --texts in/{file} --layers 1 --samples 60 --out out/m")
     expect = "equal" if how == "order" else "free"
-    return Case("texts", f"{file}: {said}", command, expect, needs(file), damage=damaged(file, made))
+    return Case("texts", f"{file}: {said}", command, expect, needs(file), damage=written(file, made))
 
 
 def training(draw: Draw, box: Box) -> Case:
     """MEND's training reads facts and hyperparameters."""
     made, said, path, how = _json_file(draw, box, "facts30.json")
-    command = _text(["mend-train", "--model", box["model"], "--facts", box["facts30.json"], "--steps", 1, "--rank", 2,
-                     "--out", box.out / "n.safetensors"])  # fmt: skip
+    command = box.command(
+        "mend-train --model in/model --facts in/facts30.json --steps 1 --rank 2 --out out/n.safetensors"
+    )
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
     return Case(
         "training",
@@ -292,7 +242,7 @@ def training(draw: Draw, box: Box) -> Case:
         command,
         expect,
         needs("facts30.json"),
-        damage=damaged("facts30.json", made),
+        damage=written("facts30.json", made),
     )
 
 

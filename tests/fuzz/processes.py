@@ -16,23 +16,13 @@ WAYS = ("ascii", "latin", "no input", "no output", "full", "reader gone", "inter
 def case(draw: random.Random, box: Box, make: dict[str, Any]) -> Case:
     """One of the quick commands, started in one of the ways."""
     way = draw.choice(WAYS)
-    run = str(box["run"])
-    smoke = [
-        "run",
-        "smoke",
-        "--model",
-        str(box["model"]),
-        "--facts",
-        str(box["facts.json"]),
-        "--out",
-        str(box.out / "run"),
-    ]
-    smoke += ["--only", "table2", "--methods", "ft", "--limit", "2"]
-    command = draw.choice(
-        (make["trace"](box), make["score"](box), ["verify", run], ["fetch"], ["doctor"], smoke, ["--help"])
+    smoke = box.command(
+        "run smoke --model in/model --facts in/facts.json --out out/run --only table2 --methods ft --limit 2"
     )
+    short = [box.command(line) for line in ("verify in/run", "fetch", "doctor", "--help")]
+    command = draw.choice((make["trace"](box), make["score"](box), smoke, *short))
     if way == "interrupt":
-        command = draw.choice((smoke, make["trace"](box), make["edit"](box, "rome")))
+        command = draw.choice((smoke, make["trace"](box), make["edit"](box)))
     needs = make["needs"]("facts.json", "request.json", "rome.json", "moments", "prefixes.json", "run")
     after = draw.uniform(0, 1.5)
     words = f"{command[0]}, {way}" + (f" after {after:.2f} s" if way == "interrupt" else "")

@@ -20,7 +20,7 @@ def main(root: Path) -> None:
     box.empty()
     os.environ.update(box.environment())
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what is printed between cases is no answer
+    os.dup2(2, 1)  # what is printed between cases is not an answer
     import torch
 
     torch.set_num_threads(1)
