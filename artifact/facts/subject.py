@@ -10,7 +10,8 @@ from artifact.errors import PromptError
 from artifact.terminal import short
 
 _WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-"""Scripts whose words stand without spaces, or take particles without one (Korean): a letter beside a word is not a part of it."""
+"""Scripts whose words stand without spaces, or take particles without one (Korean): there a letter beside a word is not
+a part of it."""
 
 
 def subject_start(prompt: str, subject: str, template: str | None = None) -> int:

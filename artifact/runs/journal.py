@@ -149,7 +149,7 @@ def journal_file(path: Path) -> bool:
             f"{shown}: cannot be looked into ({reason(error)}); name a run folder that you can read"
         ) from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise RunError(f"{path}: is not a regular file, so it is no run's journal; move it away")
+        raise RunError(f"{path}: is not a regular file, so it is not a run's journal; move it away")
     return stat.S_ISREG(mode)
 
 

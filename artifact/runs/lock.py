@@ -116,7 +116,7 @@ def check_path(folder: Path) -> None:
     except OSError as error:
         raise unwritable(folder, error) from None
     except ValueError as error:
-        raise RunError(f"{str(folder)!r}: is no path ({error}); name a folder with --out") from None
+        raise RunError(f"{str(folder)!r}: is not a path ({error}); name a folder with --out") from None
 
 
 def unwritable(folder: Path, error: OSError) -> RunError:
