@@ -187,7 +187,9 @@ def _save(found: _Found, folder: Path, store: Store) -> list[Saved]:
         if record is None:
             lost[stored.unit].add(stored.case_id)
         elif record.status == "failed":
-            later.append((units[stored.unit], record, stored.seal is not None))  # an unused page may hold it still, though it was tried again
+            later.append(
+                (units[stored.unit], record, stored.seal is not None)
+            )  # an unused page may hold it still, though it was tried again
         else:
             store.add(units[stored.unit], record, sealed=stored.seal is not None)
             saved[stored.unit].add(stored.case_id)

@@ -87,9 +87,7 @@ def commonest_reason(store: Store, unit: Unit) -> str:
     for state in ("failed", "excluded"):
         # The case's own number would tell every reason from every other.
         reasons = Counter(
-            record.reason.removeprefix(f"case {record.case_id}: ")
-            for record in unfinished
-            if record.status == state
+            record.reason.removeprefix(f"case {record.case_id}: ") for record in unfinished if record.status == state
         )
         if reasons:
             text, count = reasons.most_common(1)[0]

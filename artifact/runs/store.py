@@ -26,7 +26,17 @@ from artifact.runs.lock import locked
 from artifact.runs.lock import unwritable as unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 from artifact.runs.record import Record
-from artifact.runs.seals import Checked, Tally, check, keep_tally, of_description, row_seal, seal, tally_of, unsealed_cases
+from artifact.runs.seals import (
+    Checked,
+    Tally,
+    check,
+    keep_tally,
+    of_description,
+    row_seal,
+    seal,
+    tally_of,
+    unsealed_cases,
+)
 
 DESCRIPTION = "run.json"
 NOT_ANSWERED = "the model's greedy answer is"
