@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from artifact.reporting.expected import Check
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import NOT_ANSWERED, Store
@@ -74,15 +76,7 @@ def check_json(judged: Sequence[JudgedCheck]) -> list[dict[str, object]]:
     """What verdict.json holds of the checks."""
     return [
         {
-            "id": one.check.id,
-            "paper": one.check.paper,
-            "where": one.check.where,
-            "sentence": one.check.sentence,
-            "taken_from": one.check.taken_from,
-            "model": one.check.model,
-            "unit": one.check.unit,
-            "value": one.check.value,
-            "of": one.check.of,
+            **msgspec.structs.asdict(one.check),
             "tolerance": one.check.tolerance.points,
             "tolerance_reason": one.check.tolerance.reason,
             "answered": one.answered,

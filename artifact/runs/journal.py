@@ -30,7 +30,7 @@ create table if not exists times (unit text not null, seconds real not null, cas
 """
 _TABLES = {"meta", "records", "times"}
 _ADDED = {"records": "seal blob", "numbers": "seal blob", "times": "ended real"}
-"""Columns that tables of earlier versions lack."""
+"""Columns that are missing in tables of earlier versions."""
 _PATIENCE = 60.0
 """Seconds that reader and writer wait for one another: a report of a long run reads for seconds."""
 _CHUNK = 1 << 20
@@ -43,7 +43,7 @@ _LONGEST = 200
 def open_to_write(path: Path) -> sqlite3.Connection:
     """The journal at `path`, made if need be and free of damage; RunError when it cannot be used.
 
-    Journals of earlier versions get what they lack.
+    Journals of earlier versions get what is missing.
     """
     there = journal_file(path)
     if path.is_symlink():
@@ -149,7 +149,7 @@ def journal_file(path: Path) -> bool:
             f"{shown}: cannot be looked into ({reason(error)}); name a run folder that you can read"
         ) from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise RunError(f"{path}: is not a regular file, so it is not a run's journal; move it away")
+        raise RunError(f"{path}: is not a regular file, so it cannot be a run's journal; move it away")
     return stat.S_ISREG(mode)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from artifact import io
 from artifact.errors import RunError
+from artifact.terminal import shown
 
 LOCK, REPORT_LOCK = "run.lock", ".lock"
 _PATIENCE = 0.5
@@ -98,7 +99,7 @@ def holder(folder: Path) -> str | None:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise RunError when something is at `out`, which must be a new folder or an empty one, or it can be no path."""
+    """Raise RunError when something is at `out`, which must be a new folder or an empty one, or it cannot be a path."""
     check_path(out)
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -108,7 +109,7 @@ def refuse_existing(out: Path) -> None:
 
 
 def check_path(folder: Path) -> None:
-    """Raise RunError for what can be no folder's path: too long, or with a NUL in it."""
+    """Raise RunError for what cannot be a folder's path: too long, or with a NUL in it."""
     try:
         folder.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -147,4 +148,4 @@ def _said(path: Path) -> str:
             said = file.read(200).decode(errors="replace")
     except OSError:
         said = ""
-    return "".join(c for c in said if c.isprintable()).strip() or "another process"
+    return shown(said.strip()) or "another process"

@@ -48,8 +48,8 @@ def run_plan(
 
     `report` is called after a unit, at most once a minute; when it fails, that is said and the run goes on. With
     `retry_failed` the cases that failed are computed again, and what comes out replaces them. Cases that do not fit the
-    device are said and not stored. Raises Interrupted when stopped on request, and RunError
-    when the folder is another run's or cannot be written.
+    device are said and not stored. Raises Interrupted when stopped on request, and RunError when the folder is another
+    run's or cannot be written.
     """
     begun_with = _model_of(out) if out is not None else None
     with stopping() as stop, closing(engine(plan, asked, show.say, begun_with)) as working:

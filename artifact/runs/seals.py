@@ -14,6 +14,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from artifact.terminal import shown
+
 TALLY = "seals"
 """Key of the journal's tally: how many sealed records, the sum of their seals (exclusive or), how many unsealed."""
 _LENGTH = 16
@@ -92,9 +94,8 @@ class Checked:
         parts = []
         if self.damaged:
             (unit, case_id), count = next(iter(self.damaged)), len(self.damaged)
-            name = "".join(c if c.isprintable() else "?" for c in unit)[:60]
             records = "1 record" if count == 1 else f"{count} records"
-            parts.append(f"{records} left out that no checksum confirms, the first {name} case {case_id}")
+            parts.append(f"{records} left out that no checksum confirms, the first {shown(unit)[:60]} case {case_id}")
         if self.missing:
             parts.append(f"{self.missing} missing")
         if self.replaced:

@@ -76,7 +76,7 @@ def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = N
 
 
 def _readable(model: LanguageModel, words: Sequence[str], source: str, say: Callable[[str], None]) -> list[str]:
-    """The words that the model can read; the others are said, and are no part of what the noise level is of.
+    """The words that the model can read; the others are said, and the noise level is without them.
 
     A trace that needs one of them is a failed case with its reason. Raises PromptError where none is left.
     """
