@@ -52,7 +52,9 @@ def run(box: Box, case: Case) -> Any:
     elif way == "reader gone":
         reads, out = os.pipe()
         os.close(reads)
-    source = "from artifact.cli import main; main()"
+    # A harness in the background ignores Ctrl-C, and what it starts would, too.
+    source = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    source += "; from artifact.cli import main; main()"
     closed = {"no input": 0, "no output": 1}.get(way)
     source = source if closed is None else f"import os; os.close({closed}); {source}"
     process = subprocess.Popen([sys.executable, "-c", source, *case.arguments], stdin=subprocess.DEVNULL, stdout=out,
