@@ -79,6 +79,7 @@ LEDGERS: list[Ledger] = []
 class Generator(torch.Generator):
     """A stand-in device's source of random numbers: the processor's, which only its tensors may be drawn from."""
 
+    # A processor's one is torch's own, which no subclass may be typed to make.
     def __new__(cls, device: Any = "cpu") -> torch.Generator:  # type: ignore[misc]
         if _number(device) is None:
             return _PROCESSORS.__new__(_PROCESSORS)
@@ -107,6 +108,7 @@ class Standin(torch.Tensor):
         self.inner, self.number = inner.detach(), number
         LEDGERS[number].hold(self, self.inner)
 
+    # What torch types as attributes, a property answers: the wrapper itself is the processor's.
     device = property(lambda self: torch.device("cuda", self.number))  # type: ignore[assignment]
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_cpu = property(lambda self: False)  # type: ignore[assignment]

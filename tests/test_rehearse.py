@@ -83,11 +83,12 @@ def test_every_unit_is_computed_and_adds_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_at_most_and_expected_follow_the_steps_that_were_taken() -> None:
     """Half the steps measured: all of them take more, and the expected share of them lies between."""
-    context = SimpleNamespace(editor=lambda method: SimpleNamespace(hparams=SimpleNamespace(v_num_grad_steps=20)))
-    records = [SimpleNamespace(payload={"steps": taken}) for taken in (5, 15)]
+    hparams = SimpleNamespace(v_num_grad_steps=20)
+    context: Any = SimpleNamespace(editor=lambda method: SimpleNamespace(hparams=hparams))
+    records: list[Any] = [SimpleNamespace(payload={"steps": taken}) for taken in (5, 15)]
     unit = Unit("rome-entity", "edit", batch=2, method="rome")
-    assert module._share(unit, context, records) == 0.5  # type: ignore[arg-type]
-    assert module._share(Unit("kn-entity", "edit", batch=2, method="kn"), context, records) == 1.0  # type: ignore[arg-type]
+    assert module._share(unit, context, records) == 0.5
+    assert module._share(Unit("kn-entity", "edit", batch=2, method="kn"), context, records) == 1.0
     half, whole = (unit_work(unit, "gpt2", PROTOCOLS["released"], share).products for share in (0.5, 1.0))
     assert half < whole
     assert steps.with_steps("kn", "as it is", 0.5) == "as it is"
