@@ -26,6 +26,7 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative=""),  # a flag that is off by default needs no --no-... beside it
 )
 
 ProtocolName = Literal["released", "corrected"]
@@ -42,7 +43,6 @@ Device = Annotated[str | None, Parameter(help="cpu, cuda, or one GPU such as cud
 Correct = Annotated[
     list[str],
     Parameter(
-        negative="",
         help="Correct these defects alone and follow the released code in the rest: switches of docs/protocol.md, such "
         "as kn_undone,mend_steps_swapped.",
     ),
@@ -54,7 +54,7 @@ Memory = Annotated[
 ]
 AnyModel = Annotated[
     bool,
-    Parameter(negative="", help="Use files that were made for another model all the same; this is said, and recorded."),
+    Parameter(help="Use files that were made for another model all the same; this is said, and recorded."),
 ]
 Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
 

@@ -19,7 +19,7 @@ _SAMPLES = 10_000
 Shape = Annotated[Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")]
 LoopFacts = Annotated[int, count("Facts timed one at a time; both results are compared on these.", 100_000)]
 TargetTokens = Annotated[int, count("Tokens of every target.", 500)]
-Operations = Annotated[bool, Parameter(help="Count our operations too, in one run more.")]
+Operations = Annotated[bool, Parameter(negative="--no-operations", help="Count our operations too, in one run more.")]
 
 
 @bench_app.command(name="trace")

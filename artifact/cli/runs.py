@@ -57,7 +57,7 @@ class RunOptions:
         Path | None, Parameter(help="MEND's network trained for the model; the world has its own.")
     ] = None
     retry_failed: Annotated[
-        bool, Parameter(negative="", help="Compute the cases again that failed before; what comes out replaces them.")
+        bool, Parameter(help="Compute the cases again that failed before; what comes out replaces them.")
     ] = False
     any_model: AnyModel = False
 
@@ -69,10 +69,10 @@ class Narrowing:
 
     only: Annotated[
         list[Literal["table1", "table2", "figure2", "figure3"]],
-        Parameter(negative="", help="These tables and figures alone."),
+        Parameter(help="These tables and figures alone."),
     ] = field(default_factory=list)
-    methods: Annotated[list[str], Parameter(negative="", help="These methods alone: ft, kn, mend, rome, memit.")] = (
-        field(default_factory=list)
+    methods: Annotated[list[str], Parameter(help="These methods alone: ft, kn, mend, rome, memit.")] = field(
+        default_factory=list
     )
     shard: Annotated[str | None, Parameter(help="i/n: the i-th of n parts, to be put together by kloc merge.")] = None
     engine: Annotated[Literal["local", "ray"], Parameter(help="This process, or a Ray cluster's GPUs.")] = "local"
