@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from artifact.editing.hparams import METHODS, MethodName
+from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective
 
@@ -21,11 +21,13 @@ Severed = Literal["mlp", "attn"]
 Part = Literal["table1", "table2", "figure2", "figure3"]
 PARTS: tuple[Part, ...] = get_args(Part)
 PAPER_MODELS = ("gpt2-xl", "gpt-j")
-PAPER_METHODS: Mapping[str, tuple[MethodName, ...]] = {
+PAPER_METHODS: Mapping[str, tuple[str, ...]] = {
     "gpt2-xl": ("rome", "memit", "mend", "ft", "kn"),
     "gpt-j": ("rome", "memit", "mend"),
 }
-"""Methods of Tables 1 and 2 by model, the ones that both tables print first."""
+"""Methods of Tables 1 and 2 by model, the ones that most claims rest on first."""
+_BEFORE_WINDOWS = 2
+"""How many of them a paper's plan edits by before it traces."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -103,8 +105,8 @@ def _severed(batch: int, most: int | None) -> Iterator[Unit]:
             )
 
 
-def _edits(batches: Mapping[MethodName, int], most: int | None) -> tuple[Unit, ...]:
-    """Every method from both perspectives, each with its batch: the rows of Tables 1 and 2."""
+def _edits(batches: Mapping[str, int], most: int | None) -> tuple[Unit, ...]:
+    """Methods from both perspectives, each with its batch: the rows of Tables 1 and 2."""
     return tuple(
         Unit(f"{method}-{view}", "edit", batch=batch, most=most, method=method, perspective=view)
         for method, batch in batches.items()
@@ -118,21 +120,18 @@ def _smoke(title: str, edits: int, traces: int) -> Plan:
         title=title,
         units=(
             _unedited(batch=48, most=48),
-            *_edits({"ft": 16, "kn": 16, "mend": 16, "rome": 4, "memit": 8}, most=edits),
+            *_edits({name: one.smoke_batch for name, one in METHODS.items() if one.smoke_batch}, most=edits),
             *_traces(batch=16, most=traces, window=3),  # the paper's ten layers would span a small model
         ),
     )
 
 
-_BATCHES: Mapping[MethodName, int] = {"rome": 16, "memit": 32, "mend": 32, "ft": 8, "kn": 16}
-"""Facts optimised together where memory allows; the memory budget splits a batch further without changing a number."""
-
-
 def _paper(name: str, title: str, model: str, most: int | None = None, traced: int | None = None) -> Plan:
     """The paper's units on one of its models: what most claims rest on first, what decides least last."""
-    edits = _edits({method: _BATCHES[method] for method in PAPER_METHODS[model]}, most)
-    first = tuple(unit for unit in edits if unit.method in ("rome", "memit"))
-    last = tuple(unit for unit in edits if unit not in first)
+    batches = {method: METHODS[method].batch for method in PAPER_METHODS[model]}
+    edits = _edits(batches, most)
+    first = tuple(unit for unit in edits if unit.method in PAPER_METHODS[model][:_BEFORE_WINDOWS])
+    last = edits[len(first) :]
     return Plan(
         name=name,
         title=title,

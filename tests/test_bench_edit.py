@@ -8,14 +8,17 @@ import msgspec
 import pytest
 import torch
 
-from artifact.bench import edit, shapes
-from artifact.bench.edit import bench_edit, random_moments
+from artifact.bench import edit, loops_gradient, shapes
+from artifact.bench.edit import bench_edit
 from artifact.bench.evaluate import bench_evaluate
 from artifact.bench.facts import synthetic_facts, synthetic_prefixes, word_tokens
+from artifact.bench.given import random_moments
 from artifact.bench.loops import Looped, Peer
 from artifact.cli import call
 from artifact.editing.edit import Edit, LowRank
-from artifact.editing.hparams import METHODS, Hparams, KnHparams, MethodName, hparams_for
+from artifact.editing.hparams import Hparams
+from artifact.editing.methods import METHODS, MethodName
+from artifact.editing.methods.kn import KnHparams
 from artifact.errors import EditError
 from artifact.lm.device import Memory
 from artifact.lm.load import from_module
@@ -39,7 +42,7 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 def run(shape: str, method: MethodName, target_tokens: int, hparams: Hparams | None = None) -> edit.EditBench:
     if hparams is None:
-        hparams = hparams_for(method, "tiny", 3)  # the shapes' own name layers that a tiny one lacks
+        hparams = METHODS[method].hparams_for("tiny", 3)  # the shapes' own name layers that a tiny one lacks
         if method in FEWER:
             hparams = msgspec.structs.replace(hparams, **FEWER[method])
     return bench_edit(
@@ -78,8 +81,8 @@ def test_a_different_edit_shows(shape: str, monkeypatch: pytest.MonkeyPatch) -> 
         changes = {name: LowRank(change.left_IR, 1.5 * change.right_RO) for name, change in found.edit.changes.items()}
         return Looped(Edit(changes), found.steps - 1)
 
-    loop = edit.mend_loop
-    monkeypatch.setattr(edit, "mend_loop", other)
+    loop = loops_gradient.mend_loop
+    monkeypatch.setattr(loops_gradient, "mend_loop", other)
     found = run(shape, "mend", 1)
     assert found.difference == pytest.approx(1 / 3, abs=1e-3)
     assert any("NOT the same steps" in line for line in found.lines())

@@ -3,6 +3,7 @@
 No rate is tested: what is measured here is that operations, memory and time add up.
 """
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Callable
@@ -15,25 +16,26 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from artifact.bench import estimate, shapes, steps
-from artifact.bench.edit import random_moments, random_network
+from artifact.bench import estimate, shapes
 from artifact.bench.estimate import Machine, other_machine
-from artifact.bench.facts import synthetic_facts, synthetic_prefixes, word_tokens
+from artifact.bench.facts import synthetic_facts, word_tokens
+from artifact.bench.given import random_given
 from artifact.bench.shapes import SHAPES, random_module
-from artifact.bench.work import EDITS, PAPER_LENGTHS, Lengths, Prompt, Shape, Traced, scored, traced
+from artifact.bench.work import scored, traced
 from artifact.cli import call
 from artifact.editing.edit import Edited
-from artifact.editing.hparams import METHODS, MethodName, hparams_for
-from artifact.editing.mend import inner_weights
-from artifact.editing.methods import Editor
+from artifact.editing.editor import Editor
+from artifact.editing.methods import METHODS, MethodName
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import SettingError
 from artifact.evaluation.metrics import GROUPS
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import PERSPECTIVES, Fact, View
+from artifact.facts.lengths import PAPER_LENGTHS, Lengths, Prompt, Traced
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, from_module
+from artifact.lm.work import Shape
 from artifact.plan import PLANS
 from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import Settings
@@ -106,9 +108,6 @@ def test_scoring(tiny: Tiny, target: int) -> None:
     assert scored(shape, Lengths({}, 0, case, read, {})).products == pytest.approx(counted, rel=BOUND)
 
 
-STEPS = {"rome": "v_num_grad_steps", "memit": "v_num_grad_steps", "ft": "num_steps", "kn": "steps"}
-
-
 @pytest.mark.parametrize(
     ("method", "family", "target"),
     [*((method, "gpt2", 2) for method in METHODS), ("rome", "gpt-j", 1), ("kn", "gpt-j", 1)],
@@ -116,26 +115,23 @@ STEPS = {"rome": "v_num_grad_steps", "memit": "v_num_grad_steps", "ft": "num_ste
 def test_edits(tiny: Tiny, method: MethodName, family: str, target: int) -> None:
     model, shape = tiny(family)
     facts = synthetic_facts(997, FACTS, target)
-    hparams = hparams_for(method, "tiny", LAYERS)
-    if method in STEPS:  # fewer, to save time
-        hparams = msgspec.structs.replace(hparams, **{STEPS[method]: 4})
-    drawn = synthetic_prefixes(997, ((5, 10), (10, 10)) if method == "rome" else ((10, 5),))
-    needs: dict[str, Any] = {}
-    if method in ("rome", "memit"):
-        needs["moments"] = Moments("random", given_MM={at: random_moments(model.decoder, at) for at in hparams.layers})
-        needs["prefixes"] = drawn if method == "rome" else [drawn[:1], drawn[1:]]
-    if method == "mend":
-        needs["network"] = random_network(inner_weights(model.decoder, hparams), model.decoder.device)
-    editor = Editor(model, method, hparams, PROTOCOLS["released"], Memory(10**10), **needs)
+    asked = METHODS[method]
+    hparams = asked.hparams_for("tiny", LAYERS)
+    if asked.steps:  # fewer, to save time
+        hparams = msgspec.structs.replace(hparams, **{asked.steps: 4})
+    given = random_given(asked, model.decoder, hparams)
+    moments = Moments("random", given_MM=dict(given.moments_MM))
+    needs: dict[str, Any] = {"prefixes": given.prefixes, "moments": moments, "network": given.network}
+    editor = Editor(model, asked, hparams, PROTOCOLS["released"], Memory(10**10), **needs)
     for perspective in PERSPECTIVES:
         views = [fact.view(perspective) for fact in facts]
         edits: list[object] = []
         counted = operations(lambda views=views, edits=edits: edits.extend(editor.edits([[v] for v in views]))) / FACTS
         assert all(isinstance(edit, Edited) for edit in edits)
-        if method in ("rome", "memit", "ft"):  # the formula has every step taken
+        if asked.stops:  # the formula has every step taken
             assert {len(edit.losses) for edit in edits if isinstance(edit, Edited)} == {4}
         prompts = {perspective: lengths_of(model, facts, views[0], target)}
-        found = EDITS[method](shape, hparams, Lengths(prompts, 11, 0, 0, {}), perspective)
+        found = asked.work(shape, hparams, Lengths(prompts, 11, 0, 0, {}), perspective)
         assert found.products == pytest.approx(counted, rel=BOUND)
 
 
@@ -219,17 +215,26 @@ def test_memory_is_said(memory: float, says: str) -> None:
     assert any(says in line for line in estimate.lines(estimate.estimate("gpt-j", machine, "released"), machine))
 
 
+STOPPING = {name: method for name, method in METHODS.items() if method.stops}
+
+
+def stop_at(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every optimisation stops early after that share of its steps."""
+    for name, method in STOPPING.items():
+        stops = {view: share for view in PERSPECTIVES}
+        monkeypatch.setitem(METHODS, name, dataclasses.replace(method, stops=stops))
+
+
 def test_expected_is_at_most_and_less_where_optimisations_stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
     for machine in (
         Machine("CPU", False, 2e11, 1e10, 64e9, "invented"),
         other_machine("77.4TFLOPS", "768GB/s", "48GB"),
     ):
         for share in (1.0, 0.5):
-            for key in steps.TAKEN:
-                monkeypatch.setitem(steps.TAKEN, key, share)
+            stop_at(share, monkeypatch)
             for one in estimate.estimate("full", machine, "released"):
                 for unit in one.units:
-                    stops = share < 1 and unit.name.partition("-")[0] in steps.MOST
+                    stops = share < 1 and unit.name.partition("-")[0] in STOPPING
                     assert unit.expected < unit.seconds if stops else unit.expected == unit.seconds, unit.name
                 assert (
                     one.expected == pytest.approx(sum(unit.expected for unit in one.units))
@@ -241,18 +246,18 @@ def test_what_early_stops_are_worth_on_the_smaller_card(monkeypatch: pytest.Monk
     """docs/scaling.md: 24 hours on the card of 48 GB need less than a quarter of the steps."""
     card = other_machine("77.4TFLOPS", "768GB/s", "48GB")
     for share, reached in ((0.25, False), (0.2, True)):
-        for key in steps.TAKEN:
-            monkeypatch.setitem(steps.TAKEN, key, share)
+        stop_at(share, monkeypatch)
         found = estimate.estimate("full", card, "released")
         assert (sum(one.expected + one.load for one in found) < 24 * 3600) == reached
 
 
 def test_the_document_has_the_steps_of_the_stated_run() -> None:
     text = DOCUMENT.read_text()
-    for method in steps.MOST:
+    assert set(STOPPING) == {"ft", "rome", "memit"}
+    for method in STOPPING:
         entity, relation, most = (float(n) for n in re.search(rf"\| {method.upper()} \| (.*) \|", text)[1].split(" | "))
         for view, taken in (("entity", entity), ("relation", relation)):
-            assert taken == pytest.approx(steps.TAKEN[method, view] * most, abs=0.05)
+            assert taken == pytest.approx(STOPPING[method].stops[view] * most, abs=0.05)
 
 
 def test_this_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +277,7 @@ def test_every_unit_of_every_plan_is_known() -> None:
     kinds = {
         unit.method if unit.does == "edit" else unit.does for plans in PLANS.values() for p in plans for unit in p.units
     }
-    assert kinds == set(estimate.EFFICIENCY)
+    assert kinds == {*estimate.EFFICIENCY, *METHODS}
     assert set(PAPER_LENGTHS.prompts) == set(PAPER_LENGTHS.traced) == set(PERSPECTIVES)
 
 

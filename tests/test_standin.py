@@ -4,6 +4,7 @@ With batches cut alike every unit's records are the processor's bit for bit. FT'
 fused Adam, which it takes on a GPU. A batch that is cut otherwise rounds otherwise: there numbers agree to 1e-5.
 """
 
+import dataclasses
 import gc
 import json
 import math
@@ -27,7 +28,8 @@ from safetensors.torch import load_file
 
 from artifact.bench import shapes
 from artifact.cli import call
-from artifact.editing.hparams import METHODS, Hparams, MethodName, hparams_for
+from artifact.editing.method import Default
+from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments import Moments
 from artifact.lm.load import load
 from artifact.plan import SMOKE
@@ -94,7 +96,7 @@ def assert_close(one: Any, other: Any, path: tuple[object, ...] = ()) -> None:
 def made() -> dict[int, torch.Tensor]:
     """The world's second moments by layer, made once."""
     model = load("world")
-    layers = {layer for name in ("rome", "memit") for layer in hparams_for(name, "world", model.decoder.layers).layers}
+    layers = moment_layers(METHODS, "world", model.decoder.layers)
     return default_moments(model, sorted(layers)).given_MM
 
 
@@ -261,14 +263,11 @@ FEWER = {"rome": {"v_num_grad_steps": 6}, "memit": {"v_num_grad_steps": 6, "laye
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_benches_of_edits(method: MethodName, monkeypatch) -> None:
+def test_the_benches_of_edits(method: str, monkeypatch) -> None:
     """A tiny shape takes the place of GPT-2 small's, and a slow product's rate is not measured."""
 
-    def hparams(name: MethodName, *given: object) -> Hparams:
-        found = hparams_for(name, "tiny", 3)
-        return msgspec.structs.replace(found, **FEWER.get(name, {}))
-
-    monkeypatch.setattr("artifact.bench.edit.hparams_for", hparams)
+    tiny = msgspec.structs.replace(METHODS[method].hparams_for("tiny", 3), **FEWER.get(method, {}))
+    monkeypatch.setitem(METHODS, method, dataclasses.replace(METHODS[method], defaults={"gpt2": Default(tiny)}))
     command = ("bench", "edit", "--method", method, "--facts", "2", "--loop-facts", "1", "--no-operations")
     there, here = benched(monkeypatch, command)
     assert there.our_steps == here.our_steps and there.loop_steps == here.loop_steps

@@ -8,6 +8,7 @@ loops_gradient.py's. It asserts nothing: tests hold the accuracy.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import msgspec
@@ -15,29 +16,22 @@ import torch
 from torch import Tensor
 
 from artifact.bench.compare import Timing, Work, compare
-from artifact.bench.facts import synthetic_facts, synthetic_prefixes, word_tokens
-from artifact.bench.loops import Looped, Peer, memit_loop, rome_loop
-from artifact.bench.loops_gradient import ft_loop, kn_loop, mend_loop
+from artifact.bench.facts import synthetic_facts, word_tokens
+from artifact.bench.given import random_given
+from artifact.bench.loops import Looped, Peer
 from artifact.bench.shapes import random_module, timed
 from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
-from artifact.editing.hparams import MethodName, hparams_for
-from artifact.editing.mend import inner_weights
-from artifact.editing.mend_gradients import InnerWeight
-from artifact.editing.mend_network import LowRankLayer, Network, Transform
-from artifact.editing.methods import Editor
+from artifact.editing.editor import Editor
+from artifact.editing.method import Method
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.kn import KnHparams
+from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import protocol_of
 from artifact.errors import EditError
 from artifact.facts.fact import View
-from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel, from_module
-
-ROME_PREFIXES = ((5, 10), (10, 10))
-MEMIT_PREFIXES = ((10, 5),)
-MEND_RANK = 1920
-"""Rank of the published networks, capped by the width of their input."""
-_STEPS = {"rome": "v_num_grad_steps", "memit": "v_num_grad_steps", "ft": "num_steps", "kn": "steps"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Solve:
 class EditBench:
     """One method's comparison: timing, steps of every fact each way, and how far the weight changes are apart."""
 
-    method: MethodName
+    method: str
     timing: Timing
     our_steps: tuple[int, ...]
     loop_steps: tuple[int, ...]
@@ -89,7 +83,7 @@ class EditBench:
 def bench_edit(
     shape: str,
     device: str,
-    method: MethodName,
+    method: str,
     *,
     facts: int,
     loop_facts: int,
@@ -106,12 +100,13 @@ def bench_edit(
     decoder = from_module(module, device)
     tokens = word_tokens(module.config.vocab_size, decoder.positions)
     model = LanguageModel(shape, "random weights", decoder, tokens)
-    hparams = hparams or hparams_for(method, shape, decoder.layers)
+    asked = METHODS[method]
+    hparams = hparams or asked.hparams_for(shape, decoder.layers)
     made = synthetic_facts(module.config.vocab_size, facts, target_tokens)
     if memory is None:  # of what weights and factors leave
-        edited = hparams.layers if method in ("rome", "memit") else ()
-        memory = Memory(default_memory(decoder.device, sum(8 * key_width(decoder, at) ** 2 for at in edited)))
-    bench = _Bench(model, Peer(module, decoder.family, tokens), method, hparams, memory)
+        factored = hparams.edited if asked.moments else ()
+        memory = Memory(default_memory(decoder.device, sum(8 * key_width(decoder, at) ** 2 for at in factored)))
+    bench = _Bench(model, Peer(module, decoder.family, tokens), asked, hparams, memory)
     views = [fact.view("entity") for fact in made]
     few = views[: min(loop_facts, facts)]
     work = Work(
@@ -129,34 +124,22 @@ def bench_edit(
         our_steps=tuple(bench.steps(edited) for edited in ours),
         loop_steps=tuple(one.steps for one in looped),
         difference=max(_difference(edited.edit, one.edit) for edited, one in zip(ours, looped, strict=False)),
-        neurons=_neurons(ours, looped) if method == "kn" else None,
-        solve=_solve(bench, hparams.layers, facts, device) if method == "memit" else None,
+        neurons=_neurons(ours, looped) if isinstance(hparams, KnHparams) else None,
+        solve=_solve(bench, hparams.layers, facts, device) if isinstance(hparams, MemitHparams) else None,
     )
 
 
 class _Bench:
-    """One method both ways, with what they share: prefixes, second moments, MEND's network."""
+    """One method both ways, with what they share."""
 
-    def __init__(self, model: LanguageModel, peer: Peer, method: MethodName, hparams: Any, memory: Memory) -> None:
+    def __init__(self, model: LanguageModel, peer: Peer, method: Method, hparams: Any, memory: Memory) -> None:
         self.model, self.peer, self.method, self.memory = model, peer, method, memory
-        decoder = model.decoder
-        self.short = msgspec.structs.replace(hparams, **{_STEPS[method]: 2}) if method in _STEPS else hparams
-        self._points = hparams.steps if method == "kn" else 0
-        self.given_MM: dict[int, Tensor] = {}
-        self.moments: Moments | None = None
-        self.network: Network | None = None
-        vocabulary = decoder.embedding_VD.shape[0]
-        self.templates = synthetic_prefixes(vocabulary, ROME_PREFIXES if method == "rome" else MEMIT_PREFIXES)
-        self.groups = [self.templates[:1], self.templates[1:]]
-        if method in ("rome", "memit"):
-            self.given_MM = {layer: random_moments(decoder, layer) for layer in hparams.layers}
-            self.moments = Moments("random", given_MM=self.given_MM)
-        if method == "rome":
-            # The peers keep the inverse from fact to fact: it is made once and not timed.
-            self._inverse_MM = torch.linalg.inv(self.given_MM[hparams.layer])
-        if method == "mend":
-            self._inner = inner_weights(decoder, hparams)
-            self.network = random_network(self._inner, decoder.device)
+        self.short = msgspec.structs.replace(hparams, **{method.steps: 2}) if method.steps else hparams
+        # Where every step is taken, that many; where an optimisation may stop, its losses are counted.
+        self._steps = getattr(hparams, method.steps) if method.steps and not method.stops else None
+        self.given = random_given(method, model.decoder, hparams)
+        self.moments = Moments("random", given_MM=dict(self.given.moments_MM)) if method.moments else None
+        self._loop = resolve_name(method.loop)
 
     def ours(self, views: Sequence[View], hparams: Any) -> list[Edited]:
         """All facts together, each an edit of its own; the first failure is raised.
@@ -170,9 +153,9 @@ class _Bench:
             # The loop edits single facts, so none has a history; an edit that changes nothing is a failure here.
             protocol_of("released", ["mend_training_mode", "kn_without_neuron_scored"]),
             self.memory,
-            prefixes=self.templates if self.method == "rome" else self.groups,
+            prefixes=self.given.prefixes,
             moments=self.moments,
-            network=self.network,
+            network=self.given.network,
         )
         found: list[Edited] = []
         for one in editor.edits([[view] for view in views]):
@@ -183,60 +166,11 @@ class _Bench:
 
     def loop(self, view: View, hparams: Any) -> Looped:
         """One fact as the peers do it."""
-        if self.method == "rome":
-            return rome_loop(self.peer, view, hparams, self.templates, self._inverse_MM)
-        if self.method == "memit":
-            return memit_loop(self.peer, view, hparams, self.groups, self.given_MM)
-        if self.method == "kn":
-            return kn_loop(self.peer, view, hparams)
-        if self.method == "ft":
-            return ft_loop(self.peer, view, hparams)
-        assert self.network is not None
-        return mend_loop(self.peer, view, self._inner, self.network)
+        return self._loop(self.peer, view, hparams, self.given)
 
     def steps(self, edited: Edited) -> int:
         """Forward passes of an optimisation, points of KN's integral, or MEND's one pass."""
-        return self._points if self.method == "kn" else len(edited.losses)
-
-
-def random_moments(decoder: Decoder, layer: int) -> Tensor:
-    """A symmetric positive definite matrix (M, M) in float32, of condition about 20, seeded by the layer."""
-    width = key_width(decoder, layer)
-    generator = torch.Generator(decoder.device).manual_seed(layer)
-    factor_MR = torch.randn(width, 64, device=decoder.device, generator=generator) * (8 / width) ** 0.5
-    matrix_MM = factor_MR @ factor_MR.t()
-    matrix_MM.diagonal().add_(0.5)
-    return matrix_MM
-
-
-def random_network(inner: Sequence[InnerWeight], device: torch.device) -> Network:
-    """A network of the published form with random entries for these weights: two low-rank layers a weight shape."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def normal(*shape: int, scale: float) -> Tensor:
-        return scale * torch.randn(*shape, device=device, generator=generator)
-
-    def layer(both: int, modes: int) -> LowRankLayer:
-        rank = min(MEND_RANK, both)
-        return LowRankLayer(
-            u_ER=normal(both, rank, scale=rank**-0.5),
-            v_RE=normal(rank, both, scale=both**-0.5),
-            bias_E=normal(both, scale=0.1),
-            shift_SE=normal(modes, both, scale=0.1),
-            scale_SE=1 + normal(modes, both, scale=0.1),
-        )
-
-    transforms = {}
-    for inputs, outputs in sorted({weight.shape for weight in inner}):
-        modes = sum(weight.shape == (inputs, outputs) for weight in inner)
-        transforms[inputs, outputs] = Transform(
-            u_mean_I=torch.zeros(inputs, device=device),
-            u_std_I=torch.ones(inputs, device=device),
-            v_mean_O=torch.zeros(outputs, device=device),
-            v_std_O=torch.full((outputs,), 1e-3, device=device),  # gradients are small
-            layers=tuple(layer(inputs + outputs, modes) for _ in range(2)),
-        )
-    return Network(transforms, 1e-3 * torch.arange(1, len(inner) + 1, device=device), None, "random")
+        return self._steps or len(edited.losses)
 
 
 def _difference(ours: Edit, loop: Edit) -> float:
@@ -273,8 +207,8 @@ def _changed(edit: Edit) -> Iterator[tuple[str, int]]:
 def _solve(bench: "_Bench", layers: Sequence[int], facts: int, device: str) -> Solve:
     """Time MEMIT's solves for `facts` keys a layer; the factors are made anew for it, in place of those there are."""
     decoder = bench.model.decoder
-    bench.moments = moments = Moments("random", given_MM=bench.given_MM)
-    width = bench.given_MM[layers[0]].shape[0]
+    bench.moments = moments = Moments("random", given_MM=dict(bench.given.moments_MM))
+    width = bench.given.moments_MM[layers[0]].shape[0]
     generator = torch.Generator(decoder.device).manual_seed(0)
     keys_FM = torch.randn(facts, width, device=decoder.device, generator=generator)
 

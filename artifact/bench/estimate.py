@@ -18,25 +18,22 @@ import torch
 from artifact.bench import steps
 from artifact.bench.shapes import SHAPES, ShapeName, matrix_rate, timed
 from artifact.bench.work import (
-    EDITS,
-    PAPER_LENGTHS,
-    Shape,
-    Work,
     factor_bytes,
     factor_products,
-    mend_bytes,
     scored,
     solve_bytes,
     traced,
 )
-from artifact.editing.hparams import hparams_for
-from artifact.editing.methods import ordered
+from artifact.editing.method import Method
+from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.protocol import Protocol, protocol_of
 from artifact.errors import SettingError
 from artifact.facts.dataset import PAPER_CASES
+from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, parse_bytes, use_tf32
 from artifact.lm.families.gpt2 import GPT2
+from artifact.lm.work import Efficiency, Shape, Work
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit, find_plans
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
@@ -60,28 +57,17 @@ _SIDE = 1 << 26
 """Numbers that are copied to measure the memory's rate: 0.27 GB."""
 
 
-@dataclass(frozen=True)
-class Efficiency:
-    """Share of the matrix rate that a kind of unit reaches: on a CPU in all, with its source, and on a GPU in its
-    matrix products alone, assumed.
-    """
-
-    cpu: float
-    source: str
-    gpu: float
-
-
 EFFICIENCY = {
     "trace": Efficiency(0.54, "54 to 65% measured", 0.40),
     "unedited": Efficiency(0.55, "55 to 70% measured", 0.40),
-    "rome": Efficiency(0.61, "61 to 76% measured", 0.40),
-    "memit": Efficiency(0.41, "from 2.36 s a fact measured", 0.35),
-    "kn": Efficiency(0.54, "from 0.73 s a fact measured", 0.35),
-    "ft": Efficiency(0.26, "26% measured", 0.25),
-    "mend": Efficiency(0.38, "from 0.064 s a fact measured", 0.25),
 }
-"""By kind of unit. CPU figures are BENCHMARKS.md's, GPT-2 small on two cores; seconds become a share with the
-operations counted here and the 198 GFLOP/s of the same table."""
+"""Of units that edit nothing; methods have their own. CPU figures are BENCHMARKS.md's, GPT-2 small on two cores;
+seconds become a share with the operations counted here and the 198 GFLOP/s of the same table."""
+
+
+def unit_efficiency(unit: Unit) -> Efficiency:
+    """The share of the matrix rate that a unit reaches."""
+    return METHODS[unit.method].efficiency if unit.does == "edit" else EFFICIENCY[unit.does]
 
 
 @dataclass(frozen=True)
@@ -237,14 +223,12 @@ def lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Ite
 def _plan(plan: Plan, model: str, machine: Machine, protocol: Protocol, limit: int | None) -> PlanEstimate:
     shape = Shape.of(SHAPES[model])
     units = [_unit(unit, model, shape, machine, protocol, limit) for unit in plan.units]
-    methods = {unit.method for unit in plan.units}
-    layers = sorted(
-        {layer for m in ("rome", "memit") if m in methods for layer in hparams_for(m, model, shape.layers).layers}
-    )
+    methods = {unit.method for unit in plan.units if unit.method != "none"}
+    layers = moment_layers(methods, model, shape.layers)
     names, optional = needed_sources(plan, model, Given())
     names = names if model in names else (model, *names)
     factors, one_factor = len(layers) * factor_bytes(shape), factor_bytes(shape) if layers else 0
-    network = mend_bytes(shape) if "mend" in methods else 0
+    network = max((METHODS[name].network_bytes(shape) for name in methods), default=0)
     batch = _least_batch(shape, model)
     file = one_factor / 2  # a published matrix is float32
     parts = {"weights": float(shape.weights), f"factors of {len(layers)} layers' second moments": float(factors)}
@@ -277,22 +261,23 @@ def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = 
         fresh = protocol.severed_fresh_noise
         lengths = PAPER_LENGTHS.traced[unit.corrupt]
         return traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
-    work = scored(shape, PAPER_LENGTHS, dense=unit.method == "ft")
-    if unit.does == "edit" and unit.method != "none":
-        if share is None:
-            share = steps.expected_share(unit.method, unit.perspective)
-        hparams = steps.with_steps(unit.method, hparams_for(unit.method, model, shape.layers), share)
-        work += EDITS[unit.method](shape, hparams, PAPER_LENGTHS, unit.perspective)
-    return work
+    if unit.does == "unedited":
+        return scored(shape, PAPER_LENGTHS)
+    method = METHODS[unit.method]
+    if share is None:
+        share = method.stops.get(unit.perspective, 1.0)
+    hparams = steps.with_steps(method, method.hparams_for(model, shape.layers), share)
+    edit = method.work(shape, hparams, PAPER_LENGTHS, unit.perspective)
+    return scored(shape, PAPER_LENGTHS, method.dense) + edit
 
 
 def _unit(
     unit: Unit, model: str, shape: Shape, machine: Machine, protocol: Protocol, limit: int | None
 ) -> UnitEstimate:
     facts = planned_facts(unit, limit)
-    kind = unit.method if unit.does == "edit" else unit.does
     most, expected = (unit_work(unit, model, protocol, share) for share in (1.0, None))
-    efficiency = EFFICIENCY[kind].gpu if machine.cuda else EFFICIENCY[kind].cpu
+    reached = unit_efficiency(unit)
+    efficiency = reached.gpu if machine.cuda else reached.cpu
     rate = efficiency * machine.rate
     ahead = _ahead(unit, model, shape, protocol, facts) / rate
     if not machine.cuda:
@@ -300,8 +285,7 @@ def _unit(
         return UnitEstimate(unit.name, facts, most, efficiency, of_most, of_expected, ahead)
     # The facts of a batch stop one by one: its passes end with the last, which is taken to need every step.
     batches = ceil(facts / unit.batch) * most.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
-    if unit.method == "rome" or unit.method == "memit":
-        layers = len(hparams_for(unit.method, model, shape.layers).layers)
+    if layers := len(moment_layers([unit.method] if unit.method in METHODS else [], model, shape.layers)):
         batches += ceil(facts / unit.batch) * solve_bytes(shape, layers).bytes / machine.bandwidth
     of_most, of_expected = (
         facts * (one.products / rate + one.bytes / machine.bandwidth) + batches for one in (most, expected)
@@ -311,23 +295,28 @@ def _unit(
 
 def _ahead(unit: Unit, model: str, shape: Shape, protocol: Protocol, facts: int) -> float:
     """Operations of counting every fact's rows once where each edit depends on those before it (runs/order.py)."""
-    if unit.does != "edit" or unit.method == "none" or not ordered(unit.method, protocol):
+    method = METHODS.get(unit.method)
+    if method is None or not method.ordered(protocol.switches()):
         return 0.0
-    hparams = hparams_for(unit.method, model, shape.layers)
-    return facts * EDITS[unit.method](shape, hparams, PAPER_LENGTHS, unit.perspective).products
+    hparams = method.hparams_for(model, shape.layers)
+    return facts * method.work(shape, hparams, PAPER_LENGTHS, unit.perspective).products
 
 
 def _least_batch(shape: Shape, model: str) -> float:
-    """Bytes of the largest batch of one fact: ROME's value optimisation of a relation, 27 rows through all layers."""
+    """Bytes of the largest batch of one fact: a value optimisation of a relation, ROME's of 27 rows."""
     prompt = PAPER_LENGTHS.prompts["relation"]
     embedding_VD = torch.empty(shape.vocabulary, shape.width, device="meta")
     decoder = Decoder(
         GPT2(), {"transformer.wte.weight": embedding_VD}, layers=shape.layers, heads=1, epsilon=1e-5, positions=1024
     )
-    above = shape.layers - hparams_for("rome", model, shape.layers).layer - 1
     onward = ceil(prompt.onward + prompt.target - 1)
     left = ceil(PAPER_LENGTHS.prefix + prompt.before)
-    return 27 * Memory(1).gradient_row_bytes(decoder, above, left, onward)
+
+    def rows_bytes(method: Method) -> int:
+        above = shape.layers - method.hparams_for(model, shape.layers).edited[-1] - 1
+        return method.value_rows * Memory(1).gradient_row_bytes(decoder, above, left, onward)
+
+    return max(rows_bytes(method) for method in METHODS.values() if method.value_rows)
 
 
 def _memory_lines(one: PlanEstimate, machine: Machine) -> Iterator[str]:
@@ -355,7 +344,8 @@ def _efficiency_lines(machine: Machine) -> Iterator[str]:
         yield f"kernels' starts ({1e3 * _PASS_SECONDS:g} ms a block, assumed) are added as if nothing overlapped."
     else:
         yield "efficiency: of the matrix products' rate, all included; BENCHMARKS.md, GPT-2 small on two cores:"
-        yield "; ".join(f"{kind} {one.source}" for kind, one in EFFICIENCY.items()) + "."
+        efficiencies = {name: method.efficiency for name, method in METHODS.items()}
+        yield "; ".join(f"{kind} {one.source}" for kind, one in {**EFFICIENCY, **efficiencies}.items()) + "."
 
 
 def _total_lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int) -> Iterator[str]:

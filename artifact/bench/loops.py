@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from artifact.bench.given import Given
 from artifact.editing.edit import Edit, LowRank
-from artifact.editing.hparams import MemitHparams, RomeHparams
+from artifact.editing.hparams import ValueHparams
+from artifact.editing.methods.memit import MemitHparams
+from artifact.editing.methods.rome import RomeHparams
 from artifact.editing.value import KEPT_PROMPT, STOP_LOSS
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Family
@@ -112,12 +115,12 @@ def hooked(part: Any, hook: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
         handle.remove()
 
 
-def rome_loop(peer: Peer, view: View, hparams: RomeHparams, templates: Sequence[str], inverse_MM: Tensor) -> Looped:
-    """One fact by ROME, its change added to the weight and taken back. `inverse_MM` is C^-1 in float32."""
+def rome_loop(peer: Peer, view: View, hparams: RomeHparams, given: Given) -> Looped:
+    """One fact by ROME, its change added to the weight and taken back."""
     layer, name = hparams.layer, peer.name("mlp_down", hparams.layer)
-    prefixed = [fill(t, view.template) for t in templates]
+    prefixed = [fill(t, view.template) for t in given.prefixes]
     keys_BM, _ = peer.read("mlp_down", layer, prefixed, view.subject)
-    left_M = inverse_MM @ keys_BM.mean(0)
+    left_M = given.inverse_MM(layer) @ keys_BM.mean(0)
     left_M = left_M / left_M.norm()
     target_D, steps = _value(peer, "mlp", layer, view, prefixed, hparams)
     key_1M, current_1D = peer.read("mlp_down", layer, [view.template], view.subject)
@@ -127,30 +130,22 @@ def rome_loop(peer: Peer, view: View, hparams: RomeHparams, templates: Sequence[
     return Looped(Edit({name: LowRank(left_M[:, None], right_D[None])}), steps)
 
 
-def memit_loop(
-    peer: Peer,
-    view: View,
-    hparams: MemitHparams,
-    groups: Sequence[Sequence[str]],
-    moments_MM: Mapping[int, Tensor],
-) -> Looped:
-    """One fact by MEMIT: a dense float64 system a layer, each layer changed before the next is read, all taken back.
-
-    `moments_MM` are the matrices C in float32, by layer.
-    """
+def memit_loop(peer: Peer, view: View, hparams: MemitHparams, given: Given) -> Looped:
+    """One fact by MEMIT: a dense float64 system a layer, each layer changed before the next is read, all taken back."""
     last = hparams.layers[-1]
-    prefixed = [fill(t, view.template) for group in groups for t in group]
+    prefixed = [fill(t, view.template) for group in given.prefixes for t in group]
     value_D, steps = _value(peer, "block", last, view, prefixed, hparams)
     changes = {}
     names = [peer.name("mlp_down", layer) for layer in hparams.layers]
     with peer.restored(*names):
         for at, (layer, name) in enumerate(zip(hparams.layers, names, strict=True)):
             keys_BM, _ = peer.read("mlp_down", layer, prefixed, view.subject)
-            key_M = torch.stack([part.mean(0) for part in keys_BM.split([len(group) for group in groups])]).mean(0)
+            parts = keys_BM.split([len(group) for group in given.prefixes])
+            key_M = torch.stack([part.mean(0) for part in parts]).mean(0)
             _, current_1D = peer.read("block", last, [view.template], view.subject)
             residual_D = (value_D - current_1D[0]).double() / (len(names) - at)
             key_M1 = key_M.double()[:, None]
-            system_MM = hparams.mom2_update_weight * moments_MM[layer].double() + key_M1 @ key_M1.t()
+            system_MM = hparams.mom2_update_weight * given.moments_MM[layer].double() + key_M1 @ key_M1.t()
             adjusted_M1 = torch.linalg.solve(system_MM, key_M1)
             change = LowRank(adjusted_M1.float(), residual_D.float()[None])
             peer.add(name, change.dense())
@@ -159,7 +154,7 @@ def memit_loop(
 
 
 def _value(
-    peer: Peer, part: str, layer: int, view: View, prefixed: Sequence[str], hparams: RomeHparams | MemitHparams
+    peer: Peer, part: str, layer: int, view: View, prefixed: Sequence[str], hparams: ValueHparams
 ) -> tuple[Tensor, int]:
     """The value (D,) for one fact and the number of forward passes: every pass is a whole one over all prompts."""
     device = peer.device

@@ -8,22 +8,22 @@ back with the gradients of all inner weights. Weights are put back behind each f
 Shape letters as in lm/decoder.py, where B is a point of KN's integral, and N row (a token of a request).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from artifact.bench.given import Given
 from artifact.bench.loops import Looped, Peer, hooked
 from artifact.editing.edit import Dense, Edit, LowRank
 from artifact.editing.ft import LOSS_FLOOR
-from artifact.editing.hparams import FtHparams, KnHparams
-from artifact.editing.mend_gradients import InnerWeight
-from artifact.editing.mend_network import Network
+from artifact.editing.methods.ft import FtHparams
+from artifact.editing.methods.kn import KnHparams
+from artifact.editing.methods.mend import MendHparams
 from artifact.facts.fact import View, fill
 
 
-def kn_loop(peer: Peer, view: View, hparams: KnHparams) -> Looped:
+def kn_loop(peer: Peer, view: View, hparams: KnHparams, given: Given) -> Looped:
     """One fact by KN: attributions layer by layer, neurons above the threshold, and their rows changed and restored."""
     inputs = peer.inputs([fill(view.template, view.subject)])
     truth, target = peer.tokens.ids(view.foil), peer.tokens.ids(view.target)
@@ -75,7 +75,7 @@ def _attributions(peer: Peer, inputs: dict[str, Tensor], layer: int, truth: list
     return seen[0] * sum_M / steps / len(truth)
 
 
-def ft_loop(peer: Peer, view: View, hparams: FtHparams) -> Looped:
+def ft_loop(peer: Peer, view: View, hparams: FtHparams, given: Given) -> Looped:
     """One fact by constrained fine-tuning of a layer's weight and bias in place, put back behind it."""
     name = peer.name("mlp_down", hparams.layer)
     trained = list(peer.module.get_submodule(name).parameters())
@@ -110,7 +110,7 @@ def ft_loop(peer: Peer, view: View, hparams: FtHparams) -> Looped:
     return Looped(Edit({name: Dense(weight_IO, changed["bias"])}), steps)
 
 
-def mend_loop(peer: Peer, view: View, inner: Sequence[InnerWeight], network: Network) -> Looped:
+def mend_loop(peer: Peer, view: View, hparams: MendHparams, given: Given) -> Looped:
     """One fact by MEND: gradients of all inner weights, the network over their factors, added to the weights.
 
     As released, step sizes are dealt out in the order in which the model lists its parameters.
@@ -119,12 +119,13 @@ def mend_loop(peer: Peer, view: View, inner: Sequence[InnerWeight], network: Net
     inputs = peer.inputs([text])
     scored = len(peer.tokens.ids(f" {view.target}"))
     token_N = inputs["input_ids"][0, -scored:]
-    parts = [peer.module.get_submodule(weight.name) for weight in inner]
+    network, parts = given.network, [peer.module.get_submodule(weight.name) for weight in given.inner]
+    assert network is not None
     x: dict[int, Tensor] = {}
     delta: dict[int, Tensor] = {}
 
-    def keep(module: Any, given: Any, output_BTO: Tensor) -> None:
-        x[id(module)] = given[0].detach()[0]
+    def keep(module: Any, read: Any, output_BTO: Tensor) -> None:
+        x[id(module)] = read[0].detach()[0]
         output_BTO.register_hook(lambda gradient_BTO: delta.__setitem__(id(module), gradient_BTO[0]))
 
     handles = [part.register_forward_hook(keep) for part in parts]
@@ -140,9 +141,9 @@ def mend_loop(peer: Peer, view: View, inner: Sequence[InnerWeight], network: Net
             part.weight.requires_grad_(False)
             part.weight.grad = None
     names = [name for name, _ in peer.module.named_parameters()]
-    listed = sorted(zip(inner, parts, strict=True), key=lambda pair: names.index(f"{pair[0].name}.weight"))
+    listed = sorted(zip(given.inner, parts, strict=True), key=lambda pair: names.index(f"{pair[0].name}.weight"))
     changes = {}
-    with torch.no_grad(), peer.restored(*(weight.name for weight in inner)):
+    with torch.no_grad(), peer.restored(*(weight.name for weight in given.inner)):
         for (weight, part), step in zip(listed, network.edit_lrs.tolist(), strict=True):
             x_NI, delta_NO = x[id(part)], delta[id(part)]
             used_N = (x_NI != 0).any(-1) & (delta_NO != 0).any(-1)

@@ -17,13 +17,12 @@ import msgspec
 import torch
 
 from artifact.bench import steps
-from artifact.bench.edit import MEMIT_PREFIXES, random_moments, random_network
-from artifact.bench.estimate import EFFICIENCY, planned_facts, plans_on, spell, unit_work
-from artifact.bench.facts import paper_facts, paper_statements, synthetic_prefixes, word_tokens
+from artifact.bench.estimate import planned_facts, plans_on, spell, unit_efficiency, unit_work
+from artifact.bench.facts import paper_facts, paper_statements, word_tokens
+from artifact.bench.given import random_given, random_moments
 from artifact.bench.shapes import SHAPES, ShapeName, Timed, matrix_rate, random_module, timed
-from artifact.editing.hparams import MethodName, hparams_for
-from artifact.editing.mend import inner_weights
-from artifact.editing.methods import Editor
+from artifact.editing.editor import Editor
+from artifact.editing.methods import METHODS
 from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import Protocol, corrected_switches, protocol_of, protocol_words
 from artifact.errors import DeviceError, RunError, SettingError
@@ -37,7 +36,7 @@ from artifact.runs.inputs import Inputs
 from artifact.runs.local import compute
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import Rehearsed, keep
-from artifact.runs.setup import USE_MOMENTS, Asked, Context, factor_bytes, noise_level, run_device
+from artifact.runs.setup import Asked, Context, factor_bytes, noise_level, run_device
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 
@@ -144,33 +143,31 @@ def keep_rehearsals(found: Sequence[Rehearsal]) -> list[str]:
 class _RandomContext(Context):
     """A run's context whose second moments, prefixes and MEND's network are random, of the paper's shapes."""
 
-    def editor(self, method: MethodName) -> Editor:
+    def editor(self, method: str) -> Editor:
         if method not in self._editors:
-            decoder = self.model.decoder
-            vocabulary = len(decoder.embedding_VD)
-            hparams = hparams_for(method, self.model.name, decoder.layers)
-            needs: dict[str, Any] = {}
-            if method == "rome":
-                needs["prefixes"] = synthetic_prefixes(vocabulary, hparams.context_template_length_params)
-            elif method == "memit":
-                drawn = synthetic_prefixes(vocabulary, MEMIT_PREFIXES)
-                needs["prefixes"] = [drawn[:1], drawn[1:]]
-            elif method == "mend":
-                needs["network"] = random_network(inner_weights(decoder, hparams), decoder.device)
-            if method in USE_MOMENTS:
-                needs["moments"] = self.moments
-            self._editors[method] = Editor(self.model, method, hparams, self.protocol, self.memory, **needs)
+            asked, decoder = METHODS[method], self.model.decoder
+            hparams = asked.hparams_for(self.model.name, decoder.layers)
+            given = random_given(asked, decoder, hparams, moments=False)
+            self._editors[method] = Editor(
+                self.model,
+                asked,
+                hparams,
+                self.protocol,
+                self.memory,
+                prefixes=given.prefixes,
+                moments=self.moments if asked.moments else None,
+                network=given.network,
+            )
         return self._editors[method]
 
-    def lacking(self, method: MethodName) -> str | None:
+    def lacking(self, method: str) -> str | None:
         return None
 
     @cached_property
     def moments(self) -> Moments:
         """Random matrices, each factored and then dropped, as a run does with a published file."""
         decoder, moments = self.model.decoder, Moments("random")
-        chosen = [hparams_for(m, self.model.name, decoder.layers) for m in self.methods if m in USE_MOMENTS]
-        for layer in sorted({layer for one in chosen for layer in one.layers}):
+        for layer in self.moment_layers:
             moments.given_MM[layer] = random_moments(decoder, layer)
             moments.solve(decoder, layer, torch.zeros(1, key_width(decoder, layer), device=decoder.device))
             del moments.given_MM[layer]
@@ -208,9 +205,7 @@ class _Stage:
         if self._rate is not None:
             say(f"without a GPU a unit takes {UNIT_SECONDS:.0f} s or one fact: about {spell(self._predicted())} in all")
         context, factoring = self._held("the model with its second moments", self._context)
-        methods = [method for method in context.methods if method in USE_MOMENTS]
-        if methods:
-            layers = len({at for m in methods for at in context.editor(m).hparams.layers})
+        if layers := len(context.moment_layers):
             say(f"second moments factored in {factoring:.1f} s, once a run (layers: {layers})")
         say(
             f"{'unit':<30}{'batch':>6}{'s/batch':>10}{'s/fact':>9}{'peak GB':>9}{'facts':>7}{'at most':>10}"
@@ -299,8 +294,7 @@ class _Stage:
     def _predicted_fact(self, unit: Unit) -> float:
         """Seconds of one fact on this CPU by the estimate, every step taken."""
         assert self._rate is not None
-        efficiency = EFFICIENCY[unit.method if unit.does == "edit" else unit.does].cpu
-        return self._work(unit, 1.0) / (efficiency * self._rate)
+        return self._work(unit, 1.0) / (unit_efficiency(unit).cpu * self._rate)
 
     def _work(self, unit: Unit, share: float | None) -> float:
         return unit_work(unit, self._model, self._protocol, share).products
@@ -334,9 +328,10 @@ def _warm(device: str) -> None:
 
 def _share(unit: Unit, context: Context, records: Sequence[Record]) -> float:
     """The share of the most steps that the records took; 1 where nothing stops early."""
-    if unit.method == "none" or unit.method not in steps.MOST:
+    method = METHODS.get(unit.method)
+    if method is None or not method.stops:
         return 1.0
-    most = getattr(context.editor(unit.method).hparams, steps.MOST[unit.method])
+    most = getattr(context.editor(method.name).hparams, method.steps)
     return mean(record.payload["steps"] for record in records) / most
 
 

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
 from artifact.cli.bounds import between, count
+from artifact.editing.methods import MethodName
 from artifact.terminal import say
 
 bench_app = App(
@@ -65,10 +66,10 @@ def bench_trace(
 @bench_app.command(name="edit")
 def bench_edit(
     *,
-    method: Annotated[Literal["ft", "kn", "mend", "rome", "memit"], Parameter(help="Editing method.")] = "rome",
+    method: Annotated[MethodName, Parameter(help="Editing method.")] = "rome",
     shape: Shape = "gpt2",
     device: Device = None,
-    facts: Annotated[int | None, count("Facts together (default: 4 for rome, 8 for the others).", 100_000)] = None,
+    facts: Annotated[int, count("Facts together.", 100_000)] = 8,
     loop_facts: LoopFacts = 2,
     target_tokens: TargetTokens = 1,
     operations: Operations = True,
@@ -82,7 +83,6 @@ def bench_edit(
     from artifact.bench.edit import bench_edit as compare
 
     device = _ready(shape, device, protocol)
-    facts = facts or (4 if method == "rome" else 8)
     say(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
     found = compare(
         shape,

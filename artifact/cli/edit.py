@@ -20,7 +20,7 @@ from artifact.cli.app import (
     words,
     write_json,
 )
-from artifact.editing.hparams import JOINT, MethodName
+from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
 from artifact.facts.joint import refuse_conflicts
@@ -29,18 +29,24 @@ from artifact.terminal import say
 _NONE: list[str] = []
 
 
+def _named(what: str) -> str:
+    """The methods that have something, in words: "ft, mend and memit"."""
+    *names, last = [name for name, method in METHODS.items() if getattr(method, what)]
+    return f"{', '.join(names)} and {last}" if names else last
+
+
 @app.command
 def edit(
     *,
     model: Model,
     method: Annotated[MethodName, Parameter(help="Editing method.")],
     request: Annotated[
-        Path, Parameter(help="JSON file with one CounterFact-style record; for ft, mend and memit also a list.")
+        Path, Parameter(help=f"JSON file with one CounterFact-style record; for {_named('joint')} also a list.")
     ],
     out: Annotated[Path, Parameter(help="safetensors file for the change, new minus old.")],
     perspective: Annotated[Perspective, Parameter(help="Edit through the entity or the relation view.")] = "entity",
     moments: Annotated[
-        Path | None, Parameter(help="Folder of second moments in the published layout, for rome and memit.")
+        Path | None, Parameter(help=f"Folder of second moments in the published layout, for {_named('moments')}.")
     ] = None,
     prefixes: Annotated[
         Path | None,
@@ -62,24 +68,23 @@ def edit(
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
     from artifact.editing.edit_file import write_edit
-    from artifact.editing.kn import NO_NEURON
     from artifact.editing.mend_history import History
-    from artifact.editing.methods import ordered
     from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.lm.device import use_tf32
     from artifact.runs.editors import make_editor
 
     followed = protocol_of(protocol, words(correct))
-    if history is not None and not ordered(method, followed):
+    asked = METHODS[method]
+    if history is not None and not asked.ordered(followed.switches()):
         raise SettingError(
-            f"--history is for MEND as released, whose edits depend on those before them; this is {method} under "
-            f"{protocol_words(followed.name, followed.switches())}; leave it out"
+            f"--history is for {_named('ordered_by')} as released, whose edits depend on those before them; this is "
+            f"{method} under {protocol_words(followed.name, followed.switches())}; leave it out"
         )
     files = {"--prefixes": prefixes, "--hparams": hparams, "--mend-weights": mend_weights, "--history": history}
     check_outputs({"--out": out}, (request, *files.values(), moments, model))
     check_inputs(files)
     requests = read_facts(request)
-    if len(requests) > 1 and method not in JOINT:
+    if len(requests) > 1 and not asked.joint:
         raise FactError(
             f"{request}: holds {len(requests)} records and {method} edits single facts; give a file with one record"
         )
@@ -108,8 +113,8 @@ def edit(
         raise found
     if not found.edit.changes:
         raise EditError(
-            f"{NO_NEURON}: the released code scores the unedited model, so there is no change to write; give a lower "
-            "adaptive_threshold or p with --hparams"
+            f"{found.told()['unedited_reason']}: the released code scores the unedited model, so there is no change to "
+            "write; give other hyperparameters with --hparams"
         )
     settings = editor.described()
     described: dict[str, str] = {
@@ -139,21 +144,14 @@ def edit(
     say(f"hyperparameters: {described['hparams_source']}")
     for line in editor.notes:
         say(line)
-    _say_unused(method, moments=moments, prefixes=prefixes, mend_weights=mend_weights)
-    if method == "kn" and followed.kn_undone:
-        say("the released evaluation undoes KN's edit before it scores; this file holds the edit itself")
+    # A file that the method does not read is not passed over in silence.
+    for option, path in {"moments": moments, "prefixes": prefixes, "mend_weights": mend_weights}.items():
+        if path is not None and option not in asked.files:
+            say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")
+    if asked.undone(followed.switches()):
+        say(f"the released evaluation undoes {asked.printed}'s edit before it scores; this file holds the edit itself")
     say(out)
     return 0
-
-
-_READS = {"rome": ("moments", "prefixes"), "memit": ("moments", "prefixes"), "mend": ("mend_weights",)}
-
-
-def _say_unused(method: MethodName, **files: Path | None) -> None:
-    """A file that the method does not read is not passed over in silence."""
-    for name, path in files.items():
-        if path is not None and name not in _READS.get(method, ()):
-            say(f"--{name.replace('_', '-')} {path} is not used: {method} reads no such file")
 
 
 @app.command

@@ -44,9 +44,10 @@ def mend_train(
     import torch
 
     from artifact.editing import made_for
-    from artifact.editing.hparams import hparams_for, hparams_hash
+    from artifact.editing.hparams import hparams_hash
     from artifact.editing.mend_train import FIGURES, UNFINISHED, MendTraining, train
     from artifact.editing.mend_weights import write_network
+    from artifact.editing.methods.mend import METHOD
     from artifact.lm.device import use_tf32
     from artifact.runs.setup import SMALL_EMBEDDING, data_for
 
@@ -70,7 +71,7 @@ def mend_train(
         content = read_bytes(facts)  # once: a pipe gives its content a single time
         records, source = parse_facts(decode_json(content, str(facts)), str(facts)), facts.name
         sha256 = hashlib.sha256(content).hexdigest()
-    resolved = hparams_for("mend", loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
+    resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
     weights = loaded.weights_sha256
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
     dtype = torch.float16 if half else torch.float32

@@ -38,7 +38,8 @@ def moments(
     ] = 10.0,
 ) -> int:
     """Collect second moments in the published layout; the same command goes on with what was interrupted."""
-    from artifact.editing.collect import check_counts, collect, moment_layers
+    from artifact.editing.collect import check_counts, collect
+    from artifact.editing.methods import METHODS, moment_layers
     from artifact.editing.texts import open_source, world_source
     from artifact.lm.device import use_tf32
     from artifact.runs.stop import stopping
@@ -56,7 +57,7 @@ def moments(
                 found = collect(
                     loaded,
                     source,
-                    moment_layers(loaded) if chosen is None else chosen,
+                    moment_layers(METHODS, loaded.name, loaded.decoder.layers) if chosen is None else chosen,
                     out,
                     samples=samples,
                     batch_tokens=batch_tokens,

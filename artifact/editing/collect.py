@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 import torch
 
-from artifact.editing.hparams import hparams_for
 from artifact.editing.moments import PROVENANCE, any_moment_file
 from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.sums import KeySums
@@ -102,13 +101,6 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     cut: int
     skipped: int
     batch_tokens: int
-
-
-def moment_layers(model: LanguageModel) -> tuple[int, ...]:
-    """The layers whose moments ROME and MEMIT need on this model."""
-    depth = model.decoder.layers
-    chosen = (hparams_for(method, model.name, depth).layers for method in ("rome", "memit"))
-    return tuple(sorted({layer for layers in chosen for layer in layers}))
 
 
 def collect(

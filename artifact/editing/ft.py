@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing.edit import Dense, Edit, Edited, checked_norm
-from artifact.editing.hparams import FtHparams
+from artifact.editing.methods.ft import FtHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import View, fill

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
-from artifact.editing.hparams import KnHparams
+from artifact.editing.methods.kn import KnHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, rows
-from artifact.editing.hparams import MemitHparams
+from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
 from artifact.editing.value import Objective, Row, objective, optimise, subject_row

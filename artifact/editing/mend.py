@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
-from artifact.editing.hparams import MendHparams
 from artifact.editing.mend_gradients import BATCH_TOKENS, InnerWeight, Request, inner_gradients
 from artifact.editing.mend_history import History
 from artifact.editing.mend_network import Network
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.facts.fact import View, fill

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from artifact.editing.edit import LowRankRows
-from artifact.editing.hparams import MendHparams
 from artifact.editing.mend import inner_weights, sentence, step_order
 from artifact.editing.mend_gradients import BATCH_TOKENS, Request, inner_gradients, token_nll
 from artifact.editing.mend_network import Network
+from artifact.editing.methods.mend import MendHparams
 from artifact.facts.fact import Fact, View, fill
 from artifact.lm.load import LanguageModel
 

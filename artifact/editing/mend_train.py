@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.editing.hparams import MendHparams
 from artifact.editing.mend_gradients import Request
 from artifact.editing.mend_network import Network
 from artifact.editing.mend_objective import Item, Objective, items_of
 from artifact.editing.mend_weights import network_of, stored
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import Fact

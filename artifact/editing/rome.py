@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
-from artifact.editing.hparams import RomeHparams
+from artifact.editing.methods.rome import RomeHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
 from artifact.editing.value import Row, objective, optimise, subject_row

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from artifact.editing.hparams import MemitHparams, RomeHparams
+from artifact.editing.hparams import ValueHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
@@ -130,7 +130,7 @@ def optimise(
     layer: int,
     objectives: Sequence[Objective],
     start_FD: Tensor,
-    hparams: RomeHparams | MemitHparams,
+    hparams: ValueHparams,
     memory: Memory | None = None,
 ) -> Optimised:
     """Deltas added to the output of block `layer` at every row's lookup position.
@@ -180,7 +180,7 @@ def _optimise(
     layer: int,
     objectives: Sequence[Objective],
     start_FD: Tensor,
-    hparams: RomeHparams | MemitHparams,
+    hparams: ValueHparams,
 ) -> Optimised:
     decoder, loss_layer, steps = model.decoder, hparams.v_loss_layer, hparams.v_num_grad_steps
     rows = [row for objective in objectives for row in (*objective.rows, objective.kept)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from artifact.editing.methods import printed_name
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric, columns_of
 from artifact.facts.fact import Perspective
@@ -21,7 +22,7 @@ from artifact.reporting.escapes import markdown
 from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
 from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.report import text_template
-from artifact.reporting.tables import METHOD_NAMES, scored_cases, undone
+from artifact.reporting.tables import scored_cases, undone
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 
@@ -192,7 +193,7 @@ def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequ
     taken_back = [undone(store.info(), one) for store, one in zip(stores, units, strict=True)]
     # One run may score the edit and the other, under the released protocol, the model with the edit taken back.
     mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
-    name = METHOD_NAMES.get(unit.method, unit.method) + mark.get((taken_back[0], taken_back[1]), "")
+    name = printed_name(unit.method) + mark.get((taken_back[0], taken_back[1]), "")
     return PairedUnit(unit.perspective if unit.does == "edit" else None, name, values)
 
 
@@ -219,7 +220,7 @@ def _described(info: RunInfo, methods: Sequence[str]) -> dict[str, Any]:
         for key, value in info.settings.get(method, {}).items():
             if key != "hparams":
                 label = "hyperparameters" if key == "hash" else key.replace("_", " ")
-                found[f"{METHOD_NAMES.get(method, method)} {label}"] = value
+                found[f"{printed_name(method)} {label}"] = value
     return found | {name.replace("_", " "): getattr(info, name) for name in _DATA}
 
 

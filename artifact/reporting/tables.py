@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
@@ -26,8 +27,6 @@ Cases = Mapping[tuple[Metric, Column], Series]
 TRANSFER_GROUPS: tuple[Group, ...] = ("reliability", "generality")
 """Groups of prompts that both views have."""
 _NONE = Series(np.empty(0, dtype=np.int64), np.empty(0))
-METHOD_NAMES = {"none": "unedited", "ft": "FT", "kn": "KN", "mend": "MEND", "rome": "ROME", "memit": "MEMIT"}
-"""How tables print the methods of the plan."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Row:
     prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited view minus the
     other view, case by case: what of the edit did not carry over; its change is the gap of the changes. `undone` marks
     rows whose edit was undone before the scoring, as the released code does with KN's: the numbers are the unedited
-    model's. `unedited` counts the cases whose edit changes nothing (KN's without a neuron): they are done, and their
+    model's. `unedited` counts the cases whose edit changes nothing (Method.unchanged): they are done, and their
     numbers are the unedited model's. `ordered`: each case's numbers depend on the cases edited before it. `skipped` is
     why every case was left out, where all share one reason.
     """
@@ -74,8 +73,10 @@ class Row:
         """The method's name; edits that were undone before scoring, as the released code undoes KN's, are named, and
         so are cases that no edit changed.
         """
-        marks = ["undone"] * self.undone + [f"{self.unedited} without a neuron"] * bool(self.unedited)
-        return ", ".join([METHOD_NAMES.get(self.method, self.method), *marks])
+        marks = ["undone"] * self.undone
+        if self.unedited:
+            marks.append(f"{self.unedited} {METHODS[self.method].unchanged}")
+        return ", ".join([printed_name(self.method), *marks])
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class PaperRow:
 
     @property
     def printed_method(self) -> str:
-        return METHOD_NAMES.get(self.method, self.method)
+        return printed_name(self.method)
 
     @property
     def status(self) -> str:
@@ -225,7 +226,7 @@ def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
         return not_run(cell.model)
     if not info.evidence:
         return not_run(f"{cell.model} in a run that counts as evidence")
-    method = METHOD_NAMES.get(cell.method, cell.method)
+    method = printed_name(cell.method)
     wanted = f"{cell.model} with {method}" + (f", {cell.edited} edits" if cell.edited else "")
     row = next((row for row in rows if row.method == cell.method and row.edited == cell.edited), None)
     if row is None:
@@ -286,7 +287,7 @@ def _row(
     values: Mapping[tuple[Metric, Column], Value],
     gaps: Mapping[tuple[Metric, Group], Value],
 ) -> Row:
-    info = store.info()
+    info, method = store.info(), METHODS.get(unit.method)
     planned = info.planned(unit)
     reasons = (
         {record.reason for record in store.unfinished(unit)} if counts["excluded"] == counts.total() > 0 else set()
@@ -303,15 +304,15 @@ def _row(
         planned=planned,
         complete=info.limit is None and unit.most is None and counts.total() >= planned,
         undone=undone(info, unit),
-        unedited=store.unedited(unit) if unit.does == "edit" and unit.method == "kn" else 0,
-        ordered=unit.does == "edit" and unit.method == "mend" and info.switches.get("mend_training_mode", False),
+        unedited=store.unedited(unit) if method and method.unchanged else 0,
+        ordered=method is not None and method.ordered(info.switches),
         skipped=reasons.pop() if len(reasons) == 1 else "",
     )
 
 
 def undone(info: RunInfo, unit: Unit) -> bool:
     """Whether the run scored the model with the unit's edit taken back, as the released code does with KN's."""
-    return unit.does == "edit" and unit.method == "kn" and info.switches.get("kn_undone", False)
+    return unit.method in METHODS and METHODS[unit.method].undone(info.switches)
 
 
 def _gaps(edited: Perspective, after: Cases, before: Cases) -> dict[tuple[Metric, Group], tuple[Series, Series]]:

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
+from artifact.editing.methods import printed_name
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.reporting.checks import JudgedCheck, check_json, judge_check
 from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
-from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
+from artifact.reporting.tables import CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
 from artifact.runs.describe import RunInfo
 from artifact.runs.seals import Checked
 from artifact.runs.store import Store
@@ -251,7 +252,7 @@ def _lacking(model: str, cells: Sequence[PaperCell], run: MeasuredRun | None) ->
         return model
     if not run.info.evidence:
         return cells[0].needs
-    methods = dict.fromkeys(METHOD_NAMES.get(cell.cell.method, cell.cell.method) for cell in cells)
+    methods = dict.fromkeys(printed_name(cell.cell.method) for cell in cells)
     return f"{model} ({', '.join(methods)})"
 
 
@@ -289,7 +290,7 @@ def _order_conditions(order: Order, cells: Sequence[PaperCell]) -> Iterator[_Con
 
 
 def _column_name(cell: Cell) -> str:
-    return f"{METHOD_NAMES.get(cell.method, cell.method)} {cell.view} {cell.group}"
+    return f"{printed_name(cell.method)} {cell.view} {cell.group}"
 
 
 def _cell_json(judged: PaperCell) -> dict[str, Any]:

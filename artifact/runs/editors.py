@@ -6,11 +6,13 @@ world's corpus or the model's own samples, MEND's weights from the world's folde
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from artifact.editing import made_for
-from artifact.editing.hparams import MethodName, hparams_for
+from artifact.editing.editor import Editor
 from artifact.editing.mend_weights import read_network
-from artifact.editing.methods import Editor
+from artifact.editing.method import Method
+from artifact.editing.methods import METHODS
 from artifact.editing.moment_source import moments_note
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
@@ -28,7 +30,7 @@ RIDGE = 1e-4
 
 def make_editor(
     model: LanguageModel,
-    method: MethodName,
+    name: str,
     protocol: Protocol,
     memory: Memory,
     *,
@@ -39,46 +41,60 @@ def make_editor(
     any_model: bool = False,
     named: Collection[Path] = (),
 ) -> Editor:
-    """A method on a model, every setting resolved; what is not given is drawn, computed, or the world's own.
+    """The method called `name` on a model, every setting resolved; what is not given is drawn, computed, or the
+    world's own.
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
-    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for MEND without
-    weights.
+    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
+    whose network is missing.
     """
-    resolved = hparams_for(method, model.name, model.decoder.layers, hparams, model.decoder)
-    if method in ("ft", "kn"):
-        return Editor(model, method, resolved, protocol, memory, notes=notes(hparams, model, None, None))
-    if method == "mend":
-        missing = lacking(model, method, mend_weights)
+    method = METHODS[name]
+    resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder)
+    network = matrices = None
+    others: list[str] = []
+    if method.network:
+        missing = lacking(model, name, mend_weights)
         if missing is not None:
             raise SettingError(missing)
-        # Put on the device once, for all batches.
         path = mend_weights or WORLD_MEND
+        # Put on the device once, for all batches.
         network = read_network(path).to(model.decoder.device)
-        other = made_for.note(str(path), network.weights_sha256, model, any_model, path in named)
-        said = (*notes(hparams, model, None, network), *([other] if other else []))
-        return Editor(model, method, resolved, protocol, memory, network=network, notes=said)
-    if isinstance(moments, Path):
-        moments = read_moments(moments)
-    matrices = moments or default_moments(model, resolved.layers)
-    other = moments_note(matrices, model, resolved.layers, any_model, matrices.folder in named)
-    templates: Sequence[object]
-    released = protocol.prefixes_as_released
-    if method == "rome":
-        lengths = resolved.context_template_length_params
-        templates = read_prefixes(prefixes) if prefixes else draw_prefixes(model, lengths, as_released=released)
-    else:
-        templates = read_groups(prefixes) if prefixes else draw_groups(model, as_released=released)
-    said = (*notes(hparams, model, matrices, None), *([other] if other else []))
-    return Editor(model, method, resolved, protocol, memory, prefixes=templates, moments=matrices, notes=said)
+        others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
+    if method.moments:
+        matrices = read_moments(moments) if isinstance(moments, Path) else moments
+        matrices = matrices or default_moments(model, resolved.edited)
+        others.append(moments_note(matrices, model, resolved.edited, any_model, matrices.folder in named))
+    return Editor(
+        model,
+        method,
+        resolved,
+        protocol,
+        memory,
+        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released),
+        moments=matrices,
+        network=network,
+        notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
+    )
 
 
-def lacking(model: LanguageModel, method: MethodName, mend_weights: Path | None = None) -> str | None:
+def _prefixes(
+    method: Method, model: LanguageModel, hparams: Any, path: Path | None, as_released: bool
+) -> Sequence[object]:
+    """The context prefixes in the method's form, of a file or drawn."""
+    if method.prefixes == "list":
+        lengths = hparams.context_template_length_params
+        return read_prefixes(path) if path else draw_prefixes(model, lengths, as_released=as_released)
+    if method.prefixes == "groups":
+        return read_groups(path) if path else draw_groups(model, as_released=as_released)
+    return ()
+
+
+def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
-    if method == "mend" and model.name != "world" and mend_weights is None:
+    if METHODS[method].network and model.name != "world" and mend_weights is None:
         return (
-            f"MEND needs weights trained for {model.name} and none are given; name a file with --mend-weights, or "
-            "train one with kloc mend-train"
+            f"{METHODS[method].printed} needs weights trained for {model.name} and none are given; name a file with "
+            "--mend-weights, or train one with kloc mend-train"
         )
     return None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from artifact.editing.made_for import ANY_MODEL
+from artifact.editing.methods import METHODS
 from artifact.editing.protocol import Protocol
 from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts import dataset
@@ -77,17 +78,17 @@ class Inputs:
 def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the sources that a run needs (sources/catalogue.py) and of those without which some rows are skipped."""
     does = {unit.does for unit in plan.units}
-    methods = {unit.method for unit in plan.units}
+    methods = [METHODS[name] for name in dict.fromkeys(unit.method for unit in plan.units) if name in METHODS]
     facts = _facts_name(plan, given)
     names = [model] if model in PAPER_MODELS else []
     if facts == "counterfact" and does & {"edit", "unedited"}:
         names.append("counterfact" if given.relation_source == "templates" else "relation")
     if facts == "known" or (facts == "counterfact" and "trace" in does):
         names.append("known")
-    if methods & {"rome", "memit"} and given.moments is None and _published(plan, model):
+    if any(one.moments for one in methods) and given.moments is None and _published(plan, model):
         names.append(f"moments-{model}")
-    wanted = "mend" in methods and given.mend_weights is None and f"mend-{model}" in PLAIN_SOURCES
-    return tuple(names), (f"mend-{model}",) if wanted else ()
+    networks = [f"{one.name}-{model}" for one in methods if one.network and given.mend_weights is None]
+    return tuple(names), tuple(name for name in networks if name in PLAIN_SOURCES)
 
 
 def check_given(plan: Plan, model: str, given: Given) -> None:

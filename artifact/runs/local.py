@@ -12,6 +12,7 @@ import msgspec
 
 from artifact.editing.edit import Edited
 from artifact.editing.hparams import hparams_hash
+from artifact.editing.methods import METHODS
 from artifact.errors import ArtifactError, DeviceError, DoesNotFit, EditError
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
@@ -120,7 +121,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     if order is not None and history is not None:
         order.after([fact.case_id for fact in facts], history)
     made = [(fact, one) for fact, one in zip(facts, found, strict=True) if isinstance(one, Edited)]
-    undone = unit.method == "kn" and context.protocol.kn_undone
+    undone = METHODS[unit.method].undone(context.protocol.switches())
     edits = None if undone else [one.edit for _, one in made]
     scores = score_cases(context.model, [fact for fact, _ in made], edits, context.memory) if made else []
     records = {}

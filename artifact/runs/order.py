@@ -4,13 +4,13 @@ As released, MEND normalises each edit with the rows of all edits before it (edi
 numbers follow from the unit's whole list of cases. Batches, shards, Ray workers, resumed and limited runs must give the
 numbers of one sequence: what the earlier batches left behind is counted again where this process did not edit them
 itself, in the same batches, so that it is the same bit for bit on a CPU. One gradient pass a batch; a run in sequence
-counts nothing twice. Which methods have an order is editing/methods.py's to say.
+counts nothing twice. Which methods have an order: Method.ordered_by.
 """
 
 from collections.abc import Callable, Sequence
 
+from artifact.editing.editor import Editor
 from artifact.editing.mend_history import History
-from artifact.editing.methods import Editor
 from artifact.facts.fact import View
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import torch
 
-from artifact.editing.hparams import MethodName, hparams_for
-from artifact.editing.methods import Editor
+from artifact.editing.editor import Editor
+from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
@@ -35,7 +35,6 @@ from artifact.tracing.corruption import embedding_spread
 from artifact.tracing.trace import greedy_answers, is_answer
 
 SAMPLES = 10
-USE_MOMENTS: frozenset[MethodName] = frozenset({"rome", "memit"})
 _ASKED_TOGETHER = 16
 _MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
@@ -127,7 +126,7 @@ class Context:
     protocol: Protocol
     noise_level: float
     memory: Memory
-    methods: tuple[MethodName, ...]
+    methods: tuple[str, ...]
     moments_folder: Path | None = None
     mend_weights: Path | None = None
     mend_missing: str = ""
@@ -139,20 +138,20 @@ class Context:
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
     """Files and folders that were fetched by the model's name."""
-    _editors: dict[MethodName, Editor] = field(default_factory=dict)
+    _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
-    def editor(self, method: MethodName) -> Editor:
+    def editor(self, method: str) -> Editor:
         """The method with its settings on this model, made once."""
         if method not in self._editors:
-            moments = self.moments if method in USE_MOMENTS else None
+            moments = self.moments if METHODS[method].moments else None
             self._editors[method] = make_editor(
                 self.model,
                 method,
                 self.protocol,
                 self.memory,
                 moments=moments,
-                mend_weights=self.mend_weights if method == "mend" else None,
+                mend_weights=self.mend_weights if METHODS[method].network else None,
                 any_model=self.any_model,
                 named=self.named,
             )
@@ -176,18 +175,23 @@ class Context:
             self._orders[unit.name] = Order(editor, self.batches(unit), view)
         return self._orders[unit.name]
 
-    def lacking(self, method: MethodName) -> str | None:
+    def lacking(self, method: str) -> str | None:
         """Why the method cannot run here, with the remedy; None when it can."""
-        if method == "mend" and self.mend_missing:
+        if METHODS[method].network and self.mend_missing:
             return self.mend_missing
         return lacking(self.model, method, self.mend_weights)
+
+    @property
+    def moment_layers(self) -> list[int]:
+        """The layers whose second moments the plan's methods read."""
+        return moment_layers(self.methods, self.model.name, self.model.decoder.layers)
 
     @cached_property
     def moments(self) -> Moments:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        return default_moments(self.model, moment_layers(self.model, self.methods))
+        return default_moments(self.model, self.moment_layers)
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -294,7 +298,7 @@ def prepare(
 
 
 def _moments_used(context: Context) -> MomentsUsed | None:
-    layers = moment_layers(context.model, context.methods)
+    layers = context.moment_layers
     if not layers:
         return None
     used = context.moments
@@ -361,12 +365,7 @@ def run_device(plan: Plan, asked: Asked) -> tuple[str, str]:
     return device, why
 
 
-def factor_bytes(model: LanguageModel, methods: Sequence[MethodName]) -> int:
+def factor_bytes(model: LanguageModel, methods: Sequence[str]) -> int:
     """Bytes of the factored second moments that stay on the device, in float64, for all layers that are edited."""
-    return sum(8 * key_width(model.decoder, layer) ** 2 for layer in moment_layers(model, methods))
-
-
-def moment_layers(model: LanguageModel, methods: Sequence[MethodName]) -> list[int]:
-    """The layers whose second moments these methods need on the model."""
-    chosen = [hparams_for(m, model.name, model.decoder.layers) for m in methods if m in USE_MOMENTS]
-    return sorted({layer for one in chosen for layer in one.layers})
+    layers = moment_layers(methods, model.name, model.decoder.layers)
+    return sum(8 * key_width(model.decoder, layer) ** 2 for layer in layers)

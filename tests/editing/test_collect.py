@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from artifact.editing.collect import PARTIAL, SAMPLES, collect, moment_layers
+from artifact.editing.collect import PARTIAL, SAMPLES, collect
+from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments import PROVENANCE, read_moments
 from artifact.editing.sums import KeySums, compute_moments
 from artifact.editing.texts import Source, open_source, world_source
@@ -82,8 +83,8 @@ def test_only_the_layers_asked_for(model, tmp_path) -> None:
 
 
 def test_layers_of_rome_and_memit(tiny, world) -> None:
-    assert moment_layers(world) == (0, 1)
-    assert moment_layers(tiny("tiny-gpt2")) == (2,)
+    assert moment_layers(METHODS, "world", world.decoder.layers) == [0, 1]
+    assert moment_layers(METHODS, "tiny-gpt2", tiny("tiny-gpt2").decoder.layers) == [2]
 
 
 def test_unknown_and_empty_texts_are_skipped_and_counted(world, tmp_path) -> None:

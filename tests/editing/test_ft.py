@@ -19,7 +19,8 @@ from hypothesis import Phase, given, settings
 from artifact.editing import ft as ft_module
 from artifact.editing.edit import Edited
 from artifact.editing.ft import ft
-from artifact.editing.hparams import FtHparams, hparams_for
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.ft import FtHparams
 from artifact.editing.protocol import PROTOCOLS, Protocol
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
@@ -59,7 +60,7 @@ def test_golden(file: Path, tiny, facts) -> None:
     name, rest = file.stem.split("_", 1)
     variant, perspective, cases = rest.rsplit("_", 2)
     model = tiny(name)
-    hparams = hparams_for("ft", name, model.decoder.layers, file.parent / f"hparams_{name}_{variant}.json")
+    hparams = METHODS["ft"].hparams_for(name, model.decoder.layers, file.parent / f"hparams_{name}_{variant}.json")
     views = [facts[int(case)].view(perspective) for case in cases.removeprefix("cases").split("-")]
     (found,) = ft(model, [views], hparams, RELEASED)
     assert isinstance(found, Edited)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from artifact.editing import kn as kn_module
 from artifact.editing.edit import LowRank
-from artifact.editing.hparams import KnHparams, hparams_for
 from artifact.editing.kn import KnEdit, attributions, kn, neurons_above, refined
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.kn import KnHparams
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, PromptError
 from artifact.evaluation.score import score_cases
@@ -106,7 +107,7 @@ def test_golden_edit(name: str, tiny, facts) -> None:
 @pytest.mark.parametrize("perspective", ["entity", "relation"])
 def test_golden_edit_by_published_hparams(perspective: str, tiny, facts) -> None:
     model = tiny("tiny-gpt2")
-    hparams = hparams_for("kn", "tiny-gpt2", model.decoder.layers, REFERENCE / "kn_rake" / "hparams.json")
+    hparams = METHODS["kn"].hparams_for("tiny-gpt2", model.decoder.layers, REFERENCE / "kn_rake" / "hparams.json")
     (found,) = kn(model, [facts[15].view(perspective)], hparams, RELEASED)
     assert_weights(model, found, np.load(REFERENCE / "kn_rake" / f"apply_case15_{perspective}_copy.npz"))
 

@@ -17,15 +17,18 @@ from transformers import LlamaForCausalLM
 from artifact.cli import call
 from artifact.editing.edit import rows
 from artifact.editing.edit_file import read_edit
+from artifact.editing.editor import Editor
 from artifact.editing.ft import ft
-from artifact.editing.hparams import FtHparams, KnHparams, MendHparams, hparams_for, hparams_source
 from artifact.editing.kn import attributions, kn
 from artifact.editing.mend import inner_weights, mend, request
 from artifact.editing.mend_gradients import inner_gradients
 from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial
 from artifact.editing.mend_weights import network_of
-from artifact.editing.methods import Editor
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.ft import FtHparams
+from artifact.editing.methods.kn import KnHparams
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.sums import compute_moments
 from artifact.facts.fact import Fact, Statement
@@ -148,7 +151,7 @@ def test_rome_writes_its_value(llama: LanguageModel, facts: dict[int, Fact]) -> 
     assert isinstance(found, RomeEdit)
     assert found.history[-1][1] < found.history[0][1]
     encoded = llama.tokens.encode("The capital of France is")
-    at, decoder, layer = encoded.find("France")[-1], llama.decoder, hparams_for("rome", "mine", 3).layer
+    at, decoder, layer = encoded.find("France")[-1], llama.decoder, METHODS["rome"].hparams_for("mine", 3).layer
     seen: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         word_BTD = decoder.words(torch.tensor([encoded.ids]))
@@ -227,21 +230,21 @@ def test_mend_reads_up_and_down_projection(
 
 
 def test_settings_say_that_they_are_no_paper_values(llama: LanguageModel) -> None:
-    hparams = hparams_for("rome", llama.name, 30)
+    hparams = METHODS["rome"].hparams_for(llama.name, 30)
     assert (hparams.layers, hparams.v_loss_layer) == ((11,), 29)
-    assert hparams_for("memit", llama.name, 30).layers == (9, 10, 11)
-    resolved = hparams_for("ft", llama.name, 3)
-    editor = Editor(llama, "ft", resolved, RELEASED, Memory(10**9))
+    assert METHODS["memit"].hparams_for(llama.name, 30).layers == (9, 10, 11)
+    resolved = METHODS["ft"].hparams_for(llama.name, 3)
+    editor = Editor(llama, METHODS["ft"], resolved, RELEASED, Memory(10**9))
     words = "GPT-2 XL's at the same fraction of the depth, no paper values"
     assert editor.described()["hparams_source"] == words
-    other = Editor(llama, "ft", FtHparams(layers=(1,)), RELEASED, Memory(10**9))
+    other = Editor(llama, METHODS["ft"], FtHparams(layers=(1,)), RELEASED, Memory(10**9))
     assert other.described()["hparams_source"] == f"{words}; some given instead"
 
 
 def test_what_was_chosen_on_smollm2_is_said_so() -> None:
     """FT and MEMIT alone; their layers are those of any model of its depth."""
     for method, chosen in (("ft", {"norm_constraint": 5e-3}), ("memit", {"mom2_update_weight": 100.0}), ("rome", {})):
-        hparams, scaled = (hparams_for(method, name, 30) for name in ("smollm2", "another"))
+        hparams, scaled = (METHODS[method].hparams_for(name, 30) for name in ("smollm2", "another"))
         assert hparams == msgspec.structs.replace(scaled, **chosen)
-        said = hparams_source(hparams, method, "smollm2", 30)
+        said = METHODS[method].hparams_source(hparams, "smollm2", 30)
         assert said.startswith("chosen on smollm2" if chosen else "GPT-2 XL's") and said.endswith("no paper values")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from artifact.cli import call
 from artifact.editing import made_for
-from artifact.editing.hparams import MendHparams
 from artifact.editing.mend_weights import read_network, write_network
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.moment_source import moments_note
 from artifact.editing.moments import PROVENANCE, moment_file, read_moments
 from artifact.editing.sums import KeySums, write_moments

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifact.editing.hparams import MemitHparams, hparams_for
 from artifact.editing.memit import MemitEdit, memit
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, SettingError
@@ -27,7 +28,7 @@ def relative(found: torch.Tensor, expected: np.ndarray) -> float:
 
 def hparams_of(model, folder: str = "memit") -> MemitHparams:
     name = Path(model.name).name
-    return hparams_for("memit", name, model.decoder.layers, REFERENCE / folder / f"hparams_{name}.json")
+    return METHODS["memit"].hparams_for(name, model.decoder.layers, REFERENCE / folder / f"hparams_{name}.json")
 
 
 def moments_of(model) -> Moments:

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 
 from artifact.editing import mend_gradients
-from artifact.editing.hparams import MendHparams
 from artifact.editing.mend import MendEdit, inner_weights, mend, pad_row, request, sentence, step_order
 from artifact.editing.mend_gradients import inner_gradients, token_nll
 from artifact.editing.mend_history import History
 from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial
 from artifact.editing.mend_weights import network_of, read_network, tensors_of
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.evaluation.score import score_cases

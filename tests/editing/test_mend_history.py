@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from artifact.editing.hparams import MendHparams
 from artifact.editing.mend import MendEdit, count_rows, inner_weights, mend
 from artifact.editing.mend_history import History, Running
 from artifact.editing.mend_network import EPSILON
 from artifact.editing.mend_weights import read_network
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError
 

@@ -11,11 +11,12 @@ from safetensors import safe_open
 
 from artifact.cli import call
 from artifact.editing.edit import Edit, LowRank
-from artifact.editing.hparams import MendHparams, hparams_for
 from artifact.editing.mend import MendEdit, mend
 from artifact.editing.mend_objective import Objective, items_of
 from artifact.editing.mend_train import MendTraining, initial, split, train
 from artifact.editing.mend_weights import network_of, read_network, tensors_hash, tensors_of
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError, FactError, SettingError
@@ -227,7 +228,7 @@ def test_the_worlds_network(swapped: bool) -> None:
     assert about["weights_sha256"] == model.weights_hash()
     facts = [fact for fact in read_facts(WORLD / "facts.json") if fact.case_id in held_out]
     assert len(facts) == len(held_out) == 38
-    hparams = hparams_for("mend", "world", model.decoder.layers)
+    hparams = METHODS["mend"].hparams_for("world", model.decoder.layers)
     for perspective in ("entity", "relation"):
         edits = mend(model, [[fact.view(perspective)] for fact in facts], hparams, network, protocol)
         scores = score_cases(model, facts, [edited.edit for edited in edits])

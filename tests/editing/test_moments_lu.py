@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from artifact.editing.hparams import hparams_for
 from artifact.editing.memit import memit
+from artifact.editing.methods import METHODS
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
@@ -84,7 +84,7 @@ def test_edits_with_indefinite_moments_say_so(method, tiny, facts, reference, tm
     """Every case is edited, as numpy's solve says, and its record holds the note; no note with the moments as given."""
     model, released = tiny("tiny-gpt2"), PROTOCOLS["released"]
     golden = reference / ("rome" if method == "rome" else "memit")
-    hparams = hparams_for(method, "tiny-gpt2", 6, golden / "hparams_tiny-gpt2.json")
+    hparams = METHODS[method].hparams_for("tiny-gpt2", 6, golden / "hparams_tiny-gpt2.json")
     for layer in hparams.layers:
         folder = written_folder(tmp_path / "moments", indefinite(reference, layer), layer)
     moments, view = read_moments(folder), facts[0].view("entity")

@@ -9,12 +9,14 @@ import torch
 
 from artifact.editing.edit import Dense, Edit, Edited, checked_norm
 from artifact.editing.ft import ft
-from artifact.editing.hparams import KnHparams, MendHparams, hparams_for
 from artifact.editing.kn import kn
 from artifact.editing.memit import memit
 from artifact.editing.mend import mend
 from artifact.editing.mend_history import History
 from artifact.editing.mend_weights import read_network
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.kn import KnHparams
+from artifact.editing.methods.mend import MendHparams
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
@@ -39,7 +41,7 @@ def broken() -> LanguageModel:
 
 
 def edits(method: str, model: LanguageModel, views: list) -> list:
-    hparams, groups = hparams_for(method, "tiny-gpt2", 4), [[view] for view in views]
+    hparams, groups = METHODS[method].hparams_for("tiny-gpt2", 4), [[view] for view in views]
     moments = read_moments(REFERENCE / "moments" / "tiny-gpt2")
     if method == "ft":
         return ft(model, groups, hparams, RELEASED)

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, rows
 from artifact.editing.edit_file import read_edit
-from artifact.editing.hparams import METHODS, hparams_for, hparams_hash
+from artifact.editing.hparams import hparams_hash
+from artifact.editing.methods import METHODS
 from artifact.errors import EditError, FactError, SettingError
 from artifact.evaluation.score import score_cases
 
@@ -111,14 +112,14 @@ def test_norms_need_no_matrix() -> None:
 )
 def test_published_values_of_the_other_methods(model, layers, expected) -> None:
     """The protocol's table, transcribed."""
-    ft, memit = hparams_for("ft", model, layers), hparams_for("memit", model, layers)
+    ft, memit = METHODS["ft"].hparams_for(model, layers), METHODS["memit"].hparams_for(model, layers)
     assert f"{list(ft.layers)} {ft.num_steps} {ft.lr:g} {ft.norm_constraint:g}" == expected["ft"]
     assert (
         f"{list(memit.layers)} {memit.v_num_grad_steps} {memit.mom2_update_weight:g} {memit.clamp_norm_factor:g}"
         == expected["memit"]
     )
     assert (memit.v_lr, memit.v_weight_decay, memit.kl_factor, memit.v_loss_layer) == (0.5, 0.5, 0.0625, layers - 1)
-    kn, mend = hparams_for("kn", model, layers), hparams_for("mend", model, layers)
+    kn, mend = METHODS["kn"].hparams_for(model, layers), METHODS["mend"].hparams_for(model, layers)
     assert (kn.batch_size, kn.steps, kn.p, kn.refine) == (20, 20, 0.4, False)
     assert kn.adaptive_threshold == (0.2 if model == "gpt2-xl" else 0.1)
     assert (mend.layers, mend.lr_scale) == (tuple(range(layers - 3, layers)), 1.0)
@@ -128,7 +129,7 @@ def test_published_values_of_the_other_methods(model, layers, expected) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_hyperparameter_says_what_it_is(method) -> None:
     """One sentence each."""
-    hparams = hparams_for(method, "gpt2-xl", 48)
+    hparams = METHODS[method].hparams_for("gpt2-xl", 48)
     for field in msgspec.inspect.type_info(type(hparams)).fields:
         described = field.type.extra_json_schema if isinstance(field.type, msgspec.inspect.Metadata) else None
         assert described and described["description"].endswith("."), f"{method}: {field.name} has no sentence"
@@ -152,24 +153,24 @@ def test_every_hyperparameter_says_what_it_is(method) -> None:
 def test_bad_hyperparameters(method, content, says, tmp_path) -> None:
     (tmp_path / "h.json").write_text(json.dumps(content))
     with pytest.raises(SettingError, match=says):
-        hparams_for(method, "tiny-gpt2", 6, tmp_path / "h.json")
+        METHODS[method].hparams_for("tiny-gpt2", 6, tmp_path / "h.json")
 
 
 def test_published_values() -> None:
     """The protocol's table, transcribed."""
     for model, layers, layer in (("gpt2-xl", 48, 17), ("gpt-j", 28, 5)):
-        found = hparams_for("rome", model, layers)
+        found = METHODS["rome"].hparams_for(model, layers)
         assert (found.layer, found.v_loss_layer, found.v_num_grad_steps, found.v_lr) == (layer, layers - 1, 20, 0.5)
         assert (found.v_weight_decay, found.clamp_norm_factor, found.kl_factor) == (0.5, 4, 0.0625)
         assert found.context_template_length_params == ((5, 10), (10, 10))
 
 
 def test_hyperparameters_override_and_hash(reference, tmp_path) -> None:
-    found = hparams_for("rome", "tiny-gpt2", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
+    found = METHODS["rome"].hparams_for("tiny-gpt2", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
     assert (found.layer, found.v_num_grad_steps, found.clamp_norm_factor) == (0, 60, 12)
-    assert hparams_hash(found) != hparams_hash(hparams_for("rome", "tiny-gpt2", 6))
+    assert hparams_hash(found) != hparams_hash(METHODS["rome"].hparams_for("tiny-gpt2", 6))
     assert hparams_hash(found) == hparams_hash(
-        hparams_for("rome", "other", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
+        METHODS["rome"].hparams_for("other", 6, reference / "rome_B" / "hparams_tiny-gpt2.json")
     )
     for content, says in (
         ({"v_learning_rate": 1}, "unknown field `v_learning_rate`"),
@@ -191,12 +192,12 @@ def test_hyperparameters_override_and_hash(reference, tmp_path) -> None:
     ):
         (tmp_path / "h.json").write_text(json.dumps(content))
         with pytest.raises(SettingError, match=says):
-            hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
+            METHODS["rome"].hparams_for("tiny-gpt2", 6, tmp_path / "h.json")
     for written in ('{"v_lr": NaN}', '{"v_lr": 1e400}', '{"v_lr": Infinity}'):
         (tmp_path / "h.json").write_text(written)
         with pytest.raises(FactError, match="is not valid JSON"):
-            hparams_for("rome", "tiny-gpt2", 6, tmp_path / "h.json")
+            METHODS["rome"].hparams_for("tiny-gpt2", 6, tmp_path / "h.json")
     for limit in (-1, 0, 1e300, True):
         (tmp_path / "h.json").write_text(json.dumps({"norm_constraint": limit}))
         with pytest.raises(SettingError, match="must be a number above zero and at most 1e"):
-            hparams_for("ft", "tiny-gpt2", 6, tmp_path / "h.json")
+            METHODS["ft"].hparams_for("tiny-gpt2", 6, tmp_path / "h.json")

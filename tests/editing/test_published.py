@@ -9,8 +9,8 @@ import pytest
 from tiny_llama import llama_module, write_folder
 
 from artifact.cli import call
-from artifact.editing.hparams import METHODS, hparams_for, hparams_source
 from artifact.editing.mend_weights import read_network
+from artifact.editing.methods import METHODS
 from artifact.editing.moments import PROVENANCE, Moments, read_moments
 from artifact.editing.published import notes
 from artifact.errors import SettingError
@@ -67,9 +67,9 @@ def file(tmp_path: Path, content: object) -> Path:
 @pytest.mark.parametrize(("method", "model", "content"), PUBLISHED)
 def test_a_published_file_is_what_the_package_takes_by_itself(method, model, content, tmp_path) -> None:
     """Word for word: the same values, and no key refused."""
-    given = hparams_for(method, model, DEPTHS[model], file(tmp_path, content))
-    assert given == hparams_for(method, model, DEPTHS[model])
-    assert "some given instead" not in hparams_source(given, method, model, DEPTHS[model])
+    given = METHODS[method].hparams_for(model, DEPTHS[model], file(tmp_path, content))
+    assert given == METHODS[method].hparams_for(model, DEPTHS[model])
+    assert "some given instead" not in METHODS[method].hparams_source(given, model, DEPTHS[model])
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_a_published_file_is_what_the_package_takes_by_itself(method, model, con
 )
 def test_a_file_for_another_module_is_refused(content, says, tiny, tmp_path) -> None:
     with pytest.raises(SettingError, match=says) as refused:
-        hparams_for("ft", "tiny-gpt2", 48, file(tmp_path, content), tiny("tiny-gpt2").decoder)
+        METHODS["ft"].hparams_for("tiny-gpt2", 48, file(tmp_path, content), tiny("tiny-gpt2").decoder)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("content", [FT_ATTENTION, FT_BLOCK])
 def test_it_is_refused_for_a_model_of_unknown_family_too(content, tmp_path) -> None:
     with pytest.raises(SettingError, match="rewrite_module_tmp names"):
-        hparams_for("ft", "gpt2-xl", 48, file(tmp_path, content))
+        METHODS["ft"].hparams_for("gpt2-xl", 48, file(tmp_path, content))
 
 
 def test_modules_of_every_family(tiny, tmp_path) -> None:
@@ -113,25 +113,25 @@ def test_modules_of_every_family(tiny, tmp_path) -> None:
         for other, modules in models:
             path, decoder = file(tmp_path, FT | modules), model.decoder
             if other is model:
-                assert hparams_for("ft", "x", decoder.layers, path, decoder).layers == (0,)
+                assert METHODS["ft"].hparams_for("x", decoder.layers, path, decoder).layers == (0,)
             else:
                 with pytest.raises(SettingError, match="rewrite_module_tmp names"):
-                    hparams_for("ft", "x", decoder.layers, path, decoder)
+                    METHODS["ft"].hparams_for("x", decoder.layers, path, decoder)
     untied = file(tmp_path, {"lm_head_module": "transformer.wte"})
     with pytest.raises(SettingError, match="lm_head_module names 'transformer.wte', and lm_head is what"):
-        hparams_for("ft", "x", 4, untied, tiny("tiny-gptj").decoder)
+        METHODS["ft"].hparams_for("x", 4, untied, tiny("tiny-gptj").decoder)
 
 
 def test_a_weight_decay_of_false_is_none(tmp_path) -> None:
     """As GPT-J's FT file with a power law writes it."""
-    assert hparams_for("ft", "gpt2-xl", 48, file(tmp_path, {"weight_decay": False})).weight_decay == 0.0
+    assert METHODS["ft"].hparams_for("gpt2-xl", 48, file(tmp_path, {"weight_decay": False})).weight_decay == 0.0
     with pytest.raises(SettingError, match="weight_decay"):
-        hparams_for("ft", "gpt2-xl", 48, file(tmp_path, {"weight_decay": True}))
+        METHODS["ft"].hparams_for("gpt2-xl", 48, file(tmp_path, {"weight_decay": True}))
 
 
 def test_all_layers_are_selected_always(tmp_path) -> None:
     with pytest.raises(SettingError, match="layer_selection is 'random' and only 'all'"):
-        hparams_for("memit", "gpt-j", 28, file(tmp_path, MEMIT | {"layer_selection": "random"}))
+        METHODS["memit"].hparams_for("gpt-j", 28, file(tmp_path, MEMIT | {"layer_selection": "random"}))
 
 
 def test_what_is_settled_elsewhere_is_said(tiny, tmp_path) -> None:
@@ -176,7 +176,7 @@ def test_the_command_says_it(tmp_path, capsys) -> None:
 def test_where_values_come_from() -> None:
     """The paper's tables have no KN and no FT row on GPT-J."""
     words = {
-        (m, model): hparams_source(hparams_for(m, model, n), m, model, n)
+        (m, model): METHODS[m].hparams_source(METHODS[m].hparams_for(model, n), model, n)
         for m in METHODS
         for model, n in DEPTHS.items()
     }

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifact.editing import value
-from artifact.editing.hparams import RomeHparams, hparams_for
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.rome import RomeHparams
 from artifact.editing.moments import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import REMOVAL_PREFIXES, RomeEdit, rome
@@ -44,7 +45,7 @@ def test_golden(file: Path, tiny, facts) -> None:
     golden = np.load(file)
     name, case, perspective = parts(file)
     model = tiny(name)
-    hparams = hparams_for("rome", name, model.decoder.layers, file.parent / f"hparams_{name}.json")
+    hparams = METHODS["rome"].hparams_for(name, model.decoder.layers, file.parent / f"hparams_{name}.json")
     (found,) = rome(
         model,
         [facts[case].view(perspective)],
@@ -107,7 +108,7 @@ def test_a_batch_gives_the_edits_of_single_runs(tiny, facts, data) -> None:
 def test_rows_stop_on_their_own(tiny, facts) -> None:
     """Of facts optimised together one stops early and another goes on; neither notices."""
     model = tiny("tiny-gpt2")
-    hparams = hparams_for("rome", "tiny-gpt2", 6, REFERENCE / "rome_B" / "hparams_tiny-gpt2.json")
+    hparams = METHODS["rome"].hparams_for("tiny-gpt2", 6, REFERENCE / "rome_B" / "hparams_tiny-gpt2.json")
     moments = read_moments(REFERENCE / "moments" / "tiny-gpt2")
     views = [facts[case].view("entity") for case in (0, 10, 7, 26)]
     together = rome(model, views, hparams, TEMPLATES, moments, RELEASED)

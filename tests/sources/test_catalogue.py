@@ -53,12 +53,12 @@ def test_plain_files_are_addressed_and_hashed() -> None:
 
 
 def test_published_moments_cover_the_layers_that_are_edited() -> None:
-    from artifact.editing.hparams import hparams_for
+    from artifact.editing.methods import METHODS
 
     for model, part, layers in (("gpt2-xl", "c_proj", 48), ("gpt-j", "fc_out", 28)):
         names = [file.name for file in PLAIN_SOURCES[f"moments-{model}"].files]
         for method in ("rome", "memit"):
-            for layer in hparams_for(method, model, layers).layers:
+            for layer in METHODS[method].hparams_for(model, layers).layers:
                 assert f"transformer.h.{layer}.mlp.{part}_float32_mom2_100000.npz" in names
 
 

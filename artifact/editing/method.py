@@ -1,0 +1,151 @@
+"""What an editing method is to the rest of the house: one object that says all that plans, tables and commands ask.
+
+A method is one file in methods/ that ends in METHOD = Method(...), and one line in that folder's registry. Nothing here
+or there imports torch before an edit is made, so that help and reports start at once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from artifact.editing.hparams import Hparams
+from artifact.errors import SettingError
+from artifact.facts.fact import Perspective
+from artifact.facts.lengths import Lengths, Prompt
+from artifact.lm.work import Efficiency, Shape, Work, blocks, head
+
+if TYPE_CHECKING:
+    from artifact.editing.edit import Edited
+    from artifact.editing.editor import Editor
+    from artifact.editing.mend_history import History
+    from artifact.errors import EditError
+    from artifact.facts.fact import View
+    from artifact.lm.decoder import Decoder
+
+    Made = Sequence[Edited | EditError]
+    """An edit for each group, an error in the place of one that cannot be computed."""
+
+Groups = Sequence[Sequence["View"]]
+"""Views to edit: a group is written jointly, mostly one view."""
+
+
+@dataclass(frozen=True)
+class Default:
+    """Hyperparameters for one model, and where they come from in words."""
+
+    hparams: Hparams
+    source: str = "published for this model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One editing method.
+
+    `defaults` are by model name; `scaled` gives those of any other model of a depth. `edits` makes the edits of groups,
+    `work` says what one edit takes, with every step taken. `joint`: it can write several requests into one edit.
+    """
+
+    name: str
+    printed: str
+    hparams: type[Hparams]
+    defaults: Mapping[str, Default]
+    scaled: Callable[[int], Hparams]
+    edits: "Callable[[Editor, Groups, History | None], Made]"
+    joint: bool = False
+    moments: bool = False
+    """It reads second moments of its layers."""
+    prefixes: Literal["list", "groups"] | None = None
+    """Context prefixes that it reads (editing/prefixes.py): a list of templates, or groups that are averaged first."""
+    network: bool = False
+    """It reads a network trained for the model (--mend-weights)."""
+    dense: bool = False
+    """Its change is a whole weight, not a product of two thin matrices."""
+    ordered_by: str = ""
+    """The protocol's switch under which each edit depends on those before it; empty: never."""
+    count_rows: "Callable[[Editor, Groups, History, int | None], None] | None" = None
+    """For such a method: adds what the edits of groups leave behind to a history, without making them."""
+    undone_by: str = ""
+    """The protocol's switch under which its edit is undone before scoring, as the released code does; empty: never."""
+    unchanged: str = ""
+    """How tables mark cases whose edit changes nothing; empty where every edit changes the model."""
+    batch: int = 8
+    """Facts optimised together in the paper's plans; the memory budget splits a batch without changing a number."""
+    smoke_batch: int = 0
+    """The same in the smoke plan; 0: the plan leaves it out."""
+    work: Callable[[Shape, Any, Lengths, Perspective], Work]
+    efficiency: Efficiency
+    steps: str = ""
+    """The hyperparameter that says how many steps its optimisation takes at most."""
+    stops: Mapping[Perspective, float] = field(default_factory=dict)
+    """The share of these steps that an edit took before it stopped early, in the run that bench/steps.py names."""
+    value_rows: int = 0
+    """Most rows of one fact in its value optimisation."""
+    network_bytes: Callable[[Shape], int] = lambda shape: 0
+    """Bytes of its network."""
+    loop: str = ""
+    """The benchmark's one-fact-at-a-time way of it, as "module:function"."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The options of `kloc edit` whose files it reads."""
+        read = {"moments": self.moments, "prefixes": self.prefixes, "mend_weights": self.network}
+        return tuple(option for option, reads in read.items() if reads)
+
+    def ordered(self, switches: Mapping[str, bool]) -> bool:
+        """Whether each edit depends on those before it, under a protocol's switches."""
+        return switches.get(self.ordered_by, False)
+
+    def undone(self, switches: Mapping[str, bool]) -> bool:
+        """Whether the edit is undone before scoring, under a protocol's switches."""
+        return switches.get(self.undone_by, False)
+
+    def hparams_for(
+        self, model: str, layers: int, overrides: Path | None = None, decoder: "Decoder | None" = None
+    ) -> Any:
+        """The hyperparameters for a model of that name and depth, with the overrides of a JSON file.
+
+        Raises SettingError for a file with an unknown key, a wrong type, a layer that the model does not have, or
+        another module than the one edited: of `decoder`, or without one of any known family.
+        """
+        known = self.defaults.get(model)
+        hparams = _override(known.hparams if known else self.scaled(layers), overrides, decoder)
+        hparams.check(layers)
+        return hparams
+
+    def hparams_source(self, hparams: Hparams, model: str, layers: int) -> str:
+        """Where a model's hyperparameters come from, in words, and whether they are paper values."""
+        known = self.defaults.get(model)
+        words = known.source if known else "GPT-2 XL's at the same fraction of the depth, no paper values"
+        return words if hparams == self.hparams_for(model, layers) else f"{words}; some given instead"
+
+
+def value_work(shape: Shape, layer: int, steps: int, rows: int, lengths: Lengths, prompt: Prompt) -> Work:
+    """The value optimisation of one fact (editing/value.py): `rows` prompts with targets and the one that is kept.
+
+    One whole pass is stored; a step goes from the subject's last token and the edited layer on, there and back, but for
+    the last, which is not followed by a step.
+    """
+    width = lengths.prefix + prompt.tokens + prompt.target - 1
+    onward = prompt.onward + prompt.target - 1
+    keys = lengths.prefix + prompt.before + onward
+    above, read = shape.layers - layer - 1, rows * prompt.target + 1
+    there = blocks(shape, above, (rows + 1) * onward, keys) + head(shape, read)
+    both = blocks(shape, above, (rows + 1) * onward, keys, back=True) + head(shape, read, back=True)
+    stored = blocks(shape, shape.layers, (rows + 1) * width, width)
+    return stored + both.times(steps - 1) + there
+
+
+def _override(hparams: Hparams, path: Path | None, decoder: "Decoder | None") -> Hparams:
+    if path is None:
+        return hparams
+    from artifact.editing.published import hyperparameters_of
+
+    given = hyperparameters_of(path, decoder)
+    try:
+        return msgspec.convert({**msgspec.to_builtins(hparams), **given}, type(hparams))
+    except msgspec.ValidationError as error:
+        known = ", ".join(type(hparams).__struct_fields__)
+        raise SettingError(f"{path}: {error}; the hyperparameters are {known}") from None

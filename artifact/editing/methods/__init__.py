@@ -1,0 +1,32 @@
+"""The editing methods by name: one file each, and this table of them, in the order in which they are listed.
+
+A new method is one file and one entry here (docs/extend.md). Whoever needs a list of methods, a printed name, a need or
+a cost asks this table.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from artifact.editing.method import Method
+from artifact.editing.methods import ft, kn, memit, mend, rome
+
+METHODS: dict[str, Method] = {one.METHOD.name: one.METHOD for one in (ft, kn, mend, rome, memit)}
+
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+"""A method's name, where a command line or a stored plan is read."""
+
+
+def printed_name(method: str) -> str:
+    """How tables print a method; "none" is the unedited model, and a name that is not known here stays as it is."""
+    if method == "none":
+        return "unedited"
+    return METHODS[method].printed if method in METHODS else method
+
+
+def moment_layers(methods: Iterable[str], model: str, layers: int) -> list[int]:
+    """The layers whose second moments these methods read on a model of that name and depth, lowest first."""
+    chosen = (METHODS[name].hparams_for(model, layers) for name in methods if METHODS[name].moments)
+    return sorted({layer for hparams in chosen for layer in hparams.edited})
