@@ -162,7 +162,7 @@ def test_a_history_that_changes_nothing_is_refused(method, options, tmp_path, ca
         *options,
     ]
     assert call(["edit", *map(str, command), "--out", str(tmp_path / "e.safetensors")]) == 2
-    assert "--history is for MEND as released" in capsys.readouterr().err
+    assert "--history is for mend as released" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["ft", "memit", "mend"])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import artifact
+from artifact.editing.methods import METHODS
 
 PACKAGE = Path(artifact.__file__).parent
 FLOORS = (
@@ -59,3 +60,12 @@ def test_help_and_reports_start_without_torch() -> None:
     code = "import sys; from artifact.cli import call; call(['--help']); import artifact.reporting.report, sys\n"
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_no_name_of_a_method_is_compared() -> None:
+    """What a method is asked of its object in editing/methods; plans and tables name none."""
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Compare):
+                named = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant)} & METHODS.keys()
+                assert not named, f"{file}:{node.lineno} compares with {named}"

@@ -22,6 +22,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
+from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.io import write_atomically
 from artifact.terminal import complain, say
@@ -71,7 +72,7 @@ class Narrowing:
         list[Literal["table1", "table2", "figure2", "figure3"]],
         Parameter(help="These tables and figures alone."),
     ] = field(default_factory=list)
-    methods: Annotated[list[str], Parameter(help="These methods alone: ft, kn, mend, rome, memit.")] = field(
+    methods: Annotated[list[str], Parameter(help=f"These methods alone: {', '.join(METHODS)}.")] = field(
         default_factory=list
     )
     shard: Annotated[str | None, Parameter(help="i/n: the i-th of n parts, to be put together by kloc merge.")] = None

@@ -15,7 +15,8 @@ from artifact.editing.mend import Network
 from artifact.editing.moments import Moments
 from artifact.errors import SettingError
 from artifact.lm.decoder import Decoder, Family
-from artifact.lm.families import FAMILIES, AnyFamily
+from artifact.lm.families import FAMILIES
+from artifact.lm.families.base import Base
 from artifact.lm.load import LanguageModel
 from artifact.reading import read_json
 
@@ -93,7 +94,7 @@ def _expected(key: str, decoder: Decoder | None) -> Sequence[str]:
     return _names(decoder.family, key, tied=f"{decoder.family.head}.weight" not in decoder.weights)
 
 
-def _names(family: Family | type[AnyFamily], key: str, tied: bool | None) -> list[str]:
+def _names(family: Family | type[Base], key: str, tied: bool | None) -> list[str]:
     down = family.name("mlp_down", 0)
     return {
         "rewrite_module_tmp": [down],

@@ -18,7 +18,8 @@ from artifact.errors import ModelError
 from artifact.io import sha256_of
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import check_fits, choose_device
-from artifact.lm.families import AnyFamily, family_of
+from artifact.lm.families import family_of
+from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
 from artifact.lm.folder import CONFIG, read_config, read_tokens, tokenizer_hash
 from artifact.lm.smollm2 import SMOLLM2, converted
@@ -125,7 +126,7 @@ def from_module(module: Any, device: str = "cpu") -> Decoder:
     return _decoder(family, sizes, untied(weights, family))
 
 
-def _decoder(family: AnyFamily, sizes: Sizes, weights: dict[str, torch.Tensor]) -> Decoder:
+def _decoder(family: Base, sizes: Sizes, weights: dict[str, torch.Tensor]) -> Decoder:
     return Decoder(
         family, weights, layers=sizes.layers, heads=sizes.heads, epsilon=sizes.epsilon, positions=sizes.positions
     )

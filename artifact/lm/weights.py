@@ -19,7 +19,7 @@ from torch import Tensor
 
 from artifact.errors import ModelError
 from artifact.io import reason
-from artifact.lm.families import AnyFamily
+from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
 from artifact.lm.folder import read_object
 from artifact.sources.pickles import load_tensors
@@ -117,7 +117,7 @@ def _pickled(path: Path) -> dict[str, Stored]:
     return found
 
 
-def matched(family: AnyFamily, sizes: Sizes, stored: Mapping[str, Stored], where: str) -> dict[str, Stored]:
+def matched(family: Base, sizes: Sizes, stored: Mapping[str, Stored], where: str) -> dict[str, Stored]:
     """The tensors that the model is made of, by transformers' names; causal masks and the like are left out.
 
     Names may be without the family's prefix (`h.0...` for `transformer.h.0...`), then all of them. Raises ModelError
@@ -159,7 +159,7 @@ def size_of(stored: Iterable[Stored], dtype: torch.dtype) -> int:
 
 
 def placed(
-    tensors: Mapping[str, Stored], family: AnyFamily, device: str, dtype: torch.dtype, where: str
+    tensors: Mapping[str, Stored], family: Base, device: str, dtype: torch.dtype, where: str
 ) -> dict[str, Tensor]:
     """The tensors on the device in the type asked for; a head that equals the embedding is left out.
 
@@ -180,7 +180,7 @@ def placed(
     return untied(weights, family)
 
 
-def untied(weights: dict[str, Tensor], family: AnyFamily) -> dict[str, Tensor]:
+def untied(weights: dict[str, Tensor], family: Base) -> dict[str, Tensor]:
     """The weights without a head that equals the embedding."""
     head, embedding = weights.get(f"{family.head}.weight"), weights[f"{family.embedding}.weight"]
     if head is not None and (head.data_ptr() == embedding.data_ptr() or torch.equal(head, embedding)):

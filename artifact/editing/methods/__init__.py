@@ -1,16 +1,17 @@
 """The editing methods by name: one file each, and this table of them, in the order in which they are listed.
 
-A new method is one file and one entry here (docs/extend.md). Whoever needs a list of methods, a printed name, a need or
+A new method is one file and its name here (docs/extend.md). Whoever needs a list of methods, a printed name, a need or
 a cost asks this table.
 """
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from artifact.editing.method import Method
-from artifact.editing.methods import ft, kn, memit, mend, rome
 
-METHODS: dict[str, Method] = {one.METHOD.name: one.METHOD for one in (ft, kn, mend, rome, memit)}
+_FILES = ("ft", "kn", "mend", "rome", "memit")
+METHODS: dict[str, Method] = {file: import_module(f"{__name__}.{file}").METHOD for file in _FILES}
 
 if TYPE_CHECKING:
     MethodName = str

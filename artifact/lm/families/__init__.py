@@ -1,23 +1,25 @@
 """Model families by transformers' model_type: one file each, and this table of them.
 
 A family file says how its blocks differ (lm/decoder.py), which configuration keys it reads and within which bounds,
-which tensors it expects by name and shape, and what it refuses. A new family is one file and one entry here.
+which tensors it expects by name and shape, and what it refuses. A new family is one file and its name here
+(docs/extend.md).
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from artifact.errors import ModelError
-from artifact.lm.families.gpt2 import GPT2
-from artifact.lm.families.gptj import GPTJ
-from artifact.lm.families.llama import Llama
+from artifact.lm.families.base import Base
 from artifact.terminal import short
 
-AnyFamily = GPT2 | GPTJ | Llama
-FAMILIES: Mapping[str, type[GPT2] | type[GPTJ] | type[Llama]] = {one.model_type: one for one in (GPT2, GPTJ, Llama)}
+_FILES = ("gpt2", "gptj", "llama")
+FAMILIES: Mapping[str, type[Base]] = {
+    family.model_type: family for family in (import_module(f"{__name__}.{file}").FAMILY for file in _FILES)
+}
 
 
-def family_type(model_type: object) -> type[GPT2] | type[GPTJ] | type[Llama]:
+def family_type(model_type: object) -> type[Base]:
     """The family of a configuration's model_type; ModelError for one that is unknown."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         *names, last = FAMILIES
@@ -32,7 +34,7 @@ def refuse_quantised(settings: object) -> None:
         raise ModelError("quantised weights are not supported; give the model in float32, float16 or bfloat16")
 
 
-def family_of(config: Any) -> AnyFamily:
+def family_of(config: Any) -> Base:
     """The family with what a transformers configuration says of it.
 
     Raises ModelError for an unknown family, quantised weights, and a configuration that the pass does not compute.

@@ -1,22 +1,49 @@
-"""What families share: names of parts and separate projections, and the names and settings of GPT-2 and GPT-J."""
+"""What families share: what loading asks of them, separate projections, and the names of GPT-2 and GPT-J."""
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder, Family, RowEdits
 from artifact.lm.families.sizes import Sizes
 
 
-class Base:
-    """Names of parts by layer, an embedding of words alone, and separate projections for queries, keys and values."""
+class Base(Family, ABC):
+    """A family as loading sees it; where a family says nothing else, embeddings are of words alone, and queries, keys
+    and values have a projection each.
+    """
 
-    blocks: str
+    model_type: ClassVar[str]
+    """transformers' name of the family."""
     parts: ClassVar[Mapping[str, str]]
     """The name of each part within its block."""
     head = "lm_head"
+    required: ClassVar[Mapping[str, object]]
+    """Configuration that the pass assumes; another value is refused at loading."""
+    sizes_read: ClassVar[Mapping[str, str]]
+    """Configuration keys that are sizes, and of which kind (sizes.BOUNDS)."""
+    sizes_optional: ClassVar[frozenset[str]] = frozenset()
+    also_read: ClassVar[tuple[str, ...]]
+    """What else of the configuration decides the pass, beside `required`."""
+    buffers: ClassVar[re.Pattern[str]]
+    """Tensors that files carry and the pass does not need, such as causal masks."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, config: Any) -> Self:
+        """The family as a configuration has it; ModelError for one that the pass does not compute."""
+
+    @abstractmethod
+    def sizes(self, config: Any) -> Sizes:
+        """How large the model is."""
+
+    @abstractmethod
+    def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Every tensor that a file must hold, but the head, with its shape."""
 
     @classmethod
     def name(cls, part: str, layer: int) -> str:
@@ -43,7 +70,7 @@ class GPT(Base):
     embedding = "transformer.wte"
     final_norm = "transformer.ln_f"
     activated = "mlp_up"
-    sizes_read: ClassVar[Mapping[str, str]] = {
+    sizes_read = {
         "n_layer": "layers",
         "num_hidden_layers": "layers",
         "n_embd": "width",
@@ -55,10 +82,8 @@ class GPT(Base):
         "vocab_size": "vocabulary",
         "n_inner": "width",
     }
-    """Configuration keys that are sizes, and of which kind (sizes.BOUNDS)."""
     sizes_optional = frozenset({"n_inner"})
     also_read = ("layer_norm_epsilon",)
-    """What else of the configuration decides the pass, beside `required`."""
 
     def sizes(self, config: Any) -> Sizes:
         return Sizes.of(config, config.n_inner, config.layer_norm_epsilon)

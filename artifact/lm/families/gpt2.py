@@ -69,3 +69,6 @@ class GPT2(GPT):
     ) -> tuple[Tensor, ...]:
         fused = decoder.linear(self.name("attn_in", layer), normed_BTD, edits)
         return tuple(decoder.heads_apart(part_BTD) for part_BTD in fused.chunk(3, dim=-1))
+
+
+FAMILY = GPT2

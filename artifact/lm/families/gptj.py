@@ -81,3 +81,6 @@ class GPTJ(GPT):
         even, odd = turned[..., 0::2], turned[..., 1::2]
         rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
         return torch.cat((rotated, rest), dim=-1)
+
+
+FAMILY = GPTJ

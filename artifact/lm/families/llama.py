@@ -176,3 +176,6 @@ def _positive(given: dict[str, Any], key: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
         raise ModelError(f"configuration {key} = {value!r} is not possible; expected a positive number")
     return value
+
+
+FAMILY = Llama
