@@ -11,7 +11,8 @@ down-projection. In a gated MLP (Llama), which multiplies two projections of `no
 output: the one that goes through the activation function; `key` is the product.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
-K head width, V vocabulary, I and O input and output width of a linear layer, R rank of an edit, N any number of rows.
+K head width, G head of keys and values, V vocabulary, I and O input and output width of a linear layer, R rank of an
+edit, N any number of rows, X any axes. tests/test_shapes.py holds names to their letters.
 
 Tested equal to transformers' logits (float32, 1e-4 relative) on every family: tests/lm/test_decoder.py and
 tests/lm/test_llama.py.
@@ -79,8 +80,8 @@ class Family(Protocol):
         """
         ...
 
-    def key(self, decoder: "Decoder", layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:
-        """Input (B, T, M) of the down-projection: `up` activated and, in a gated MLP, times the up-projection."""
+    def key(self, decoder: "Decoder", layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
+        """Input (..., M) of the down-projection: `up` activated and, in a gated MLP, times the up-projection."""
         ...
 
 
@@ -245,12 +246,12 @@ class Decoder:
             return weight * (wide * (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()).to(x.dtype)
         return F.layer_norm(x, (self.width,), weight, self.weights[f"{name}.bias"], self.epsilon)
 
-    def linear(self, name: str, input_BTI: Tensor, edits: RowEdits) -> Tensor:
+    def linear(self, name: str, input_XI: Tensor, edits: RowEdits) -> Tensor:
         """The linear layer `name`, with its rows' edits where there are any."""
         weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        output_BTO = F.linear(input_BTI, weight.t() if self.family.input_first else weight, bias)
+        output_XO = F.linear(input_XI, weight.t() if self.family.input_first else weight, bias)
         change = edits.get(name)
-        return output_BTO if change is None else output_BTO + change.output(input_BTI)
+        return output_XO if change is None else output_XO + change.output(input_XI)
 
     def heads_apart(self, x_BTD: Tensor, heads: int | None = None) -> Tensor:
         """(B, T, D) as (B, H, T, K) with so many `heads` (default: as many as queries have)."""
@@ -262,11 +263,11 @@ def _visit(at_site: AtSite | None, site: Site, layer: int, value: Tensor) -> Ten
     return value if replaced is None else replaced
 
 
-def _for_each_query(stored_BHTK: Tensor, query_BHTK: Tensor) -> Tensor:
-    """Keys or values for every head of the queries: each is repeated for the heads of its group."""
-    group = query_BHTK.shape[1] // stored_BHTK.shape[1]
+def _for_each_query(stored_BGPK: Tensor, query_BHTK: Tensor) -> Tensor:
+    """Keys or values of P tokens and G groups for every head of the queries: repeated for the heads of its group."""
+    group = query_BHTK.shape[1] // stored_BGPK.shape[1]
     # Repeated here: the attention kernel that float32 takes on a GPU knows no groups.
-    return stored_BHTK if group == 1 else stored_BHTK.repeat_interleave(group, dim=1)
+    return stored_BGPK if group == 1 else stored_BGPK.repeat_interleave(group, dim=1)
 
 
 def _seen(start: int, tokens: int, device: torch.device) -> Tensor | None:

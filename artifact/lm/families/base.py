@@ -88,5 +88,5 @@ class GPT(Base):
     def sizes(self, config: Any) -> Sizes:
         return Sizes.of(config, config.n_inner, config.layer_norm_epsilon)
 
-    def key(self, decoder: Decoder, layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:
-        return F.gelu(up_BTM, approximate="tanh")
+    def key(self, decoder: Decoder, layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
+        return F.gelu(up_XM, approximate="tanh")

@@ -125,8 +125,8 @@ class Llama(Base):
         query, key, value = self.apart(decoder, layer, normed_BTD, edits, self.key_heads)
         return self._rotate(query, position_XT), self._rotate(key, position_XT), value
 
-    def key(self, decoder: Decoder, layer: int, up_BTM: Tensor, normed_BTD: Tensor, edits: RowEdits) -> Tensor:
-        return F.silu(up_BTM) * decoder.linear(self.name("mlp_up", layer), normed_BTD, edits)
+    def key(self, decoder: Decoder, layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
+        return F.silu(up_XM) * decoder.linear(self.name("mlp_up", layer), normed_XD, edits)
 
     def _rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
         """Rotate the pairs (i, i + K/2) of each head by position times the pair's frequency."""
