@@ -184,7 +184,7 @@ def small_paper(folder: Path) -> Iterator[House]:
             weights = (published_folder / model.weights).read_bytes()
             sha256 = hashlib.sha256(weights).hexdigest() if model.sha256 else None
             for table in (SOURCES, HUB_MODELS):
-                patch.setitem(table, name, replace(model, size=len(weights), sha256=sha256))
+                patch.setitem(table, name, replace(model, size=len(weights), sha256=sha256, hashes={}))
             models[model.repo] = (published_folder, model.revision)
         hub = stack.enter_context(serving_all(models))
         hub.in_use(patch)

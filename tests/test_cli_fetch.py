@@ -76,7 +76,7 @@ def hub(monkeypatch, tmp_path):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     size = (folder / "pytorch_model.bin").stat().st_size
-    small = replace(HUB_MODELS["gpt-j"], size=size, sha256=None)
+    small = replace(HUB_MODELS["gpt-j"], size=size, sha256=None, hashes={})
     for table in (SOURCES, HUB_MODELS):
         monkeypatch.setitem(table, "gpt-j", small)
     with serving(folder, small.repo, small.revision) as serving_model:
@@ -326,7 +326,7 @@ def test_a_damaged_file_of_a_model_is_fetched_again(capsys, monkeypatch, tmp_pat
     """Even one that loading could do without; weights other than the pinned ones are not kept."""
     pinned = HUB_MODELS["gpt2"]
     size = (REFERENCE / "models" / "tiny-gpt2" / "model.safetensors").stat().st_size
-    small = replace(pinned, size=size, sha256=None)
+    small = replace(pinned, size=size, sha256=None, hashes={})
     with serving(REFERENCE / "models" / "tiny-gpt2", small.repo, small.revision) as hub:
         hub.in_use(monkeypatch)
         assert call(["fetch", "gpt2"]) == 2

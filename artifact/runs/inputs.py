@@ -178,23 +178,24 @@ def evidence(plan: Plan, model: str, data: Data, given: Given) -> tuple[bool, st
 
 
 def other_weights(model: str) -> str:
-    """Why the weights in the cache are not the pinned ones of a model by name, in words; empty when they are.
+    """Why a model's files in the cache are not the pinned ones, in words; empty when they are.
 
     Files are hashed: a converted model's must be as recorded, and made from the file whose hash is pinned.
     """
     source = HUB_MODELS[model]
     if source.sha256 is None:
         return ""
-    made = converted_folder(source)
+    made, pinned = converted_folder(source), {source.weights: source.sha256, **source.hashes}
     for finding in examine(source):
         name = finding.key.rpartition("/")[2]
         if made.is_dir():
             entry = recorded(finding.key)
             right = finding.state == "whole" and entry is not None and entry.made_from == source.sha256
         else:
-            right = finding.state == "whole" or name != source.weights
+            right = finding.state == "whole" or name not in pinned
         if not right:
-            return f"{name} of {model} is not, or not made from, the file with sha256 {source.sha256[:12]}"
+            expected = pinned.get(name, source.sha256)[:12]
+            return f"{name} of {model} is not, or not made from, the file with sha256 {expected}"
     return ""
 
 

@@ -7,6 +7,7 @@ world is not evidence for or against the paper: its editing site is installed by
 A hash that no source publishes is recorded when the file is first fetched and enforced from then on (lock.py).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +37,14 @@ class _Sized:
 @dataclass(frozen=True, kw_only=True)
 class HubModel(_Sized):
     """A model on the hub at a pinned revision. `files` is all that is downloaded, `weights` the big one, which `size`
-    and `sha256` are of.
+    and `sha256` are of; `hashes` are those of the configuration and the tokenizer.
     """
 
     name: str
     repo: str
     revision: str
     weights: str
+    hashes: Mapping[str, str]
     exact: bool = True
     licence: str
     citation: str
@@ -131,7 +133,17 @@ _HOST = "https://rome.baulab.info/data"
 _RAKE = "https://raw.githubusercontent.com/weiyifan1023/RaKE/main"
 
 
-def _gpt2(name: str, revision: str, size: int, sha256: str, purpose: str) -> HubModel:
+_GPT2_TOKENIZER = {
+    "tokenizer.json": "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6",
+    "tokenizer_config.json": "5e04eb606e3a1583530a42e36c2a6b6615c86f34fe77e44d9ddeb43ff940931f",
+    "vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+"""Of every size of GPT-2. The hub publishes no hash of small files: these are what others recorded of the pinned
+revisions, two or more of them alike. vocab.json and merges.txt are OpenAI's encoder.json and vocab.bpe."""
+
+
+def _gpt2(name: str, revision: str, size: int, sha256: str, config: str, purpose: str) -> HubModel:
     """A size of GPT-2 as its authors' page on the hub has it."""
     return HubModel(
         name=name,
@@ -140,6 +152,7 @@ def _gpt2(name: str, revision: str, size: int, sha256: str, purpose: str) -> Hub
         weights="model.safetensors",
         size=size,
         sha256=sha256,
+        hashes={"config.json": config, **_GPT2_TOKENIZER},
         licence="MIT",
         citation="Radford et al., Language Models are Unsupervised Multitask Learners, 2019",
         purpose=purpose,
@@ -154,6 +167,7 @@ HUB_MODELS = {
             "607a30d783dfa663caf39e06633721c8d4cfcd7e",
             548_105_171,
             "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+            "0daed7749b4f02b8f76240d5444551d7b08712dab4d0adb8239c56ba823bb7b4",
             "smoke runs; not a model of the paper",
         ),
         _gpt2(
@@ -161,6 +175,7 @@ HUB_MODELS = {
             "15ea56dee5df4983c59b2538573817e1667135e2",
             6_431_829_964,
             "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+            "be48115d52314bc27327e160bf10197760db02ea689d10adb24db4102edf7a8a",
             "Tables 1 and 2, Figures 2 and 3",
         ),
         HubModel(
@@ -170,6 +185,7 @@ HUB_MODELS = {
             weights="pytorch_model.bin",
             size=24_207_819_307,
             sha256="0e183edc2025ecfdba4429ba43c960224103b3c3dc26616503cdc2158a3d6c93",
+            hashes={},
             licence="Apache-2.0",
             citation="Wang and Komatsuzaki, GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model, 2021",
             purpose="Tables 1 and 2",

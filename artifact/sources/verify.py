@@ -92,7 +92,7 @@ def _files_of_model(model: HubModel) -> Iterator[_Wanted]:
         of_it = f"converted/{made.name}/"
         names = {key.removeprefix(of_it) for key in recorded_keys() if key.startswith(of_it)}
         for name in sorted(names | {file.name for file in made.iterdir()}):
-            yield _Wanted(f"{of_it}{name}", made / name)
+            yield _Wanted(f"{of_it}{name}", made / name, model.hashes.get(name))
         return
     for name in model.files:
         path = hub_file(model, name)
@@ -102,7 +102,7 @@ def _files_of_model(model: HubModel) -> Iterator[_Wanted]:
             size = model.size if model.exact else None
             yield _Wanted(f"hub/{model.name}/{name}", path, model.sha256, size, model.most)
         else:
-            yield _Wanted(f"hub/{model.name}/{name}", path)
+            yield _Wanted(f"hub/{model.name}/{name}", path, model.hashes.get(name))
 
 
 def _finding(wanted: _Wanted) -> Finding:

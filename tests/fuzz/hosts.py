@@ -289,9 +289,9 @@ def _hub(box: Box, draw: random.Random | None) -> Iterator[Host]:
 
     model, folder = HUB_MODELS["gpt2"], box.material / "model"
     held = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    small = replace(
-        model, size=len(held["model.safetensors"]), sha256=hashlib.sha256(held["model.safetensors"]).hexdigest()
-    )
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in held.items()}
+    sha256 = hashes.pop("model.safetensors")
+    small = replace(model, size=len(held["model.safetensors"]), sha256=sha256, hashes=hashes)
     names = [
         *held,
         *(draw.sample([name for name in NAMES if name], 2) if draw is not None and draw.random() < 0.3 else []),

@@ -78,7 +78,7 @@ def test_hash_is_of_the_weights(reference: Path, tmp_path: Path) -> None:
 TINY_AS_GPT2 = """
 from dataclasses import replace
 from artifact.sources.catalogue import HUB_MODELS, SOURCES
-small = replace(HUB_MODELS["gpt2"], size=1_444_888, sha256=None)
+small = replace(HUB_MODELS["gpt2"], size=1_444_888, sha256=None, hashes={})
 HUB_MODELS["gpt2"] = SOURCES["gpt2"] = small
 """
 """The tiny model under the name of GPT-2 small, without the pinned size and hash."""
@@ -117,7 +117,7 @@ def test_auto_takes_gpt2_from_a_hub_that_answers(
         done = python(TINY_AS_GPT2 + first, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hub"))
     assert done.returncode == 0, done.stderr
     assert "model: gpt2 (auto: the hub answers)" in done.stdout.splitlines()
-    tiny = replace(SMALL, size=1_444_888, sha256=None)
+    tiny = replace(SMALL, size=1_444_888, sha256=None, hashes={})
     for known in (HUB_MODELS, SOURCES):
         monkeypatch.setitem(known, "gpt2", tiny)
     monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "hub" / "kloc"))

