@@ -18,9 +18,9 @@ import pytest
 from artifact.cli import call
 from artifact.evaluation.metrics import GROUPS
 from artifact.plan import Plan, Unit
+from artifact.progress import Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
-from artifact.runs.progress import Display
 from artifact.runs.record import Record
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked
@@ -101,7 +101,7 @@ def record(unit: Unit, case_id: int) -> Record:
 def run(folder: Path, engine: Cheap | None = None) -> Path:
     """Run or resume the plan in `folder`."""
     working = engine or Cheap()
-    return run_plan(PLAN, Asked("world"), show=Display(None), out=folder, engine=lambda *_: working)
+    return run_plan(PLAN, Asked("world"), show=Display(), out=folder, engine=lambda *_: working)
 
 
 def contents(folder: Path) -> dict[str, list[Record]]:

@@ -15,6 +15,7 @@ FLOORS = (
     "io",
     "terminal",
     "reading",
+    "progress",
     "sources",
     "facts",
     "lm",

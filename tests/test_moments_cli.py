@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from artifact.cli import call
-from artifact.cli.moments import _Shown
+from artifact.progress import Bar, Words
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = str(REFERENCE / "models" / "tiny-gpt2")
@@ -81,15 +81,15 @@ def test_standard_input_gives_what_the_file_gives(texts, tmp_path, monkeypatch) 
 
 def asking_to_stop(monkeypatch, times: int = 1) -> None:
     """Ctrl-C, so many times, when the first batch is done."""
-    show = _Shown.__call__
+    show = Bar.at
 
-    def press(self: _Shown, texts: int, tokens: int) -> None:
-        show(self, texts, tokens)
-        if texts:
+    def press(self: Bar, done: float, total: float | None, words: Words) -> None:
+        show(self, done, total, words)
+        if done:
             for _ in range(times):
                 os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(_Shown, "__call__", press)
+    monkeypatch.setattr(Bar, "at", press)
 
 
 def test_stopped_then_resumed(texts, tmp_path, capsys, monkeypatch) -> None:

@@ -1,28 +1,15 @@
 """kloc fetch: get the paper's models, data and weights into the cache, list them, and check what is there."""
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, FactError, SettingError
 from artifact.io import sha256_of
-from artifact.runs.progress import Display
+from artifact.progress import Display, display
 from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder, converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import GROUPS, SOURCES, HubModel, PlainSource, Source
@@ -31,8 +18,6 @@ from artifact.sources.fetch import check_room, discard, fetch_source, offline, s
 from artifact.sources.lock import entry_of, holding, note_unusable, record, recorded, unusable
 from artifact.sources.verify import examine
 from artifact.terminal import complain, say
-
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 @app.command
@@ -61,16 +46,16 @@ def fetch(
         return 0
     check_room(sources)
     failed = 0
-    with _shown() as shown:
+    with display() as show:
         for source in sources:
             try:
-                folder = fetch_source(source, shown.say, shown.begin(source.name))
-                folder = _converted(source, shown) or folder
+                folder = fetch_source(source, show.say, _bytes(show, source.name))
+                folder = _converted(source, show) or folder
             except ArtifactError as error:  # the others can still come
                 complain(error)
                 failed = error.exit_code
             else:
-                shown.say(f"{source.name}: {folder}")
+                show.say(f"{source.name}: {folder}")
     return failed
 
 
@@ -85,15 +70,15 @@ def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
         return
     if not offline():
         check_room(missing)
-    with _shown() as shown:
+    with display() as show:
         for source in missing:
             try:
-                fetch_source(source, shown.say, shown.begin(source.name))
-                _converted(source, shown)
+                fetch_source(source, show.say, _bytes(show, source.name))
+                _converted(source, show)
             except ArtifactError as error:
                 if source.name not in optional:
                     raise
-                shown.say(f"{source.name}: left out ({error})")
+                show.say(f"{source.name}: left out ({error})")
 
 
 def _names(what: tuple[str, ...]) -> list[str]:
@@ -132,19 +117,19 @@ def _check(sources: list[Source]) -> int:
     return 2 if damaged else 0
 
 
-def _converted(source: Source, shown: "_Shown") -> Path | None:
+def _converted(source: Source, show: Display) -> Path | None:
     """Pickles are converted to safetensors once; where they are now, None for what is not a pickle."""
     if isinstance(source, HubModel):
         if not source.pickled or converted_folder(source).is_dir():
             return None
         from artifact.sources.convert import convert_model
 
-        shown.say(f"{source.name}: converting the pickle to safetensors")
+        show.say(f"{source.name}: converting the pickle to safetensors")
         published = hub_file(source, source.weights)
         assert published is not None  # it was fetched a moment ago
         return convert_model(source, published.parent)
     if source.name.startswith("mend-"):
-        return _converted_mend(source, shown)
+        return _converted_mend(source, show)
     return None
 
 
@@ -156,11 +141,11 @@ def _unconverted(source: Source) -> bool:
     return published.is_file() and not converted_file(published).is_file()
 
 
-def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
+def _converted_mend(source: PlainSource, show: Display) -> Path:
     published = source_folder(source) / source.files[0].name
     made = converted_file(published)
     key, key_made = f"{source.name}/{published.name}", f"{source.name}/{made.name}"
-    with holding(source_folder(source), shown.say):
+    with holding(source_folder(source), show.say):
         fetched, entry = recorded(key), recorded(key_made)
         made_from = fetched.sha256 if fetched else sha256_of(published)  # recorded when it was verified a moment ago
         if entry and entry.made_from == made_from and made.is_file() and sha256_of(made) == entry.sha256:
@@ -169,7 +154,7 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
             raise SettingError(why)
         from artifact.editing.mend_weights import convert
 
-        shown.say(f"{source.name}: converting the pickle to safetensors")
+        show.say(f"{source.name}: converting the pickle to safetensors")
         try:
             convert(published, made)
         except SettingError as error:
@@ -185,42 +170,12 @@ def _converted_mend(source: PlainSource, shown: "_Shown") -> Path:
     return made
 
 
-class _Shown(Display):
-    """Lines, and the bytes of one file at a time: a bar on a terminal, a line every few seconds elsewhere."""
+def _bytes(show: Display, name: str) -> Tell:
+    """What a source's download calls with the bytes that are there and those that there will be."""
+    bar = show.bar(name)
 
-    def __init__(self, progress: Progress | None) -> None:
-        super().__init__(progress)
-        self._task: TaskID | None = None
+    def tell(done: int, total: int | None) -> None:
+        of = f" of {size_words(total)}" if total else ""
+        bar.at(done, total, lambda rate: f"{size_words(done)}{of}, {rate / 1e6:.1f} MB/s")
 
-    def begin(self, name: str) -> Tell:
-        """What a source's download is told to; bytes that were there before do not count for the rate."""
-        began = said = time.monotonic()
-        first: int | None = None
-
-        def tell(done: int, total: int | None) -> None:
-            nonlocal began, said, first
-            if first is None or done < first:
-                began, first = time.monotonic(), done
-            if self._progress:
-                if self._task is None:
-                    self._task = self._progress.add_task(name)
-                self._progress.update(self._task, description=name, completed=done, total=total)
-                return
-            now = time.monotonic()
-            if now - said > _SECONDS_BETWEEN_LINES:
-                said = now
-                rate = (done - first) / max(now - began, 1e-9)
-                of = f" of {size_words(total)}" if total else ""
-                self.say(f"{name}: {size_words(done)}{of}, {rate / 1e6:.1f} MB/s")
-
-        return tell
-
-
-@contextmanager
-def _shown() -> Iterator[_Shown]:
-    if not sys.stdout.isatty():
-        yield _Shown(None)
-        return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}", markup=False), *columns, console=Console()) as progress:
-        yield _Shown(progress)
+    return tell

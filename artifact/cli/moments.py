@@ -1,6 +1,6 @@
 """kloc moments: second moments of the down-projection's inputs from texts the user has."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +9,8 @@ from cyclopts import Parameter
 from artifact.cli.app import Device, Model, app, load_model
 from artifact.cli.bounds import between
 from artifact.errors import Interrupted, SettingError
+from artifact.progress import Display, display
 from artifact.terminal import complain, say
-
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 @app.command
@@ -53,7 +52,7 @@ def moments(
         use_tf32(False)  # sums over millions of tokens are worth full float32
         try:
             # A source that cannot be read again has nothing to keep, and stops at once.
-            with stopping(source.resumable) as stop:
+            with stopping(source.resumable) as stop, display() as show:
                 found = collect(
                     loaded,
                     source,
@@ -63,7 +62,7 @@ def moments(
                     batch_tokens=batch_tokens,
                     checkpoint_seconds=60 * checkpoint_minutes,
                     stop=stop,
-                    tell=_Shown(samples),
+                    tell=_texts(show, samples),
                     say=complain,
                 )
         except KeyboardInterrupt:
@@ -84,22 +83,15 @@ def _layers(text: str) -> list[int]:
         raise SettingError(f"layers {text[:60]!r} are not numbers; give such as 13,14") from None
 
 
-class _Shown:
-    """A line every few seconds: texts, tokens and their rate since this process began."""
+def _texts(show: Display, samples: int) -> Callable[[int, int], None]:
+    """What the collection calls with the texts and tokens that it has read."""
+    bar, before = show.bar("moments"), -1
 
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
-        self._said = time.monotonic()
-        self._from: tuple[float, int] | None = None
+    def tell(texts: int, tokens: int) -> None:
+        nonlocal before
+        if before < 0 < texts:
+            show.say(f"moments: going on after {texts} texts, {tokens} tokens")
+        before = texts
+        bar.at(tokens, None, lambda rate: f"{texts}/{samples} texts, {tokens} tokens, {rate:.0f} tokens/s")
 
-    def __call__(self, texts: int, tokens: int) -> None:
-        now = time.monotonic()
-        if self._from is None:
-            self._from = (now, tokens)
-            if texts:
-                say(f"moments: going on after {texts} texts, {tokens} tokens")
-        if now - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = now
-            began, before = self._from
-            rate = (tokens - before) / max(now - began, 1e-9)
-            say(f"moments: {texts}/{self._samples} texts, {tokens} tokens, {rate:.0f} tokens/s")
+    return tell

@@ -109,10 +109,10 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.cli.fetch import obtain
     from artifact.editing.protocol import protocol_of
     from artifact.plan import PAPER_MODELS, find_plans, narrowed
+    from artifact.progress import display
     from artifact.reporting.report import render
     from artifact.runs.ahead import check_ahead
     from artifact.runs.inputs import Given, needed_sources
-    from artifact.runs.progress import display
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.setup import Asked
     from artifact.runs.status import failed_units, left_line, not_computed

@@ -14,10 +14,10 @@ from artifact.editing.protocol import protocol_part
 from artifact.errors import Interrupted, NotBegun, RunError
 from artifact.io import reason
 from artifact.plan import Plan, Unit
+from artifact.progress import Bar, Display
 from artifact.runs.engine import Engine
 from artifact.runs.journal import DATABASE, journal_file
 from artifact.runs.local import Local
-from artifact.runs.progress import Display
 from artifact.runs.record import Record
 from artifact.runs.setup import Asked, prepare
 from artifact.runs.status import commonest_reason
@@ -101,10 +101,11 @@ def _run_unit(
     retried = {record.case_id for record in unfinished if record.status == "failed"} if retry_failed else set()
     done = store.done(unit) - retried
     left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
-    bar = show.bar(unit.name, sum(map(len, batches)))
     again = {case_id for batch in left for case_id in batch}
-    before = Counter(record.status for record in unfinished if record.case_id not in again)
-    bar.advance(sum(map(len, batches)) - len(again), before["failed"], before["excluded"])
+    bar, cases = show.bar(unit.name, ends=True), sum(map(len, batches))
+    counts: Counter[str] = Counter(record.status for record in unfinished if record.case_id not in again)
+    counts["there"] = cases - len(again)
+    _show(bar, cases, counts)
     undone: list[Record] = []
     with closing(engine.compute(unit, left, stop)) as results:
         for computed in results:
@@ -114,12 +115,20 @@ def _run_unit(
                 if record.status != "undone":
                     store.add(unit, record, over_failed=record.case_id in retried)
             store.add_time(unit, computed.seconds, len(computed.records))
-            states = Counter(record.status for record in computed.records)
-            bar.advance(len(computed.records), states["failed"], states["excluded"])
+            counts.update(record.status for record in computed.records)
+            counts["there"] += len(computed.records)
+            _show(bar, cases, counts)
     if undone:
         show.say(f"{unit.name}: {len(undone)} cases cannot be computed here and are left undone: {undone[0].reason}")
     if said := commonest_reason(store, unit):
         show.say(f"{unit.name}: {said}")
+
+
+def _show(bar: Bar, cases: int, counts: Counter[str]) -> None:
+    """So many of a unit's cases have a record (`there`), of which some failed or do not count."""
+    parts = [f"{counts[status]} {status}" for status in ("failed", "excluded") if counts[status]]
+    words = f"{counts['there']}/{cases} cases" + (f" ({', '.join(parts)})" if parts else "")
+    bar.at(counts["there"], cases, lambda rate: words)
 
 
 def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()) -> str:

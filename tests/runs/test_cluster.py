@@ -21,11 +21,11 @@ import pytest
 from artifact.cli import call
 from artifact.errors import RunError, SettingError
 from artifact.plan import Plan, Unit
+from artifact.progress import Display
 from artifact.runs import cluster as module
 from artifact.runs.cluster import Cluster, Worker, ray_engine
 from artifact.runs.engine import Computed
 from artifact.runs.inputs import Given
-from artifact.runs.progress import Display
 from artifact.runs.runner import MakeEngine, run_plan
 from artifact.runs.setup import Asked
 from artifact.sources.catalogue import WORLD
@@ -40,7 +40,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 def run(folder: Path, **options: Any) -> Path:
-    return run_plan(PLAN, ASKED, show=Display(None), out=folder, **options)
+    return run_plan(PLAN, ASKED, show=Display(), out=folder, **options)
 
 
 def records(folder: Path) -> list[tuple]:

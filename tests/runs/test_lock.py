@@ -14,10 +14,10 @@ from cheap import Cheap, contents, description, made_up, refusing, run
 
 from artifact.cli import call
 from artifact.errors import RunError
+from artifact.progress import Display
 from artifact.reporting.report import render
 from artifact.runs import lock, runner
 from artifact.runs.lock import holder, locked, turn
-from artifact.runs.progress import Display
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked
 from artifact.runs.store import Store, reading
@@ -126,7 +126,7 @@ def test_a_report_on_the_way_never_stops_a_run(
 
     monkeypatch.setattr(runner, "SECONDS_BETWEEN_REPORTS", -1.0)
     run_plan(
-        cheap_plan := description().plan, Asked("world"), show=Display(None), out=tmp_path, engine=lambda *_: Cheap(),
+        cheap_plan := description().plan, Asked("world"), show=Display(), out=tmp_path, engine=lambda *_: Cheap(),
         report=fails,
     )  # fmt: skip
     assert contents(tmp_path) == made_up(description())

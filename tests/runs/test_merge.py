@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from artifact.cli import call
 from artifact.errors import RunError
 from artifact.plan import SMOKE, Plan, Unit
+from artifact.progress import Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.merge import merge
-from artifact.runs.progress import Display
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked
 from artifact.runs.store import reading, writing
@@ -24,7 +24,7 @@ TABLES = ("select * from records", "select * from numbers")
 
 
 def run(folder: Path, shard: tuple[int, int] | None = None, limit: int = 5) -> Path:
-    return run_plan(PLAN, Asked("world", limit=limit, shard=shard), show=Display(None), out=folder)
+    return run_plan(PLAN, Asked("world", limit=limit, shard=shard), show=Display(), out=folder)
 
 
 def rows(folder: Path, query: str) -> list[tuple]:

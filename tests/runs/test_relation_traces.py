@@ -12,10 +12,10 @@ from artifact.errors import FactError, PromptError
 from artifact.facts.fact import Statement
 from artifact.lm.load import load
 from artifact.plan import SMOKE, Plan, Unit, find_plans
+from artifact.progress import Display
 from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
 from artifact.runs.local import compute
 from artifact.runs.merge import merge
-from artifact.runs.progress import Display
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked, Context, _readable, prepare
 from artifact.sources.cache import source_folder
@@ -129,7 +129,7 @@ TRACES = Plan("traces", "relation and entity traces of three statements, one a b
 
 
 def run_of(folder: Path, shard: tuple[int, int] | None = None) -> Path:
-    return run_plan(TRACES, Asked("world", given=Given(facts="known"), shard=shard), show=Display(None), out=folder)
+    return run_plan(TRACES, Asked("world", given=Given(facts="known"), shard=shard), show=Display(), out=folder)
 
 
 def rows_of(folder: Path) -> list[tuple]:

@@ -15,9 +15,9 @@ from cheap import PLAN, Cheap, contents, description, made_up, record, refusing,
 from artifact.cli import call
 from artifact.errors import Interrupted, RunError
 from artifact.plan import Unit
+from artifact.progress import Display
 from artifact.runs.engine import Computed
 from artifact.runs.merge import merge
-from artifact.runs.progress import Display
 from artifact.runs.record import Record
 from artifact.runs.recover import recover
 from artifact.runs.runner import run_plan
@@ -232,7 +232,7 @@ class Changed(Cheap):
 
 def again(folder: Path, engine: Cheap) -> None:
     """The same command with --retry-failed."""
-    run_plan(PLAN, Asked("world"), show=Display(None), out=folder, engine=lambda *_: engine, retry_failed=True)
+    run_plan(PLAN, Asked("world"), show=Display(), out=folder, engine=lambda *_: engine, retry_failed=True)
 
 
 def test_failed_cases_are_tried_again_when_asked(folder: Path) -> None:
