@@ -17,6 +17,7 @@ FLOORS = (
     "sources",
     "facts",
     "lm",
+    "world",
     "tracing",
     "editing",
     "evaluation",
