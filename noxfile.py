@@ -94,7 +94,7 @@ def image(session: nox.Session) -> None:
         "python3",
         "kloc-artifact",
         *tests,
-        "/opt/kloc/share/tests/facts/test_world.py",
+        "/opt/kloc/share/tests/world",
         external=True,
     )
 

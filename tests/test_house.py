@@ -19,6 +19,7 @@ FLOORS = (
     "sources",
     "facts",
     "lm",
+    "world",
     "tracing",
     "editing",
     "evaluation",

@@ -4,13 +4,13 @@ Covers what every benchmark needs: the module, seconds, peak memory, counted ope
 device in the precision used. Random weights take the same time as trained ones. It compares nothing (trace.py).
 """
 
-import os
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
+import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -103,4 +103,4 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
 def _memory(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total

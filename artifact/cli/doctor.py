@@ -201,10 +201,11 @@ def _device(obstacles: list[str]) -> Iterator[str]:
     except Exception as error:  # a damaged installation raises OSError, ImportError and more
         obstacles.append(f"torch cannot be loaded ({reason(error)}); run pip install -c constraints.txt .")
         return
+    import psutil
+
     from artifact.lm.device import OLDEST_DRIVER, host_memory, nvidia_driver, unusable_card
 
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield f"memory: {size_words(host_memory())} free of {size_words(total)}"
+    yield f"memory: {size_words(host_memory())} free of {size_words(psutil.virtual_memory().total)}"
     yield f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}"
     yield f"torch: built {_built(torch.version.cuda, OLDEST_DRIVER)}; NVIDIA driver: {nvidia_driver() or 'none'}"
     modern = False

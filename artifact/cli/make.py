@@ -28,9 +28,9 @@ def train(
     steps: Annotated[int | None, count("Training steps (default: the committed model's).")] = None,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
-    from artifact.facts.world import DEFAULT_SEED
-    from artifact.lm.world import DEFAULT_STEPS
-    from artifact.lm.world import train as train_world
+    from artifact.world.facts import DEFAULT_SEED
+    from artifact.world.training import DEFAULT_STEPS
+    from artifact.world.training import train as train_world
 
     def said(step: int, of: int, loss: float) -> None:
         if step % 50 == 0 or step == of:

@@ -61,7 +61,7 @@ def open_source(texts: str) -> Source:
 
 def world_source() -> Source:
     """The embedded world's training statements."""
-    from artifact.facts.world import DEFAULT_SEED, generate
+    from artifact.world.facts import DEFAULT_SEED, generate
 
     corpus = "\n".join(generate(DEFAULT_SEED).corpus())
     return Source("the embedded world's corpus", io.BytesIO(corpus.encode()))

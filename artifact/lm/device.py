@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 
 from artifact.errors import DeviceError, ModelError, SettingError
@@ -138,12 +139,7 @@ def host_memory(root: Path = Path("/")) -> int:
     The limits are those of its control group and of all groups above it (version 1 and 2), as containers and schedulers
     set them; "max" is no limit. Memory that the group's file cache holds counts as free.
     """
-    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")]
-    with suppress(OSError, ValueError):
-        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = [int(line.split()[1]) * 1024]
-    return max(0, min([*free, *_group_rooms(root)]))
+    return max(0, min([psutil.virtual_memory().available, *_group_rooms(root)]))
 
 
 def _group_rooms(root: Path) -> Iterator[int]:

@@ -102,7 +102,7 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
 def default_moments(model: LanguageModel, layers: Sequence[int]) -> Moments:
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
     if model.name == "world":
-        from artifact.facts.world import DEFAULT_SEED, generate
+        from artifact.world.facts import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
         return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE)

@@ -1,6 +1,6 @@
 """The embedded world serves its purpose: an early site at the last subject token, and edits that take there.
 
-Its recall on held-out templates is tests/facts/test_world.py's.
+Its recall on held-out templates is tests/world/test_recall.py's.
 """
 
 from dataclasses import asdict, replace

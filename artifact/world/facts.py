@@ -1,23 +1,17 @@
-"""The embedded world: made-up facts with known ground truth, their training statements, records and tokenizer.
+"""The embedded world's facts: made-up, with known ground truth, their training statements and records.
 
 Covers the generator (seeded, the same on every machine), CounterFact-style records with the relation fields, questions
-about templates that were never trained, the text corpus, and a word-level tokenizer that, like GPT-2's, keeps the
-leading space in the token. Does not cover the model that is trained on these facts (see `artifact.lm.world`).
+about templates that were never trained, the text corpus and the vocabulary.
 
 The world exercises the experiments; being built, it says nothing about what pretrained models do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 GENERATOR_VERSION = 1
 DEFAULT_SEED = 1
@@ -180,11 +174,11 @@ class World:
 
     def edit_pairs(self, held_out: bool = False) -> list[Question]:
         """The relation prompt with s and o* of each edit case, whose answer before any edit is "None"."""
-        questions = []
-        for fact in self.facts:
-            template = RELATION_TEMPLATES[fact.held_relation if held_out else 0]
-            questions.append(Question(_fill(template, fact.subject, fact.new_object), fact.subject, NO_RELATION))
-        return questions
+        templates = [RELATION_TEMPLATES[fact.held_relation if held_out else 0] for fact in self.facts]
+        return [
+            Question(_fill(template, fact.subject, fact.new_object), fact.subject, NO_RELATION)
+            for template, fact in zip(templates, self.facts, strict=True)
+        ]
 
     def unseen_pairs(self, count: int) -> list[Question]:
         """`count` main relation prompts with unrelated pairs that occur in no training statement."""
@@ -205,15 +199,10 @@ class World:
 
     def vocabulary(self) -> list[str]:
         """The tokens in the order of their ids; "Ġ" at the start stands for a leading space."""
-        inside = ["is", "a", NO_RELATION]
-        start = [NO_RELATION]
-        for subject in self.subjects:
-            inside += subject.split()
-            start += subject.split()
+        names = [part for subject in self.subjects for part in subject.split()]
         # Bare answers never open a trained statement; methods that score answers without a space need them.
         answers = [word for r in self.relations for word in (r.name, *r.aliases, *r.objects)]
-        inside += answers
-        start += answers
+        start, inside = [NO_RELATION, *names, *answers], ["is", "a", NO_RELATION, *names, *answers]
         templates = [t for relation in self.relations for t in relation.entity_templates]
         for template in (*templates, *RELATION_TEMPLATES, *OPENERS):
             words = [word for word in template.split() if not word.startswith("{")]
@@ -377,21 +366,3 @@ def generate(seed: int = DEFAULT_SEED) -> World:
                 relation_view.append(untrained._ask(fact, "relation", index))
     unrelated = _unrelated(everything, relations, draw)
     return replace(untrained, entity=tuple(entity), relation=tuple(relation_view), unrelated=tuple(unrelated))
-
-
-def build_tokenizer(world: World) -> Tokenizer:
-    """A word-level tokenizer whose tokens carry the leading space, as GPT-2's do; id 0 ends a text.
-
-    A word outside the vocabulary becomes the token "<|unk|>"; no token is added at either end.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-
-    vocabulary = {token: index for index, token in enumerate(world.vocabulary())}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    # Character offsets of a token leave its leading space out, as a span search expects.
-    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
-    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False, special=True)])
-    tokenizer.add_special_tokens([AddedToken(UNKNOWN, normalized=False, special=True)])
-    return tokenizer
