@@ -31,13 +31,16 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def kloc(folder: Path, *words: object) -> str:
-    code = "import sys; from artifact.cli import main; sys.argv[0] = 'kloc'; main()"
-    command = [sys.executable, "-c", code, *map(str, words)]
-    here = os.environ | {"PYTHONPATH": str(folder)}
+def python(folder: Path, code: str, *words: object) -> str:
+    """What code prints with the package in that folder."""
+    command, here = [sys.executable, "-c", code, *map(str, words)], os.environ | {"PYTHONPATH": str(folder)}
     ran = subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+def kloc(folder: Path, *words: object) -> str:
+    return python(folder, "import sys; from artifact.cli import main; sys.argv[0] = 'kloc'; main()", *words)
 
 
 def test_every_table_has_its_row() -> None:
@@ -54,3 +57,22 @@ def test_a_method(extended: Path) -> None:
     kloc(extended, *words, "--out", out)
     page = (out / "report" / "report.md").read_text()
     assert re.search(r"entity edit.*Direct", page)
+
+
+FAMILY = """
+import torch
+from transformers import CodeGenConfig, CodeGenForCausalLM
+from artifact.lm.load import from_module
+config = CodeGenConfig(vocab_size=50, n_layer=3, n_head=4, n_embd=64, n_positions=32, n_ctx=64, rotary_dim=8,
+                       bos_token_id=0, eos_token_id=0, initializer_range=0.3, attn_implementation="eager")
+module = CodeGenForCausalLM(config).eval()
+ids_BT = torch.randint(0, 50, (2, 9))
+with torch.no_grad():
+    expected_BTV, decoder = module(ids_BT).logits, from_module(module)
+    logits_BTV = decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT))))
+print(float((logits_BTV - expected_BTV).abs().max() / expected_BTV.abs().max()))
+"""
+
+
+def test_a_family(extended: Path) -> None:
+    assert float(python(extended, FAMILY)) < 1e-4

@@ -69,9 +69,9 @@ class GPTJ(GPT):
         self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
         query, key, value = self.apart(decoder, layer, normed_BTD, edits, decoder.heads)
-        return self._rotate(query, position_XT), self._rotate(key, position_XT), value
+        return self.rotate(query, position_XT), self.rotate(key, position_XT), value
 
-    def _rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
+    def rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
         """Rotate neighbouring pairs of the first `rotary` entries by position times 10000^(-2i/rotary)."""
         position = position_XT[:, None, :, None].float()  # spread over heads and pairs
         pairs = torch.arange(0, self.rotary, 2, dtype=torch.float32, device=x_BHTK.device)

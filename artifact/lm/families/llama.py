@@ -123,12 +123,12 @@ class Llama(Base):
         self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple[Tensor, ...]:
         query, key, value = self.apart(decoder, layer, normed_BTD, edits, self.key_heads)
-        return self._rotate(query, position_XT), self._rotate(key, position_XT), value
+        return self.rotate(query, position_XT), self.rotate(key, position_XT), value
 
     def key(self, decoder: Decoder, layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
         return F.silu(up_XM) * decoder.linear(self.name("mlp_up", layer), normed_XD, edits)
 
-    def _rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
+    def rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
         """Rotate the pairs (i, i + K/2) of each head by position times the pair's frequency."""
         position = position_XT[:, None, :, None].float()  # spread over heads and pairs
         angle = position * self._frequency_F.to(x_BHTK.device)
