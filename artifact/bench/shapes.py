@@ -1,7 +1,7 @@
 """Models of the paper's shapes with random weights, as transformers modules, and what this machine can do with them.
 
 Covers what every benchmark needs: the module, seconds, peak memory, counted operations, and the matrix rate of the
-device in the precision used. Random weights take the same time as trained ones. It compares nothing (trace.py).
+device in the precision used. Random weights take the same time as trained ones.
 """
 
 import os

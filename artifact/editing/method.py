@@ -80,7 +80,7 @@ class Method:
     steps: str = ""
     """The hyperparameter that says how many steps its optimisation takes at most."""
     stops: Mapping[Perspective, float] = field(default_factory=dict)
-    """The share of these steps that an edit took before it stopped early, in the run that bench/steps.py names."""
+    """The share of these steps that an edit took before it stopped early, in the run that bench/work.py names."""
     value_rows: int = 0
     """Most rows of one fact in its value optimisation."""
     network_bytes: Callable[[Shape], int] = lambda shape: 0
