@@ -18,26 +18,26 @@ _SECONDS_BETWEEN_LINES = 5.0
 def moments(
     *,
     model: Model,
-    out: Annotated[Path, Parameter(help="Folder for the files, one a layer, and moments.json beside them.")],
+    out: Annotated[Path, Parameter(help="Folder for one file a layer, and moments.json, which describes them.")],
     texts: Annotated[
         str | None,
         Parameter(
-            help="File of one text a line (.txt) or of JSON lines with the field text (.jsonl), or - for standard "
-            "input; the world has its own.",
+            help="File with one text a line (.txt) or with JSON lines that have the field text (.jsonl), or - for "
+            "standard input. The world has its own texts.",
             allow_leading_hyphen=True,
         ),
     ] = None,
     layers: Annotated[
-        str | None, Parameter(help="Layers, such as 13,14; default: those that ROME and MEMIT edit.")
+        str | None, Parameter(help="Layers, such as 13,14 (default: those that ROME and MEMIT edit).")
     ] = None,
     samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
     device: Device = None,
-    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding with them.")] = 4096,
+    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding included.")] = 4096,
     checkpoint_minutes: Annotated[
         float, Parameter(help="Minutes between checkpoints.", validator=between(0, 1_000_000))
     ] = 10.0,
 ) -> int:
-    """Collect second moments in the published layout; the same command goes on with what was interrupted."""
+    """Collect second moments in the published layout. After an interruption the same command resumes."""
     from artifact.editing.collect import check_counts, collect
     from artifact.editing.methods import METHODS, moment_layers
     from artifact.editing.texts import open_source, world_source
@@ -52,9 +52,9 @@ def moments(
         loaded = load_model(model, device)
         use_tf32(False)  # sums over millions of tokens are worth full float32
         try:
-            # A source that cannot be read again has nothing to keep, and stops at once.
+            # With a source that cannot be read again there is nothing to keep: it stops at once.
             with stopping(source.resumable) as stop:
-                found = collect(
+                sums = collect(
                     loaded,
                     source,
                     moment_layers(METHODS, loaded.name, loaded.decoder.layers) if chosen is None else chosen,
@@ -70,9 +70,9 @@ def moments(
             kept = "the last checkpoint stays, and the same command goes on from there"
             lost = f"{source.name} cannot be read again, so nothing is kept; give a file to go on with it"
             raise Interrupted(f"stopped at once; {kept if source.resumable else lost}") from None
-    say(f"{found.source}: {found.texts} texts, {found.tokens} tokens, longest {found.longest}")
-    say(f"{found.cut} cut at the model's {found.positions} positions, {found.skipped} skipped (empty, unknown words)")
-    say(f"layers {', '.join(map(str, found.layers))} of {found.model}; text sha256 {found.source_sha256[:12]}")
+    say(f"{sums.source}: {sums.texts} texts, {sums.tokens} tokens, longest {sums.longest}")
+    say(f"{sums.cut} cut at the model's {sums.positions} positions, {sums.skipped} skipped (empty, unknown words)")
+    say(f"layers {', '.join(map(str, sums.layers))} of {sums.model}; text sha256 {sums.source_sha256[:12]}")
     say(out)
     return 0
 
@@ -89,17 +89,17 @@ class _Shown:
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
-        self._said = time.monotonic()
-        self._from: tuple[float, int] | None = None
+        self._last_line = time.monotonic()
+        self._start: tuple[float, int] | None = None
 
     def __call__(self, texts: int, tokens: int) -> None:
         now = time.monotonic()
-        if self._from is None:
-            self._from = (now, tokens)
+        if self._start is None:
+            self._start = (now, tokens)
             if texts:
                 say(f"moments: going on after {texts} texts, {tokens} tokens")
-        if now - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = now
-            began, before = self._from
+        if now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            began, before = self._start
             rate = (tokens - before) / max(now - began, 1e-9)
             say(f"moments: {texts}/{self._samples} texts, {tokens} tokens, {rate:.0f} tokens/s")

@@ -6,13 +6,7 @@ from typing import Any
 from artifact.errors import ModelError
 from artifact.terminal import short
 
-BOUNDS = {
-    "layers": 10_000,
-    "width": 1_000_000,
-    "heads": 100_000,
-    "vocabulary": 100_000_000,
-    "positions": 1_000_000_000,
-}
+BOUNDS = {"layers": 10_000, "width": 1_000_000, "heads": 100_000, "vocabulary": 100_000_000, "positions": 1_000_000_000}
 """The largest value of each size. Far beyond any model: the tensors in the files must match anyway."""
 
 
