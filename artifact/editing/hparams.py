@@ -27,7 +27,7 @@ OneLayer = Annotated[
 
 
 class Hparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every method's hyperparameters are: a frozen record of numbers under their published names."""
+    """Base of every method's hyperparameters: a frozen record of numbers under their published names."""
 
     @property
     def edited(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Fine-tuning, to the rest of the house: hyperparameters and work. How an edit is made is editing/ft.py's."""
+"""Fine-tuning: hyperparameters and work. editing/ft.py makes the edits."""
 
 from typing import TYPE_CHECKING, Annotated
 

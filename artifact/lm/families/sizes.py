@@ -53,5 +53,5 @@ def check_size(key: str, value: object, kind: str, optional: bool) -> None:
         return
     most = BOUNDS[kind]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        said = short(repr(value), 40)
-        raise ModelError(f"configuration {key} = {said} is not possible; expected a whole number from 1 to {most}")
+        given = short(repr(value), 40)
+        raise ModelError(f"configuration {key} = {given} is not possible; expected a whole number from 1 to {most}")
