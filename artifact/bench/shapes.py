@@ -79,10 +79,8 @@ def timed(work: Callable[[], _T], device: str) -> Timed:
     if cuda:
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - began
-    peak = (
-        torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    return Timed(result, seconds, peak)
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Timed(result, seconds, torch.cuda.max_memory_allocated(device) if cuda else process)
 
 
 def operations(work: Callable[[], object]) -> int:

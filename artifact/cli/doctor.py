@@ -159,9 +159,7 @@ def _disk(obstacles: list[str]) -> Iterator[str]:
         free, writable = shutil.disk_usage(there).free, os.access(there, os.W_OK)
         yield f"disk: {size_words(free)} free at the {what} ({folder}{'' if writable else ', cannot be written'})"
         if what == "results" and writable and free < _LEAST_DISK:
-            obstacles.append(
-                f"{folder} has {size_words(free)} free, expected {size_words(_LEAST_DISK)}; make room there"
-            )
+            obstacles.append(f"{folder} has {size_words(free)} free, expected {size_words(_LEAST_DISK)}; make room")
 
 
 def _cache() -> Iterator[str]:

@@ -137,9 +137,7 @@ def _requests(path: Path, method: Method, perspective: Perspective) -> list[View
     """The views to edit; FactError for several records that the method, or their own contradiction, rules out."""
     facts = read_facts(path)
     if len(facts) > 1 and not method.joint:
-        raise FactError(
-            f"{path}: holds {len(facts)} records and {method.name} edits single facts; give a file with one record"
-        )
+        raise FactError(f"{path}: holds {len(facts)} records and {method.name} edits single facts; give one record")
     views = [fact.view(perspective) for fact in facts]
     refuse_conflicts(views, [f"record {n} (case {fact.case_id})" for n, fact in enumerate(facts)], str(path))
     return views

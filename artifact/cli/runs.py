@@ -58,9 +58,7 @@ class RunOptions:
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND network that was trained for the model; the world has its own.")
     ] = None
-    retry_failed: Annotated[bool, Parameter(help="Compute failed cases again; the new results replace the old.")] = (
-        False
-    )
+    retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
 
 
@@ -72,9 +70,7 @@ class Narrowing:
     only: Annotated[
         list[Literal["table1", "table2", "figure2", "figure3"]], Parameter(help="Only these tables and figures.")
     ] = field(default_factory=list)
-    methods: Annotated[list[str], Parameter(help=f"Only these methods: {', '.join(METHODS)}.")] = field(
-        default_factory=list
-    )
+    methods: Annotated[list[str], Parameter(help=f"Only these: {', '.join(METHODS)}.")] = field(default_factory=list)
     shard: Annotated[str | None, Parameter(help="i/n: compute the i-th of n parts; kloc merge joins them.")] = None
     engine: Annotated[
         Literal["local", "ray"], Parameter(help="Compute in this process, or on a Ray cluster's GPUs.")

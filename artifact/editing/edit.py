@@ -121,9 +121,8 @@ class Edit:
         """New minus old by transformers' parameter name, in the orientation transformers stores."""
         tensors = {}
         for name, change in self.changes.items():
-            weight_IO, bias_O = (
-                (change.dense(), None) if isinstance(change, LowRank) else (change.weight_IO, change.bias_O)
-            )
+            whole = Dense(change.dense()) if isinstance(change, LowRank) else change
+            weight_IO, bias_O = whole.weight_IO, whole.bias_O
             if weight_IO is not None:
                 tensors[f"{name}.weight"] = weight_IO if decoder.family.input_first else weight_IO.t()
             if bias_O is not None:

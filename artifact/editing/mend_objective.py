@@ -155,9 +155,7 @@ class Objective:
             for at in range(len(text.ids) - text.scored, len(text.ids))
         ]
         row_N, at_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
-        share_N = torch.tensor(
-            [1 / text.scored for _, text in scored for _ in range(text.scored)], device=decoder.device
-        )
+        share_N = torch.tensor([1 / scored[b][1].scored for b, _, _ in reads], device=decoder.device)
         kept_B = torch.arange(len(scored), len(texts), device=decoder.device)
         last_B = torch.tensor([len(text.ids) - 1 for _, text in kept], device=decoder.device, dtype=torch.long)
 

@@ -142,9 +142,7 @@ def split(facts: Sequence[Fact], training: MendTraining) -> tuple[list[Fact], li
     """Facts to train on and facts held out, by the seed; FactError where too few would be left to train on."""
     count = max(1, round(training.validation * len(facts)))
     if len(facts) - count < 2:
-        raise FactError(
-            f"of {len(facts)} facts {count} would be held out; expected two or more to train on; give more records"
-        )
+        raise FactError(f"of {len(facts)} facts {count} would be held out, which leaves fewer than two; give more")
     order = np.random.default_rng([training.seed, 0]).permutation(len(facts)).tolist()
     learning, held_out = sorted(order[count:]), sorted(order[:count])
     return [facts[f] for f in learning], [facts[f] for f in held_out]

@@ -201,9 +201,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise SettingError(f"{path}: cannot be read as a file of torch weights ({_reason(error)}); {_WHOLE}") from None
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise SettingError(
-            f'{path}: has no entry "model" with weights by name; give a file in MEND\'s published layout'
-        )
+        raise SettingError(f'{path}: has no entry "model" with weights by name; give one in MEND\'s published layout')
     tensors = {}
     for key, value in state.items():
         if isinstance(key, str) and isinstance(value, Tensor):
@@ -261,9 +259,7 @@ def _full(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in _TYPES:
             kind = "without numbers (meta)" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
-            raise SettingError(
-                f"{path}: {key} is {kind.replace('torch.', '')}; expected a dense tensor of floating-point numbers"
-            )
+            raise SettingError(f"{path}: {key} is {kind.replace('torch.', '')}; expected dense floating-point numbers")
         full[key] = tensor.detach().to(torch.float32, copy=True).contiguous()
     return full
 

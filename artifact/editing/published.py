@@ -48,9 +48,7 @@ def hyperparameters_of(path: Path, decoder: Decoder | None) -> dict[str, Any]:
         expected = _expected(key, decoder)
         if key in given and str(given[key]).replace("{}", "0") not in expected:
             wanted = " or ".join(dict.fromkeys(name.replace(".0", ".{}", 1) for name in expected))
-            raise SettingError(
-                f"{path}: {key} names {given[key]!r}, and {wanted} is what is used here; give a file for that module"
-            )
+            raise SettingError(f"{path}: {key} names {given[key]!r}, and {wanted} is used here; give a file for it")
     for key, values in _ONE_VALUE.items():
         if key in given and given[key] not in values:
             raise SettingError(f"{path}: {key} is {given[key]!r} and only {values[0]!r} is known here; leave it out")

@@ -107,9 +107,7 @@ class Reader:
         try:
             block = read()
         except OSError as error:
-            raise SettingError(
-                f"{self._source.name}: cannot be read ({error.strerror}); give a readable file"
-            ) from None
+            raise SettingError(f"{self._source.name}: cannot be read ({error.strerror}); give a readable one") from None
         self._digest.update(block)
         self.bytes += len(block)
         return block

@@ -83,7 +83,7 @@ def _as_transformers(path: Path, model_type: str, given: dict[str, Any]) -> Any:
         config = CONFIG_MAPPING[model_type].from_dict(given)
     except Exception as error:  # its checks raise errors of many kinds
         raise ModelError(
-            f"{path}: is not a configuration of {model_type} ({_last_line(error)}); correct the file"
+            f"{path}: is not a {model_type} configuration ({_last_line(error)}); correct the file"
         ) from None
     config.name_or_path = str(path.parent)
     return config

@@ -77,9 +77,7 @@ class Tokens:
         self.limit = limit
         self._rows = sys.maxsize if rows is None else rows
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(
-                "the tokenizer tells no character offsets; give a model with a tokenizer.json (a fast tokenizer)"
-            )
+            raise ModelError("the tokenizer tells no character offsets; give a model with a fast one (tokenizer.json)")
         self.opening: tuple[int, ...] = self._opening()
         if beyond := [token for token in self.opening if token >= self._rows]:
             raise ModelError(
@@ -156,9 +154,7 @@ class Tokens:
                 and (len(ids) == count or encoded["offset_mapping"][count][0] >= len(sign))
             ):
                 return ids[count:]
-        raise PromptError(
-            f"the text {short(text)!r} has no tokens of its own after a prompt with this tokenizer; give another"
-        )
+        raise PromptError(f"the text {short(text)!r} has no tokens of its own after a prompt; give another")
 
     def _begin_notes(self, begin: int | None) -> tuple[str, ...]:
         """A line where the model's begin token is known and the tokenizer does not put it before a text."""

@@ -45,9 +45,7 @@ class GPTJ(GPT):
         if not rotary:
             raise ModelError("gptj without rotary_dim is not supported; expected a number, as in GPT-J 6B's 64")
         if rotary % 2 or rotary > wide:
-            raise ModelError(
-                f"rotary_dim {rotary} does not fit heads of width {wide}; expected an even number up to it"
-            )
+            raise ModelError(f"rotary_dim {rotary} does not fit heads of width {wide}; expected an even one up to it")
         return cls(rotary)
 
     def linear(self, sizes: Sizes) -> dict[str, tuple[int, int]]:
