@@ -1,4 +1,4 @@
-"""Files written whole, locks, file hashes, and an exception in one line: each has one way here, and everybody uses it.
+"""Files written whole, locks, file hashes, and an exception in one line: the one way to do each.
 
 No path that comes from outside is followed through a link: what is written replaces a link, and a lock refuses one.
 """
@@ -41,16 +41,16 @@ def sha256_of(*paths: Path) -> str:
 def reason(error: BaseException, most: int = 160) -> str:
     """What an exception says, in one line of at most `most` characters; its name when it says nothing."""
     if isinstance(error, OSError) and error.strerror:
-        said = error.strerror
+        words = error.strerror
     else:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return fit(said, most) or type(error).__name__
+        words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return fit(words, most) or type(error).__name__
 
 
 def fit(text: str, most: int = 160) -> str:
     """Text from outside, fit for the middle of a message: at most `most` characters, "?" for each unprintable one."""
-    said = "".join(c if c.isprintable() else "?" for c in text)
-    return said if len(said) <= most else said[: most - 3] + "..."
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable if len(printable) <= most else printable[: most - 3] + "..."
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Covers every plan by name, their units in the order in which an early stop leaves the most useful report, and narrowing
 a plan to some tables, figures or methods. A unit does one thing to a list of facts; its records are stored a case at a
-time. It does not run anything (runs/).
+time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,17 +92,15 @@ def _traces(batch: int, most: int | None, window: int = 10) -> tuple[Unit, ...]:
 def _windows(batch: int, most: int | None, window: int) -> Iterator[Unit]:
     for corrupt in reversed(PERSPECTIVES):  # the relation view is the paper's
         for kind in get_args(TraceKind):
-            yield Unit(
-                f"trace-{kind}-{corrupt}", "trace", batch=batch, most=most, kind=kind, window=window, corrupt=corrupt
-            )
+            name = f"trace-{kind}-{corrupt}"
+            yield Unit(name, "trace", batch=batch, most=most, kind=kind, window=window, corrupt=corrupt)
 
 
 def _severed(batch: int, most: int | None) -> Iterator[Unit]:
     for corrupt in reversed(PERSPECTIVES):
         for sever in get_args(Severed):
-            yield Unit(
-                f"trace-severed-{sever}-{corrupt}", "trace", batch=batch, most=most, sever=sever, corrupt=corrupt
-            )
+            name = f"trace-severed-{sever}-{corrupt}"
+            yield Unit(name, "trace", batch=batch, most=most, sever=sever, corrupt=corrupt)
 
 
 def _edits(batches: Mapping[str, int], most: int | None) -> tuple[Unit, ...]:

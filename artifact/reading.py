@@ -1,10 +1,12 @@
 """Files that a user names, read whole: regular ones of a bounded size, and JSON of a bounded depth.
 
 Covers what a shell can hand over instead: folders, pipes, devices, bytes that are not text, deep or ambiguous JSON.
-Each is an error that names the file and how to mend it. What the records mean is not known here.
+Each is an error that names the file and how to mend it.
 """
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,8 @@ def read_bytes(
     try:
         with open_regular(path) as file:
             content = file.read(limit + 1)
-    except (OSError, ValueError) as found:
-        raise error(f"{path}: cannot be read ({reason(found)}); {remedy}") from None
+    except (OSError, ValueError) as failure:
+        raise error(f"{path}: cannot be read ({reason(failure)}); {remedy}") from None
     if len(content) > limit:
         raise error(f"{path}: is larger than {limit} bytes; {remedy}")
     return content
@@ -51,27 +53,31 @@ def decode_json(content: bytes, source: str) -> object:
     """
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
-        found = msgspec.json.decode(content)
+        decoded = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FactError(f"{source}: is not valid JSON ({error}); give a JSON file") from None
     except RecursionError:
         raise FactError(f"{source}: is nested too deeply; give a list of records") from None
     if len(content) <= _SMALL:
         _refuse_twins(content, source)
-    return found
+    return decoded
 
 
 def _refuse_twins(content: bytes, source: str) -> None:
-    """Of a name that occurs twice in one object the last value would be taken, and the first passed over in silence."""
+    """FactError for a name that occurs twice in one object: the decoder takes the last value in silence."""
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = dict(found)
-        if len(names) < len(found):
-            twin = next(name for name in names if sum(one == name for one, _ in found) > 1)
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if (twin := name_given_twice(pairs)) is not None:
             raise FactError(f"{source}: holds {twin!r} twice in one object; keep one of them")
-        return names
+        return dict(pairs)
 
     try:
-        json.loads(content, object_pairs_hook=pairs)
+        json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return  # it is JSON, only not to this reader: a number of thousands of digits
+
+
+def name_given_twice(pairs: Sequence[tuple[str, object]]) -> str | None:
+    """The first name that occurs twice among an object's pairs, or None."""
+    names = [name for name, _ in pairs]
+    return next((name for name, count in Counter(names).items() if count > 1), None)

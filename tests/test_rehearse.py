@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from artifact.bench import rehearse as module
-from artifact.bench import shapes, steps
+from artifact.bench import shapes
 from artifact.bench.estimate import planned_facts, unit_work
 from artifact.bench.facts import paper_facts, paper_statements, word_tokens
 from artifact.bench.rehearse import Rehearsal, rehearse
+from artifact.bench.work import with_steps
 from artifact.cli import call
 from artifact.editing import value
 from artifact.editing.methods import METHODS
@@ -92,7 +93,7 @@ def test_at_most_and_expected_follow_the_steps_that_were_taken() -> None:
     assert module._share(Unit("kn-entity", "edit", batch=2, method="kn"), context, records) == 1.0
     half, whole = (unit_work(unit, "gpt2", PROTOCOLS["released"], share).products for share in (0.5, 1.0))
     assert half < whole
-    assert steps.with_steps(METHODS["kn"], "as it is", 0.5) == "as it is"
+    assert with_steps(METHODS["kn"], "as it is", 0.5) == "as it is"
 
 
 def test_a_cpu_takes_one_fact_of_what_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """One comparison: this package's batch against a loop over transformers' own model, in one run, and its lines.
 
 Covers the order of the timings (warm both, ours, the loop, ours again), peak memory, counted operations and the words.
-What is compared, and how results differ, is said by those who ask (edit.py, evaluate.py).
 """
 
 from collections.abc import Callable, Iterator

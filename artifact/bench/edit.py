@@ -1,9 +1,9 @@
 """`kloc bench edit`: an editing method of this package, many facts together, against one fact at a time.
 
 Covers ROME, MEMIT, KN, FT and MEND on random weights of a shape and synthetic facts: the same requests, prefixes,
-second moments and network on both sides, the same number of steps (stated), the largest relative difference of the
-weight change beside the ratio. MEMIT's solve is timed alone as well. The peers' way is loops.py's and
-loops_gradient.py's. It asserts nothing: tests hold the accuracy.
+second moments and network on both sides, the same number of steps (stated), and the largest relative difference of the
+weight changes beside the ratio. MEMIT's solve is timed alone as well. The peers' way is in loops.py and
+loops_gradient.py; tests hold the accuracy.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from artifact.bench.compare import Timing, Work, compare
-from artifact.bench.facts import synthetic_facts, word_tokens
-from artifact.bench.given import random_given
+from artifact.bench.facts import synthetic_facts
+from artifact.bench.given import random_given, random_model
 from artifact.bench.loops import Looped, Peer
-from artifact.bench.shapes import random_module, timed
+from artifact.bench.shapes import timed
 from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
 from artifact.editing.editor import Editor
 from artifact.editing.method import Method
@@ -31,7 +31,7 @@ from artifact.editing.protocol import protocol_of
 from artifact.errors import EditError
 from artifact.facts.fact import View
 from artifact.lm.device import Memory, default_memory
-from artifact.lm.load import LanguageModel, from_module
+from artifact.lm.load import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,13 @@ class Solve:
     width: int
     seconds: float
     factor_seconds: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"solve alone {1e3 * self.seconds:.2f} ms a fact ({self.layers} layers of width {self.width}, "
+            f"{self.facts} facts together); factors of all layers, once, {self.factor_seconds:.2f} s"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,7 @@ class EditBench:
         if self.neurons is not None:
             yield f"{self.method}: {self.neurons[0]} neurons chosen by the loop, {self.neurons[1]} by one way only"
         if self.solve is not None:
-            one = self.solve
-            yield (
-                f"{self.method}: solve alone {1e3 * one.seconds:.2f} ms a fact ({one.layers} layers of width "
-                f"{one.width}, {one.facts} facts together); factors of all layers, once, {one.factor_seconds:.2f} s"
-            )
+            yield f"{self.method}: {self.solve.words}"
         yield f"{self.method}: {self.ratio:.1f} times as fast; largest relative difference {self.difference:.1e}"
 
 
@@ -94,20 +97,16 @@ def bench_edit(
 ) -> EditBench:
     """Compare `facts` facts together with the loop over the first `loop_facts` of them, in float32, as released.
 
-    `hparams` are the shape's unless given; `count` adds counted operations, which takes one run more.
+    `hparams` default to the shape's; `count` adds counted operations, which takes one run more.
     """
-    module = random_module(shape, device, torch.float32).requires_grad_(False)
-    decoder = from_module(module, device)
-    tokens = word_tokens(module.config.vocab_size, decoder.positions)
-    model = LanguageModel(shape, "random weights", decoder, tokens)
-    asked = METHODS[method]
-    hparams = hparams or asked.hparams_for(shape, decoder.layers)
-    made = synthetic_facts(module.config.vocab_size, facts, target_tokens)
+    model, module = random_model(shape, device)
+    decoder, chosen = model.decoder, METHODS[method]
+    hparams = hparams or chosen.hparams_for(shape, decoder.layers)
     if memory is None:  # of what weights and factors leave
-        factored = hparams.edited if asked.moments else ()
+        factored = hparams.edited if chosen.moments else ()
         memory = Memory(default_memory(decoder.device, sum(8 * key_width(decoder, at) ** 2 for at in factored)))
-    bench = _Bench(model, Peer(module, decoder.family, tokens), asked, hparams, memory)
-    views = [fact.view("entity") for fact in made]
+    bench = _Bench(model, Peer(module, decoder.family, model.tokens), chosen, hparams, memory)
+    views = [fact.view("entity") for fact in synthetic_facts(module.config.vocab_size, facts, target_tokens)]
     few = views[: min(loop_facts, facts)]
     work = Work(
         facts=facts,
@@ -122,8 +121,8 @@ def bench_edit(
         method=method,
         timing=timing,
         our_steps=tuple(bench.steps(edited) for edited in ours),
-        loop_steps=tuple(one.steps for one in looped),
-        difference=max(_difference(edited.edit, one.edit) for edited, one in zip(ours, looped, strict=False)),
+        loop_steps=tuple(fact.steps for fact in looped),
+        difference=max(_difference(edited.edit, fact.edit) for edited, fact in zip(ours, looped, strict=False)),
         neurons=_neurons(ours, looped) if isinstance(hparams, KnHparams) else None,
         solve=_solve(bench, hparams.layers, facts, device) if isinstance(hparams, MemitHparams) else None,
     )
@@ -144,7 +143,7 @@ class _Bench:
     def ours(self, views: Sequence[View], hparams: Any) -> list[Edited]:
         """All facts together, each an edit of its own; the first failure is raised.
 
-        A KN edit without a neuron is one: there would be no edit to compare.
+        A KN edit without a neuron is a failure: there would be no edit to compare.
         """
         editor = Editor(
             self.model,
@@ -157,12 +156,12 @@ class _Bench:
             moments=self.moments,
             network=self.given.network,
         )
-        found: list[Edited] = []
-        for one in editor.edits([[view] for view in views]):
-            if isinstance(one, EditError):
-                raise one
-            found.append(one)
-        return found
+        edits: list[Edited] = []
+        for edited in editor.edits([[view] for view in views]):
+            if isinstance(edited, EditError):
+                raise edited
+            edits.append(edited)
+        return edits
 
     def loop(self, view: View, hparams: Any) -> Looped:
         """One fact as the peers do it."""
@@ -176,7 +175,7 @@ class _Bench:
 def _difference(ours: Edit, loop: Edit) -> float:
     """Norm of the difference of two edits over the norm of the second."""
     apart = [_apart(ours.changes.get(name), loop.changes.get(name)) for name in {**ours.changes, **loop.changes}]
-    return sum(one * one for one in apart) ** 0.5 / loop.norm()
+    return sum(distance * distance for distance in apart) ** 0.5 / loop.norm()
 
 
 def _apart(one: Change | None, other: Change | None) -> float:
@@ -194,7 +193,7 @@ def _apart(one: Change | None, other: Change | None) -> float:
 
 def _neurons(ours: Sequence[Edited], looped: Sequence[Looped]) -> tuple[int, int]:
     """How many neurons the loop changed in all, and how many only one of the two did."""
-    both = [({*_changed(edited.edit)}, {*_changed(one.edit)}) for edited, one in zip(ours, looped, strict=False)]
+    both = [({*_changed(edited.edit)}, {*_changed(fact.edit)}) for edited, fact in zip(ours, looped, strict=False)]
     return sum(len(loop) for _, loop in both), sum(len(own ^ loop) for own, loop in both)
 
 

@@ -2,28 +2,20 @@
 
 Covers the five-second measurement (rate of one large matrix product, rate of copying memory), the efficiency of every
 kind of unit with its source, and two sums: at most, with every step of every optimisation, and expected, with early
-stops as a stated run had them (steps.py). On a CPU the efficiencies are measured shares of the matrix rate, all
-included. No GPU has been measured: there the products go at an assumed share of the rate, and the traffic of memory and
-the start of kernels are added, as if nothing overlapped. Operations and bytes a fact are work.py's.
+stops as in a stated run (work.py). On a CPU the efficiencies are measured shares of the matrix rate, all included. No
+GPU has been measured: there the share is assumed, and memory traffic and the start of kernels are added.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import cast
 
 import torch
 
-from artifact.bench import steps
 from artifact.bench.shapes import SHAPES, ShapeName, matrix_rate, timed
-from artifact.bench.work import (
-    factor_bytes,
-    factor_products,
-    scored,
-    solve_bytes,
-    traced,
-)
+from artifact.bench.work import STEPS_SOURCE, factor_bytes, factor_products, scored, solve_bytes, traced, with_steps
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.protocol import Protocol, protocol_of
@@ -98,7 +90,7 @@ class UnitEstimate:
     seconds: float
     expected: float
     ahead: float = 0.0
-    """Seconds that a shard takes for what the other shards' edits left behind: counted anew, at most all of them."""
+    """Seconds in which a shard counts the rows that the edits of other shards leave: at most those of all facts."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +153,10 @@ def copy_rate(device: str) -> float:
 
 def other_machine(rate: str, bandwidth: str, memory: str) -> Machine:
     """A GPU that is not at hand, by its rates and memory; SettingError for what is not a rate or a size."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GTP])FLOPS?(/S)?\s*", rate.upper())
-    if not found or float(found[1]) <= 0:
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GTP])FLOPS?(/S)?\s*", rate.upper())
+    if not parts or float(parts[1]) <= 0:
         raise SettingError(f"--rate {rate!r} is not a rate; give one such as 150TFLOPS")
-    operations = float(found[1]) * 1000 ** (3 + "GTP".index(found[2]))
+    operations = float(parts[1]) * 1000 ** (3 + "GTP".index(parts[2]))
     moved = parse_bytes(re.sub(r"(?i)/s\s*$", "", bandwidth))
     return Machine("a GPU that is not at hand", True, operations, moved, parse_bytes(memory), "as given, not measured")
 
@@ -194,30 +186,29 @@ def planned_facts(unit: Unit, limit: int | None = None) -> int:
     return min(n for n in (unit.most, limit, there) if n is not None)
 
 
-def lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Iterator[str]:
+def lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Iterator[str]:
     """The estimate in words and figures; `gpus` machines share every unit's facts."""
     yield machine.words
-    for one in found:
-        yield ""
-        yield f"{one.plan} on {one.model}"
-        yield (
-            f"{'unit':<30}{'facts':>7}{'GFLOP/fact':>12}{'GB/fact':>9}{'TFLOP':>10}{'efficiency':>12}{'at most':>9}"
-            f"{'expected':>10}"
-        )
-        for unit in one.units:
-            yield (
-                f"{unit.name:<30}{unit.facts:>7}{unit.work.products / 1e9:>12.0f}{unit.work.bytes / 1e9:>9.1f}"
-                f"{unit.facts * unit.work.products / 1e12:>10.0f}{unit.efficiency:>12.0%}{hours(unit.seconds):>9}"
-                f"{hours(unit.expected):>10}"
-            )
-        all_products = sum(unit.facts * unit.work.products for unit in one.units)
-        yield (
-            f"{'in all, hours':<58}{all_products / 1e12:>10.0f}{'':>12}{hours(one.seconds):>9}{hours(one.expected):>10}"
-        )
-        yield from _memory_lines(one, machine)
+    for plan in estimates:
+        yield from ("", f"{plan.plan} on {plan.model}", *_unit_lines(plan), *_memory_lines(plan, machine))
     yield ""
     yield from _efficiency_lines(machine)
-    yield from _total_lines(found, machine, gpus)
+    yield from _total_lines(estimates, machine, gpus)
+
+
+def _unit_lines(plan: PlanEstimate) -> Iterator[str]:
+    yield (
+        f"{'unit':<30}{'facts':>7}{'GFLOP/fact':>12}{'GB/fact':>9}{'TFLOP':>10}{'efficiency':>12}{'at most':>9}"
+        f"{'expected':>10}"
+    )
+    for unit in plan.units:
+        yield (
+            f"{unit.name:<30}{unit.facts:>7}{unit.work.products / 1e9:>12.0f}{unit.work.bytes / 1e9:>9.1f}"
+            f"{unit.facts * unit.work.products / 1e12:>10.0f}{unit.efficiency:>12.0%}{hours(unit.seconds):>9}"
+            f"{hours(unit.expected):>10}"
+        )
+    products = sum(unit.facts * unit.work.products for unit in plan.units)
+    yield f"{'in all, hours':<58}{products / 1e12:>10.0f}{'':>12}{hours(plan.seconds):>9}{hours(plan.expected):>10}"
 
 
 def _plan(plan: Plan, model: str, machine: Machine, protocol: Protocol, limit: int | None) -> PlanEstimate:
@@ -227,33 +218,37 @@ def _plan(plan: Plan, model: str, machine: Machine, protocol: Protocol, limit: i
     layers = moment_layers(methods, model, shape.layers)
     names, optional = needed_sources(plan, model, Given())
     names = names if model in names else (model, *names)
-    factors, one_factor = len(layers) * factor_bytes(shape), factor_bytes(shape) if layers else 0
-    network = max((METHODS[name].network_bytes(shape) for name in methods), default=0)
-    batch = _least_batch(shape, model)
-    file = one_factor / 2  # a published matrix is float32
-    parts = {"weights": float(shape.weights), f"factors of {len(layers)} layers' second moments": float(factors)}
-    parts |= {
-        "factoring, MEND's network or one fact's batch": max(one_factor + file, network, batch),
-        "CUDA itself" if machine.cuda else "the process": _CONTEXT,
-    }
-    host = shape.weights + file + _CONTEXT if machine.cuda else sum(parts.values()) + CPU_BUDGET
+    file = factor_bytes(shape) / 2 if layers else 0  # a published matrix is float32
+    device = _device_memory(shape, model, methods, len(layers), "CUDA itself" if machine.cuda else "the process")
     rate = _FACTOR_RATE if machine.cuda else machine.rate / 2
     return PlanEstimate(
         plan=plan.name,
         model=model,
         units=units,
-        device=parts,
-        host=host,
+        device=device,
+        host=shape.weights + file + _CONTEXT if machine.cuda else sum(device.values()) + CPU_BUDGET,
         load=shape.weights / LOAD_RATE + len(layers) * factor_products(shape) / rate,
         downloads=sum(remaining(SOURCES[source]) for source in (*names, *optional)),
         results=RECORD_BYTES * sum(unit.facts for unit in units),
     )
 
 
+def _device_memory(shape: Shape, model: str, methods: Iterable[str], layers: int, context: str) -> dict[str, float]:
+    """Bytes of each part of the device's memory, for methods that read second moments of so many layers."""
+    factor = factor_bytes(shape) if layers else 0
+    network = max((METHODS[name].network_bytes(shape) for name in methods), default=0)
+    return {
+        "weights": float(shape.weights),
+        f"factors of {layers} layers' second moments": float(layers * factor),
+        "factoring, MEND's network or one fact's batch": max(factor + factor / 2, network, _least_batch(shape, model)),
+        context: _CONTEXT,
+    }
+
+
 def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = None) -> Work:
     """What one fact of the unit takes on the model's shape, its scoring included, solves of a batch apart.
 
-    `share` is that of the most steps where an optimisation may stop early: what is expected unless given.
+    `share`: how much of the most steps an optimisation takes that may stop early (default: the expected share).
     """
     shape = Shape.of(SHAPES[model])
     if unit.does == "trace":
@@ -266,7 +261,7 @@ def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = 
     method = METHODS[unit.method]
     if share is None:
         share = method.stops.get(unit.perspective, 1.0)
-    hparams = steps.with_steps(method, method.hparams_for(model, shape.layers), share)
+    hparams = with_steps(method, method.hparams_for(model, shape.layers), share)
     edit = method.work(shape, hparams, PAPER_LENGTHS, unit.perspective)
     return scored(shape, PAPER_LENGTHS, method.dense) + edit
 
@@ -281,14 +276,14 @@ def _unit(
     rate = efficiency * machine.rate
     ahead = _ahead(unit, model, shape, protocol, facts) / rate
     if not machine.cuda:
-        of_most, of_expected = (facts * one.products / rate for one in (most, expected))
+        of_most, of_expected = (facts * work.products / rate for work in (most, expected))
         return UnitEstimate(unit.name, facts, most, efficiency, of_most, of_expected, ahead)
-    # The facts of a batch stop one by one: its passes end with the last, which is taken to need every step.
+    # The facts of a batch stop work by work: its passes end with the last, which is taken to need every step.
     batches = ceil(facts / unit.batch) * most.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
     if layers := len(moment_layers([unit.method] if unit.method in METHODS else [], model, shape.layers)):
         batches += ceil(facts / unit.batch) * solve_bytes(shape, layers).bytes / machine.bandwidth
     of_most, of_expected = (
-        facts * (one.products / rate + one.bytes / machine.bandwidth) + batches for one in (most, expected)
+        facts * (work.products / rate + work.bytes / machine.bandwidth) + batches for work in (most, expected)
     )
     return UnitEstimate(unit.name, facts, most, efficiency, of_most, of_expected, ahead)
 
@@ -319,51 +314,54 @@ def _least_batch(shape: Shape, model: str) -> float:
     return max(rows_bytes(method) for method in METHODS.values() if method.value_rows)
 
 
-def _memory_lines(one: PlanEstimate, machine: Machine) -> Iterator[str]:
+def _memory_lines(plan: PlanEstimate, machine: Machine) -> Iterator[str]:
     where = "GPU memory" if machine.cuda else "memory"
-    parts = " + ".join(f"{name} {size_words(size)}" for name, size in one.device.items() if size)
-    yield f"{where}: {parts} = {size_words(one.least)} at least; batches use what else there is"
+    parts = " + ".join(f"{name} {size_words(size)}" for name, size in plan.device.items() if size)
+    yield f"{where}: {parts} = {size_words(plan.least)} at least; batches use the rest"
     if machine.cuda:
-        yield f"host memory: {size_words(one.host)}"
-        budget = GPU_SHARE * (machine.memory - sum(list(one.device.values())[:2]) - _CONTEXT)
-        if one.least > machine.memory:
+        yield f"host memory: {size_words(plan.host)}"
+        budget = GPU_SHARE * (machine.memory - sum(list(plan.device.values())[:2]) - _CONTEXT)
+        if plan.least > machine.memory:
             yield f"does not fit {size_words(machine.memory)}: take a larger device"
         else:
             batches = f"batches of {size_words(budget)}, 60% of what weights and factors leave"
             yield f"fits {size_words(machine.memory)}: {batches}"
-    elif one.host > machine.memory:
-        yield f"does not fit: with batches {size_words(one.host)} are needed and {size_words(machine.memory)} are free"
-    yield f"disk: {size_words(one.downloads)} still to fetch, about {size_words(one.results)} of results"
-    yield f"loading, hashing and factoring: {spell(one.load)} (assumed {LOAD_RATE / 1e9:g} GB/s)"
+    elif plan.host > machine.memory:
+        yield f"does not fit: with batches {size_words(plan.host)} are needed and {size_words(machine.memory)} are free"
+    yield f"disk: {size_words(plan.downloads)} still to fetch, about {size_words(plan.results)} of results"
+    yield f"loading, hashing and factoring: {spell(plan.load)} (assumed {LOAD_RATE / 1e9:g} GB/s)"
 
 
 def _efficiency_lines(machine: Machine) -> Iterator[str]:
-    yield f"at most: every step of every optimisation is taken. Expected: with early stops as in {steps.SOURCE}."
+    yield f"at most: every step of every optimisation is taken. Expected: with early stops as in {STEPS_SOURCE}."
     if machine.cuda:
-        yield "efficiency: of the matrix products' rate, assumed; no GPU has been measured. Memory's traffic and"
-        yield f"kernels' starts ({1e3 * _PASS_SECONDS:g} ms a block, assumed) are added as if nothing overlapped."
+        yield "efficiency: share of the matrix products' rate, assumed; no GPU has been measured. Memory traffic and"
+        yield f"kernel starts ({1e3 * _PASS_SECONDS:g} ms a block, assumed) are added as if nothing overlapped."
     else:
-        yield "efficiency: of the matrix products' rate, all included; BENCHMARKS.md, GPT-2 small on two cores:"
+        yield "efficiency: share of the matrix products' rate, all included; BENCHMARKS.md, GPT-2 small on two cores:"
         efficiencies = {name: method.efficiency for name, method in METHODS.items()}
-        yield "; ".join(f"{kind} {one.source}" for kind, one in {**EFFICIENCY, **efficiencies}.items()) + "."
+        yield (
+            "; ".join(f"{kind} {efficiency.source}" for kind, efficiency in {**EFFICIENCY, **efficiencies}.items())
+            + "."
+        )
 
 
-def _total_lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int) -> Iterator[str]:
-    name = found[0].plan
-    work, load = sum(one.seconds for one in found), sum(one.load for one in found)
+def _total_lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int) -> Iterator[str]:
+    name = estimates[0].plan
+    work, load = sum(plan.seconds for plan in estimates), sum(plan.load for plan in estimates)
     if gpus > 1:  # MEND as released needs the rows of all earlier cases, whoever edits them
-        load += sum(one.ahead for one in found) * (1 - 1 / gpus)
-    expected = sum(one.expected for one in found)
-    most = max(found, key=lambda one: one.least)
+        load += sum(plan.ahead for plan in estimates) * (1 - 1 / gpus)
+    expected = sum(plan.expected for plan in estimates)
+    most = max(estimates, key=lambda plan: plan.least)
     where = f"{gpus} machines ({machine.name})" if gpus > 1 else machine.name
     yield (
         f"{name}: at most {spell(work / gpus + load)}, expected {spell(expected / gpus + load)}, on {where}, "
         f"{'GPU memory' if machine.cuda else 'memory'} {size_words(most.least)} at least ({most.model}), host memory "
-        f"{size_words(max(one.host for one in found))}, disk "
-        f"{size_words(sum(one.downloads + one.results for one in found))}"
+        f"{size_words(max(plan.host for plan in estimates))}, disk "
+        f"{size_words(sum(plan.downloads + plan.results for plan in estimates))}"
     )
     if machine.cuda:
-        yield f"from {ceil(work / load)} GPUs on, each loads longer than it works"
+        yield f"with {ceil(work / load)} GPUs or more, each spends more time on loading than on the work"
     elif work > 2 * 86400:
         facts = min(200, int(200 * 8 * 3600 / _sample_seconds(machine)))
         less = f"kloc run sample --limit {facts} takes about 8 h" if facts else "kloc smoke takes much less"
@@ -371,7 +369,7 @@ def _total_lines(found: Sequence[PlanEstimate], machine: Machine, gpus: int) -> 
 
 
 def _sample_seconds(machine: Machine) -> float:
-    return sum(one.seconds for one in estimate("sample", machine, "released"))
+    return sum(plan.seconds for plan in estimate("sample", machine, "released"))
 
 
 def hours(seconds: float) -> str:

@@ -2,8 +2,7 @@
 
 Covers scoring alone, on random weights of a shape and synthetic facts: a random rank-one edit a case. The peers' way,
 written anew: the edit added to the weight, one padded batch for each view's prompts with both continuations, logits at
-every position, the weight put back. The largest difference of any NLL stands beside the ratio. It makes no edits
-(edit.py) and asserts nothing: tests hold the accuracy.
+every position, the weight put back. The largest difference of any NLL is printed beside the ratio; tests hold it.
 
 Shape letters as in lm/decoder.py, and N scored tokens.
 """
@@ -14,16 +13,15 @@ from dataclasses import dataclass
 import torch
 
 from artifact.bench.compare import Timing, Work, compare
-from artifact.bench.facts import synthetic_facts, word_tokens
+from artifact.bench.facts import synthetic_facts
+from artifact.bench.given import random_model
 from artifact.bench.loops import Peer
-from artifact.bench.shapes import random_module
 from artifact.editing.edit import Edit, LowRank
 from artifact.editing.moments import key_width
 from artifact.evaluation.metrics import GROUPS, CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact
 from artifact.lm.decoder import Decoder
-from artifact.lm.load import LanguageModel, from_module
 
 EDIT_NORM = 3.0
 """Norm of the random edits: enough to move every NLL of a model with random weights."""
@@ -57,13 +55,10 @@ def bench_evaluate(
 
     A case is both views: 13 prompts of the entity view, 3 of the relation view, two continuations each.
     """
-    module = random_module(shape, device, torch.float32).requires_grad_(False)
-    decoder = from_module(module, device)
-    tokens = word_tokens(module.config.vocab_size, decoder.positions)
-    model = LanguageModel(shape, "random weights", decoder, tokens)
-    peer = Peer(module, decoder.family, tokens)
+    model, module = random_model(shape, device)
+    peer = Peer(module, model.decoder.family, model.tokens)
     cases = synthetic_facts(module.config.vocab_size, facts, target_tokens)
-    edits = random_edits(decoder, facts)
+    edits = random_edits(model.decoder, facts)
     few = cases[: min(loop_facts, facts)]
 
     def loop() -> list[list[float]]:
@@ -87,12 +82,12 @@ def random_edits(decoder: Decoder, count: int) -> list[Edit]:
     name = decoder.family.name("mlp_down", decoder.layers // 3)
     width = key_width(decoder, decoder.layers // 3)
     generator = torch.Generator(decoder.device).manual_seed(0)
-    found = []
+    edits = []
     for _ in range(count):
         left_I1 = torch.randn(width, 1, device=decoder.device, generator=generator)
         right_1O = torch.randn(1, decoder.width, device=decoder.device, generator=generator)
-        found.append(Edit({name: LowRank(EDIT_NORM * left_I1 / left_I1.norm(), right_1O / right_1O.norm())}))
-    return found
+        edits.append(Edit({name: LowRank(EDIT_NORM * left_I1 / left_I1.norm(), right_1O / right_1O.norm())}))
+    return edits
 
 
 def _case(peer: Peer, fact: Fact, edit: Edit) -> list[float]:
@@ -101,11 +96,11 @@ def _case(peer: Peer, fact: Fact, edit: Edit) -> list[float]:
         for name, change in edit.changes.items():
             assert isinstance(change, LowRank)
             peer.add(name, change.dense())
-        found: list[float] = []
+        nlls: list[float] = []
         for view in fact.views():
             prompts = [prompt for group in GROUPS for prompt in getattr(view, group)]
-            found += _batch(peer, prompts, (view.target, view.foil))
-    return found
+            nlls += _batch(peer, prompts, (view.target, view.foil))
+    return nlls
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a benchmarked or rehearsed edit reads: random prefixes, second moments and networks of the published shapes.
+"""What a benchmarked or rehearsed edit works on: random models, prefixes, second moments and networks of real shapes.
 
 Shape letters as in lm/decoder.py, and I and O the width of a weight's input and output, E their sum, R rank, S weights
 of one shape.
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artifact.bench.facts import synthetic_prefixes
+from artifact.bench.facts import synthetic_prefixes, word_tokens
+from artifact.bench.shapes import random_module
 from artifact.editing.mend import inner_weights
 from artifact.editing.mend_gradients import InnerWeight
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
@@ -19,6 +20,7 @@ from artifact.editing.method import Method
 from artifact.editing.methods.mend import RANK
 from artifact.editing.moments import key_width
 from artifact.lm.decoder import Decoder
+from artifact.lm.load import LanguageModel, from_module
 
 _GROUP = ((10, 5),)
 """MEMIT's drawn prefixes: five of ten tokens."""
@@ -39,6 +41,14 @@ class Given:
         if layer not in self._inverse_MM:
             self._inverse_MM[layer] = torch.linalg.inv(self.moments_MM[layer])
         return self._inverse_MM[layer]
+
+
+def random_model(shape: str, device: str) -> tuple[LanguageModel, Any]:
+    """A model of that shape with random float32 weights, which take no gradient, and transformers' module over them."""
+    module = random_module(shape, device, torch.float32).requires_grad_(False)
+    decoder = from_module(module, device)
+    tokens = word_tokens(module.config.vocab_size, decoder.positions)
+    return LanguageModel(shape, "random weights", decoder, tokens), module
 
 
 def random_given(method: Method, decoder: Decoder, hparams: Any, moments: bool = True) -> Given:

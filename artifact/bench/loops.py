@@ -2,8 +2,7 @@
 
 Covers the peers' way, written anew, for the entity view as released: whole passes with logits at every position, a
 delta added by a hook, ROME's inverse and MEMIT's second moments kept from fact to fact, weights changed in place and
-put back. Nothing is slower than it need be in that way: weights take no gradient, hooks index all rows at once. It
-times and compares nothing (edit.py); the gradient methods are loops_gradient.py's.
+put back. This way is as fast as it can be: weights take no gradient, hooks index all rows at once.
 
 Shape letters as in lm/decoder.py, and N scored target tokens.
 """
@@ -95,7 +94,7 @@ class Peer:
 
     @contextmanager
     def restored(self, *names: str) -> Iterator[None]:
-        """Whatever is done within, these layers' parameters are put back behind it, bit for bit."""
+        """Put these layers' parameters back after the block, bit for bit."""
         parameters = [p for name in names for p in self.module.get_submodule(name).parameters()]
         kept = [parameter.detach().clone() for parameter in parameters]
         try:

@@ -2,8 +2,7 @@
 
 Covers the peers' way, written anew, for the entity view as released: KN's two whole-prompt passes a layer, the second
 with all points of the integral in one batch; fine-tuning of the weight and bias in the model itself; MEND's one pass
-back with the gradients of all inner weights. Weights are put back behind each fact. It times and compares nothing
-(edit.py).
+back with the gradients of all inner weights. Weights are put back after each fact.
 
 Shape letters as in lm/decoder.py, where B is a point of KN's integral, and N row (a token of a request).
 """
@@ -76,7 +75,7 @@ def _attributions(peer: Peer, inputs: dict[str, Tensor], layer: int, truth: list
 
 
 def ft_loop(peer: Peer, view: View, hparams: FtHparams, given: Given) -> Looped:
-    """One fact by constrained fine-tuning of a layer's weight and bias in place, put back behind it."""
+    """One fact by constrained fine-tuning of a layer's weight and bias in place, put back afterwards."""
     name = peer.name("mlp_down", hparams.layer)
     trained = list(peer.module.get_submodule(name).parameters())
     inputs = peer.inputs([fill(view.template, view.subject)])

@@ -1,10 +1,10 @@
 """`kloc doctor --rehearse`: one batch of each unit of a plan at full shape, with random weights, on this device.
 
 Covers seconds a batch, peak memory, and the hours that all the plan's facts take by them: at most, with every step of
-every optimisation, and expected, with early stops as a stated run had them (steps.py). A run's own code computes the
+every optimisation, and expected, with early stops as in a stated run (work.py). A run's own code computes the
 batches (runs/local.py); weights, second moments, prefixes, facts and MEND's network are random, of the lengths and
-shapes that the paper's have, so that nothing is fetched. It does not cover fetching, loading and hashing, and no number
-of a record means anything here.
+shapes of the paper's, so that nothing is fetched and no number of a record means anything. Fetching, loading and
+hashing are not included.
 """
 
 import gc
@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import torch
 
-from artifact.bench import steps
 from artifact.bench.estimate import planned_facts, plans_on, spell, unit_efficiency, unit_work
-from artifact.bench.facts import paper_facts, paper_statements, word_tokens
-from artifact.bench.given import random_given, random_moments
-from artifact.bench.shapes import SHAPES, ShapeName, Timed, matrix_rate, random_module, timed
+from artifact.bench.facts import paper_facts, paper_statements
+from artifact.bench.given import random_given, random_model, random_moments
+from artifact.bench.shapes import ShapeName, Timed, matrix_rate, timed
+from artifact.bench.work import STEPS_SOURCE
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS
 from artifact.editing.moments import Moments, key_width
@@ -29,7 +29,6 @@ from artifact.errors import DeviceError, RunError, SettingError
 from artifact.facts.dataset import Data
 from artifact.io import reason
 from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
-from artifact.lm.load import LanguageModel, from_module
 from artifact.plan import Plan, Unit, find_plans
 from artifact.runs.environment import environment
 from artifact.runs.inputs import Inputs
@@ -50,7 +49,7 @@ Say = Callable[[str], None]
 class UnitRehearsal(msgspec.Struct, frozen=True):
     """One unit: facts computed together and their seconds, peak memory in bytes, and seconds for all the plan's facts.
 
-    `most` has every step of an optimisation, `expected` early stops (steps.py). The peak is the device's; on a CPU that
+    `most` has every step of an optimisation, `expected` early stops (work.py). The peak is the device's; on a CPU that
     of the process until then.
     """
 
@@ -109,29 +108,29 @@ def rehearse(
     use_tf32(followed.tf32)
     cuda = device.startswith("cuda")
     rate = None if cuda else matrix_rate(device, torch.float32)
-    found = []
+    rehearsals = []
     for plan, model in plans_on(name, cuda):
-        found.append(_Stage(plan, model, followed, limit, device, rate, say).rehearsal())
+        rehearsals.append(_Stage(plan, model, followed, limit, device, rate, say).rehearsal())
         if cuda:  # room for the next model
             gc.collect()
             torch.cuda.empty_cache()
-    most, expected = (sum(getattr(one, which) for one in found) for which in ("most", "expected"))
+    most, expected = (sum(getattr(model, name) for model in rehearsals) for name in ("most", "expected"))
     say("")
-    say(f"at most: every step of every optimisation is taken. Expected: with early stops as in {steps.SOURCE}.")
+    say(f"at most: every step of every optimisation is taken. Expected: with early stops as in {STEPS_SOURCE}.")
     say(
         f"{name}: at most {spell(most)}, expected {spell(expected)}, measured on {_device_name(device)}; fetching, "
-        "loading and hashing come on top"
+        "loading and hashing are not included"
     )
-    return found
+    return rehearsals
 
 
-def keep_rehearsals(found: Sequence[Rehearsal]) -> list[str]:
+def keep_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[str]:
     """Keep each for the runs of this machine (runs/rehearsed.py); the lines that say where, or why not."""
     lines = []
-    for one in found:
-        seconds = {unit.name: (unit.most / unit.facts, unit.expected / unit.facts) for unit in one.units}
+    for part in rehearsals:
+        seconds = {unit.name: (unit.most / unit.facts, unit.expected / unit.facts) for unit in part.units}
         try:
-            path = keep(Rehearsed(one.plan, one.model, one.protocol, one.environment, seconds, one.corrected))
+            path = keep(Rehearsed(part.plan, part.model, part.protocol, part.environment, seconds, part.corrected))
             lines.append(f"kept for the report of a run on this machine: {path}")
         except SettingError as error:
             lines.append(f"not kept for later runs: {error}")
@@ -145,17 +144,17 @@ class _RandomContext(Context):
 
     def editor(self, method: str) -> Editor:
         if method not in self._editors:
-            asked, decoder = METHODS[method], self.model.decoder
-            hparams = asked.hparams_for(self.model.name, decoder.layers)
-            given = random_given(asked, decoder, hparams, moments=False)
+            chosen, decoder = METHODS[method], self.model.decoder
+            hparams = chosen.hparams_for(self.model.name, decoder.layers)
+            given = random_given(chosen, decoder, hparams, moments=False)
             self._editors[method] = Editor(
                 self.model,
-                asked,
+                chosen,
                 hparams,
                 self.protocol,
                 self.memory,
                 prefixes=given.prefixes,
-                moments=self.moments if asked.moments else None,
+                moments=self.moments if chosen.moments else None,
                 network=given.network,
             )
         return self._editors[method]
@@ -190,7 +189,7 @@ class _Stage:
         self._plan, self._model, self._protocol, self._limit = plan, model, protocol, limit
         self._device, self._rate, self._say = device, rate, say
         self._cuda = device.startswith("cuda")
-        self._said: list[str] = []
+        self._notes: list[str] = []
         self._batches = {unit.name: self._batch(unit) for unit in plan.units}
 
     def rehearsal(self) -> Rehearsal:
@@ -213,7 +212,7 @@ class _Stage:
         )
         _warm(self._device)
         units = [self._unit(unit, context) for unit in plan.units]
-        found = Rehearsal(
+        rehearsal = Rehearsal(
             plan=plan.name,
             model=self._model,
             protocol=self._protocol.name,
@@ -224,20 +223,18 @@ class _Stage:
             free=free,
             factoring=factoring,
             units=units,
-            said=self._said,
+            said=self._notes,
         )
-        say(f"{'in all':<71}{spell(found.most):>10}{spell(found.expected):>10}")
+        say(f"{'in all':<71}{spell(rehearsal.most):>10}{spell(rehearsal.expected):>10}")
         most = max(units, key=lambda unit: unit.peak)
         where = f"the device's peak ({most.name})" if self._cuda else "the process's peak"
         say(f"memory suffices: {size_words(most.peak)} at {where}, {size_words(free)} were free before")
-        return found
+        return rehearsal
 
     def _context(self) -> tuple[Context, float]:
         """Model, facts and factored second moments, and the seconds of factoring."""
-        module = random_module(self._model, self._device, torch.float32).requires_grad_(False)
-        decoder = from_module(module, self._device)
-        vocabulary = SHAPES[self._model]["vocab_size"]
-        model = LanguageModel(self._model, "random weights", decoder, word_tokens(vocabulary, decoder.positions))
+        model, _ = random_model(self._model, self._device)
+        vocabulary = len(model.decoder.embedding_VD)
         methods = tuple(dict.fromkeys(unit.method for unit in self._plan.units if unit.method != "none"))
         most = max(self._batches.values())
         data = Data(paper_facts(vocabulary, most), paper_statements(vocabulary, most), "random words", "", "")
@@ -246,7 +243,7 @@ class _Stage:
             Inputs(data, data),
             self._protocol,
             noise_level("s3", model, [statement.subject for statement in data.statements]),
-            Memory(default_memory(decoder.device, factor_bytes(model, methods)), self._note),
+            Memory(default_memory(model.decoder.device, factor_bytes(model, methods)), self._note),
             methods,
         )
         return context, timed(lambda: context.moments, self._device).seconds
@@ -259,29 +256,29 @@ class _Stage:
                 compute(unit, items[:1], context)
             return timed(lambda: compute(unit, items, context), self._device)
 
-        found = self._held(unit.name, batch)
-        records: list[Record] = found.result
+        ran: Timed = self._held(unit.name, batch)
+        records: list[Record] = ran.result
         failed = [record.reason for record in records if record.status != "done"]
         if any(_NO_ROOM in reason for reason in failed):
             raise self._does_not_fit(unit.name)
         if failed:
             raise RunError(f"{unit.name}: {len(failed)} of {len(items)} facts failed in the rehearsal ({failed[0]})")
         facts = planned_facts(unit, self._limit)
-        for_all = found.seconds * facts / len(items) / self._work(unit, _share(unit, context, records))
-        one = UnitRehearsal(
+        for_all = ran.seconds * facts / len(items) / self._work(unit, _share(unit, context, records))
+        unit_rehearsal = UnitRehearsal(
             name=unit.name,
             batch=len(items),
-            seconds=found.seconds,
-            peak=found.peak,
+            seconds=ran.seconds,
+            peak=ran.peak,
             facts=facts,
             most=for_all * self._work(unit, 1.0),
             expected=for_all * self._work(unit, None),
         )
         self._say(
-            f"{one.name:<30}{one.batch:>6}{one.seconds:>10.3f}{one.seconds / one.batch:>9.3f}{one.peak / 1e9:>9.1f}"
-            f"{one.facts:>7}{spell(one.most):>10}{spell(one.expected):>10}"
+            f"{unit.name:<30}{len(items):>6}{ran.seconds:>10.3f}{ran.seconds / len(items):>9.3f}{ran.peak / 1e9:>9.1f}"
+            f"{facts:>7}{spell(unit_rehearsal.most):>10}{spell(unit_rehearsal.expected):>10}"
         )
-        return one
+        return unit_rehearsal
 
     def _batch(self, unit: Unit) -> int:
         """How many facts are computed together: the plan's batch, on a CPU fewer."""
@@ -314,15 +311,15 @@ class _Stage:
         )
 
     def _note(self, line: str) -> None:
-        self._said.append(line)
+        self._notes.append(line)
         self._say(line)
 
 
 def _warm(device: str) -> None:
     """Load what torch loads at the first step of an optimiser, which takes seconds and belongs to no unit."""
-    one = torch.zeros(1, device=device, requires_grad=True)
-    optimiser = torch.optim.Adam([one])
-    one.sum().backward()
+    weight = torch.zeros(1, device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([weight])
+    weight.sum().backward()
     optimiser.step()
 
 

@@ -1,8 +1,7 @@
 """How long a report takes: `kloc report` on a run of the paper's size, made of invented numbers.
 
 Covers the store (every unit of the paper's run on GPT-2 XL, records of the usual size) and the timing of the command as
-a user types it, the interpreter's start included: first with all figures to draw, then again. Nothing is measured of a
-model, and nothing of this is a result.
+a user types it, the interpreter's start included: first with all figures to draw, then again.
 """
 
 import resource

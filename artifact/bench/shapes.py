@@ -1,7 +1,7 @@
 """Models of the paper's shapes with random weights, as transformers modules, and what this machine can do with them.
 
 Covers what every benchmark needs: the module, seconds, peak memory, counted operations, and the matrix rate of the
-device in the precision used. Random weights take the same time as trained ones. It compares nothing (trace.py).
+device in the precision used. Random weights take the same time as trained ones.
 """
 
 import resource
@@ -79,10 +79,8 @@ def timed(work: Callable[[], _T], device: str) -> Timed:
     if cuda:
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - began
-    peak = (
-        torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    return Timed(result, seconds, peak)
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Timed(result, seconds, torch.cuda.max_memory_allocated(device) if cuda else process)
 
 
 def operations(work: Callable[[], object]) -> int:

@@ -1,6 +1,6 @@
-"""What all commands share: the app they hang on, the parameters that mean the same everywhere, and small services.
+"""What all commands share: the app, the parameters that mean the same everywhere, and checks of files.
 
-Holds no command. Imports that load torch happen inside the functions that need it.
+Imports that load torch happen inside the functions that need it.
 """
 
 import json
@@ -34,29 +34,26 @@ Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, smollm2, or 
 RunModel = Annotated[
     str,
     Parameter(
-        help="auto (the plan's own; for smoke GPT-2 small if it can be had, else the embedded world), a name, or "
-        "a folder."
+        help="auto: the plan's own (for smoke: GPT-2 small where it can be fetched, else the embedded world); or a "
+        "model's name or folder."
     ),
 ]
-Protocol = Annotated[ProtocolName, Parameter(help="Follow the released code's behaviour, or mend its defects.")]
+Protocol = Annotated[ProtocolName, Parameter(help="Do as the released code does, or with its defects corrected.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, or one GPU such as cuda:1 (default: a GPU, else the CPU).")]
 Correct = Annotated[
     list[str],
     Parameter(
-        help="Correct these defects alone and follow the released code in the rest: switches of docs/protocol.md, such "
-        "as kn_undone,mend_steps_swapped.",
+        help="Correct only these defects of the released code: names in docs/protocol.md, such as "
+        "kn_undone,mend_steps_swapped."
     ),
 ]
 Out = Annotated[Path | None, Parameter(help="Run folder (default: results/PLAN-MODEL).")]
 Memory = Annotated[
     str | None,
-    Parameter(help="Most memory of a batch, such as 8GB (default: by what is free).", validator=size),
+    Parameter(help="Most memory of a batch, such as 8GB (default: a share of what is free).", validator=size),
 ]
-AnyModel = Annotated[
-    bool,
-    Parameter(help="Use files that were made for another model all the same; this is said, and recorded."),
-]
-Limit = Annotated[int | None, Parameter(help="At most this many facts in every unit.")]
+AnyModel = Annotated[bool, Parameter(help="Use files made for another model, too; the output and records say so.")]
+Limit = Annotated[int | None, Parameter(help="Take at most this many facts in each unit.")]
 
 
 def words(texts: Sequence[str]) -> list[str]:

@@ -11,16 +11,19 @@ from artifact.editing.methods import MethodName
 from artifact.terminal import say
 
 bench_app = App(
-    name="bench", help="This package against the one-at-a-time way: same work, one run, with the difference."
+    name="bench",
+    help="Compare this package with the one-at-a-time way: same work, one run, and how far results differ.",
 )
 app.command(bench_app)
 
 _SAMPLES = 10_000
 """Most noise samples: all of them are in memory at once."""
-Shape = Annotated[Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model; weights are random.")]
-LoopFacts = Annotated[int, count("Facts timed one at a time; both results are compared on these.", 100_000)]
+Shape = Annotated[Literal["gpt2", "gpt2-xl", "gpt-j"], Parameter(help="Shape of the model, whose weights are random.")]
+LoopFacts = Annotated[
+    int, count("Facts computed one at a time; the results of both ways are compared on these.", 100_000)
+]
 TargetTokens = Annotated[int, count("Tokens of every target.", 500)]
-Operations = Annotated[bool, Parameter(negative="--no-operations", help="Count our operations too, in one run more.")]
+Operations = Annotated[bool, Parameter(negative="--no-operations", help="Count our operations, too, in one more run.")]
 
 
 @bench_app.command(name="trace")
@@ -35,18 +38,18 @@ def bench_trace(
     tokens: Annotated[int, Parameter(help="Tokens of the prompt.", validator=between(2, 1000))] = 10,
     samples: Annotated[int, count("Noise samples.", _SAMPLES)] = 10,
     facts: Annotated[int, count("Facts in one sweep.", 100_000)] = 1,
-    loop_cells: Annotated[int, count("Cells timed one at a time; fewer than all are scaled.")] = 120,
+    loop_cells: Annotated[int, count("Cells computed one at a time; if fewer than all, their time is scaled.")] = 120,
     memory: Memory = None,
     protocol: Protocol = "released",
 ) -> int:
-    """Seconds, ratio, memory and operations of causal tracing by sweeps and by one cell a pass."""
+    """Causal tracing in sweeps against one cell a pass: seconds, ratio, memory and operations."""
     import torch
 
     from artifact.bench.trace import bench_trace as compare
 
     device = _ready(shape, device, protocol, dtype)
     say(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
-    found = compare(
+    kinds = compare(
         shape,
         device,
         getattr(torch, dtype),
@@ -57,9 +60,8 @@ def bench_trace(
         loop_cells=loop_cells,
         memory=None if memory is None else memory_budget(memory, device),
     )
-    for one in found:
-        for line in one.lines():
-            say(line)
+    for line in (line for kind_bench in kinds for line in kind_bench.lines()):
+        say(line)
     return 0
 
 
@@ -76,15 +78,15 @@ def bench_edit(
     memory: Memory = None,
     protocol: Protocol = "released",
 ) -> int:
-    """Seconds, ratio, memory and agreement of edits made together and one fact at a time, as released.
+    """Edits made together against one fact at a time, as released: seconds, ratio, memory and agreement.
 
-    The protocol says only whether the GPU may take TF32 for matrix products.
+    The protocol decides only whether the GPU may use TF32 in matrix products.
     """
     from artifact.bench.edit import bench_edit as compare
 
     device = _ready(shape, device, protocol)
     say(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
-    found = compare(
+    comparison = compare(
         shape,
         device,
         method,
@@ -94,7 +96,7 @@ def bench_edit(
         target_tokens=target_tokens,
         count=operations,
     )
-    for line in found.lines():
+    for line in comparison.lines():
         say(line)
     return 0
 
@@ -110,16 +112,18 @@ def bench_evaluate(
     operations: Operations = True,
     protocol: Protocol = "released",
 ) -> int:
-    """Seconds, ratio, memory and agreement of scoring edited cases together and one case at a time.
+    """Edited cases scored together against one case at a time: seconds, ratio, memory and agreement.
 
-    The protocol says only whether the GPU may take TF32 for matrix products.
+    The protocol decides only whether the GPU may use TF32 in matrix products.
     """
     from artifact.bench.evaluate import bench_evaluate as compare
 
     device = _ready(shape, device, protocol)
     say(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
-    found = compare(shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations)
-    for line in found.lines():
+    comparison = compare(
+        shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations
+    )
+    for line in comparison.lines():
         say(line)
     return 0
 
@@ -127,10 +131,10 @@ def bench_evaluate(
 @bench_app.command(name="report")
 def bench_report(
     *,
-    records: Annotated[int, count("Records of the run that is made up for it.", 100_000_000)] = 100_000,
-    out: Annotated[Path | None, Parameter(help="Folder to keep the run in (default: a temporary one).")] = None,
+    records: Annotated[int, count("Records of the invented run.", 100_000_000)] = 100_000,
+    out: Annotated[Path | None, Parameter(help="Keep the invented run in this folder.")] = None,
 ) -> int:
-    """Seconds of `kloc report` on a run of the paper's size, the first time and again."""
+    """Seconds of `kloc report` on an invented run of the paper's size, the first time and again."""
     import tempfile
 
     from artifact.bench.report import bench_report as time_it

@@ -1,4 +1,4 @@
-"""All commands, and what becomes of the errors that they raise: one line and an exit code.
+"""All commands, and what becomes of their errors: one line and an exit code.
 
 A defect of this package (an exception that is none of its errors) ends with exit code 70, one line and a log file with
 the traceback. Loaded by artifact.cli when a command is run.
@@ -39,9 +39,7 @@ def answer(arguments: list[str]) -> int:
     with speaking() as heard:
         code = _tried(arguments)
     if heard.lost:
-        complain(
-            f"standard output cannot be written ({heard.lost}); files that were asked for are written all the same"
-        )
+        complain(f"standard output cannot be written ({heard.lost}); files asked for are written all the same")
         return code or 2
     return code
 
@@ -103,9 +101,7 @@ def _refuse_odd(arguments: list[str]) -> None:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise SettingError(
-                f"{argument!r}: is not UTF-8 text; give text in UTF-8, or rename the file that it names"
-            ) from None
+            raise SettingError(f"{argument!r}: is not UTF-8 text; give UTF-8, or rename the file it names") from None
 
 
 def _columns() -> int:
@@ -123,11 +119,11 @@ def _reader_is_gone() -> bool:
 
 def _defect(error: Exception) -> int:
     """Say that this package is at fault, and keep the traceback in a file, or print it where none can be written."""
-    told = "".join(traceback.format_exception(error))
+    traceback_text = "".join(traceback.format_exception(error))
     name = f"kloc-defect-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     head = f"kloc-artifact {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
     what = f"a defect of this package, not of your input: {type(error).__name__}: {reason(error)}"
-    content = f"{head}kloc {' '.join(map(repr, sys.argv[1:]))}\n\n{told}".encode(errors="backslashreplace")
+    content = f"{head}kloc {' '.join(map(repr, sys.argv[1:]))}\n\n{traceback_text}".encode(errors="backslashreplace")
     for folder in _folders():
         try:
             write_atomically(folder / name, content)
@@ -136,7 +132,7 @@ def _defect(error: Exception) -> int:
         complain(f"{what}; please report it with {folder / name}")
         return DEFECT
     complain(f"{what}; please report it with what follows")
-    for line in told.splitlines():
+    for line in traceback_text.splitlines():
         print(shown(line), file=sys.stderr)
     return DEFECT
 

@@ -20,18 +20,18 @@ def compare(
     metric: Annotated[Metric, Parameter(help="The metric to print.")] = "success",
     csv: Annotated[Path | None, Parameter(help="Write the numbers of all metrics here.")] = None,
 ) -> int:
-    """What differs between two runs, and their paired differences, second minus first, over the cases of both."""
+    """Show what differs between two runs: settings, and paired differences (second minus first) over common cases."""
     from artifact.reporting.compare import compare as pair
     from artifact.reporting.compare import comparison_csv, comparison_text
     from artifact.runs.store import reading
 
     check_outputs({"--csv": csv}, (first, second))
-    with reading(first) as one, reading(second) as other:
-        found = pair(one, other, (metric,) if csv is None else METRICS)
-        damage = say_damage([one, other])
+    with reading(first) as first_store, reading(second) as second_store:
+        comparison = pair(first_store, second_store, (metric,) if csv is None else METRICS)
+        damage = say_damage([first_store, second_store])
     if csv is not None:
         with writing(csv):
-            write_atomically(csv, comparison_csv(found))
-    for line in comparison_text(found, metric).splitlines():
+            write_atomically(csv, comparison_csv(comparison))
+    for line in comparison_text(comparison, metric).splitlines():
         say(line)
     return damage

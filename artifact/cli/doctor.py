@@ -1,8 +1,7 @@
 """kloc doctor: what this machine has and what it is missing, and what a plan would take on it.
 
 Covers devices, memory, disk, versions, precision, the cache, and each plan's missing sources with the command that gets
-them. The estimate is bench/estimate.py's, the rehearsal bench/rehearse.py's. Nothing is fetched; a rehearsal alone is
-written, to the cache folder. torch is loaded after what can be said without it.
+them. Nothing is fetched; only a rehearsal is written, to the cache folder. torch is loaded last.
 """
 
 import os
@@ -23,7 +22,7 @@ from artifact.cli.bounds import count
 from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
-from artifact.plan import PLANS, Plan
+from artifact.plan import PLANS
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder
@@ -40,34 +39,42 @@ _LEAST_DISK = 100_000_000
 def doctor(
     *,
     estimate: Annotated[
-        str | None,
-        Parameter(help="Plan whose time, memory and disk are estimated: smoke, sample, gpt2-xl, gpt-j, full."),
+        str | None, Parameter(help="Estimate this plan's time, memory and disk: smoke, sample, gpt2-xl, gpt-j, full.")
     ] = None,
     rehearse: Annotated[
         str | None,
-        Parameter(help="Plan of which one batch of each unit is computed here, with random weights: time and memory."),
+        Parameter(help="Measure this plan here: compute one batch of each unit, with random weights; fetch nothing."),
     ] = None,
     limit: Limit = None,
     protocol: Protocol = "released",
     correct: Correct | None = None,
-    json_file: Annotated[Path | None, Parameter(name="--json", help="With --rehearse: file for what it found.")] = None,
+    json_file: Annotated[
+        Path | None, Parameter(name="--json", help="With --rehearse: write the measurements here.")
+    ] = None,
     device: Device = None,
     rate: Annotated[
-        str | None, Parameter(help="Estimate for a GPU that is not at hand: its matrix products, such as 150TFLOPS.")
+        str | None,
+        Parameter(help="Estimate for another machine's GPU: its rate in matrix products, such as 150TFLOPS."),
     ] = None,
-    bandwidth: Annotated[str | None, Parameter(help="With --rate: that GPU's memory rate, such as 2000GB/s.")] = None,
+    bandwidth: Annotated[
+        str | None, Parameter(help="With --rate: that GPU's memory bandwidth, such as 2000GB/s.")
+    ] = None,
     gpu_memory: Annotated[str | None, Parameter(help="With --rate: that GPU's memory, such as 80GB.")] = None,
-    gpus: Annotated[int, count("Estimate for so many such machines, each a shard of every unit.", 100_000)] = 1,
+    gpus: Annotated[
+        int, count("Estimate for this many such machines, each computing one shard of every unit.", 100_000)
+    ] = 1,
 ) -> int:
-    """What this machine has and what is missing; what a plan would take, estimated or rehearsed.
+    """Show what this machine has and what is missing, or what a plan would take: estimated, or rehearsed here.
 
-    Exit code 2 when nothing can run, or when a rehearsal does not fit.
+    Exit code 2: nothing can run, or the rehearsal does not fit.
     """
-    given = (rate, bandwidth, gpu_memory)
-    if estimate is None and (any(given) or gpus != 1):
+    other = (rate, bandwidth, gpu_memory)
+    if estimate is None and (any(other) or gpus != 1):
         raise SettingError("--rate, --bandwidth, --gpu-memory and --gpus need --estimate; name a plan with it")
-    if correct and estimate is None and rehearse is None:
-        raise SettingError("--correct needs --estimate or --rehearse; name a plan with one of them")
+    if estimate is None and rehearse is None:
+        for option, value in (("--correct", correct), ("--limit", limit)):
+            if value:
+                raise SettingError(f"{option} needs --estimate or --rehearse; name a plan with one of them")
     if rehearse is None and (json_file is not None or device is not None):
         raise SettingError("--json and --device need --rehearse; name a plan with it")
     if limit is not None and limit < 1:
@@ -76,44 +83,46 @@ def doctor(
         raise SettingError("--estimate and --rehearse are two ways to the same numbers; give one of them")
     if rehearse is not None:
         return _rehearse(rehearse, protocol, limit, device, json_file, words(correct or []))
-    if estimate is None:
-        if limit is not None:
-            raise SettingError("--limit needs --estimate or --rehearse; name a plan with one of them")
-        return _examine()
-    from artifact.bench.estimate import estimate as estimated
-    from artifact.bench.estimate import lines, other_machine, this_machine
+    return _examine() if estimate is None else _estimate(estimate, protocol, limit, words(correct or []), other, gpus)
+
+
+def _estimate(
+    plan: str,
+    protocol: Protocol,
+    limit: int | None,
+    correct: list[str],
+    other: tuple[str | None, str | None, str | None],
+    gpus: int,
+) -> int:
+    """Print the estimate for this machine, or for one whose rate, bandwidth and memory are given."""
+    from artifact.bench.estimate import estimate, lines, other_machine, this_machine
     from artifact.plan import find_plans
 
-    switches = words(correct or [])
-    protocol_of(protocol, switches)
-    find_plans(estimate)  # a name that is unknown is said before anything is measured
-    if rate is not None and bandwidth is not None and gpu_memory is not None:
-        machine = other_machine(rate, bandwidth, gpu_memory)
-    elif any(given):
+    protocol_of(protocol, correct)
+    find_plans(plan)  # a name that is unknown is said before anything is measured
+    rate, bandwidth, memory = other
+    if rate is not None and bandwidth is not None and memory is not None:
+        machine = other_machine(rate, bandwidth, memory)
+    elif any(other):
         raise SettingError("--rate, --bandwidth and --gpu-memory describe one machine; give all three")
     else:
-        machine = this_machine(protocol, switches)
-    for line in lines(estimated(estimate, machine, protocol, limit, switches), machine, gpus):
+        machine = this_machine(protocol, correct)
+    for line in lines(estimate(plan, machine, protocol, limit, correct), machine, gpus):
         say(line)
     return 0
 
 
 def _rehearse(
-    plan: str,
-    protocol: Protocol,
-    limit: int | None,
-    device: str | None,
-    json_file: Path | None,
-    correct: list[str],
+    plan: str, protocol: Protocol, limit: int | None, device: str | None, json_file: Path | None, correct: list[str]
 ) -> int:
     from artifact.bench.rehearse import keep_rehearsals, rehearse
 
     if json_file is not None:
         check_outputs({"--json": json_file})  # before minutes of work
-    found = rehearse(plan, protocol, say, limit=limit, device=device, correct=correct)
-    for line in keep_rehearsals(found):
+    rehearsals = rehearse(plan, protocol, say, limit=limit, device=device, correct=correct)
+    for line in keep_rehearsals(rehearsals):
         say(line)
-    write_json(json_file, {"rehearsals": [msgspec.to_builtins(one) for one in found]})
+    write_json(json_file, {"rehearsals": [msgspec.to_builtins(rehearsal) for rehearsal in rehearsals]})
     return 0
 
 
@@ -133,13 +142,13 @@ def _examine() -> int:
 
 
 def _versions(obstacles: list[str]) -> Iterator[str]:
-    found = []
+    installed = []
     for name in _REQUIRED:
         try:
-            found.append(f"{name} {metadata.version(name)}")
+            installed.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             obstacles.append(f"{name} is not installed; run pip install -c constraints.txt .")
-    yield f"packages: {', '.join(found)}"
+    yield f"packages: {', '.join(installed)}"
 
 
 def _disk(obstacles: list[str]) -> Iterator[str]:
@@ -150,9 +159,7 @@ def _disk(obstacles: list[str]) -> Iterator[str]:
         free, writable = shutil.disk_usage(there).free, os.access(there, os.W_OK)
         yield f"disk: {size_words(free)} free at the {what} ({folder}{'' if writable else ', cannot be written'})"
         if what == "results" and writable and free < _LEAST_DISK:
-            obstacles.append(
-                f"{folder} has {size_words(free)} free, expected {size_words(_LEAST_DISK)}; make room there"
-            )
+            obstacles.append(f"{folder} has {size_words(free)} free, expected {size_words(_LEAST_DISK)}; make room")
 
 
 def _cache() -> Iterator[str]:
@@ -173,7 +180,7 @@ def _plans() -> Iterator[str]:
         optional: dict[str, None] = {}
         for plan in plans:
             for model in plan.models or ("world",):
-                names, others = _sources(plan, model)
+                names, others = needed_sources(plan, model, Given())
                 needed.update(dict.fromkeys(names))
                 optional.update(dict.fromkeys(others))
         missing = [source for source in needed if state_of(SOURCES[source]) != "here"]
@@ -189,10 +196,6 @@ def _plans() -> Iterator[str]:
         if not plans[0].models:
             words += "; runs on the embedded world, or GPT-2 small where the hub answers"
         yield f"plan {name}: {words}"
-
-
-def _sources(plan: Plan, model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return needed_sources(plan, model, Given())
 
 
 def _device(obstacles: list[str]) -> Iterator[str]:
@@ -218,8 +221,8 @@ def _device(obstacles: list[str]) -> Iterator[str]:
         why = unusable_card()
         yield f"device: cpu ({why}; --device cpu runs all the same)" if why else "device: cpu (no CUDA device is there)"
     state = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
-    would = ", ".join(f"{name} sets it {'on' if one.tf32 else 'off'}" for name, one in PROTOCOLS.items())
-    yield f"TF32: {state}; --protocol {would}{'' if modern else ' (without effect: no GPU that has it)'}"
+    would = ", ".join(f"{name} sets it {'on' if protocol.tf32 else 'off'}" for name, protocol in PROTOCOLS.items())
+    yield f"TF32: {state}; --protocol {would}{'' if modern else ' (no effect: no GPU here has it)'}"
 
 
 def _built(cuda: str | None, oldest: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -20,11 +21,16 @@ from artifact.cli.app import (
     words,
     write_json,
 )
+from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import EditError, FactError, SettingError
-from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
+from artifact.facts.fact import PERSPECTIVES, Perspective, View, read_facts
 from artifact.facts.joint import refuse_conflicts
 from artifact.terminal import say
+
+if TYPE_CHECKING:
+    from artifact.editing.edit import Edited
+    from artifact.editing.editor import Editor
 
 _NONE: list[str] = []
 
@@ -41,24 +47,28 @@ def edit(
     model: Model,
     method: Annotated[MethodName, Parameter(help="Editing method.")],
     request: Annotated[
-        Path, Parameter(help=f"JSON file with one CounterFact-style record; for {_named('joint')} also a list.")
+        Path, Parameter(help=f"JSON file with one CounterFact-style record; {_named('joint')} also take a list.")
     ],
-    out: Annotated[Path, Parameter(help="safetensors file for the change, new minus old.")],
-    perspective: Annotated[Perspective, Parameter(help="Edit through the entity or the relation view.")] = "entity",
+    out: Annotated[Path, Parameter(help="safetensors file to write: new weights minus old ones.")],
+    perspective: Annotated[
+        Perspective, Parameter(help="The view to edit through: the entity's or the relation's.")
+    ] = "entity",
     moments: Annotated[
         Path | None, Parameter(help=f"Folder of second moments in the published layout, for {_named('moments')}.")
     ] = None,
     prefixes: Annotated[
         Path | None,
-        Parameter(help="JSON list of context templates (a list of lists for memit); drawn unless given."),
+        Parameter(help="JSON list of context templates (memit: a list of lists). Default: drawn from the model."),
     ] = None,
-    hparams: Annotated[Path | None, Parameter(help="JSON of hyperparameters that replace the model's.")] = None,
+    hparams: Annotated[
+        Path | None, Parameter(help="JSON object of hyperparameters; the others keep the model's values.")
+    ] = None,
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
     ] = None,
     history: Annotated[
         Path | None,
-        Parameter(help="JSON list of records edited before, in order: as released, MEND's edit depends on them."),
+        Parameter(help="JSON list of records edited before, in order: MEND's edit, as released, depends on them."),
     ] = None,
     any_model: AnyModel = False,
     device: Device = None,
@@ -66,7 +76,7 @@ def edit(
     protocol: Protocol = "released",
     correct: Correct = _NONE,
 ) -> int:
-    """Edit one fact, or several jointly, and write the weight change; the model itself is left as it is."""
+    """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
     from artifact.editing.edit_file import write_edit
     from artifact.editing.mend_history import History
     from artifact.editing.protocol import protocol_of, protocol_words
@@ -74,8 +84,8 @@ def edit(
     from artifact.runs.editors import make_editor
 
     followed = protocol_of(protocol, words(correct))
-    asked = METHODS[method]
-    if history is not None and not asked.ordered(followed.switches()):
+    chosen = METHODS[method]
+    if history is not None and not chosen.ordered(followed.switches()):
         raise SettingError(
             f"--history is for {_named('ordered_by')} as released, whose edits depend on those before them; this is "
             f"{method} under {protocol_words(followed.name, followed.switches())}; leave it out"
@@ -83,14 +93,7 @@ def edit(
     files = {"--prefixes": prefixes, "--hparams": hparams, "--mend-weights": mend_weights, "--history": history}
     check_outputs({"--out": out}, (request, *files.values(), moments, model))
     check_inputs(files)
-    requests = read_facts(request)
-    if len(requests) > 1 and not asked.joint:
-        raise FactError(
-            f"{request}: holds {len(requests)} records and {method} edits single facts; give a file with one record"
-        )
-    views = [fact.view(perspective) for fact in requests]
-    named = [f"record {number} (case {fact.case_id})" for number, fact in enumerate(requests)]
-    refuse_conflicts(views, named, str(request))
+    views = _requests(request, chosen, perspective)
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
@@ -108,50 +111,72 @@ def edit(
     before = History()
     if earlier:
         editor.count_rows(earlier, before)
-    (found,) = editor.edits([views], before)
-    if isinstance(found, EditError):
-        raise found
-    if not found.edit.changes:
+    (edited,) = editor.edits([views], before)
+    if isinstance(edited, EditError):
+        raise edited
+    if not edited.edit.changes:
         raise EditError(
-            f"{found.told()['unedited_reason']}: the released code scores the unedited model, so there is no change to "
-            "write; give other hyperparameters with --hparams"
+            f"{edited.told()['unedited_reason']}: the released code scores the unedited model, so there is no change "
+            "to write; give other hyperparameters with --hparams"
         )
+    description = _description(editor, perspective, len(earlier))
+    write_edit(out, edited.edit, loaded, description)
+    for line in _lines(editor, edited, views, description):
+        say(line)
+    # The user is told of a file that the method does not read.
+    for option, path in {"moments": moments, "prefixes": prefixes, "mend_weights": mend_weights}.items():
+        if path is not None and option not in chosen.files:
+            say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")
+    if chosen.undone(followed.switches()):
+        say(f"the released evaluation undoes {chosen.printed}'s edit before it scores; this file holds the edit itself")
+    say(out)
+    return 0
+
+
+def _requests(path: Path, method: Method, perspective: Perspective) -> list[View]:
+    """The views to edit; FactError for several records that the method, or their own contradiction, rules out."""
+    facts = read_facts(path)
+    if len(facts) > 1 and not method.joint:
+        raise FactError(f"{path}: holds {len(facts)} records and {method.name} edits single facts; give one record")
+    views = [fact.view(perspective) for fact in facts]
+    refuse_conflicts(views, [f"record {n} (case {fact.case_id})" for n, fact in enumerate(facts)], str(path))
+    return views
+
+
+def _description(editor: "Editor", perspective: Perspective, earlier: int) -> dict[str, str]:
+    """What the edit's file says of its making."""
+    from artifact.editing.protocol import protocol_words
+
     settings = editor.described()
-    described: dict[str, str] = {
-        "method": method,
+    return {
+        "method": editor.method.name,
         "perspective": perspective,
-        "protocol": protocol_words(followed.name, followed.switches()),
-        "model": loaded.name,
-        "revision": loaded.revision,
+        "protocol": protocol_words(editor.protocol.name, editor.protocol.switches()),
+        "model": editor.model.name,
+        "revision": editor.model.revision,
         "hparams": settings["hash"],
         "hparams_source": settings["hparams_source"],
         **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
-        **({"history": str(len(earlier))} if editor.ordered else {}),
+        **({"history": str(earlier)} if editor.ordered else {}),
         **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
     }
-    write_edit(out, found.edit, loaded, described)
-    first = views[0]
-    others = f" and {len(views) - 1} more" if len(views) > 1 else ""
-    say(f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}")
-    figures = {name: value for name, value in found.told().items() if not isinstance(value, str)}
-    say(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-    if found.note:
-        say(found.note)
+
+
+def _lines(editor: "Editor", edited: "Edited", views: Sequence[View], description: Mapping[str, str]) -> Iterator[str]:
+    """The edit and its settings in words and figures."""
+    first, others = views[0], f" and {len(views) - 1} more" if len(views) > 1 else ""
+    method, perspective = description["method"], description["perspective"]
+    yield f"{method}, {perspective} perspective: {first.subject!r} -> {first.target!r}{others}"
+    yield ", ".join(f"{name} {value:.4g}" for name, value in edited.told().items() if not isinstance(value, str))
+    if edited.note:
+        yield edited.note
     if editor.ordered:
-        say(f"as released, normalised with the rows of {len(earlier)} edits before it (--history) and its own")
-    told = [name for name in ("protocol", "hparams", "moments", "weights") if name in described]
-    say(", ".join(f"{name} {described[name]}" for name in told))
-    say(f"hyperparameters: {described['hparams_source']}")
-    for line in editor.notes:
-        say(line)
-    # A file that the method does not read is not passed over in silence.
-    for option, path in {"moments": moments, "prefixes": prefixes, "mend_weights": mend_weights}.items():
-        if path is not None and option not in asked.files:
-            say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")
-    if asked.undone(followed.switches()):
-        say(f"the released evaluation undoes {asked.printed}'s edit before it scores; this file holds the edit itself")
-    say(out)
-    return 0
+        earlier = description["history"]
+        yield f"as released, normalised with the rows of {earlier} edits before it (--history) and its own"
+    shown = [name for name in ("protocol", "hparams", "moments", "weights") if name in description]
+    yield ", ".join(f"{name} {description[name]}" for name in shown)
+    yield f"hyperparameters: {description['hparams_source']}"
+    yield from editor.notes
 
 
 @app.command
@@ -159,13 +184,15 @@ def score(
     *,
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
-    edit: Annotated[Path | None, Parameter(help="Weight change written by kloc edit; unedited without.")] = None,
+    edit: Annotated[
+        Path | None, Parameter(help="Weight change written by kloc edit (default: the unedited model).")
+    ] = None,
     any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
-    """Score the model, edited or not: success, accuracy and magnitude of both views."""
+    """Score the model, unedited or with an edit: success, accuracy and magnitude of both views."""
     from artifact.editing.edit_file import read_edit
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
@@ -177,15 +204,16 @@ def score(
     read = read_edit(edit, loaded, any_model) if edit else None
     budget = memory_budget(memory, str(loaded.decoder.device))
     scores = score_cases(loaded, facts, read.edit if read else None, budget)
-    found = [case_json(one) for one in scores]
+    by_case = [case_json(score) for score in scores]
     notes = [read.note] if read and read.note else []
-    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "notes": notes, "cases": found})
+    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "notes": notes, "cases": by_case})
     say(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
     for view in PERSPECTIVES:
         for group in GROUPS:
-            of_cases = [one[view][group] for one in found if view in one and one[view][group]["success"] is not None]
+            groups = [case[view][group] for case in by_case if view in case]
+            of_cases = [figures for figures in groups if figures["success"] is not None]
             if of_cases:
-                means = {metric: sum(case[metric] for case in of_cases) / len(of_cases) for metric in METRICS}
+                means = {metric: sum(figures[metric] for figures in of_cases) / len(of_cases) for metric in METRICS}
                 say(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
     for line in notes:
         say(line)

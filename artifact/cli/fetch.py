@@ -1,4 +1,4 @@
-"""kloc fetch: get the paper's models, data and weights into the cache, list them, and check what is there."""
+"""kloc fetch: fetch the paper's models, data and weights into the cache, list them, and check them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,19 +22,21 @@ from artifact.terminal import complain, say
 
 @app.command
 def fetch(
-    *what: Annotated[str, Parameter(help="Sources by name, or full for all that the paper takes; none lists them.")],
+    *what: Annotated[
+        str, Parameter(help="Names of sources, or full for all that the paper needs. Without a name: list them.")
+    ],
     check: Annotated[
-        bool, Parameter(help="Fetch nothing: hash what is there, without a network; exit code 2 when it is damaged.")
+        bool, Parameter(help="Only check the hashes of what is there, without a network. Exit code 2: damaged.")
     ] = False,
     again: Annotated[
-        bool, Parameter(help="Remove what is there of these sources, its recorded hashes too, and fetch it anew.")
+        bool, Parameter(help="Delete these sources and their recorded hashes, then fetch them again.")
     ] = False,
 ) -> int:
-    """Fetch models, data and weights, each at a pinned place, resumed where it was cut, verified by its hash."""
+    """Fetch models, data and weights from pinned places. Cut downloads resume; every file is verified by its hash."""
     sources = [SOURCES[name] for name in _names(what)]
     if again:
         if check or not what:
-            raise SettingError("--again fetches anew what you name, and not with --check; give kloc fetch NAME --again")
+            raise SettingError("--again needs the names of sources and excludes --check; give kloc fetch NAME --again")
         if offline():
             raise SettingError("--again needs a network, and HF_HUB_OFFLINE is set; unset it")
         for source in sources:
@@ -118,7 +120,7 @@ def _check(sources: list[Source]) -> int:
 
 
 def _converted(source: Source, show: Display) -> Path | None:
-    """Pickles are converted to safetensors once; where they are now, None for what is not a pickle."""
+    """Convert a pickle to safetensors, once; the new place, None for what is not a pickle."""
     if isinstance(source, HubModel):
         if not source.pickled or converted_folder(source).is_dir():
             return None
@@ -134,7 +136,7 @@ def _converted(source: Source, show: Display) -> Path | None:
 
 
 def _unconverted(source: Source) -> bool:
-    """Whether MEND's pickle is there and was not converted: by hand put there, or refused before."""
+    """Whether MEND's pickle is there and not converted: it was put there by hand, or refused before."""
     if isinstance(source, HubModel) or not source.name.startswith("mend-"):
         return False
     published = source_folder(source) / source.files[0].name

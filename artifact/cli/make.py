@@ -1,4 +1,4 @@
-"""kloc world: what this package makes itself instead of fetching it."""
+"""kloc world: build the embedded world."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,18 +21,18 @@ def train(
     seed: Annotated[
         int | None,
         Parameter(
-            help="Another seed makes another world (default: the committed one's).",
+            help="Another seed makes another world (default: the embedded world's seed).",
             validator=between(0, 2**63 - 1),
         ),
     ] = None,
-    steps: Annotated[int | None, count("Training steps (default: the committed model's).")] = None,
+    steps: Annotated[int | None, count("Training steps (default: those of the embedded model).")] = None,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
     from artifact.world.facts import DEFAULT_SEED
     from artifact.world.training import DEFAULT_STEPS
     from artifact.world.training import train as train_world
 
-    def said(step: int, of: int, loss: float) -> None:
+    def progress(step: int, of: int, loss: float) -> None:
         if step % 50 == 0 or step == of:
             say(f"step {step}/{of}: loss {loss:.4f}")
 
@@ -40,10 +40,10 @@ def train(
         raise SettingError(f"--out {out}: holds another model; name a new folder")
     check_outputs({"--out": out / "config.json"})
     with writing(out):
-        made = train_world(
-            out, DEFAULT_SEED if seed is None else seed, DEFAULT_STEPS if steps is None else steps, progress=said
+        about = train_world(
+            out, DEFAULT_SEED if seed is None else seed, DEFAULT_STEPS if steps is None else steps, progress=progress
         )
-    for name, figures in made["measured"].items():
+    for name, figures in about["measured"].items():
         say(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
     say(out)
     return 0

@@ -1,6 +1,7 @@
-"""kloc mend-train: train MEND's network on a fact file, for models that no published network is for."""
+"""kloc mend-train: train MEND's network on a fact file, for models without a published network."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ from cyclopts import Parameter
 from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
 from artifact.cli.bounds import between, count
 from artifact.errors import SettingError
-from artifact.facts.fact import parse_facts
+from artifact.facts.dataset import data_for
+from artifact.facts.fact import Fact, parse_facts
 from artifact.io import is_device
 from artifact.reading import decode_json, read_bytes
 from artifact.terminal import say
@@ -19,27 +21,30 @@ from artifact.terminal import say
 def mend_train(
     *,
     model: Model,
-    out: Annotated[Path, Parameter(help="safetensors file for the network; FILE.partial is its checkpoint.")],
+    out: Annotated[Path, Parameter(help="safetensors file for the network. Its checkpoint is FILE.partial.")],
     facts: Annotated[
-        Path | None, Parameter(help="JSON file of CounterFact-style records; default: the model's built-in facts.")
+        Path | None, Parameter(help="JSON file of CounterFact-style records (default: the model's built-in facts).")
     ] = None,
     steps: Annotated[int | None, count("Most training steps.")] = None,
     seed: Annotated[
-        int | None, Parameter(help="Decides the split, the start and every draw.", validator=between(0, 2**63 - 1))
+        int | None, Parameter(help="Seed of the split, the start and every draw.", validator=between(0, 2**63 - 1))
     ] = None,
     validation: Annotated[
-        float | None, Parameter(help="Share of the facts that is held out.", validator=between(0, 1))
+        float | None, Parameter(help="Share of the facts to hold out.", validator=between(0, 1))
     ] = None,
     rank: Annotated[int | None, count("Rank of the network's layers.", 100_000)] = None,
-    batch: Annotated[int | None, count("Views edited in a step.", 1_000_000)] = None,
+    batch: Annotated[int | None, count("Views to edit in a step.", 1_000_000)] = None,
     lr: Annotated[float | None, Parameter(help="Adam's step size.", validator=between(0, 1000))] = None,
     hparams: Annotated[
-        Path | None, Parameter(help="JSON of hyperparameters that replace the model's: which layers are edited.")
+        Path | None,
+        Parameter(
+            help="JSON object of hyperparameters, such as the layers to edit; the others keep the model's values."
+        ),
     ] = None,
     device: Device = None,
     half: Annotated[bool, Parameter(help="Store the network's layers in float16, at half the size.")] = False,
 ) -> int:
-    """Train MEND's network from both perspectives. Stopped, the same command goes on from its checkpoint."""
+    """Train MEND's network from both perspectives. After an interruption the same command resumes."""
     import msgspec
     import torch
 
@@ -49,7 +54,7 @@ def mend_train(
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
     from artifact.lm.device import use_tf32
-    from artifact.runs.setup import SMALL_EMBEDDING, data_for
+    from artifact.runs.setup import SMALL_EMBEDDING
 
     given = {"steps": steps, "seed": seed, "validation": validation, "rank": rank, "batch": batch, "lr": lr}
     try:
@@ -64,27 +69,14 @@ def mend_train(
     use_tf32(False)
     if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)  # sums in another order would give another network
-    if facts is None:
-        data = data_for(loaded.name)
-        records, source, sha256 = data.facts, data.source, data.sha256
-    else:
-        content = read_bytes(facts)  # once: a pipe gives its content a single time
-        records, source = parse_facts(decode_json(content, str(facts)), str(facts)), facts.name
-        sha256 = hashlib.sha256(content).hexdigest()
+    records, source, sha256 = _records(facts, loaded.name)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
     weights = loaded.weights_sha256
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
     dtype = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
-    found = train(
-        loaded,
-        records,
-        resolved,
-        training,
-        checkpoint=checkpoint,
-        identity=f"{weights} {sha256}",
-        dtype=dtype,
-        say=say,
+    trained = train(
+        loaded, records, resolved, training, checkpoint=checkpoint, identity=f"{weights} {sha256}", dtype=dtype, say=say
     )
     about = {
         "model": loaded.name,
@@ -95,16 +87,25 @@ def mend_train(
         "hparams": msgspec.to_builtins(resolved),
         "hparams_hash": hparams_hash(resolved),
         "training": msgspec.to_builtins(training),
-        "steps": found.steps,
-        "best_step": found.best_step,
-        "held_out": found.held_out,
-        "figures": found.figures,
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "held_out": trained.held_out,
+        "figures": trained.figures,
         "pad_row_note": "no [PAD] row: trained without the extra logit of the published code",
         "torch": torch.__version__,
     }
-    write_network(found.network, out, about, dtype)
+    write_network(trained.network, out, about, dtype)
     checkpoint.unlink(missing_ok=True)
-    for name, figures in found.figures.items():
+    for name, figures in trained.figures.items():
         say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
     say(out)
     return 0
+
+
+def _records(path: Path | None, model: str) -> tuple[Sequence[Fact], str, str]:
+    """The facts of a file, or the model's built-in ones, with their source in words and its sha256."""
+    if path is None:
+        data = data_for(model)
+        return data.facts, data.source, data.sha256
+    content = read_bytes(path)  # once: a pipe gives its content a single time
+    return parse_facts(decode_json(content, str(path)), str(path)), path.name, hashlib.sha256(content).hexdigest()

@@ -16,14 +16,14 @@ def merge(
     ],
     out: Annotated[Path, Parameter(help="New folder for the run, which is then like one made without --shard.")],
 ) -> int:
-    """Put the parts of a run together into a new run; its own command computes the missing cases."""
+    """Join the parts of a run in a new folder. The run's own command with --out FOLDER then computes missing cases."""
     from artifact.runs.merge import merge as put_together
 
-    made = put_together(runs, out)
-    for one in made:
-        parts = f"{one.parts[0]} of {one.parts[1]} parts are there, " if one.parts else ""
-        say(f"{one.folder}: {parts}{one.cases} of {one.planned} cases")
-    if any(one.cases < one.planned for one in made):
+    merged = put_together(runs, out)
+    for run in merged:
+        parts = f"{run.parts[0]} of {run.parts[1]} parts are there, " if run.parts else ""
+        say(f"{run.folder}: {parts}{run.cases} of {run.planned} cases")
+    if any(run.cases < run.planned for run in merged):
         say(f"the parts' command without --shard and with --out {out} computes the missing cases")
     say(out)
     return 0

@@ -17,26 +17,26 @@ from artifact.terminal import complain, say
 def moments(
     *,
     model: Model,
-    out: Annotated[Path, Parameter(help="Folder for the files, one a layer, and moments.json beside them.")],
+    out: Annotated[Path, Parameter(help="Folder for one file a layer, and moments.json, which describes them.")],
     texts: Annotated[
         str | None,
         Parameter(
-            help="File of one text a line (.txt) or of JSON lines with the field text (.jsonl), or - for standard "
-            "input; the world has its own.",
+            help="File with one text a line (.txt) or with JSON lines that have the field text (.jsonl), or - for "
+            "standard input. The world has its own texts.",
             allow_leading_hyphen=True,
         ),
     ] = None,
     layers: Annotated[
-        str | None, Parameter(help="Layers, such as 13,14; default: those that ROME and MEMIT edit.")
+        str | None, Parameter(help="Layers, such as 13,14 (default: those that ROME and MEMIT edit).")
     ] = None,
     samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
     device: Device = None,
-    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding with them.")] = 4096,
+    batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding included.")] = 4096,
     checkpoint_minutes: Annotated[
         float, Parameter(help="Minutes between checkpoints.", validator=between(0, 1_000_000))
     ] = 10.0,
 ) -> int:
-    """Collect second moments in the published layout; the same command goes on with what was interrupted."""
+    """Collect second moments in the published layout. After an interruption the same command resumes."""
     from artifact.editing.collect import check_counts, collect
     from artifact.editing.methods import METHODS, moment_layers
     from artifact.editing.texts import open_source, world_source
@@ -51,9 +51,9 @@ def moments(
         loaded = load_model(model, device)
         use_tf32(False)  # sums over millions of tokens are worth full float32
         try:
-            # A source that cannot be read again has nothing to keep, and stops at once.
+            # With a source that cannot be read again there is nothing to keep: it stops at once.
             with stopping(source.resumable) as stop, display() as show:
-                found = collect(
+                sums = collect(
                     loaded,
                     source,
                     moment_layers(METHODS, loaded.name, loaded.decoder.layers) if chosen is None else chosen,
@@ -69,9 +69,9 @@ def moments(
             kept = "the last checkpoint stays, and the same command goes on from there"
             lost = f"{source.name} cannot be read again, so nothing is kept; give a file to go on with it"
             raise Interrupted(f"stopped at once; {kept if source.resumable else lost}") from None
-    say(f"{found.source}: {found.texts} texts, {found.tokens} tokens, longest {found.longest}")
-    say(f"{found.cut} cut at the model's {found.positions} positions, {found.skipped} skipped (empty, unknown words)")
-    say(f"layers {', '.join(map(str, found.layers))} of {found.model}; text sha256 {found.source_sha256[:12]}")
+    say(f"{sums.source}: {sums.texts} texts, {sums.tokens} tokens, longest {sums.longest}")
+    say(f"{sums.cut} cut at the model's {sums.positions} positions, {sums.skipped} skipped (empty, unknown words)")
+    say(f"layers {', '.join(map(str, sums.layers))} of {sums.model}; text sha256 {sums.source_sha256[:12]}")
     say(out)
     return 0
 

@@ -1,4 +1,4 @@
-"""kloc smoke, full, run, report, verify, baseline: runs of a plan and what is made of them."""
+"""kloc smoke, full, run, report, verify, baseline: run a plan, and report on what was run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from artifact.terminal import complain, say
 if TYPE_CHECKING:
     from artifact.runs.store import Store
 
-RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of several runs, one a model.")]
+RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of one run for each model.")]
 
 
 @Parameter(name="*")
@@ -49,17 +49,16 @@ class RunOptions:
         str | None, Parameter(help="counterfact, known, world, everyday, or a file (default: the plan's own).")
     ] = None
     relation_source: Annotated[
-        Literal["authors", "templates"], Parameter(help="Relation prompts by the authors, or built from templates.")
+        Literal["authors", "templates"],
+        Parameter(help="Use the authors' relation prompts, or build them by templates."),
     ] = "authors"
     moments: Annotated[
         Path | None, Parameter(help="Folder of the model's second moments, in the published layout.")
     ] = None
     mend_weights: Annotated[
-        Path | None, Parameter(help="MEND's network trained for the model; the world has its own.")
+        Path | None, Parameter(help="MEND network that was trained for the model; the world has its own.")
     ] = None
-    retry_failed: Annotated[
-        bool, Parameter(help="Compute the cases again that failed before; what comes out replaces them.")
-    ] = False
+    retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
 
 
@@ -69,14 +68,13 @@ class Narrowing:
     """Options that narrow a plan, or say where it is computed."""
 
     only: Annotated[
-        list[Literal["table1", "table2", "figure2", "figure3"]],
-        Parameter(help="These tables and figures alone."),
+        list[Literal["table1", "table2", "figure2", "figure3"]], Parameter(help="Only these tables and figures.")
     ] = field(default_factory=list)
-    methods: Annotated[list[str], Parameter(help=f"These methods alone: {', '.join(METHODS)}.")] = field(
-        default_factory=list
-    )
-    shard: Annotated[str | None, Parameter(help="i/n: the i-th of n parts, to be put together by kloc merge.")] = None
-    engine: Annotated[Literal["local", "ray"], Parameter(help="This process, or a Ray cluster's GPUs.")] = "local"
+    methods: Annotated[list[str], Parameter(help=f"Only these: {', '.join(METHODS)}.")] = field(default_factory=list)
+    shard: Annotated[str | None, Parameter(help="i/n: compute the i-th of n parts; kloc merge joins them.")] = None
+    engine: Annotated[
+        Literal["local", "ray"], Parameter(help="Compute in this process, or on a Ray cluster's GPUs.")
+    ] = "local"
 
 
 _OPTIONS, _WHOLE = RunOptions(), Narrowing()
@@ -84,13 +82,13 @@ _OPTIONS, _WHOLE = RunOptions(), Narrowing()
 
 @app.command
 def smoke(*, options: RunOptions = _OPTIONS) -> int:
-    """Every stage once on a small model, in minutes: traces, edits from both views, tables, figures, a verdict."""
+    """Run every stage once on a small model, in minutes: traces, edits from both views, tables, figures, a verdict."""
     return _run("smoke", options, _WHOLE)
 
 
 @app.command
 def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> int:
-    """Both models, both tables, both figures: fetches what it needs, resumes where it stopped, takes hours on a GPU."""
+    """Run the whole paper: both models, tables and figures. Fetches what it needs, can resume, takes hours on a GPU."""
     return _run("full", options, narrowing)
 
 
@@ -101,7 +99,7 @@ def run(
     options: RunOptions = _OPTIONS,
     narrowing: Narrowing = _WHOLE,
 ) -> int:
-    """Run a plan, or go on with an interrupted one; the last line is the report's path."""
+    """Run a plan, or resume an interrupted run of it. The last line printed is the report's path."""
     return _run(plan, options, narrowing)
 
 
@@ -115,7 +113,6 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.runs.inputs import Given, needed_sources
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.setup import Asked
-    from artifact.runs.status import failed_units, left_line, not_computed
     from artifact.runs.store import reading_all
 
     methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
@@ -148,7 +145,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.
     obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
-    made_now = []
+    computed = []
     for plan, model in zip(plans, models, strict=True):
         with display() as show:
             folder = run_plan(
@@ -161,19 +158,26 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
                 report=lambda store: report(root or store.folder),
                 retry_failed=options.retry_failed,
             )
-        made_now.append(folder)
-        page, made = report(root or folder)
-    for before in made.before:
+        computed.append(folder)
+        page, rendered = report(root or folder)
+    return _say_outcome(root or folder, computed, page, rendered)
+
+
+def _say_outcome(folder: Path, computed: Sequence[Path], page: Path, rendered: Any) -> int:
+    """Print what came of a run and where its page is; the exit code."""
+    from artifact.runs.status import failed_units, left_line, not_computed
+    from artifact.runs.store import reading_all
+
+    for before in rendered.before:
         say(f"measured before: {before.sentence}")
-    with reading_all(root or folder) as stores:
-        line, failed = not_computed(stores), failed_units(stores)
-        left = left_line([store for store in stores if store.folder in made_now])
-    for said in (line, left):
-        if said:
-            say(said)
-    say(f"verdict: {made.verdict.sentence}")
+    with reading_all(folder) as stores:
+        missing, failed = not_computed(stores), failed_units(stores)
+        left = left_line([store for store in stores if store.folder in computed])
+    for line in filter(None, (missing, left)):
+        say(line)
+    say(f"verdict: {rendered.verdict.sentence}")
     say(page)
-    return 2 if failed or left else made.verdict.exit_code
+    return 2 if failed or left else rendered.verdict.exit_code
 
 
 def _engine(name: str) -> Any:
@@ -207,7 +211,7 @@ def report(
     *,
     out: Annotated[Path | None, Parameter(help="Folder to write to (default: report in the run's folder).")] = None,
 ) -> int:
-    """Render a run's report again from its journal, without the model."""
+    """Render a run's report again from its journal. No model is loaded."""
     from artifact.reporting.report import render
     from artifact.runs.store import reading_all
 
@@ -221,36 +225,36 @@ def report(
 
 @app.command
 def verify(run_folder: RunFolder) -> int:
-    """Print the verdict on a run; exit code 1 when a value is outside its tolerance, 2 when records are damaged."""
+    """Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged."""
     from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
     from artifact.runs.status import not_computed
     from artifact.runs.store import reading_all
 
     with reading_all(run_folder) as stores:
-        found, missing = verdict_of(*stores), not_computed(stores)
+        verdict, missing = verdict_of(*stores), not_computed(stores)
         say_damage(stores)
-    say(f"verdict: {found.sentence}")
-    for checked in found.journals:
+    say(f"verdict: {verdict.sentence}")
+    for checked in verdict.journals:
         if checked.unsealed:
             say(checked.unsealed_words)
     if missing:
         say(missing)
-    for judged in found.claims:
+    for judged in verdict.claims:
         say(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
-    for line in verdict_lines(found.cells):
+    for line in verdict_lines(verdict.cells):
         say(line)
-    return found.exit_code
+    return verdict.exit_code
 
 
 @app.command
 def baseline(
     run_folder: Annotated[Path, Parameter(help="Folder of a finished run.")],
     *,
-    hardware: Annotated[str, Parameter(help="The machine in words, as the report shall name it.")],
+    hardware: Annotated[str, Parameter(help="The machine in words, for the report.")],
     out: Annotated[Path, Parameter(help="File to write, such as expected/measured/smoke-world.json.")],
 ) -> int:
-    """Keep a run's numbers as our own measurement, which later runs of the same kind are set beside."""
+    """Keep a run's numbers as our own measurement, with which later runs of the same kind are compared."""
     from artifact.reporting.baseline import baseline_json
     from artifact.reporting.charts import charts
     from artifact.reporting.verdict import measured_run
@@ -267,7 +271,7 @@ def baseline(
 
 
 def say_damage(stores: Sequence["Store"]) -> int:
-    """Say what is damaged in the journals and was left out; the exit code that follows."""
+    """Say which damaged records of the journals were left out; the exit code that follows."""
     from artifact.runs.status import damage_line
 
     if line := damage_line(stores):

@@ -1,8 +1,7 @@
 """Collecting second moments from a source of texts: read as a stream, summed in batches, resumable.
 
 Covers windows and batches, the checkpoint `moments.partial`, and the published files with `moments.json` beside them.
-The source is texts.py's, the sums are sums.py's. The first texts of the source count: none is drawn at random, so a
-sorted source is to be shuffled first.
+The first texts of the source count: none is drawn at random, so shuffle a sorted source first.
 
 As in the published statistics each text is cut at the model's number of positions and no token is put before it. Texts
 are read WINDOW at a time, ordered by length, and run longest first in batches of at most so many tokens with padding.
@@ -44,7 +43,7 @@ _MOST = 10**12
 PARTIAL = "moments.partial"
 
 
-class Settings(msgspec.Struct, frozen=True):
+class CollectionSettings(msgspec.Struct, frozen=True):
     """What makes two collections the same, but for their texts."""
 
     weights_sha256: str
@@ -74,14 +73,14 @@ class Progress(msgspec.Struct):
 
 class _Checkpoint(msgspec.Struct, frozen=True):
     model: str
-    settings: Settings
+    settings: CollectionSettings
     progress: Progress
     tokens: int
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in moments.json. `samples` were asked for and `texts` found; `source_sha256` is that of the first
-    `source_bytes` bytes of the source, all that was read; the other figures are Progress's.
+    """The content of moments.json: `samples` texts were asked for and `texts` found; `source_sha256` is that of the
+    `source_bytes` bytes that were read of the source; the other figures are Progress's.
     """
 
     model: str
@@ -118,38 +117,39 @@ def collect(
 ) -> Collected:
     """Second moments of `layers` over the first `samples` texts of `source`, as published files in the folder `out`.
 
-    Goes on from `out`'s checkpoint where there is one; where the same moments are there already, only reads what they
-    are. `tell` is told (texts, tokens so far) at the start and after every batch, and `stop` asked after every batch;
-    `say` is given a line when memory runs out and batches are halved.
+    Resumes from `out`'s checkpoint where there is one; where the same moments are there already, returns what they are.
+    Calls tell(texts, tokens so far) at the start and after every batch, stop() after every batch, and say(line) when
+    memory runs out and batches are halved.
     Raises Interrupted on `stop`, with the checkpoint written; SettingError for a text or setting that cannot be used, a
     checkpoint that is damaged or of other settings; DeviceError for too little memory; RunError when `out` cannot be
     written.
     """
-    run = _Collection(model, source, _checked(model, layers, samples, batch_tokens), out, samples, batch_tokens, say)
-    if run.finished is not None:
-        return run.finished
-    run.resume()
+    collection = _Collection(
+        model, source, _checked(model, layers, samples, batch_tokens), out, samples, batch_tokens, say
+    )
+    if collection.finished is not None:
+        return collection.finished
+    collection.resume()
     saved = -math.inf  # the first checkpoint comes at once: a folder that is full or another's is found out early
-    progress = run.progress
-    tell(progress.texts + progress.done, run.sums.tokens)
+    progress = collection.progress
+    tell(progress.texts + progress.done, collection.sums.tokens)
     while progress.texts < samples:
-        rows, end = run.window()
+        rows, end = collection.window()
         if not rows:
-            run.progress = progress = end
+            collection.progress = progress = end
             break
-        for part in run.added(rows[progress.done :]):
+        for part in collection.added(rows[progress.done :]):
             progress.done += len(part)
-            tell(progress.texts + progress.done, run.sums.tokens)
+            tell(progress.texts + progress.done, collection.sums.tokens)
             if stop():
-                run.save()
-                raise Interrupted(
-                    f"stopped; {run.partial} keeps what was done, and the same command goes on from there"
-                )
+                collection.save()
+                kept = f"{collection.partial} keeps what was done, and the same command goes on from there"
+                raise Interrupted(f"stopped; {kept}")
             if time.monotonic() - saved >= checkpoint_seconds:
-                run.save()
+                collection.save()
                 saved = time.monotonic()
-        run.progress = progress = end
-    return run.finish()
+        collection.progress = progress = end
+    return collection.finish()
 
 
 class _Collection:
@@ -166,7 +166,7 @@ class _Collection:
         say: Callable[[str], None],
     ) -> None:
         self._model, self._source, self._out, self._batch_tokens = model, source, out, batch_tokens
-        self._settings = Settings(model.weights_sha256, layers, samples, source.form)
+        self._settings = CollectionSettings(model.weights_sha256, layers, samples, source.form)
         self._reader = Reader(source)
         self._refused: str | None = None
         self.partial = out / PARTIAL
@@ -240,23 +240,28 @@ class _Collection:
             raise SettingError(f"{self.partial}: {self._source.name} cannot be read again to go on from it; {remedy}")
         try:
             with ZipFile(self.partial) as archive:
-                found = msgspec.json.decode(read_array(archive, "record").tobytes(), type=_Checkpoint)
-                if found.settings.weights_sha256 != self._settings.weights_sha256:
-                    raise SettingError(
-                        f"{self.partial}: was begun with the weights of {found.model}, not these of "
-                        f"{self._model.name}; {remedy}"
-                    )
-                for field in Settings.__struct_fields__:
-                    then, now = getattr(found.settings, field), getattr(self._settings, field)
-                    if then != now:
-                        raise SettingError(f"{self.partial}: was begun with {field} {then}, not {now}; {remedy}")
+                checkpoint = msgspec.json.decode(read_array(archive, "record").tobytes(), type=_Checkpoint)
+                self._check_same(checkpoint, remedy)
                 for layer, total_MM in self.sums.totals_MM.items():
                     total_MM.copy_(torch.from_numpy(read_array(archive, f"layer{layer}")))
         except (*UNREADABLE, msgspec.DecodeError) as error:
             raise SettingError(f"{self.partial}: is damaged ({reason(error)}); delete it to start over") from None
-        if not self._reader.go_to(found.progress.bytes, found.progress.lines, found.progress.sha256):
+        progress = checkpoint.progress
+        if not self._reader.go_to(progress.bytes, progress.lines, progress.sha256):
             raise SettingError(f"{self.partial}: was begun with other texts than {self._source.name}; {remedy}")
-        self.progress, self.sums.tokens = found.progress, found.tokens
+        self.progress, self.sums.tokens = progress, checkpoint.tokens
+
+    def _check_same(self, checkpoint: _Checkpoint, remedy: str) -> None:
+        """SettingError for a checkpoint of other weights or settings."""
+        if checkpoint.settings.weights_sha256 != self._settings.weights_sha256:
+            raise SettingError(
+                f"{self.partial}: was begun with the weights of {checkpoint.model}, not these of {self._model.name}; "
+                f"{remedy}"
+            )
+        for field in CollectionSettings.__struct_fields__:
+            then, now = getattr(checkpoint.settings, field), getattr(self._settings, field)
+            if then != now:
+                raise SettingError(f"{self.partial}: was begun with {field} {then}, not {now}; {remedy}")
 
     def finish(self) -> Collected:
         """Write the files and what they are, and remove the checkpoint."""
@@ -267,7 +272,7 @@ class _Collection:
             raise SettingError(f"{self._source.name}: {why}{first}; give other texts")
         self.save()  # what follows can be repeated from here
         write_files(self._out, model, self.sums, progress.texts)
-        found = Collected(
+        collected = Collected(
             model=model.name,
             revision=model.revision,
             weights_sha256=settings.weights_sha256,
@@ -287,12 +292,12 @@ class _Collection:
             batch_tokens=self._batch_tokens,
         )
         try:
-            content = msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+            content = msgspec.json.format(msgspec.json.encode(collected), indent=1) + b"\n"
             write_atomically(self._out / PROVENANCE, content)
             self.partial.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self._out, error) from None
-        return found
+        return collected
 
     def _finished(self) -> Collected | None:
         """These moments where `out` holds them already; SettingError where it holds others, which stay untouched."""
@@ -302,14 +307,14 @@ class _Collection:
         if not files:
             return None
         try:
-            found = msgspec.json.decode((self._out / PROVENANCE).read_bytes(), type=Collected)
+            collected = msgspec.json.decode((self._out / PROVENANCE).read_bytes(), type=Collected)
         except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
-            found = None
-        if found is not None and self._source.resumable:
-            settings = Settings(found.weights_sha256, found.layers, found.samples, found.form)
-            same = settings == self._settings and self._reader.go_to(found.source_bytes, 0, found.source_sha256)
-            if same and (found.texts == found.samples or not self._source.stream.read(1)):
-                return found
+            collected = None
+        if collected is not None and self._source.resumable:
+            settings = CollectionSettings(collected.weights_sha256, collected.layers, collected.samples, collected.form)
+            same = settings == self._settings and self._reader.go_to(collected.source_bytes, 0, collected.source_sha256)
+            if same and (collected.texts == collected.samples or not self._source.stream.read(1)):
+                return collected
         raise SettingError(f"{self._out}: holds other moments ({files[0].name}); give another folder with --out")
 
 

@@ -1,7 +1,7 @@
 """What an edit is: a change of named weights, applied to the rows of a batch without touching the model.
 
-Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), and their guards. Their
-file form is edit_file.py's. It does not compute edits (one file a method) and never writes to a model's weights.
+Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), and their guards. The
+model's own weights are never written to.
 
 Shape letters: B batch row, T token, I input and O output width of a linear layer, R rank.
 """
@@ -93,18 +93,18 @@ class SharedRows:
         rows_of: dict[int, list[int]] = {}
         for row, number in enumerate(self.row_change):
             rows_of.setdefault(number, []).append(row)
-        found: Tensor | None = None
+        output_BTO: Tensor | None = None
         for number, own in rows_of.items():
             change = self.changes[number]
             if change is None:
                 continue
             own_B = torch.tensor(own, device=input_BTI.device)
             added = change.output(input_BTI[own_B])
-            if found is None:
-                found = added.new_zeros(*input_BTI.shape[:-1], added.shape[-1])
-            found = found.index_copy(0, own_B, added)
+            if output_BTO is None:
+                output_BTO = added.new_zeros(*input_BTI.shape[:-1], added.shape[-1])
+            output_BTO = output_BTO.index_copy(0, own_B, added)
         # A batch whose rows all leave this layer alone: a zero that broadcasts.
-        return input_BTI.new_zeros(1) if found is None else found
+        return input_BTI.new_zeros(1) if output_BTO is None else output_BTO
 
 
 @dataclass(frozen=True)
@@ -119,22 +119,21 @@ class Edit:
 
     def tensors(self, decoder: Decoder) -> dict[str, Tensor]:
         """New minus old by transformers' parameter name, in the orientation transformers stores."""
-        found = {}
+        tensors = {}
         for name, change in self.changes.items():
-            weight_IO, bias_O = (
-                (change.dense(), None) if isinstance(change, LowRank) else (change.weight_IO, change.bias_O)
-            )
+            whole = Dense(change.dense()) if isinstance(change, LowRank) else change
+            weight_IO, bias_O = whole.weight_IO, whole.bias_O
             if weight_IO is not None:
-                found[f"{name}.weight"] = weight_IO if decoder.family.input_first else weight_IO.t()
+                tensors[f"{name}.weight"] = weight_IO if decoder.family.input_first else weight_IO.t()
             if bias_O is not None:
-                found[f"{name}.bias"] = bias_O
-        return {name: tensor.contiguous().cpu() for name, tensor in found.items()}
+                tensors[f"{name}.bias"] = bias_O
+        return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edited:
     """An edit with what its record keeps: the Frobenius norm of its change and, where a loss is minimised, the loss of
-    each forward pass; `note` says what else a reader must know of it. Methods that have more to tell extend it.
+    each forward pass; `note` says what else a reader must know of it. Methods with more to record extend it.
     """
 
     edit: Edit
@@ -144,10 +143,10 @@ class Edited:
 
     def told(self) -> dict[str, Any]:
         """What a record keeps: figures, and the note where there is one."""
-        found: dict[str, Any] = {"norm": self.norm}
+        record: dict[str, Any] = {"norm": self.norm}
         if self.losses:
-            found |= {"loss": self.losses[-1], "steps": len(self.losses)}
-        return found | ({"note": self.note} if self.note else {})
+            record |= {"loss": self.losses[-1], "steps": len(self.losses)}
+        return record | ({"note": self.note} if self.note else {})
 
 
 def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
@@ -161,30 +160,31 @@ def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
     return norm
 
 
-def rows(edits: Sequence[Edit], row_edit: Sequence[int]) -> RowEdits:
-    """Row edits for a batch whose row b carries edits[row_edit[b]]; edits may change different layers."""
+def row_edits(edits: Sequence[Edit], row_edit: Sequence[int]) -> RowEdits:
+    """The changes of a batch whose row b carries edits[row_edit[b]]; edits may change different layers."""
     used = sorted(set(row_edit))
     place = {number: at for at, number in enumerate(used)}
     row_change = [place[number] for number in row_edit]
     names = dict.fromkeys(name for number in used for name in edits[number].changes)
-    found: dict[str, RowChange] = {}
+    changed: dict[str, RowChange] = {}
     for name in names:
         changes = [edits[number].changes.get(name) for number in used]
-        low = [change if isinstance(change, LowRank) else None for change in changes]
-        own = [change for change in low if change is not None]
         if len(used) == 1 or any(isinstance(change, Dense) for change in changes):
-            found[name] = SharedRows(changes, row_change)
+            changed[name] = SharedRows(changes, row_change)
         else:
-            found[name] = _padded(low, own[0], max(change.left_IR.shape[1] for change in own), row_change)
-    return found
+            changed[name] = _padded([change if isinstance(change, LowRank) else None for change in changes], row_change)
+    return changed
 
 
-def _padded(changes: Sequence[LowRank | None], like: LowRank, rank: int, row_change: Sequence[int]) -> LowRankRows:
+def _padded(changes: Sequence[LowRank | None], row_change: Sequence[int]) -> LowRankRows:
     """Low-rank changes at the highest of their ranks: what is missing is zero and adds nothing."""
+    first, *others = [change for change in changes if change is not None]
+    rank = max(change.left_IR.shape[1] for change in (first, *others))
+    nothing = LowRank(first.left_IR[:, :0], first.right_RO[:0])
     lefts, rights = [], []
     for change in changes:
-        own = change or LowRank(like.left_IR[:, :0], like.right_RO[:0])
+        own = change or nothing
         lefts.append(F.pad(own.left_IR, (0, rank - own.left_IR.shape[1])))
         rights.append(F.pad(own.right_RO, (0, 0, 0, rank - own.right_RO.shape[0])))
-    index = torch.tensor(list(row_change), device=like.left_IR.device)
+    index = torch.tensor(list(row_change), device=first.left_IR.device)
     return LowRankRows(torch.stack(lefts)[index], torch.stack(rights)[index])

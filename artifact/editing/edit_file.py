@@ -1,7 +1,7 @@
 """An edit as a safetensors file: new minus old by transformers' parameter name, and what it was made with.
 
 The metadata holds the hash of the edited model's weights (made_for.py). A file is trusted with nothing: names, shapes,
-types and numbers are checked, the numbers as the model holds them and added to its weights.
+types and numbers are checked: the numbers as the model holds them, and added to its weights.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _GIVE = "give a file written by kloc edit"
 
 @dataclass(frozen=True)
 class EditFile:
-    """An edit that was read, with the line that must be said of it: that it is for another model, or an unknown one."""
+    """An edit that was read, and a line for the user where it was made for another model, or an unknown one."""
 
     edit: Edit
     note: str
@@ -51,17 +51,19 @@ def read_edit(path: Path, model: LanguageModel, any_model: bool = False) -> Edit
     added to its weights. Raises SettingError for the edit of another model, unless `any_model`.
     """
     tensors, about = _read(path)
-    said = made_for.note(str(path), made_for.hash_in(str(path), about), model, any_model)
+    note = made_for.note(str(path), made_for.hash_in(str(path), about), model, any_model)
     decoder = model.decoder
-    found: dict[str, dict[str, Tensor]] = {}
+    by_layer: dict[str, dict[str, Tensor]] = {}
     for parameter, delta in tensors.items():
         layer, _, part = parameter.rpartition(".")
         delta = _checked(path, decoder, parameter, delta)
-        found.setdefault(layer, {})[part] = delta.t() if part == "weight" and not decoder.family.input_first else delta
-    edit = Edit({layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in found.items()})
+        by_layer.setdefault(layer, {})[part] = (
+            delta.t() if part == "weight" and not decoder.family.input_first else delta
+        )
+    edit = Edit({layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in by_layer.items()})
     if not edit.norm() > 0:
         raise EditError(f"{path}: changes nothing: every entry is zero in {_word(decoder.dtype)}; {_GIVE}")
-    return EditFile(edit, said)
+    return EditFile(edit, note)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

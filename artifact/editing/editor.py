@@ -1,7 +1,7 @@
 """One editing method with all it needs on one model: requests in, Edits out, whatever the method.
 
-Covers the one way in which edits are asked for, and what a record says of their settings. Where prefixes, moments and
-MEND's weights come from is the caller's choice (runs/editors.py).
+Covers the one way in which edits are asked for, and what a record says of their settings. runs/editors.py chooses the
+prefixes, moments and MEND's weights.
 """
 
 from collections.abc import Sequence
@@ -49,14 +49,13 @@ class Editor:
         return self.method.ordered(self.protocol.switches())
 
     def count_rows(self, groups: Sequence[Sequence[View]], history: History, most: int | None = None) -> None:
-        """Add to `history` what editing the first `most` groups leaves behind, without making their edits."""
+        """Add to `history` what editing the first `most` groups would leave, without making their edits."""
         assert self.method.count_rows is not None
         self.method.count_rows(self, groups, history, most)
 
     def edits(self, groups: Sequence[Sequence[View]], history: History | None = None) -> Sequence[Edited | EditError]:
-        """An edit for each group of views written jointly (mostly one view each), as if it were the only one.
-
-        Not so where `ordered`: there each edit depends on those before it, of which `history` keeps what they left.
+        """An edit for each group of views written jointly (mostly one view each), as if it were the only one; where
+        `ordered`, each depends on those before it, whose statistics are in `history`.
 
         A group whose edit cannot be computed has an EditError in its place. Raises other ArtifactErrors when the whole
         batch cannot be computed, and FactError for a list given to a method that edits single facts.
@@ -72,12 +71,12 @@ class Editor:
         """What a run keeps of the settings: resolved hyperparameters with their hash, and the sources of the rest."""
         hparams: Hparams = self.hparams
         source = self.method.hparams_source(hparams, self.model.name, self.model.decoder.layers)
-        found: dict[str, Any] = {"hparams": msgspec.to_builtins(hparams), "hash": hparams_hash(hparams)}
-        found["hparams_source"] = source
+        settings: dict[str, Any] = {"hparams": msgspec.to_builtins(hparams), "hash": hparams_hash(hparams)}
+        settings["hparams_source"] = source
         if self.prefixes:
-            found |= {"prefixes": self.prefixes, "prefix_seed": SEED}
+            settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}
         if self.moments is not None:
-            found["moments"] = self.moments.source
+            settings["moments"] = self.moments.source
         if self.network is not None:
-            found["weights"] = f"{self.network.source}, sha256 {tensors_hash(tensors_of(self.network))[:12]}"
-        return found
+            settings["weights"] = f"{self.network.source}, sha256 {tensors_hash(tensors_of(self.network))[:12]}"
+        return settings

@@ -27,7 +27,7 @@ OneLayer = Annotated[
 
 
 class Hparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every method's hyperparameters are: a frozen record of numbers under their published names."""
+    """Base of every method's hyperparameters: a frozen record of numbers under their published names."""
 
     @property
     def edited(self) -> tuple[int, ...]:
@@ -48,9 +48,7 @@ class Hparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                     f"{layers - 1}"
                 )
         if list(self.edited) != sorted(set(self.edited)):
-            raise SettingError(
-                f"hyperparameter layers: {list(self.edited)} must rise; give each layer once, lowest first"
-            )
+            raise SettingError(f"hyperparameter layers: {list(self.edited)} must rise; give each once, lowest first")
 
 
 class ValueHparams(Hparams, frozen=True, kw_only=True):

@@ -1,12 +1,12 @@
-"""Knowledge Neurons: neurons whose activation the answer's probability hangs on, and a write to their output weights.
+"""Knowledge Neurons: neurons that the answer's probability depends on, and a write to their output weights.
 
 Covers integrated gradients over every layer's neurons at the prompt's last token, the choice of neurons for one prompt
-or over several, and the edit of the chosen neurons' rows of the down-projection. It does not score edits; that the
-released code undoes its edit before scoring (protocol.kn_undone) is the evaluation's business.
+or over several, and the edit of the chosen neurons' rows of the down-projection. The released code undoes the edit
+before scoring (protocol.kn_undone).
 Source: docs/protocol.md; golden numbers: tests/reference/{kn_rake,kn_eleuther}, 1e-4 relative, neuron lists equal.
 
-Only the last token is computed again. One unedited pass stores what stands left of it; then one row for each point of
-the integral and each layer joins the batch after its layer, and all of them go back in one backward pass.
+Only the last token is computed again. One unedited pass stores the tokens before it; then one row for each point of the
+integral and each layer joins the batch after its layer, and one backward pass serves all of them.
 
 Shape letters as in lm/decoder.py, where B is a point of a prompt's integral and L*B the rows that reach the output,
 F prompt, and J token of a target.
@@ -50,8 +50,8 @@ class KnEdit(Edited):
 
     def told(self) -> dict[str, Any]:
         """The figures of a record."""
-        found = super().told() | {"neurons": len(self.neurons)}
-        return found if self.neurons else found | {"unedited": True, "unedited_reason": NO_NEURON}
+        record = super().told() | {"neurons": len(self.neurons)}
+        return record if self.neurons else record | {"unedited": True, "unedited_reason": NO_NEURON}
 
 
 def kn(
@@ -66,20 +66,22 @@ def kn(
     """
     decoder, space = model.decoder, "" if protocol.kn_without_space else " "
     own = [fill(view.template, view.subject) for view in views]
-    asked = [[prompt, *(view.generality if hparams.refine else ())] for prompt, view in zip(own, views, strict=True)]
+    prompts_of = [
+        [prompt, *(view.generality if hparams.refine else ())] for prompt, view in zip(own, views, strict=True)
+    ]
     truths = [model.tokens.continuation(space + view.foil) for view in views]
     targets = [model.tokens.continuation(space + view.target) for view in views]
-    found = _attribute(
+    attributed = _attribute(
         model,
-        [prompt for prompts in asked for prompt in prompts],
-        [truth for prompts, truth in zip(asked, truths, strict=True) for _ in prompts],
+        [prompt for prompts in prompts_of for prompt in prompts],
+        [truth for prompts, truth in zip(prompts_of, truths, strict=True) for _ in prompts],
         hparams.steps,
         memory or Memory(default_memory(decoder.device)),
     )
     results: list[KnEdit | EditError] = []
     first = 0
-    for prompts, target in zip(asked, targets, strict=True):
-        part = found[first : first + len(prompts)]
+    for prompts, target in zip(prompts_of, targets, strict=True):
+        part = attributed[first : first + len(prompts)]
         first += len(prompts)
         try:
             coarse = [neurons_above(scores_LM, hparams.adaptive_threshold) for scores_LM, _ in part]
@@ -122,7 +124,7 @@ def neurons_above(scores_LM: Tensor, share: float) -> list[Neuron]:
 
 
 def refined(coarse: Sequence[Sequence[Neuron]], p: float) -> list[Neuron]:
-    """Neurons that stand in more than p of the lists, in the order of their first occurrence.
+    """Neurons that are in more than p of the lists, in the order of their first occurrence.
 
     Golden: `refined_3prompts_p0.4`; with p = 0, the union, `refined_3prompts_norefine`.
     """
@@ -153,7 +155,7 @@ def _attribute(
 ) -> list[tuple[Tensor, int]]:
     """Scores (L, M) and the model's own next token for each prompt: as many at once as memory allows."""
     ids = [model.tokens.encode(prompt).ids for prompt in prompts]
-    found: dict[int, tuple[Tensor, int]] = {}
+    attributed: dict[int, tuple[Tensor, int]] = {}
     # Prompts of like lengths go together, so that little is padded.
     order = sorted(range(len(ids)), key=lambda f: len(ids[f]))
 
@@ -165,14 +167,14 @@ def _attribute(
         scores_FLM = _integrate(model.decoder, stored, [targets[f] for f in part], steps, memory)
         return list(zip(scores_FLM, stored.greedy_F, strict=True))
 
-    for part, made in batches(order, fitting, compute, memory):
-        found |= dict(zip(part, made, strict=True))
-    return [found[f] for f in range(len(ids))]
+    for part, scores in batches(order, fitting, compute, memory):
+        attributed |= dict(zip(part, scores, strict=True))
+    return [attributed[f] for f in range(len(ids))]
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """What one unedited pass over F prompts leaves behind for their last tokens, by layer.
+    """What one unedited pass over F prompts stores for their last tokens, by layer.
 
     up_LFM: outputs of the projection before the activation function, normed_LFD: its inputs; rest_LFD: what the block
     adds the MLP's output to; left: keys and values of the tokens before the last, padded on the right; `aligned` says
@@ -288,7 +290,7 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
 
 def _head_gradient(decoder: Decoder, final_ND: Tensor, prompt_N: Tensor, truth: _Truth) -> Tensor:
     """Gradient (N, D) of the targets' mean probability at the final states, with the logits of few rows at a time."""
-    found = []
+    gradients = []
     for part_ND, part_N in zip(final_ND.split(_HEAD_ROWS), prompt_N.split(_HEAD_ROWS), strict=True):
         part_ND.requires_grad_()
         logits_NV = decoder.logits(part_ND)
@@ -297,5 +299,5 @@ def _head_gradient(decoder: Decoder, final_ND: Tensor, prompt_N: Tensor, truth: 
         counted_NJ = probability_NV.gather(1, id_NJ) * truth.weight_FJ[part_N]
         # dp_j/dz = p_j (e_j - p), written over the probabilities.
         gradient_NV = probability_NV.mul_(-counted_NJ.sum(1, keepdim=True)).scatter_add_(1, id_NJ, counted_NJ)
-        found += torch.autograd.grad(logits_NV, part_ND, gradient_NV)
-    return torch.cat(found)
+        gradients += torch.autograd.grad(logits_NV, part_ND, gradient_NV)
+    return torch.cat(gradients)

@@ -21,16 +21,16 @@ _SHOWN = 12
 
 def hash_in(what: str, about: Any) -> str | None:
     """The hash in what a file says of itself, None where it has none; SettingError for one that is not a sha256."""
-    found = about.get(KEY)
-    if found is None or (isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found)):
-        return found
+    sha256 = about.get(KEY)
+    if sha256 is None or (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+        return sha256
     raise SettingError(f"{what}: its {KEY} is not 64 hexadecimal digits; make the file again")
 
 
 def note(what: str, theirs: str | None, model: "LanguageModel", any_model: bool, named: bool = False) -> str:
-    """What must be said of the file or folder `what`, made for the model whose weights have the hash `theirs`.
+    """A line on the file or folder `what`, made for the model whose weights have the hash `theirs`; empty for `model`.
 
-    Nothing where that is `model`. Without a hash the model is unknown, unless the file was fetched by the model's name
+     Without a hash the model is unknown, unless the file was fetched by the model's name
     (`named`). Raises SettingError for another model, unless `any_model`.
     """
     if theirs is None:

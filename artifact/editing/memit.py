@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, rows
+from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, row_edits
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
@@ -165,7 +165,7 @@ def _memit(
                 written[number][layer] = Written(key_NM.double(), current_ND, residual_ND, adjusted_NM)
                 changes[number][name] = LowRank(adjusted_NM.t().to(decoder.dtype), residual_ND.to(decoder.dtype))
             if layer != layers[-1]:
-                edits = rows([Edit({name: own[name]}) for own in changes], row_group)
+                edits = row_edits([Edit({name: own[name]}) for own in changes], row_group)
                 states.add(edits[name].output(key_BTM))
                 states.advance(layer + 1, layers[at + 1])
 

@@ -2,8 +2,7 @@
 
 Covers the gradients that the network reads and the edits it gives, many groups at once; a group is the list of requests
 written jointly, mostly one. Both perspectives feed `prompt + " " + target`; the relation view, as released, its "add"
-prompt towards the relation. The network is mend_network.py's, its files are mend_weights.py's, training is
-mend_train.py's.
+prompt towards the relation.
 
 Inner weights are the two projections of each edited layer's MLP, lowest layer first, in `MendHparams.inner_order`; of
 a gated MLP (Llama) the up-projection and the down-projection, while the gate stays as it is. Per
@@ -65,7 +64,7 @@ def mend(
     """An edit for each group of requests; an EditError in the place of a failed one.
 
     With protocol.mend_training_mode the groups are edited one after the other, `history` being what the edits before
-    them have left behind (None: nothing); it then holds these groups' rows too. Otherwise each edit is as if it were
+    them have left (None: nothing); it then holds these groups' rows too. Otherwise each edit is as if it were
     the only one. An edit keeps two factors per inner weight, of the rows' widths: 4 MB for a fact of GPT-2 XL.
     `network` must be on the model's device. Raises SettingError for a network that does not fit the model.
     """
@@ -108,7 +107,7 @@ def count_rows(
     most: int | None = None,
     memory: Memory | None = None,
 ) -> None:
-    """Add to `history` what editing the first `most` groups (None: all) leaves behind, without making their edits.
+    """Add to `history` what editing the first `most` groups (None: all) leaves, without making their edits.
 
     All groups are computed, as `mend` would, so that the rows are the same bit for bit.
     """
@@ -144,7 +143,7 @@ def _reads(
     memory: Memory | None,
 ) -> list[_Read | EditError]:
     """What the network reads for every group; an EditError for one that the model cannot be asked with."""
-    found: dict[int, _Read | EditError] = {}
+    reads: dict[int, _Read | EditError] = {}
     requests: dict[int, list[Request]] = {}
     for number, views in enumerate(groups):
         try:
@@ -152,7 +151,7 @@ def _reads(
                 raise EditError("the group holds no request; expected one or more")
             requests[number] = [request(model, view) for view in views]
         except (EditError, PromptError) as error:
-            found[number] = EditError(str(error))
+            reads[number] = EditError(str(error))
     pad_D = pad_row(network, model.decoder)
     for part in _parts(requests):
         gradients = inner_gradients(model, [requests[number] for number in part], inner, pad_D, memory)
@@ -163,8 +162,8 @@ def _reads(
         for g, number in enumerate(part):
             read = _Read([groups_w[g] for groups_w in split_W], gradients.loss_G[g])
             # Rows that are not numbers would spoil the statistics of all edits to come.
-            found[number] = read if read.finite else EditError(f"the loss ({read.loss}) or its gradient is not finite")
-    return [found[number] for number in range(len(groups))]
+            reads[number] = read if read.finite else EditError(f"the loss ({read.loss}) or its gradient is not finite")
+    return [reads[number] for number in range(len(groups))]
 
 
 def _factors(
@@ -182,8 +181,8 @@ def _factors(
             failed[number] = read
             continue
         if training is None:
-            made = zip(inner, read.rows_W, strict=True)
-            rows[number] = [network.transforms[weight.shape].normalise(*own) for weight, own in made]
+            pairs = zip(inner, read.rows_W, strict=True)
+            rows[number] = [network.transforms[weight.shape].normalise(*of_weight) for weight, of_weight in pairs]
             continue
         counted = _counted(read, inner, training)
         if isinstance(counted, EditError):
@@ -222,14 +221,14 @@ def _counted(read: _Read, inner: Sequence[InnerWeight], training: History) -> li
 
 def inner_weights(decoder: Decoder, hparams: MendHparams) -> list[InnerWeight]:
     """The weights that MEND edits, lowest layer first, in the inner order within a layer."""
-    found: list[InnerWeight] = []
+    inner: list[InnerWeight] = []
     for layer in hparams.layers:
         for part in hparams.inner_order:
             name = decoder.family.name(part, layer)
             rows, columns = decoder.weights[f"{name}.weight"].shape
             shape = (rows, columns) if decoder.family.input_first else (columns, rows)
-            found.append(InnerWeight(name, layer, part, shape, sum(other.shape == shape for other in found)))
-    return found
+            inner.append(InnerWeight(name, layer, part, shape, sum(other.shape == shape for other in inner)))
+    return inner
 
 
 def check_fit(network: Network, inner: Sequence[InnerWeight], decoder: Decoder) -> None:
@@ -293,22 +292,22 @@ def request(model: LanguageModel, view: View) -> Request:
 
 def sentence(model: LanguageModel, prompt: str, target: str) -> Request:
     """The ids of a prompt and of all of " " + target after it, scored at the target."""
-    asked, said = model.tokens.encode(prompt), model.tokens.continuation(f" {target}")
-    return Request(model.tokens.fed(asked, [*said, said[-1]]), len(said))
+    before, after = model.tokens.encode(prompt), model.tokens.continuation(f" {target}")
+    return Request(model.tokens.fed(before, [*after, after[-1]]), len(after))
 
 
 def _parts(requests: Mapping[int, Sequence[Request]]) -> list[list[int]]:
     """Group numbers in parts of at most BATCH_TOKENS padded tokens, one group at least."""
-    found: list[list[int]] = []
+    parts: list[list[int]] = []
     room = 0
     for number, group in sorted(requests.items(), key=lambda item: len(item[1][0].ids)):
-        tokens = len(group) * max(len(one.ids) for one in group)
-        if not found or tokens > room:
-            found.append([])
+        tokens = len(group) * max(len(request.ids) for request in group)
+        if not parts or tokens > room:
+            parts.append([])
             room = BATCH_TOKENS
-        found[-1].append(number)
+        parts[-1].append(number)
         room -= tokens
-    return found
+    return parts
 
 
 def _words(shapes: Iterable[tuple[int, int]]) -> str:

@@ -1,7 +1,7 @@
 """What MEND's network reads: inputs and output gradients of a few layers' MLP weights, at every token.
 
-Covers the loss of a list of requests and its gradients, many groups of requests at once. What is made of them is
-mend.py's, training's objective mend_objective.py's. Golden numbers: tests/reference/mend, 1e-5 relative.
+Covers the loss of a list of requests and its gradients, many groups of requests at once. Golden numbers:
+tests/reference/mend, 1e-5 relative.
 
 Shape letters as in mend.py.
 """
@@ -62,15 +62,15 @@ def inner_gradients(
 ) -> Gradients:
     """Inputs x and output gradients delta of each inner weight at every token, float32; all-zero rows are left out.
 
-    A group's loss is the mean NLL over its target tokens; `pad_D` adds a logit to the softmax. Groups do not meet.
+    A group's loss is the mean NLL over its target tokens; `pad_D` adds a logit to the softmax. Groups are independent.
     Requests go in passes of at most BATCH_TOKENS padded tokens that fit `memory`.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
-    requests = [one for group in groups for one in group]
+    requests = [request for group in groups for request in group]
     group_B = [g for g, group in enumerate(groups) for _ in group]
-    share_G = [1 / sum(one.scored for one in group) for group in groups]
+    share_G = [1 / sum(request.scored for request in group) for group in groups]
     loss_G = [0.0] * len(groups)
-    pieces: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in inner]
+    rows_W: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in inner]
     order = sorted(range(len(requests)), key=lambda b: len(requests[b].ids))
 
     def fitting(left: Sequence[int]) -> int:
@@ -86,27 +86,21 @@ def inner_gradients(
     def compute(part: Sequence[int]) -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
         return _pass(model, [requests[b] for b in part], [share_G[group_B[b]] for b in part], inner, pad_D)
 
-    for batch, (nll_B, found) in batches(order, fitting, compute, memory):
+    for batch, (nll_B, gradients) in batches(order, fitting, compute, memory):
         for b, nll in zip(batch, nll_B, strict=True):
             loss_G[group_B[b]] += nll
-        for w, (x_BTI, delta_BTO) in enumerate(found):
+        for rows, (x_BTI, delta_BTO) in zip(rows_W, gradients, strict=True):
             # The published rule. Exact zeros: what no scored token sees has no gradient, padding included.
             kept_BT = (x_BTI != 0).any(-1) & (delta_BTO != 0).any(-1)
             counts = kept_BT.sum(1).tolist()
-            rows = zip(batch, x_BTI[kept_BT].split(counts), delta_BTO[kept_BT].split(counts), strict=True)
-            pieces[w] |= {b: (x_NI, delta_NO) for b, x_NI, delta_NO in rows}
-    counts_W = []
-    for found_w in pieces:
-        counts = [0] * len(groups)
-        for b, (x_NI, _) in found_w.items():
+            split = zip(x_BTI[kept_BT].split(counts), delta_BTO[kept_BT].split(counts), strict=True)
+            rows |= zip(batch, split, strict=True)
+    counts_W = [[0] * len(groups) for _ in inner]
+    for counts, rows in zip(counts_W, rows_W, strict=True):
+        for b, (x_NI, _) in rows.items():
             counts[group_B[b]] += len(x_NI)
-        counts_W.append(counts)
-    return Gradients(
-        [torch.cat([one[b][0] for b in range(len(requests))]) for one in pieces],
-        [torch.cat([one[b][1] for b in range(len(requests))]) for one in pieces],
-        counts_W,
-        loss_G,
-    )
+    x_W, delta_W = ([torch.cat([rows[b][side] for b in range(len(requests))]) for rows in rows_W] for side in (0, 1))
+    return Gradients(x_W, delta_W, counts_W, loss_G)
 
 
 def _pass_bytes(decoder: Decoder, inner: Sequence[InnerWeight], tokens: int, scored: int) -> int:
@@ -135,13 +129,13 @@ def _pass(
     lowest = min(weight.layer for weight in inner)
     taps = {weight.name: _Tap(weight.shape[1]) for weight in inner}
     reads = [
-        (b, len(one.ids) - one.scored + j - 1, one.ids[len(one.ids) - one.scored + j])
-        for b, one in enumerate(requests)
-        for j in range(one.scored)
+        (b, at - 1, request.ids[at])
+        for b, request in enumerate(requests)
+        for at in range(len(request.ids) - request.scored, len(request.ids))
     ]
     row_N, at_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
     with torch.no_grad():
-        word_BTD = decoder.words(model.tokens.pad([one.ids for one in requests], decoder.device))
+        word_BTD = decoder.words(model.tokens.pad([request.ids for request in requests], decoder.device))
         hidden_BTD = decoder.blocks(decoder.embed(word_BTD), 0, lowest)
     with torch.enable_grad():
         hidden_BTD = decoder.blocks(hidden_BTD, lowest, edits=taps)

@@ -1,4 +1,4 @@
-"""MEND's normalisation as the released code really does it: estimated anew over all edits made so far.
+"""MEND's normalisation as the released code really does it: estimated over all edits made so far.
 
 The released wrapper never leaves training mode, so the trained file's means and standard deviations are thrown away at
 the first edit of a process. From then on the rows of every edit (inputs x and output gradients delta of each inner
@@ -6,7 +6,7 @@ weight) are counted per weight shape, weight after weight in inner order, and ea
 rows counted by then, its own among them. So every edit depends on those made before it, in their order, although the
 weights are restored after each.
 
-Covers the running statistics of one sequence of edits. Which edits came before is the caller's to say (runs/order.py).
+Covers the running statistics of one sequence of edits; runs/order.py says which edits came before.
 Source: docs/protocol.md; golden numbers: tests/reference/mend_released (rows 1e-5, changes 1e-4 relative).
 
 Shape letters as in mend.py: N row, I input and O output width of an inner weight.
@@ -55,7 +55,7 @@ class Running:
 
 
 class History:
-    """What the edits of one process have left behind, by weight shape: statistics of x and of delta."""
+    """Statistics of x and of delta over the edits of one process, by weight shape."""
 
     def __init__(self) -> None:
         self._running: dict[Shape, tuple[Running, Running]] = {}
@@ -76,9 +76,9 @@ class History:
 
     def copy(self, device: torch.device | str) -> "History":
         """The same on a device, for another sequence that goes on from here."""
-        found = History()
-        found._running = {shape: (x.to(device), delta.to(device)) for shape, (x, delta) in self._running.items()}
-        return found
+        history = History()
+        history._running = {shape: (x.to(device), delta.to(device)) for shape, (x, delta) in self._running.items()}
+        return history
 
 
 def _none(row_NX: Tensor) -> Running:

@@ -1,7 +1,6 @@
 """MEND's trained network: one transform per weight shape, learned step sizes, and the row of the [PAD] token.
 
-Covers what the network computes. What it is fed with is mend.py's, its files are mend_weights.py's, the normalisation
-as the released code really does it mend_history.py's. Shape letters as in mend.py.
+Covers what the network computes. Shape letters as in mend.py.
 """
 
 from collections.abc import Mapping
@@ -84,5 +83,5 @@ class Network:
     def to(self, device: torch.device | str) -> "Network":
         """The same network on a device."""
         pad_D = None if self.pad_embedding is None else self.pad_embedding.to(device)
-        transforms = {shape: one.to(device) for shape, one in self.transforms.items()}
+        transforms = {shape: transform.to(device) for shape, transform in self.transforms.items()}
         return replace(self, transforms=transforms, edit_lrs=self.edit_lrs.to(device), pad_embedding=pad_D)

@@ -2,7 +2,7 @@
 
 Covers the objective of a few views, each scored under its own change, and success figures. As published:
 edit_weight * NLL of the target at the edited prompt or a rephrasing + keep_weight * KL(unedited || edited) of the
-next-token distributions at unrelated prompts. It takes no training step: mend_train.py does.
+next-token distributions at unrelated prompts.
 
 Whatever the edit does not change is computed once where it fits in CACHE_BYTES: the gradients that the network reads,
 the states entering the lowest edited layer, the unedited distributions. These are constants of the model.
@@ -72,7 +72,7 @@ def items_of(model: LanguageModel, facts: Sequence[Fact], variants: int = 1, see
     targets: dict[str, set[str]] = {}
     for fact in facts:
         targets.setdefault(fact.relation_id, set()).add(fact.object_new)
-    found = []
+    items = []
     for number, view in [(number, view) for number, fact in enumerate(facts) for view in fact.views()]:
         prompts = (*view.reliability, *view.generality)
         kept = tuple(Request(model.tokens.encode(prompt).ids, 0) for prompt in view.specificity)
@@ -81,9 +81,9 @@ def items_of(model: LanguageModel, facts: Sequence[Fact], variants: int = 1, see
         for variant in range(variants):
             target = view.target if variant == 0 else pool[int(draw.integers(len(pool)))]
             words = fill(view.template, view.subject) if variant == 0 else prompts[variant % len(prompts)]
-            asked = tuple(sentence(model, one, target) for one in prompts)
-            found.append(Item(view, number, sentence(model, words, target), asked, prompt, kept))
-    return found
+            asked = tuple(sentence(model, text, target) for text in prompts)
+            items.append(Item(view, number, sentence(model, words, target), asked, prompt, kept))
+    return items
 
 
 class Objective:
@@ -118,25 +118,25 @@ class Objective:
     def changes(self, network: Network, items: Sequence[Item], swapped: bool = False) -> Changes:
         """The edit of each item, as tensors over all of them; differentiable in the network."""
         reads = self.reads(items)
-        found = {}
+        changes = {}
         for w, (weight, e) in enumerate(zip(self.inner, step_order(self.inner, swapped), strict=True)):
-            counts = [len(one.x_W[w]) for one in reads]
+            counts = [len(read.x_W[w]) for read in reads]
             x_NI, delta_NO = network.transforms[weight.shape](
-                torch.cat([one.x_W[w] for one in reads]), torch.cat([one.delta_W[w] for one in reads]), weight.mode
+                torch.cat([read.x_W[w] for read in reads]), torch.cat([read.delta_W[w] for read in reads]), weight.mode
             )
             delta_NO = network.edit_lrs[e] * self.scale * delta_NO
             x_FRI, delta_FRO = (
                 pad_sequence(rows_NX.split(counts), batch_first=True).to(self.model.decoder.dtype)
                 for rows_NX in (x_NI, delta_NO)
             )
-            found[weight.name] = (x_FRI.transpose(1, 2), delta_FRO)
-        return found
+            changes[weight.name] = (x_FRI.transpose(1, 2), delta_FRO)
+        return changes
 
     def reads(self, items: Sequence[Item]) -> list[_Read]:
         """What the network reads for each item."""
         wanted = [item.request for item in items]
-        if all(one in self._reads for one in wanted):
-            return [self._reads[one] for one in wanted]
+        if self._reads.keys() >= set(wanted):
+            return [self._reads[request] for request in wanted]
         return self._read(wanted)
 
     def score(
@@ -150,20 +150,20 @@ class Objective:
         texts = [text for _, text in (*scored, *kept)]
         fact_B = torch.tensor([f for f, _ in (*scored, *kept)], device=decoder.device)
         reads = [
-            (b, len(one.ids) - one.scored + j - 1, one.ids[len(one.ids) - one.scored + j])
-            for b, (_, one) in enumerate(scored)
-            for j in range(one.scored)
+            (b, at - 1, text.ids[at])
+            for b, (_, text) in enumerate(scored)
+            for at in range(len(text.ids) - text.scored, len(text.ids))
         ]
         row_N, at_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
-        share_N = torch.tensor([1 / one.scored for _, one in scored for _ in range(one.scored)], device=decoder.device)
+        share_N = torch.tensor([1 / scored[b][1].scored for b, _, _ in reads], device=decoder.device)
         kept_B = torch.arange(len(scored), len(texts), device=decoder.device)
-        last_B = torch.tensor([len(one.ids) - 1 for _, one in kept], device=decoder.device, dtype=torch.long)
+        last_B = torch.tensor([len(text.ids) - 1 for _, text in kept], device=decoder.device, dtype=torch.long)
 
         if self._before.keys() >= set(texts):
-            before = [self._before[one] for one in texts]
+            before = [self._before[text] for text in texts]
         else:
-            before = [one for part in _cut(texts) for one in self._unedited(part)]
-        hidden_BTD = pad_sequence([one.hidden_TD for one in before], batch_first=True)
+            before = [state for part in _cut(texts) for state in self._unedited(part)]
+        hidden_BTD = pad_sequence([state.hidden_TD for state in before], batch_first=True)
         edits = {name: LowRankRows(left[fact_B], right[fact_B]) for name, (left, right) in changes.items()}
         hidden_BTD = decoder.blocks(hidden_BTD, self._lowest, edits=edits)
         nll_N = token_nll(decoder, hidden_BTD[row_N, at_N], token_N) * share_N
@@ -171,7 +171,7 @@ class Objective:
         if not kept:
             return nll_P, nll_P.new_zeros(0)
         edited_PV = decoder.logits(hidden_BTD[kept_B, last_B]).log_softmax(-1)
-        unedited_PV = torch.stack([one.next_V for one in before[len(scored) :]])
+        unedited_PV = torch.stack([state.next_V for state in before[len(scored) :]])
         return nll_P, (unedited_PV.exp() * (unedited_PV - edited_PV)).sum(-1)
 
     def value(self, nll_P: Tensor, kl_P: Tensor) -> Tensor:
@@ -188,15 +188,15 @@ class Objective:
         kl: list[float] = []
         for start in range(0, len(items), self.batch):
             part = items[start : start + self.batch]
-            scored = [(f, one) for f, item in enumerate(part) for one in item.asked]
-            kept = [(f, one) for f, item in enumerate(part) for one in item.kept]
+            scored = [(f, text) for f, item in enumerate(part) for text in item.asked]
+            kept = [(f, text) for f, item in enumerate(part) for text in item.kept]
             others = [(f, items[(start + f + 2) % len(items)]) for f in range(len(part))]
             kept += [(f, other.prompt) for f, other in others if other.fact != part[f].fact]
             nll_P, kl_P = self.score(self.changes(network, part), scored, kept)
             nll += nll_P.tolist()
             kl += kl_P.tolist()
-        found = {"nll": _mean(nll), "kl": _mean(kl)}
-        return {"objective": self.edit_weight * found["nll"] + self.keep_weight * found["kl"], **found}
+        means = {"nll": mean(nll), "kl": mean(kl)}
+        return {"objective": self.edit_weight * means["nll"] + self.keep_weight * means["kl"], **means}
 
     @torch.no_grad()
     def success(self, network: Network, items: Sequence[Item], swapped: bool) -> dict[str, float]:
@@ -215,17 +215,17 @@ class Objective:
             for (f, group, _), (wanted, other) in zip(pairs, nll_P.view(-1, 2).tolist(), strict=True):
                 of_view.setdefault((f, group), []).append(float(wanted < other))
             for (f, group), values in of_view.items():
-                won.setdefault(f"{part[f].view.perspective} {group}", []).append(_mean(values))
-        return {name: round(_mean(values), 4) for name, values in sorted(won.items())}
+                won.setdefault(f"{part[f].view.perspective} {group}", []).append(mean(values))
+        return {name: round(mean(values), 4) for name, values in sorted(won.items())}
 
     def _pairs(self, view: View) -> list[tuple[str, tuple[Request, Request]]]:
         """Each prompt of a view with the wanted continuation and the other one, by kind of prompt."""
-        found = []
+        pairs = []
         for group in ("reliability", "generality", "specificity"):
             wanted, other = (view.foil, view.target) if group == "specificity" else (view.target, view.foil)
             for prompt in getattr(view, group):
-                found.append((group, (sentence(self.model, prompt, wanted), sentence(self.model, prompt, other))))
-        return found
+                pairs.append((group, (sentence(self.model, prompt, wanted), sentence(self.model, prompt, other))))
+        return pairs
 
     def _bytes(self, items: Sequence[Item], texts: Sequence[Request]) -> int:
         decoder = self.model.decoder
@@ -234,27 +234,30 @@ class Objective:
         return 4 * (rows + entering + len(texts) * decoder.embedding_VD.shape[0])
 
     def _read(self, requests: Sequence[Request]) -> list[_Read]:
-        found = inner_gradients(self.model, [[one] for one in requests], self.inner, None)
-        x_WF = [x_NI.split(counts) for x_NI, counts in zip(found.x_W, found.counts_W, strict=True)]
-        delta_WF = [delta_NO.split(counts) for delta_NO, counts in zip(found.delta_W, found.counts_W, strict=True)]
+        gradients = inner_gradients(self.model, [[request] for request in requests], self.inner, None)
+        x_WF = [x_NI.split(counts) for x_NI, counts in zip(gradients.x_W, gradients.counts_W, strict=True)]
+        delta_WF = [
+            delta_NO.split(counts) for delta_NO, counts in zip(gradients.delta_W, gradients.counts_W, strict=True)
+        ]
         return [_Read([x_F[f] for x_F in x_WF], [delta_F[f] for delta_F in delta_WF]) for f in range(len(requests))]
 
     @torch.no_grad()
     def _unedited(self, texts: Sequence[Request]) -> list[_Before]:
         decoder = self.model.decoder
-        word_BTD = decoder.words(self.model.tokens.pad([one.ids for one in texts], decoder.device))
+        word_BTD = decoder.words(self.model.tokens.pad([text.ids for text in texts], decoder.device))
         below_BTD = decoder.blocks(decoder.embed(word_BTD), 0, self._lowest)
         hidden_BTD = decoder.blocks(below_BTD, self._lowest)
-        last_B = torch.tensor([len(one.ids) - 1 for one in texts], device=decoder.device)
+        last_B = torch.tensor([len(text.ids) - 1 for text in texts], device=decoder.device)
         next_BV = decoder.logits(hidden_BTD[torch.arange(len(texts), device=decoder.device), last_B]).log_softmax(-1)
-        return [_Before(below_BTD[b, : len(one.ids)].clone(), next_BV[b]) for b, one in enumerate(texts)]
+        return [_Before(below_BTD[b, : len(text.ids)].clone(), next_BV[b]) for b, text in enumerate(texts)]
 
 
 def _cut(requests: Sequence[Request]) -> list[list[Request]]:
     """Requests in order, in parts that a pass takes at once."""
-    size = max(1, BATCH_TOKENS // max((len(one.ids) for one in requests), default=1))
+    size = max(1, BATCH_TOKENS // max((len(request.ids) for request in requests), default=1))
     return [list(requests[start : start + size]) for start in range(0, len(requests), size)]
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """The mean in exact summation, 0 of no values."""
     return math.fsum(values) / len(values) if values else 0.0

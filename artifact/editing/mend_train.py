@@ -1,7 +1,7 @@
 """Training MEND's network on a fact file: held-out facts decide when to stop, and a stopped training goes on.
 
 Covers the settings, the split, the network's start with its normalisation, the optimisation, its checkpoints and its
-figures on held-out facts. The objective is mend_objective.py's; reading and writing networks is mend_weights.py's.
+figures on held-out facts.
 
 Both perspectives are trained where the records carry them. Step sizes are trained in the order in which `corrected`
 applies them. Every draw is a function of the seed and the step, so that a checkpoint holds no generator.
@@ -10,6 +10,7 @@ Shape letters as in mend.py.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from artifact.editing.mend_gradients import Request
 from artifact.editing.mend_network import Network
-from artifact.editing.mend_objective import Item, Objective, items_of
+from artifact.editing.mend_objective import Item, Objective, items_of, mean
 from artifact.editing.mend_weights import network_of, stored
 from artifact.editing.methods.mend import MendHparams
 from artifact.editing.tensor_file import read_file, replace_file
@@ -37,7 +38,7 @@ FIGURES = {
     "steps swapped": "success, the file's statistics, step sizes swapped (--correct mend_training_mode)",
 }
 """What each figure of a network's file is, in words: by what normalisation and step sizes, under which protocol. As
-released altogether, a success depends on the edits before it (mend_history.py), so that a file has none."""
+released altogether, a success depends on the edits before it (mend_history.py), so a file has no figure for it."""
 UNFINISHED = ".partial"
 """Ending of the checkpoint beside the file that is being trained."""
 
@@ -141,9 +142,7 @@ def split(facts: Sequence[Fact], training: MendTraining) -> tuple[list[Fact], li
     """Facts to train on and facts held out, by the seed; FactError where too few would be left to train on."""
     count = max(1, round(training.validation * len(facts)))
     if len(facts) - count < 2:
-        raise FactError(
-            f"of {len(facts)} facts {count} would be held out; expected two or more to train on; give more records"
-        )
+        raise FactError(f"of {len(facts)} facts {count} would be held out, which leaves fewer than two; give more")
     order = np.random.default_rng([training.seed, 0]).permutation(len(facts)).tolist()
     learning, held_out = sorted(order[count:]), sorted(order[:count])
     return [facts[f] for f in learning], [facts[f] for f in held_out]
@@ -156,23 +155,37 @@ def initial(objective: Objective, items: Sequence[Item], training: MendTraining)
     """
     inner = objective.inner
     draw = torch.Generator().manual_seed(training.seed)
-    found: dict[str, Tensor] = {"edit_lrs": torch.full((len(inner),), training.first_step)}
-    shapes = sorted({weight.shape for weight in inner})
-    sums = {shape: [torch.zeros((), dtype=torch.float64)] * 4 for shape in shapes}
-    counts = dict.fromkeys(shapes, 0)
-    chosen = items[: training.norm_views]
-    for start in range(0, len(chosen), training.batch):
-        for read in objective.reads(chosen[start : start + training.batch]):
-            for weight, x_NI, delta_NO in zip(inner, read.x_W, read.delta_W, strict=True):
+    tensors = {"edit_lrs": torch.full((len(inner),), training.first_step)}
+    tensors |= _normalisation(objective, items[: training.norm_views], training.batch)
+    for shape in sorted({weight.shape for weight in inner}):
+        width, modes = sum(shape), sum(weight.shape == shape for weight in inner)
+        for number in range(training.layers):
+            place = f"({shape[0]}, {shape[1]}).mlp.layers.{number}"
+            tensors |= {
+                f"{place}.u": torch.zeros(width, training.rank),
+                f"{place}.v": torch.randn(training.rank, width, generator=draw) / math.sqrt(width),
+                f"{place}.bias": torch.zeros(width),
+                f"{place}.mode_shift.weight": torch.zeros(modes, width),
+                f"{place}.mode_scale.weight": torch.ones(modes, width),
+            }
+    return {key: tensor.to(objective.model.decoder.device) for key, tensor in tensors.items()}
+
+
+def _normalisation(objective: Objective, items: Sequence[Item], batch: int) -> dict[str, Tensor]:
+    """Mean and standard deviation of x and delta over all rows of the items, by published keys."""
+    sums: dict[tuple[int, int], list[Tensor]] = {}
+    counts: Counter[tuple[int, int]] = Counter()
+    for start in range(0, len(items), batch):
+        for read in objective.reads(items[start : start + batch]):
+            for weight, x_NI, delta_NO in zip(objective.inner, read.x_W, read.delta_W, strict=True):
                 x_NI, delta_NO = x_NI.double().cpu(), delta_NO.double().cpu()
                 parts = [x_NI.sum(0), x_NI.square().sum(0), delta_NO.sum(0), delta_NO.square().sum(0)]
-                sums[weight.shape] = [a + b for a, b in zip(sums[weight.shape], parts, strict=True)]
+                before = sums.get(weight.shape, [0, 0, 0, 0])
+                sums[weight.shape] = [total + part for total, part in zip(before, parts, strict=True)]
                 counts[weight.shape] += len(x_NI)
-    for shape in shapes:
-        key, width = f"({shape[0]}, {shape[1]})", sum(shape)
-        modes = sum(weight.shape == shape for weight in inner)
+    tensors: dict[str, Tensor] = {}
+    for shape, (x_total, x_square, delta_total, delta_square) in sums.items():
         rows = counts[shape]
-        x_total, x_square, delta_total, delta_square = sums[shape]
         for name, total, square in (("u", x_total, x_square), ("v", delta_total, delta_square)):
             spread = ((square - total.square() / rows) / max(1, rows - 1)).clamp(min=0).sqrt()
             if not bool((total.isfinite() & spread.isfinite()).all()):
@@ -180,17 +193,9 @@ def initial(objective: Objective, items: Sequence[Item], training: MendTraining)
                     "training diverged before its first step: the model's states or gradients are not finite; give a "
                     "model of finite weights"
                 )
-            found |= {f"{key}.{name}_mean": (total / rows).float(), f"{key}.{name}_std": spread.float()}
-        for number in range(training.layers):
-            place = f"{key}.mlp.layers.{number}"
-            found |= {
-                f"{place}.u": torch.zeros(width, training.rank),
-                f"{place}.v": torch.randn(training.rank, width, generator=draw) / math.sqrt(width),
-                f"{place}.bias": torch.zeros(width),
-                f"{place}.mode_shift.weight": torch.zeros(modes, width),
-                f"{place}.mode_scale.weight": torch.ones(modes, width),
-            }
-    return {key: tensor.to(objective.model.decoder.device) for key, tensor in found.items()}
+            key = f"({shape[0]}, {shape[1]}).{name}"
+            tensors |= {f"{key}_mean": (total / rows).float(), f"{key}_std": spread.float()}
+    return tensors
 
 
 def _optimise(
@@ -209,12 +214,7 @@ def _optimise(
     while state.step < training.steps and state.since < training.patience:
         for group, rate in zip(optimiser.param_groups, (training.lr, training.step_lr), strict=True):
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * state.step / training.steps))
-        draw = np.random.default_rng([training.seed, 1, state.step])
-        chosen = draw.choice(len(items), min(training.batch, len(items)), replace=False).tolist()
-        part = [items[i] for i in chosen]
-        asked = [(f, item.asked[int(draw.integers(len(item.asked)))]) for f, item in enumerate(part)]
-        kept = [(f, _unrelated(item, items, draw)) for f, item in enumerate(part) for _ in range(training.kept)]
-        loss = objective.value(*objective.score(objective.changes(network, part), asked, kept))
+        loss = _loss(objective, network, items, training, state.step)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(state.trained().values(), training.clip)
@@ -224,19 +224,30 @@ def _optimise(
         losses.append(loss.item())
         state.step += 1
         if state.step % training.check_every == 0 or state.step == training.steps:
-            found = objective.held_out(network, looked_at)
-            if not math.isfinite(found["nll"] + found["kl"]):
+            judged = objective.held_out(network, looked_at)
+            value = judged["nll"] + judged["kl"]
+            if not math.isfinite(value):
                 raise EditError(
                     f"training diverged by step {state.step}: the held-out loss is not finite; give a smaller --lr"
                 )
-            state.look(found["nll"] + found["kl"])
+            state.look(value)
             say(
-                f"step {state.step}/{training.steps}: loss {_mean(losses):.4f}, held out {found['objective']:.4f} "
-                f"(NLL {found['nll']:.3f}, KL {found['kl']:.3f}), best at step {state.best_step}"
+                f"step {state.step}/{training.steps}: loss {mean(losses):.4f}, held out {judged['objective']:.4f} "
+                f"(NLL {judged['nll']:.3f}, KL {judged['kl']:.3f}), best at step {state.best_step}"
             )
             losses = []
             if checkpoint is not None:
                 state.write(checkpoint, optimiser)
+
+
+def _loss(objective: Objective, network: Network, items: Sequence[Item], training: MendTraining, step: int) -> Tensor:
+    """The objective of a step, whose views and prompts are drawn by the seed and the step."""
+    draw = np.random.default_rng([training.seed, 1, step])
+    chosen = draw.choice(len(items), min(training.batch, len(items)), replace=False).tolist()
+    part = [items[i] for i in chosen]
+    asked = [(f, item.asked[int(draw.integers(len(item.asked)))]) for f, item in enumerate(part)]
+    kept = [(f, _unrelated(item, items, draw)) for f, item in enumerate(part) for _ in range(training.kept)]
+    return objective.value(*objective.score(objective.changes(network, part), asked, kept))
 
 
 def _unrelated(item: Item, items: Sequence[Item], draw: np.random.Generator) -> Request:
@@ -250,12 +261,12 @@ def _unrelated(item: Item, items: Sequence[Item], draw: np.random.Generator) -> 
 
 @dataclass
 class _State:
-    """Where a training stands: networks now and at their best, Adam's moments, and the looks without improvement."""
+    """Where a training stands: networks now and at their best, Adam's averages, and the looks without improvement."""
 
     identity: str
     now: dict[str, Tensor]
     best: dict[str, Tensor]
-    moments: dict[str, Tensor]
+    averages: dict[str, Tensor]
     step: int = 0
     best_step: int = 0
     best_value: float = math.inf
@@ -298,9 +309,9 @@ class _State:
                 raise ValueError(f"{key} has two shapes")
         for key, tensor in self.trained().items():
             for name in ("exp_avg", "exp_avg_sq"):
-                if self.moments[f"{name} {key}"].shape != tensor.shape:
+                if self.averages[f"{name} {key}"].shape != tensor.shape:
                     raise ValueError(f"{name} of {key} has another shape")
-            if self.moments[f"step {key}"].numel() != 1:
+            if self.averages[f"step {key}"].numel() != 1:
                 raise ValueError(f"the step of {key} is not one number")
         if not all(type(count) is int and count >= 0 for count in (self.step, self.best_step, self.since)):
             raise ValueError("its steps are not numbers")
@@ -321,7 +332,7 @@ class _State:
         return {key: self.now[key] for key in sorted(self.now) if key == "edit_lrs" or ".mlp." in key}
 
     def optimiser(self, training: MendTraining) -> torch.optim.Adam:
-        """Adam over the trained tensors, its moments as they were."""
+        """Adam over the trained tensors, its averages as they were."""
         trained = self.trained()
         for tensor in trained.values():
             tensor.requires_grad_()
@@ -329,10 +340,10 @@ class _State:
         optimiser = torch.optim.Adam(
             [{"params": networks, "lr": training.lr}, {"params": [self.now["edit_lrs"]], "lr": training.step_lr}]
         )
-        if self.moments:
+        if self.averages:
             for key, tensor in trained.items():
                 names = ("exp_avg", "exp_avg_sq", "step")
-                optimiser.state[tensor] = {name: self.moments[f"{name} {key}"].clone() for name in names}
+                optimiser.state[tensor] = {name: self.averages[f"{name} {key}"].clone() for name in names}
         return optimiser
 
     def look(self, value: float) -> None:
@@ -341,10 +352,6 @@ class _State:
         if value < self.best_value:
             self.best_value, self.best_step, self.since = value, self.step, 0
             self.best = {key: tensor.detach().clone() for key, tensor in self.now.items()}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else 0.0
 
 
 def _damaged(path: Path, error: Exception) -> SettingError:

@@ -2,7 +2,7 @@
 
 Covers .pt files in the published layout ({"model": state dict with keys "mend.(I, O)..." or "gtn.(I, O)...", ...}),
 .npz files of the same keys without that prefix, .safetensors files written here, and the conversion of the first into
-the last. What the tensors mean is mend.py's, whose shape letters are used here.
+the last. Shape letters as in mend.py.
 
 A published file names foreign classes (a transformers configuration, omegaconf nodes). Every one of them is replaced by
 an inert stand-in, so that no foreign code is imported or run; tensors alone are taken.
@@ -42,7 +42,7 @@ _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class _StandIn:
-    """Takes the place of any foreign class or function of a pickle: accepts everything, does nothing."""
+    """Stands in for any foreign class or function of a pickle: accepts everything, does nothing."""
 
     def __new__(cls, *given: object, **named: object) -> "_StandIn":
         return super().__new__(cls)
@@ -55,7 +55,7 @@ class _StandIn:
 
 
 def _plain_dict(*given: object) -> OrderedDict[object, object]:
-    """Takes the place of dictionaries with a default, which torch fills but does not make."""
+    """Stands in for dictionaries with a default, which torch fills but does not make."""
     return OrderedDict()
 
 
@@ -105,19 +105,19 @@ def network_of(tensors: Mapping[str, Tensor], source: str, pad_is_mean: bool = F
 
 def tensors_of(network: Network) -> dict[str, Tensor]:
     """The network by published keys, as `network_of` reads it."""
-    found: dict[str, Tensor] = {}
-    for (inputs, outputs), one in network.transforms.items():
+    tensors: dict[str, Tensor] = {}
+    for (inputs, outputs), transform in network.transforms.items():
         key = f"({inputs}, {outputs})"
-        found |= {f"{key}.u_mean": one.u_mean_I, f"{key}.u_std": one.u_std_I}
-        found |= {f"{key}.v_mean": one.v_mean_O, f"{key}.v_std": one.v_std_O}
-        for number, layer in enumerate(one.layers):
+        tensors |= {f"{key}.u_mean": transform.u_mean_I, f"{key}.u_std": transform.u_std_I}
+        tensors |= {f"{key}.v_mean": transform.v_mean_O, f"{key}.v_std": transform.v_std_O}
+        for number, layer in enumerate(transform.layers):
             place = f"{key}.mlp.layers.{number}"
-            found |= {f"{place}.u": layer.u_ER, f"{place}.v": layer.v_RE, f"{place}.bias": layer.bias_E}
-            found |= {f"{place}.mode_shift.weight": layer.shift_SE, f"{place}.mode_scale.weight": layer.scale_SE}
-    found["edit_lrs"] = network.edit_lrs
+            tensors |= {f"{place}.u": layer.u_ER, f"{place}.v": layer.v_RE, f"{place}.bias": layer.bias_E}
+            tensors |= {f"{place}.mode_shift.weight": layer.shift_SE, f"{place}.mode_scale.weight": layer.scale_SE}
+    tensors["edit_lrs"] = network.edit_lrs
     if network.pad_embedding is not None:
-        found["pad_embedding"] = network.pad_embedding
-    return found
+        tensors["pad_embedding"] = network.pad_embedding
+    return tensors
 
 
 def convert(path_pt: Path, out: Path) -> dict[str, str]:
@@ -171,7 +171,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = read_file(path)
     except (OSError, ValueError) as error:
         raise SettingError(f"{path}: cannot be read as a safetensors file ({reason(error)}); {_WHOLE}") from None
-    if (told := metadata.get("tensors_sha256")) and told != tensors_hash(tensors):
+    if (expected := metadata.get("tensors_sha256")) and expected != tensors_hash(tensors):
         raise SettingError(f"{path}: its tensors are not those it was written with; {_WHOLE}")
     return tensors, metadata
 
@@ -201,17 +201,14 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise SettingError(f"{path}: cannot be read as a file of torch weights ({_reason(error)}); {_WHOLE}") from None
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
-        raise SettingError(
-            f'{path}: has no entry "model" with weights by name; give a file in MEND\'s published layout'
-        )
-    found = {}
+        raise SettingError(f'{path}: has no entry "model" with weights by name; give one in MEND\'s published layout')
+    tensors = {}
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            continue
-        prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), None)
-        if prefix or key in _OTHERS:
-            found[key.removeprefix(prefix or "")] = value
-    return found
+        if isinstance(key, str) and isinstance(value, Tensor):
+            prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), "")
+            if prefix or key in _OTHERS:
+                tensors[key.removeprefix(prefix)] = value
+    return tensors
 
 
 def _too_large(path: Path) -> RunError:
@@ -256,21 +253,19 @@ def _full(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises SettingError for a tensor that the network is made of and that holds no plain floating-point numbers.
     """
-    found = {}
+    full = {}
     for key, tensor in tensors.items():
         if key.endswith(_UNUSED) or not (_KEY.fullmatch(key) or key in _OTHERS):
             continue
         if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in _TYPES:
             kind = "without numbers (meta)" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
-            raise SettingError(
-                f"{path}: {key} is {kind.replace('torch.', '')}; expected a dense tensor of floating-point numbers"
-            )
-        found[key] = tensor.detach().to(torch.float32, copy=True).contiguous()
-    return found
+            raise SettingError(f"{path}: {key} is {kind.replace('torch.', '')}; expected dense floating-point numbers")
+        full[key] = tensor.detach().to(torch.float32, copy=True).contiguous()
+    return full
 
 
 def _reason(error: Exception) -> str:
-    """What torch found, without its advice to load the file unchecked."""
+    """What torch reports, without its advice to load the file unchecked."""
     if blocked := re.search(r"GLOBAL (\S+) whose module \S+ is blocked", str(error)):
         return f"it asks to run {blocked[1]}"
     lines = str(error).strip().splitlines()

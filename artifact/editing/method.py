@@ -1,4 +1,4 @@
-"""What an editing method is to the rest of the house: one object that says all that plans, tables and commands ask.
+"""What an editing method is: one object that says all that plans, tables and commands ask.
 
 A method is one file in methods/ that ends in METHOD = Method(...), and one line in that folder's registry. Nothing here
 or there imports torch before an edit is made, so that help and reports start at once.
@@ -66,7 +66,7 @@ class Method:
     ordered_by: str = ""
     """The protocol's switch under which each edit depends on those before it; empty: never."""
     count_rows: "Callable[[Editor, Groups, History, int | None], None] | None" = None
-    """For such a method: adds what the edits of groups leave behind to a history, without making them."""
+    """For such a method: adds what the edits of groups would leave to a history, without making them."""
     undone_by: str = ""
     """The protocol's switch under which its edit is undone before scoring, as the released code does; empty: never."""
     unchanged: str = ""
@@ -80,13 +80,13 @@ class Method:
     steps: str = ""
     """The hyperparameter that says how many steps its optimisation takes at most."""
     stops: Mapping[Perspective, float] = field(default_factory=dict)
-    """The share of these steps that an edit took before it stopped early, in the run that bench/steps.py names."""
+    """The share of these steps that an edit took before it stopped early, in the run that bench/work.py names."""
     value_rows: int = 0
     """Most rows of one fact in its value optimisation."""
     network_bytes: Callable[[Shape], int] = lambda shape: 0
     """Bytes of its network."""
     loop: str = ""
-    """The benchmark's one-fact-at-a-time way of it, as "module:function"."""
+    """The benchmark's loop over single facts, as "module:function"."""
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -29,12 +29,12 @@ def moments_sha256(moments: Moments, decoder: Decoder, layers: Sequence[int]) ->
 def moments_note(
     moments: Moments, model: LanguageModel, layers: Sequence[int], any_model: bool, named: bool = False
 ) -> str:
-    """What must be said of the model that these layers' files were made for (made_for.note, whose errors it raises)."""
+    """A line on the model that these layers' files were made for (made_for.note, whose errors it raises)."""
     if moments.folder is None:
         return ""
     theirs = dict.fromkeys(_made_for(moments, model.decoder, layer) for layer in layers)
-    said = (made_for.note(str(moments.folder), one, model, any_model, named) for one in theirs)
-    return "; ".join(line for line in said if line)
+    notes = (made_for.note(str(moments.folder), sha256, model, any_model, named) for sha256 in theirs)
+    return "; ".join(filter(None, notes))
 
 
 def _made_for(moments: Moments, decoder: Decoder, layer: int) -> str | None:
@@ -43,12 +43,12 @@ def _made_for(moments: Moments, decoder: Decoder, layer: int) -> str | None:
     file = moments.file(moments.folder, decoder, layer)
     try:
         with ZipFile(file) as archive:
-            key, _, found = archive.comment.decode(errors="replace").partition("=")
+            key, _, sha256 = archive.comment.decode(errors="replace").partition("=")
     except UNREADABLE as error:
         raise no_moment_file(file, error) from None
     if key == made_for.KEY:
-        return made_for.hash_in(str(file), {key: found})
+        return made_for.hash_in(str(file), {key: sha256})
     for folder in (file.parent, moments.folder):
-        if made := provenance(folder):
-            return made_for.hash_in(str(folder / PROVENANCE), made)
+        if about := provenance(folder):
+            return made_for.hash_in(str(folder / PROVENANCE), about)
     return None

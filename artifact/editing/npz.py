@@ -56,6 +56,4 @@ def write_arrays(path: Path, content: Iterable[tuple[str, object]], comment: str
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, array, allow_pickle=False)
     except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror}); make room there, or name another folder"
-        ) from None
+        raise RunError(f"{path}: cannot be written ({error.strerror}); make room, or name another folder") from None

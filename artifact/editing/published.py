@@ -2,7 +2,7 @@
 
 Covers the JSON files of ROME's and MEMIT's repositories for all five methods. A file that names another module than the
 one edited is refused. Where it names other moments or weights than are used, a line says so. Keys that change nothing
-here are taken by name. The hyperparameters themselves are hparams.py's, which refuses all other keys.
+here are taken by name.
 """
 
 from collections.abc import Sequence
@@ -48,16 +48,14 @@ def hyperparameters_of(path: Path, decoder: Decoder | None) -> dict[str, Any]:
         expected = _expected(key, decoder)
         if key in given and str(given[key]).replace("{}", "0") not in expected:
             wanted = " or ".join(dict.fromkeys(name.replace(".0", ".{}", 1) for name in expected))
-            raise SettingError(
-                f"{path}: {key} names {given[key]!r}, and {wanted} is what is used here; give a file for that module"
-            )
+            raise SettingError(f"{path}: {key} names {given[key]!r}, and {wanted} is used here; give a file for it")
     for key, values in _ONE_VALUE.items():
         if key in given and given[key] not in values:
             raise SettingError(f"{path}: {key} is {given[key]!r} and only {values[0]!r} is known here; leave it out")
-    found = {key: value for key, value in given.items() if key not in _ELSEWHERE}
-    if found.get("weight_decay") is False:
-        found["weight_decay"] = 0.0  # as some of FT's published files write it
-    return found
+    hparams = {key: value for key, value in given.items() if key not in _ELSEWHERE}
+    if hparams.get("weight_decay") is False:
+        hparams["weight_decay"] = 0.0  # as some of FT's published files write it
+    return hparams
 
 
 def notes(path: Path | None, model: LanguageModel, moments: Moments | None, network: Network | None) -> tuple[str, ...]:
@@ -67,20 +65,20 @@ def notes(path: Path | None, model: LanguageModel, moments: Moments | None, netw
     if path is None:
         return ()
     given = msgspec.convert(read_json(path), dict[str, Any])
-    found = []
+    lines = []
     name = given.get("model_name")
     if name is not None and _plain_name(str(name)) != _plain_name(model.name):
-        found.append(f"{path.name} is for the model {name}; the model edited is {model.name}")
+        lines.append(f"{path.name} is for the model {name}; the model edited is {model.name}")
     if moments is not None:
         asked = {key: given[key] for key in _MOMENTS if key in given}
         held = moments.published(model.decoder) or {}
         if any(held.get(key) != value for key, value in asked.items()):
             words = ", ".join(f"{key} {value}" for key, value in asked.items())
-            found.append(f"{path.name} names other second moments ({words}); used are those of {moments.source}")
+            lines.append(f"{path.name} names other second moments ({words}); used are those of {moments.source}")
     data = [key for key in _MEND_DATA if given.get(key)]
     if network is not None and data:
-        found.append(f"{path.name} names a network trained with {', '.join(data)}; used is {network.source}")
-    return tuple(found)
+        lines.append(f"{path.name} names a network trained with {', '.join(data)}; used is {network.source}")
+    return tuple(lines)
 
 
 def _plain_name(model: str) -> str:

@@ -1,7 +1,6 @@
 """safetensors files of edits and networks: written in one step, same content, same bytes; read with nothing trusted."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from artifact.errors import RunError
 from artifact.io import open_regular, reason, write_atomically
+from artifact.reading import name_given_twice
 
 _HEADER_LIMIT = 10_000_000
 
@@ -57,9 +57,8 @@ def _refuse_twice(path: Path) -> None:
         raise ValueError(f"its header of {size} bytes is cut off or too large")
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        if twice:
-            raise ValueError(f"its header names {twice[0][:80]!r} twice")
+        if (twin := name_given_twice(pairs)) is not None:
+            raise ValueError(f"its header names {twin[:80]!r} twice")
         return dict(pairs)
 
     try:

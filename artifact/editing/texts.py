@@ -1,7 +1,7 @@
 """A source of texts as a stream: a text file, JSON lines, standard input, or the embedded world's corpus.
 
-Covers reading line by line with the place and the hash of all that was read, and finding that place again. Nothing is
-fetched, no text is drawn at random, and none is changed but for its line's end. Tokens are collect.py's.
+Covers reading line by line with the place and the hash of all that was read, and finding that place again. No text is
+drawn at random, and none is changed but for its line's end.
 """
 
 import hashlib
@@ -107,9 +107,7 @@ class Reader:
         try:
             block = read()
         except OSError as error:
-            raise SettingError(
-                f"{self._source.name}: cannot be read ({error.strerror}); give a readable file"
-            ) from None
+            raise SettingError(f"{self._source.name}: cannot be read ({error.strerror}); give a readable one") from None
         self._digest.update(block)
         self.bytes += len(block)
         return block

@@ -2,7 +2,7 @@
 
 Sources: equations (6) and (7); the released code's comparison of probabilities (`success`). A case's value is the
 mean over its prompts; a table's is the mean over cases (reporting). The relation columns have two foils: the word
-"None", as the paper compares, and another relation of the same kind of subject, which is harder. It runs no model.
+"None", as the paper compares, and another relation of the same kind of subject, which is harder.
 """
 
 import math
@@ -129,12 +129,12 @@ def view_score(prompts: Mapping[Group, Sequence[PromptScore]], foil: str | None 
 
 def case_values(views: Mapping[str, Any]) -> list[float]:
     """A stored case's numbers in the order of VALUES; nan where it has no prompts, or no other relation."""
-    found = []
+    values = []
     for metric, column in VALUES:
         groups = views.get(column.view, {}).get("another" if column.foil else "metrics", {})
         value = (groups.get(column.group) or {}).get(metric)
-        found.append(math.nan if value is None else float(value))
-    return found
+        values.append(math.nan if value is None else float(value))
+    return values
 
 
 def case_json(score: CaseScore) -> dict[str, Any]:
@@ -142,15 +142,16 @@ def case_json(score: CaseScore) -> dict[str, Any]:
 
     The relation view also holds `another_relation`: the foil's name, and each group's metrics against it.
     """
-    found: dict[str, Any] = {"case_id": score.case_id}
-    for view, one in score.views.items():
-        found[view] = {
-            group: {**metrics, "prompts": [asdict(prompt) for prompt in one.prompts.get(group, ())]}
-            for group, metrics in one.metrics.items()
+    case: dict[str, Any] = {"case_id": score.case_id}
+    for view, scored in score.views.items():
+        case[view] = {
+            group: {**metrics, "prompts": [asdict(prompt) for prompt in scored.prompts.get(group, ())]}
+            for group, metrics in scored.metrics.items()
         }
-        if one.foil is not None:
-            found[view]["another_relation"] = {"foil": one.foil, **{str(group): m for group, m in one.another.items()}}
-    return found
+        if scored.foil is not None:
+            against = {str(group): metrics for group, metrics in scored.another.items()}
+            case[view]["another_relation"] = {"foil": scored.foil, **against}
+    return case
 
 
 def _mean(values: Sequence[float]) -> float | None:

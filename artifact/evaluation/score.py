@@ -2,8 +2,8 @@
 
 Covers what the tables need: every prompt of both views with its continuations (target, foil, and the relation view's
 harder foil), teacher forced, as `prompt + " " + text`. All texts of a case make one row, in which a shared beginning is
-computed once. Golden numbers: tests/reference/eval and the metrics of tests/reference/rake_rome, 1e-4. What the numbers
-mean is metrics.py's.
+computed once. metrics.py says what the numbers mean. Golden numbers: tests/reference/eval and the metrics of
+tests/reference/rake_rome, 1e-4.
 
 Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from artifact.editing.edit import Edit, rows
+from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
 from artifact.evaluation.metrics import GROUPS, CaseScore, Group, PromptScore, view_score
 from artifact.facts.fact import Fact, Perspective
-from artifact.lm.decoder import Aligned, Decoder
+from artifact.lm.decoder import Aligned, Decoder, RowEdits
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
 from artifact.lm.load import LanguageModel
 
@@ -38,8 +38,12 @@ class _Continuation:
     text: tuple[int, ...]
 
 
-_View = tuple[dict[Group, list[tuple[str, list[_Continuation]]]], str | None]
-"""Each group's prompts with their continuations, and the name of the harder foil."""
+_Reading = tuple[float, bool]
+"""Mean NLL of a continuation, and whether all its tokens are the argmax."""
+_Asked = list[tuple[str, list[_Continuation]]]
+"""Prompts with their continuations."""
+_View = tuple[dict[Group, _Asked], str | None]
+"""Each group's prompts, and the name of the harder foil."""
 
 
 def score_cases(
@@ -53,37 +57,33 @@ def score_cases(
     Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with, EditError for
     a case whose score is not finite.
     """
-    cases = [(fact.case_id, _asked(model, case, fact)) for case, fact in enumerate(facts)]
-    wanted = dict.fromkeys(
-        one
-        for _, views in cases
-        for groups, _ in views.values()
-        for prompts in groups.values()
-        for _, asked in prompts
-        for one in asked
-    )
-    found = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
-    for one, (nll, _) in found.items():
+    cases = [_asked(model, case, fact) for case, fact in enumerate(facts)]
+    asked = [prompts for views in cases for groups, _ in views.values() for prompts in groups.values()]
+    wanted = dict.fromkeys(text for prompts in asked for _, texts in prompts for text in texts)
+    readings = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
+    for text, (nll, _) in readings.items():
         if not math.isfinite(nll):
             under = "its edit" if edits is not None else "the unedited model"
-            raise EditError(f"case {facts[one.case].case_id}: the loss of a text under {under} is {nll}, not finite")
+            raise EditError(f"case {facts[text.case].case_id}: the loss of a text under {under} is {nll}, not finite")
 
-    def scored(prompt: str, asked: Sequence[_Continuation]) -> PromptScore:
-        (new, new_right), (true, true_right), *other = (found[one] for one in asked)
-        return PromptScore(prompt, new, true, new_right, true_right, other[0][0] if other else None)
+    def scores(prompts: _Asked) -> list[PromptScore]:
+        return [_prompt_score(prompt, [readings[text] for text in texts]) for prompt, texts in prompts]
 
     return [
         CaseScore(
-            case_id,
+            fact.case_id,
             {
-                perspective: view_score(
-                    {group: [scored(*one) for one in asked] for group, asked in groups.items()}, foil
-                )
+                perspective: view_score({group: scores(prompts) for group, prompts in groups.items()}, foil)
                 for perspective, (groups, foil) in views.items()
             },
         )
-        for case_id, views in cases
+        for fact, views in zip(facts, cases, strict=True)
     ]
+
+
+def _prompt_score(prompt: str, readings: Sequence[_Reading]) -> PromptScore:
+    (new, new_right), (true, true_right), *another = readings
+    return PromptScore(prompt, new, true, new_right, true_right, another[0][0] if another else None)
 
 
 def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _View]:
@@ -93,7 +93,7 @@ def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _Vi
         for view in fact.views():
             foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
             texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *foils)]
-            groups: dict[Group, list[tuple[str, list[_Continuation]]]] = {group: [] for group in GROUPS}
+            groups: dict[Group, _Asked] = {group: [] for group in GROUPS}
             for group, prompts in groups.items():
                 for prompt in getattr(view, group):
                     encoded = model.tokens.encode(prompt)
@@ -107,54 +107,54 @@ def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _Vi
 
 def _read(
     model: LanguageModel, wanted: Sequence[_Continuation], edits: Sequence[Edit] | Edit | None, memory: Memory
-) -> dict[_Continuation, tuple[float, bool]]:
-    """Mean NLL and whether all tokens are the argmax, for each continuation."""
-    decoder = model.decoder
+) -> dict[_Continuation, _Reading]:
+    """What is read for each continuation: cases of like lengths in batches, smallest first."""
     packed: dict[int, _Packed] = {}
-    for one in wanted:
-        packed.setdefault(one.case, _Packed()).add(one)
+    for text in wanted:
+        packed.setdefault(text.case, _Packed()).add(text)
     order = sorted(packed, key=lambda case: len(packed[case].ids))
-    found: dict[_Continuation, tuple[float, bool]] = {}
+    readings: dict[_Continuation, _Reading] = {}
 
     def fitting(left: Sequence[int]) -> int:
         count = _together([len(packed[case].ids) for case in left])
-        return min(count, memory.limit // 2 // max(_case_bytes(decoder, packed[case]) for case in left[:count]))
+        return min(count, memory.limit // 2 // max(_case_bytes(model.decoder, packed[case]) for case in left[:count]))
 
     def compute(batch: Sequence[int]) -> tuple[list[float], list[bool]]:
-        row_edits = None
-        if isinstance(edits, Edit):
-            row_edits = rows([edits], [0] * len(batch))
-        elif edits is not None:
-            row_edits = rows(edits, batch)
-        # Continuations of one token read the same position: its logits are made once.
-        places: dict[tuple[int, int], int] = {}
-        reads = [
-            (places.setdefault((row, at), len(places)), token)
-            for row, case in enumerate(batch)
-            for one, path in packed[case].paths.items()
-            for at, token in zip(path[len(one.prompt) - 1 :], one.text, strict=True)
-        ]
-        with torch.no_grad():
-            aligned = _aligned([packed[case] for case in batch], decoder.device)
-            word_BTD = decoder.words(
-                model.tokens.pad([packed[case].ids for case in batch], decoder.device, whole=False)
-            )
-            hidden_BTD = decoder.blocks(decoder.embed(word_BTD, aligned=aligned), aligned=aligned, edits=row_edits)
-            row_P, at_P = torch.tensor(list(places), device=decoder.device).unbind(1)
-            log_PV = decoder.logits(hidden_BTD[row_P, at_P]).log_softmax(-1)
-            place_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
-            nll = (-log_PV[place_N, token_N]).tolist()
-            right = (log_PV.argmax(-1)[place_N] == token_N).tolist()
-        return nll, right
+        of_rows = None
+        if edits is not None:
+            of_rows = row_edits([edits], [0] * len(batch)) if isinstance(edits, Edit) else row_edits(edits, batch)
+        return _read_batch(model, [packed[case] for case in batch], of_rows)
 
     for batch, (nll, right) in batches(order, fitting, compute, memory):
         position = 0
-        for case in batch:
-            for one in packed[case].paths:
-                part = slice(position, position + len(one.text))
-                found[one] = (sum(nll[part]) / len(one.text), all(right[part]))
-                position = part.stop
-    return found
+        for text in (text for case in batch for text in packed[case].paths):
+            part = slice(position, position + len(text.text))
+            readings[text] = (sum(nll[part]) / len(text.text), all(right[part]))
+            position = part.stop
+    return readings
+
+
+@torch.no_grad()
+def _read_batch(
+    model: LanguageModel, batch: Sequence["_Packed"], edits: RowEdits | None
+) -> tuple[list[float], list[bool]]:
+    """NLL of every token of every continuation, row after row, and whether it is the argmax."""
+    decoder = model.decoder
+    # Continuations of one token read the same position: its logits are made once.
+    places: dict[tuple[int, int], int] = {}
+    reads = [
+        (places.setdefault((row, at), len(places)), token)
+        for row, packed in enumerate(batch)
+        for text, path in packed.paths.items()
+        for at, token in zip(path[len(text.prompt) - 1 :], text.text, strict=True)
+    ]
+    aligned = _aligned(batch, decoder.device)
+    word_BTD = decoder.words(model.tokens.pad([packed.ids for packed in batch], decoder.device, whole=False))
+    hidden_BTD = decoder.blocks(decoder.embed(word_BTD, aligned=aligned), aligned=aligned, edits=edits)
+    row_P, at_P = torch.tensor(list(places), device=decoder.device).unbind(1)
+    log_PV = decoder.logits(hidden_BTD[row_P, at_P]).log_softmax(-1)
+    place_N, token_N = torch.tensor(reads, device=decoder.device).unbind(1)
+    return (-log_PV[place_N, token_N]).tolist(), (log_PV.argmax(-1)[place_N] == token_N).tolist()
 
 
 class _Packed:
@@ -171,10 +171,10 @@ class _Packed:
         self.paths: dict[_Continuation, list[int]] = {}
         self._places: dict[tuple[int, int], int] = {}
 
-    def add(self, one: _Continuation) -> None:
-        """Add a continuation behind its prompt."""
+    def add(self, text: _Continuation) -> None:
+        """Add a continuation after its prompt."""
         left, path = -1, []
-        for position, token in enumerate(one.fed):
+        for position, token in enumerate(text.fed):
             at = self._places.setdefault((left, token), len(self.ids))
             if at == len(self.ids):
                 self.ids.append(token)
@@ -182,7 +182,7 @@ class _Packed:
                 self.before.append(left)
             path.append(at)
             left = at
-        self.paths[one] = path
+        self.paths[text] = path
 
 
 def _together(sizes: Sequence[int]) -> int:
@@ -196,19 +196,19 @@ def _together(sizes: Sequence[int]) -> int:
 
 def _case_bytes(decoder: Decoder, packed: _Packed) -> int:
     """Bytes of a case's row: a block's inside, what its tokens see, and the logits that are read, three times over."""
-    reads = sum(len(one.text) for one in packed.paths)
+    reads = sum(len(text.text) for text in packed.paths)
     tokens = len(packed.ids)
     return row_bytes(decoder, 0, tokens) + 5 * tokens**2 + 3 * 4 * reads * decoder.embedding_VD.shape[0]
 
 
 def _aligned(batch: Sequence[_Packed], device: torch.device) -> Aligned:
     """Positions and what each token sees; padding sees itself, so that no row of the softmax is empty."""
-    width = max(len(one.ids) for one in batch)
+    width = max(len(packed.ids) for packed in batch)
     position_BT = torch.zeros(len(batch), width, dtype=torch.long)
     seen_BTT = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
-    for b, one in enumerate(batch):
-        position_BT[b, : len(one.ids)] = torch.tensor(one.positions)
-        for at, left in enumerate(one.before):
+    for b, packed in enumerate(batch):
+        position_BT[b, : len(packed.ids)] = torch.tensor(packed.positions)
+        for at, left in enumerate(packed.before):
             if left >= 0:
                 seen_BTT[b, at] |= seen_BTT[b, left]
     return Aligned(position_BT.to(device), seen_BTT[:, None].to(device))

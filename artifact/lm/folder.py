@@ -1,4 +1,4 @@
-"""What a model folder says beside its weights: configuration and tokenizer, read as data.
+"""What a model folder holds besides its weights: configuration and tokenizer, read as data.
 
 Nothing in a folder is run. A folder that asks for code of its own is refused before transformers sees it; the sizes in
 a configuration are checked before anything is made from them, and only the keys that a family reads are passed on.
@@ -37,13 +37,13 @@ _VOCABULARY_LIMIT = 500_000_000
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file; ModelError in one line for anything else."""
     try:
-        found = msgspec.json.decode(read_bytes(path, ModelError, "give a small, readable JSON object", _JSON_LIMIT))
+        content = msgspec.json.decode(read_bytes(path, ModelError, "give a small, readable JSON object", _JSON_LIMIT))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else reason(error)
         raise ModelError(f"{path}: is not valid JSON ({why}); expected one JSON object") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ModelError(f"{path}: is not a JSON object; expected one with the model's settings by name")
-    return found
+    return content
 
 
 def read_config(folder: Path) -> Any:
@@ -82,13 +82,15 @@ def _as_transformers(path: Path, model_type: str, given: dict[str, Any]) -> Any:
     try:
         config = CONFIG_MAPPING[model_type].from_dict(given)
     except Exception as error:  # its checks raise errors of many kinds
-        raise ModelError(f"{path}: is not a configuration of {model_type} ({_said(error)}); mend the file") from None
+        raise ModelError(
+            f"{path}: is not a {model_type} configuration ({_last_line(error)}); correct the file"
+        ) from None
     config.name_or_path = str(path.parent)
     return config
 
 
-def _said(error: Exception) -> str:
-    """What transformers' checks say: the cause stands in the last line."""
+def _last_line(error: Exception) -> str:
+    """The last line of what transformers' checks say, which names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return fit(lines[-1] if lines else type(error).__name__, 200)
 

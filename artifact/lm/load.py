@@ -106,10 +106,10 @@ def load_folder(
     tokens = read_tokens(folder, config, sizes.positions, sizes.vocabulary)
     check_fits(name or where, size_of(tensors.values(), dtype), device, dtype)
     with ThreadPoolExecutor(1) as beside:  # hashing takes as long as reading, and another core
-        found = beside.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
+        hashing = beside.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
         weights = placed(tensors, family, device, dtype, where)
     decoder = _decoder(family, sizes, weights)
-    return LanguageModel(name or where, found.result(), decoder, tokens, tokenizer_hash(folder))
+    return LanguageModel(name or where, hashing.result(), decoder, tokens, tokenizer_hash(folder))
 
 
 def from_module(module: Any, device: str = "cpu") -> Decoder:

@@ -2,7 +2,7 @@
 
 Covers finding the package's GGUF file, its conversion (4-bit weights become float32) and the folder it is kept in. The
 package brings a real language model, Apache-2.0, where a package index answers and a model hub does not. Its own code
-is never imported: it needs llama-cpp-python, which this package does not. Loading the folder is load.py's.
+is never imported: it needs llama-cpp-python, which this package does not.
 """
 
 import os
@@ -41,8 +41,8 @@ def converted() -> tuple[Path, str]:
 
 
 def _source() -> Path:
-    found = find_spec(_MODULE)
-    places = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+    spec = find_spec(_MODULE)
+    places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
     files = [file for place in places for file in sorted(place.glob("*.gguf"))]
     if len(files) != 1:
         what = f"holds {len(files)} GGUF files, expected one" if places else "is not installed"

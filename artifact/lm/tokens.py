@@ -1,15 +1,14 @@
 """Texts to token ids, and stretches of text to token positions, by character offsets.
 
 Covers everything that asks a tokenizer: ids and attention never carry token_type_ids (GPT-2 and GPT-J would add an
-embedding row to every position for them), and a subject that splits inside a character is found. It does not know
-models.
+embedding row to every position for them), and a subject that splits inside a character is found.
 
-Special tokens: before a prompt stands what the tokenizer itself puts there, found by asking it: nothing for GPT-2,
-GPT-J and SmolLM2, the begin token for Llama 3, which never saw a text without it. What it would put after a text (an
-end token) is left out: a prompt goes on, and no token before the end sees it.
+A prompt starts with the tokenizer's own special tokens, found by asking it: none for GPT-2, GPT-J and SmolLM2, the
+begin token for Llama 3, which never saw a text without it. A special token after a text (an end token) is left out: a
+prompt goes on.
 
-Continuations are ids: those that the tokenizer gives the text where it stands after another. A tokenizer that puts a
-space of its own before a text (sentence-piece, as Llama 2's) is asked with a sign before it, which is then cut off.
+A continuation's ids are those that the tokenizer gives the text after another one. A tokenizer that puts a space of its
+own before a text (sentence-piece, as Llama 2's) is asked with a sign before it, which is then cut off.
 """
 
 import sys
@@ -43,7 +42,7 @@ class Encoded:
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     opening: int = 0
-    """How many tokens in front stand for no character."""
+    """How many tokens at the start stand for no character."""
 
     def span(self, start: int, stop: int) -> tuple[int, ...]:
         """Positions of the tokens that hold any of the characters start..stop-1."""
@@ -78,31 +77,28 @@ class Tokens:
         self.limit = limit
         self._rows = sys.maxsize if rows is None else rows
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(
-                "the tokenizer tells no character offsets; give a model with a tokenizer.json (a fast tokenizer)"
-            )
+            raise ModelError("the tokenizer tells no character offsets; give a model with a fast one (tokenizer.json)")
         self.opening: tuple[int, ...] = self._opening()
-        if beyond := [one for one in self.opening if one >= self._rows]:
+        if beyond := [token for token in self.opening if token >= self._rows]:
             raise ModelError(
                 f"the tokenizer opens every text with the id {beyond[0]}, and the model has {self._rows} rows; give "
                 "the tokenizer that came with the model"
             )
-        marked = {token.content: one for one, token in tokenizer.added_tokens_decoder.items() if token.special}
-        marked = {text: one for text, one in marked.items() if one < self._rows}
+        marked = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        marked = {text: number for text, number in marked.items() if number < self._rows}
         named = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-        own, end = (None if one is not None and one >= self._rows else one for one in named)
-        known = [one for one in (*self.opening, marked.get(_DOCUMENTS), own, end) if one is not None]
+        begin_id, end = (None if number is not None and number >= self._rows else number for number in named)
+        known = [at for at in (*self.opening, marked.get(_DOCUMENTS), begin_id, end) if at is not None]
         if not known:
             raise ModelError("the tokenizer has no begin and no end token; give a model with a tokenizer that has one")
         self.document_id: int = known[0]
         self.document_ids: tuple[int, ...] = self.opening or (self.document_id,)
         self.end_id: int = known[0] if end is None else end
-        self.special_ids: tuple[int, ...] = tuple(
-            sorted({*marked.values(), *self.opening, self.document_id, self.end_id})
-        )
+        special = {*marked.values(), *self.opening, self.document_id, self.end_id}
+        self.special_ids: tuple[int, ...] = tuple(sorted(special))
         self.special_texts: tuple[str, ...] = tuple(tokenizer.convert_ids_to_tokens(list(self.special_ids)))
-        asked = tokenizer.init_kwargs.get("clean_up_tokenization_spaces")
-        self.cleans_spaces: bool = True if asked is None else bool(asked)
+        cleans = tokenizer.init_kwargs.get("clean_up_tokenization_spaces")
+        self.cleans_spaces: bool = True if cleans is None else bool(cleans)
         unknown = tokenizer.unk_token_id
         # GPT-2's tokenizers name their end token as the unknown one; bytes leave nothing unknown there.
         self._unknown = None if unknown in (self.document_id, self.end_id) else unknown
@@ -116,13 +112,13 @@ class Tokens:
 
     def _opening(self) -> tuple[int, ...]:
         """The ids that the tokenizer puts before a text, as it does for every one of the probes."""
-        found: set[tuple[int, ...] | None] = set()
+        openings: set[tuple[int, ...] | None] = set()
         for text, _ in _PROBES:
             plain, whole = self._plain(text), self._tokenizer(text, verbose=False)["input_ids"]
             places = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
-            # Where a text has no token at all, what comes cannot be told from what goes.
-            found.add(tuple(whole[: places[0]]) if places and (plain or not whole) else None)
-        (opening, *others) = found
+            # Where a text has no token at all, what comes before it cannot be told from what comes after.
+            openings.add(tuple(whole[: places[0]]) if places and (plain or not whole) else None)
+        (opening, *others) = openings
         if others or opening is None:
             raise ModelError(
                 "the tokenizer does not put the same tokens before every text; expected special tokens before or "
@@ -150,17 +146,15 @@ class Tokens:
         """Ids of a text where it stands after another; PromptError where they cannot be told."""
         for sign in self._signs:
             before = self._plain(sign) if sign else []
-            found = self._tokenizer(sign + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            ids, count = found["input_ids"], len(before)
+            encoded = self._tokenizer(sign + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ids, count = encoded["input_ids"], len(before)
             if (
                 (before or not sign)
                 and ids[:count] == before
-                and (len(ids) == count or found["offset_mapping"][count][0] >= len(sign))
+                and (len(ids) == count or encoded["offset_mapping"][count][0] >= len(sign))
             ):
                 return ids[count:]
-        raise PromptError(
-            f"the text {short(text)!r} has no tokens of its own after a prompt with this tokenizer; give another"
-        )
+        raise PromptError(f"the text {short(text)!r} has no tokens of its own after a prompt; give another")
 
     def _begin_notes(self, begin: int | None) -> tuple[str, ...]:
         """A line where the model's begin token is known and the tokenizer does not put it before a text."""
@@ -181,14 +175,14 @@ class Tokens:
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
         _check_text(text)
-        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = (*self.opening, *found["input_ids"])
-        offsets = (*((0, 0) for _ in self.opening), *(tuple(pair) for pair in found["offset_mapping"]))
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids = (*self.opening, *encoded["input_ids"])
+        offsets = (*((0, 0) for _ in self.opening), *(tuple(pair) for pair in encoded["offset_mapping"]))
         if len(ids) > self.limit:
             raise PromptError(
                 f"the prompt {short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
             )
-        if beyond := [at for at, one in enumerate(ids) if one >= self._rows]:
+        if beyond := [at for at, token in enumerate(ids) if token >= self._rows]:
             start, stop = offsets[beyond[0]]
             raise self._is_beyond(text[start:stop], text, ids[beyond[0]])
         if self._unknown is not None and self._unknown in ids:
@@ -196,9 +190,9 @@ class Tokens:
             raise self._is_unknown(text[start:stop], text)
         return Encoded(text, ids, offsets, len(self.opening))
 
-    def _is_beyond(self, word: str, text: str, one: int) -> PromptError:
+    def _is_beyond(self, word: str, text: str, token: int) -> PromptError:
         return PromptError(
-            f"the word {word.strip()!r} in {short(text)!r} is the tokenizer's id {one}, and the model has "
+            f"the word {word.strip()!r} in {short(text)!r} is the tokenizer's id {token}, and the model has "
             f"{self._rows} rows; leave it out, or give a model trained with it"
         )
 
@@ -220,7 +214,7 @@ class Tokens:
         ids = self._after(text)
         if not ids:
             raise PromptError(f"the text {short(text)!r} has no token in this model's vocabulary; give another")
-        if beyond := [one for one in ids if one >= self._rows]:
+        if beyond := [token for token in ids if token >= self._rows]:
             raise self._is_beyond(self.decode(beyond[:1]), text, beyond[0])
         if self._unknown is not None and self._unknown in ids:
             words = text.split()
@@ -244,12 +238,12 @@ class Tokens:
         """The text of ids, special tokens as they are written, every space kept."""
         return self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
-    def label(self, one: int) -> str:
+    def label(self, token: int) -> str:
         """The text of one token, to be read by people; the bytes of a part of a character as <0xE6>."""
-        text = self.decode([one])
+        text = self.decode([token])
         if "\ufffd" not in text:
             return text
-        piece = self._tokenizer.convert_ids_to_tokens(one)
+        piece = self._tokenizer.convert_ids_to_tokens(token)
         if not all(letter in _BYTES for letter in piece):
             return piece
         raw = bytes(_BYTES[letter] for letter in piece)
@@ -272,7 +266,7 @@ class Tokens:
     def pad(self, rows: Sequence[Sequence[int]], device: torch.device, whole: bool = True) -> Tensor:
         """Rows of ids as one (B, T) tensor, padded on the right with the end token; a causal model never sees it.
 
-        PromptError when a row exceeds the model's positions; with `whole` False a row is no one text and may.
+        PromptError when a row exceeds the model's positions; not so with `whole` False, for rows of several texts.
         """
         width = max(len(row) for row in rows)
         if whole and width > self.limit:

@@ -2,7 +2,7 @@
 
 Covers safetensors and torch's .bin files read as tensors alone, each whole or in shards, names with and without the
 family's prefix, and the checks that make a wrong number impossible: every tensor that is missing, not expected, of
-another shape or type, or not finite is an error. Which tensors a model has is its family's to say (families/).
+another shape or type, or not finite is an error. A model's family says which tensors it has (families/).
 
 A file is mapped, not read into memory, so the weights are in host memory once, or not at all for a GPU (torch's legacy
 pickles cannot be mapped).
@@ -61,7 +61,7 @@ def _sharded(folder: Path, index: Path) -> dict[str, Stored]:
     listed = read_object(index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
         raise ModelError(f"{index}: has no weight_map; expected one from tensor names to files")
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for file in dict.fromkeys(listed.values()):
         parts = PurePosixPath(file).parts
         if not file.isprintable() or not parts or ".." in parts or PurePosixPath(file).is_absolute() or "\\" in file:
@@ -69,12 +69,12 @@ def _sharded(folder: Path, index: Path) -> dict[str, Stored]:
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: {_said(file)}, which {index.name} names, is missing; add it")
         shard = _opened(folder / file)
-        if twice := shard.keys() & found.keys():
+        if twice := shard.keys() & tensors.keys():
             raise ModelError(f"{folder}: {_names(sorted(twice))} in two of the files that {index.name} names")
-        found |= shard
-    if lost := [name for name in listed if name not in found]:
+        tensors |= shard
+    if lost := [name for name in listed if name not in tensors]:
         raise ModelError(f"{folder}: {_names(lost)} named by {index.name}, and in none of its files")
-    return found
+    return tensors
 
 
 def _opened(path: Path) -> dict[str, Stored]:
@@ -92,12 +92,12 @@ def _safetensors(path: Path) -> dict[str, Stored]:
     from safetensors import safe_open
 
     file = safe_open(path, framework="pt")
-    found = {}
+    tensors = {}
     for name in file.keys():  # noqa: SIM118  (not a mapping)
         part = file.get_slice(name)
         kind = part.get_dtype()
-        found[name] = Stored(tuple(part.get_shape()), _TYPES.get(kind, kind), partial(file.get_tensor, name))
-    return found
+        tensors[name] = Stored(tuple(part.get_shape()), _TYPES.get(kind, kind), partial(file.get_tensor, name))
+    return tensors
 
 
 def _pickled(path: Path) -> dict[str, Stored]:
@@ -105,7 +105,7 @@ def _pickled(path: Path) -> dict[str, Stored]:
     given = load_tensors(path)
     if not isinstance(given, Mapping):
         raise ModelError(f"{path}: holds no tensors by name; expected a dictionary of tensors alone")
-    found = {}
+    tensors = {}
     for name, tensor in given.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ModelError(f"{path}: {_said(str(name))} is not a tensor; expected a dictionary of tensors alone")
@@ -113,8 +113,8 @@ def _pickled(path: Path) -> dict[str, Stored]:
         if not plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise ModelError(f"{path}: {_said(name)} is not stored whole; expected plain, dense tensors")
         dtype = str(tensor.dtype).removeprefix("torch.")
-        found[name] = Stored(tuple(tensor.shape), dtype, tensor.detach)
-    return found
+        tensors[name] = Stored(tuple(tensor.shape), dtype, tensor.detach)
+    return tensors
 
 
 def matched(family: Base, sizes: Sizes, stored: Mapping[str, Stored], where: str) -> dict[str, Stored]:
@@ -139,8 +139,8 @@ def matched(family: Base, sizes: Sizes, stored: Mapping[str, Stored], where: str
             f"{where}: {'; '.join(words)}; expected the tensors of a {family.model_type} model with "
             f"{sizes.layers} layers, as {where}'s configuration says"
         )
-    found = {name: stored[given[name]] for name in expected}
-    for name, tensor in found.items():
+    tensors = {name: stored[given[name]] for name in expected}
+    for name, tensor in tensors.items():
         if tensor.shape != expected[name]:
             raise ModelError(
                 f"{where}: {_said(given[name])} has the shape {tensor.shape}, and its configuration says "
@@ -150,7 +150,7 @@ def matched(family: Base, sizes: Sizes, stored: Mapping[str, Stored], where: str
             raise ModelError(
                 f"{where}: {_said(given[name])} is of type {_said(tensor.dtype)}; expected {', '.join(sorted(_FLOATS))}"
             )
-    return found
+    return tensors
 
 
 def size_of(stored: Iterable[Stored], dtype: torch.dtype) -> int:
@@ -194,9 +194,9 @@ def _finite(tensor: Tensor) -> bool:
 
 def _names(names: Sequence[str]) -> str:
     """The first names, and how many there are besides; ends in is or are."""
-    said = ", ".join(_said(name) for name in names[:_NAMED])
+    first = ", ".join(_said(name) for name in names[:_NAMED])
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{said}{more} {'is' if len(names) == 1 else 'are'}"
+    return f"{first}{more} {'is' if len(names) == 1 else 'are'}"
 
 
 def _said(name: str) -> str:

@@ -86,7 +86,5 @@ def blocks(shape: Shape, layers: float, tokens: float, keys: float, back: bool =
 
 def head(shape: Shape, rows: float, back: bool = False) -> Work:
     """Logits of `rows` positions; with `back` the gradients of their states."""
-    ways = 2 if back else 1
-    return Work(
-        ways * 2 * rows * shape.width * shape.vocabulary, ways * FLOAT * _LOGIT_VECTORS * rows * shape.vocabulary
-    )
+    logits = (2 if back else 1) * rows * shape.vocabulary
+    return Work(2 * logits * shape.width, FLOAT * _LOGIT_VECTORS * logits)

@@ -15,7 +15,7 @@ from tiny_llama import llama_module, write_folder
 from transformers import LlamaForCausalLM
 
 from artifact.cli import call
-from artifact.editing.edit import rows
+from artifact.editing.edit import row_edits
 from artifact.editing.edit_file import read_edit
 from artifact.editing.editor import Editor
 from artifact.editing.ft import ft
@@ -135,7 +135,7 @@ def test_an_edit_as_typed_changes_transformers_logits(method: str, folder: Path,
             assert name.startswith("model.layers.") and ".mlp.down_proj." in name
             module.get_parameter(name).add_(delta)
         after = module(ids_BT).logits
-        edits = rows([read_edit(out, llama).edit], [0])
+        edits = row_edits([read_edit(out, llama).edit], [0])
         decoder = llama.decoder
         found = decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT)), edits=edits))
     assert relative(found, after) < 1e-5
@@ -155,7 +155,7 @@ def test_rome_writes_its_value(llama: LanguageModel, facts: dict[int, Fact]) -> 
     seen: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         word_BTD = decoder.words(torch.tensor([encoded.ids]))
-        edits = rows([found.edit], [0])
+        edits = row_edits([found.edit], [0])
         decoder.blocks(
             decoder.embed(word_BTD),
             edits=edits,

@@ -182,7 +182,7 @@ def test_a_header_that_names_a_tensor_twice_is_refused(tmp_path) -> None:
         ("mend.(64, 256).mlp.layers.0.v", torch.ones(7, 320), r"must be of shape \(320, 320\), got \(7, 320\)"),
         ("mend.(64, 256).v_mean", torch.full((256,), float("nan")), "is not finite"),
         ("mend.(64, 256).v_mean", torch.full((256,), 1e300, dtype=torch.float64), "is not finite"),
-        ("mend.(64, 256).v_mean", torch.ones(256, dtype=torch.bool), "v_mean is bool, strided; expected a dense"),
+        ("mend.(64, 256).v_mean", torch.ones(256, dtype=torch.bool), "v_mean is bool, strided; expected dense"),
         ("mend.(64, 256).v_mean", torch.ones(256, dtype=torch.int64), "v_mean is int64"),
         ("mend.(64, 256).v_mean", torch.ones(256, dtype=torch.complex64), "v_mean is complex64"),
         ("mend.(64, 256).v_mean", torch.ones(256).to_sparse(), "v_mean is float32, sparse_coo"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, rows
+from artifact.editing.edit import Dense, Edit, LowRank, checked_norm, row_edits
 from artifact.editing.edit_file import read_edit
 from artifact.editing.hparams import hparams_hash
 from artifact.editing.methods import METHODS
@@ -80,7 +80,7 @@ def test_rows_carry_edits_of_any_kind(model) -> None:
     ):
         row_edit = [2, 0, 1, 0, 2]
         input_BTI = {down: random(5, 3, 256), up: random(5, 3, 64)}
-        found = rows(edits, row_edit)
+        found = row_edits(edits, row_edit)
         assert found.keys() == {up, down}
         for name, change in found.items():
             output = change.output(input_BTI[name])
@@ -89,7 +89,7 @@ def test_rows_carry_edits_of_any_kind(model) -> None:
                 alone = torch.zeros(3, output.shape[-1]) if own is None else own.output(input_BTI[name][b : b + 1])[0]
                 torch.testing.assert_close(output[b], alone, rtol=1e-5, atol=1e-4)
     # Rows of one edit only: nothing of the others is read, and a layer it leaves alone gains nothing.
-    assert rows([Edit({down: low}), Edit({up: other})], [0, 0]).keys() == {down}
+    assert row_edits([Edit({down: low}), Edit({up: other})], [0, 0]).keys() == {down}
 
 
 def test_norms_need_no_matrix() -> None:

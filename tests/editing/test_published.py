@@ -118,7 +118,7 @@ def test_modules_of_every_family(tiny, tmp_path) -> None:
                 with pytest.raises(SettingError, match="rewrite_module_tmp names"):
                     METHODS["ft"].hparams_for("x", decoder.layers, path, decoder)
     untied = file(tmp_path, {"lm_head_module": "transformer.wte"})
-    with pytest.raises(SettingError, match="lm_head_module names 'transformer.wte', and lm_head is what"):
+    with pytest.raises(SettingError, match="lm_head_module names 'transformer.wte', and lm_head is used"):
         METHODS["ft"].hparams_for("x", 4, untied, tiny("tiny-gptj").decoder)
 
 

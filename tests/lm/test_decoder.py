@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
-from artifact.editing.edit import Edit, LowRank, rows
+from artifact.editing.edit import Edit, LowRank, row_edits
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel, from_module, load_folder
 from artifact.sources.catalogue import WORLD
@@ -104,7 +104,7 @@ def test_each_row_carries_its_own_edit(model: LanguageModel) -> None:
     ids_BT = torch.tensor([[5, 9, 13, 4]] * 3)
     before = model.weights_hash()
     with torch.no_grad():
-        found = all_logits(decoder, ids_BT, edits=rows(edits, [0, 1, 0]))
+        found = all_logits(decoder, ids_BT, edits=row_edits(edits, [0, 1, 0]))
         for row, edit in enumerate([edits[0], edits[1], edits[0]]):
             changed = dict(decoder.weights)
             changed[f"{name}.weight"] = weight + edit.tensors(decoder)[f"{name}.weight"]

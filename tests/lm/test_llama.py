@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_llama import byte_tokenizer, llama_module, write_folder
 
-from artifact.editing.edit import Edit, LowRank, rows
+from artifact.editing.edit import Edit, LowRank, row_edits
 from artifact.editing.prefixes import sample
 from artifact.errors import ModelError
 from artifact.facts.fact import Statement
@@ -132,7 +132,7 @@ def test_each_row_carries_its_own_edit() -> None:
         layer = module.get_submodule(name)
         outputs, inputs = layer.weight.shape
         edit = Edit({name: LowRank(torch.randn(inputs, 1) / 4, torch.randn(1, outputs) / 4)})
-        found = all_logits(decoder, ids_BT, edits=rows([edit, Edit({})], [0, 1]))
+        found = all_logits(decoder, ids_BT, edits=row_edits([edit, Edit({})], [0, 1]))
         unedited = module(ids_BT).logits
         layer.weight += edit.tensors(decoder)[f"{name}.weight"]
         assert relative(found[0], module(ids_BT).logits[0]) < 1e-4, part

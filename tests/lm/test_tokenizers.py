@@ -118,7 +118,7 @@ class Odd:
 def test_what_cannot_be_asked_is_refused() -> None:
     with pytest.raises(ModelError, match="does not put the same tokens before every text"):
         Tokens(Odd(), 64)
-    with pytest.raises(ModelError, match="tells no character offsets; give a model with a tokenizer.json"):
+    with pytest.raises(ModelError, match="tells no character offsets; give a model with a fast one"):
         Tokens(object(), 64)
 
 

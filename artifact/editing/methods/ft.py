@@ -1,4 +1,4 @@
-"""Fine-tuning, to the rest of the house: hyperparameters and work. How an edit is made is editing/ft.py's."""
+"""Fine-tuning: hyperparameters and work. editing/ft.py makes the edits."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,9 +56,9 @@ def _work(shape: Shape, hparams: FtHparams, lengths: Lengths, perspective: Persp
     tokens, square = lengths.prompts[perspective].tokens, shape.width**2
     above = shape.layers - hparams.layer - 1
     # There and back: the change times the stored input, and the weight's gradient.
-    one = blocks(shape, above, tokens, tokens, back=True) + head(shape, 1, back=True)
-    one += Work(2 * 8 * square * tokens, FLOAT * 4 * square * (_ADAM_VECTORS + 4), 2)
-    return blocks(shape, hparams.layer + 1, tokens, tokens) + one.times(hparams.num_steps)
+    step = blocks(shape, above, tokens, tokens, back=True) + head(shape, 1, back=True)
+    step += Work(2 * 8 * square * tokens, FLOAT * 4 * square * (_ADAM_VECTORS + 4), 2)
+    return blocks(shape, hparams.layer + 1, tokens, tokens) + step.times(hparams.num_steps)
 
 
 METHOD = Method(

@@ -1,4 +1,4 @@
-"""Knowledge Neurons, to the rest of the house: hyperparameters and work. How an edit is made is editing/kn.py's."""
+"""Knowledge Neurons: hyperparameters and work. editing/kn.py makes the edits."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated

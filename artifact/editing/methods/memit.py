@@ -1,4 +1,4 @@
-"""MEMIT, to the rest of the house: hyperparameters, needs and work. How an edit is made is editing/memit.py's."""
+"""MEMIT: hyperparameters, needs and work. editing/memit.py makes the edits."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 

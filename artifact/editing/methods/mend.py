@@ -1,4 +1,4 @@
-"""MEND, to the rest of the house: hyperparameters, needs and work. How an edit is made is editing/mend.py's."""
+"""MEND: hyperparameters, needs and work. editing/mend.py makes the edits."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 

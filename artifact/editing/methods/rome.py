@@ -1,4 +1,4 @@
-"""ROME, to the rest of the house: hyperparameters, needs and work. How an edit is made is editing/rome.py's."""
+"""ROME: hyperparameters, needs and work. editing/rome.py makes the edits."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -23,8 +23,8 @@ def family_type(model_type: object) -> type[Base]:
     """The family of a configuration's model_type; ModelError for one that is unknown."""
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         *names, last = FAMILIES
-        said = short(repr(model_type))
-        raise ModelError(f"model family {said} is not supported; expected {', '.join(names)} or {last}")
+        expected = f"{', '.join(names)} or {last}"
+        raise ModelError(f"model family {short(repr(model_type))} is not supported; expected {expected}")
     return FAMILIES[model_type]
 
 
@@ -42,7 +42,7 @@ def family_of(config: Any) -> Base:
     refuse_quantised(getattr(config, "quantization_config", None))
     kind = family_type(config.model_type)
     for key, value in kind.required.items():
-        found = getattr(config, key, value)
-        if found != value:
-            raise ModelError(f"configuration {key} = {found!r} is not supported; expected {value!r}")
+        given = getattr(config, key, value)
+        if given != value:
+            raise ModelError(f"configuration {key} = {given!r} is not supported; expected {value!r}")
     return kind.of(config)

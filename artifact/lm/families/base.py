@@ -42,8 +42,24 @@ class Base(Family, ABC):
         """How large the model is."""
 
     @abstractmethod
+    def linear(self, sizes: Sizes) -> Mapping[str, tuple[int, int]]:
+        """The shapes of a block's linear layers by part, as files store them; all other parts are norms."""
+
+    def biased(self, part: str) -> bool:
+        """Whether a part of a block has a bias."""
+        return True
+
     def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """Every tensor that a file must hold, but the head, with its shape."""
+        linear, norm = self.linear(sizes), (sizes.width,)
+        tensors: dict[str, tuple[int, ...]] = {f"{self.embedding}.weight": (sizes.vocabulary, sizes.width)}
+        parts = [(self.name(part, at), part) for at in range(sizes.layers) for part in self.parts]
+        for name, part in (*parts, (self.final_norm, "attn_norm")):
+            shape = linear.get(part, norm)
+            tensors[f"{name}.weight"] = shape
+            if self.biased(part):
+                tensors[f"{name}.bias"] = shape[-1:] if self.input_first else shape[:1]
+        return tensors
 
     @classmethod
     def name(cls, part: str, layer: int) -> str:

@@ -29,9 +29,7 @@ class GPT2(GPT):
     input_first = True
     rms_norm = False
     buffers = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
-    """Tensors that files carry and the pass does not need: causal masks."""
     required = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-    """Configuration that the pass assumes; another value is refused at loading."""
 
     @classmethod
     def of(cls, config: Any) -> "GPT2":
@@ -39,27 +37,13 @@ class GPT2(GPT):
         head_width(config.n_embd, config.n_head)
         return cls()
 
-    def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        """Every tensor that a file must hold, but the head, with its shape."""
+    def linear(self, sizes: Sizes) -> dict[str, tuple[int, int]]:
         width, inner = sizes.width, sizes.inner
-        found: dict[str, tuple[int, ...]] = {
-            f"{self.embedding}.weight": (sizes.vocabulary, width),
-            "transformer.wpe.weight": (sizes.positions, width),
-        }
-        linear = {
-            "attn_in": (width, 3 * width),
-            "attn_out": (width, width),
-            "mlp_up": (width, inner),
-            "mlp_down": (inner, width),
-        }
-        for layer in range(sizes.layers):
-            for part in ("attn_norm", "mlp_norm"):
-                name = self.name(part, layer)
-                found |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-            for part, shape in linear.items():
-                name = self.name(part, layer)
-                found |= {f"{name}.weight": shape, f"{name}.bias": shape[1:]}
-        return found | {f"{self.final_norm}.weight": (width,), f"{self.final_norm}.bias": (width,)}
+        up, down = (width, inner), (inner, width)
+        return {"attn_in": (width, 3 * width), "attn_out": (width, width), "mlp_up": up, "mlp_down": down}
+
+    def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        return super().tensors(sizes) | {"transformer.wpe.weight": (sizes.positions, sizes.width)}
 
     def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
         return word_BTD + F.embedding(position_XT, decoder.weights["transformer.wpe.weight"])

@@ -45,25 +45,19 @@ class GPTJ(GPT):
         if not rotary:
             raise ModelError("gptj without rotary_dim is not supported; expected a number, as in GPT-J 6B's 64")
         if rotary % 2 or rotary > wide:
-            raise ModelError(
-                f"rotary_dim {rotary} does not fit heads of width {wide}; expected an even number up to it"
-            )
+            raise ModelError(f"rotary_dim {rotary} does not fit heads of width {wide}; expected an even one up to it")
         return cls(rotary)
 
-    def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        """Every tensor that a file must hold, but the head's weight, with its shape."""
+    def linear(self, sizes: Sizes) -> dict[str, tuple[int, int]]:
         width, inner = sizes.width, sizes.inner
-        found: dict[str, tuple[int, ...]] = {f"{self.embedding}.weight": (sizes.vocabulary, width)}
-        for layer in range(sizes.layers):
-            name = self.name("attn_norm", layer)
-            found |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-            for part in ("attn_query", "attn_key", "attn_value", "attn_out"):
-                found[f"{self.name(part, layer)}.weight"] = (width, width)
-            for part, shape in (("mlp_up", (inner, width)), ("mlp_down", (width, inner))):
-                name = self.name(part, layer)
-                found |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-        found |= {f"{self.final_norm}.weight": (width,), f"{self.final_norm}.bias": (width,)}
-        return found | {f"{self.head}.bias": (sizes.vocabulary,)}
+        attention = dict.fromkeys(("attn_query", "attn_key", "attn_value", "attn_out"), (width, width))
+        return {**attention, "mlp_up": (inner, width), "mlp_down": (width, inner)}
+
+    def biased(self, part: str) -> bool:
+        return part == "attn_norm" or part.startswith("mlp")
+
+    def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        return super().tensors(sizes) | {f"{self.head}.bias": (sizes.vocabulary,)}
 
     def projections(
         self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits

@@ -95,11 +95,10 @@ class Llama(Base):
     def sizes(self, config: Any) -> Sizes:
         return Sizes.of(config, config.intermediate_size, config.rms_norm_eps)
 
-    def tensors(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-        """Every tensor that a file must hold, but the head, with its shape."""
+    def linear(self, sizes: Sizes) -> dict[str, tuple[int, int]]:
         width, inner = sizes.width, sizes.inner
         queries, keys = sizes.heads * self._head_width, self.key_heads * self._head_width
-        linear = {
+        return {
             "attn_query": (queries, width),
             "attn_key": (keys, width),
             "attn_value": (keys, width),
@@ -108,16 +107,9 @@ class Llama(Base):
             "mlp_up": (inner, width),
             "mlp_down": (width, inner),
         }
-        found: dict[str, tuple[int, ...]] = {f"{self.embedding}.weight": (sizes.vocabulary, width)}
-        for layer in range(sizes.layers):
-            for part in ("attn_norm", "mlp_norm"):
-                found[f"{self.name(part, layer)}.weight"] = (width,)
-            for part, shape in linear.items():
-                name = self.name(part, layer)
-                found[f"{name}.weight"] = shape
-                if self._attention_bias if part.startswith("attn") else self._mlp_bias:
-                    found[f"{name}.bias"] = shape[:1]
-        return found | {f"{self.final_norm}.weight": (width,)}
+
+    def biased(self, part: str) -> bool:
+        return not part.endswith("norm") and (self._attention_bias if part.startswith("attn") else self._mlp_bias)
 
     def projections(
         self, decoder: Decoder, layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits

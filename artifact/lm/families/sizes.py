@@ -6,13 +6,7 @@ from typing import Any
 from artifact.errors import ModelError
 from artifact.terminal import short
 
-BOUNDS = {
-    "layers": 10_000,
-    "width": 1_000_000,
-    "heads": 100_000,
-    "vocabulary": 100_000_000,
-    "positions": 1_000_000_000,
-}
+BOUNDS = {"layers": 10_000, "width": 1_000_000, "heads": 100_000, "vocabulary": 100_000_000, "positions": 1_000_000_000}
 """The largest value of each size. Far beyond any model: the tensors in the files must match anyway."""
 
 
@@ -59,5 +53,5 @@ def check_size(key: str, value: object, kind: str, optional: bool) -> None:
         return
     most = BOUNDS[kind]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        said = short(repr(value), 40)
-        raise ModelError(f"configuration {key} = {said} is not possible; expected a whole number from 1 to {most}")
+        given = short(repr(value), 40)
+        raise ModelError(f"configuration {key} = {given} is not possible; expected a whole number from 1 to {most}")
