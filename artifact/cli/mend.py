@@ -49,7 +49,7 @@ def mend_train(
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
     from artifact.lm.device import use_tf32
-    from artifact.runs.setup import SMALL_EMBEDDING, data_for
+    from artifact.runs.resolve import SMALL_EMBEDDING, data_for
 
     given = {"steps": steps, "seed": seed, "validation": validation, "rank": rank, "batch": batch, "lr": lr}
     try:

@@ -113,8 +113,8 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.reporting.report import render
     from artifact.runs.ahead import check_ahead
     from artifact.runs.inputs import Given, needed_sources
+    from artifact.runs.resolve import Asked
     from artifact.runs.runner import run_name, run_plan
-    from artifact.runs.setup import Asked
     from artifact.runs.status import failed_units, left_line, not_computed
     from artifact.runs.store import reading_all
 

@@ -70,7 +70,7 @@ def trace(
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
     from artifact.lm.device import use_tf32
-    from artifact.runs.setup import data_for, noise_level, noise_number
+    from artifact.runs.resolve import data_for, noise_level, noise_number
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 

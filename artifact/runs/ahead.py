@@ -18,7 +18,7 @@ from artifact.runs.describe import first_difference
 from artifact.runs.inputs import check_given
 from artifact.runs.journal import DATABASE, journal_file
 from artifact.runs.lock import check_path, locked, unwritable
-from artifact.runs.setup import Asked, check_asked, run_device
+from artifact.runs.resolve import Asked, check_asked, run_device
 from artifact.runs.store import reading
 from artifact.sources.catalogue import HUB_MODELS
 

@@ -27,7 +27,7 @@ from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
 from artifact.runs.inputs import FACTS
 from artifact.runs.local import Local
-from artifact.runs.setup import Asked, prepare
+from artifact.runs.resolve import Asked, prepare
 from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]

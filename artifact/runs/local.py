@@ -25,7 +25,7 @@ from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
-from artifact.runs.setup import SAMPLES, Context
+from artifact.runs.resolve import SAMPLES, Context
 from artifact.runs.store import NOT_ANSWERED
 from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
 

@@ -26,8 +26,8 @@ from artifact.runs import cluster as module
 from artifact.runs.cluster import Cluster, Worker, ray_engine
 from artifact.runs.engine import Computed
 from artifact.runs.inputs import Given
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import MakeEngine, run_plan
-from artifact.runs.setup import Asked
 from artifact.sources.catalogue import WORLD
 
 PLAN = Plan(

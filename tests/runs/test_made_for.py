@@ -17,7 +17,7 @@ from artifact.plan import SMOKE, find_plans
 from artifact.reporting.report import repeat_command
 from artifact.runs.describe import RunInfo
 from artifact.runs.inputs import ANY_MODEL_NOTE, Given, evidence
-from artifact.runs.setup import Asked, prepare
+from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import begin, described, first_difference, writing
 
 TINY = Path(__file__).parents[1] / "reference" / "models" / "tiny-gpt2"

@@ -15,8 +15,8 @@ from artifact.plan import SMOKE, Plan, Unit
 from artifact.progress import Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.merge import merge
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked
 from artifact.runs.store import reading, writing
 
 PLAN = Plan("parts", "scores and traces", (Unit("unedited", "unedited", 2), Unit("trace", "trace", 2, most=3)))

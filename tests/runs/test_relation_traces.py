@@ -16,8 +16,8 @@ from artifact.progress import Display
 from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
 from artifact.runs.local import compute
 from artifact.runs.merge import merge
+from artifact.runs.resolve import Asked, Context, _readable, prepare
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked, Context, _readable, prepare
 from artifact.sources.cache import source_folder
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD
 from artifact.sources.fetch import path_of
