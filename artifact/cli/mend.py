@@ -48,8 +48,9 @@ def mend_train(
     from artifact.editing.mend_train import FIGURES, UNFINISHED, MendTraining, train
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
+    from artifact.facts.datasets import built_in_for
     from artifact.lm.device import use_tf32
-    from artifact.runs.resolve import SMALL_EMBEDDING, data_for
+    from artifact.runs.resolve import SMALL_EMBEDDING
 
     given = {"steps": steps, "seed": seed, "validation": validation, "rank": rank, "batch": batch, "lr": lr}
     try:
@@ -65,7 +66,7 @@ def mend_train(
     if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)  # sums in another order would give another network
     if facts is None:
-        data = data_for(loaded.name)
+        data = built_in_for(loaded.name)
         records, source, sha256 = data.facts, data.source, data.sha256
     else:
         content = read_bytes(facts)  # once: a pipe gives its content a single time

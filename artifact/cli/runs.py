@@ -24,6 +24,7 @@ from artifact.cli.app import (
 )
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
+from artifact.facts.datasets import DATASETS
 from artifact.io import write_atomically
 from artifact.terminal import complain, say
 
@@ -45,9 +46,7 @@ class RunOptions:
     limit: Limit = None
     device: Device = None
     memory: Memory = None
-    facts: Annotated[
-        str | None, Parameter(help="counterfact, known, world, everyday, or a file (default: the plan's own).")
-    ] = None
+    facts: Annotated[str | None, Parameter(help=f"{', '.join(DATASETS)}, or a file (default: the plan's own).")] = None
     relation_source: Annotated[
         Literal["authors", "templates"], Parameter(help="Relation prompts by the authors, or built from templates.")
     ] = "authors"

@@ -21,11 +21,11 @@ from typing import Any
 
 from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
+from artifact.facts.datasets import DATASETS
 from artifact.lm.device import ROOM
 from artifact.plan import Plan, Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
-from artifact.runs.inputs import FACTS
 from artifact.runs.local import Local
 from artifact.runs.resolve import Asked, prepare
 from artifact.sources.catalogue import HUB_MODELS
@@ -355,7 +355,7 @@ class Cluster:
 
 def _files(asked: Asked) -> dict[str, str]:
     """The files and folders that the user named and this machine has, by option."""
-    named = {option: path for option, path in asked.given.options().items() if path and path not in FACTS}
+    named = {option: path for option, path in asked.given.options().items() if path and path not in DATASETS}
     named["--model"] = asked.model
     return {option: path for option, path in named.items() if Path(path).exists()}
 

@@ -19,7 +19,8 @@ from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
 from artifact.errors import DeviceError, FactError, PromptError, SettingError
-from artifact.facts.dataset import Data, data_for
+from artifact.facts.dataset import Data
+from artifact.facts.datasets import built_in_for
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory, choose_device, default_memory, in_one, parse_bytes, use_tf32
@@ -27,7 +28,7 @@ from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import default_moments, lacking, make_editor
-from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
+from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.order import Order
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
@@ -69,7 +70,7 @@ def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = N
     Without `subjects` those of the model's built-in facts are taken.
     """
     if asked == "s3":
-        subjects = subjects or [fact.subject for fact in data_for(model.name).facts]
+        subjects = subjects or [fact.subject for fact in built_in_for(model.name).facts]
         return 3 * embedding_spread(model.decoder, model.tokens, subjects)
     return noise_number(asked)
 
@@ -234,8 +235,8 @@ def prepare(
     budget = Memory(limit, say)
     subjects = _readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = _readable(model, inputs.relation_words, "relation words", say)
-    if given.facts == "known" and not plan.of_the_paper:
-        # They are what GPT-2 XL knows; another model would leave the few that a small plan traces out, one by one.
+    if data_set(plan, name, given).selected and not plan.of_the_paper:
+        # Another model would leave the few that a small plan traces out, one by one.
         inputs = replace(inputs, traced=_answered(model, inputs.traced, plan))
     context = Context(
         model,
@@ -258,7 +259,7 @@ def prepare(
     file_notes = list(dict.fromkeys(line for editor in editors.values() for line in editor.notes))
     for line in file_notes:
         say(line)
-    counts, note = evidence(plan, name, inputs.edited, given)
+    counts, note = evidence(plan, name, inputs, given)
     info = RunInfo(
         plan=plan,
         model=name,

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifact.errors import FactError
+
 ESTIMATE = 3
 """A file of which only an estimate of the size is known is at most this many times as large."""
 _DATA = Path(__file__).parents[1] / "facts" / "data"
@@ -298,3 +300,23 @@ PLAIN_SOURCES = {
 SOURCES: dict[str, Source] = {**HUB_MODELS, **PLAIN_SOURCES}
 GROUPS = {"full": tuple(name for name in SOURCES if name != "gpt2")}
 """Names for several sources: `full` is all that the paper's tables and figures take."""
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A fetched file: the source it belongs to, its name in the cache, and its hash where one is pinned."""
+
+    source: str
+    name: str
+    sha256: str | None = None
+
+
+def file_named(key: str) -> NamedFile:
+    """The file called counterfact, known, rel_counterfact, rel_known, mend-gpt2-xl or mend-gpt-j; else FactError."""
+    for source in PLAIN_SOURCES.values():
+        for member in source.members:
+            if member.key == key:
+                return NamedFile(source.name, member.name)
+        if source.name == key and not source.members and len(source.files) == 1:
+            return NamedFile(source.name, source.files[0].name, source.files[0].sha256)
+    raise FactError(f"{key!r} is not a file that is fetched; see kloc fetch for those that are")

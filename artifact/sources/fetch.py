@@ -33,7 +33,7 @@ from artifact.sources.cache import (
     is_address,
     source_folder,
 )
-from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
+from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source, file_named
 from artifact.sources.download import Say, Tell, Wanted, no_room
 from artifact.sources.hub import hub_bytes, snapshot
 from artifact.sources.lock import (
@@ -158,20 +158,15 @@ def discard(source: Source) -> None:
         forget(key)
 
 
-def path_of(name: str) -> Path:
-    """The fetched file called counterfact, known, rel_counterfact, rel_known, mend-gpt2-xl or mend-gpt-j.
+def path_of(key: str) -> Path:
+    """The path of a fetched file (catalogue.file_named); MEND's is the converted one where it is there.
 
-    MEND's is the converted one where it is there. Its size is compared with the pinned or the recorded one, or with the
-    most that an estimate lets it have; its hash is not (`kloc fetch` and `kloc fetch --check` do).
+    Its size is compared with the pinned or the recorded one, or with the most that an estimate lets it have; its hash
+    is not (`kloc fetch` and `kloc fetch --check` do).
     Raises FactError, for MEND ModelError, when it is not in the cache, with the command that fetches it.
     """
-    for source in PLAIN_SOURCES.values():
-        for member in source.members:
-            if member.key == name:
-                return _there(source, member.name)
-        if source.name == name and not source.members and len(source.files) == 1:
-            return _there(source, source.files[0].name)
-    raise FactError(f"{name!r} is not a file that is fetched; see kloc fetch for those that are")
+    file = file_named(key)
+    return _there(PLAIN_SOURCES[file.source], file.name)
 
 
 def moments_folder(model: str) -> Path:

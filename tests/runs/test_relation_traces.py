@@ -9,11 +9,13 @@ import pytest
 
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import FactError, PromptError
+from artifact.facts.datasets.known import OUR_READING
+from artifact.facts.datasets.own import OWN_READING
 from artifact.facts.fact import Statement
 from artifact.lm.load import load
 from artifact.plan import SMOKE, Plan, Unit, find_plans
 from artifact.progress import Display
-from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
+from artifact.runs.inputs import Given, run_inputs
 from artifact.runs.local import compute
 from artifact.runs.merge import merge
 from artifact.runs.resolve import Asked, Context, _readable, prepare
