@@ -71,7 +71,7 @@ def trace(
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
     from artifact.facts.datasets import built_in_for
     from artifact.lm.device import use_tf32
-    from artifact.runs.resolve import noise_level, noise_number
+    from artifact.runs.noise import noise_level, noise_number
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 
