@@ -62,15 +62,15 @@ class Kind:
 
 
 def _read() -> dict[str, Kind]:
-    found, subject_type = {}, ""
+    kinds, subject_type = {}, ""
     for line in _TABLE.strip().splitlines():
         if not line.startswith(" "):
             subject_type = line
             continue
         relation_id, words = line.split(maxsplit=1)
         name, aliases = words.split("; ")
-        found[relation_id] = Kind(name, tuple(aliases.split(", ")), subject_type)
-    return found
+        kinds[relation_id] = Kind(name, tuple(aliases.split(", ")), subject_type)
+    return kinds
 
 
 RELATIONS = _read()

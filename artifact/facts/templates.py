@@ -47,7 +47,7 @@ def relation_prompt(obj: str) -> str:
 def rephrased(subject: str, obj: str) -> tuple[str, ...]:
     """The rephrasings of the relation prompt, filled; braces in `subject` and `obj` stay as they are."""
     parts = {"{subject}": subject, "{object}": obj}
-    return tuple(re.sub(r"\{subject\}|\{object\}", lambda found: parts[found[0]], text) for text in _REPHRASINGS)
+    return tuple(re.sub(r"\{subject\}|\{object\}", lambda slot: parts[slot[0]], text) for text in _REPHRASINGS)
 
 
 def relation_prompts(relation_id: str, subject: str, new: str, true: str) -> RelationPrompts:

@@ -64,8 +64,8 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
                 asked.limit,
                 asked.shard,
             )
-            if (found := first_difference(before, now)) is not None:
-                name, then, here = found
+            if (difference := first_difference(before, now)) is not None:
+                name, then, here = difference
                 raise RunError(
                     f"{folder}: was made with another {name} ({then}, now {here}); name another folder with --out, or "
                     "run the command that made it"

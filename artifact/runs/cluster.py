@@ -221,15 +221,15 @@ class Cluster:
 
     def weights_hash(self) -> str:
         """sha256 of the weights of all workers, or of the first one whose weights are not the run's."""
-        found: list[str] = []
+        hashes: list[str] = []
         for asked, member in [(member.actor.weights_hash.remote(), member) for member in self._idle]:
             try:
-                found.append(self._get(asked, member))
+                hashes.append(self._get(asked, member))
             except _Lost as lost:
                 self._leave(member, str(lost))
-        if not found:
+        if not hashes:
             raise RunError("no worker is left whose weights could be checked; run the same command again")
-        return next((one for one in found if one != self.info.weights_sha256), found[0])
+        return next((one for one in hashes if one != self.info.weights_sha256), hashes[0])
 
     def close(self) -> None:
         """End the workers, and the cluster if it was started here."""
@@ -299,24 +299,26 @@ class Cluster:
         """Take a worker that is prepared; RunError when it is prepared for something else than the first one was."""
         member = self._joining.pop(done)
         try:
-            found: Prepared = self._get(done, member)
+            prepared: Prepared = self._get(done, member)
         except _Lost as lost:
             self._leave(member, f"{lost}")
             return
-        member.host, member.node = found.host, found.node
-        if found.version != __version__:
-            raise RunError(f"{found.host}: has kloc-artifact {found.version}, here is {__version__}; install the same")
+        member.host, member.node = prepared.host, prepared.node
+        if prepared.version != __version__:
+            raise RunError(
+                f"{prepared.host}: has kloc-artifact {prepared.version}, here is {__version__}; install the same"
+            )
         if first:
-            self.info = found.info
-        differs = first_difference(described(self.info), described(found.info), MAY_DIFFER)
+            self.info = prepared.info
+        differs = first_difference(described(self.info), described(prepared.info), MAY_DIFFER)
         if differs is not None:
             name, there, here = differs
             raise RunError(
-                f"{found.host}: a worker there has another {name} ({here}, the first worker {there}); give every "
+                f"{prepared.host}: a worker there has another {name} ({here}, the first worker {there}); give every "
                 "machine the same packages (constraints.txt), files and kind of device"
             )
-        self._tell(found.said)
-        self._say(f"worker {member.number}: {found.info.device} on {found.host}, process {found.process}")
+        self._tell(prepared.said)
+        self._say(f"worker {member.number}: {prepared.info.device} on {prepared.host}, process {prepared.process}")
         self._idle.append(member)
 
     def _get(self, done: Any, member: _Member) -> Any:

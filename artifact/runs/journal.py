@@ -235,9 +235,9 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
                 pass
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from None
-    (found,) = connection.execute("pragma quick_check(1)").fetchone()
-    if found != "ok":
-        raise damaged(path, " ".join(found.replace("*** in database main ***", "").split()))
+    (said,) = connection.execute("pragma quick_check(1)").fetchone()
+    if said != "ok":
+        raise damaged(path, " ".join(said.replace("*** in database main ***", "").split()))
     if has_seals(connection):
         return  # they say more (store.py)
     broken = "select unit, case_id from records where not json_valid(payload) limit 1"

@@ -70,9 +70,9 @@ def _whole(parts: Sequence[Store]) -> RunInfo:
     """What the run is that these are parts of."""
     whole = msgspec.structs.replace(parts[0].info(), shard=None)
     for part in parts[1:]:
-        found = first_difference(described(whole), described(part.info()), _MAY_DIFFER)
-        if found is not None:
-            name, there, here = found
+        difference = first_difference(described(whole), described(part.info()), _MAY_DIFFER)
+        if difference is not None:
+            name, there, here = difference
             raise RunError(
                 f"{part.folder}: is no part of the run in {parts[0].folder}: it was made with another {name} ({here}, "
                 f"there {there}); merge parts of one run"

@@ -32,11 +32,11 @@ class Rehearsed(msgspec.Struct, frozen=True):
     """Switches of the released protocol that were corrected one by one, sorted."""
 
 
-def keep(found: Rehearsed) -> Path:
+def keep(rehearsed: Rehearsed) -> Path:
     """Write it to the cache folder, over an earlier one of the same kind; OSError where it cannot be written."""
-    path = _path(found.plan, found.model, found.protocol, found.corrected, found.environment)
+    path = _path(rehearsed.plan, rehearsed.model, rehearsed.protocol, rehearsed.corrected, rehearsed.environment)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(rehearsed), indent=1) + b"\n")
     return path
 
 

@@ -288,15 +288,15 @@ def _moments_used(context: Context) -> MomentsUsed | None:
 def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
     """The first statements that the model answers as the data says, as many as a unit traces."""
     most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
-    found: list[Statement] = []
+    answered: list[Statement] = []
     for start in range(0, len(traced.statements), _ASKED_TOGETHER):
-        if len(found) >= most:
+        if len(answered) >= most:
             break
         part = traced.statements[start : start + _ASKED_TOGETHER]
         said = zip(part, greedy_answers(model, part), strict=True)
-        found += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    note = f"{traced.note}; traced are the first {len(found[:most])} that the model answers"
-    return replace(traced, statements=found[:most], note=note)
+        answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
+    note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
+    return replace(traced, statements=answered[:most], note=note)
 
 
 def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:

@@ -174,25 +174,25 @@ def _page_rows(
 ) -> list[tuple[int | None, tuple[Value, ...]]]:
     """A page's rows; where one of them cannot be read, each of the others by its place, which passes over that one."""
     query = f"select {'rowid' if by_rowid else 'null'}, {', '.join(_COLUMNS)} from p{number}"
-    found: dict[tuple[int | None, tuple[Value, ...]], None] = {}
-    if _read_into(found, connection, query):
-        return list(found)
+    rows: dict[tuple[int | None, tuple[Value, ...]], None] = {}
+    if _read_into(rows, connection, query):
+        return list(rows)
     with suppress(sqlite3.Error):
         ((count,),) = connection.execute(f"select count(*) from p{number}")
         for place in range(count):
-            _read_into(found, connection, f"{query} limit 1 offset {place}")
-    return list(found)
+            _read_into(rows, connection, f"{query} limit 1 offset {place}")
+    return list(rows)
 
 
 def _read_into(
-    found: dict[tuple[int | None, tuple[Value, ...]], None], connection: sqlite3.Connection, query: str
+    rows: dict[tuple[int | None, tuple[Value, ...]], None], connection: sqlite3.Connection, query: str
 ) -> bool:
     """Add the rows of a query, as far as they can be read; whether all of them could."""
     try:
         for rowid, *values in connection.execute(query):
             while values and values[-1] is None:
                 values.pop()
-            found[rowid, tuple(values)] = None
+            rows[rowid, tuple(values)] = None
     except sqlite3.Error:
         return False
     return True

@@ -64,16 +64,16 @@ def run_status(store: Store) -> RunStatus:
     units = []
     for unit in info.plan.units:
         planned = {case for batch in info.batches(unit) for case in batch}
-        found = counts.get(unit.name, Counter())
+        states = counts.get(unit.name, Counter())
         own = _seconds([unit], spent)
         seconds = _seconds([one for one in info.plan.units if _kin(one) == _kin(unit)], spent) if own is None else own
         units.append(
             UnitStatus(
                 unit=unit.name,
-                done=found.get("done", 0),
+                done=states.get("done", 0),
                 left=len(planned - store.done(unit)),
-                failed=found.get("failed", 0),
-                excluded=found.get("excluded", 0),
+                failed=states.get("failed", 0),
+                excluded=states.get("excluded", 0),
                 seconds=seconds,
                 own=own is not None,
             )
@@ -154,14 +154,14 @@ def failed_units(stores: Sequence[Store]) -> list[str]:
     ]
 
 
-def status_lines(found: RunStatus, now: float) -> list[str]:
+def status_lines(run: RunStatus, now: float) -> list[str]:
     """A run's state in words: who and when, a line a unit, and the sum; `now` is the clock's seconds since 1970."""
-    info = found.info
-    head = f"{found.folder}: {info.plan.name} on {info.model}, protocol {protocol_words(info.protocol, info.switches)}"
+    info = run.info
+    head = f"{run.folder}: {info.plan.name} on {info.model}, protocol {protocol_words(info.protocol, info.switches)}"
     if info.shard is not None:
         head += ", part {} of {}".format(*info.shard)
-    who = f"{found.holder} is working on it" if found.holder else "nobody is working on it"
-    lines = [f"{head}; {who}", *_stored(found.stored, now)]
+    who = f"{run.holder} is working on it" if run.holder else "nobody is working on it"
+    lines = [f"{head}; {who}", *_stored(run.stored, now)]
     table: list[tuple[str, ...]] = [("unit", "done", "left", "failed", "excluded", "s/case", "time left")]
     table += [
         (
@@ -170,13 +170,13 @@ def status_lines(found: RunStatus, now: float) -> list[str]:
             "" if one.seconds is None else f"{'' if one.own else '~'}{one.seconds:.3g}",
             "" if one.left == 0 else _duration(one.time_left, one.own),
         )
-        for one in found.units
+        for one in run.units
     ]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for name, *numbers in table:
         cells = [name.ljust(widths[0]), *(text.rjust(n) for text, n in zip(numbers, widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
-    return [*lines, total_line([found])]
+    return [*lines, total_line([run])]
 
 
 def total_line(runs: Sequence[RunStatus]) -> str:

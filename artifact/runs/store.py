@@ -81,7 +81,7 @@ class Store:
         checked = self.checked()
         if checked.missing and not self._reads and not (checked.damaged or checked.tally_lost):
             with self._writing():
-                keep_tally(self._connection, checked.found)
+                keep_tally(self._connection, checked.tally)
             self.missed = checked.missing
         elif checked.damage:
             raise damaged(self.folder / DATABASE, checked.damage)
@@ -92,10 +92,10 @@ class Store:
 
     def info(self) -> RunInfo:
         """What the run is; RunError when the journal holds no such entry."""
-        found = self._meta("info")
-        if found is None:
+        stored = self._meta("info")
+        if stored is None:
             raise NotBegun(f"{self.folder}: the run never started; run its command again")
-        return self._decoded(found, "its description", RunInfo)
+        return self._decoded(stored, "its description", RunInfo)
 
     def environments(self) -> list[dict[str, Any]]:
         """Versions and hardware of every distinct machine that worked on the run."""
@@ -192,11 +192,11 @@ class Store:
         """How many records of each status every unit has."""
         if self._reads:
             return self.checked().counts
-        found: dict[str, Counter[str]] = {}
+        counts: dict[str, Counter[str]] = {}
         counted = "select unit, status, count(*) from records group by unit, status"
         for unit, status, count in self._rows(counted):
-            found.setdefault(unit, Counter())[status] = count
-        return found
+            counts.setdefault(unit, Counter())[status] = count
+        return counts
 
     def unfinished(self, unit: Unit) -> list[Record]:
         """A unit's records that failed or were excluded, by case id."""
@@ -269,7 +269,7 @@ class Store:
         columns = "case_id, cast(status as blob), cast(payload as blob)"
         rows = self._rows(f"select {columns} from records where unit = ? {only} order by +case_id", (unit.name,))
         left_out = self._left_out(unit)
-        found = [
+        records = [
             Record(
                 case,
                 status.decode(errors="replace"),
@@ -278,11 +278,11 @@ class Store:
             for case, status, payload in rows
             if case not in left_out
         ]
-        if len(found) < expected:  # an index, or the order of a table, is damaged
+        if len(records) < expected:  # an index, or the order of a table, is damaged
             raise damaged(
-                self.folder / DATABASE, f"{expected} records of {unit.name} are there, {len(found)} are found"
+                self.folder / DATABASE, f"{expected} records of {unit.name} are there, {len(records)} are found"
             )
-        return found
+        return records
 
     def _expected(self, unit: Unit, *statuses: str) -> int:
         """How many records of a unit a reader must find."""
@@ -391,9 +391,9 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
     apart = ["model_reason", "cases", "given", "file_notes"]
     # Runs of earlier versions did not say these.
     apart += [name for name in ("moments", "tokenizer_sha256") if not then.get(name)]
-    found = first_difference(then, now, apart)
-    if found is not None:
-        name, before, here = found
+    difference = first_difference(then, now, apart)
+    if difference is not None:
+        name, before, here = difference
         raise RunError(
             f"{store.folder}: was made with another {name} ({before}, now {here}); name another folder with --out, or "
             "run the command that made it"

@@ -216,9 +216,9 @@ def _take(
 ) -> bool:
     """Write an answer's body to the unfinished file, after the `there` bytes that were asked to be left out."""
     start, total = extent(response, there)
-    found = validator_of(response)
+    offered = validator_of(response)
     validator = begun.validator if begun and begun.url == url else None
-    if start and begun and (total != begun.total or (validator and found and found != validator)):
+    if start and begun and (total != begun.total or (validator and offered and offered != validator)):
         _discard(wanted)
         raise Again("the file has changed since its first part")
     _refuse_other(response, total, wanted)
@@ -226,7 +226,7 @@ def _take(
     with _writing(wanted):
         if not start:
             _discard(wanted)  # first, so that a note never stands beside the bytes of another file
-            write_atomically(wanted.note, msgspec.json.encode(_Begun(url, found, total)))
+            write_atomically(wanted.note, msgspec.json.encode(_Begun(url, offered, total)))
         with _unfinished(wanted.part, anew=not start) as stream:
             stream.seek(start)
             done = start

@@ -314,15 +314,15 @@ def _remove(paths: Sequence[Path]) -> None:
 
 def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell: Tell) -> Entry:
     key = f"{source.name}/{file.name}"
-    found = examine_file(source, file)
-    if found.state in ("whole", "new", "unusable") and found.sha256:
-        return Entry(found.sha256, path.stat().st_size)
-    if found.state == "damaged":
-        say(f"{key}: {found.words}; fetching it again")
+    there = examine_file(source, file)
+    if there.state in ("whole", "new", "unusable") and there.sha256:
+        return Entry(there.sha256, path.stat().st_size)
+    if there.state == "damaged":
+        say(f"{key}: {there.words}; fetching it again")
     hints = "".join(f"; {hint}" for hint in (source.other_bytes, source.instead) if hint)
     if offline():
         raise FactError(
-            f"{key}: is {'damaged' if found.state == 'damaged' else 'not'} in the cache, and HF_HUB_OFFLINE is set; "
+            f"{key}: is {'damaged' if there.state == 'damaged' else 'not'} in the cache, and HF_HUB_OFFLINE is set; "
             f"unset it, or put the file at {path}{hints}"
         )
     say(f"fetching {key}: {'' if file.exact else 'about '}{size_words(file.size)}")

@@ -46,7 +46,7 @@ def snapshot(model: HubModel, tell: Tell | None) -> Path:
     guard = _Guard(model, download.PATIENCE)
     try:
         with _telling(model, tell), _guarded(guard):
-            found = snapshot_download(
+            folder = snapshot_download(
                 model.repo, revision=model.revision, allow_patterns=list(model.files), cache_dir=cache
             )
     except ArtifactError:
@@ -56,7 +56,7 @@ def snapshot(model: HubModel, tell: Tell | None) -> Path:
             f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({guard.refused or reason(error)}); "
             "connect to the hub, set HF_ENDPOINT to a mirror, or name a folder that holds the model"
         ) from None
-    return Path(found)
+    return Path(folder)
 
 
 def hub_bytes(model: HubModel) -> int:
@@ -142,7 +142,7 @@ class _Guard:
             re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After", "")),
             _RESET.search(headers.get("RateLimit", "")),
         ]
-        longest = max((int(found[1][:12]) for found in told if found), default=0)
+        longest = max((int(match[1][:12]) for match in told if match), default=0)
         if longest > self._patience.longest_wait:
             self.refuse(f"the hub answers {status}, and asks to wait {longest} s")
 
@@ -188,8 +188,8 @@ class _Guard:
         if url in self._names:
             return self._names[url]
         path = unquote(urlsplit(url).path)
-        found = f"/{self._model.repo}/resolve/{self._model.revision}/"
-        return path.partition(found)[2] or None
+        beginning = f"/{self._model.repo}/resolve/{self._model.revision}/"
+        return path.partition(beginning)[2] or None
 
     def _most(self, name: str | None) -> int:
         return self._model.most if name == self._model.weights else SMALL

@@ -61,26 +61,26 @@ def records_of(content: bytes) -> list[Any] | None:
     """The records of a JSON list, of an object of records by id or under one name, or of JSON lines, or None."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
-        found = msgspec.json.decode(content)
+        decoded = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
             return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()] or None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-    if isinstance(found, dict):
-        if {"requested_rewrite", "subject"} & found.keys():
-            return [found]
-        values = list(found.values())
+    if isinstance(decoded, dict):
+        if {"requested_rewrite", "subject"} & decoded.keys():
+            return [decoded]
+        values = list(decoded.values())
         if all(isinstance(value, dict) for value in values):
             return values
         lists = [value for value in values if isinstance(value, list)]
         return lists[0] if len(lists) == 1 else None
-    return found if isinstance(found, list) else None
+    return decoded if isinstance(decoded, list) else None
 
 
 def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
     """The archive's files; Unusable when any path leads out of it."""
-    found = []
+    entries = []
     for entry in opened.infolist():
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
@@ -89,8 +89,8 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
                 f"run kloc fetch {archive.parent.name} again"
             )
         if not entry.is_dir() and "__MACOSX" not in path.parts:
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 
 def _by_content(

@@ -49,7 +49,7 @@ def test_evidence_needs_the_pinned_weights(cached: Path) -> None:
     assert not counts and "model.safetensors of gpt2-xl is not, or not made from, the file with sha256" in note
     cached.write_bytes(RIGHT)
     cached.with_name("config.json").write_bytes(WRONG)
-    assert "config.json of gpt2-xl is not" in evidence(PLANS["gpt2-xl"][0], "gpt2-xl", data, Given())[1]
+    assert "config.json of gpt2-xl is not" in evidence(XL, "gpt2-xl", inputs(), Given())[1]
     cached.unlink()
     assert not evidence(XL, "gpt2-xl", inputs(), Given())[0]
 
