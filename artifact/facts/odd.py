@@ -3,7 +3,6 @@
 Covers what a data set of many records may hold: an odd record now and then, records by id, JSON lines, a byte-order
 mark, numbers written as text. A record without the rephrasings that nearly all others have is odd, too. A file in which
 more than one record in twenty is odd is refused, so that a small file is read as strictly as fact.py reads a request.
-It opens no file.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
-"""What can be known before anything is fetched or loaded: the run's folder, the user's files, the device, its memory.
+"""Checks before anything is fetched or loaded: the run's folder, the user's files, the device, its memory.
 
-A run that cannot begin ends here, in one line, before gigabytes come. Nothing is computed; what can only be compared
-with the model at hand (hashes, settings) is store.py's to check when the run begins.
+A run that cannot begin ends here, in one line, before gigabytes are downloaded. What can only be compared once the
+model is loaded (hashes, settings) is checked by store.py when the run begins.
 """
 
 import errno

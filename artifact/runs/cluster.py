@@ -1,8 +1,8 @@
 """The cluster engine: a run's batches computed by Ray workers, one a GPU, or one a processor where there is no GPU.
 
-Covers connecting to Ray, workers that join once they have loaded the model, handing out batches one at a time, and
-workers that are lost. The driver writes the journal and loads no model. What a batch's records are is local.py's, so
-they are the same as without Ray. Installing and fetching on the other machines is left to whoever runs the cluster.
+Covers connecting to Ray, workers that join once they have loaded the model, handing out batches one at a time, and lost
+workers. The driver writes the journal and loads no model. local.py computes each batch, so the records are the same as
+without Ray. The other machines need the package and the fetched files beforehand.
 
 RAY_ADDRESS names the cluster; without it one is started on this machine and ended with the run. When a stop is asked
 for, the batches in hand are finished and stored; a second Ctrl-C gives them up.
@@ -34,15 +34,15 @@ Say = Callable[[str], None]
 Batch = Sequence[int]
 MAY_DIFFER = ("device", "model_reason", "file_notes")
 LOSSES_A_WORKER = 3
-"""Workers that are replaced, for each that the cluster has room for, before none is started any more."""
+"""Lost workers, for each that the cluster has room for, after which no more are started."""
 LOSSES_A_BATCH = 3
-"""Workers that one batch may take down before it is thought to be the cause."""
+"""Lost workers after which the batch that they computed is blamed."""
 PATIENCE = 60.0
 """Seconds that a new worker may wait for room on the cluster when no other is left."""
 OBJECT_STORE = 256_000_000
 """Bytes of Ray's object store on a cluster of our own: records are small."""
 _PASSED_ON = ("HF_", "KLOC_")
-"""Environment variables that tell where models and data are, by their beginnings."""
+"""Prefixes of the environment variables that say where models and data are."""
 
 
 def ray_engine(plan: Plan, asked: Asked, say: Say, begun_with: str | None) -> Engine:

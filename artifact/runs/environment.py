@@ -1,4 +1,4 @@
-"""What machine and which versions a run's numbers come from. It measures nothing."""
+"""What machine and which versions a run's numbers come from."""
 
 import os
 import platform

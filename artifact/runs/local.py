@@ -1,6 +1,6 @@
 """The local engine: the records of one batch of cases of one unit, computed in this process.
 
-Covers what each kind of unit does to a case. It stores nothing and keeps no order (runner.py).
+Covers what each kind of unit does to a case. runner.py stores the records.
 """
 
 import time

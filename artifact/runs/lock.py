@@ -1,7 +1,7 @@
 """The lock of a run folder: one process writes there at a time, and says who it is.
 
-Covers taking the lock (io.py's) and asking who holds it. The system gives it up when its process ends, however that
-ends; what the file says then is out of date, and a copied folder is nobody's.
+Covers taking the lock (io.py's) and asking who holds it. The operating system releases the lock when the process ends,
+even by a crash; what the file says is out of date then. A copied folder is unlocked.
 """
 
 import errno
@@ -59,7 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
 def turn(folder: Path) -> Iterator[bool]:
     """Wait until no other process writes a report into a folder that is there, and keep others waiting.
 
-    Gives False at once where the file system has no locks. Raises OSError when the folder cannot be written, RunError
+    Yields False at once where the file system has no locks. Raises OSError when the folder cannot be written, RunError
     when another process writes there for too long.
     """
     path, alone = folder / REPORT_LOCK, True
@@ -80,7 +80,7 @@ def turn(folder: Path) -> Iterator[bool]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who works on a run, such as `process 12 on host`; None when nobody does, or no lock can tell."""
+    """Who works on a run, such as `process 12 on host`; None when nobody does, or when locks do not work there."""
     path = folder / LOCK
     try:
         lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)

@@ -1,8 +1,7 @@
-"""Put the parts of one run together, as `--shard` made them on several machines: a run like any other comes out.
+"""Put the parts of one run together, as `--shard` made them on several machines, into a run like any other.
 
-Covers which runs are parts of one, folders of several runs, what no part holds yet, times and environments. The parts
-stay as they are, and records without a checksum get none. It computes no record: what is missing is computed by the
-run's own command in the new folder (runner.py).
+Covers which runs are parts of one, folders of several runs, times and environments. The parts stay as they are, and
+records without a checksum get none. The run's own command in the new folder computes the missing cases (runner.py).
 """
 
 from collections.abc import Sequence
@@ -74,8 +73,8 @@ def _whole(parts: Sequence[Store]) -> RunInfo:
         if difference is not None:
             name, there, here = difference
             raise RunError(
-                f"{part.folder}: is no part of the run in {parts[0].folder}: it was made with another {name} ({here}, "
-                f"there {there}); merge parts of one run"
+                f"{part.folder}: is not a part of the run in {parts[0].folder}: it was made with another {name} "
+                f"({here}, there {there}); merge parts of one run"
             )
     for part in parts:
         part.refuse_damage()

@@ -1,10 +1,10 @@
 """Save what is whole in a damaged journal: its records, into a new run that the run's own command then finishes.
 
 Covers damaged, zeroed and missing pages, the lost first page, payloads that do not decode or do not fit their unit, and
-a description that is taken from run.json. The damaged folder stays as it is. A record is whole when its seal confirms
-it (seals.py). One of an earlier version, without a seal, is whole when its payload fits its unit and gives the numbers
-stored beside it, where there are any: of two that disagree, neither is kept, and a changed digit that no stored number
-rests on is not seen; it stays without a seal. It computes no record (runner.py).
+a description that is read from run.json. The damaged folder stays as it is. A record is whole when its seal confirms it
+(seals.py). One of an earlier version, without a seal, is whole when its payload fits its unit and gives the numbers
+stored with it, where there are any: of two that disagree, neither is kept. A changed digit that affects no stored
+number is not noticed. Such a record stays without a seal.
 """
 
 import sqlite3
@@ -215,7 +215,7 @@ def _whole(unit: Unit, kept: _Stored, stored: bytes | None, info: RunInfo) -> Re
         if kept.status != "done":
             return record if isinstance(payload["reason"], str) else None
         numbers_X = case_numbers(unit, payload)
-        if unit.does != "trace" and np.isnan(numbers_X).all():  # what is no score has no numbers
+        if unit.does != "trace" and np.isnan(numbers_X).all():  # no numbers: not a score
             return None
         hashes = payload.get("hparams"), info.settings.get(unit.method, {}).get("hash")
         if unit.does == "edit" and None not in hashes and hashes[0] != hashes[1]:
@@ -234,7 +234,7 @@ def _whole(unit: Unit, kept: _Stored, stored: bytes | None, info: RunInfo) -> Re
 def _settled(path: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """The journal and a file to work in; a copy of it, without what a killed process wrote of a transaction, if any.
 
-    What another database left beside it is passed over.
+    A rollback journal of another database is ignored.
     """
     with TemporaryDirectory(dir=out.parent, prefix=f"{out.name[:100]}-") as folder:
         scratch = Path(folder) / "pages"

@@ -1,7 +1,7 @@
 """What a rehearsal measured, kept in the cache folder by machine, and what it says of a run on the same machine.
 
-Covers one file a machine, plan, model and protocol, and the seconds that a run's own facts take by it. It measures
-nothing (bench/rehearse.py).
+Covers one file a machine, plan, model and protocol, and the seconds that a run's own facts take by it.
+bench/rehearse.py measures them.
 """
 
 import hashlib

@@ -42,7 +42,7 @@ SMALL_EMBEDDING = 1_000_000
 def choose_model(asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
     """The model to use and why, in words. `auto`: GPT-2 small when cached or the hub answers, else the world.
 
-    A run that was begun with a model goes on with it, whatever `auto` would take today.
+    A resumed run keeps the model that it began with.
     """
     if asked != "auto":
         return asked, f"asked for with --model {asked}"
@@ -92,7 +92,7 @@ class Context:
     relation_noise_level: float | None = None
     """That of relation traces where the authors' file names their words."""
     batches: Callable[[Unit], Sequence[Sequence[int]]] = lambda unit: ()
-    """Each unit's case ids as the whole run cuts them, whatever its shard."""
+    """Each unit's case ids as the whole run cuts them, before sharding."""
     any_model: bool = False
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()

@@ -1,9 +1,10 @@
-"""Rows of a damaged SQLite file, page by page, read by SQLite itself, which as a whole gives up at a damaged page.
+"""Rows of a damaged SQLite file, page by page. SQLite stops at a damaged page; this reads the others.
 
-In a copy of the file every page that can hold rows is made a table of its own: a new first page names it as a root, and
-an inner page of an index becomes a leaf, since its rows are written the same way (sqlite.org/fileformat2.html, 1.6). So
-SQLite reads each page's rows with all that they keep on further pages, and a damaged page costs its own rows alone. It
-knows neither the tables nor the keys that were: which row is what is told from its values.
+SQLite itself reads them: in a copy of the file every page that can hold rows is made a table of its own: a new first
+page names it as a root, and an inner page of an index becomes a leaf, since its rows are written the same way
+(sqlite.org/fileformat2.html, 1.6). So SQLite reads each page's rows with all that they keep on further pages, and a
+damaged page costs its own rows alone. The tables and keys that were are unknown: the caller tells by its values what a
+row is.
 """
 
 import errno
@@ -43,7 +44,7 @@ class Pages:
     def rows(self) -> Iterator[tuple[int | None, tuple[Value, ...]]]:
         """(rowid, values) of every row that SQLite can read; no rowid in an index or a table without it.
 
-        Values are cut after the last that is not NULL; bytes of a text that are no UTF-8 are surrogates in it. Pages
+        Values are cut after the last that is not NULL; bytes of a text that are not UTF-8 become surrogates. Pages
         that are no longer used may give rows twice, or as they once were.
         """
         numbers = list(self._kinds)

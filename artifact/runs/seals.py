@@ -1,9 +1,10 @@
 """Checksums of a journal's records: each is tied to the run's description, and a tally knows how many there are.
 
 A record's seal is over the description as it is stored, unit, case, status and payload; the seal of its row of numbers
-over the record's seal and the row. So a changed byte, a record of another run and a record under another unit are seen,
-and by the tally one that is gone. Seals are against damage and mixing. They are no signature: whoever changes a record
-on purpose can make its seal anew. Journals of earlier versions have none; their records are read and called unsealed.
+over the record's seal and the row. So a changed byte, a record of another run and a record under another unit are
+noticed, and by the tally a missing one. Seals guard against damage and mixing. They are not a signature: whoever
+changes a record on purpose can compute its seal, too. Journals of earlier versions have none; their records count as
+unsealed.
 """
 
 import sqlite3

@@ -1,8 +1,8 @@
 """Where a run stands, from its journal and its lock alone, while another process works on it or when none does.
 
-Covers what is done and left of each unit, what a case takes, and the time that is left. A unit that has not begun takes
-what its nearest kin take: edits by the same method, traces of the same kind. Seconds are those of the work itself: on a
-cluster several cases are computed at once, and the run ends sooner. No torch.
+Covers what is done and left of each unit, the seconds of a case, and the time that is left. A unit that has not begun
+is estimated from similar units: edits by the same method, traces of the same kind. Seconds are those of the work
+itself: on a cluster several cases are computed at once, and the run ends sooner. No torch.
 """
 
 import shlex
@@ -25,9 +25,9 @@ from artifact.runs.store import DESCRIPTION, Store
 
 @dataclass(frozen=True)
 class UnitStatus:
-    """Cases of a unit by state; `seconds` is what one takes, None as long as neither it nor its kin has times.
+    """Cases of a unit by state; `seconds` is what one takes, None until it or a similar unit has times.
 
-    `own` is False where the seconds are those of its kin.
+    `own` is False where the seconds are those of similar units.
     """
 
     unit: str
@@ -48,7 +48,7 @@ class UnitStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run's units, who works on it (None: nobody), and when its newest batch was stored, by the clock of then."""
+    """A run's units, who works on it (None: nobody), and when its newest batch was stored (Unix time)."""
 
     folder: Path
     info: RunInfo
@@ -66,7 +66,7 @@ def run_status(store: Store) -> RunStatus:
         planned = {case for batch in info.batches(unit) for case in batch}
         states = counts.get(unit.name, Counter())
         own = _seconds([unit], spent)
-        seconds = _seconds([one for one in info.plan.units if _kin(one) == _kin(unit)], spent) if own is None else own
+        similar = [one for one in info.plan.units if _sort_of(one) == _sort_of(unit)]
         units.append(
             UnitStatus(
                 unit=unit.name,
@@ -74,7 +74,7 @@ def run_status(store: Store) -> RunStatus:
                 left=len(planned - store.done(unit)),
                 failed=states.get("failed", 0),
                 excluded=states.get("excluded", 0),
-                seconds=seconds,
+                seconds=_seconds(similar, spent) if own is None else own,
                 own=own is not None,
             )
         )
@@ -195,7 +195,7 @@ def total_line(runs: Sequence[RunStatus]) -> str:
     return line + (f"{_duration(known, own)} and {names} of unknown length" if known else "for an unknown time")
 
 
-def _kin(unit: Unit) -> tuple[str, str]:
+def _sort_of(unit: Unit) -> tuple[str, str]:
     return unit.does, unit.method if unit.does == "edit" else unit.trace_kind if unit.does == "trace" else ""
 
 

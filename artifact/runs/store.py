@@ -74,7 +74,7 @@ class Store:
         return self._checked
 
     def refuse_damage(self) -> None:
-        """Raise RunError where records are damaged or missing: for those who would build upon them.
+        """Raise RunError where records are damaged or missing: for callers that write more on top.
 
         A writer computes again what is missing alone, of which `missed` says how many.
         """
@@ -152,7 +152,7 @@ class Store:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All that the block writes in one transaction: for stores made from others, never for a run's own cases."""
+        """Write all of the block in one transaction; only for merged or recovered stores."""
         if self._open:
             yield
             return
@@ -165,7 +165,7 @@ class Store:
                 self._open = False
 
     def add_time(self, unit: Unit, seconds: float, cases: int, ended: float | Literal["now"] | None = "now") -> None:
-        """Commit how long `cases` cases of a unit took, and what the clock said then (last_time), None if unknown."""
+        """Commit how long `cases` cases of a unit took, and the Unix time when they were stored, None if unknown."""
         clock = time.time() if ended == "now" else ended
         with self._writing():
             self._connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, clock))
@@ -232,12 +232,12 @@ class Store:
         return self._times("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
 
     def timed(self) -> list[tuple[str, float, int, float | None]]:
-        """(unit, seconds, cases, the clock then) of every batch, in the order they were stored."""
+        """(unit, seconds, cases, Unix time) of every batch, in the order they were stored."""
         rows = self._times("select * from times order by rowid")
         return [(unit, seconds, cases, ended[0] if ended else None) for unit, seconds, cases, *ended in rows]
 
     def last_time(self) -> float | None:
-        """The clock's seconds since 1970 when the newest batch was stored, whatever the clock did before; or None."""
+        """Unix time of the last stored batch; None where an earlier version stored it."""
         for _, _, _, *ended in self._times("select * from times order by rowid desc limit 1"):
             return ended[0] if ended else None  # earlier versions did not say
         return None

@@ -4,9 +4,9 @@ Covers fetching, the room it takes, and the paths of what was fetched. Downloadi
 files hub.py's, hashes are lock.py's, checking without a network is verify.py's. Converting pickles needs torch and is
 convert.py's and editing/mend_weights.py's; what they made is found here. Parsing is facts/fact.py's.
 
-What is checked when: every size that is pinned or recorded whenever a path is given out; every hash when a file is
-fetched, by `kloc fetch` also of what was there, and by `kloc fetch --check`. What nobody knows the hash of must be a
-file of its kind, and gets its hash recorded.
+Sizes are checked whenever a path is given out, against the pinned or recorded ones. Hashes are checked when a file is
+fetched, by `kloc fetch` also for files that were there, and by `kloc fetch --check`. A file without a known hash must
+be of the kind that its name says; its hash is then recorded.
 
 Environment: KLOC_CACHE, KLOC_MIRROR (a base URL that is tried before every plain file's own, host and path kept below
 it), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, and the usual ones for proxies.
@@ -84,7 +84,7 @@ def hub_answers(model: HubModel, seconds: float = 10.0) -> tuple[bool, str]:
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set: then nothing is fetched, from whatever host. SettingError: HF_ENDPOINT is bad."""
+    """Whether HF_HUB_OFFLINE is set: then nothing is fetched from any host. SettingError: HF_ENDPOINT is bad."""
     check_endpoint()
     from huggingface_hub import constants
 
@@ -114,10 +114,10 @@ def _folder(model: HubModel) -> Path:
 
 
 def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
-    """The folder of a source after what was missing was fetched and every file verified by its hash.
+    """Fetch what is missing of a source, verify every file by its hash, and return its folder.
 
-    What is damaged is fetched again; a hash seen for the first time is recorded. Two processes take turns. Raises
-    FactError or ModelError in one line; the same call goes on where it stopped.
+    Damaged files are fetched again; a hash seen for the first time is recorded. Two processes take turns. Raises
+    FactError or ModelError; the same call goes on where it stopped.
     """
     if isinstance(source, HubModel):
         return _fetch_model(source, say, tell)

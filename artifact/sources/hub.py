@@ -1,9 +1,9 @@
-"""A model's files from the hub by huggingface_hub, whose answers are looked at before it uses them.
+"""A model's files from the hub by huggingface_hub, with every request and answer checked first.
 
-Its client takes an ETag and a commit from the hub as names of files, follows any redirect and `next` link, waits as
-long as a Retry-After says, and takes bodies of any length. Here every request and every answer passes a guard: what
-names a file must be a plain name, what is sent must fit the model's pinned size, and less than a stated rate ends it.
-The transfer stays with plain HTTP, as the accelerated one (Xet) passes no guard.
+Its client uses an ETag and a commit from the hub as names of files, follows any redirect and `next` link, waits as long
+as a Retry-After says, and accepts bodies of any length. Here a guard checks that what names a file is a plain name,
+that the bytes fit the model's pinned size, and that they arrive at a least rate. The accelerated transfer (Xet) is off,
+since the guard cannot see it.
 """
 
 import re
@@ -73,7 +73,7 @@ def hub_bytes(model: HubModel) -> int:
 
 
 class _Refused(Exception):
-    """What the hub answers is not taken."""
+    """The hub's answer is refused."""
 
 
 class _Guard:
@@ -137,7 +137,7 @@ class _Guard:
         response.stream = _bounded(response.stream, self, most)
 
     def _look_at_wait(self, status: int, headers: Any) -> None:
-        """Its client waits as long as a number says, without asking anybody; a date it passes over."""
+        """The client waits as many seconds as a number says, however many; it ignores a date."""
         told = [
             re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After", "")),
             _RESET.search(headers.get("RateLimit", "")),
@@ -195,7 +195,7 @@ class _Guard:
         return self._model.most if name == self._model.weights else SMALL
 
     def took(self, count: int) -> None:
-        """Count bytes; ends the transfer when it is to end."""
+        """Count bytes; raises once the transfer was refused."""
         with self._lock:
             self.arrived += count
         if self.refused:

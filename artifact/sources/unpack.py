@@ -1,4 +1,4 @@
-"""One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than were agreed on.
+"""One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than the limit.
 
 A member is known by what its records hold, whatever it is called: a JSON list, records by id, or JSON lines, with a
 byte-order mark or without.
@@ -25,7 +25,7 @@ _SHOWN, _FIELDS = 8, 10
 
 
 class Unusable(FactError):
-    """The archive is not what it was taken for; its own bytes are at fault."""
+    """The archive itself is damaged, or not the one that was expected."""
 
 
 def unpack(archive: Path, member: Member, out: Path, say: Callable[[str], None] = lambda line: None) -> str | None:

@@ -1,7 +1,7 @@
 """Whether what was fetched is still what it was: every file's size and sha256 against what it must have, offline.
 
-Covers plain files, what was taken out of archives, models in the hub's cache, and converted weights. A file whose hash
-nobody knows is looked at: whether it is of the kind that its name says. It mends nothing.
+Covers plain files, what was taken out of archives, models in the hub's cache, and converted weights. A file without a
+known hash is checked to be of the kind that its name says.
 """
 
 import re
