@@ -167,7 +167,7 @@ class _Rewrite(msgspec.Struct):
     rm_rel_prompt: _Text | None = None
 
 
-class _Record(msgspec.Struct):
+class _FactRecord(msgspec.Struct):
     requested_rewrite: _Rewrite
     case_id: _Id | None = None
     paraphrase_prompts: _Texts = []
@@ -175,7 +175,7 @@ class _Record(msgspec.Struct):
     rel_prompts: _Texts = []
 
 
-class _Known(msgspec.Struct):
+class _KnownRecord(msgspec.Struct):
     subject: _Text
     prompt: _Text
     known_id: _Id | None = None
@@ -226,7 +226,7 @@ def read_statements(path: Path | str) -> list[Statement]:
 
 def parse_fact(row: object, number: int, source: str) -> Fact:
     """One record, the `number`-th of `source`, without its harder foil (with_foils); FactError as in parse_facts."""
-    record = _convert(row, _Record, source, number)
+    record = _convert(row, _FactRecord, source, number)
     rewrite, relation = record.requested_rewrite, record.requested_rewrite.relation
     _check_record(record, _Checks(source, number))
     return Fact(
@@ -245,7 +245,7 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
     )
 
 
-def _check_record(record: _Record, check: "_Checks") -> None:
+def _check_record(record: _FactRecord, check: "_Checks") -> None:
     """Raise FactError for the first text of a record that is not what it must be."""
     rewrite = record.requested_rewrite
     for name in ("prompt", "add_rel_prompt", "rm_rel_prompt"):
@@ -283,7 +283,7 @@ def _check_relation(rewrite: _Rewrite, check: "_Checks") -> None:
 
 
 def _statement(row: object, number: int, source: str) -> Statement:
-    known = _convert(row, _Known, source, number)
+    known = _convert(row, _KnownRecord, source, number)
     check = _Checks(source, number)
     check.filled("subject", known.subject)
     check.complete("prompt", known.prompt)

@@ -16,7 +16,7 @@ from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement, parse_fact, refuse_repeats, rows_of, with_foils
 from artifact.reading import decode_json
 
-SHARE = 1 / 20
+MOST_ODD = 1 / 20
 """Most records of a file that may be odd."""
 
 
@@ -54,11 +54,13 @@ def decode_records(content: bytes, source: str) -> object:
 
 
 def parse_records(raw: object, source: str, every: bool = False) -> list[Fact | OddRecord]:
-    """Every record as a fact or an odd one, in order. Raises FactError when more than SHARE of them are odd: with the
-    one reason, or their number and the commonest ones; and when two records have one case id.
+    """Every record as a fact or an odd one, in order.
 
-    A record without rephrasings of a view that it carries is odd where at most SHARE of the file are. A file with more
-    of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each record
+    Raises FactError when more than MOST_ODD of them are odd: with the one reason, or their number and the commonest
+    ones; and when two records have one case id.
+
+    A record without rephrasings of a view that it carries is odd where at most MOST_ODD of the file are. A file with
+    more of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each record
     needs those of its entity view; the relation's fields are checked where they are asked for.
     """
     records: list[Fact | OddRecord] = []
@@ -72,9 +74,9 @@ def parse_records(raw: object, source: str, every: bool = False) -> list[Fact | 
     for number, odd in _without_rephrasings(records, every).items():
         records[number] = odd
         errors.append(f"{source}: {odd.reason}")
-    if len(errors) == 1 and len(errors) > SHARE * len(records):
+    if len(errors) == 1 and len(errors) > MOST_ODD * len(records):
         raise FactError(errors[0])
-    if len(errors) > SHARE * len(records):
+    if len(errors) > MOST_ODD * len(records):
         reasons = Counter(error.removeprefix(f"{source}: ").partition(": ")[2] for error in errors)
         common = "; ".join(f"{count} times: {text[:120]}" for text, count in reasons.most_common(2))
         raise FactError(
@@ -94,7 +96,7 @@ def _without_rephrasings(records: Sequence[Fact | OddRecord], every: bool) -> di
         bare["rel_prompts"] = [(at, fact) for at, fact in facts if fact.relation and not fact.relation_paraphrases]
     odd: dict[int, OddRecord] = {}
     for field, missing in bare.items():
-        if every or len(missing) <= SHARE * len(records):
+        if every or len(missing) <= MOST_ODD * len(records):
             for number, fact in missing:
                 reason = f"record {number}: {field} is missing or empty; give it a rephrasing"
                 odd.setdefault(number, OddRecord(fact.case_id, reason, fact.statement))

@@ -17,7 +17,7 @@ from artifact.plan import Plan
 from artifact.runs.describe import first_difference
 from artifact.runs.inputs import check_given
 from artifact.runs.journal import DATABASE, journal_file
-from artifact.runs.lock import check_path, locked, unwritable
+from artifact.runs.lock import check_path, locked, unwritable_folder
 from artifact.runs.resolve import Asked, check_asked, run_device
 from artifact.runs.store import reading
 from artifact.sources.catalogue import HUB_MODELS
@@ -48,7 +48,7 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
         there = next(parent for parent in folder.absolute().parents if parent.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             reason = errno.EACCES if there.is_dir() else errno.ENOTDIR
-            raise unwritable(folder, OSError(reason, os.strerror(reason)))
+            raise unwritable_folder(folder, OSError(reason, os.strerror(reason)))
         return
     with locked(folder):
         if not journal_file(folder / DATABASE):

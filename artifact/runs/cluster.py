@@ -37,7 +37,7 @@ LOSSES_A_WORKER = 3
 """Lost workers, for each that the cluster has room for, after which no more are started."""
 LOSSES_A_BATCH = 3
 """Lost workers after which the batch that they computed is blamed."""
-PATIENCE = 60.0
+ROOM_SECONDS = 60.0
 """Seconds that a new worker may wait for room on the cluster when no other is left."""
 OBJECT_STORE = 256_000_000
 """Bytes of Ray's object store on a cluster of our own: records are small."""
@@ -159,7 +159,7 @@ class Cluster:
             self._most = self._room(self._machines())
             if not self._most:
                 raise RunError("the Ray cluster has neither a GPU nor a processor to give; add machines to it")
-            ready, _ = self._ray.wait(list(self._joining), timeout=PATIENCE)
+            ready, _ = self._ray.wait(list(self._joining), timeout=ROOM_SECONDS)
             if ready:
                 self._join(ready[0], first=True)
             elif not self._placed():
@@ -284,7 +284,7 @@ class Cluster:
             refs = [*self._joining, *working]
             if not refs:
                 raise _none_left()
-            ready, _ = self._ray.wait(refs, timeout=None if working else PATIENCE)
+            ready, _ = self._ray.wait(refs, timeout=None if working else ROOM_SECONDS)
             if ready:
                 return ready[0]
             if not self._placed():

@@ -43,7 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except FileExistsError as error:
             if error.filename != str(path):
-                raise unwritable(folder, error) from None
+                raise unwritable_folder(folder, error) from None
             raise RunError(f"{path}: is not a regular file and cannot be a lock; remove it") from None
         except OSError as error:
             if error.errno in _NO_LOCKS:
@@ -51,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
                     f"{folder}: its file system has no locks ({error.strerror}), so two processes could write there "
                     "at once; name a folder on another disk with --out and copy it here afterwards"
                 ) from None
-            raise unwritable(folder, error) from None
+            raise unwritable_folder(folder, error) from None
         yield
 
 
@@ -105,7 +105,7 @@ def refuse_existing(out: Path) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
     except OSError as error:
-        raise unwritable(out, error) from None
+        raise unwritable_folder(out, error) from None
 
 
 def check_path(folder: Path) -> None:
@@ -115,12 +115,12 @@ def check_path(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable_folder(folder, error) from None
     except ValueError as error:
         raise RunError(f"{str(folder)!r}: is not a path ({error}); name a folder with --out") from None
 
 
-def unwritable(folder: Path, error: OSError) -> RunError:
+def unwritable_folder(folder: Path, error: OSError) -> RunError:
     """What is said of a folder that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free disk space and run the same command again: what was stored is kept"

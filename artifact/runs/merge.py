@@ -15,7 +15,7 @@ import msgspec
 from artifact.errors import RunError, SettingError
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import run_folders
-from artifact.runs.lock import refuse_existing, unwritable
+from artifact.runs.lock import refuse_existing, unwritable_folder
 from artifact.runs.store import Store, begin, reading, writing
 
 _MAY_DIFFER = ("model_reason", "given", "shard", "file_notes")
@@ -62,7 +62,7 @@ def merge(folders: Sequence[Path], out: Path) -> list[Merged]:
                 rmtree(out, ignore_errors=True)  # all that is in it was written here
                 raise
         except OSError as error:
-            raise unwritable(out, error) from None
+            raise unwritable_folder(out, error) from None
 
 
 def _whole(parts: Sequence[Store]) -> RunInfo:

@@ -23,7 +23,7 @@ from artifact.errors import RunError
 from artifact.plan import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
-from artifact.runs.lock import holder, refuse_existing, unwritable
+from artifact.runs.lock import holder, refuse_existing, unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
 from artifact.runs.record import Record
 from artifact.runs.salvage import Pages
@@ -71,7 +71,7 @@ def recover(folder: Path, out: Path) -> list[Saved]:
             rmtree(out, ignore_errors=True)  # all that is in it was written here
             raise
     except OSError as error:
-        raise unwritable(out, error) from None
+        raise unwritable_folder(out, error) from None
     return saved
 
 

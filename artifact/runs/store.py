@@ -22,8 +22,7 @@ from artifact.io import reason, write_atomically
 from artifact.plan import Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
-from artifact.runs.lock import locked
-from artifact.runs.lock import unwritable as unwritable_folder
+from artifact.runs.lock import locked, unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 from artifact.runs.record import Record
 from artifact.runs.seals import (

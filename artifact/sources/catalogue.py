@@ -87,7 +87,7 @@ class PlainFile(_Sized):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class ArchiveMember:
     """A file that is taken out of an archive and kept as `name`, known to the rest of the house as `key`; at most
     `limit` bytes. It is found by its records, which hold the fields of `needs`, whatever it is called in the archive;
     an `optional` one may be missing.
@@ -110,7 +110,7 @@ class PlainSource:
 
     name: str
     files: tuple[PlainFile, ...]
-    members: tuple[Member, ...] = ()
+    members: tuple[ArchiveMember, ...] = ()
     licence: str
     citation: str
     purpose: str
@@ -266,7 +266,7 @@ PLAIN_SOURCES = {
             ),
             members=(
                 # The archive's inside is unknown: these are the fields and names that the authors' code reads.
-                Member(
+                ArchiveMember(
                     key="rel_counterfact",
                     name="rel_counterfact.json",
                     limit=500_000_000,
@@ -277,7 +277,7 @@ PLAIN_SOURCES = {
                         "rel_prompts",
                     ),
                 ),
-                Member(
+                ArchiveMember(
                     key="rel_known",
                     name="rel_known_1000.json",
                     limit=50_000_000,

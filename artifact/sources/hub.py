@@ -72,7 +72,7 @@ def hub_bytes(model: HubModel) -> int:
     return sum(sizes)
 
 
-class _Refused(Exception):
+class _GuardRefused(Exception):
     """The hub's answer is refused."""
 
 
@@ -98,12 +98,12 @@ class _Guard:
         """End it with these words."""
         with self._lock:
             self.refused = self.refused or words
-        raise _Refused(self.refused)
+        raise _GuardRefused(self.refused)
 
     def on_request(self, request: Any) -> None:
         """Before every request, redirected ones included."""
         if self.refused:
-            raise _Refused(self.refused)
+            raise _GuardRefused(self.refused)
         with self._lock:
             self._requests += 1
         if self._requests > MOST_REQUESTS:
@@ -199,7 +199,7 @@ class _Guard:
         with self._lock:
             self.arrived += count
         if self.refused:
-            raise _Refused(self.refused)
+            raise _GuardRefused(self.refused)
 
 
 def _bounded(stream: Any, guard: _Guard, most: int) -> Any:

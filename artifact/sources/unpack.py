@@ -14,10 +14,10 @@ import msgspec
 from artifact.errors import FactError
 from artifact.io import fit, reason, write_atomically
 from artifact.sizes import size_words
-from artifact.sources.catalogue import Member
+from artifact.sources.catalogue import ArchiveMember
 from artifact.sources.kinds import DAMAGED_ARCHIVE, too_large_inside
 
-SHARE = 0.95
+LEAST_SHARE = 0.95
 """Share of a member's records that must hold the fields for it to be taken."""
 TOTAL = 4
 """Bytes of all members that are looked into, as a multiple of one member's limit."""
@@ -28,7 +28,9 @@ class Unusable(FactError):
     """The archive itself is damaged, or not the one that was expected."""
 
 
-def unpack(archive: Path, member: Member, out: Path, say: Callable[[str], None] = lambda line: None) -> str | None:
+def unpack(
+    archive: Path, member: ArchiveMember, out: Path, say: Callable[[str], None] = lambda line: None
+) -> str | None:
     """Write one member of the archive to `out`, in one step; returns its path in the archive.
 
     It is the one whose records hold `member.needs`, whatever it is called; of several the one with most records, then
@@ -94,7 +96,7 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
 
 
 def _by_content(
-    opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: Member, say: Callable[[str], None]
+    opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: ArchiveMember, say: Callable[[str], None]
 ) -> tuple[str, bytes] | None:
     best: tuple[int, str, bytes] | None = None
     seen, damaged, room = [], [], TOTAL * member.limit
@@ -116,7 +118,7 @@ def _by_content(
             continue
         seen.append(f"{name} ({len(records)} records with {_fields(records[0])})")
         whole = sum(_holds(record, member.needs) for record in records)
-        if whole >= SHARE * len(records) and (best is None or len(records) > best[0]):
+        if whole >= LEAST_SHARE * len(records) and (best is None or len(records) > best[0]):
             best = len(records), entry.filename, content if content[:1] == b"[" else msgspec.json.encode(records)
     if damaged and (best is not None or member.optional):
         more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""

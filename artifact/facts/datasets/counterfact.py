@@ -17,7 +17,7 @@ from artifact.facts.dataset import (
     with_relations,
 )
 from artifact.facts.fact import Fact
-from artifact.facts.odd import SHARE, OddRecord, parse_records
+from artifact.facts.odd import MOST_ODD, OddRecord, parse_records
 
 PAPER_CASES = 7_500
 """The paper edits the first 7,500 records of CounterFact, as ROME's Table 4 (arXiv 2202.05262) does: the released
@@ -56,7 +56,7 @@ def _with_authors_relations(path: Path | None, by_id: bool) -> Data:
             f"released loader saves it where the file is missing; delete it and {instead}"
         )
     bare = {fact.case_id: field for fact in facts if (field := _bare_field(fact))}
-    if len(bare) + len(records) - len(facts) > SHARE * len(records):
+    if len(bare) + len(records) - len(facts) > MOST_ODD * len(records):
         case, field = next(iter(bare.items()), (0, ""))
         raise FactError(f"{path}: case {case} has no {field}, as {len(bare)} of {len(records)} records; {instead}")
     checked = [_odd_where_bare(one, bare.get(one.case_id)) for one in records]
