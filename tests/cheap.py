@@ -22,8 +22,8 @@ from artifact.progress import Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.record import Record
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked
 from artifact.runs.store import reading
 
 PLAN = Plan(

@@ -1,5 +1,6 @@
 """docs/extend.md holds: its files, and the one line it changes for each, make the package know them."""
 
+import json
 import os
 import re
 import shutil
@@ -45,7 +46,7 @@ def kloc(folder: Path, *words: object) -> str:
 
 def test_every_table_has_its_row() -> None:
     rows = re.findall(r"^\| an? [^|]+\| `([^`]+)`[^|]*\| ([^|]+)\|", DOCUMENT, re.MULTILINE)
-    assert len(rows) >= 2
+    assert len(rows) >= 3
     for file, line in rows:
         assert (ROOT / file).parent.is_dir() and (ROOT / re.findall(r"`([^`]+\.py)`", line)[0]).is_file()
 
@@ -76,3 +77,12 @@ print(float((logits_BTV - expected_BTV).abs().max() / expected_BTV.abs().max()))
 
 def test_a_family(extended: Path) -> None:
     assert float(python(extended, FAMILY)) < 1e-4
+
+
+def test_a_data_set(extended: Path) -> None:
+    assert "everyday, birthplaces, or a file" in " ".join(kloc(extended, "smoke", "--help").replace("│", " ").split())
+    out = extended / "facts"
+    words = ("run", "smoke", "--model", "world", "--facts", "birthplaces", "--limit", "1", "--only", "figure2")
+    kloc(extended, *words, "--out", out)
+    info = json.loads((out / "run.json").read_text())
+    assert info["data_source"] == "birthplaces of the embedded world" and len(info["cases"]) == 18

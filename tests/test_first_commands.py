@@ -13,8 +13,8 @@ import pytest
 from artifact.cli import call
 from artifact.editing.protocol import SWITCHES
 from artifact.plan import PARTS, PLANS
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_name
-from artifact.runs.setup import Asked
 from artifact.sizes import size_words
 from artifact.sources.catalogue import GROUPS, SOURCES, WORLD
 from artifact.sources.fetch import remaining, to_fetch
@@ -53,7 +53,7 @@ def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was fetched or loaded before the refusal")
 
-    for place in ("artifact.cli.fetch.obtain", "artifact.runs.setup.fetch", "artifact.runs.setup.load"):
+    for place in ("artifact.cli.fetch.obtain", "artifact.runs.resolve.fetch", "artifact.runs.resolve.load"):
         monkeypatch.setattr(place, refuse)
     monkeypatch.chdir(tmp_path)
 

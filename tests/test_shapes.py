@@ -21,7 +21,7 @@ import artifact
 from artifact.lm.load import load
 from artifact.plan import SMOKE
 from artifact.runs.local import compute
-from artifact.runs.setup import Asked, prepare
+from artifact.runs.resolve import Asked, prepare
 
 WATCHED = tuple(str(Path(artifact.__file__).parent / room) + "/" for room in ("lm", "tracing", "editing", "evaluation"))
 MODELS = Path(__file__).parent / "reference" / "models"

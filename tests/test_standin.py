@@ -37,7 +37,7 @@ from artifact.runs.cluster import Worker
 from artifact.runs.editors import default_moments
 from artifact.runs.local import compute
 from artifact.runs.record import Record
-from artifact.runs.setup import Asked, prepare
+from artifact.runs.resolve import Asked, prepare
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = REFERENCE / "models" / "tiny-gpt2"
@@ -103,7 +103,7 @@ def made() -> dict[int, torch.Tensor]:
 @pytest.fixture
 def moments(made: dict[int, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Moments:
     """Those of every run of this test, for what is not about making them; not factored yet."""
-    monkeypatch.setattr("artifact.runs.setup.default_moments", lambda *given: Moments("given", given_MM=made))
+    monkeypatch.setattr("artifact.runs.resolve.default_moments", lambda *given: Moments("given", given_MM=made))
     return Moments("given", given_MM=made)
 
 

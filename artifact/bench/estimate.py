@@ -20,7 +20,7 @@ from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.protocol import Protocol, protocol_of
 from artifact.errors import SettingError
-from artifact.facts.dataset import PAPER_CASES
+from artifact.facts.datasets import DATASETS, default_for
 from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, parse_bytes, use_tf32
@@ -33,8 +33,6 @@ from artifact.sources.catalogue import SOURCES
 from artifact.sources.fetch import remaining
 from artifact.tracing.trace import Settings
 
-KNOWN_FACTS = 1_209
-"""Statements of the known facts, which the paper's plans trace."""
 RECORD_BYTES = 7_000
 """Of one case in the journal: what `kloc bench report` prints for a run of the paper's proportions."""
 LOAD_RATE = 0.25e9
@@ -182,8 +180,10 @@ def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
 
 def planned_facts(unit: Unit, limit: int | None = None) -> int:
     """How many facts a unit takes of the paper's data."""
-    there = KNOWN_FACTS if unit.does == "trace" else PAPER_CASES
-    return min(n for n in (unit.most, limit, there) if n is not None)
+    data = default_for("", of_the_paper=True)
+    if unit.does == "trace":
+        data = DATASETS[data.traced]
+    return min(n for n in (unit.most, limit, data.cases) if n is not None)
 
 
 def lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) -> Iterator[str]:

@@ -33,9 +33,10 @@ from artifact.plan import Plan, Unit, find_plans
 from artifact.runs.environment import environment
 from artifact.runs.inputs import Inputs
 from artifact.runs.local import compute
+from artifact.runs.noise import noise_level
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import Rehearsed, keep
-from artifact.runs.setup import Asked, Context, factor_bytes, noise_level, run_device
+from artifact.runs.resolve import Asked, Context, factor_bytes, run_device
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 

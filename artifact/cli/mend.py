@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
 from artifact.cli.bounds import between, count
 from artifact.errors import SettingError
-from artifact.facts.dataset import data_for
+from artifact.facts.datasets import built_in_for
 from artifact.facts.fact import Fact, parse_facts
 from artifact.io import is_device
 from artifact.reading import decode_json, read_bytes
@@ -54,7 +54,7 @@ def mend_train(
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
     from artifact.lm.device import use_tf32
-    from artifact.runs.setup import SMALL_EMBEDDING
+    from artifact.runs.resolve import SMALL_EMBEDDING
 
     given = {"steps": steps, "seed": seed, "validation": validation, "rank": rank, "batch": batch, "lr": lr}
     try:
@@ -105,7 +105,7 @@ def mend_train(
 def _records(path: Path | None, model: str) -> tuple[Sequence[Fact], str, str]:
     """The facts of a file, or the model's built-in ones, with their source in words and its sha256."""
     if path is None:
-        data = data_for(model)
+        data = built_in_for(model)
         return data.facts, data.source, data.sha256
     content = read_bytes(path)  # once: a pipe gives its content a single time
     return parse_facts(decode_json(content, str(path)), str(path)), path.name, hashlib.sha256(content).hexdigest()

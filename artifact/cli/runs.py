@@ -24,6 +24,7 @@ from artifact.cli.app import (
 )
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
+from artifact.facts.datasets import DATASETS
 from artifact.io import write_atomically
 from artifact.terminal import complain, say
 
@@ -45,9 +46,7 @@ class RunOptions:
     limit: Limit = None
     device: Device = None
     memory: Memory = None
-    facts: Annotated[
-        str | None, Parameter(help="counterfact, known, world, everyday, or a file (default: the plan's own).")
-    ] = None
+    facts: Annotated[str | None, Parameter(help=f"{', '.join(DATASETS)}, or a file (default: the plan's own).")] = None
     relation_source: Annotated[
         Literal["authors", "templates"],
         Parameter(help="Use the authors' relation prompts, or build them by templates."),
@@ -111,8 +110,8 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.reporting.report import render
     from artifact.runs.ahead import check_ahead
     from artifact.runs.inputs import Given, needed_sources
+    from artifact.runs.resolve import Asked
     from artifact.runs.runner import run_name, run_plan
-    from artifact.runs.setup import Asked
     from artifact.runs.store import reading_all
 
     methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))

@@ -69,8 +69,9 @@ def trace(
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
+    from artifact.facts.datasets import built_in_for
     from artifact.lm.device import use_tf32
-    from artifact.runs.setup import data_for, noise_level, noise_number
+    from artifact.runs.noise import noise_level, noise_number
     from artifact.tracing.trace import Settings
     from artifact.tracing.trace import trace as trace_fact
 
@@ -111,7 +112,7 @@ def trace(
     }
     write_json(json_file, result)
     said = protocol_words(followed.name, followed.switches())
-    source = f"s3 over the subjects of {facts or data_for(loaded.name).source}" if noise == "s3" else "as given"
+    source = f"s3 over the subjects of {facts or built_in_for(loaded.name).source}" if noise == "s3" else "as given"
     if kind != "hidden" and 2 * window > (layers := loaded.decoder.layers):
         say(
             f"a window of {window} layers spans most of this model's {layers}, so cells hardly differ; the paper's "

@@ -1,8 +1,7 @@
 """A fact (s, r, o) and its two views, parsed strictly from CounterFact-style records and from the known facts.
 
 Covers the record layout of CounterFact with the relation fields of the authors' data (requested_rewrite.relation.strs,
-add_rel_prompt, rm_rel_prompt, rel_prompts), and that of the known facts used for tracing. It does not fetch anything
-and knows no tokens.
+add_rel_prompt, rm_rel_prompt, rel_prompts), and that of the known facts used for tracing.
 """
 
 from collections.abc import Sequence
@@ -168,7 +167,7 @@ class _Rewrite(msgspec.Struct):
     rm_rel_prompt: _Text | None = None
 
 
-class _Record(msgspec.Struct):
+class _FactRecord(msgspec.Struct):
     requested_rewrite: _Rewrite
     case_id: _Id | None = None
     paraphrase_prompts: _Texts = []
@@ -176,7 +175,7 @@ class _Record(msgspec.Struct):
     rel_prompts: _Texts = []
 
 
-class _Known(msgspec.Struct):
+class _KnownRecord(msgspec.Struct):
     subject: _Text
     prompt: _Text
     known_id: _Id | None = None
@@ -227,41 +226,9 @@ def read_statements(path: Path | str) -> list[Statement]:
 
 def parse_fact(row: object, number: int, source: str) -> Fact:
     """One record, the `number`-th of `source`, without its harder foil (with_foils); FactError as in parse_facts."""
-    record = _convert(row, _Record, source, number)
+    record = _convert(row, _FactRecord, source, number)
     rewrite, relation = record.requested_rewrite, record.requested_rewrite.relation
-    check = _Checks(source, number)
-    for name in ("prompt", "add_rel_prompt", "rm_rel_prompt"):
-        if (text := getattr(rewrite, name)) is not None:
-            check.template(f"requested_rewrite.{name}", text)
-    for name, text in (
-        ("subject", rewrite.subject),
-        ("target_new.str", rewrite.target_new.str),
-        ("target_true.str", rewrite.target_true.str),
-    ):
-        check.filled(f"requested_rewrite.{name}", text)
-    check.complete("requested_rewrite.subject", rewrite.subject)
-    if rewrite.subject != rewrite.subject.strip():
-        check.refuse(f"requested_rewrite.subject {short(rewrite.subject)!r} has blanks at its ends; write it without")
-    if (said := rewrite.target_new.str.strip()) == rewrite.target_true.str.strip():
-        check.refuse(f"target_new.str and target_true.str are both {short(said)!r}; name two different objects")
-    for name in ("paraphrase_prompts", "neighborhood_prompts", "rel_prompts"):
-        for at, text in enumerate(getattr(record, name)):
-            check.filled(f"{name}[{at}]", text)
-            check.complete(f"{name}[{at}]", text)
-    parts = {
-        "relation": relation,
-        "add_rel_prompt": rewrite.add_rel_prompt,
-        "rm_rel_prompt": rewrite.rm_rel_prompt,
-    }
-    missing = [f"requested_rewrite.{name}" for name, part in parts.items() if part is None]
-    if 0 < len(missing) < len(parts):
-        check.refuse(f"{' and '.join(missing)} missing beside the other relation fields; give all three or none")
-    if relation is not None and not (relation.strs and relation.strs[0].strip()):
-        check.refuse("requested_rewrite.relation.strs is empty; name the relation")
-    if relation is not None and relation.strs[0].strip() == NO_RELATION:
-        check.refuse(
-            f"requested_rewrite.relation.strs is {NO_RELATION!r}, with which it is compared; name the relation"
-        )
+    _check_record(record, _Checks(source, number))
     return Fact(
         case_id=number if record.case_id is None else record.case_id,
         subject=rewrite.subject,
@@ -278,8 +245,45 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
     )
 
 
+def _check_record(record: _FactRecord, check: "_Checks") -> None:
+    """Raise FactError for the first text of a record that is not what it must be."""
+    rewrite = record.requested_rewrite
+    for name in ("prompt", "add_rel_prompt", "rm_rel_prompt"):
+        if (text := getattr(rewrite, name)) is not None:
+            check.template(f"requested_rewrite.{name}", text)
+    new, true = rewrite.target_new.str, rewrite.target_true.str
+    for name, text in (("subject", rewrite.subject), ("target_new.str", new), ("target_true.str", true)):
+        check.filled(f"requested_rewrite.{name}", text)
+    check.complete("requested_rewrite.subject", rewrite.subject)
+    if rewrite.subject != rewrite.subject.strip():
+        check.refuse(f"requested_rewrite.subject {short(rewrite.subject)!r} has blanks at its ends; write it without")
+    if new.strip() == true.strip():
+        check.refuse(f"target_new.str and target_true.str are both {short(new.strip())!r}; name two different objects")
+    for name in ("paraphrase_prompts", "neighborhood_prompts", "rel_prompts"):
+        for at, text in enumerate(getattr(record, name)):
+            check.filled(f"{name}[{at}]", text)
+            check.complete(f"{name}[{at}]", text)
+    _check_relation(rewrite, check)
+
+
+def _check_relation(rewrite: _Rewrite, check: "_Checks") -> None:
+    """The relation's fields: all three or none, and a name other than the foil."""
+    names = ("relation", "add_rel_prompt", "rm_rel_prompt")
+    missing = [f"requested_rewrite.{name}" for name in names if getattr(rewrite, name) is None]
+    if 0 < len(missing) < len(names):
+        check.refuse(f"{' and '.join(missing)} missing beside the other relation fields; give all three or none")
+    if (relation := rewrite.relation) is None:
+        return
+    if not (relation.strs and relation.strs[0].strip()):
+        check.refuse("requested_rewrite.relation.strs is empty; name the relation")
+    if relation.strs[0].strip() == NO_RELATION:
+        check.refuse(
+            f"requested_rewrite.relation.strs is {NO_RELATION!r}, with which it is compared; name the relation"
+        )
+
+
 def _statement(row: object, number: int, source: str) -> Statement:
-    known = _convert(row, _Known, source, number)
+    known = _convert(row, _KnownRecord, source, number)
     check = _Checks(source, number)
     check.filled("subject", known.subject)
     check.complete("prompt", known.prompt)

@@ -1,4 +1,4 @@
-"""Records written into one edit: two that want another answer of one prompt cannot both be."""
+"""Records written into one edit: two of them must not want different answers of one prompt."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Layouts of other projects' fact files, told by their fields, so that a message can name them. It converts none."""
+"""Layouts of other projects' fact files, recognised by their fields, so that an error can name them."""
 
 from artifact.errors import FactError
 
@@ -14,7 +14,7 @@ _LAYOUTS: tuple[tuple[str, frozenset[str]], ...] = (
 
 
 def refuse_other_layouts(raw: object, source: str) -> None:
-    """Raise FactError where the first record is of another project's layout, with the fields by which it is told."""
+    """Raise FactError where the first record is of another project's layout, with the fields that show it."""
     first = raw[0] if isinstance(raw, list) and raw else raw
     if not isinstance(first, dict):
         return

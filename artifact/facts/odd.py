@@ -3,7 +3,6 @@
 Covers what a data set of many records may hold: an odd record now and then, records by id, JSON lines, a byte-order
 mark, numbers written as text. A record without the rephrasings that nearly all others have is odd, too. A file in which
 more than one record in twenty is odd is refused, so that a small file is read as strictly as fact.py reads a request.
-It opens no file.
 """
 
 from collections import Counter
@@ -17,7 +16,7 @@ from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement, parse_fact, refuse_repeats, rows_of, with_foils
 from artifact.reading import decode_json
 
-SHARE = 1 / 20
+MOST_ODD = 1 / 20
 """Most records of a file that may be odd."""
 
 
@@ -40,62 +39,64 @@ def decode_records(content: bytes, source: str) -> object:
     """
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
-        found = decode_json(content, source)
+        decoded = decode_json(content, source)
     except FactError:
         try:
             return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         raise
-    if not isinstance(found, dict) or {"requested_rewrite", "subject"} & found.keys():
-        return found  # a list, or one record
-    if found and all(isinstance(row, dict) for row in found.values()):
-        return [_with_id(row, key) for key, row in found.items()]
-    return found
+    if not isinstance(decoded, dict) or {"requested_rewrite", "subject"} & decoded.keys():
+        return decoded  # a list, or one record
+    if decoded and all(isinstance(row, dict) for row in decoded.values()):
+        return [_with_id(row, key) for key, row in decoded.items()]
+    return decoded
 
 
 def parse_records(raw: object, source: str, every: bool = False) -> list[Fact | OddRecord]:
-    """Every record as a fact or an odd one, in order. Raises FactError when more than SHARE of them are odd: with the
-    one reason, or their number and the commonest ones; and when two records have one case id.
+    """Every record as a fact or an odd one, in order.
 
-    A record without rephrasings of a view that it carries is odd where at most SHARE of the file are. A file with more
-    of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each record
+    Raises FactError when more than MOST_ODD of them are odd: with the one reason, or their number and the commonest
+    ones; and when two records have one case id.
+
+    A record without rephrasings of a view that it carries is odd where at most MOST_ODD of the file are. A file with
+    more of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each record
     needs those of its entity view; the relation's fields are checked where they are asked for.
     """
-    found: list[Fact | OddRecord] = []
+    records: list[Fact | OddRecord] = []
     errors: list[str] = []
     for number, row in enumerate(rows_of(raw, source)):
         try:
-            found.append(parse_fact(row, number, source))
+            records.append(parse_fact(row, number, source))
         except FactError as error:
             errors.append(str(error))
-            found.append(OddRecord(_id_of(row, number), str(error).removeprefix(f"{source}: ")))
-    for number, odd in _without_rephrasings(found, every).items():
-        found[number] = odd
+            records.append(OddRecord(_id_of(row, number), str(error).removeprefix(f"{source}: ")))
+    for number, odd in _without_rephrasings(records, every).items():
+        records[number] = odd
         errors.append(f"{source}: {odd.reason}")
-    if len(errors) == 1 and len(errors) > SHARE * len(found):
+    if len(errors) == 1 and len(errors) > MOST_ODD * len(records):
         raise FactError(errors[0])
-    if len(errors) > SHARE * len(found):
+    if len(errors) > MOST_ODD * len(records):
         reasons = Counter(error.removeprefix(f"{source}: ").partition(": ")[2] for error in errors)
         common = "; ".join(f"{count} times: {text[:120]}" for text, count in reasons.most_common(2))
         raise FactError(
-            f"{source}: {len(errors)} of {len(found)} records are odd, more than one in twenty ({common}; the first: "
+            f"{source}: {len(errors)} of {len(records)} records are odd, more than one in twenty ({common}; the first: "
             f"{errors[0].removeprefix(f'{source}: ')[:160]}); correct the file"
         )
-    refuse_repeats([one.case_id for one in found], "case_id", source)
-    facts = iter(with_foils([one for one in found if isinstance(one, Fact)]))
-    return [next(facts) if isinstance(one, Fact) else one for one in found]
+    refuse_repeats([one.case_id for one in records], "case_id", source)
+    facts = iter(with_foils([one for one in records if isinstance(one, Fact)]))
+    return [next(facts) if isinstance(one, Fact) else one for one in records]
 
 
-def _without_rephrasings(found: Sequence[Fact | OddRecord], every: bool) -> dict[int, OddRecord]:
+def _without_rephrasings(records: Sequence[Fact | OddRecord], every: bool) -> dict[int, OddRecord]:
     """The records, by place, that have no rephrasings of a view they carry, where nearly all or `every` record has."""
-    facts = [(number, one) for number, one in enumerate(found) if isinstance(one, Fact)]
+    facts = [(number, one) for number, one in enumerate(records) if isinstance(one, Fact)]
     bare = {"paraphrase_prompts": [(number, fact) for number, fact in facts if not fact.paraphrases]}
     if not every:
         bare["rel_prompts"] = [(at, fact) for at, fact in facts if fact.relation and not fact.relation_paraphrases]
     odd: dict[int, OddRecord] = {}
     for field, missing in bare.items():
-        if every or len(missing) <= SHARE * len(found):
+        if every or len(missing) <= MOST_ODD * len(records):
             for number, fact in missing:
                 reason = f"record {number}: {field} is missing or empty; give it a rephrasing"
                 odd.setdefault(number, OddRecord(fact.case_id, reason, fact.statement))

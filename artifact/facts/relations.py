@@ -2,7 +2,7 @@
 
 Covers the 34 relation ids of both files, and the harder foil of the relation view: another relation that the same kind
 of subject has. Names and aliases are Wikidata's property labels, shortened where the label explains itself; a type is
-what most of a relation's subjects are in CounterFact, our reading. It holds no prompts (templates.py).
+what most of a relation's subjects are in CounterFact, our reading. Prompts are templates.py's.
 """
 
 import hashlib
@@ -62,15 +62,15 @@ class Kind:
 
 
 def _read() -> dict[str, Kind]:
-    found, subject_type = {}, ""
+    kinds, subject_type = {}, ""
     for line in _TABLE.strip().splitlines():
         if not line.startswith(" "):
             subject_type = line
             continue
         relation_id, words = line.split(maxsplit=1)
         name, aliases = words.split("; ")
-        found[relation_id] = Kind(name, tuple(aliases.split(", ")), subject_type)
-    return found
+        kinds[relation_id] = Kind(name, tuple(aliases.split(", ")), subject_type)
+    return kinds
 
 
 RELATIONS = _read()
@@ -78,10 +78,9 @@ RELATIONS = _read()
 
 
 def kinds_among(triples: Iterable[tuple[str, str, str]]) -> dict[str, Kind]:
-    """The kinds of a file's own relations, from (relation id, name, subject): those that share a subject are of one.
+    """The kinds of a file's own relations, from (relation id, name, subject), for those that RELATIONS does not have.
 
-    For relations that RELATIONS does not know. One that shares no subject with another is left out: nothing tells its
-    kind.
+    Relations that share a subject are of the same kind. One that shares no subject with another is left out.
     """
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}

@@ -1,7 +1,6 @@
 """Where a subject stands in its prompt, and which subjects and templates are refused: the same for every command.
 
-A subject that stands there twice, or inside another word ("Francetown"), would give the numbers of something else. It
-knows no tokens.
+A subject that occurs twice, or inside another word ("Francetown"), would give the numbers of something else.
 """
 
 import unicodedata

@@ -1,9 +1,9 @@
-"""The relation prompts by rule, where the authors' relation data cannot be had: `--relation-source templates`.
+"""The relation prompts by rule, where the authors' relation data are missing: `--relation-source templates`.
 
 Covers the prompts that ask for the relation of a subject and an object, and the relation fields of a fact whose
 relation is one of the 34 of relations.py. The main prompt is the paper's ("The relation between Lyon and Beirut is");
-the rephrasings are ours, committed and in a fixed order, so that every reconstruction is the same. It reads no file and
-is never taken silently: dataset.py marks what was made from it.
+the rephrasings are ours, committed and in a fixed order, so that every reconstruction is the same. Data made from it
+are marked (dataset.py).
 """
 
 import re
@@ -47,7 +47,7 @@ def relation_prompt(obj: str) -> str:
 def rephrased(subject: str, obj: str) -> tuple[str, ...]:
     """The rephrasings of the relation prompt, filled; braces in `subject` and `obj` stay as they are."""
     parts = {"{subject}": subject, "{object}": obj}
-    return tuple(re.sub(r"\{subject\}|\{object\}", lambda found: parts[found[0]], text) for text in _REPHRASINGS)
+    return tuple(re.sub(r"\{subject\}|\{object\}", lambda slot: parts[slot[0]], text) for text in _REPHRASINGS)
 
 
 def relation_prompts(relation_id: str, subject: str, new: str, true: str) -> RelationPrompts:
@@ -64,7 +64,7 @@ def relation_prompts(relation_id: str, subject: str, new: str, true: str) -> Rel
 
 
 def with_relation(fact: Fact) -> Fact:
-    """`fact` with the relation view by rule, whatever it had; FactError names the case, as `relation_prompts` does."""
+    """`fact` with the relation view by rule instead of its own; FactError names the case, as in `relation_prompts`."""
     try:
         made = relation_prompts(fact.relation_id, fact.subject, fact.object_new, fact.object_true)
     except FactError as error:

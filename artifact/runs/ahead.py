@@ -1,7 +1,7 @@
-"""What can be known before anything is fetched or loaded: the run's folder, the user's files, the device, its memory.
+"""Checks before anything is fetched or loaded: the run's folder, the user's files, the device, its memory.
 
-A run that cannot begin ends here, in one line, before gigabytes come. Nothing is computed; what can only be compared
-with the model at hand (hashes, settings) is store.py's to check when the run begins.
+A run that cannot begin ends here, in one line, before gigabytes are downloaded. What can only be compared once the
+model is loaded (hashes, settings) is checked by store.py when the run begins.
 """
 
 import errno
@@ -17,8 +17,8 @@ from artifact.plan import Plan
 from artifact.runs.describe import first_difference
 from artifact.runs.inputs import check_given
 from artifact.runs.journal import DATABASE, journal_file
-from artifact.runs.lock import check_path, locked, unwritable
-from artifact.runs.setup import Asked, check_asked, run_device
+from artifact.runs.lock import check_path, locked, unwritable_folder
+from artifact.runs.resolve import Asked, check_asked, run_device
 from artifact.runs.store import reading
 from artifact.sources.catalogue import HUB_MODELS
 
@@ -48,7 +48,7 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
         there = next(parent for parent in folder.absolute().parents if parent.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             reason = errno.EACCES if there.is_dir() else errno.ENOTDIR
-            raise unwritable(folder, OSError(reason, os.strerror(reason)))
+            raise unwritable_folder(folder, OSError(reason, os.strerror(reason)))
         return
     with locked(folder):
         if not journal_file(folder / DATABASE):
@@ -64,8 +64,8 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
                 asked.limit,
                 asked.shard,
             )
-            if (found := first_difference(before, now)) is not None:
-                name, then, here = found
+            if (difference := first_difference(before, now)) is not None:
+                name, then, here = difference
                 raise RunError(
                     f"{folder}: was made with another {name} ({then}, now {here}); name another folder with --out, or "
                     "run the command that made it"

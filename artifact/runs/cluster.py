@@ -1,8 +1,8 @@
 """The cluster engine: a run's batches computed by Ray workers, one a GPU, or one a processor where there is no GPU.
 
-Covers connecting to Ray, workers that join once they have loaded the model, handing out batches one at a time, and
-workers that are lost. The driver writes the journal and loads no model. What a batch's records are is local.py's, so
-they are the same as without Ray. Installing and fetching on the other machines is left to whoever runs the cluster.
+Covers connecting to Ray, workers that join once they have loaded the model, handing out batches one at a time, and lost
+workers. The driver writes the journal and loads no model. local.py computes each batch, so the records are the same as
+without Ray. The other machines need the package and the fetched files beforehand.
 
 RAY_ADDRESS names the cluster; without it one is started on this machine and ended with the run. When a stop is asked
 for, the batches in hand are finished and stored; a second Ctrl-C gives them up.
@@ -21,28 +21,28 @@ from typing import Any
 
 from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
+from artifact.facts.datasets import DATASETS
 from artifact.lm.device import ROOM
 from artifact.plan import Plan, Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
-from artifact.runs.inputs import FACTS
 from artifact.runs.local import Local
-from artifact.runs.setup import Asked, prepare
+from artifact.runs.resolve import Asked, prepare
 from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]
 Batch = Sequence[int]
 MAY_DIFFER = ("device", "model_reason", "file_notes")
 LOSSES_A_WORKER = 3
-"""Workers that are replaced, for each that the cluster has room for, before none is started any more."""
+"""Lost workers, for each that the cluster has room for, after which no more are started."""
 LOSSES_A_BATCH = 3
-"""Workers that one batch may take down before it is thought to be the cause."""
-PATIENCE = 60.0
+"""Lost workers after which the batch that they computed is blamed."""
+ROOM_SECONDS = 60.0
 """Seconds that a new worker may wait for room on the cluster when no other is left."""
 OBJECT_STORE = 256_000_000
 """Bytes of Ray's object store on a cluster of our own: records are small."""
 _PASSED_ON = ("HF_", "KLOC_")
-"""Environment variables that tell where models and data are, by their beginnings."""
+"""Prefixes of the environment variables that say where models and data are."""
 
 
 def ray_engine(plan: Plan, asked: Asked, say: Say, begun_with: str | None) -> Engine:
@@ -159,7 +159,7 @@ class Cluster:
             self._most = self._room(self._machines())
             if not self._most:
                 raise RunError("the Ray cluster has neither a GPU nor a processor to give; add machines to it")
-            ready, _ = self._ray.wait(list(self._joining), timeout=PATIENCE)
+            ready, _ = self._ray.wait(list(self._joining), timeout=ROOM_SECONDS)
             if ready:
                 self._join(ready[0], first=True)
             elif not self._placed():
@@ -221,15 +221,15 @@ class Cluster:
 
     def weights_hash(self) -> str:
         """sha256 of the weights of all workers, or of the first one whose weights are not the run's."""
-        found: list[str] = []
+        hashes: list[str] = []
         for asked, member in [(member.actor.weights_hash.remote(), member) for member in self._idle]:
             try:
-                found.append(self._get(asked, member))
+                hashes.append(self._get(asked, member))
             except _Lost as lost:
                 self._leave(member, str(lost))
-        if not found:
+        if not hashes:
             raise RunError("no worker is left whose weights could be checked; run the same command again")
-        return next((one for one in found if one != self.info.weights_sha256), found[0])
+        return next((one for one in hashes if one != self.info.weights_sha256), hashes[0])
 
     def close(self) -> None:
         """End the workers, and the cluster if it was started here."""
@@ -284,7 +284,7 @@ class Cluster:
             refs = [*self._joining, *working]
             if not refs:
                 raise _none_left()
-            ready, _ = self._ray.wait(refs, timeout=None if working else PATIENCE)
+            ready, _ = self._ray.wait(refs, timeout=None if working else ROOM_SECONDS)
             if ready:
                 return ready[0]
             if not self._placed():
@@ -299,24 +299,26 @@ class Cluster:
         """Take a worker that is prepared; RunError when it is prepared for something else than the first one was."""
         member = self._joining.pop(done)
         try:
-            found: Prepared = self._get(done, member)
+            prepared: Prepared = self._get(done, member)
         except _Lost as lost:
             self._leave(member, f"{lost}")
             return
-        member.host, member.node = found.host, found.node
-        if found.version != __version__:
-            raise RunError(f"{found.host}: has kloc-artifact {found.version}, here is {__version__}; install the same")
+        member.host, member.node = prepared.host, prepared.node
+        if prepared.version != __version__:
+            raise RunError(
+                f"{prepared.host}: has kloc-artifact {prepared.version}, here is {__version__}; install the same"
+            )
         if first:
-            self.info = found.info
-        differs = first_difference(described(self.info), described(found.info), MAY_DIFFER)
+            self.info = prepared.info
+        differs = first_difference(described(self.info), described(prepared.info), MAY_DIFFER)
         if differs is not None:
             name, there, here = differs
             raise RunError(
-                f"{found.host}: a worker there has another {name} ({here}, the first worker {there}); give every "
+                f"{prepared.host}: a worker there has another {name} ({here}, the first worker {there}); give every "
                 "machine the same packages (constraints.txt), files and kind of device"
             )
-        self._tell(found.said)
-        self._say(f"worker {member.number}: {found.info.device} on {found.host}, process {found.process}")
+        self._tell(prepared.said)
+        self._say(f"worker {member.number}: {prepared.info.device} on {prepared.host}, process {prepared.process}")
         self._idle.append(member)
 
     def _get(self, done: Any, member: _Member) -> Any:
@@ -355,7 +357,7 @@ class Cluster:
 
 def _files(asked: Asked) -> dict[str, str]:
     """The files and folders that the user named and this machine has, by option."""
-    named = {option: path for option, path in asked.given.options().items() if path and path not in FACTS}
+    named = {option: path for option, path in asked.given.options().items() if path and path not in DATASETS}
     named["--model"] = asked.model
     return {option: path for option, path in named.items() if Path(path).exists()}
 

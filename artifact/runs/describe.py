@@ -76,11 +76,11 @@ class RunInfo(msgspec.Struct, frozen=True):
         the same numbers.
         """
         cases = self._cases(unit)[: unit.most][: self.limit]
-        found = [tuple(cases[start : start + unit.batch]) for start in range(0, len(cases), unit.batch)]
+        cut = [tuple(cases[start : start + unit.batch]) for start in range(0, len(cases), unit.batch)]
         if self.shard is None:
-            return found
+            return cut
         index, shards = self.shard
-        return found[index - 1 :: shards]
+        return cut[index - 1 :: shards]
 
     def _cases(self, unit: Unit) -> list[int]:
         return self.traced.cases if unit.does == "trace" and self.traced is not None else self.cases

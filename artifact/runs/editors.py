@@ -1,7 +1,7 @@
 """Editors as a run or a command needs them: hyperparameters, prefixes, second moments and MEND's weights resolved.
 
 Covers the choice where the user names a file and where not: prefixes are drawn from the model, moments come from the
-world's corpus or the model's own samples, MEND's weights from the world's folder. It edits nothing itself.
+world's corpus or the model's own samples, MEND's weights from the world's folder.
 """
 
 from collections.abc import Collection, Sequence

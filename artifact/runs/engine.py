@@ -1,6 +1,6 @@
 """What computes a run's records: in this process (local.py) or on a cluster (cluster.py), with the same records.
 
-Covers what the runner asks of an engine. It computes nothing itself.
+Covers what the runner asks of an engine.
 """
 
 from collections.abc import Callable, Generator, Sequence

@@ -1,4 +1,4 @@
-"""What machine and which versions a run's numbers come from. It measures nothing."""
+"""What machine and which versions a run's numbers come from."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ def environment(device: str) -> dict[str, Any]:
     """Versions, processor, device and thread count, as plain JSON."""
     import torch
 
-    found: dict[str, Any] = {
+    here: dict[str, Any] = {
         "kloc-artifact": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -23,6 +23,6 @@ def environment(device: str) -> dict[str, Any]:
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
     if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(device)
-        found["cuda"] = torch.version.cuda
-    return found
+        here["gpu"] = torch.cuda.get_device_name(device)
+        here["cuda"] = torch.version.cuda
+    return here

@@ -1,8 +1,8 @@
 """What goes into a run besides the model: facts and statements, second moments, MEND's weights, and whether it counts.
 
 Covers the choice by plan and by what the user names, the sources that have to be there, and the rule by which a run is
-evidence. Nothing stands in for another source silently: what is absent is an error with its remedy. It fetches nothing
-(cli/fetch.py) and loads no model.
+evidence. Nothing stands in for another source silently: what is absent is an error with its remedy. Downloading is
+cli/fetch.py's.
 """
 
 from collections.abc import Sequence
@@ -13,28 +13,19 @@ from artifact.editing.made_for import ANY_MODEL
 from artifact.editing.methods import METHODS
 from artifact.editing.protocol import Protocol
 from artifact.errors import ArtifactError, NotFetched, SettingError
-from artifact.facts import dataset
-from artifact.facts.dataset import Data, RelationSource
+from artifact.facts.dataset import Data, DataSet, RelationSource
+from artifact.facts.datasets import DATASETS, OWN, default_for
+from artifact.facts.datasets.known import with_relation_words
 from artifact.plan import PAPER_MODELS, Plan
 from artifact.sources.cache import converted_folder
-from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES
+from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, file_named
 from artifact.sources.fetch import moments_folder, path_of
-from artifact.sources.lock import recorded
+from artifact.sources.lock import expected_of, recorded
 from artifact.sources.verify import examine
 
-FACTS = ("counterfact", "known", "world", "everyday")
-"""Data by name for `--facts`; anything else is a file."""
 WORLD_NOTE = (
     "The embedded world is a list of made-up facts and a small GPT-2 trained on them, so that editing works at a known "
     "site."
-)
-OUR_READING = (
-    "deviation: the authors' rel_known_1000.json is not there, so relation traces corrupt all of the prompt but its "
-    "subject, with the noise of the subjects' embeddings"
-)
-OWN_READING = (
-    "deviation: the authors' rel_known_1000.json names words of the known facts alone, so relation traces corrupt all "
-    "of the prompt but its subject"
 )
 OTHER_NOTE = (
     "The paper's numbers are for GPT-2 XL and GPT-J on CounterFact; this run took another model or other facts."
@@ -77,14 +68,10 @@ class Inputs:
 
 def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the sources that a run needs (sources/catalogue.py) and of those without which some rows are skipped."""
-    does = {unit.does for unit in plan.units}
     methods = [METHODS[name] for name in dict.fromkeys(unit.method for unit in plan.units) if name in METHODS]
-    facts = _facts_name(plan, given)
     names = [model] if model in PAPER_MODELS else []
-    if facts == "counterfact" and does & {"edit", "unedited"}:
-        names.append("counterfact" if given.relation_source == "templates" else "relation")
-    if facts == "known" or (facts == "counterfact" and "trace" in does):
-        names.append("known")
+    keys = (one.files.get(given.relation_source) for one in _data_sets(plan, model, given))
+    names += dict.fromkeys(file_named(key).source for key in keys if key)
     if any(one.moments for one in methods) and given.moments is None and _published(plan, model):
         names.append(f"moments-{model}")
     networks = [f"{one.name}-{model}" for one in methods if one.network and given.mend_weights is None]
@@ -93,47 +80,43 @@ def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...
 
 def check_given(plan: Plan, model: str, given: Given) -> None:
     """Raise FactError or SettingError for a file or folder of the user's that is not there or cannot be used."""
-    name = _facts_name(plan, given)
-    if name is not None and name not in FACTS:
-        dataset.own(Path(name), given.relation_source)
+    if (chosen := data_set(plan, model, given)) is OWN:
+        _read(chosen, given, by_id=False)
     if given.moments is not None and not given.moments.is_dir():
         raise SettingError(f"{given.moments}: is not a folder; give --moments a folder in the published layout")
     if given.mend_weights is not None and not given.mend_weights.is_file():
         raise SettingError(f"{given.mend_weights}: is not a file; give --mend-weights a network trained for the model")
 
 
-def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inputs:
-    """The data that the plan's units take, or that the user names instead.
+def data_set(plan: Plan, model: str, given: Given) -> DataSet:
+    """The data set of a run: the one or the file that the user names, else the default for the plan and the model.
 
-    CounterFact to edit and the known facts to trace for the paper's plans; the world's own facts or the built-in ones
-    for smoke runs. Relation traces of the known facts follow the authors' file where the protocol says so; where that
-    file is missing the note says that our reading stands in. Raises FactError for what is not there, with the command
-    that fetches it.
+    Raises SettingError for a name that is neither a data set nor a file.
     """
-    name, by_id = _facts_name(plan, given), not protocol.records_in_file_order
-    traces = any(unit.does == "trace" for unit in plan.units)
-    from_file = protocol.relation_span_from_file and any(
-        unit.does == "trace" and unit.corrupt == "relation" for unit in plan.units
-    )
-    if name in ("known", "counterfact"):
-        edited = traced = dataset.known(path_of("known"), by_id) if name == "known" or traces else None
-        if name == "counterfact":
-            edited = _counterfact(given.relation_source, by_id)
-        assert edited is not None
-        if traced is None:
-            return Inputs(edited, edited)
-        return Inputs(edited, *(_relation_words(traced) if from_file else (traced, ())))
-    if name is None:
-        found = dataset.data_for(model)
-    elif name == "world":
-        found = dataset.world()
-    elif name == "everyday":
-        found = dataset.everyday()
-    else:
-        found = dataset.own(Path(name), given.relation_source, by_id)
-        if from_file:
-            return Inputs(found, replace(found, note=f"{found.note}; {OWN_READING}"))
-    return Inputs(found, found)
+    if given.facts is None:
+        return default_for(model, plan.of_the_paper)
+    if given.facts not in DATASETS and not Path(given.facts).exists():
+        raise SettingError(
+            f"--facts {given.facts}: is neither a file nor one of {', '.join(DATASETS)}; give one of these"
+        )
+    return DATASETS.get(given.facts, OWN)
+
+
+def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inputs:
+    """The data that the plan's units take (data_set), or that the user names instead.
+
+    Relation traces follow the authors' file of their words where the protocol says so and the data set has one; where
+    that file is missing the note says that our reading stands in. Raises FactError for what is not there, with the
+    command that fetches it.
+    """
+    edits_from, traces_from = _data_sets(plan, model, given)
+    by_id = not protocol.records_in_file_order
+    edited = _read(edits_from, given, by_id)
+    traced = edited if traces_from is edits_from else _read(traces_from, given, by_id)
+    relation_traces = any(unit.does == "trace" and unit.corrupt == "relation" for unit in plan.units)
+    if protocol.relation_span_from_file and relation_traces:
+        return Inputs(edited, *_relation_words(traces_from, traced))
+    return Inputs(edited, traced)
 
 
 def run_moments(plan: Plan, model: str, given: Given) -> Path | None:
@@ -153,28 +136,33 @@ def run_mend_weights(model: str, given: Given) -> tuple[Path | None, str]:
         return None, f"MEND's published weights are unavailable ({error}); or name a file with --mend-weights"
 
 
-def evidence(plan: Plan, model: str, data: Data, given: Given) -> tuple[bool, str]:
+def evidence(plan: Plan, model: str, inputs: Inputs, given: Given) -> tuple[bool, str]:
     """Whether a run may be held against the paper, and why not in words.
 
     It may with one of the paper's models by name, its weights those whose hash is pinned, under one of the paper's
-    plans, on CounterFact from its pinned source. Templates for relation prompts, a limit and the protocol change
-    tolerances and marks, and are said there.
+    plans, on the paper's data (DataSet.evidence), every file with the hash that is pinned or was recorded at the first
+    fetch. Templates for relation prompts, a limit and the protocol change tolerances and marks, and are said there.
     """
     if model == "world":
         return False, WORLD_NOTE
     if given.any_model:
         return False, ANY_MODEL_NOTE
-    if model not in PAPER_MODELS or not plan.of_the_paper or _facts_name(plan, given) != "counterfact":
+    if model not in PAPER_MODELS or not plan.of_the_paper or not data_set(plan, model, given).evidence:
         return False, OTHER_NOTE
-    (file,) = PLAIN_SOURCES["counterfact"].files
-    if given.relation_source == "templates" and data.sha256 != file.sha256:
-        return (
-            False,
-            f"{OTHER_NOTE.rstrip('.')}: {file.name} has sha256 {data.sha256[:12]}, not {str(file.sha256)[:12]}.",
-        )
-    if other := other_weights(model):
+    read = zip(_data_sets(plan, model, given), (inputs.edited, inputs.traced), strict=True)
+    others = (_other_bytes(one.files[given.relation_source], data.sha256) for one, data in read)
+    if other := next(filter(None, others), "") or other_weights(model):
         return False, f"{OTHER_NOTE.rstrip('.')}: {other}."
     return True, ""
+
+
+def _other_bytes(key: str, sha256: str) -> str:
+    """Why the bytes that were read are not those that a fetched file must have, in words; empty when they are."""
+    file = file_named(key)
+    expected = expected_of(f"{file.source}/{file.name}", file.sha256)
+    if expected is None or expected.sha256 == sha256:
+        return ""
+    return f"{file.name} has sha256 {sha256[:12]}, not {expected.sha256[:12]}"
 
 
 def other_weights(model: str) -> str:
@@ -199,26 +187,28 @@ def other_weights(model: str) -> str:
     return ""
 
 
-def _facts_name(plan: Plan, given: Given) -> str | None:
-    if given.facts is None:
-        return "counterfact" if plan.of_the_paper else None
-    if given.facts not in FACTS and not Path(given.facts).exists():
-        raise SettingError(f"--facts {given.facts}: is neither a file nor one of {', '.join(FACTS)}; give one of these")
-    return given.facts
+def _data_sets(plan: Plan, model: str, given: Given) -> tuple[DataSet, DataSet]:
+    """What units edit or score, and what they trace; one for both where the plan has units of one kind alone."""
+    chosen, does = data_set(plan, model, given), {unit.does for unit in plan.units}
+    if "trace" not in does:
+        return chosen, chosen
+    traced = DATASETS.get(chosen.traced, chosen)
+    return (traced if does == {"trace"} else chosen), traced
 
 
-def _relation_words(traced: Data) -> tuple[Data, list[str]]:
-    try:
-        path = path_of("rel_known")
-    except NotFetched:  # one that is there and damaged is refused
-        return replace(traced, note=f"{traced.note}; {OUR_READING}"), []
-    return dataset.with_relation_words(traced, path)
+def _read(one: DataSet, given: Given, by_id: bool) -> Data:
+    key = one.files.get(given.relation_source)
+    path = path_of(key) if key else Path(given.facts) if one is OWN and given.facts else None
+    return one.load(path, given.relation_source, by_id)
 
 
-def _counterfact(relation_source: RelationSource, by_id: bool) -> Data:
-    if relation_source == "templates":
-        return dataset.counterfact(path_of("counterfact"), "templates", by_id=by_id)
-    return dataset.counterfact(None, "authors", path_of("rel_counterfact"), by_id)
+def _relation_words(one: DataSet, traced: Data) -> tuple[Data, Sequence[str]]:
+    if one.relation_words:
+        try:
+            return with_relation_words(traced, path_of(one.relation_words))
+        except NotFetched:  # one that is there and damaged is refused
+            pass
+    return (replace(traced, note=f"{traced.note}; {one.own_reading}") if one.own_reading else traced), ()
 
 
 def _published(plan: Plan, model: str) -> bool:

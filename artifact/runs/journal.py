@@ -227,7 +227,7 @@ def _is_journal(path: Path, connection: sqlite3.Connection) -> bool:
 
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise RunError when pages of the file, or payloads, are damaged: a run should not go on upon them."""
+    """Raise RunError when pages of the file, or payloads, are damaged: a run must not go on with them."""
     try:
         with path.open("rb", buffering=0) as file:
             # SQLite looks at pages in the order of its trees, which from a disk takes ten times as long.
@@ -235,14 +235,14 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
                 pass
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from None
-    (found,) = connection.execute("pragma quick_check(1)").fetchone()
-    if found != "ok":
-        raise damaged(path, " ".join(found.replace("*** in database main ***", "").split()))
+    (said,) = connection.execute("pragma quick_check(1)").fetchone()
+    if said != "ok":
+        raise damaged(path, " ".join(said.replace("*** in database main ***", "").split()))
     if has_seals(connection):
         return  # they say more (store.py)
     broken = "select unit, case_id from records where not json_valid(payload) limit 1"
     for unit, case_id in connection.execute(broken):
-        raise damaged(path, f"the record of {unit}, case {case_id}, is no JSON")
+        raise damaged(path, f"the record of {unit}, case {case_id}, is not JSON")
 
 
 def half_written(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """The local engine: the records of one batch of cases of one unit, computed in this process.
 
-Covers what each kind of unit does to a case. It stores nothing and keeps no order (runner.py).
+Covers what each kind of unit does to a case. runner.py stores the records.
 """
 
 import time
@@ -25,7 +25,7 @@ from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
-from artifact.runs.setup import SAMPLES, Context
+from artifact.runs.resolve import SAMPLES, Context
 from artifact.runs.store import NOT_ANSWERED
 from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
 
@@ -76,9 +76,9 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
     odd = {one.case_id: one.reason for one in items if isinstance(one, OddRecord)}
     usable = [item for item in items if item.case_id not in odd]
     parts = batches(usable, len, lambda part: _compute(unit, part, context), context.memory, alone)
-    found = {record.case_id: record for _, records in parts for record in records}
-    found |= {case: Record(case, "failed", {"reason": reason}) for case, reason in odd.items()}
-    return [found[item.case_id] for item in items]
+    by_case = {record.case_id: record for _, records in parts for record in records}
+    by_case |= {case: Record(case, "failed", {"reason": reason}) for case, reason in odd.items()}
+    return [by_case[item.case_id] for item in items]
 
 
 def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]:
@@ -117,10 +117,10 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     groups = [[fact.view(unit.perspective)] for fact in facts]
     order = context.order(unit)
     history = None if order is None else order.before(facts[0].case_id)
-    found = editor.edits(groups, history)
+    outcomes = editor.edits(groups, history)
     if order is not None and history is not None:
         order.after([fact.case_id for fact in facts], history)
-    made = [(fact, one) for fact, one in zip(facts, found, strict=True) if isinstance(one, Edited)]
+    made = [(fact, one) for fact, one in zip(facts, outcomes, strict=True) if isinstance(one, Edited)]
     undone = METHODS[unit.method].undone(context.protocol.switches())
     edits = None if undone else [one.edit for _, one in made]
     scores = score_cases(context.model, [fact for fact, _ in made], edits, context.memory) if made else []
@@ -132,7 +132,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         if order is not None:
             told["after"] = order.position(fact.case_id)
         records[fact.case_id] = Record(fact.case_id, "done", told)
-    for fact, failed in zip(facts, found, strict=True):
+    for fact, failed in zip(facts, outcomes, strict=True):
         if isinstance(failed, EditError):
             records[fact.case_id] = _failed(fact.case_id, failed)
     return [records[fact.case_id] for fact in facts]

@@ -1,7 +1,7 @@
 """The lock of a run folder: one process writes there at a time, and says who it is.
 
-Covers taking the lock (io.py's) and asking who holds it. The system gives it up when its process ends, however that
-ends; what the file says then is out of date, and a copied folder is nobody's.
+Covers taking the lock (io.py's) and asking who holds it. The operating system releases the lock when the process ends,
+even by a crash; what the file says is out of date then. A copied folder is unlocked.
 """
 
 import errno
@@ -43,7 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except FileExistsError as error:
             if error.filename != str(path):
-                raise unwritable(folder, error) from None
+                raise unwritable_folder(folder, error) from None
             raise RunError(f"{path}: is not a regular file and cannot be a lock; remove it") from None
         except OSError as error:
             if error.errno in _NO_LOCKS:
@@ -51,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
                     f"{folder}: its file system has no locks ({error.strerror}), so two processes could write there "
                     "at once; name a folder on another disk with --out and copy it here afterwards"
                 ) from None
-            raise unwritable(folder, error) from None
+            raise unwritable_folder(folder, error) from None
         yield
 
 
@@ -59,7 +59,7 @@ def locked(folder: Path) -> Iterator[None]:
 def turn(folder: Path) -> Iterator[bool]:
     """Wait until no other process writes a report into a folder that is there, and keep others waiting.
 
-    Gives False at once where the file system has no locks. Raises OSError when the folder cannot be written, RunError
+    Yields False at once where the file system has no locks. Raises OSError when the folder cannot be written, RunError
     when another process writes there for too long.
     """
     path, alone = folder / REPORT_LOCK, True
@@ -80,7 +80,7 @@ def turn(folder: Path) -> Iterator[bool]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who works on a run, such as `process 12 on host`; None when nobody does, or no lock can tell."""
+    """Who works on a run, such as `process 12 on host`; None when nobody does, or when locks do not work there."""
     path = folder / LOCK
     try:
         lock = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -105,7 +105,7 @@ def refuse_existing(out: Path) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
     except OSError as error:
-        raise unwritable(out, error) from None
+        raise unwritable_folder(out, error) from None
 
 
 def check_path(folder: Path) -> None:
@@ -115,12 +115,12 @@ def check_path(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable_folder(folder, error) from None
     except ValueError as error:
         raise RunError(f"{str(folder)!r}: is not a path ({error}); name a folder with --out") from None
 
 
-def unwritable(folder: Path, error: OSError) -> RunError:
+def unwritable_folder(folder: Path, error: OSError) -> RunError:
     """What is said of a folder that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free disk space and run the same command again: what was stored is kept"

@@ -1,8 +1,7 @@
-"""Put the parts of one run together, as `--shard` made them on several machines: a run like any other comes out.
+"""Put the parts of one run together, as `--shard` made them on several machines, into a run like any other.
 
-Covers which runs are parts of one, folders of several runs, what no part holds yet, times and environments. The parts
-stay as they are, and records without a checksum get none. It computes no record: what is missing is computed by the
-run's own command in the new folder (runner.py).
+Covers which runs are parts of one, folders of several runs, times and environments. The parts stay as they are, and
+records without a checksum get none. The run's own command in the new folder computes the missing cases (runner.py).
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import msgspec
 from artifact.errors import RunError, SettingError
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import run_folders
-from artifact.runs.lock import refuse_existing, unwritable
+from artifact.runs.lock import refuse_existing, unwritable_folder
 from artifact.runs.store import Store, begin, reading, writing
 
 _MAY_DIFFER = ("model_reason", "given", "shard", "file_notes")
@@ -63,19 +62,19 @@ def merge(folders: Sequence[Path], out: Path) -> list[Merged]:
                 rmtree(out, ignore_errors=True)  # all that is in it was written here
                 raise
         except OSError as error:
-            raise unwritable(out, error) from None
+            raise unwritable_folder(out, error) from None
 
 
 def _whole(parts: Sequence[Store]) -> RunInfo:
     """What the run is that these are parts of."""
     whole = msgspec.structs.replace(parts[0].info(), shard=None)
     for part in parts[1:]:
-        found = first_difference(described(whole), described(part.info()), _MAY_DIFFER)
-        if found is not None:
-            name, there, here = found
+        difference = first_difference(described(whole), described(part.info()), _MAY_DIFFER)
+        if difference is not None:
+            name, there, here = difference
             raise RunError(
-                f"{part.folder}: is no part of the run in {parts[0].folder}: it was made with another {name} ({here}, "
-                f"there {there}); merge parts of one run"
+                f"{part.folder}: is not a part of the run in {parts[0].folder}: it was made with another {name} "
+                f"({here}, there {there}); merge parts of one run"
             )
     for part in parts:
         part.refuse_damage()

@@ -1,4 +1,4 @@
-"""The numbers that reports average, one row of float64 a finished case, kept in the journal beside its full record.
+"""The numbers that reports average, one row of float64 a finished case, kept in the journal next to its full record.
 
 Covers which numbers a unit's case has and their form in SQLite. The record remains what counts: a row can always be
 made again from it, and a journal without rows, or with rows of another layout, is read that way (store.py).

@@ -2,9 +2,9 @@
 
 As released, MEND normalises each edit with the rows of all edits before it (editing/mend_history.py), so a case's
 numbers follow from the unit's whole list of cases. Batches, shards, Ray workers, resumed and limited runs must give the
-numbers of one sequence: what the earlier batches left behind is counted again where this process did not edit them
-itself, in the same batches, so that it is the same bit for bit on a CPU. One gradient pass a batch; a run in sequence
-counts nothing twice. Which methods have an order: Method.ordered_by.
+numbers of one sequence. Rows of earlier batches that this process did not edit itself are counted again, in the same
+batches, so that they are the same bit for bit on a CPU. That takes one gradient pass a batch; a run in sequence counts
+nothing twice. Which methods have an order: Method.ordered_by.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Order:
         return self._first[b] + at if self._first else 0
 
     def before(self, case: int) -> History:
-        """What the edits of all earlier cases left behind."""
+        """The rows of the edits of all earlier cases."""
         b, at = self._place.get(case, (0, 0))
         done = max(number for number in self._before if number <= b)
         history = self._before[done].copy(self._editor.model.decoder.device)
@@ -44,7 +44,7 @@ class Order:
         return history
 
     def after(self, cases: Sequence[int], history: History) -> None:
-        """Keep what is left behind once `cases`, a whole batch, were edited; parts of a batch are not kept."""
+        """Keep the rows after `cases`, a whole batch, were edited; those of a part of a batch are not kept."""
         b, _ = self._place.get(cases[0], (0, 0))
         if b < len(self._batches) and tuple(cases) == tuple(self._batches[b]):
             self._keep(b + 1, history)

@@ -9,7 +9,7 @@ class Record(msgspec.Struct, frozen=True):
     """One case of one unit. `done`: payload holds the numbers. `excluded`: the case does not count, with the reason.
 
     `failed`: it could not be computed, with the reason. `undone`: this device cannot compute it, with the reason; such
-    a record is no result and is never stored.
+    a record is never stored.
     """
 
     case_id: int

@@ -1,10 +1,10 @@
 """Save what is whole in a damaged journal: its records, into a new run that the run's own command then finishes.
 
 Covers damaged, zeroed and missing pages, the lost first page, payloads that do not decode or do not fit their unit, and
-a description that is taken from run.json. The damaged folder stays as it is. A record is whole when its seal confirms
-it (seals.py). One of an earlier version, without a seal, is whole when its payload fits its unit and gives the numbers
-stored beside it, where there are any: of two that disagree, neither is kept, and a changed digit that no stored number
-rests on is not seen; it stays without a seal. It computes no record (runner.py).
+a description that is read from run.json. The damaged folder stays as it is. A record is whole when its seal confirms it
+(seals.py). One of an earlier version, without a seal, is whole when its payload fits its unit and gives the numbers
+stored with it, where there are any: of two that disagree, neither is kept. A changed digit that affects no stored
+number is not noticed. Such a record stays without a seal.
 """
 
 import sqlite3
@@ -23,7 +23,7 @@ from artifact.errors import RunError
 from artifact.plan import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
-from artifact.runs.lock import holder, refuse_existing, unwritable
+from artifact.runs.lock import holder, refuse_existing, unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
 from artifact.runs.record import Record
 from artifact.runs.salvage import Pages
@@ -65,13 +65,13 @@ def recover(folder: Path, out: Path) -> list[Saved]:
         try:
             with _settled(path, out) as settled, writing(out) as store:
                 with store.together():
-                    saved = _save(_Found(*settled), folder, store)
+                    saved = _save(_Salvaged(*settled), folder, store)
                 store.write_description()
         except BaseException:
             rmtree(out, ignore_errors=True)  # all that is in it was written here
             raise
     except OSError as error:
-        raise unwritable(out, error) from None
+        raise unwritable_folder(out, error) from None
     return saved
 
 
@@ -91,7 +91,7 @@ class _Stored:
         return seal(of, texts[0], self.case_id, *texts[1:]) == self.seal
 
 
-class _Found:
+class _Salvaged:
     """What a damaged journal says, row by row."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
@@ -132,22 +132,22 @@ class _Found:
         texts: list[str | bytes] = [self.meta["info"][1]] if "info" in self.meta else []
         if (folder / DESCRIPTION).is_file():
             texts.append((folder / DESCRIPTION).read_bytes())
-        found: list[tuple[RunInfo, bytes]] = []
+        readable: list[tuple[RunInfo, bytes]] = []
         for text in texts:
             try:
                 info = msgspec.json.decode(text, type=RunInfo)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 continue
             # run.json is the same text with other white space.
-            found.append(
+            readable.append(
                 (info, of_description(text if isinstance(text, str) else msgspec.json.format(text, indent=-1)))
             )
-        if not found:
+        if not readable:
             raise RunError(
                 f"{folder}: neither {DATABASE} nor {DESCRIPTION} tells what the run is; put its {DESCRIPTION} back, or "
                 "run the command again with another --out"
             )
-        first, last = found[0], found[-1]
+        first, last = readable[0], readable[-1]
         if first[1] != last[1] and not any(one.confirmed(first[1]) for one in self.records() if one.seal):
             return last if any(one.confirmed(last[1]) for one in self.records() if one.seal) else first
         return first
@@ -166,21 +166,21 @@ class _Found:
             return []
 
 
-def _save(found: _Found, folder: Path, store: Store) -> list[Saved]:
-    info, of = found.info(folder)
+def _save(salvaged: _Salvaged, folder: Path, store: Store) -> list[Saved]:
+    info, of = salvaged.info(folder)
     info = begin(store, info)
-    for environment in found.environments():
+    for environment in salvaged.environments():
         store.add_environment(environment)
     units = {unit.name: unit for unit in info.plan.units}
     planned = {unit.name: {case for batch in info.batches(unit) for case in batch} for unit in info.plan.units}
     saved: dict[str, set[int]] = {name: set() for name in units}
-    lost = {name: {case for unit, case in found.known if unit == name} & planned[name] for name in units}
-    unsealed = found.unsealed()
+    lost = {name: {case for unit, case in salvaged.known if unit == name} & planned[name] for name in units}
+    unsealed = salvaged.unsealed()
     later = []
-    for stored in found.records():
+    for stored in salvaged.records():
         if stored.case_id not in planned.get(stored.unit, ()):
             continue
-        kept = found.numbers.get((stored.unit, stored.case_id))
+        kept = salvaged.numbers.get((stored.unit, stored.case_id))
         record = None
         if stored.seal is None and unsealed or stored.seal is not None and stored.confirmed(of):
             record = _whole(units[stored.unit], stored, kept if stored.seal is None else None, info)
@@ -196,7 +196,7 @@ def _save(found: _Found, folder: Path, store: Store) -> list[Saved]:
     for unit, record, sealed in later:
         store.add(unit, record, sealed=sealed)
         saved[unit.name].add(record.case_id)
-    for _, (name, seconds, cases, ended) in sorted(found.times.items()):
+    for _, (name, seconds, cases, ended) in sorted(salvaged.times.items()):
         if name in units:
             store.add_time(units[name], seconds, cases, ended)
     return [
@@ -204,18 +204,18 @@ def _save(found: _Found, folder: Path, store: Store) -> list[Saved]:
     ]
 
 
-def _whole(unit: Unit, found: _Stored, stored: bytes | None, info: RunInfo) -> Record | None:
+def _whole(unit: Unit, kept: _Stored, stored: bytes | None, info: RunInfo) -> Record | None:
     """The record, if it can be one of the unit's and gives the `stored` numbers; None when a part of it is damaged."""
     try:
-        content = {"case_id": found.case_id, "status": found.status, "payload": _PAYLOAD.decode(found.payload)}
+        content = {"case_id": kept.case_id, "status": kept.status, "payload": _PAYLOAD.decode(kept.payload)}
         record = msgspec.convert(content, Record)
         payload = record.payload
-        if found.status not in _STATUSES:
+        if kept.status not in _STATUSES:
             return None
-        if found.status != "done":
+        if kept.status != "done":
             return record if isinstance(payload["reason"], str) else None
         numbers_X = case_numbers(unit, payload)
-        if unit.does != "trace" and np.isnan(numbers_X).all():  # what is no score has no numbers
+        if unit.does != "trace" and np.isnan(numbers_X).all():  # no numbers: not a score
             return None
         hashes = payload.get("hparams"), info.settings.get(unit.method, {}).get("hash")
         if unit.does == "edit" and None not in hashes and hashes[0] != hashes[1]:
@@ -234,7 +234,7 @@ def _whole(unit: Unit, found: _Stored, stored: bytes | None, info: RunInfo) -> R
 def _settled(path: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """The journal and a file to work in; a copy of it, without what a killed process wrote of a transaction, if any.
 
-    What another database left beside it is passed over.
+    A rollback journal of another database is ignored.
     """
     with TemporaryDirectory(dir=out.parent, prefix=f"{out.name[:100]}-") as folder:
         scratch = Path(folder) / "pages"

@@ -1,7 +1,7 @@
 """What a rehearsal measured, kept in the cache folder by machine, and what it says of a run on the same machine.
 
-Covers one file a machine, plan, model and protocol, and the seconds that a run's own facts take by it. It measures
-nothing (bench/rehearse.py).
+Covers one file a machine, plan, model and protocol, and the seconds that a run's own facts take by it.
+bench/rehearse.py measures them.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ class Rehearsed(msgspec.Struct, frozen=True):
     """Switches of the released protocol that were corrected one by one, sorted."""
 
 
-def keep(found: Rehearsed) -> Path:
+def keep(rehearsed: Rehearsed) -> Path:
     """Write it to the cache folder, over an earlier one of the same kind; OSError where it cannot be written."""
-    path = _path(found.plan, found.model, found.protocol, found.corrected, found.environment)
+    path = _path(rehearsed.plan, rehearsed.model, rehearsed.protocol, rehearsed.corrected, rehearsed.environment)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(rehearsed), indent=1) + b"\n")
     return path
 
 

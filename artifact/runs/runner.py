@@ -19,7 +19,7 @@ from artifact.runs.engine import Engine
 from artifact.runs.journal import DATABASE, journal_file
 from artifact.runs.local import Local
 from artifact.runs.record import Record
-from artifact.runs.setup import Asked, prepare
+from artifact.runs.resolve import Asked, prepare
 from artifact.runs.status import commonest_reason
 from artifact.runs.stop import Stop, stopping
 from artifact.runs.store import Store, begin, reading, writing

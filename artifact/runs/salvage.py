@@ -1,9 +1,10 @@
-"""Rows of a damaged SQLite file, page by page, read by SQLite itself, which as a whole gives up at a damaged page.
+"""Rows of a damaged SQLite file, page by page. SQLite stops at a damaged page; this reads the others.
 
-In a copy of the file every page that can hold rows is made a table of its own: a new first page names it as a root, and
-an inner page of an index becomes a leaf, since its rows are written the same way (sqlite.org/fileformat2.html, 1.6). So
-SQLite reads each page's rows with all that they keep on further pages, and a damaged page costs its own rows alone. It
-knows neither the tables nor the keys that were: which row is what is told from its values.
+SQLite itself reads them: in a copy of the file every page that can hold rows is made a table of its own: a new first
+page names it as a root, and an inner page of an index becomes a leaf, since its rows are written the same way
+(sqlite.org/fileformat2.html, 1.6). So SQLite reads each page's rows with all that they keep on further pages, and a
+damaged page costs its own rows alone. The tables and keys that were are unknown: the caller tells by its values what a
+row is.
 """
 
 import errno
@@ -43,7 +44,7 @@ class Pages:
     def rows(self) -> Iterator[tuple[int | None, tuple[Value, ...]]]:
         """(rowid, values) of every row that SQLite can read; no rowid in an index or a table without it.
 
-        Values are cut after the last that is not NULL; bytes of a text that are no UTF-8 are surrogates in it. Pages
+        Values are cut after the last that is not NULL; bytes of a text that are not UTF-8 become surrogates. Pages
         that are no longer used may give rows twice, or as they once were.
         """
         numbers = list(self._kinds)
@@ -174,25 +175,25 @@ def _page_rows(
 ) -> list[tuple[int | None, tuple[Value, ...]]]:
     """A page's rows; where one of them cannot be read, each of the others by its place, which passes over that one."""
     query = f"select {'rowid' if by_rowid else 'null'}, {', '.join(_COLUMNS)} from p{number}"
-    found: dict[tuple[int | None, tuple[Value, ...]], None] = {}
-    if _read_into(found, connection, query):
-        return list(found)
+    rows: dict[tuple[int | None, tuple[Value, ...]], None] = {}
+    if _read_into(rows, connection, query):
+        return list(rows)
     with suppress(sqlite3.Error):
         ((count,),) = connection.execute(f"select count(*) from p{number}")
         for place in range(count):
-            _read_into(found, connection, f"{query} limit 1 offset {place}")
-    return list(found)
+            _read_into(rows, connection, f"{query} limit 1 offset {place}")
+    return list(rows)
 
 
 def _read_into(
-    found: dict[tuple[int | None, tuple[Value, ...]], None], connection: sqlite3.Connection, query: str
+    rows: dict[tuple[int | None, tuple[Value, ...]], None], connection: sqlite3.Connection, query: str
 ) -> bool:
     """Add the rows of a query, as far as they can be read; whether all of them could."""
     try:
         for rowid, *values in connection.execute(query):
             while values and values[-1] is None:
                 values.pop()
-            found[rowid, tuple(values)] = None
+            rows[rowid, tuple(values)] = None
     except sqlite3.Error:
         return False
     return True

@@ -1,9 +1,10 @@
 """Checksums of a journal's records: each is tied to the run's description, and a tally knows how many there are.
 
 A record's seal is over the description as it is stored, unit, case, status and payload; the seal of its row of numbers
-over the record's seal and the row. So a changed byte, a record of another run and a record under another unit are seen,
-and by the tally one that is gone. Seals are against damage and mixing. They are no signature: whoever changes a record
-on purpose can make its seal anew. Journals of earlier versions have none; their records are read and called unsealed.
+over the record's seal and the row. So a changed byte, a record of another run and a record under another unit are
+noticed, and by the tally a missing one. Seals guard against damage and mixing. They are not a signature: whoever
+changes a record on purpose can compute its seal, too. Journals of earlier versions have none; their records count as
+unsealed.
 """
 
 import sqlite3
@@ -72,7 +73,7 @@ class Checked:
 
     `damaged` are the records, by (unit, case), that their seals do not confirm, `missing` how many more the tally knows
     that are not there, `unsealed` how many have no seal to look at, `replaced` whether one stands where another stood.
-    `counts` are those of the others, by unit and status, `found` is the tally as it would be without what is missing.
+    `counts` are those of the others, by unit and status, `tally` is the one as it would be without what is missing.
     """
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class Checked:
     unsealed: int = 0
     replaced: bool = False
     tally_lost: bool = False
-    found: Tally = Tally()
+    tally: Tally = Tally()
 
     @property
     def harmed(self) -> int:
@@ -155,9 +156,9 @@ def _check(connection: sqlite3.Connection, layout: bytes) -> Checked:
     missing = 0
     if tally is not None:
         missing = max(0, tally.sealed + tally.unsealed - sealed - unsealed - len(damaged))
-    found = Tally(sealed, total, unsealed)
-    replaced = tally is not None and not missing and not damaged and found != tally
-    return Checked(counts, damaged, missing, unsealed, replaced, lost, found)
+    whole = Tally(sealed, total, unsealed)
+    replaced = tally is not None and not missing and not damaged and whole != tally
+    return Checked(counts, damaged, missing, unsealed, replaced, lost, whole)
 
 
 def tally_of(connection: sqlite3.Connection) -> Tally:
@@ -189,9 +190,9 @@ def _holds(
     try:
         if seal(of, unit, case_id, status, payload) != stored:
             return False
-        if rows is None or (found := rows.get(case_id)) is None:
+        if rows is None or (kept := rows.get(case_id)) is None:
             return True
-        return row_seal(stored, found[0]) == found[1]
+        return row_seal(stored, kept[0]) == kept[1]
     except TypeError:  # a value of another kind
         return False
 

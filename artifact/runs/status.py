@@ -1,8 +1,8 @@
 """Where a run stands, from its journal and its lock alone, while another process works on it or when none does.
 
-Covers what is done and left of each unit, what a case takes, and the time that is left. A unit that has not begun takes
-what its nearest kin take: edits by the same method, traces of the same kind. Seconds are those of the work itself: on a
-cluster several cases are computed at once, and the run ends sooner. No torch.
+Covers what is done and left of each unit, the seconds of a case, and the time that is left. A unit that has not begun
+is estimated from similar units: edits by the same method, traces of the same kind. Seconds are those of the work
+itself: on a cluster several cases are computed at once, and the run ends sooner. No torch.
 """
 
 import shlex
@@ -25,9 +25,9 @@ from artifact.runs.store import DESCRIPTION, Store
 
 @dataclass(frozen=True)
 class UnitStatus:
-    """Cases of a unit by state; `seconds` is what one takes, None as long as neither it nor its kin has times.
+    """Cases of a unit by state; `seconds` is what one takes, None until it or a similar unit has times.
 
-    `own` is False where the seconds are those of its kin.
+    `own` is False where the seconds are those of similar units.
     """
 
     unit: str
@@ -48,7 +48,7 @@ class UnitStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run's units, who works on it (None: nobody), and when its newest batch was stored, by the clock of then."""
+    """A run's units, who works on it (None: nobody), and when its newest batch was stored (Unix time)."""
 
     folder: Path
     info: RunInfo
@@ -64,17 +64,17 @@ def run_status(store: Store) -> RunStatus:
     units = []
     for unit in info.plan.units:
         planned = {case for batch in info.batches(unit) for case in batch}
-        found = counts.get(unit.name, Counter())
+        states = counts.get(unit.name, Counter())
         own = _seconds([unit], spent)
-        seconds = _seconds([one for one in info.plan.units if _kin(one) == _kin(unit)], spent) if own is None else own
+        similar = [one for one in info.plan.units if _sort_of(one) == _sort_of(unit)]
         units.append(
             UnitStatus(
                 unit=unit.name,
-                done=found.get("done", 0),
+                done=states.get("done", 0),
                 left=len(planned - store.done(unit)),
-                failed=found.get("failed", 0),
-                excluded=found.get("excluded", 0),
-                seconds=seconds,
+                failed=states.get("failed", 0),
+                excluded=states.get("excluded", 0),
+                seconds=_seconds(similar, spent) if own is None else own,
                 own=own is not None,
             )
         )
@@ -154,14 +154,14 @@ def failed_units(stores: Sequence[Store]) -> list[str]:
     ]
 
 
-def status_lines(found: RunStatus, now: float) -> list[str]:
+def status_lines(run: RunStatus, now: float) -> list[str]:
     """A run's state in words: who and when, a line a unit, and the sum; `now` is the clock's seconds since 1970."""
-    info = found.info
-    head = f"{found.folder}: {info.plan.name} on {info.model}, protocol {protocol_words(info.protocol, info.switches)}"
+    info = run.info
+    head = f"{run.folder}: {info.plan.name} on {info.model}, protocol {protocol_words(info.protocol, info.switches)}"
     if info.shard is not None:
         head += ", part {} of {}".format(*info.shard)
-    who = f"{found.holder} is working on it" if found.holder else "nobody is working on it"
-    lines = [f"{head}; {who}", *_stored(found.stored, now)]
+    who = f"{run.holder} is working on it" if run.holder else "nobody is working on it"
+    lines = [f"{head}; {who}", *_stored(run.stored, now)]
     table: list[tuple[str, ...]] = [("unit", "done", "left", "failed", "excluded", "s/case", "time left")]
     table += [
         (
@@ -170,13 +170,13 @@ def status_lines(found: RunStatus, now: float) -> list[str]:
             "" if one.seconds is None else f"{'' if one.own else '~'}{one.seconds:.3g}",
             "" if one.left == 0 else _duration(one.time_left, one.own),
         )
-        for one in found.units
+        for one in run.units
     ]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for name, *numbers in table:
         cells = [name.ljust(widths[0]), *(text.rjust(n) for text, n in zip(numbers, widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
-    return [*lines, total_line([found])]
+    return [*lines, total_line([run])]
 
 
 def total_line(runs: Sequence[RunStatus]) -> str:
@@ -195,7 +195,7 @@ def total_line(runs: Sequence[RunStatus]) -> str:
     return line + (f"{_duration(known, own)} and {names} of unknown length" if known else "for an unknown time")
 
 
-def _kin(unit: Unit) -> tuple[str, str]:
+def _sort_of(unit: Unit) -> tuple[str, str]:
     return unit.does, unit.method if unit.does == "edit" else unit.trace_kind if unit.does == "trace" else ""
 
 

@@ -22,8 +22,7 @@ from artifact.io import reason, write_atomically
 from artifact.plan import Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
-from artifact.runs.lock import locked
-from artifact.runs.lock import unwritable as unwritable_folder
+from artifact.runs.lock import locked, unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 from artifact.runs.record import Record
 from artifact.runs.seals import (
@@ -74,14 +73,14 @@ class Store:
         return self._checked
 
     def refuse_damage(self) -> None:
-        """Raise RunError where records are damaged or missing: for those who would build upon them.
+        """Raise RunError where records are damaged or missing: for callers that write more on top.
 
         A writer computes again what is missing alone, of which `missed` says how many.
         """
         checked = self.checked()
         if checked.missing and not self._reads and not (checked.damaged or checked.tally_lost):
             with self._writing():
-                keep_tally(self._connection, checked.found)
+                keep_tally(self._connection, checked.tally)
             self.missed = checked.missing
         elif checked.damage:
             raise damaged(self.folder / DATABASE, checked.damage)
@@ -92,10 +91,10 @@ class Store:
 
     def info(self) -> RunInfo:
         """What the run is; RunError when the journal holds no such entry."""
-        found = self._meta("info")
-        if found is None:
+        stored = self._meta("info")
+        if stored is None:
             raise NotBegun(f"{self.folder}: the run never started; run its command again")
-        return self._decoded(found, "its description", RunInfo)
+        return self._decoded(stored, "its description", RunInfo)
 
     def environments(self) -> list[dict[str, Any]]:
         """Versions and hardware of every distinct machine that worked on the run."""
@@ -152,7 +151,7 @@ class Store:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All that the block writes in one transaction: for stores made from others, never for a run's own cases."""
+        """Write all of the block in one transaction; only for merged or recovered stores."""
         if self._open:
             yield
             return
@@ -165,7 +164,7 @@ class Store:
                 self._open = False
 
     def add_time(self, unit: Unit, seconds: float, cases: int, ended: float | Literal["now"] | None = "now") -> None:
-        """Commit how long `cases` cases of a unit took, and what the clock said then (last_time), None if unknown."""
+        """Commit how long `cases` cases of a unit took, and the Unix time when they were stored, None if unknown."""
         clock = time.time() if ended == "now" else ended
         with self._writing():
             self._connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, clock))
@@ -192,11 +191,11 @@ class Store:
         """How many records of each status every unit has."""
         if self._reads:
             return self.checked().counts
-        found: dict[str, Counter[str]] = {}
+        counts: dict[str, Counter[str]] = {}
         counted = "select unit, status, count(*) from records group by unit, status"
         for unit, status, count in self._rows(counted):
-            found.setdefault(unit, Counter())[status] = count
-        return found
+            counts.setdefault(unit, Counter())[status] = count
+        return counts
 
     def unfinished(self, unit: Unit) -> list[Record]:
         """A unit's records that failed or were excluded, by case id."""
@@ -232,12 +231,12 @@ class Store:
         return self._times("select unit, sum(seconds), sum(cases) from times group by unit order by unit")
 
     def timed(self) -> list[tuple[str, float, int, float | None]]:
-        """(unit, seconds, cases, the clock then) of every batch, in the order they were stored."""
+        """(unit, seconds, cases, Unix time) of every batch, in the order they were stored."""
         rows = self._times("select * from times order by rowid")
         return [(unit, seconds, cases, ended[0] if ended else None) for unit, seconds, cases, *ended in rows]
 
     def last_time(self) -> float | None:
-        """The clock's seconds since 1970 when the newest batch was stored, whatever the clock did before; or None."""
+        """Unix time of the last stored batch; None where an earlier version stored it."""
         for _, _, _, *ended in self._times("select * from times order by rowid desc limit 1"):
             return ended[0] if ended else None  # earlier versions did not say
         return None
@@ -269,7 +268,7 @@ class Store:
         columns = "case_id, cast(status as blob), cast(payload as blob)"
         rows = self._rows(f"select {columns} from records where unit = ? {only} order by +case_id", (unit.name,))
         left_out = self._left_out(unit)
-        found = [
+        records = [
             Record(
                 case,
                 status.decode(errors="replace"),
@@ -278,11 +277,11 @@ class Store:
             for case, status, payload in rows
             if case not in left_out
         ]
-        if len(found) < expected:  # an index, or the order of a table, is damaged
+        if len(records) < expected:  # an index, or the order of a table, is damaged
             raise damaged(
-                self.folder / DATABASE, f"{expected} records of {unit.name} are there, {len(found)} are found"
+                self.folder / DATABASE, f"{expected} records of {unit.name} are there, {len(records)} are found"
             )
-        return found
+        return records
 
     def _expected(self, unit: Unit, *statuses: str) -> int:
         """How many records of a unit a reader must find."""
@@ -391,9 +390,9 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
     apart = ["model_reason", "cases", "given", "file_notes"]
     # Runs of earlier versions did not say these.
     apart += [name for name in ("moments", "tokenizer_sha256") if not then.get(name)]
-    found = first_difference(then, now, apart)
-    if found is not None:
-        name, before, here = found
+    difference = first_difference(then, now, apart)
+    if difference is not None:
+        name, before, here = difference
         raise RunError(
             f"{store.folder}: was made with another {name} ({before}, now {here}); name another folder with --out, or "
             "run the command that made it"

@@ -101,5 +101,5 @@ def hub_file(model: HubModel, name: str) -> Path | None:
     folder = hub_cache()
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.repo, name, cache_dir=folder, revision=model.revision)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(model.repo, name, cache_dir=folder, revision=model.revision)
+    return Path(path) if isinstance(path, str) else None

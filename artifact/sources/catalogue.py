@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifact.errors import FactError
+
 ESTIMATE = 3
 """A file of which only an estimate of the size is known is at most this many times as large."""
 _DATA = Path(__file__).parents[1] / "facts" / "data"
@@ -85,7 +87,7 @@ class PlainFile(_Sized):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class ArchiveMember:
     """A file that is taken out of an archive and kept as `name`, known to the rest of the house as `key`; at most
     `limit` bytes. It is found by its records, which hold the fields of `needs`, whatever it is called in the archive;
     an `optional` one may be missing.
@@ -108,7 +110,7 @@ class PlainSource:
 
     name: str
     files: tuple[PlainFile, ...]
-    members: tuple[Member, ...] = ()
+    members: tuple[ArchiveMember, ...] = ()
     licence: str
     citation: str
     purpose: str
@@ -264,7 +266,7 @@ PLAIN_SOURCES = {
             ),
             members=(
                 # The archive's inside is unknown: these are the fields and names that the authors' code reads.
-                Member(
+                ArchiveMember(
                     key="rel_counterfact",
                     name="rel_counterfact.json",
                     limit=500_000_000,
@@ -275,7 +277,7 @@ PLAIN_SOURCES = {
                         "rel_prompts",
                     ),
                 ),
-                Member(
+                ArchiveMember(
                     key="rel_known",
                     name="rel_known_1000.json",
                     limit=50_000_000,
@@ -298,3 +300,23 @@ PLAIN_SOURCES = {
 SOURCES: dict[str, Source] = {**HUB_MODELS, **PLAIN_SOURCES}
 GROUPS = {"full": tuple(name for name in SOURCES if name != "gpt2")}
 """Names for several sources: `full` is all that the paper's tables and figures take."""
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A fetched file: the source it belongs to, its name in the cache, and its hash where one is pinned."""
+
+    source: str
+    name: str
+    sha256: str | None = None
+
+
+def file_named(key: str) -> NamedFile:
+    """The file called counterfact, known, rel_counterfact, rel_known, mend-gpt2-xl or mend-gpt-j; else FactError."""
+    for source in PLAIN_SOURCES.values():
+        for member in source.members:
+            if member.key == key:
+                return NamedFile(source.name, member.name)
+        if source.name == key and not source.members and len(source.files) == 1:
+            return NamedFile(source.name, source.files[0].name, source.files[0].sha256)
+    raise FactError(f"{key!r} is not a file that is fetched; see kloc fetch for those that are")

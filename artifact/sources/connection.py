@@ -1,7 +1,7 @@
 """One request over HTTP that ends: its rate is watched, and a redirect leads to no other kind of address.
 
 Covers opening an address with the standard library's client and ending a transfer that has become too slow, whatever it
-is waiting for. What the answer holds is download.py's; the hub's own client is watched by hub.py with the same `Watch`.
+waits for. What the answer holds is download.py's; the hub's own client is watched by hub.py with the same `Watch`.
 """
 
 import http.client

@@ -19,7 +19,7 @@ SHARD = 2_000_000_000
 
 
 def convert_model(model: HubModel, published: Path, shard: int = SHARD) -> Path:
-    """The folder of `model` as safetensors, made from the folder `published` unless it is there; hashes are recorded.
+    """The folder of `model` as safetensors, made from the folder `published` if it is missing; hashes are recorded.
 
     Raises ModelError when the pickle holds more than tensors, is damaged, or the folder cannot be written.
     """

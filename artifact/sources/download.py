@@ -3,8 +3,8 @@
 Covers ranges, validators, time-outs, rates, sizes, back-off, mirrors and full disks. What is fetched is catalogue.py's,
 where it is kept and which hash it must have are fetch.py's; files of the model hub are huggingface_hub's.
 
-The standard library's client does it, since pooch, which would, begins every file anew after a cut, and the largest
-here is 3.8 GB. Nothing that a host names becomes a path.
+It uses the standard library's client: pooch restarts a file from its beginning after a cut, and the largest here is 3.8
+GB. Nothing that a host names becomes a path.
 """
 
 import http.client
@@ -39,7 +39,7 @@ Tell = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a host is waited for: seconds without a byte, tries without progress, seconds between tries.
+    """How long to wait for a host: seconds without a byte, tries without progress, seconds between tries.
 
     Progress is `rate` bytes a second: over every `window` seconds of an answer, its headers and redirects included, and
     over the tries, of which there are at most `most_tries`.
@@ -91,9 +91,9 @@ class _Begun(msgspec.Struct, frozen=True):
 def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> Entry:
     """Download to `wanted.path`, from the first URL that gives the expected bytes; what came, with that URL.
 
-    An interrupted download goes on where it was cut. Without a known hash the file is checked to be of its kind, and an
-    archive to be whole. Raises FactError when no URL gives it, naming each with its reason, when the disk is full, and
-    when something else than a file stands in its place.
+    An interrupted download goes on where it was cut. Without a known hash the file must be of its kind, and an archive
+    whole. Raises FactError when no URL gives the file, naming each with its reason, when the disk is full, and when
+    something other than a file is in its place.
     """
     _clear_the_way(wanted)
     reasons = []
@@ -129,7 +129,7 @@ def _from(url: str, wanted: Wanted, say: Say, tell: Tell, patience: Patience) ->
         words = f"expected sha256 {wanted.expected.sha256} ({wanted.expected.by}), got {digest}, nothing was kept"
         if not resumed:
             raise Refused(words)
-        say(f"{wanted.name}: {words}; beginning anew")
+        say(f"{wanted.name}: {words}; starting again")
         begun_anew = True
 
 
@@ -216,9 +216,9 @@ def _take(
 ) -> bool:
     """Write an answer's body to the unfinished file, after the `there` bytes that were asked to be left out."""
     start, total = extent(response, there)
-    found = validator_of(response)
+    offered = validator_of(response)
     validator = begun.validator if begun and begun.url == url else None
-    if start and begun and (total != begun.total or (validator and found and found != validator)):
+    if start and begun and (total != begun.total or (validator and offered and offered != validator)):
         _discard(wanted)
         raise Again("the file has changed since its first part")
     _refuse_other(response, total, wanted)
@@ -226,7 +226,7 @@ def _take(
     with _writing(wanted):
         if not start:
             _discard(wanted)  # first, so that a note never stands beside the bytes of another file
-            write_atomically(wanted.note, msgspec.json.encode(_Begun(url, found, total)))
+            write_atomically(wanted.note, msgspec.json.encode(_Begun(url, offered, total)))
         with _unfinished(wanted.part, anew=not start) as stream:
             stream.seek(start)
             done = start
@@ -285,7 +285,7 @@ def no_room(name: str, folder: Path, needed: int, free: int) -> FactError:
 
 @contextmanager
 def _writing(wanted: Wanted) -> Iterator[None]:
-    """Turns what the disk says into one line."""
+    """Turn an error of the disk into one line."""
     try:
         yield
     except OSError as error:

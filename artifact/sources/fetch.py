@@ -4,9 +4,9 @@ Covers fetching, the room it takes, and the paths of what was fetched. Downloadi
 files hub.py's, hashes are lock.py's, checking without a network is verify.py's. Converting pickles needs torch and is
 convert.py's and editing/mend_weights.py's; what they made is found here. Parsing is facts/fact.py's.
 
-What is checked when: every size that is pinned or recorded whenever a path is given out; every hash when a file is
-fetched, by `kloc fetch` also of what was there, and by `kloc fetch --check`. What nobody knows the hash of must be a
-file of its kind, and gets its hash recorded.
+Sizes are checked whenever a path is given out, against the pinned or recorded ones. Hashes are checked when a file is
+fetched, by `kloc fetch` also for files that were there, and by `kloc fetch --check`. A file without a known hash must
+be of the kind that its name says; its hash is then recorded.
 
 Environment: KLOC_CACHE, KLOC_MIRROR (a base URL that is tried before every plain file's own, host and path kept below
 it), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, and the usual ones for proxies.
@@ -33,7 +33,7 @@ from artifact.sources.cache import (
     is_address,
     source_folder,
 )
-from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source
+from artifact.sources.catalogue import PLAIN_SOURCES, HubModel, PlainFile, PlainSource, Source, file_named
 from artifact.sources.download import Say, Tell, Wanted, no_room
 from artifact.sources.hub import hub_bytes, snapshot
 from artifact.sources.lock import (
@@ -84,7 +84,7 @@ def hub_answers(model: HubModel, seconds: float = 10.0) -> tuple[bool, str]:
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set: then nothing is fetched, from whatever host. SettingError: HF_ENDPOINT is bad."""
+    """Whether HF_HUB_OFFLINE is set: then nothing is fetched from any host. SettingError: HF_ENDPOINT is bad."""
     check_endpoint()
     from huggingface_hub import constants
 
@@ -114,10 +114,10 @@ def _folder(model: HubModel) -> Path:
 
 
 def fetch_source(source: Source, say: Say, tell: Tell) -> Path:
-    """The folder of a source after what was missing was fetched and every file verified by its hash.
+    """Fetch what is missing of a source, verify every file by its hash, and return its folder.
 
-    What is damaged is fetched again; a hash seen for the first time is recorded. Two processes take turns. Raises
-    FactError or ModelError in one line; the same call goes on where it stopped.
+    Damaged files are fetched again; a hash seen for the first time is recorded. Two processes take turns. Raises
+    FactError or ModelError; the same call goes on where it stopped.
     """
     if isinstance(source, HubModel):
         return _fetch_model(source, say, tell)
@@ -158,20 +158,15 @@ def discard(source: Source) -> None:
         forget(key)
 
 
-def path_of(name: str) -> Path:
-    """The fetched file called counterfact, known, rel_counterfact, rel_known, mend-gpt2-xl or mend-gpt-j.
+def path_of(key: str) -> Path:
+    """The path of a fetched file (catalogue.file_named); MEND's is the converted one where it is there.
 
-    MEND's is the converted one where it is there. Its size is compared with the pinned or the recorded one, or with the
-    most that an estimate lets it have; its hash is not (`kloc fetch` and `kloc fetch --check` do).
+    Its size is compared with the pinned or the recorded one, or with the most that an estimate lets it have; its hash
+    is not (`kloc fetch` and `kloc fetch --check` do).
     Raises FactError, for MEND ModelError, when it is not in the cache, with the command that fetches it.
     """
-    for source in PLAIN_SOURCES.values():
-        for member in source.members:
-            if member.key == name:
-                return _there(source, member.name)
-        if source.name == name and not source.members and len(source.files) == 1:
-            return _there(source, source.files[0].name)
-    raise FactError(f"{name!r} is not a file that is fetched; see kloc fetch for those that are")
+    file = file_named(key)
+    return _there(PLAIN_SOURCES[file.source], file.name)
 
 
 def moments_folder(model: str) -> Path:
@@ -319,15 +314,15 @@ def _remove(paths: Sequence[Path]) -> None:
 
 def _fetch_file(source: PlainSource, file: PlainFile, path: Path, say: Say, tell: Tell) -> Entry:
     key = f"{source.name}/{file.name}"
-    found = examine_file(source, file)
-    if found.state in ("whole", "new", "unusable") and found.sha256:
-        return Entry(found.sha256, path.stat().st_size)
-    if found.state == "damaged":
-        say(f"{key}: {found.words}; fetching it again")
+    there = examine_file(source, file)
+    if there.state in ("whole", "new", "unusable") and there.sha256:
+        return Entry(there.sha256, path.stat().st_size)
+    if there.state == "damaged":
+        say(f"{key}: {there.words}; fetching it again")
     hints = "".join(f"; {hint}" for hint in (source.other_bytes, source.instead) if hint)
     if offline():
         raise FactError(
-            f"{key}: is {'damaged' if found.state == 'damaged' else 'not'} in the cache, and HF_HUB_OFFLINE is set; "
+            f"{key}: is {'damaged' if there.state == 'damaged' else 'not'} in the cache, and HF_HUB_OFFLINE is set; "
             f"unset it, or put the file at {path}{hints}"
         )
     say(f"fetching {key}: {'' if file.exact else 'about '}{size_words(file.size)}")

@@ -1,9 +1,9 @@
-"""A model's files from the hub by huggingface_hub, whose answers are looked at before it uses them.
+"""A model's files from the hub by huggingface_hub, with every request and answer checked first.
 
-Its client takes an ETag and a commit from the hub as names of files, follows any redirect and `next` link, waits as
-long as a Retry-After says, and takes bodies of any length. Here every request and every answer passes a guard: what
-names a file must be a plain name, what is sent must fit the model's pinned size, and less than a stated rate ends it.
-The transfer stays with plain HTTP, as the accelerated one (Xet) passes no guard.
+Its client uses an ETag and a commit from the hub as names of files, follows any redirect and `next` link, waits as long
+as a Retry-After says, and accepts bodies of any length. Here a guard checks that what names a file is a plain name,
+that the bytes fit the model's pinned size, and that they arrive at a least rate. The accelerated transfer (Xet) is off,
+since the guard cannot see it.
 """
 
 import re
@@ -46,7 +46,7 @@ def snapshot(model: HubModel, tell: Tell | None) -> Path:
     guard = _Guard(model, download.PATIENCE)
     try:
         with _telling(model, tell), _guarded(guard):
-            found = snapshot_download(
+            folder = snapshot_download(
                 model.repo, revision=model.revision, allow_patterns=list(model.files), cache_dir=cache
             )
     except ArtifactError:
@@ -56,7 +56,7 @@ def snapshot(model: HubModel, tell: Tell | None) -> Path:
             f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({guard.refused or reason(error)}); "
             "connect to the hub, set HF_ENDPOINT to a mirror, or name a folder that holds the model"
         ) from None
-    return Path(found)
+    return Path(folder)
 
 
 def hub_bytes(model: HubModel) -> int:
@@ -72,8 +72,8 @@ def hub_bytes(model: HubModel) -> int:
     return sum(sizes)
 
 
-class _Refused(Exception):
-    """What the hub answers is not taken."""
+class _GuardRefused(Exception):
+    """The hub's answer is refused."""
 
 
 class _Guard:
@@ -98,12 +98,12 @@ class _Guard:
         """End it with these words."""
         with self._lock:
             self.refused = self.refused or words
-        raise _Refused(self.refused)
+        raise _GuardRefused(self.refused)
 
     def on_request(self, request: Any) -> None:
         """Before every request, redirected ones included."""
         if self.refused:
-            raise _Refused(self.refused)
+            raise _GuardRefused(self.refused)
         with self._lock:
             self._requests += 1
         if self._requests > MOST_REQUESTS:
@@ -137,12 +137,12 @@ class _Guard:
         response.stream = _bounded(response.stream, self, most)
 
     def _look_at_wait(self, status: int, headers: Any) -> None:
-        """Its client waits as long as a number says, without asking anybody; a date it passes over."""
+        """The client waits as many seconds as a number says, however many; it ignores a date."""
         told = [
             re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After", "")),
             _RESET.search(headers.get("RateLimit", "")),
         ]
-        longest = max((int(found[1][:12]) for found in told if found), default=0)
+        longest = max((int(match[1][:12]) for match in told if match), default=0)
         if longest > self._patience.longest_wait:
             self.refuse(f"the hub answers {status}, and asks to wait {longest} s")
 
@@ -188,18 +188,18 @@ class _Guard:
         if url in self._names:
             return self._names[url]
         path = unquote(urlsplit(url).path)
-        found = f"/{self._model.repo}/resolve/{self._model.revision}/"
-        return path.partition(found)[2] or None
+        beginning = f"/{self._model.repo}/resolve/{self._model.revision}/"
+        return path.partition(beginning)[2] or None
 
     def _most(self, name: str | None) -> int:
         return self._model.most if name == self._model.weights else SMALL
 
     def took(self, count: int) -> None:
-        """Count bytes; ends the transfer when it is to end."""
+        """Count bytes; raises once the transfer was refused."""
         with self._lock:
             self.arrived += count
         if self.refused:
-            raise _Refused(self.refused)
+            raise _GuardRefused(self.refused)
 
 
 def _bounded(stream: Any, guard: _Guard, most: int) -> Any:

@@ -1,4 +1,4 @@
-"""Which bytes a fetched file must have: hashes pinned with the sources, committed, or recorded at the first fetch.
+"""The hash that a fetched file must have: pinned with the source, committed, or recorded at the first fetch.
 
 Covers sources.lock.json, which comes with the package, fetched.lock.json in the cache folder, hashing, and the lock by
 which two processes take turns.
@@ -89,9 +89,9 @@ def forget(key: str) -> None:
 
 
 def note_unusable(key: str, path: Path, reason: str) -> None:
-    """Keep why a fetched file cannot be used, so that it is said at once the next time.
+    """Keep why a fetched file cannot be used, so that the next command can say it at once.
 
-    Its hash is no longer demanded: another file may take its place.
+    Its hash is forgotten: another file may take its place.
     """
     entry = Entry(sha256_of(path), path.stat().st_size, unusable=reason, by=__version__)
 
@@ -103,10 +103,10 @@ def note_unusable(key: str, path: Path, reason: str) -> None:
 
 
 def unusable(key: str, path: Path, sha256: str | None = None) -> str | None:
-    """Why the file at `path` cannot be used; None when nothing is known of these bytes.
+    """Why the file at `path` cannot be used; None when nothing was noted of these bytes.
 
-    By its size, and by its `sha256` where the caller has it. Another version of the package may read what this could
-    not, so it tries again.
+    The file is recognised by its size, and by its `sha256` where the caller has it. A note by another version of the
+    package is ignored, as this version may read the file.
     """
     entry = recorded(_UNUSABLE + key)
     if entry is None or entry.by != __version__ or not path.is_file() or path.stat().st_size != entry.size:
@@ -154,5 +154,5 @@ def _read(path: Path) -> _Lock:
         return _Lock()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FactError(
-            f"{path}: is not a lock file ({reason(error)}); delete it, and kloc fetch records what is there anew"
+            f"{path}: is not a lock file ({reason(error)}); delete it, and kloc fetch records the hashes again"
         ) from None

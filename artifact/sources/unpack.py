@@ -1,4 +1,4 @@
-"""One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than were agreed on.
+"""One file out of a fetched zip archive, safely: no path out of the folder, no more bytes than the limit.
 
 A member is known by what its records hold, whatever it is called: a JSON list, records by id, or JSON lines, with a
 byte-order mark or without.
@@ -14,10 +14,10 @@ import msgspec
 from artifact.errors import FactError
 from artifact.io import fit, reason, write_atomically
 from artifact.sizes import size_words
-from artifact.sources.catalogue import Member
+from artifact.sources.catalogue import ArchiveMember
 from artifact.sources.kinds import DAMAGED_ARCHIVE, too_large_inside
 
-SHARE = 0.95
+LEAST_SHARE = 0.95
 """Share of a member's records that must hold the fields for it to be taken."""
 TOTAL = 4
 """Bytes of all members that are looked into, as a multiple of one member's limit."""
@@ -25,10 +25,12 @@ _SHOWN, _FIELDS = 8, 10
 
 
 class Unusable(FactError):
-    """The archive is not what it was taken for; its own bytes are at fault."""
+    """The archive itself is damaged, or not the one that was expected."""
 
 
-def unpack(archive: Path, member: Member, out: Path, say: Callable[[str], None] = lambda line: None) -> str | None:
+def unpack(
+    archive: Path, member: ArchiveMember, out: Path, say: Callable[[str], None] = lambda line: None
+) -> str | None:
     """Write one member of the archive to `out`, in one step; returns its path in the archive.
 
     It is the one whose records hold `member.needs`, whatever it is called; of several the one with most records, then
@@ -61,26 +63,26 @@ def records_of(content: bytes) -> list[Any] | None:
     """The records of a JSON list, of an object of records by id or under one name, or of JSON lines, or None."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
-        found = msgspec.json.decode(content)
+        decoded = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
             return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()] or None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-    if isinstance(found, dict):
-        if {"requested_rewrite", "subject"} & found.keys():
-            return [found]
-        values = list(found.values())
+    if isinstance(decoded, dict):
+        if {"requested_rewrite", "subject"} & decoded.keys():
+            return [decoded]
+        values = list(decoded.values())
         if all(isinstance(value, dict) for value in values):
             return values
         lists = [value for value in values if isinstance(value, list)]
         return lists[0] if len(lists) == 1 else None
-    return found if isinstance(found, list) else None
+    return decoded if isinstance(decoded, list) else None
 
 
 def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
     """The archive's files; Unusable when any path leads out of it."""
-    found = []
+    entries = []
     for entry in opened.infolist():
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
@@ -89,12 +91,12 @@ def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
                 f"run kloc fetch {archive.parent.name} again"
             )
         if not entry.is_dir() and "__MACOSX" not in path.parts:
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 
 def _by_content(
-    opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: Member, say: Callable[[str], None]
+    opened: ZipFile, entries: Sequence[ZipInfo], archive: Path, member: ArchiveMember, say: Callable[[str], None]
 ) -> tuple[str, bytes] | None:
     best: tuple[int, str, bytes] | None = None
     seen, damaged, room = [], [], TOTAL * member.limit
@@ -116,7 +118,7 @@ def _by_content(
             continue
         seen.append(f"{name} ({len(records)} records with {_fields(records[0])})")
         whole = sum(_holds(record, member.needs) for record in records)
-        if whole >= SHARE * len(records) and (best is None or len(records) > best[0]):
+        if whole >= LEAST_SHARE * len(records) and (best is None or len(records) > best[0]):
             best = len(records), entry.filename, content if content[:1] == b"[" else msgspec.json.encode(records)
     if damaged and (best is not None or member.optional):
         more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""

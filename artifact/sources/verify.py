@@ -1,7 +1,7 @@
 """Whether what was fetched is still what it was: every file's size and sha256 against what it must have, offline.
 
-Covers plain files, what was taken out of archives, models in the hub's cache, and converted weights. A file whose hash
-nobody knows is looked at: whether it is of the kind that its name says. It mends nothing.
+Covers plain files, what was taken out of archives, models in the hub's cache, and converted weights. A file without a
+known hash is checked to be of the kind that its name says.
 """
 
 import re
@@ -31,7 +31,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _CachedFile:
     """A file that a source has in the cache, and what it must be: `size` exactly, or at most `most` bytes."""
 
     key: str
@@ -64,35 +64,35 @@ def examine_file(source: PlainSource, file: PlainFile) -> Finding:
     return _finding(_plain(source, file))
 
 
-def _files(source: Source) -> Iterator[_Wanted]:
+def _files(source: Source) -> Iterator[_CachedFile]:
     return _files_of_model(source) if isinstance(source, HubModel) else _files_of_plain(source)
 
 
-def _plain(source: PlainSource, file: PlainFile) -> _Wanted:
+def _plain(source: PlainSource, file: PlainFile) -> _CachedFile:
     size = file.size if file.exact else None
     path = source_folder(source) / file.name
-    return _Wanted(f"{source.name}/{file.name}", path, file.sha256, size, file.most)
+    return _CachedFile(f"{source.name}/{file.name}", path, file.sha256, size, file.most)
 
 
-def _files_of_plain(source: PlainSource) -> Iterator[_Wanted]:
+def _files_of_plain(source: PlainSource) -> Iterator[_CachedFile]:
     folder = source_folder(source)
     for file in source.files:
         yield _plain(source, file)
         made = converted_file(folder / file.name)
         if made.is_file() and made.suffix != (folder / file.name).suffix:
-            yield _Wanted(f"{source.name}/{made.name}", made)
+            yield _CachedFile(f"{source.name}/{made.name}", made)
     for member in source.members:
         if not member.optional or (folder / member.name).is_file():
-            yield _Wanted(f"{source.name}/{member.name}", folder / member.name, most=member.limit)
+            yield _CachedFile(f"{source.name}/{member.name}", folder / member.name, most=member.limit)
 
 
-def _files_of_model(model: HubModel) -> Iterator[_Wanted]:
+def _files_of_model(model: HubModel) -> Iterator[_CachedFile]:
     made = converted_folder(model)
     if made.is_dir():
         of_it = f"converted/{made.name}/"
         names = {key.removeprefix(of_it) for key in recorded_keys() if key.startswith(of_it)}
         for name in sorted(names | {file.name for file in made.iterdir()}):
-            yield _Wanted(f"{of_it}{name}", made / name, model.hashes.get(name))
+            yield _CachedFile(f"{of_it}{name}", made / name, model.hashes.get(name))
         return
     for name in model.files:
         path = hub_file(model, name)
@@ -100,12 +100,12 @@ def _files_of_model(model: HubModel) -> Iterator[_Wanted]:
             continue
         if name == model.weights:
             size = model.size if model.exact else None
-            yield _Wanted(f"hub/{model.name}/{name}", path, model.sha256, size, model.most)
+            yield _CachedFile(f"hub/{model.name}/{name}", path, model.sha256, size, model.most)
         else:
-            yield _Wanted(f"hub/{model.name}/{name}", path, model.hashes.get(name))
+            yield _CachedFile(f"hub/{model.name}/{name}", path, model.hashes.get(name))
 
 
-def _finding(wanted: _Wanted) -> Finding:
+def _finding(wanted: _CachedFile) -> Finding:
     key, path = wanted.key, wanted.path
     if path is None or not path.is_file():
         return Finding(key, path, "missing")
@@ -131,7 +131,7 @@ def _finding(wanted: _Wanted) -> Finding:
     return Finding(key, path, "new" if expected is None else "whole", digest)
 
 
-def _wrong_size(wanted: _Wanted, path: Path) -> str | None:
+def _wrong_size(wanted: _CachedFile, path: Path) -> str | None:
     size = path.stat().st_size
     if wanted.size is not None:
         return None if size == wanted.size else f"expected {wanted.size} bytes, got {size}"

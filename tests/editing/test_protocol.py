@@ -24,8 +24,8 @@ from artifact.facts.fact import Fact
 from artifact.lm.tokens import Tokens
 from artifact.plan import SMOKE
 from artifact.reporting.report import repeat_command
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_name
-from artifact.runs.setup import Asked
 from artifact.runs.status import run_status, status_lines
 from artifact.runs.store import begin, reading, writing
 

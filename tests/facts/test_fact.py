@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifact.errors import FactError
-from artifact.facts.everyday import everyday_records
+from artifact.facts.datasets.everyday import everyday_records
 from artifact.facts.fact import TEXT_LIMIT, parse_facts, parse_statements, read_facts
 from artifact.reading import decode_json
 

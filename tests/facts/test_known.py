@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifact.errors import FactError
+from artifact.facts.datasets.known import NEIGHBOURS, edit_cases
 from artifact.facts.fact import Statement, fill, parse_statements
-from artifact.facts.known import NEIGHBOURS, edit_cases
 
 _ROWS = """
 P36 | {}'s capital, | | Italy | Rome
@@ -67,7 +67,7 @@ def test_what_is_left_out_is_counted() -> None:
     built = edit_cases([*statements(), Statement(90, "x y", "x", answer="z")], "known")
     assert built.left_out == {
         "no relation_id or attribute": 1,
-        "the prompt runs on behind its template": 1,
+        "the prompt runs on after its template": 1,
         "the relation has no other object that suits the prompt": 4,
     }
     assert len(built.facts) + sum(built.left_out.values()) == len(statements()) + 1

@@ -7,7 +7,7 @@ import pytest
 
 from artifact.cli import call
 from artifact.errors import FactError
-from artifact.facts.dataset import own
+from artifact.facts.datasets.own import own
 from artifact.facts.fact import parse_facts, parse_statements
 
 KNOWEDIT = {

@@ -8,7 +8,7 @@ import pytest
 from artifact.cli import call
 from artifact.errors import FactError
 from artifact.evaluation.score import score_cases
-from artifact.facts.dataset import own
+from artifact.facts.datasets.own import own
 from artifact.facts.fact import Fact, parse_facts
 from artifact.facts.odd import OddRecord, decode_records, parse_records
 from artifact.runs.store import reading

@@ -26,8 +26,8 @@ from artifact.runs import cluster as module
 from artifact.runs.cluster import Cluster, Worker, ray_engine
 from artifact.runs.engine import Computed
 from artifact.runs.inputs import Given
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import MakeEngine, run_plan
-from artifact.runs.setup import Asked
 from artifact.sources.catalogue import WORLD
 
 PLAN = Plan(
@@ -204,7 +204,7 @@ def test_machines_that_leave_cost_no_record(machines, local, tmp_path, monkeypat
     engine, said = listening(lambda engine, number, process: leave(engine, 2, process) if number == 2 else None)
     assert records(run(tmp_path / "run", engine=engine)) == local
     assert any("worker 2 on" in line and "was lost" in line for line in said), said
-    monkeypatch.setattr(module, "PATIENCE", 2.0)
+    monkeypatch.setattr(module, "ROOM_SECONDS", 2.0)
     engine, said = listening(lambda engine, number, process: leave(engine, 1, process))
     with pytest.raises(RunError, match="no worker is left and the cluster has no room for a new one"):
         run(tmp_path / "none", engine=engine)

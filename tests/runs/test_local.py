@@ -16,7 +16,7 @@ from artifact.reporting.tables import own_rows
 from artifact.runs import editors
 from artifact.runs.inputs import Given
 from artifact.runs.local import compute
-from artifact.runs.setup import Asked, Context, prepare
+from artifact.runs.resolve import Asked, Context, prepare
 from artifact.runs.store import begin, writing
 
 UNITS = {unit.name: unit for unit in SMOKE.units}
@@ -131,7 +131,7 @@ def test_indefinite_moments_are_noted_in_every_record(world: Context) -> None:
 
 
 def test_mend_without_weights_is_left_out_with_its_reason(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artifact.runs.setup.lacking", lambda model, method, file: "MEND needs weights")
+    monkeypatch.setattr("artifact.runs.resolve.lacking", lambda model, method, file: "MEND needs weights")
     records = compute(UNITS["mend-entity"], world.inputs.edited.facts[:3], world)
     assert {(record.status, record.reason) for record in records} == {("excluded", "MEND needs weights")}
     renamed = replace(world.model, name="gpt2")
@@ -157,10 +157,10 @@ def test_a_run_takes_the_users_moments_and_weights(reference: Path) -> None:
 def test_a_model_that_takes_seconds_a_fact_runs_on_few(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU, the smoke plan on GPT-2 takes few facts and says so; a small model takes them all."""
     model, said = str(reference / "models" / "tiny-gpt2"), []
-    monkeypatch.setattr("artifact.runs.setup.choose_device", lambda asked: ("cpu", "test"))
+    monkeypatch.setattr("artifact.runs.resolve.choose_device", lambda asked: ("cpu", "test"))
     assert prepare(SMOKE, Asked(model), said.append)[1].plan == SMOKE
     assert not any("few facts" in line for line in said)
-    monkeypatch.setattr("artifact.runs.setup.SMALL_EMBEDDING", 1)
+    monkeypatch.setattr("artifact.runs.resolve.SMALL_EMBEDDING", 1)
     plan = prepare(SMOKE, Asked(model), said.append)[1].plan
     assert plan == SMOKE_FEW_FACTS and any("few facts" in line for line in said)
     assert [unit.name for unit in plan.units] == [unit.name for unit in SMOKE.units]

@@ -18,8 +18,8 @@ from artifact.progress import Display
 from artifact.reporting.report import render
 from artifact.runs import lock, runner
 from artifact.runs.lock import holder, locked, turn
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked
 from artifact.runs.store import Store, reading
 
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from artifact.editing.sums import KeySums, write_moments
 from artifact.errors import RunError, SettingError
-from artifact.facts.dataset import world
+from artifact.facts.datasets.world import world
 from artifact.lm.load import LanguageModel
 from artifact.plan import SMOKE, find_plans
 from artifact.reporting.report import repeat_command
 from artifact.runs.describe import RunInfo
-from artifact.runs.inputs import ANY_MODEL_NOTE, Given, evidence
-from artifact.runs.setup import Asked, prepare
+from artifact.runs.inputs import ANY_MODEL_NOTE, Given, Inputs, evidence
+from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import begin, described, first_difference, writing
 
 TINY = Path(__file__).parents[1] / "reference" / "models" / "tiny-gpt2"
@@ -94,8 +94,10 @@ def test_moments_of_another_model_in_a_run(moments, tmp_path) -> None:
 def test_a_run_with_any_model_is_not_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     (plan,) = find_plans("gpt2-xl")
     monkeypatch.setattr("artifact.runs.inputs.other_weights", lambda model: "")
-    assert evidence(plan, "gpt2-xl", world(), Given())[0]
-    assert evidence(plan, "gpt2-xl", world(), Given(any_model=True)) == (False, ANY_MODEL_NOTE)
+    monkeypatch.setattr("artifact.runs.inputs.expected_of", lambda key, pinned: None)
+    inputs = Inputs(world(), world())
+    assert evidence(plan, "gpt2-xl", inputs, Given())[0]
+    assert evidence(plan, "gpt2-xl", inputs, Given(any_model=True)) == (False, ANY_MODEL_NOTE)
 
 
 def test_published_files_given_by_hand_are_of_an_unknown_model() -> None:

@@ -15,8 +15,8 @@ from artifact.plan import SMOKE, Plan, Unit
 from artifact.progress import Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.merge import merge
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked
 from artifact.runs.store import reading, writing
 
 PLAN = Plan("parts", "scores and traces", (Unit("unedited", "unedited", 2), Unit("trace", "trace", 2, most=3)))
@@ -108,7 +108,7 @@ def changed(part: Path, folder: Path, **changes: object) -> Path:
 )
 def test_another_runs_part_is_refused_and_nothing_is_written(change: dict, says: str, parts, tmp_path) -> None:
     other = changed(parts[1], tmp_path / "other", **change)
-    with pytest.raises(RunError, match=f"other: is no part of the run in .*{says}"):
+    with pytest.raises(RunError, match=f"other: is not a part of the run in .*{says}"):
         merge([parts[0], other], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

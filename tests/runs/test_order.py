@@ -12,7 +12,7 @@ from artifact.plan import SMOKE, Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.local import compute
 from artifact.runs.record import Record
-from artifact.runs.setup import Asked, Context, prepare
+from artifact.runs.resolve import Asked, Context, prepare
 
 UNIT = msgspec.structs.replace(next(unit for unit in SMOKE.units if unit.name == "mend-entity"), batch=2)
 PLAN = msgspec.structs.replace(SMOKE, units=(UNIT,))

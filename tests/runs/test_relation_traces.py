@@ -9,15 +9,18 @@ import pytest
 
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import FactError, PromptError
+from artifact.facts.datasets.known import OUR_READING
+from artifact.facts.datasets.own import OWN_READING
 from artifact.facts.fact import Statement
 from artifact.lm.load import load
 from artifact.plan import SMOKE, Plan, Unit, find_plans
 from artifact.progress import Display
-from artifact.runs.inputs import OUR_READING, OWN_READING, Given, run_inputs
+from artifact.runs.inputs import Given, run_inputs
 from artifact.runs.local import compute
 from artifact.runs.merge import merge
+from artifact.runs.noise import readable
+from artifact.runs.resolve import Asked, Context, prepare
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked, Context, _readable, prepare
 from artifact.sources.cache import source_folder
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD
 from artifact.sources.fetch import path_of
@@ -76,11 +79,11 @@ def test_words_that_the_model_cannot_read_are_left_out_of_the_noise() -> None:
     """A trace that needs one of them fails alone, with its reason."""
     model, lines = load("world"), []
     word = KNOWN[0]["subject"]
-    assert _readable(model, [word, "quux", word], "relation words", lines.append) == [word, word]
+    assert readable(model, [word, "quux", word], "relation words", lines.append) == [word, word]
     assert lines[0].startswith("noise level: 1 of 3 relation words left out (the first: ") and "quux" in lines[0]
-    assert _readable(model, [], "relation words", lines.append) == [] and len(lines) == 1
+    assert readable(model, [], "relation words", lines.append) == [] and len(lines) == 1
     with pytest.raises(PromptError, match="quux"):
-        _readable(model, ["quux"], "relation words", lines.append)
+        readable(model, ["quux"], "relation words", lines.append)
 
 
 def test_a_damaged_file_is_refused_and_not_called_missing(cache: Path) -> None:

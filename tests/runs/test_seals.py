@@ -20,8 +20,8 @@ from artifact.runs.engine import Computed
 from artifact.runs.merge import merge
 from artifact.runs.record import Record
 from artifact.runs.recover import recover
+from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
-from artifact.runs.setup import Asked
 from artifact.runs.store import begin, reading, writing
 
 UNITS = {unit.name: unit for unit in PLAN.units}

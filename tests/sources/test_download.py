@@ -76,7 +76,7 @@ def test_a_changed_file_without_validators_is_found_by_its_hash(host, told) -> N
     host.files[PATH] = CONTENT
     told.fetch(wanted)
     whole(wanted)
-    assert "beginning anew" in told.lines[-1]
+    assert "starting again" in told.lines[-1]
 
 
 def test_a_silent_host_is_given_up_and_its_part_is_kept(host, told, monkeypatch) -> None:

@@ -6,8 +6,10 @@ does not answer is left out of tracing, as everywhere.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from artifact.facts.dataset import OTHER_MODELS, Data, DataSet, RelationSource, built_in
 from artifact.facts.templates import relation_prompt, rephrased
 
 
@@ -110,3 +112,17 @@ def everyday_records() -> list[dict[str, Any]]:
                 }
             )
     return records
+
+
+def everyday(path: Path | None = None, relation_source: RelationSource = "authors", by_id: bool = False) -> Data:
+    """The built-in everyday facts."""
+    return built_in(everyday_records(), "built-in everyday facts", "written for smoke runs; not CounterFact")
+
+
+DATASET = DataSet(
+    name="everyday",
+    printed="the built-in everyday facts",
+    relations="their own",
+    load=everyday,
+    default_for=OTHER_MODELS,
+)

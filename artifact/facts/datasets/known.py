@@ -1,6 +1,6 @@
-"""Edit cases from the known facts alone, for machines where CounterFact cannot be had.
+"""The known facts: statements to trace, and edit cases from them alone, for machines where CounterFact cannot be had.
 
-Covers, for each known fact, a new object o*, rephrasings and neighbours, all from the same file:
+An edit case adds to a known fact a new object o*, rephrasings and neighbours, all from the same file:
 
 - o* is another object of the relation in the file, drawn by the case's own seed;
 - the rewrite prompt is the fact's own, with "{}" for the subject;
@@ -8,24 +8,33 @@ Covers, for each known fact, a new object o*, rephrasings and neighbours, all fr
 - neighbours are prompts of other subjects with the same relation and the same o_c, up to ten, drawn likewise;
 - the relation view is the reconstruction's (templates.py).
 
-A known fact's prompt is a template and what GPT-2 XL wrote behind it before it came to the object ("... was written in
-the early 1980s, when the" -> Italian). Where that is long or more than plain words, the prompt no longer asks for the
+A known fact's prompt is a template and the text that GPT-2 XL generated before the object ("... was written in the
+early 1980s, when the" -> Italian). Where that text is long or more than plain words, the prompt no longer asks for the
 relation: such a record is left out. The template itself does (CounterFact's rewrite prompts are such templates), so it
-serves as a rephrasing. What stands in front of o_c must also suit o*: behind an article or "city of", objects are drawn
-that the file has there, too. Nothing depends on the order of the records. It opens no file.
+serves as a rephrasing. The words before o_c must also suit o*: after an article or "city of", objects are drawn that
+the file has there, too. Nothing depends on the order of the records.
 """
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from artifact.errors import FactError
-from artifact.facts.fact import Fact, Statement, fill
+from artifact.facts.dataset import TEMPLATES, Data, DataSet, RelationSource, read_records
+from artifact.facts.fact import Fact, Statement, fill, is_counterfact, parse_statements
 from artifact.facts.templates import with_relation
 
+STATEMENTS = 1_209
+"""Statements of the published file, which the paper's plans trace."""
+OUR_READING = (
+    "deviation: the authors' rel_known_1000.json is not there, so relation traces corrupt all of the prompt but its "
+    "subject, with the noise of the subjects' embeddings"
+)
 PARAPHRASES = 2
 NEIGHBOURS = 10
 """As many prompts as a record of CounterFact has at most."""
@@ -33,6 +42,68 @@ _LONGEST = 3
 _PLAIN = re.compile(r"[a-z, ]*")
 _LINKS = ("", ",", " of", " in")
 _ENDINGS = (" the", " a", " an", " city of")
+
+
+def known(path: Path | None, relation_source: RelationSource = "templates", by_id: bool = False) -> Data:
+    """The known facts: statements to trace, and edit cases built from them, with relation prompts by rule.
+
+    A statement counts only where the model's greedy answer begins as the attribute does, which the run itself checks.
+    Raises FactError when the file is absent or no file of known facts.
+    """
+    if path is None or not os.path.exists(path):
+        raise FactError(f"the known facts are not there ({path or 'no path given'}); run `kloc fetch known`")
+    raw, sha256 = read_records(path)
+    if is_counterfact(raw):
+        raise FactError(f"{path}: holds CounterFact-style records, not known facts; give --facts {path}")
+    return known_data(path, raw, sha256, "known facts", True, by_id)
+
+
+def known_data(path: Path, raw: object, sha256: str, source: str, by_rule: bool, by_id: bool) -> Data:
+    """Statements and edit cases of known facts (decoded); without relation prompts `by_rule` the entity view alone."""
+    statements = parse_statements(raw, str(path))
+    if by_id:
+        statements = sorted(statements, key=lambda statement: statement.case_id)
+    built = edit_cases(statements, str(path), by_rule)
+    left_out = [f"{count} left out ({why})" for why, count in built.left_out.items()]
+    unphrased = sum(not fact.paraphrases for fact in built.facts)
+    note = "; ".join(
+        [
+            f"{len(built.facts)} edit cases from {len(statements)} known facts",
+            *left_out,
+            f"{unphrased} have no rephrasing, {sum(not fact.neighbourhood for fact in built.facts)} no neighbour",
+            "not CounterFact",
+        ]
+    )
+    if built.facts:
+        source += ", edit cases built from them"
+        source += f", {TEMPLATES}" if by_rule else ""
+    return Data(built.facts, statements, source, sha256, note)
+
+
+def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
+    """The data's statements with the words that the authors' file of relation traces names, and all words of that file.
+
+    A record belongs to the statement of its known_id with the same prompt, one without an id to the statement with its
+    prompt; its field `subject` holds the words as they are. The words are those of every record: their embeddings give
+    the noise. Raises FactError when the file holds anything else.
+    """
+    rows, sha256 = read_records(path)
+    fields = ("subject", "prompt")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(field), str) for field in fields) for row in rows
+    ):
+        raise FactError(f"{path}: expected records with subject and prompt; delete it and run `kloc fetch relation`")
+    rows = [row for row in rows if row["subject"].strip()]
+    words = {(str(row.get("known_id", "")), row["prompt"]): row["subject"] for row in rows}
+    statements = [
+        replace(one, relation_words=words.get((str(one.case_id), one.prompt)) or words.get(("", one.prompt)))
+        for one in data.statements
+    ]
+    bare = sum(one.relation_words is None for one in statements)
+    note = f"{data.note}; relation traces corrupt the words of {path.name} (sha256 {sha256[:12]})"
+    if bare:
+        note += f", and leave out the {bare} statements that it does not hold"
+    return replace(data, statements=statements, note=note), [row["subject"] for row in rows]
 
 
 class Built(NamedTuple):
@@ -59,7 +130,7 @@ class _Known:
 
     @property
     def asks(self) -> bool:
-        """Whether the prompt still asks for the relation: few and plain words behind the template."""
+        """Whether the prompt still asks for the relation: few and plain words after the template."""
         return len(self.tail.split()) <= _LONGEST and _PLAIN.fullmatch(self.tail) is not None
 
 
@@ -81,7 +152,7 @@ def edit_cases(statements: Sequence[Statement], source: str, relation_view: bool
         wordings = _wordings(members)
         for known in members:
             if not known.asks:
-                left_out["the prompt runs on behind its template"] += 1
+                left_out["the prompt runs on after its template"] += 1
                 continue
             new = _new_object(known, members)
             if new is None:
@@ -135,7 +206,7 @@ def _case(known: _Known, new: str, members: Sequence[_Known], wordings: dict[str
 def _wordings(members: Iterable[_Known]) -> dict[str, str]:
     """For each template of a relation the wording that an object can follow, the most frequent template first.
 
-    That is the template, with the first of _LINKS that the file has behind it ("... is located in the continent" of).
+    That is the template, with the first of _LINKS that the file has after it ("... is located in the continent" of).
     """
     tails: defaultdict[str, list[str]] = defaultdict(list)
     for known in members:
@@ -147,7 +218,7 @@ def _wordings(members: Iterable[_Known]) -> dict[str, str]:
 
 
 def _new_object(known: _Known, members: Sequence[_Known]) -> str | None:
-    """o*: another object of the relation that the file has behind the same ending, drawn by the case's own seed.
+    """o*: another object of the relation that the file has after the same ending, drawn by the case's own seed.
 
     No object that is true of the subject, and none that its prompt names.
     """
@@ -172,3 +243,16 @@ def _ending(wording: str) -> str:
 def _drawn(texts: Iterable[str], seed: str) -> list[str]:
     """`texts` in a random order that depends on `seed` and each text alone."""
     return sorted(texts, key=lambda text: hashlib.sha256(f"known facts/{seed}/{text}".encode()).digest())
+
+
+DATASET = DataSet(
+    name="known",
+    printed="the known facts",
+    relations="templates",
+    load=known,
+    files={"authors": "known", "templates": "known"},
+    relation_words="rel_known",
+    own_reading=OUR_READING,
+    selected=True,
+    cases=STATEMENTS,
+)

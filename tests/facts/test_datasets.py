@@ -2,23 +2,25 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+import artifact
 from artifact.errors import FactError
-from artifact.facts.dataset import (
-    PAPER_CASES,
-    Data,
-    counterfact,
-    data_for,
-    everyday,
-    known,
-    own,
-    with_relation_words,
-    world,
-)
+from artifact.facts.dataset import OTHER_MODELS, PAPER, Data
+from artifact.facts.datasets import DATASETS, OWN, built_in_for, default_for
+from artifact.facts.datasets.counterfact import PAPER_CASES, counterfact
+from artifact.facts.datasets.everyday import everyday
+from artifact.facts.datasets.known import known, with_relation_words
+from artifact.facts.datasets.own import own
+from artifact.facts.datasets.world import world
 from artifact.facts.fact import Fact
+from artifact.sources.catalogue import SOURCES, file_named
+
+ROOT = Path(artifact.__file__).parent.parent
+PROTOCOL, README = ((ROOT / name).read_text() for name in ("docs/protocol.md", "README.md"))
 
 
 def record(case_id: int, relation: bool = False, relation_id: str = "P36") -> dict:
@@ -85,21 +87,14 @@ def test_the_reconstruction(plain, authors) -> None:
         assert len(data.facts[0].view("relation").generality) >= 4
 
 
-def test_the_authors_data(plain, authors) -> None:
-    assert ids(counterfact(None, "authors", authors)) == [4, 0, 2]
-    data = counterfact(None, "authors", authors, by_id=True)
+def test_the_authors_data(authors) -> None:
+    assert ids(counterfact(authors, "authors")) == [4, 0, 2]
+    data = counterfact(authors, "authors", by_id=True)
     assert ids(data) == [0, 2, 4]
     assert "template" not in data.source and "authors" in data.source
     assert data.sha256 == hashlib.sha256(authors.read_bytes()).hexdigest()
     assert relation_names(data.facts) == {"seat of government"}
     assert data.facts[1].view("relation").generality == ("Land2 has to do with Rome as its",)
-    assert counterfact(plain, "authors", authors).note.endswith(
-        "0 of them differ from CounterFact in prompt, subject or objects"
-    )
-    changed = json.loads(authors.read_text())
-    changed[1]["requested_rewrite"]["target_new"]["str"] = "Oslo"
-    write(authors, changed)
-    assert "; 1 of them differ" in counterfact(plain, "authors", authors).note
 
 
 def test_nothing_stands_in_for_the_authors_data(plain, authors, tmp_path) -> None:
@@ -107,18 +102,18 @@ def test_nothing_stands_in_for_the_authors_data(plain, authors, tmp_path) -> Non
         with pytest.raises(
             FactError, match="relation data is not there .*`kloc fetch relation`, or give --relation-source"
         ):
-            counterfact(plain, "authors", absent)
+            counterfact(absent, "authors")
     authors.write_bytes(plain.read_bytes())
     with pytest.raises(
         FactError, match="holds no relation fields: it is plain CounterFact under the name of the authors"
     ):
-        counterfact(plain, "authors", authors)
+        counterfact(authors, "authors")
     half = [record(0, relation=True), record(1)]
     with pytest.raises(FactError, match="case 1 has no requested_rewrite.relation"):
-        counterfact(plain, "authors", write(authors, half))
+        counterfact(write(authors, half), "authors")
     half[1] = {**record(1, relation=True), "rel_prompts": []}
     with pytest.raises(FactError, match="case 1 has no rel_prompts"):
-        counterfact(plain, "authors", write(authors, half))
+        counterfact(write(authors, half), "authors")
 
 
 def test_one_record_without_a_field_of_the_relation_is_a_failed_case(tmp_path) -> None:
@@ -126,13 +121,13 @@ def test_one_record_without_a_field_of_the_relation_is_a_failed_case(tmp_path) -
     whole = [record(i, relation=True) for i in range(40)]
     for fields in ({"rel_prompts": []}, {"requested_rewrite": record(3)["requested_rewrite"]}):
         path = write(tmp_path / "rel_counterfact.json", [*whole[:3], whole[3] | fields, *whole[4:]])
-        data = counterfact(None, "authors", path)
+        data = counterfact(path, "authors")
         (odd,) = data.odd
         assert odd.case_id == 3 and " is missing or empty" in odd.reason and data.case_ids == list(range(40))
         assert len(data.facts) == 39 and len(data.statements) == 40
         assert counterfact(path, "templates").odd == ()
     bare = write(tmp_path / "bare.json", [one | {"paraphrase_prompts": []} for one in whole])
-    for arguments in ((None, "authors", bare), (bare, "templates")):
+    for arguments in ((bare, "authors"), (bare, "templates")):
         with pytest.raises(FactError, match="40 of 40 records are odd, .* paraphrase_prompts is missing"):
             counterfact(*arguments)
 
@@ -220,10 +215,24 @@ def test_own_files(plain, authors, tmp_path) -> None:
 
 
 def test_what_comes_with_the_package() -> None:
-    assert data_for("world") == world() and data_for("gpt2") == everyday()
+    assert built_in_for("world") == world() and built_in_for("gpt2") == everyday()
     assert (len(world().facts), len(everyday().facts)) == (256, 24)
     for data in (world(), everyday()):
         assert ids(data) == list(range(len(data.facts)))
         assert "template" not in data.source
         assert len(data.sha256) == 64
         assert data.statements[0].answer == data.facts[0].object_true
+
+
+def test_the_table() -> None:
+    """Every use has one default, every file is one that is fetched, and the documents list what there is."""
+    defaults = [one.default_for for one in DATASETS.values() if one.default_for]
+    assert sorted(defaults) == sorted({PAPER, OTHER_MODELS, "world"})
+    assert default_for("gpt2-xl", of_the_paper=True).name == "counterfact" and default_for("auto").name == "everyday"
+    for name, one in {**DATASETS, "own": OWN}.items():
+        assert one.name == name and one.traced in ("", *DATASETS)
+        for key in (*one.files.values(), *filter(None, [one.relation_words])):
+            assert file_named(key).source in SOURCES
+        row = rf"^\| [^|]*{re.escape(one.printed)}[^|]*\|.*\| {re.escape(one.relations)} \|$"
+        assert re.search(row, PROTOCOL, re.MULTILINE | re.IGNORECASE), name
+    assert f"[--facts {'|'.join(DATASETS)}|FILE]" in README

@@ -1,14 +1,12 @@
 """From what the user asked for to all that a run needs: model, facts, settings, and the description stored with it.
 
-Covers the choice of `--model auto`, the data each model runs on, hyperparameters, prefixes, moments and noise. It
-computes no record (local.py) and keeps no journal (store.py).
+Covers the choice of `--model auto`, hyperparameters, prefixes and moments. Data are inputs.py's, noise is noise.py's.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -18,8 +16,8 @@ from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
-from artifact.errors import DeviceError, FactError, PromptError, SettingError
-from artifact.facts.dataset import Data, data_for
+from artifact.errors import DeviceError, FactError, SettingError
+from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory, choose_device, default_memory, in_one, parse_bytes, use_tf32
@@ -27,11 +25,11 @@ from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import default_moments, lacking, make_editor
-from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
+from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
+from artifact.runs.noise import noise_level, readable
 from artifact.runs.order import Order
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
-from artifact.tracing.corruption import embedding_spread
 from artifact.tracing.trace import greedy_answers, is_answer
 
 SAMPLES = 10
@@ -44,7 +42,7 @@ SMALL_EMBEDDING = 1_000_000
 def choose_model(asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
     """The model to use and why, in words. `auto`: GPT-2 small when cached or the hub answers, else the world.
 
-    A run that was begun with a model goes on with it, whatever `auto` would take today.
+    A resumed run keeps the model that it began with.
     """
     if asked != "auto":
         return asked, f"asked for with --model {asked}"
@@ -61,45 +59,6 @@ def choose_model(asked: str, say: Callable[[str], None], begun_with: str | None 
             return "world", f"auto: {error}; the embedded world stands in"
         return "gpt2", f"auto: {words}"
     return "world", f"auto: {words} and GPT-2 small is not in the cache; the embedded world stands in"
-
-
-def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = None) -> float:
-    """The level of `--noise`: a number, or s3, three standard deviations of the subjects' word embeddings.
-
-    Without `subjects` those of the model's built-in facts are taken.
-    """
-    if asked == "s3":
-        subjects = subjects or [fact.subject for fact in data_for(model.name).facts]
-        return 3 * embedding_spread(model.decoder, model.tokens, subjects)
-    return noise_number(asked)
-
-
-def _readable(model: LanguageModel, words: Sequence[str], source: str, say: Callable[[str], None]) -> list[str]:
-    """The words that the model can read; the others are said, and the noise level is without them.
-
-    A trace that needs one of them is a failed case with its reason. Raises PromptError where none is left.
-    """
-    left, refused = [], []
-    for word in words:
-        try:
-            model.tokens.ids(word)
-        except PromptError as error:
-            refused.append(error)
-        else:
-            left.append(word)
-    if refused and not left:
-        raise refused[0]
-    if refused:
-        say(f"noise level: {len(refused)} of {len(words)} {source} left out (the first: {refused[0]})")
-    return left
-
-
-def noise_number(asked: str) -> float:
-    """The level of `--noise` that is given as a number; SettingError for anything else."""
-    try:
-        return float(asked)
-    except ValueError:
-        raise SettingError(f"noise {asked[:40]!r} is neither s3 nor a number; give one of these") from None
 
 
 @dataclass(frozen=True)
@@ -133,7 +92,7 @@ class Context:
     relation_noise_level: float | None = None
     """That of relation traces where the authors' file names their words."""
     batches: Callable[[Unit], Sequence[Sequence[int]]] = lambda unit: ()
-    """Each unit's case ids as the whole run cuts them, whatever its shard."""
+    """Each unit's case ids as the whole run cuts them, before sharding."""
     any_model: bool = False
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
@@ -212,30 +171,18 @@ def prepare(
     _check_cases(plan, inputs.edited, say)
     moments_folder = run_moments(plan, name, given)
     mend_weights, mend_missing = run_mend_weights(name, given)
-    device, why = run_device(plan, asked)
-    use_tf32(protocol.tf32)
-    words = protocol_words(protocol.name, protocol.switches())
-    say(f"device: {device} ({why}), float32, protocol {words}")
-    model = in_one(lambda: load(name, device, say=say), f"model {name}")
-    for line in model.tokens.notes:
-        say(line)
-    if device == "cpu" and model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
-        torch.set_num_threads(1)
-    elif device == "cpu" and plan.name == SMOKE.name:
-        kept = {unit.name for unit in plan.units}
-        few = tuple(unit for unit in SMOKE_FEW_FACTS.units if unit.name in kept)
-        plan = msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
-        say("plan: few facts, as this model takes seconds for each without a GPU")
+    model, device = _loaded(plan, name, asked, protocol, say)
+    plan = _fitting(plan, model, device, say)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     if asked.memory is not None:
         limit = parse_bytes(asked.memory)
     else:
         limit = default_memory(model.decoder.device, factor_bytes(model, methods))
     budget = Memory(limit, say)
-    subjects = _readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
-    relations = _readable(model, inputs.relation_words, "relation words", say)
-    if given.facts == "known" and not plan.of_the_paper:
-        # They are what GPT-2 XL knows; another model would leave the few that a small plan traces out, one by one.
+    subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
+    relations = readable(model, inputs.relation_words, "relation words", say)
+    if data_set(plan, name, given).selected and not plan.of_the_paper:
+        # Another model would leave the few that a small plan traces out, one by one.
         inputs = replace(inputs, traced=_answered(model, inputs.traced, plan))
     context = Context(
         model,
@@ -253,13 +200,48 @@ def prepare(
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
     )
-    editors = {method: context.editor(method) for method in methods if context.lacking(method) is None}
-    settings: dict[str, Any] = {method: editor.described() for method, editor in editors.items()}
-    file_notes = list(dict.fromkeys(line for editor in editors.values() for line in editor.notes))
-    for line in file_notes:
+    info = _described(plan, name, reason, device, asked, context)
+    for line in info.file_notes:
         say(line)
-    counts, note = evidence(plan, name, inputs.edited, given)
-    info = RunInfo(
+    context.batches = msgspec.structs.replace(info, shard=None).batches
+    return context, info
+
+
+def _loaded(
+    plan: Plan, name: str, asked: Asked, protocol: Protocol, say: Callable[[str], None]
+) -> tuple[LanguageModel, str]:
+    """The model on the run's device, in the protocol's precision, and that device."""
+    device, why = run_device(plan, asked)
+    use_tf32(protocol.tf32)
+    words = protocol_words(protocol.name, protocol.switches())
+    say(f"device: {device} ({why}), float32, protocol {words}")
+    model = in_one(lambda: load(name, device, say=say), f"model {name}")
+    for line in model.tokens.notes:
+        say(line)
+    return model, device
+
+
+def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str], None]) -> Plan:
+    """The plan, with few facts for a smoke run of a large model on a CPU; one thread for a tiny model there."""
+    if device != "cpu":
+        return plan
+    if model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
+        torch.set_num_threads(1)
+        return plan
+    if plan.name != SMOKE.name:
+        return plan
+    kept = {unit.name for unit in plan.units}
+    few = tuple(unit for unit in SMOKE_FEW_FACTS.units if unit.name in kept)
+    say("plan: few facts, as this model takes seconds for each without a GPU")
+    return msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
+
+
+def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, context: Context) -> RunInfo:
+    """The run's description, every setting resolved: the editors are made here."""
+    model, protocol, inputs = context.model, context.protocol, context.inputs
+    editors = {method: context.editor(method) for method in context.methods if context.lacking(method) is None}
+    counts, note = evidence(plan, name, inputs, asked.given)
+    return RunInfo(
         plan=plan,
         model=name,
         model_reason=reason,
@@ -276,7 +258,7 @@ def prepare(
         data_note=inputs.edited.note,
         evidence=counts,
         evidence_note=note,
-        settings=settings,
+        settings={method: editor.described() for method, editor in editors.items()},
         noise_level=context.noise_level,
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
@@ -289,12 +271,10 @@ def prepare(
         ),
         limit=asked.limit,
         moments=_moments_used(context),
-        file_notes=file_notes,
-        given=given.options(),
+        file_notes=list(dict.fromkeys(line for editor in editors.values() for line in editor.notes)),
+        given=asked.given.options(),
         shard=asked.shard,
     )
-    context.batches = msgspec.structs.replace(info, shard=None).batches
-    return context, info
 
 
 def _moments_used(context: Context) -> MomentsUsed | None:
@@ -308,15 +288,15 @@ def _moments_used(context: Context) -> MomentsUsed | None:
 def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
     """The first statements that the model answers as the data says, as many as a unit traces."""
     most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
-    found: list[Statement] = []
+    answered: list[Statement] = []
     for start in range(0, len(traced.statements), _ASKED_TOGETHER):
-        if len(found) >= most:
+        if len(answered) >= most:
             break
         part = traced.statements[start : start + _ASKED_TOGETHER]
         said = zip(part, greedy_answers(model, part), strict=True)
-        found += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    note = f"{traced.note}; traced are the first {len(found[:most])} that the model answers"
-    return replace(traced, statements=found[:most], note=note)
+        answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
+    note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
+    return replace(traced, statements=answered[:most], note=note)
 
 
 def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
