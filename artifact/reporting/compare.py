@@ -17,8 +17,9 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric, columns_of
 from artifact.facts.fact import Perspective
 from artifact.plan import Unit
-from artifact.reporting.escapes import markdown
-from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
+from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
+from artifact.reporting.escapes import csv_bytes, markdown
+from artifact.reporting.grids import METRIC_WORDS, edit_name
 from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.report import text_template
 from artifact.reporting.tables import METHOD_NAMES, scored_cases, undone
@@ -121,31 +122,32 @@ def difference_grid(found: Comparison) -> Grid:
         name="differences",
         title="What differs",
         caption="Entries of the runs' descriptions that are not the same; what both share is left out.",
-        header=("entry", "first", "second"),
-        rows=tuple((one.name, one.first, one.second) for one in found.differences),
-        numeric=3,
+        heads=("entry", "first", "second"),
+        columns=(),
+        lines=tuple(Line((one.name, one.first, one.second)) for one in found.differences),
     )
 
 
 def comparison_grid(found: Comparison, metric: Metric) -> Grid:
     """Both runs' means for one metric, a column of the tables a line, and the paired difference with its interval."""
-    lines = []
+    lines, scale = [], SCALES[metric]
     for unit, column in product(found.units, columns_of(metric)):
-        value = unit.values.get((metric, column))
-        if value is None:
-            numbers = (EMPTY, EMPTY, EMPTY, "0")
-        else:
-            change = f"{number(value.change.mean, metric, True)} {interval(value.change, metric, True)}"
-            numbers = (number(value.first, metric), number(value.second, metric), change, str(value.change.n))
-        lines.append((_edit(unit), unit.printed_method, column.name, *numbers))
+        pair = unit.values.get((metric, column))
+        cells = (
+            Cell(pair.first if pair else None, scale=scale),
+            Cell(pair.second if pair else None, scale=scale),
+            Cell.of(pair.change if pair else None, scale.of_change),
+            Cell(pair.change.n if pair else 0, scale=COUNT),
+        )
+        lines.append(Line((edit_name(unit.edited), unit.printed_method, column.name), cells))
     return Grid(
         name=f"compare-{metric}",
         title=f"Two runs: {metric}",
         caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean of each run over the n facts that both finished, "
         "and their paired difference with its 95% interval. Specificity wants the true object.",
-        header=("edited", "method", "column", "first", "second", "second - first", "n"),
-        rows=tuple(lines),
-        numeric=3,
+        heads=("edited", "method", "column"),
+        columns=("first", "second", "second - first", "n"),
+        lines=tuple(lines),
     )
 
 
@@ -153,20 +155,18 @@ def comparison_csv(found: Comparison) -> bytes:
     """Every compared number, one a line, as the tables print it; a column without a shared case has no line."""
     lines = []
     for unit, (metric, column) in product(found.units, VALUES):
-        value = unit.values.get((metric, column))
-        if value is not None:
-            change = value.change
+        pair = unit.values.get((metric, column))
+        if pair is not None:
+            scale = SCALES[metric]
             lines.append(
-                (
-                    *(_edit(unit), unit.printed_method, column.view, column.group, column.against),
-                    *(metric, "probability" if metric == "magnitude" else "percent"),
-                    *(number(x, metric) for x in (value.first, value.second)),
-                    *(number(x, metric, True) for x in (change.mean, change.low, change.high)),
-                    str(change.n),
-                )
+                [
+                    *(edit_name(unit.edited), unit.printed_method, column.view, column.group, column.against),
+                    *(metric, UNITS[metric], scale(pair.first), scale(pair.second)),
+                    *Cell.of(pair.change, scale.of_change).numbers,
+                ]
             )
     header = "edited method view group against metric unit first second change change_low change_high n"
-    return grid_csv(Grid("compare", "", "", tuple(header.split()), tuple(lines), 7))
+    return csv_bytes(header.split(), lines)
 
 
 def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
@@ -194,10 +194,6 @@ def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequ
     mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
     name = METHOD_NAMES.get(unit.method, unit.method) + mark.get((taken_back[0], taken_back[1]), "")
     return PairedUnit(unit.perspective if unit.does == "edit" else None, name, values)
-
-
-def _edit(unit: PairedUnit) -> str:
-    return "no edit" if unit.edited is None else f"{unit.edited} edit"
 
 
 def _differences(first: RunInfo, second: RunInfo, methods: Sequence[str]) -> list[Difference]:

@@ -28,7 +28,7 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
-class Cell(msgspec.Struct, frozen=True):
+class PublishedCell(msgspec.Struct, frozen=True):
     """One published number with all that is needed to read it. `edited` is None for the unedited model.
 
     `facts` says in words how many records the source scored.
@@ -151,9 +151,9 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Expected(msgspec.Struct, frozen=True):
     """All that is published: the paper's `cells`, `claims` and `checks`, and the second source's cells, in order."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[PublishedCell, ...]
     claims: tuple[Claim, ...]
-    second_source: tuple[Cell, ...]
+    second_source: tuple[PublishedCell, ...]
     checks: tuple[Check, ...] = ()
 
 
@@ -170,7 +170,7 @@ class _Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconstructed: str | None = None
 
 
-class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _PrintedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     method: str
     values: tuple[_Percent, ...]
@@ -187,7 +187,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edited: Perspective
     notes: tuple[str, ...]
     columns: tuple[_Column, ...]
-    rows: tuple[_Row, ...]
+    rows: tuple[_PrintedRow, ...]
 
 
 class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -244,7 +244,7 @@ def _read(path: Path) -> _File:
         raise ExpectedError(f"{path}: {error}; correct the field as expected/README.md describes") from None
 
 
-def _cells(file: _File, path: Path) -> tuple[Cell, ...]:
+def _cells(file: _File, path: Path) -> tuple[PublishedCell, ...]:
     cells = []
     for t, table in enumerate(file.tables):
         for r, row in enumerate(table.rows):
@@ -266,12 +266,12 @@ def _cell(
     file: _File,
     path: Path,
     table: _Table,
-    row: _Row,
+    row: _PrintedRow,
     column: _Column,
     value: float,
     half_width: float | None,
     at: str,
-) -> Cell:
+) -> PublishedCell:
     model = file.models.get(row.model)
     if model is None:
         raise _unknown(path, f"{at}.model", row.model, file.models)
@@ -295,7 +295,7 @@ def _cell(
             f"{tolerance.points} points ({tolerance.reason}), plus {half_width} points, the published 95% half-width",
         )
     method = "unedited" if row.method == "none" else row.method.upper()
-    return Cell(
+    return PublishedCell(
         id=f"{table.id}/{row.model}/{row.method}/{column.view}/{column.group}",
         paper=table.paper,
         table=table.id,
@@ -338,7 +338,7 @@ def _check_effect(effect: Effect, claim: _Claim, path: Path) -> None:
             )
 
 
-def _claim(claim: _Claim, cells: tuple[Cell, ...], file: _File, path: Path) -> Claim:
+def _claim(claim: _Claim, cells: tuple[PublishedCell, ...], file: _File, path: Path) -> Claim:
     tables = {table.id: table for table in file.tables}
     for name in claim.tables:
         if name not in tables:

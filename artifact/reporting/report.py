@@ -9,6 +9,7 @@ import base64
 import gc
 import re
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,14 +30,14 @@ from artifact.io import UNFINISHED, write_atomically
 from artifact.plan import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
+from artifact.reporting.cells import CHANGE, Grid, grid_csv
 from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
-from artifact.reporting.grids import Grid
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
-from artifact.reporting.tables import PaperRow, counted_reasons
+from artifact.reporting.tables import JudgedRow, counted_reasons
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -85,35 +86,30 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     """The report as it is to stand in `folder`, from which figures that are still right are read back."""
     runs = [measured_run(store) for store in stores]
     verdict = reach_verdict(expected, runs)
-    drawings = Drawings(folder, [Path(__file__).with_name("figures.py")])
+    drawings = Drawings(folder)
     files: dict[str, bytes] = {}
     parts = []
     for run, prefix in zip(runs, _prefixes([run.info.model for run in runs], by_model), strict=True):
-        part = _part(run, prefix, drawings)
-        files |= part.pop("files")
+        part, made = _part(run, prefix, drawings)
+        files |= made
         parts.append(part)
     if any(part["charts"] for part in parts):
         files[INDEX] = drawings.content
-    paper_tables, second_tables = _by_table(verdict.paper), _by_table(verdict.second_source)
-    published = {**paper_tables, **second_tables}
-    paper = [grids.paper_grid(name, table) for name, table in published.items()]
-    files |= _table_files(paper)
-    for name, table in published.items():
-        files[f"tables/{name}.csv"] = grids.paper_csv(table)
+    paper, second = _by_table(verdict.paper), _by_table(verdict.second_source)
+    paper_grids, second_grids = ([grids.paper_grid(*table) for table in tables.items()] for tables in (paper, second))
+    files |= _table_files([*paper_grids, *second_grids])
+    files |= {f"tables/{name}.csv": grids.paper_csv(table) for name, table in {**paper, **second}.items()}
     context = {
         "title": PAPER_TITLE,
         "verdict": verdict,
         "parts": parts,
-        "metrics": METRICS,
         "metric_words": grids.METRIC_WORDS,
         "columns_of": {metric: columns_of(metric) for metric in METRICS},
-        "paper_tables": paper_tables,
-        "second_tables": second_tables,
-        "captions": {name: grids.paper_caption(table) for name, table in published.items()},
-        "paper_grids": {grid.name: grid for grid in paper},
+        "paper_grids": paper_grids,
+        "second_grids": second_grids,
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
-        "files": sorted(files),
+        "table_files": sorted(name for name in files if name.startswith("tables/")),
         "panel_file": panel_file,
     }
     files["report.html"] = _page_template("report.html.j2").render(context).encode()
@@ -123,34 +119,56 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     return Report(files, verdict, tuple(part["before"] for part in parts if part["before"]))
 
 
-def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
-    """What the page says of one run, with its `files` by path."""
-    store, info, rows = run.store, run.info, run.rows
-    progress, drawn = _progress(store, info), charts(store, run.traced.traces)
+def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the page says of one run, and the run's files by path."""
+    drawn = charts(run.store, run.traced.traces)
     severed = severed_charts(drawn)
-    own = [grids.own_grid(metric, rows) for metric in METRICS] if rows else []
-    gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []
-    traces = [grids.trace_grid(drawn)] if drawn else []
+    settings = [_setting(method, value) for method, value in sorted(run.info.settings.items())]
+    tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
     figures = _figures(prefix, drawn, severed, drawings)
-    files = {**figures, **_table_files([*own, *gaps, *traces], prefix, f" on {info.model}" if prefix else "")}
-    if rows:
-        files[f"tables/{prefix}run.csv"] = grids.own_csv(rows)
-    for grid in (*gaps, *traces):
-        files[f"tables/{prefix}{grid.name}.csv"] = grids.grid_csv(grid)
+    files = {**figures, **_run_tables(run, prefix, tables)}
     images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
-    return {
-        "info": info,
-        "journal": store.checked(),
+    part = {
         "prefix": prefix,
-        "rows": rows,
-        "own_grids": own,
-        "gap_grids": gaps,
-        "trace_grids": traces,
+        **{f"{kind}_grids": made for kind, made in tables.items()},
         "charts": drawn,
         "severed": severed,
         "images": {name: base64.b64encode(figures[f"figures/{prefix}{name}"]).decode() for name in images},
         "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
         "before": measured_before(run, drawn),
+        "settings": settings,
+        **_described(run),
+    }
+    return part, files
+
+
+def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, str]) -> dict[str, list[Grid]]:
+    """A run's tables by kind: its own numbers, transfer gaps and traces, as far as it has them."""
+    rows = run.rows
+    return {
+        "own": [grids.own_grid(metric, rows, hashes) for metric in METRICS] if rows else [],
+        "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
+        "trace": [grids.trace_grid(drawn)] if drawn else [],
+    }
+
+
+def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]]) -> dict[str, bytes]:
+    """The files of a run's tables, by path."""
+    every = [grid for made in tables.values() for grid in made]
+    files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
+    if run.rows:
+        files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
+    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in (*tables["gap"], *tables["trace"])}
+
+
+def _described(run: MeasuredRun) -> dict[str, Any]:
+    """What the page says of a run besides its numbers: its description, progress, failures and machines."""
+    store, info = run.store, run.info
+    progress = _progress(store, info)
+    return {
+        "info": info,
+        "rows": run.rows,
+        "journal": store.checked(),
         "reasons": counted_reasons(store),
         "progress": progress,
         "protocol": protocol_words(info.protocol, info.switches),
@@ -159,10 +177,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
             {key: _plain(value) for key, value in sorted(e.items()) if key != REHEARSED} for e in store.environments()
         ],
         "rehearsed": _rehearsed(store),
-        "hashes": {method: _setting(method, value)["hash"] for method, value in info.settings.items()},
-        "settings": [_setting(method, value) for method, value in sorted(info.settings.items())],
         "command": repeat_command(info),
-        "files": files,
     }
 
 
@@ -181,7 +196,7 @@ def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict
     """Tables as LaTeX and Markdown; `of` names the model where several stand in one report."""
     return {
         f"tables/{prefix}{grid.name}.{form}": text_template(f"table.{form}.j2")
-        .render(grid=grid, prefix=prefix, of=of)
+        .render(grid=grid, prefix=prefix, of=of, change_words=CHANGE)
         .encode()
         for grid in tables
         for form in ("tex", "md")
@@ -281,9 +296,8 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         cell=markdown,
         label=markdown_label,
         code=markdown_code,
-        number=grids.number,
-        interval=grids.interval,
-        edit_name=grids.edit_name,
+        wrapped=_wrapped,
+        clause=lambda text: str(text).rstrip("."),
         sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
         groupby_run=lambda columns: [
             list(side) for _, side in groupby(columns, lambda column: (column.view, column.foil))
@@ -295,9 +309,15 @@ def _environment(autoescape: bool) -> jinja2.Environment:
     return found
 
 
-def _by_table(rows: tuple[PaperRow, ...]) -> dict[str, list[PaperRow]]:
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of about so many characters; words stay whole."""
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+    return [part for parts in lines for part in parts] or [""]
+
+
+def _by_table(rows: tuple[JudgedRow, ...]) -> dict[str, list[JudgedRow]]:
     names = {"t1": "paper-table-1", "t2": "paper-table-2", "rake": "released-summary", "rome-t4": "rome-table-4"}
-    tables: dict[str, list[PaperRow]] = {}
+    tables: dict[str, list[JudgedRow]] = {}
     for row in rows:
         tables.setdefault(names.get(row.table, row.table), []).append(row)
     return tables

@@ -15,7 +15,8 @@ import numpy as np
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
-from artifact.reporting.expected import Cell, Tolerance
+from artifact.reporting.cells import Look, look_of
+from artifact.reporting.expected import PublishedCell, Tolerance
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
@@ -42,7 +43,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """One unit of the run: which edit, what each column gives by metric, and how many cases it rests on.
 
     `edited` is None for the unedited model. `planned` is how many cases the plan holds for the unit; a column without
@@ -79,7 +80,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class PaperCell:
+class JudgedCell:
     """A published cell with what this run says of it: `measured` in percent (None: not run) and a status in words.
 
     `needs` says what a run would have to bring to measure it, or why this run skipped it.
@@ -88,7 +89,7 @@ class PaperCell:
     tolerance band.
     """
 
-    cell: Cell
+    cell: PublishedCell
     tolerance: Tolerance
     measured: Estimate | None
     state: CellState
@@ -114,7 +115,7 @@ class PaperCell:
 
 
 @dataclass(frozen=True)
-class PaperRow:
+class JudgedRow:
     """One row of a published table, a judged cell a column."""
 
     table: str
@@ -124,7 +125,7 @@ class PaperRow:
     printed_model: str
     method: str
     edited: Perspective | None
-    cells: tuple[PaperCell, ...]
+    cells: tuple[JudgedCell, ...]
 
     @property
     def printed_method(self) -> str:
@@ -138,8 +139,13 @@ class PaperRow:
             return self.cells[0].status
         return ", ".join(f"{count} {status}" for status, count in counts.items())
 
+    @property
+    def look(self) -> Look:
+        """How the page marks the status."""
+        return look_of(cell.state for cell in self.cells)
 
-def own_rows(store: Store) -> list[Row]:
+
+def own_rows(store: Store) -> list[MeasuredRow]:
     """A row for each unit of the run that scores a model, in the plan's order."""
     info = store.info()
     units = [unit for unit in info.plan.units if unit.does in ("unedited", "edit")]
@@ -193,14 +199,16 @@ def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series
     return found
 
 
-def paper_rows(cells: Sequence[Cell], runs: Mapping[str, tuple[RunInfo, Sequence[Row]]]) -> list[PaperRow]:
+def judged_rows(
+    cells: Sequence[PublishedCell], runs: Mapping[str, tuple[RunInfo, Sequence[MeasuredRow]]]
+) -> list[JudgedRow]:
     """The published rows, each cell compared with the rows of the run of its model, where that run is evidence."""
     found = []
     for _, group in groupby(cells, key=lambda cell: (cell.table, cell.model, cell.method)):
         judged = tuple(judge(cell, *runs.get(cell.model, (None, ()))) for cell in group)
         first = judged[0].cell
         found.append(
-            PaperRow(
+            JudgedRow(
                 first.table,
                 first.where,
                 first.paper,
@@ -214,12 +222,12 @@ def paper_rows(cells: Sequence[Cell], runs: Mapping[str, tuple[RunInfo, Sequence
     return found
 
 
-def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
+def judge(cell: PublishedCell, info: RunInfo | None, rows: Sequence[MeasuredRow]) -> JudgedCell:
     """Compare one published cell with the run: inside its tolerance, outside, or what it would need to be run."""
     tolerance = cell.tolerance if info is None else cell.tolerance_with(info.data_source)
 
-    def not_run(needs: str) -> PaperCell:
-        return PaperCell(cell, tolerance, None, "not run", False, needs)
+    def not_run(needs: str) -> JudgedCell:
+        return JudgedCell(cell, tolerance, None, "not run", False, needs)
 
     if info is None:
         return not_run(cell.model)
@@ -233,7 +241,7 @@ def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
     if cell.edit_applied and row.undone:
         return not_run(f"{wanted}, scored with its edit (--protocol corrected, or --correct kn_undone)")
     if row.skipped:
-        return PaperCell(cell, tolerance, None, "skipped", False, row.skipped)
+        return JudgedCell(cell, tolerance, None, "skipped", False, row.skipped)
     value = row.values.get(("success", Column(cell.view, cell.group)))
     if value is None:
         return not_run(f"{wanted}: no finished case has this column")
@@ -242,7 +250,7 @@ def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
     lowest, highest = (measured.mean, measured.mean) if row.complete else (measured.low, measured.high)
     inside = lowest <= high and highest >= low
     state: CellState = "reproduced" if inside else "outside tolerance"
-    return PaperCell(cell, tolerance, measured, state, not row.complete, "", row.failed)
+    return JudgedCell(cell, tolerance, measured, state, not row.complete, "", row.failed)
 
 
 @dataclass(frozen=True)
@@ -285,13 +293,13 @@ def _row(
     counts: Counter[str],
     values: Mapping[tuple[Metric, Column], Value],
     gaps: Mapping[tuple[Metric, Group], Value],
-) -> Row:
+) -> MeasuredRow:
     info = store.info()
     planned = info.planned(unit)
     reasons = (
         {record.reason for record in store.unfinished(unit)} if counts["excluded"] == counts.total() > 0 else set()
     )
-    return Row(
+    return MeasuredRow(
         unit=unit.name,
         edited=unit.perspective if unit.does == "edit" else None,
         method=unit.method,

@@ -13,10 +13,11 @@ import msgspec
 
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
+from artifact.reporting.cells import Look, look_of
 from artifact.reporting.checks import JudgedCheck, check_json, judge_check
-from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
+from artifact.reporting.expected import Bound, Claim, Expected, Order, PublishedCell, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
-from artifact.reporting.tables import METHOD_NAMES, CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
+from artifact.reporting.tables import METHOD_NAMES, CellState, JudgedCell, JudgedRow, MeasuredRow, judged_rows, own_rows
 from artifact.runs.describe import RunInfo
 from artifact.runs.seals import Checked
 from artifact.runs.store import Store
@@ -27,11 +28,20 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """A claim with its status in words, model by model where they differ, and by how much it holds or fails."""
+    """A claim with its status in words, model by model where they differ, and by how much it holds or fails.
+
+    `states` are those of the models for which it was judged: holds, does not hold or undecided.
+    """
 
     claim: Claim
     status: str
     margin: str = ""
+    states: tuple[str, ...] = ()
+
+    @property
+    def look(self) -> Look:
+        """How the page marks the status."""
+        return look_of(self.states)
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,8 @@ class Verdict:
     """
 
     infos: tuple[RunInfo, ...]
-    paper: tuple[PaperRow, ...]
-    second_source: tuple[PaperRow, ...]
+    paper: tuple[JudgedRow, ...]
+    second_source: tuple[JudgedRow, ...]
     claims: tuple[JudgedClaim, ...]
     checks: tuple[JudgedCheck, ...] = ()
     journals: tuple[Checked, ...] = ()
@@ -67,7 +77,7 @@ class Verdict:
         return "; ".join(found.damage for found in self.journals if found.damage)
 
     @property
-    def cells(self) -> tuple[PaperCell, ...]:
+    def cells(self) -> tuple[JudgedCell, ...]:
         """The paper's cells in its order."""
         return tuple(cell for row in self.paper for cell in row.cells)
 
@@ -118,7 +128,7 @@ class MeasuredRun:
 
     store: Store
     info: RunInfo
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredRow, ...]
     traced: TracedEffects
 
 
@@ -141,12 +151,12 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
             raise RunError(f"{folders}: are both runs of {run.info.model}; name one of them, or move the other away")
         by_model[run.info.model] = run
     rows = {model: (run.info, run.rows) for model, run in by_model.items()}
-    paper = tuple(paper_rows(expected.cells, rows))
+    paper = tuple(judged_rows(expected.cells, rows))
     cells = {cell.cell.id: cell for row in paper for cell in row.cells}
     return Verdict(
         infos=tuple(run.info for run in runs),
         paper=paper,
-        second_source=tuple(paper_rows(expected.second_source, rows)),
+        second_source=tuple(judged_rows(expected.second_source, rows)),
         claims=tuple(judge_claim(claim, cells, by_model) for claim in expected.claims),
         checks=tuple(
             judge_check(check, {model: (run.info, run.store) for model, run in by_model.items()})
@@ -156,7 +166,7 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
     )
 
 
-def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], runs: Mapping[str, MeasuredRun]) -> JudgedClaim:
+def judge_claim(claim: Claim, cells: Mapping[str, JudgedCell], runs: Mapping[str, MeasuredRun]) -> JudgedClaim:
     """The claim with its status in words.
 
     A claim of the tables "holds" or "does not hold" for each model all of whose cells were measured, and its margin
@@ -164,8 +174,8 @@ def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], runs: Mapping[str,
     effects, where the traces are there (figure_claims.py).
     """
     if claim.kinds:
-        return JudgedClaim(claim, _figure_status(claim, runs))
-    judged, margins, missing = [], [], []
+        return _judge_figures(claim, runs)
+    judged, margins, missing, states = [], [], [], []
     for model in claim.models:
         needed = [cells[name] for name in claim.cells if cells[name].cell.model == model]
         lacking = [cell for cell in needed if cell.measured is None]
@@ -177,13 +187,14 @@ def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], runs: Mapping[str,
             *(one for order in claim.orders for one in _order_conditions(order, needed)),
         ]
         partial = " (partial)" if any(cell.partial for cell in needed) else ""
-        judged.append(f"{'holds' if all(c.holds for c in conditions) else 'does not hold'} for {model}{partial}")
+        states.append("holds" if all(condition.holds for condition in conditions) else "does not hold")
+        judged.append(f"{states[-1]} for {model}{partial}")
         worst = min(conditions, key=lambda condition: condition.points)
         word = "holds by" if worst.holds else "fails by"
         margins.append(f"{model}: {worst.words}: {word} {abs(worst.points):.2f} points")
     if missing:
         judged.append(f"not run: needs {', '.join(missing)}")
-    return JudgedClaim(claim, "; ".join(judged), "; ".join(margins))
+    return JudgedClaim(claim, "; ".join(judged), "; ".join(margins), tuple(states))
 
 
 def verdict_json(verdict: Verdict) -> bytes:
@@ -229,7 +240,7 @@ def verdict_json(verdict: Verdict) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
 
 
-def _figure_status(claim: Claim, runs: Mapping[str, MeasuredRun]) -> str:
+def _judge_figures(claim: Claim, runs: Mapping[str, MeasuredRun]) -> JudgedClaim:
     judged, lacking, missing = [], [], []
     for model in claim.models:
         run = runs.get(model)
@@ -239,14 +250,15 @@ def _figure_status(claim: Claim, runs: Mapping[str, MeasuredRun]) -> str:
             lacking.append(f"{model} with traces of {', '.join(kinds)}")
         else:
             judged.append(figure_claim(claim, run.info, run.traced))
+    words = [sentence for _, sentence in judged]
     if missing and not judged and not lacking:
-        return f"not run: needs {', '.join(missing)} with traces of {', '.join(claim.kinds)}"
-    if missing or lacking:
-        judged.append(f"not run: needs {', '.join([*missing, *lacking])}")
-    return "; ".join(judged)
+        words = [f"not run: needs {', '.join(missing)} with traces of {', '.join(claim.kinds)}"]
+    elif missing or lacking:
+        words.append(f"not run: needs {', '.join([*missing, *lacking])}")
+    return JudgedClaim(claim, "; ".join(words), states=tuple(state for state, _ in judged))
 
 
-def _lacking(model: str, cells: Sequence[PaperCell], run: MeasuredRun | None) -> str:
+def _lacking(model: str, cells: Sequence[JudgedCell], run: MeasuredRun | None) -> str:
     if run is None:
         return model
     if not run.info.evidence:
@@ -255,7 +267,7 @@ def _lacking(model: str, cells: Sequence[PaperCell], run: MeasuredRun | None) ->
     return f"{model} ({', '.join(methods)})"
 
 
-def _bound_conditions(bound: Bound, cells: Sequence[PaperCell]) -> Iterator[_Condition]:
+def _bound_conditions(bound: Bound, cells: Sequence[JudgedCell]) -> Iterator[_Condition]:
     for judged in cells:
         cell, measured = judged.cell, judged.measured
         if (cell.edited, cell.view, cell.group) != (bound.edited, bound.view, bound.group) or measured is None:
@@ -267,9 +279,9 @@ def _bound_conditions(bound: Bound, cells: Sequence[PaperCell]) -> Iterator[_Con
         yield _Condition(min(highest - low, high - lowest), words)
 
 
-def _order_conditions(order: Order, cells: Sequence[PaperCell]) -> Iterator[_Condition]:
+def _order_conditions(order: Order, cells: Sequence[JudgedCell]) -> Iterator[_Condition]:
     """Compared method by method, for the methods that both tables have."""
-    sides: dict[str, dict[str | None, PaperCell]] = {}
+    sides: dict[str, dict[str | None, JudgedCell]] = {}
     for judged in cells:
         cell = judged.cell
         if (cell.view, cell.group) == (order.view, order.group) and judged.measured is not None:
@@ -288,11 +300,11 @@ def _order_conditions(order: Order, cells: Sequence[PaperCell]) -> Iterator[_Con
             yield _Condition(higher.mean + allowed - lower.mean, f"{words} (± {allowed:g})")
 
 
-def _column_name(cell: Cell) -> str:
+def _column_name(cell: PublishedCell) -> str:
     return f"{METHOD_NAMES.get(cell.method, cell.method)} {cell.view} {cell.group}"
 
 
-def _cell_json(judged: PaperCell) -> dict[str, Any]:
+def _cell_json(judged: JudgedCell) -> dict[str, Any]:
     cell, measured = judged.cell, judged.measured
     return {
         "id": cell.id,

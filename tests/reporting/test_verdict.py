@@ -11,7 +11,7 @@ from artifact.evaluation.metrics import COLUMNS, Column
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.grids import gap_grid
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.tables import PaperCell, counted_reasons, judge, own_rows
+from artifact.reporting.tables import JudgedCell, counted_reasons, judge, own_rows
 from artifact.reporting.verdict import judge_claim, measured_run, verdict_json, verdict_of
 from artifact.runs.store import Store
 
@@ -102,10 +102,10 @@ def test_failed_cases_are_named_in_the_status(build: Build, full_size: dict[str,
     assert verdict.cells[12].status == "reproduced (1 failed)"
 
 
-def as_measured(expected: Expected) -> dict[str, PaperCell]:
+def as_measured(expected: Expected) -> dict[str, JudgedCell]:
     """Every cell measured at the paper's own value."""
     return {
-        cell.id: PaperCell(
+        cell.id: JudgedCell(
             cell,
             cell.tolerance,
             Estimate(cell.value, max(0.0, cell.value - 0.5), min(100.0, cell.value + 0.5), 7500),
@@ -184,8 +184,8 @@ def test_the_transfer_gap_is_the_edited_view_less_the_other(build: Build, shares
         assert found.mean.low < gap < found.mean.high
     grid = gap_grid("success", own_rows(store))
     assert [line[:2] for line in grid.rows] == [("relation edit", "ROME"), ("entity edit", "ROME")]
-    assert grid.rows[1][2].startswith("+30.0 [") and grid.rows[0][3].startswith("+20.0 [")
-    assert grid.rows[0][-1] == "40"
+    assert str(grid.rows[1][2]).startswith("+30.0 [") and str(grid.rows[0][3]).startswith("+20.0 [")
+    assert str(grid.rows[0][-1]) == "40"
 
 
 def test_a_view_without_prompts_has_no_gap(build: Build, shares: dict[str, Shares]) -> None:
