@@ -29,15 +29,14 @@ PAPER_CASES = 7_500
 """The paper edits the first 7,500 records of CounterFact, as ROME's Table 4 (arXiv 2202.05262) does: the released
 loader takes the first records of the file. CounterFact's stand in the order of their case_id."""
 TEMPLATES = "relation prompts from templates"
-"""What the source of reconstructed data says; reporting takes the wide tolerances where it reads "template"."""
+"""What the source of reconstructed data says."""
 
 
 @dataclass(frozen=True)
 class Data:
     """Facts and statements in the order in which a run takes them, with their source, sha256 and a sentence about them.
 
-    `source` holds the word "template" exactly when relation prompts were reconstructed. `sha256` is that of the file's
-    bytes, or of the records' canonical JSON for what comes with the package.
+    `sha256` is that of the file's bytes, or of the records' canonical JSON for what comes with the package.
     """
 
     facts: list[Fact]
@@ -49,6 +48,8 @@ class Data:
     """Records that cannot be used: failed cases of every unit that edits or scores."""
     cases: tuple[int, ...] = ()
     """All case ids in order, where some records are odd."""
+    reconstructed: bool = False
+    """Relation prompts of some facts were built by rule: published values are compared with a wide tolerance."""
 
     @property
     def case_ids(self) -> list[int]:
@@ -79,7 +80,8 @@ def counterfact(
         found = [with_relation(one) if isinstance(one, Fact) else one for one in found]
     except FactError as error:
         raise FactError(f"{path}: {error}") from None
-    return _data(found, f"CounterFact, {TEMPLATES}", sha256, f"{note}; {TEMPLATES}, not the authors' relation data")
+    note += f"; {TEMPLATES}, not the authors' relation data"
+    return _data(found, f"CounterFact, {TEMPLATES}", sha256, note, reconstructed=True)
 
 
 def known(path: Path, by_id: bool = False) -> Data:
@@ -143,7 +145,7 @@ def own(path: Path, relation_source: RelationSource = "authors", by_id: bool = F
         source, note = f"{source}, {TEMPLATES}", f"{note}; relation prompts of {bare} built by rule"
     elif bare:
         note += f"; {bare} have no relation fields and so no relation view"
-    return _data(found, source, sha256, note)
+    return _data(found, source, sha256, note, reconstructed=bool(bare) and relation_source == "templates")
 
 
 def world() -> Data:
@@ -224,7 +226,7 @@ def _known(path: Path, records: object, sha256: str, source: str, relation_sourc
     if built.facts:
         source += ", edit cases built from them"
         source += f", {TEMPLATES}" if by_rule else ""
-    return Data(built.facts, statements, source, sha256, note)
+    return Data(built.facts, statements, source, sha256, note, reconstructed=by_rule and bool(built.facts))
 
 
 def _selection(facts: Sequence[Fact | OddRecord], by_id: bool) -> tuple[list[Fact | OddRecord], str]:
@@ -244,7 +246,7 @@ def _built_in(records: object, source: str, note: str) -> Data:
     return _data(parse_facts(records, source), source, digest, note)
 
 
-def _data(found: Sequence[Fact | OddRecord], source: str, sha256: str, note: str) -> Data:
+def _data(found: Sequence[Fact | OddRecord], source: str, sha256: str, note: str, reconstructed: bool = False) -> Data:
     """Data whose statements are the facts' own prompts; odd records are counted in the note."""
     facts = [one for one in found if isinstance(one, Fact)]
     odd = tuple(one for one in found if isinstance(one, OddRecord))
@@ -252,7 +254,7 @@ def _data(found: Sequence[Fact | OddRecord], source: str, sha256: str, note: str
         note += f"; {len(odd)} odd records are failed cases"
     cases = tuple(one.case_id for one in found) if odd else ()
     statements = [one.statement for one in found if one.statement is not None]
-    return Data(facts, statements, source, sha256, note, odd, cases)
+    return Data(facts, statements, source, sha256, note, odd, cases, reconstructed)
 
 
 def _read(path: Path) -> tuple[object, str]:

@@ -60,11 +60,9 @@ class PublishedCell(msgspec.Struct, frozen=True):
     edit_applied: bool = False
     """The edit was in force when this was scored, so that a run whose edit is undone first is not compared with it."""
 
-    def tolerance_with(self, data_source: str) -> Tolerance:
-        """The tolerance that holds for a run on `data_source`: the wide one for a template reconstruction."""
-        if self.reconstructed is not None and "template" in data_source.lower():
-            return self.reconstructed
-        return self.tolerance
+    def tolerance_with(self, rebuilt: bool) -> Tolerance:
+        """The tolerance that holds for a run, with relation prompts that were `rebuilt` from templates or not."""
+        return self.reconstructed if rebuilt and self.reconstructed is not None else self.tolerance
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

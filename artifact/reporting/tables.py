@@ -224,7 +224,7 @@ def judged_rows(
 
 def judge(cell: PublishedCell, info: RunInfo | None, rows: Sequence[MeasuredRow]) -> JudgedCell:
     """Compare one published cell with the run: inside its tolerance, outside, or what it would need to be run."""
-    tolerance = cell.tolerance if info is None else cell.tolerance_with(info.data_source)
+    tolerance = cell.tolerance if info is None else cell.tolerance_with(info.relations_rebuilt)
 
     def not_run(needs: str) -> JudgedCell:
         return JudgedCell(cell, tolerance, None, "not run", False, needs)

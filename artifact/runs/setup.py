@@ -270,6 +270,7 @@ def prepare(
         data_source=inputs.edited.source,
         data_sha256=inputs.edited.sha256,
         data_note=inputs.edited.note,
+        reconstructed=inputs.edited.reconstructed,
         evidence=counts,
         evidence_note=note,
         settings=settings,
