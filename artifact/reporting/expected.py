@@ -4,8 +4,9 @@ Covers the files' schema, resolving what they factor out (models, tolerances, no
 which relation data. It does not compare anything (tables.py, verdict.py), and holds no number of its own.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,6 +17,7 @@ from artifact.reporting.resources import expected_folder
 from artifact.tracing.averages import roles
 
 TraceName = Literal["hidden", "mlp", "attn", "severed-mlp", "severed-attn"]
+T = TypeVar("T")
 _Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Points = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
@@ -114,21 +116,24 @@ class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """One sentence of the paper, what judging it needs, and its predicate in words and, where it has one, as data."""
-
+class _Sentence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     id: str
     paper: str
     sentence: str
     where: str
     models: tuple[str, ...]
-    cells: tuple[str, ...]
-    kinds: tuple[str, ...]
     predicate: str
     bounds: tuple[Bound, ...]
     orders: tuple[Order, ...]
-    effects: tuple[Effect, ...]
     notes: tuple[str, ...]
+    effects: tuple[Effect, ...] = ()
+
+
+class Claim(_Sentence, frozen=True, kw_only=True):
+    """One sentence of the paper, what judging it needs, and its predicate in words and, where it has one, as data."""
+
+    cells: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,18 +193,8 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: tuple[_PrintedRow, ...]
 
 
-class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: str
-    paper: str
-    sentence: str
-    where: str
-    models: tuple[str, ...]
+class _Claim(_Sentence, frozen=True, kw_only=True):
     tables: tuple[str, ...]
-    predicate: str
-    bounds: tuple[Bound, ...]
-    orders: tuple[Order, ...]
-    notes: tuple[str, ...]
-    effects: tuple[Effect, ...] = ()
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -253,45 +248,32 @@ def _cells(file: _File, path: Path) -> tuple[PublishedCell, ...]:
                         f"{path}: {at}.{name}: expected {len(table.columns)} numbers, one a column, got {len(given)}; "
                         "correct the row"
                     )
-            for c, column in enumerate(table.columns):
-                half_width = row.half_widths[c] if row.half_widths else None
-                cells.append(_cell(file, path, table, row, column, row.values[c], half_width, at))
+            where = _Place(file, path, table, row, at)
+            cells += [_cell(where, c, column) for c, column in enumerate(table.columns)]
     _refuse_twins(path, "tables", [cell.id for cell in cells])
     return tuple(cells)
 
 
-def _cell(
-    file: _File,
-    path: Path,
-    table: _Table,
-    row: _PrintedRow,
-    column: _Column,
-    value: float,
-    half_width: float | None,
-    at: str,
-) -> PublishedCell:
-    model = file.models.get(row.model)
-    if model is None:
-        raise _unknown(path, f"{at}.model", row.model, file.models)
-    notes = []
-    for note in (*table.notes, *row.notes):
-        if note not in file.notes:
-            raise _unknown(path, f"{at}.notes", note, file.notes)
-        notes.append(file.notes[note])
-    tolerances: list[Tolerance | None] = []
-    for field in ("tolerance", "reconstructed"):
-        name = getattr(column, field)
-        if name is not None and name not in file.tolerances:
-            raise _unknown(path, f"tables {table.id}.columns.{field}", name, file.tolerances)
-        tolerances.append(file.tolerances[name] if name is not None else None)
-    tolerance, reconstructed = tolerances
-    assert tolerance is not None
-    if half_width is not None:
-        tolerance = Tolerance(
-            tolerance.points + half_width,
-            tolerance.wide,
-            f"{tolerance.points} points ({tolerance.reason}), plus {half_width} points, the published 95% half-width",
-        )
+class _Place(NamedTuple):
+    """Where a row of a file stands; `at` names it in messages."""
+
+    file: _File
+    path: Path
+    table: _Table
+    row: _PrintedRow
+    at: str
+
+    def known(self, field: str, name: str, of: Mapping[str, T]) -> T:
+        """The entry of that name; ExpectedError names the field that asks for an unknown one."""
+        if name not in of:
+            raise _unknown(self.path, field, name, of)
+        return of[name]
+
+
+def _cell(place: _Place, c: int, column: _Column) -> PublishedCell:
+    file, _, table, row, at = place
+    model = place.known(f"{at}.model", row.model, file.models)
+    columns = f"tables {table.id}.columns"
     method = "unedited" if row.method == "none" else row.method.upper()
     return PublishedCell(
         id=f"{table.id}/{row.model}/{row.method}/{column.view}/{column.group}",
@@ -309,13 +291,26 @@ def _cell(
         metric=file.metric,
         unit=file.unit,
         sidedness=file.sidedness,
-        value=value,
-        tolerance=tolerance,
-        reconstructed=reconstructed,
+        value=row.values[c],
+        tolerance=_widened(
+            place.known(f"{columns}.tolerance", column.tolerance, file.tolerances),
+            row.half_widths[c] if row.half_widths else None,
+        ),
+        reconstructed=None
+        if column.reconstructed is None
+        else place.known(f"{columns}.reconstructed", column.reconstructed, file.tolerances),
         taken_from=f"{table.where}, row {model.printed} {method}, column {column.printed}",
-        notes=tuple(notes),
+        notes=tuple(place.known(f"{at}.notes", note, file.notes) for note in (*table.notes, *row.notes)),
         edit_applied=row.edit_applied,
     )
+
+
+def _widened(tolerance: Tolerance, half_width: float | None) -> Tolerance:
+    """The tolerance, with the published 95% half-width where there is one."""
+    if half_width is None:
+        return tolerance
+    reason = f"{tolerance.points} points ({tolerance.reason}), plus {half_width} points, the published 95% half-width"
+    return Tolerance(tolerance.points + half_width, tolerance.wide, reason)
 
 
 def _regions(effect: Effect) -> tuple[Region, ...]:
@@ -355,23 +350,12 @@ def _claim(claim: _Claim, cells: tuple[PublishedCell, ...], file: _File, path: P
         and cell.model in claim.models
         and all((table, cell.model, cell.method) in rows for table in claim.tables)
     )
-    return Claim(
-        id=claim.id,
-        paper=claim.paper,
-        sentence=claim.sentence,
-        where=claim.where,
-        models=claim.models,
-        cells=needed,
-        kinds=tuple(dict.fromkeys(region.kind for effect in claim.effects for region in _regions(effect))),
-        predicate=claim.predicate,
-        bounds=claim.bounds,
-        orders=claim.orders,
-        effects=claim.effects,
-        notes=claim.notes,
-    )
+    kinds = tuple(dict.fromkeys(region.kind for effect in claim.effects for region in _regions(effect)))
+    said = {name: getattr(claim, name) for name in _Sentence.__struct_fields__}
+    return Claim(**said, cells=needed, kinds=kinds)
 
 
-def _unknown(path: Path, field: str, name: str, known: dict) -> ExpectedError:
+def _unknown(path: Path, field: str, name: str, known: Mapping[str, object]) -> ExpectedError:
     return ExpectedError(f"{path}: {field}: {name!r} is unknown; expected one of {', '.join(known)}")
 
 

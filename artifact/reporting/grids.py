@@ -77,18 +77,18 @@ def gap_grid(metric: Metric, rows: Sequence[MeasuredRow]) -> Grid:
 
 def paper_grid(name: str, rows: Sequence[JudgedRow]) -> Grid:
     """A published table: value and tolerance, this run's number where it was measured, and the status of each row."""
-    first = rows[0]
-    edited = next((row.edited for row in rows if row.edited), None)
+    first, source = rows[0], rows[0].source
+    edited = next((row.source.edited for row in rows if row.source.edited), None)
     return Grid(
         name=name,
-        title=f"{first.paper}, {first.where}: {edited} edits",
+        title=f"{source.paper}, {source.where}: {edited} edits",
         caption="Success in percent, as published, with our tolerance in points; n as published: "
-        f"{first.cells[0].cell.facts}. Where this run measured a value, its mean, 95% interval and n follow.",
+        f"{source.facts}. Where this run measured a value, its mean, 95% interval and n follow.",
         heads=("model", "method"),
         columns=tuple(f"{judged.cell.view} {judged.cell.group}" for judged in first.cells),
         lines=tuple(
             Line(
-                (row.printed_model, row.printed_method),
+                (row.source.printed_model, row.printed_method),
                 tuple(published_cell(judged) for judged in row.cells),
                 status=row.status,
                 look=row.look,

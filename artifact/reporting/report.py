@@ -319,7 +319,7 @@ def _by_table(rows: tuple[JudgedRow, ...]) -> dict[str, list[JudgedRow]]:
     names = {"t1": "paper-table-1", "t2": "paper-table-2", "rake": "released-summary", "rome-t4": "rome-table-4"}
     tables: dict[str, list[JudgedRow]] = {}
     for row in rows:
-        tables.setdefault(names.get(row.table, row.table), []).append(row)
+        tables.setdefault(names.get(row.source.table, row.source.table), []).append(row)
     return tables
 
 

@@ -98,11 +98,6 @@ class JudgedCell:
     failed: int = 0
 
     @property
-    def difference(self) -> float | None:
-        """Measured minus published, in points; None where nothing was measured."""
-        return None if self.measured is None else self.measured.mean - self.cell.value
-
-    @property
     def status(self) -> str:
         """The state with its qualification or what is missing."""
         if self.state == "not run":
@@ -118,18 +113,16 @@ class JudgedCell:
 class JudgedRow:
     """One row of a published table, a judged cell a column."""
 
-    table: str
-    where: str
-    paper: str
-    model: str
-    printed_model: str
-    method: str
-    edited: Perspective | None
     cells: tuple[JudgedCell, ...]
 
     @property
+    def source(self) -> PublishedCell:
+        """What all cells of the row share: table, model, method and edit."""
+        return self.cells[0].cell
+
+    @property
     def printed_method(self) -> str:
-        return METHOD_NAMES.get(self.method, self.method)
+        return METHOD_NAMES.get(self.source.method, self.source.method)
 
     @property
     def status(self) -> str:
@@ -175,17 +168,7 @@ def own_rows(store: Store) -> list[MeasuredRow]:
             if (mean := found[kind, unit.name, key]) is not None
         }
 
-    counts = store.counts()
-    return [
-        _row(
-            store,
-            unit,
-            counts.get(unit.name, Counter()),
-            values("mean", "change", unit),
-            values("gap", "gap of changes", unit),
-        )
-        for unit in units
-    ]
+    return [_row(store, unit, values("mean", "change", unit), values("gap", "gap of changes", unit)) for unit in units]
 
 
 def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series]:
@@ -203,23 +186,10 @@ def judged_rows(
     cells: Sequence[PublishedCell], runs: Mapping[str, tuple[RunInfo, Sequence[MeasuredRow]]]
 ) -> list[JudgedRow]:
     """The published rows, each cell compared with the rows of the run of its model, where that run is evidence."""
-    found = []
-    for _, group in groupby(cells, key=lambda cell: (cell.table, cell.model, cell.method)):
-        judged = tuple(judge(cell, *runs.get(cell.model, (None, ()))) for cell in group)
-        first = judged[0].cell
-        found.append(
-            JudgedRow(
-                first.table,
-                first.where,
-                first.paper,
-                first.model,
-                first.printed_model,
-                first.method,
-                first.edited,
-                judged,
-            )
-        )
-    return found
+    return [
+        JudgedRow(tuple(judge(cell, *runs.get(cell.model, (None, ()))) for cell in group))
+        for _, group in groupby(cells, key=lambda cell: (cell.table, cell.model, cell.method))
+    ]
 
 
 def judge(cell: PublishedCell, info: RunInfo | None, rows: Sequence[MeasuredRow]) -> JudgedCell:
@@ -290,12 +260,11 @@ def counted_reasons(store: Store) -> list[Reason]:
 def _row(
     store: Store,
     unit: Unit,
-    counts: Counter[str],
     values: Mapping[tuple[Metric, Column], Value],
     gaps: Mapping[tuple[Metric, Group], Value],
 ) -> MeasuredRow:
     info = store.info()
-    planned = info.planned(unit)
+    planned, counts = info.planned(unit), store.counts().get(unit.name, Counter())
     reasons = (
         {record.reason for record in store.unfinished(unit)} if counts["excluded"] == counts.total() > 0 else set()
     )

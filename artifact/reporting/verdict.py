@@ -24,6 +24,16 @@ from artifact.runs.store import Store
 
 STATES: tuple[CellState, ...] = ("reproduced", "outside tolerance", "skipped", "not run")
 _DIGITS = 6
+_RUN_FIELDS = (
+    *("model", "revision", "weights_sha256", "protocol", "data_source", "data_sha256"),
+    *("evidence", "evidence_note", "limit"),
+)
+_CLAIM_FIELDS = ("id", "sentence", "paper", "where", "predicate")
+_CELL_FIELDS = (
+    *("id", "paper", "where", "taken_from", "facts", "model", "model_revision", "method", "edited"),
+    *("metric", "unit", "sidedness", "notes", "value"),
+)
+"""What verdict.json repeats of a run's description, a claim and a published value."""
 
 
 @dataclass(frozen=True)
@@ -205,16 +215,8 @@ def verdict_json(verdict: Verdict) -> bytes:
                 "damaged": journal.harmed,
                 "unsealed": journal.unsealed,
                 "plan": info.plan.name,
-                "model": info.model,
-                "revision": info.revision,
-                "weights_sha256": info.weights_sha256,
-                "protocol": info.protocol,
                 "corrected": corrected_switches(info.protocol, info.switches),
-                "data_source": info.data_source,
-                "data_sha256": info.data_sha256,
-                "evidence": info.evidence,
-                "evidence_note": info.evidence_note,
-                "limit": info.limit,
+                **{name: getattr(info, name) for name in _RUN_FIELDS},
             }
             for info, journal in zip(verdict.infos, verdict.journals, strict=True)
         ],
@@ -224,11 +226,7 @@ def verdict_json(verdict: Verdict) -> bytes:
         "cells": [_cell_json(cell) for cell in verdict.cells],
         "claims": [
             {
-                "id": judged.claim.id,
-                "sentence": judged.claim.sentence,
-                "paper": judged.claim.paper,
-                "where": judged.claim.where,
-                "predicate": judged.claim.predicate,
+                **{name: getattr(judged.claim, name) for name in _CLAIM_FIELDS},
                 "status": judged.status,
                 "margin": judged.margin,
             }
@@ -307,29 +305,14 @@ def _column_name(cell: PublishedCell) -> str:
 def _cell_json(judged: JudgedCell) -> dict[str, Any]:
     cell, measured = judged.cell, judged.measured
     return {
-        "id": cell.id,
-        "paper": cell.paper,
-        "where": cell.where,
-        "taken_from": cell.taken_from,
-        "facts": cell.facts,
-        "model": cell.model,
-        "model_revision": cell.model_revision,
-        "method": cell.method,
-        "edited": cell.edited,
+        **{name: getattr(cell, name) for name in _CELL_FIELDS},
         "column": f"{cell.view} {cell.group}",
-        "metric": cell.metric,
-        "unit": cell.unit,
-        "sidedness": cell.sidedness,
-        "notes": cell.notes,
-        "value": cell.value,
         "tolerance": round(judged.tolerance.points, _DIGITS),
         "tolerance_reason": judged.tolerance.reason,
         "measured": None
         if measured is None
         else {
-            "mean": round(measured.mean, _DIGITS),
-            "low": round(measured.low, _DIGITS),
-            "high": round(measured.high, _DIGITS),
+            **{name: round(getattr(measured, name), _DIGITS) for name in ("mean", "low", "high")},
             "n": measured.n,
             "difference": round(measured.mean - cell.value, _DIGITS),
         },
