@@ -12,15 +12,18 @@ from artifact.evaluation.metrics import Metric
 from artifact.reporting.escapes import Number, csv_bytes
 from artifact.reporting.intervals import Estimate
 
-Look = Literal["good", "bad", "wait"]
-"""How the page marks a status: as met, as failed, or as neither."""
-_LOOKS: dict[str, Look] = {"reproduced": "good", "outside tolerance": "bad", "holds": "good", "does not hold": "bad"}
+_LOOKS: dict[str, Literal["good", "bad"]] = {
+    "reproduced": "good",
+    "outside tolerance": "bad",
+    "holds": "good",
+    "does not hold": "bad",
+}
 EMPTY = "n/a"
 CHANGE = "change against unedited"
 
 
-def look_of(states: Iterable[str]) -> Look:
-    """How states look together: bad where one is, good where all are."""
+def look_of(states: Iterable[str]) -> Literal["good", "bad", "wait"]:
+    """How the page marks states together: as bad where one is, as good where all are, else as waiting."""
     looks = {_LOOKS.get(state, "wait") for state in states}
     return "bad" if "bad" in looks else "good" if looks == {"good"} else "wait"
 
@@ -75,11 +78,6 @@ class Cell:
         return cls(estimate.mean, estimate.low, estimate.high, estimate.n, state, scale)
 
     @property
-    def look(self) -> Look:
-        """How the state is marked."""
-        return look_of([self.state])
-
-    @property
     def number(self) -> Number:
         """The mean as it is printed, or what stands for none."""
         return Number(EMPTY) if self.mean is None else self.scale(self.mean)
@@ -114,8 +112,8 @@ class Cell:
     @property
     def numbers(self) -> list[Number]:
         """Mean, low, high and n for four columns of a file; each empty where it is missing."""
-        found = (self.mean, self.low, self.high)
-        return [*(Number() if x is None else self.scale(x) for x in found), Number("" if self.n is None else self.n)]
+        numbers = (self.mean, self.low, self.high)
+        return [*(Number() if x is None else self.scale(x) for x in numbers), Number("" if self.n is None else self.n)]
 
     def __str__(self) -> str:
         """The cell in one line, as Markdown and CSV hold it."""
@@ -130,8 +128,8 @@ class Cell:
 class Line:
     """One line of a grid: its first columns as text, then its cells, and the cells of its change, if it has one.
 
-    `counts` are the cases finished, failed and excluded. `status` is a whole line's, marked as `look`. `settings` is
-    the hash of what an edit was made with.
+    `counts` are the cases finished, failed and excluded. `status` is a whole line's, in words. `settings` is the hash
+    of what an edit was made with.
     """
 
     heads: tuple[str, ...]
@@ -139,7 +137,6 @@ class Line:
     changes: tuple[Cell, ...] = ()
     counts: tuple[int, int, int] | None = None
     status: str = ""
-    look: Look = "wait"
     settings: str = ""
 
 

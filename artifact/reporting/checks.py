@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-from artifact.reporting.cells import Look, look_of
 from artifact.reporting.expected import Check
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import NOT_ANSWERED, Store
@@ -28,11 +27,6 @@ class JudgedCheck:
     status: str
     answered: int = 0
     asked: int = 0
-
-    @property
-    def look(self) -> Look:
-        """How the page marks the status."""
-        return look_of([self.state])
 
 
 def judge_check(check: Check, runs: Mapping[str, tuple[RunInfo, Store]]) -> JudgedCheck:

@@ -21,7 +21,7 @@ from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
 from artifact.reporting.escapes import csv_bytes, markdown
 from artifact.reporting.grids import METRIC_WORDS, edit_name
 from artifact.reporting.intervals import Estimate, estimates
-from artifact.reporting.report import text_template
+from artifact.reporting.report import template
 from artifact.reporting.tables import METHOD_NAMES, scored_cases, undone
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
@@ -96,27 +96,27 @@ def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) ->
     )
 
 
-def comparison_text(found: Comparison, metric: Metric) -> str:
+def comparison_text(comparison: Comparison, metric: Metric) -> str:
     """The comparison for one metric as Markdown: the runs, what differs, the table, and what was left out."""
-    table = text_template("table.md.j2")
-    parts = [f"- first: {markdown(found.first)}\n- second: {markdown(found.second)}\n"]
-    if found.differences:
-        parts.append(table.render(grid=difference_grid(found)))
+    table = template("table.md.j2")
+    parts = [f"- first: {markdown(comparison.first)}\n- second: {markdown(comparison.second)}\n"]
+    if comparison.differences:
+        parts.append(table.render(grid=difference_grid(comparison)))
     else:
         parts.append("Nothing differs between the descriptions of the two runs.\n")
-    if found.units:
-        parts.append(table.render(grid=comparison_grid(found, metric)))
+    if comparison.units:
+        parts.append(table.render(grid=comparison_grid(comparison, metric)))
     else:
         parts.append("No unit that scores a model is in both runs.\n")
-    for words, names in (("first", found.only_first), ("second", found.only_second)):
+    for words, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         if names:
             parts.append(f"Only in the {words} run: {', '.join(map(markdown, names))}.\n")
-    if found.traces:
-        parts.append(f"Trace units not compared: {found.traces}.\n")
+    if comparison.traces:
+        parts.append(f"Trace units not compared: {comparison.traces}.\n")
     return "\n".join(parts)
 
 
-def difference_grid(found: Comparison) -> Grid:
+def difference_grid(comparison: Comparison) -> Grid:
     """What differs between the descriptions, one entry a line."""
     return Grid(
         name="differences",
@@ -124,14 +124,14 @@ def difference_grid(found: Comparison) -> Grid:
         caption="Entries of the runs' descriptions that are not the same; what both share is left out.",
         heads=("entry", "first", "second"),
         columns=(),
-        lines=tuple(Line((one.name, one.first, one.second)) for one in found.differences),
+        lines=tuple(Line((one.name, one.first, one.second)) for one in comparison.differences),
     )
 
 
-def comparison_grid(found: Comparison, metric: Metric) -> Grid:
+def comparison_grid(comparison: Comparison, metric: Metric) -> Grid:
     """Both runs' means for one metric, a column of the tables a line, and the paired difference with its interval."""
     lines, scale = [], SCALES[metric]
-    for unit, column in product(found.units, columns_of(metric)):
+    for unit, column in product(comparison.units, columns_of(metric)):
         pair = unit.values.get((metric, column))
         cells = (
             Cell(pair.first if pair else None, scale=scale),
@@ -151,10 +151,10 @@ def comparison_grid(found: Comparison, metric: Metric) -> Grid:
     )
 
 
-def comparison_csv(found: Comparison) -> bytes:
+def comparison_csv(comparison: Comparison) -> bytes:
     """Every compared number, one a line, as the tables print it; a column without a shared case has no line."""
     lines = []
-    for unit, (metric, column) in product(found.units, VALUES):
+    for unit, (metric, column) in product(comparison.units, VALUES):
         pair = unit.values.get((metric, column))
         if pair is not None:
             scale = SCALES[metric]
@@ -207,16 +207,16 @@ def _differences(first: RunInfo, second: RunInfo, methods: Sequence[str]) -> lis
 
 
 def _described(info: RunInfo, methods: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"plan": info.plan.name}
-    found |= {name.replace("_", " "): getattr(info, name) for name in _DESCRIBED}
-    found |= {f"switch {name}": on for name, on in info.switches.items()}
+    described: dict[str, Any] = {"plan": info.plan.name}
+    described |= {name.replace("_", " "): getattr(info, name) for name in _DESCRIBED}
+    described |= {f"switch {name}": on for name, on in info.switches.items()}
     for method in dict.fromkeys(methods):
         # The hash stands for all hyperparameters; prefixes, moments and MEND's weights are entries of their own.
         for key, value in info.settings.get(method, {}).items():
             if key != "hparams":
                 label = "hyperparameters" if key == "hash" else key.replace("_", " ")
-                found[f"{METHOD_NAMES.get(method, method)} {label}"] = value
-    return found | {name.replace("_", " "): getattr(info, name) for name in _DATA}
+                described[f"{METHOD_NAMES.get(method, method)} {label}"] = value
+    return described | {name.replace("_", " "): getattr(info, name) for name in _DATA}
 
 
 def _words(value: Any) -> str:

@@ -49,11 +49,11 @@ class Drawings:
     ) -> dict[str, bytes]:
         """The figure's `files` by name, as drawn from `numbers`; `draw` is called where they are not there already."""
         source = _sha256(self._made_with.encode() + numbers)
-        found = self._read(name, files, source)
-        if found is None:
-            found = draw()
-        self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in found.items()})
-        return found
+        contents = self._read(name, files, source)
+        if contents is None:
+            contents = draw()
+        self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in contents.items()})
+        return contents
 
     @property
     def content(self) -> bytes:
@@ -63,15 +63,15 @@ class Drawings:
         known = self._known.get(name)
         if known is None or known.source != source:
             return None
-        found = {}
+        contents = {}
         for file in files:
             try:
-                found[file] = read_bytes(self._folder / "figures" / file, RunError)
+                contents[file] = read_bytes(self._folder / "figures" / file, RunError)
             except RunError:
                 return None
-            if _sha256(found[file]) != known.files.get(file):
+            if _sha256(contents[file]) != known.files.get(file):
                 return None
-        return found
+        return contents
 
 
 def _sha256(content: bytes) -> str:

@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
     """A template's value: texts with control characters and marks of direction as escapes; line ends and tabs stay."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
-    return re.sub(r"[^\n\t]+", lambda found: shown(found[0]), value)
+    return re.sub(r"[^\n\t]+", lambda match: shown(match[0]), value)
 
 
 def markdown(text: object) -> str:

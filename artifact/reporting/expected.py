@@ -213,19 +213,19 @@ def load_expected(folder: Path | None = None) -> Expected:
     """The published values of `folder` (default: the package's) in percent; ExpectedError names file and field."""
     folder = folder or expected_folder()
     paper, second = folder / "paper.json", folder / "second_source.json"
-    found = _read(paper)
-    cells = _cells(found, paper)
-    claims = tuple(_claim(claim, cells, found, paper) for claim in found.claims)
+    file = _read(paper)
+    cells = _cells(file, paper)
+    claims = tuple(_claim(claim, cells, file, paper) for claim in file.claims)
     _refuse_twins(paper, "claims", [claim.id for claim in claims])
     second_source = _cells(_read(second), second)
     _refuse_twins(second, "tables", [cell.id for cell in (*cells, *second_source)])
-    _refuse_twins(paper, "checks", [check.id for check in found.checks])
-    for check in found.checks:
-        if check.model not in found.models:
-            raise _unknown(paper, f"check {check.id}.model", check.model, found.models)
+    _refuse_twins(paper, "checks", [check.id for check in file.checks])
+    for check in file.checks:
+        if check.model not in file.models:
+            raise _unknown(paper, f"check {check.id}.model", check.model, file.models)
         if check.value > check.of:
             raise ExpectedError(f"{paper}: check {check.id}: {check.value} of {check.of} is not a count; correct it")
-    return Expected(cells, claims, second_source, found.checks)
+    return Expected(cells, claims, second_source, file.checks)
 
 
 def _read(path: Path) -> _File:

@@ -52,14 +52,14 @@ def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[st
     """Whether the claim holds, does not hold or is undecided for the run's model, and the same as a sentence with the
     difference that decides it and its interval.
     """
-    found = [one for effect in claim.effects if (one := difference(effect, traced)) is not None]
-    if len(found) < len(claim.effects):
+    differences = [one for effect in claim.effects if (one := difference(effect, traced)) is not None]
+    if len(differences) < len(claim.effects):
         return "undecided", f"undecided for {info.model}: no fact has all the roles it speaks of"
-    worst = min(found, key=lambda one: one.low)
+    worst = min(differences, key=lambda one: one.low)
     if worst.low > 0:
         word = "holds"
-    elif any(one.high <= 0 for one in found):
-        word, worst = "does not hold", min(found, key=lambda one: one.high)
+    elif any(one.high <= 0 for one in differences):
+        word, worst = "does not hold", min(differences, key=lambda one: one.high)
     else:
         word = "undecided"
     figures = f"smallest difference {worst.mean:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}], n = {worst.n}"

@@ -91,7 +91,6 @@ def paper_grid(name: str, rows: Sequence[JudgedRow]) -> Grid:
                 (row.source.printed_model, row.printed_method),
                 tuple(published_cell(judged) for judged in row.cells),
                 status=row.status,
-                look=row.look,
             )
             for row in rows
         ),

@@ -1,8 +1,7 @@
 """A run's report: page, tables, figures and verdict, each a function of the store: twice rendered, the same bytes.
 
-Covers filling the templates of `paper/` and writing the files, each of them whole or not at all. Times stand in
-timings.json, and on the page beside those of a rehearsal that the run kept. It computes no number (tables.py,
-figures.py, verdict.py) and needs neither a GPU nor torch.
+Covers filling the templates of `paper/` and writing the files, each atomically. Times are in timings.json; the page
+has them beside those of a rehearsal, where the run kept one. Numbers come from tables.py, charts.py and verdict.py.
 """
 
 import base64
@@ -30,7 +29,7 @@ from artifact.io import UNFINISHED, write_atomically
 from artifact.plan import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
-from artifact.reporting.cells import CHANGE, Grid, grid_csv
+from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
@@ -62,10 +61,9 @@ class Report:
 def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -> tuple[Path, Report]:
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
-    `folder` is the first run's own report folder unless given. Of several runs each file carries its model's name, with
-    `by_model` of a single one, too: a report that other models will join then keeps its names. Two processes that
-    report into one folder take turns. Raises RunError when it cannot be written, ExpectedError when the published
-    values cannot be read.
+    `folder` (default: the first run's own report folder). With several runs each file carries its model's name; with
+    `by_model` a single run's do, too, so that names stay when other models join. Two processes that report into one
+    folder take turns. Raises RunError where it cannot be written, ExpectedError where published values cannot be read.
     """
     folder = folder or stores[0].report_folder
     with ExitStack() as stack:
@@ -76,10 +74,10 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
                 for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
                     unfinished.unlink(missing_ok=True)
         with _uncollected():
-            found = make_report(stores, load_expected(), folder, by_model)
-        for name, content in found.files.items():
+            report = make_report(stores, load_expected(), folder, by_model)
+        for name, content in report.files.items():
             _write(folder / name, content)
-    return folder / "report.html", found
+    return folder / "report.html", report
 
 
 def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_model: bool = False) -> Report:
@@ -112,8 +110,8 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "table_files": sorted(name for name in files if name.startswith("tables/")),
         "panel_file": panel_file,
     }
-    files["report.html"] = _page_template("report.html.j2").render(context).encode()
-    files["report.md"] = text_template("report.md.j2").render(context).encode()
+    files["report.html"] = template("report.html.j2").render(context).encode()
+    files["report.md"] = template("report.md.j2").render(context).encode()
     files["verdict.json"] = verdict_json(verdict)
     files["timings.json"] = _timings(runs)
     return Report(files, verdict, tuple(part["before"] for part in parts if part["before"]))
@@ -195,7 +193,7 @@ def _prefixes(models: Sequence[str], by_model: bool) -> list[str]:
 def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict[str, bytes]:
     """Tables as LaTeX and Markdown; `of` names the model where several stand in one report."""
     return {
-        f"tables/{prefix}{grid.name}.{form}": text_template(f"table.{form}.j2")
+        f"tables/{prefix}{grid.name}.{form}": template(f"table.{form}.j2")
         .render(grid=grid, prefix=prefix, of=of, change_words=CHANGE)
         .encode()
         for grid in tables
@@ -234,13 +232,13 @@ def _figures(
         made = chart_files(one) if isinstance(one, Chart) else severed_files(one)
         return {f"{prefix}{name}": content for name, content in made.items()}
 
-    found = {f"figures/{prefix}{chart.name}.csv": chart_csv(chart) for chart in drawn}
+    files = {f"figures/{prefix}{chart.name}.csv": chart_csv(chart) for chart in drawn}
     every: list[Chart | SeveredChart] = [*drawn, *severed]
     for one in every:
         names = [f"{prefix}{name}" for name in one.file_names]
         made = drawings.files(f"{prefix}{one.name}", names, one.fingerprint, partial(draw, one))
-        found |= {f"figures/{name}": content for name, content in made.items()}
-    return found
+        files |= {f"figures/{name}": content for name, content in made.items()}
+    return files
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -250,7 +248,7 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the search for cycles: a large journal's rows make none, and looking takes a fifth of a report's time."""
+    """Garbage collection is off: a journal's rows form no cycles, and looking takes a fifth of a report's time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -271,31 +269,28 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _page_template(name: str) -> jinja2.Template:
-    return _environment(autoescape=True).get_template(name)
-
-
-def text_template(name: str) -> jinja2.Template:
-    """A template of `paper/` whose output is no HTML."""
-    return _environment(autoescape=False).get_template(name)
+def template(name: str) -> jinja2.Template:
+    """A template of `paper/`; only what fills the page is escaped as HTML."""
+    return _environment().get_template(name)
 
 
 @cache
-def _environment(autoescape: bool) -> jinja2.Environment:
-    found = jinja2.Environment(
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paper_folder()),
-        autoescape=autoescape,
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
         finalize=plain,
     )
-    found.filters.update(
+    environment.filters.update(
         latex=latex,
         cell=markdown,
         label=markdown_label,
         code=markdown_code,
+        look=look_of,
         wrapped=_wrapped,
         clause=lambda text: str(text).rstrip("."),
         sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
@@ -306,7 +301,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         # A typographic minus before digits; files that programs read keep the plain one.
         minus=lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)),
     )
-    return found
+    return environment
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -325,7 +320,7 @@ def _by_table(rows: tuple[JudgedRow, ...]) -> dict[str, list[JudgedRow]]:
 
 def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     """Per unit: what it does in words, planned cases, and how many finished, failed or were excluded."""
-    found, recorded = [], store.counts()
+    progress, recorded = [], store.counts()
     for unit in info.plan.units:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
@@ -335,8 +330,8 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
             "unedited": "score the unedited model",
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
-        found.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
-    return found
+        progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
+    return progress
 
 
 def _facts_each(progress: list[dict[str, Any]], facts: int) -> str:

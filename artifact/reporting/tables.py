@@ -15,7 +15,6 @@ import numpy as np
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
-from artifact.reporting.cells import Look, look_of
 from artifact.reporting.expected import PublishedCell, Tolerance
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
@@ -132,11 +131,6 @@ class JudgedRow:
             return self.cells[0].status
         return ", ".join(f"{count} {status}" for status, count in counts.items())
 
-    @property
-    def look(self) -> Look:
-        """How the page marks the status."""
-        return look_of(cell.state for cell in self.cells)
-
 
 def own_rows(store: Store) -> list[MeasuredRow]:
     """A row for each unit of the run that scores a model, in the plan's order."""
@@ -158,14 +152,14 @@ def own_rows(store: Store) -> list[MeasuredRow]:
                 wanted["gap", unit.name, gap] = whole
                 wanted["gap of changes", unit.name, gap] = of_changes
     means = [kind == "mean" for kind, _, _ in wanted]
-    found = dict(zip(wanted, estimates(list(wanted.values()), means), strict=True))
+    estimated = dict(zip(wanted, estimates(list(wanted.values()), means), strict=True))
 
     def values(kind: str, of_change: str, unit: Unit) -> dict:
         present = [key for one, name, key in wanted if (one, name) == (kind, unit.name)]
         return {
-            key: Value(mean, found.get((of_change, unit.name, key)))
+            key: Value(mean, estimated.get((of_change, unit.name, key)))
             for key in present
-            if (mean := found[kind, unit.name, key]) is not None
+            if (mean := estimated[kind, unit.name, key]) is not None
         }
 
     return [_row(store, unit, values("mean", "change", unit), values("gap", "gap of changes", unit)) for unit in units]
@@ -174,12 +168,12 @@ def own_rows(store: Store) -> list[MeasuredRow]:
 def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series]:
     """Finished cases' values by metric and column; a case without prompts for a column does not count for it."""
     cases_N, numbers_NX = store.numbers(unit)
-    found = {}
+    cases = {}
     for x, key in enumerate(VALUES):
         has_N = np.isfinite(numbers_NX[:, x])
         if has_N.any():
-            found[key] = Series(cases_N[has_N], numbers_NX[has_N, x])
-    return found
+            cases[key] = Series(cases_N[has_N], numbers_NX[has_N, x])
+    return cases
 
 
 def judged_rows(
@@ -237,13 +231,13 @@ class Reason:
 
 def counted_reasons(store: Store) -> list[Reason]:
     """All reasons for which cases failed or were excluded, most frequent first."""
-    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    reasons: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for unit in store.info().plan.units:
         for record in store.unfinished(unit):
             # The case's own number would make every reason a kind of its own.
             text = record.reason.removeprefix(f"case {record.case_id}: ") or "no reason was recorded"
-            found.setdefault((record.status, text), []).append((unit.name, record.case_id))
-    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+            reasons.setdefault((record.status, text), []).append((unit.name, record.case_id))
+    ordered = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         Reason(
             status,
@@ -294,10 +288,10 @@ def undone(info: RunInfo, unit: Unit) -> bool:
 def _gaps(edited: Perspective, after: Cases, before: Cases) -> dict[tuple[Metric, Group], tuple[Series, Series]]:
     """The edited view minus the other over the cases that have both, and the same of the changes against `before`."""
     other = next(view for view in PERSPECTIVES if view != edited)
-    found = {}
+    gaps = {}
     for metric, group in product(METRICS, TRANSFER_GROUPS):
         here, there = (metric, Column(edited, group)), (metric, Column(other, group))
         if here in after and there in after:
             changes = [after[key].minus(before.get(key, _NONE)) for key in (here, there)]
-            found[metric, group] = (after[here].minus(after[there]), changes[0].minus(changes[1]))
-    return found
+            gaps[metric, group] = (after[here].minus(after[there]), changes[0].minus(changes[1]))
+    return gaps

@@ -13,7 +13,6 @@ import msgspec
 
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
-from artifact.reporting.cells import Look, look_of
 from artifact.reporting.checks import JudgedCheck, check_json, judge_check
 from artifact.reporting.expected import Bound, Claim, Expected, Order, PublishedCell, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
@@ -48,11 +47,6 @@ class JudgedClaim:
     margin: str = ""
     states: tuple[str, ...] = ()
 
-    @property
-    def look(self) -> Look:
-        """How the page marks the status."""
-        return look_of(self.states)
-
 
 @dataclass(frozen=True)
 class _Condition:
@@ -84,7 +78,7 @@ class Verdict:
     @property
     def damage(self) -> str:
         """What is damaged in the runs' journals and left out; empty where nothing is."""
-        return "; ".join(found.damage for found in self.journals if found.damage)
+        return "; ".join(journal.damage for journal in self.journals if journal.damage)
 
     @property
     def cells(self) -> tuple[JudgedCell, ...]:
@@ -94,8 +88,8 @@ class Verdict:
     @property
     def counts(self) -> dict[str, int]:
         """How many of the paper's cells have each state."""
-        found = Counter(cell.state for cell in self.cells)
-        return {state: found[state] for state in STATES}
+        counted = Counter(cell.state for cell in self.cells)
+        return {state: counted[state] for state in STATES}
 
     @property
     def exit_code(self) -> int:

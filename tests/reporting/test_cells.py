@@ -7,7 +7,7 @@ import pytest
 
 from artifact.reporting.cells import CHANGE, POINTS, SCALES, Cell, Grid, Line, Scale, grid_csv, look_of
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.report import text_template
+from artifact.reporting.report import template
 from artifact.reporting.resources import paper_folder
 
 TAKEN_APART = (
@@ -31,7 +31,7 @@ def test_numbers_are_written_by_their_scale(scale: Scale, value: float, text: st
 
 def test_the_parts_of_a_cell() -> None:
     cell = Cell.of(Estimate(60.0, 53.084, 66.5, 200), POINTS, "outside tolerance")
-    assert (str(cell), cell.look, cell.numbers) == ("60.00 [53.08, 66.50]", "bad", ["60.00", "53.08", "66.50", "200"])
+    assert (str(cell), cell.numbers) == ("60.00 [53.08, 66.50]", ["60.00", "53.08", "66.50", "200"])
     beside = Cell(60.0, 53.084, 66.5, 200, "outside tolerance", published=(99.93, 1.5))
     assert str(beside) == "99.93 ± 1.5; 60.00 [53.08, 66.50] n=200: outside tolerance"
     assert (beside.value, beside.tolerance, beside.difference) == ("99.93", "1.5", "-39.93")
@@ -66,11 +66,11 @@ def test_one_grid_in_every_flat_form() -> None:
         'x,\'-2,"50.0 [25.0, 75.0]",5; [odd] 1,4,0,1',
         f'{CHANGE},\'-2,"-25.0 [-50.0, 0.0]",n/a,,,',
     ]
-    markdown = text_template("table.md.j2").render(grid=grid)
+    markdown = template("table.md.j2").render(grid=grid)
     assert (
         f"| x | -2 | 50.0 [25.0, 75.0] | 5; [odd] 1 | 4 | 0 | 1 |\n| {CHANGE} | -2 | -25.0 [-50.0, 0.0] |" in markdown
     )
-    latex = text_template("table.tex.j2").render(grid=grid, prefix="", of="", change_words=CHANGE)
+    latex = template("table.tex.j2").render(grid=grid, prefix="", of="", change_words=CHANGE)
     assert (
         r"\klocstack[r]{$50.0$\\ \klocinterval{25.0, 75.0}} & 5; {[}odd] 1 & \klocstack[r]{4\\ 1 excluded} \\" in latex
     )

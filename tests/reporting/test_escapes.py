@@ -16,7 +16,7 @@ from artifact.reporting import figures
 from artifact.reporting.cells import Cell, Grid, Line, Scale
 from artifact.reporting.escapes import csv_bytes, file_name, latex, markdown, markdown_code, markdown_label
 from artifact.reporting.expected import load_expected
-from artifact.reporting.report import Report, make_report, text_template
+from artifact.reporting.report import Report, make_report, template
 from artifact.reporting.tables import counted_reasons
 from artifact.runs.store import Store, reading
 
@@ -55,7 +55,7 @@ def test_latex() -> None:
     assert latex("a\\b_{c}^~%&#$") == r"a\textbackslash{}b\_\{c\}\textasciicircum{}\textasciitilde{}\%\&\#\$"
     assert latex("\x1b \u202e\r") == r"\textbackslash{}x1b \textbackslash{}u202e\textbackslash{}r"
     grid = Grid("t", "t", "c", ("a", "b"), ("n",), (Line(("x", "y"), ("1 [\\input{x}]",)),))
-    assert "\\input{x}" not in text_template("table.tex.j2").render(grid=grid, prefix="", of="")
+    assert "\\input{x}" not in template("table.tex.j2").render(grid=grid, prefix="", of="")
 
 
 def test_csv_holds_no_formula_and_its_numbers_stay_numbers() -> None:

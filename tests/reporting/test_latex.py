@@ -13,7 +13,7 @@ import pytest
 
 from artifact.reporting.cells import CHANGE, Cell, Grid, Line
 from artifact.reporting.expected import load_expected
-from artifact.reporting.report import make_report, text_template
+from artifact.reporting.report import make_report, template
 from artifact.runs.store import Store
 
 DOCUMENT = r"""\documentclass[10pt]{article}
@@ -102,4 +102,4 @@ def test_every_text_compiles(tmp_path: Path) -> None:
 
 
 def as_latex(grid: Grid) -> str:
-    return text_template("table.tex.j2").render(grid=grid, prefix="", of="", change_words=CHANGE)
+    return template("table.tex.j2").render(grid=grid, prefix="", of="", change_words=CHANGE)
