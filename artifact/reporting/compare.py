@@ -1,8 +1,8 @@
 """Two runs side by side: what differs between their descriptions, and each number's paired difference.
 
 Covers matching the units that score a model by method and edited perspective, pairing the cases that both runs
-finished, and the text and CSV of it. Runs on other data cannot be paired. It compares no traces, only counting their
-units, and nothing with the paper (verdict.py).
+finished, and the text and CSV of it. Runs on other data cannot be paired. Traces are not compared: their units are
+counted.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class PairedUnit:
-    """A unit that both runs have; `edited` is None for the unedited model. Columns without a shared case are absent."""
+    """A unit that both runs have; `edited` is None for the unedited model. Columns that share no case are missing."""
 
     edited: Perspective | None
     printed_method: str
@@ -207,16 +207,16 @@ def _differences(first: RunInfo, second: RunInfo, methods: Sequence[str]) -> lis
 
 
 def _described(info: RunInfo, methods: Sequence[str]) -> dict[str, Any]:
-    described: dict[str, Any] = {"plan": info.plan.name}
-    described |= {name.replace("_", " "): getattr(info, name) for name in _DESCRIBED}
-    described |= {f"switch {name}": on for name, on in info.switches.items()}
+    found: dict[str, Any] = {"plan": info.plan.name}
+    found |= {name.replace("_", " "): getattr(info, name) for name in _DESCRIBED}
+    found |= {f"switch {name}": on for name, on in info.switches.items()}
     for method in dict.fromkeys(methods):
         # The hash stands for all hyperparameters; prefixes, moments and MEND's weights are entries of their own.
         for key, value in info.settings.get(method, {}).items():
             if key != "hparams":
                 label = "hyperparameters" if key == "hash" else key.replace("_", " ")
-                described[f"{METHOD_NAMES.get(method, method)} {label}"] = value
-    return described | {name.replace("_", " "): getattr(info, name) for name in _DATA}
+                found[f"{METHOD_NAMES.get(method, method)} {label}"] = value
+    return found | {name.replace("_", " "): getattr(info, name) for name in _DATA}
 
 
 def _words(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The published numbers and claims, one complete object each, loaded strictly from the folder `expected/`.
 
 Covers the files' schema, resolving what they factor out (models, tolerances, notes), and which tolerance holds for
-which relation data. It does not compare anything (tables.py, verdict.py), and holds no number of its own.
+which relation data.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 Covers the effects of expected/ (Region, Effect): a mean over roles and layers a fact, the difference to its comparison,
 and the 95% interval of that difference over facts. The paper prints no number for its figures, so a claim holds where
-every difference's interval lies above zero. It draws nothing (figures.py, severed.py).
+every difference's interval lies above zero.
 """
 
 from collections.abc import Mapping

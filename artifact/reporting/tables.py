@@ -1,10 +1,10 @@
 """The rows of the tables: what this run measured, with intervals and paired changes, and the published rows beside it.
 
 Covers aggregating stored cases and judging each published cell. A published cell is measured only by a run of its model
-that counts as evidence. It does not judge claims (verdict.py) and writes no file (grids.py, report.py).
+that counts as evidence. verdict.py judges claims.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
@@ -162,7 +162,11 @@ def own_rows(store: Store) -> list[MeasuredRow]:
             if (mean := estimated[kind, unit.name, key]) is not None
         }
 
-    return [_row(store, unit, values("mean", "change", unit), values("gap", "gap of changes", unit)) for unit in units]
+    counts = defaultdict(Counter, store.counts())
+    return [
+        _row(store, unit, counts[unit.name], values("mean", "change", unit), values("gap", "gap of changes", unit))
+        for unit in units
+    ]
 
 
 def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series]:
@@ -254,11 +258,12 @@ def counted_reasons(store: Store) -> list[Reason]:
 def _row(
     store: Store,
     unit: Unit,
+    counts: Counter[str],
     values: Mapping[tuple[Metric, Column], Value],
     gaps: Mapping[tuple[Metric, Group], Value],
 ) -> MeasuredRow:
     info = store.info()
-    planned, counts = info.planned(unit), store.counts().get(unit.name, Counter())
+    planned = info.planned(unit)
     reasons = (
         {record.reason for record in store.unfinished(unit)} if counts["excluded"] == counts.total() > 0 else set()
     )

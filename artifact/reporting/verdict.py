@@ -1,7 +1,7 @@
 """The verdict: each published cell and claim with its status, how many of each, and the exit code that follows.
 
 Covers the claims' predicates and verdict.json's content. A claim is judged model by model, once all its cells were
-measured. The second source is shown beside the run and decides nothing. It does not aggregate cases (tables.py).
+measured. The second source is shown beside the run and decides nothing. tables.py aggregates cases.
 """
 
 from collections import Counter
