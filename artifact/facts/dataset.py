@@ -19,7 +19,7 @@ from artifact.reading import read_bytes
 
 RelationSource = Literal["authors", "templates"]
 TEMPLATES = "relation prompts from templates"
-"""What the source of reconstructed data says; reporting takes the wide tolerances where it reads "template"."""
+"""What the source of reconstructed data says."""
 PAPER, OTHER_MODELS = "the paper's plans", "other models"
 
 
@@ -27,8 +27,7 @@ PAPER, OTHER_MODELS = "the paper's plans", "other models"
 class Data:
     """Facts and statements in the order in which a run takes them, with their source, sha256 and a sentence about them.
 
-    `source` holds the word "template" exactly when relation prompts were reconstructed. `sha256` is that of the file's
-    bytes, or of the records' canonical JSON for what comes with the package.
+    `sha256` is that of the file's bytes, or of the records' canonical JSON for what comes with the package.
     """
 
     facts: list[Fact]
@@ -40,6 +39,8 @@ class Data:
     """Records that cannot be used: failed cases of every unit that edits or scores."""
     cases: tuple[int, ...] = ()
     """All case ids in order, where some records are odd."""
+    reconstructed: bool = False
+    """Relation prompts of some facts were built by rule: published values are compared with a wide tolerance."""
 
     @property
     def case_ids(self) -> list[int]:
@@ -91,7 +92,9 @@ def built_in(records: object, source: str, note: str) -> Data:
     return data_of(parse_facts(records, source), source, digest, note)
 
 
-def data_of(records: Sequence[Fact | OddRecord], source: str, sha256: str, note: str) -> Data:
+def data_of(
+    records: Sequence[Fact | OddRecord], source: str, sha256: str, note: str, reconstructed: bool = False
+) -> Data:
     """Data whose statements are the facts' own prompts; odd records are counted in the note."""
     facts = [one for one in records if isinstance(one, Fact)]
     odd = tuple(one for one in records if isinstance(one, OddRecord))
@@ -99,7 +102,7 @@ def data_of(records: Sequence[Fact | OddRecord], source: str, sha256: str, note:
         note += f"; {len(odd)} odd records are failed cases"
     cases = tuple(one.case_id for one in records) if odd else ()
     statements = [one.statement for one in records if one.statement is not None]
-    return Data(facts, statements, source, sha256, note, odd, cases)
+    return Data(facts, statements, source, sha256, note, odd, cases, reconstructed)
 
 
 def in_order(records: Sequence[Fact | OddRecord], by_id: bool) -> list[Fact | OddRecord]:

@@ -84,23 +84,23 @@ class MeasuredBefore:
 
 def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredValue]:
     """A run's numbers: every row by metric and column, every trace by its mean probabilities and largest effect."""
-    found = [
+    values = [
         MeasuredValue(row.unit, f"{metric}, {column.name}", round(value.mean.mean * 100, _DIGITS), value.mean.n)
         for row in run.rows
         for (metric, column), value in row.values.items()
     ]
     for panel in (panel for chart in drawn for panel in chart.panels):
         numbers = {"clean": panel.clean, "corrupted": panel.corrupted, "largest AIE": float(panel.aie_RL[panel.peak])}
-        found += [
+        values += [
             MeasuredValue(panel.unit, what, round(value * 100, _DIGITS), panel.facts) for what, value in numbers.items()
         ]
-    return found
+    return values
 
 
 def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> bytes:
     """The content of a file of expected/measured/."""
     info = run.info
-    found = Baseline(
+    measured = Baseline(
         hardware=hardware,
         plan=info.plan.name,
         model=info.model,
@@ -112,7 +112,7 @@ def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> by
         values=tuple(measured_values(run, drawn)),
         corrected=tuple(corrected_switches(info.protocol, info.switches)),
     )
-    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n"
 
 
 def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | None = None) -> MeasuredBefore | None:

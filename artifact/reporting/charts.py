@@ -11,7 +11,7 @@ import numpy as np
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
-from artifact.reporting.escapes import csv_bytes, file_name
+from artifact.reporting.escapes import Number, csv_bytes, file_name
 from artifact.runs.store import Store
 from artifact.tracing.averages import RoleEffects, Traces, traces_of
 
@@ -149,10 +149,9 @@ def chart_csv(chart: Chart) -> bytes:
     for panel in chart.panels:
         for effect in panel.effects:
             for layer, (mean, half) in enumerate(zip(effect.mean(), effect.half_width(), strict=True)):
-                bounds = ["", ""] if np.isnan(half) else [f"{mean - half:.6f}", f"{mean + half:.6f}"]
-                rows.append(
-                    [panel.unit, chart.kind, panel.corrupt, effect.role, layer, effect.facts, f"{mean:.6f}", *bounds]
-                )
+                numbers = [mean] if np.isnan(half) else [mean, mean - half, mean + half]
+                written = [Number(f"{x:.6f}") for x in numbers] + [""] * (3 - len(numbers))
+                rows.append([panel.unit, chart.kind, panel.corrupt, effect.role, layer, effect.facts, *written])
     return csv_bytes(header, rows)
 
 

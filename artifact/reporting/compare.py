@@ -1,8 +1,8 @@
 """Two runs side by side: what differs between their descriptions, and each number's paired difference.
 
 Covers matching the units that score a model by method and edited perspective, pairing the cases that both runs
-finished, and the text and CSV of it. Runs on other data cannot be paired. It compares no traces, only counting their
-units, and nothing with the paper (verdict.py).
+finished, and the text and CSV of it. Runs on other data cannot be paired. Traces are not compared: their units are
+counted.
 """
 
 import hashlib
@@ -18,10 +18,11 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric, columns_of
 from artifact.facts.fact import Perspective
 from artifact.plan import Unit
-from artifact.reporting.escapes import markdown
-from artifact.reporting.grids import EMPTY, METRIC_WORDS, Grid, grid_csv, interval, number
+from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
+from artifact.reporting.escapes import csv_bytes, markdown
+from artifact.reporting.grids import METRIC_WORDS, edit_name
 from artifact.reporting.intervals import Estimate, estimates
-from artifact.reporting.report import text_template
+from artifact.reporting.report import template
 from artifact.reporting.tables import scored_cases, undone
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
@@ -51,7 +52,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class PairedUnit:
-    """A unit that both runs have; `edited` is None for the unedited model. Columns without a shared case are absent."""
+    """A unit that both runs have; `edited` is None for the unedited model. Columns that share no case are missing."""
 
     edited: Perspective | None
     printed_method: str
@@ -96,78 +97,77 @@ def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) ->
     )
 
 
-def comparison_text(found: Comparison, metric: Metric) -> str:
+def comparison_text(comparison: Comparison, metric: Metric) -> str:
     """The comparison for one metric as Markdown: the runs, what differs, the table, and what was left out."""
-    table = text_template("table.md.j2")
-    parts = [f"- first: {markdown(found.first)}\n- second: {markdown(found.second)}\n"]
-    if found.differences:
-        parts.append(table.render(grid=difference_grid(found)))
+    table = template("table.md.j2")
+    parts = [f"- first: {markdown(comparison.first)}\n- second: {markdown(comparison.second)}\n"]
+    if comparison.differences:
+        parts.append(table.render(grid=difference_grid(comparison)))
     else:
         parts.append("Nothing differs between the descriptions of the two runs.\n")
-    if found.units:
-        parts.append(table.render(grid=comparison_grid(found, metric)))
+    if comparison.units:
+        parts.append(table.render(grid=comparison_grid(comparison, metric)))
     else:
         parts.append("No unit that scores a model is in both runs.\n")
-    for words, names in (("first", found.only_first), ("second", found.only_second)):
+    for words, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         if names:
             parts.append(f"Only in the {words} run: {', '.join(map(markdown, names))}.\n")
-    if found.traces:
-        parts.append(f"Trace units not compared: {found.traces}.\n")
+    if comparison.traces:
+        parts.append(f"Trace units not compared: {comparison.traces}.\n")
     return "\n".join(parts)
 
 
-def difference_grid(found: Comparison) -> Grid:
+def difference_grid(comparison: Comparison) -> Grid:
     """What differs between the descriptions, one entry a line."""
     return Grid(
         name="differences",
         title="What differs",
         caption="Entries of the runs' descriptions that are not the same; what both share is left out.",
-        header=("entry", "first", "second"),
-        rows=tuple((one.name, one.first, one.second) for one in found.differences),
-        numeric=3,
+        heads=("entry", "first", "second"),
+        columns=(),
+        lines=tuple(Line((one.name, one.first, one.second)) for one in comparison.differences),
     )
 
 
-def comparison_grid(found: Comparison, metric: Metric) -> Grid:
+def comparison_grid(comparison: Comparison, metric: Metric) -> Grid:
     """Both runs' means for one metric, a column of the tables a line, and the paired difference with its interval."""
-    lines = []
-    for unit, column in product(found.units, columns_of(metric)):
-        value = unit.values.get((metric, column))
-        if value is None:
-            numbers = (EMPTY, EMPTY, EMPTY, "0")
-        else:
-            change = f"{number(value.change.mean, metric, True)} {interval(value.change, metric, True)}"
-            numbers = (number(value.first, metric), number(value.second, metric), change, str(value.change.n))
-        lines.append((_edit(unit), unit.printed_method, column.name, *numbers))
+    lines, scale = [], SCALES[metric]
+    for unit, column in product(comparison.units, columns_of(metric)):
+        pair = unit.values.get((metric, column))
+        cells = (
+            Cell(pair.first if pair else None, scale=scale),
+            Cell(pair.second if pair else None, scale=scale),
+            Cell.of(pair.change if pair else None, scale.of_change),
+            Cell(pair.change.n if pair else 0, scale=COUNT),
+        )
+        lines.append(Line((edit_name(unit.edited), unit.printed_method, column.name), cells))
     return Grid(
         name=f"compare-{metric}",
         title=f"Two runs: {metric}",
         caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean of each run over the n facts that both finished, "
         "and their paired difference with its 95% interval. Specificity wants the true object.",
-        header=("edited", "method", "column", "first", "second", "second - first", "n"),
-        rows=tuple(lines),
-        numeric=3,
+        heads=("edited", "method", "column"),
+        columns=("first", "second", "second - first", "n"),
+        lines=tuple(lines),
     )
 
 
-def comparison_csv(found: Comparison) -> bytes:
+def comparison_csv(comparison: Comparison) -> bytes:
     """Every compared number, one a line, as the tables print it; a column without a shared case has no line."""
     lines = []
-    for unit, (metric, column) in product(found.units, VALUES):
-        value = unit.values.get((metric, column))
-        if value is not None:
-            change = value.change
+    for unit, (metric, column) in product(comparison.units, VALUES):
+        pair = unit.values.get((metric, column))
+        if pair is not None:
+            scale = SCALES[metric]
             lines.append(
-                (
-                    *(_edit(unit), unit.printed_method, column.view, column.group, column.against),
-                    *(metric, "probability" if metric == "magnitude" else "percent"),
-                    *(number(x, metric) for x in (value.first, value.second)),
-                    *(number(x, metric, True) for x in (change.mean, change.low, change.high)),
-                    str(change.n),
-                )
+                [
+                    *(edit_name(unit.edited), unit.printed_method, column.view, column.group, column.against),
+                    *(metric, UNITS[metric], scale(pair.first), scale(pair.second)),
+                    *Cell.of(pair.change, scale.of_change).numbers,
+                ]
             )
     header = "edited method view group against metric unit first second change change_low change_high n"
-    return grid_csv(Grid("compare", "", "", tuple(header.split()), tuple(lines), 7))
+    return csv_bytes(header.split(), lines)
 
 
 def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
@@ -195,10 +195,6 @@ def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequ
     mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
     name = printed_name(unit.method) + mark.get((taken_back[0], taken_back[1]), "")
     return PairedUnit(unit.perspective if unit.does == "edit" else None, name, values)
-
-
-def _edit(unit: PairedUnit) -> str:
-    return "no edit" if unit.edited is None else f"{unit.edited} edit"
 
 
 def _differences(first: RunInfo, second: RunInfo, methods: Sequence[str]) -> list[Difference]:

@@ -1,7 +1,8 @@
 """Figures drawn once: a figure whose numbers have not changed is read back from the report instead of drawn again.
 
-Covers deciding that, by the sha256 of what a figure is drawn from (numbers, drawing code, matplotlib's version) and of
-the files themselves, both kept in figures/drawn.json. A damaged or missing file is drawn again. It draws nothing.
+Covers deciding that, by the sha256 of all that a figure is drawn from (its numbers, the code that words and draws it,
+the versions of the libraries) and of the files themselves, both kept in figures/drawn.json. A damaged or missing file
+is drawn again. The fonts and the style are the library's and the code's own (figures.py).
 """
 
 import hashlib
@@ -15,6 +16,11 @@ from artifact.errors import RunError
 from artifact.reading import read_bytes
 
 INDEX = "figures/drawn.json"
+LIBRARIES = ("matplotlib", "numpy", "pillow", "kiwisolver")
+"""What draws, writes the PNG and lays out: another version may give other bytes."""
+_PACKAGE = Path(__file__).parents[1]
+CODE = tuple(sorted([*_PACKAGE.glob("reporting/*.py"), *_PACKAGE.glob("tracing/*.py"), _PACKAGE / "terminal.py"]))
+"""Files that make a figure's words, numbers and looks: titles, kinds of traces, roles and their averages, escapes."""
 
 
 class _Drawn(msgspec.Struct, frozen=True):
@@ -27,10 +33,11 @@ class _Drawn(msgspec.Struct, frozen=True):
 class Drawings:
     """The figures of one report folder; `content` is what drawn.json holds after all were asked for."""
 
-    def __init__(self, report_folder: Path, code: Sequence[Path]) -> None:
+    def __init__(self, report_folder: Path, code: Sequence[Path] = CODE) -> None:
         """`code`: the files whose change makes every figure stale."""
         self._folder = report_folder
-        self._made_with = "".join([metadata.version("matplotlib"), *(_sha256(file.read_bytes()) for file in code)])
+        versions = [f"{name} {metadata.version(name)}" for name in LIBRARIES]
+        self._made_with = " ".join([*versions, *(_sha256(file.read_bytes()) for file in code)])
         self._asked: dict[str, _Drawn] = {}
         try:
             self._known = msgspec.json.decode(read_bytes(report_folder / INDEX, RunError), type=dict[str, _Drawn])
@@ -42,11 +49,11 @@ class Drawings:
     ) -> dict[str, bytes]:
         """The figure's `files` by name, as drawn from `numbers`; `draw` is called where they are not there already."""
         source = _sha256(self._made_with.encode() + numbers)
-        found = self._read(name, files, source)
-        if found is None:
-            found = draw()
-        self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in found.items()})
-        return found
+        contents = self._read(name, files, source)
+        if contents is None:
+            contents = draw()
+        self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in contents.items()})
+        return contents
 
     @property
     def content(self) -> bytes:
@@ -56,15 +63,15 @@ class Drawings:
         known = self._known.get(name)
         if known is None or known.source != source:
             return None
-        found = {}
+        contents = {}
         for file in files:
             try:
-                found[file] = read_bytes(self._folder / "figures" / file, RunError)
+                contents[file] = read_bytes(self._folder / "figures" / file, RunError)
             except RunError:
                 return None
-            if _sha256(found[file]) != known.files.get(file):
+            if _sha256(contents[file]) != known.files.get(file):
                 return None
-        return found
+        return contents
 
 
 def _sha256(content: bytes) -> str:

@@ -28,15 +28,17 @@ _MARKDOWN = re.compile(
     r"|\](?=[(\[:])|!(?=\[)"  # links, images and what defines them; brackets alone are text
     r"|(?<=\w):(?=//)|(?<=\bwww)\.|(?<=\w)@(?=\w)"  # addresses that become links by themselves
 )
-_NUMBER = re.compile(r"[+-]?[0-9][0-9.]*(e[+-]?[0-9]+)?( \[[+-]?[0-9.]+, [+-]?[0-9.]+\])?")
-"""A number as these tables write it, with its interval or without."""
+
+
+class Number(str):
+    """A number as a report writes it: no text from outside, so that a file may hold it as it is."""
 
 
 def plain(value: Any) -> Any:
     """A template's value: texts with control characters and marks of direction as escapes; line ends and tabs stay."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
-    return re.sub(r"[^\n\t]+", lambda found: shown(found[0]), value)
+    return re.sub(r"[^\n\t]+", lambda match: shown(match[0]), value)
 
 
 def markdown(text: object) -> str:
@@ -64,7 +66,9 @@ def latex(text: object) -> str:
 
 
 def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
-    """A CSV file. A text that a spreadsheet would take for a formula opens with an apostrophe; numbers stay numbers."""
+    """A CSV file. A text that a spreadsheet would take for a formula opens with an apostrophe; a Number, or anything
+    that is no text, is written as it is.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -73,10 +77,10 @@ def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
 
 
 def _csv_cell(cell: object) -> object:
-    if not isinstance(cell, str):
+    if not isinstance(cell, str) or isinstance(cell, Number):
         return cell
     cell = shown(cell)
-    return f"'{cell}" if cell[:1] in tuple("=+-@") and not _NUMBER.fullmatch(cell) else cell
+    return f"'{cell}" if cell[:1] in tuple("=+-@") else cell
 
 
 def file_name(text: str) -> str:

@@ -1,11 +1,12 @@
 """The published numbers and claims, one complete object each, loaded strictly from the folder `expected/`.
 
 Covers the files' schema, resolving what they factor out (models, tolerances, notes), and which tolerance holds for
-which relation data. It does not compare anything (tables.py, verdict.py), and holds no number of its own.
+which relation data.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,6 +17,7 @@ from artifact.reporting.resources import expected_folder
 from artifact.tracing.averages import roles
 
 TraceName = Literal["hidden", "mlp", "attn", "severed-mlp", "severed-attn"]
+T = TypeVar("T")
 _Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Points = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
@@ -28,7 +30,7 @@ class Tolerance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
-class Cell(msgspec.Struct, frozen=True):
+class PublishedCell(msgspec.Struct, frozen=True):
     """One published number with all that is needed to read it. `edited` is None for the unedited model.
 
     `facts` says in words how many records the source scored.
@@ -60,11 +62,9 @@ class Cell(msgspec.Struct, frozen=True):
     edit_applied: bool = False
     """The edit was in force when this was scored, so that a run whose edit is undone first is not compared with it."""
 
-    def tolerance_with(self, data_source: str) -> Tolerance:
-        """The tolerance that holds for a run on `data_source`: the wide one for a template reconstruction."""
-        if self.reconstructed is not None and "template" in data_source.lower():
-            return self.reconstructed
-        return self.tolerance
+    def tolerance_with(self, rebuilt: bool) -> Tolerance:
+        """The tolerance that holds for a run, with relation prompts that were `rebuilt` from templates or not."""
+        return self.reconstructed if rebuilt and self.reconstructed is not None else self.tolerance
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,21 +116,24 @@ class Effect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """One sentence of the paper, what judging it needs, and its predicate in words and, where it has one, as data."""
-
+class _Sentence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     id: str
     paper: str
     sentence: str
     where: str
     models: tuple[str, ...]
-    cells: tuple[str, ...]
-    kinds: tuple[str, ...]
     predicate: str
     bounds: tuple[Bound, ...]
     orders: tuple[Order, ...]
-    effects: tuple[Effect, ...]
     notes: tuple[str, ...]
+    effects: tuple[Effect, ...] = ()
+
+
+class Claim(_Sentence, frozen=True, kw_only=True):
+    """One sentence of the paper, what judging it needs, and its predicate in words and, where it has one, as data."""
+
+    cells: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,9 +154,9 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Expected(msgspec.Struct, frozen=True):
     """All that is published: the paper's `cells`, `claims` and `checks`, and the second source's cells, in order."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[PublishedCell, ...]
     claims: tuple[Claim, ...]
-    second_source: tuple[Cell, ...]
+    second_source: tuple[PublishedCell, ...]
     checks: tuple[Check, ...] = ()
 
 
@@ -170,7 +173,7 @@ class _Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reconstructed: str | None = None
 
 
-class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _PrintedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     method: str
     values: tuple[_Percent, ...]
@@ -187,21 +190,11 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edited: Perspective
     notes: tuple[str, ...]
     columns: tuple[_Column, ...]
-    rows: tuple[_Row, ...]
+    rows: tuple[_PrintedRow, ...]
 
 
-class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    id: str
-    paper: str
-    sentence: str
-    where: str
-    models: tuple[str, ...]
+class _Claim(_Sentence, frozen=True, kw_only=True):
     tables: tuple[str, ...]
-    predicate: str
-    bounds: tuple[Bound, ...]
-    orders: tuple[Order, ...]
-    notes: tuple[str, ...]
-    effects: tuple[Effect, ...] = ()
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -220,19 +213,19 @@ def load_expected(folder: Path | None = None) -> Expected:
     """The published values of `folder` (default: the package's) in percent; ExpectedError names file and field."""
     folder = folder or expected_folder()
     paper, second = folder / "paper.json", folder / "second_source.json"
-    found = _read(paper)
-    cells = _cells(found, paper)
-    claims = tuple(_claim(claim, cells, found, paper) for claim in found.claims)
+    file = _read(paper)
+    cells = _cells(file, paper)
+    claims = tuple(_claim(claim, cells, file, paper) for claim in file.claims)
     _refuse_twins(paper, "claims", [claim.id for claim in claims])
     second_source = _cells(_read(second), second)
     _refuse_twins(second, "tables", [cell.id for cell in (*cells, *second_source)])
-    _refuse_twins(paper, "checks", [check.id for check in found.checks])
-    for check in found.checks:
-        if check.model not in found.models:
-            raise _unknown(paper, f"check {check.id}.model", check.model, found.models)
+    _refuse_twins(paper, "checks", [check.id for check in file.checks])
+    for check in file.checks:
+        if check.model not in file.models:
+            raise _unknown(paper, f"check {check.id}.model", check.model, file.models)
         if check.value > check.of:
             raise ExpectedError(f"{paper}: check {check.id}: {check.value} of {check.of} is not a count; correct it")
-    return Expected(cells, claims, second_source, found.checks)
+    return Expected(cells, claims, second_source, file.checks)
 
 
 def _read(path: Path) -> _File:
@@ -244,7 +237,7 @@ def _read(path: Path) -> _File:
         raise ExpectedError(f"{path}: {error}; correct the field as expected/README.md describes") from None
 
 
-def _cells(file: _File, path: Path) -> tuple[Cell, ...]:
+def _cells(file: _File, path: Path) -> tuple[PublishedCell, ...]:
     cells = []
     for t, table in enumerate(file.tables):
         for r, row in enumerate(table.rows):
@@ -255,47 +248,34 @@ def _cells(file: _File, path: Path) -> tuple[Cell, ...]:
                         f"{path}: {at}.{name}: expected {len(table.columns)} numbers, one a column, got {len(given)}; "
                         "correct the row"
                     )
-            for c, column in enumerate(table.columns):
-                half_width = row.half_widths[c] if row.half_widths else None
-                cells.append(_cell(file, path, table, row, column, row.values[c], half_width, at))
+            where = _Place(file, path, table, row, at)
+            cells += [_cell(where, c, column) for c, column in enumerate(table.columns)]
     _refuse_twins(path, "tables", [cell.id for cell in cells])
     return tuple(cells)
 
 
-def _cell(
-    file: _File,
-    path: Path,
-    table: _Table,
-    row: _Row,
-    column: _Column,
-    value: float,
-    half_width: float | None,
-    at: str,
-) -> Cell:
-    model = file.models.get(row.model)
-    if model is None:
-        raise _unknown(path, f"{at}.model", row.model, file.models)
-    notes = []
-    for note in (*table.notes, *row.notes):
-        if note not in file.notes:
-            raise _unknown(path, f"{at}.notes", note, file.notes)
-        notes.append(file.notes[note])
-    tolerances: list[Tolerance | None] = []
-    for field in ("tolerance", "reconstructed"):
-        name = getattr(column, field)
-        if name is not None and name not in file.tolerances:
-            raise _unknown(path, f"tables {table.id}.columns.{field}", name, file.tolerances)
-        tolerances.append(file.tolerances[name] if name is not None else None)
-    tolerance, reconstructed = tolerances
-    assert tolerance is not None
-    if half_width is not None:
-        tolerance = Tolerance(
-            tolerance.points + half_width,
-            tolerance.wide,
-            f"{tolerance.points} points ({tolerance.reason}), plus {half_width} points, the published 95% half-width",
-        )
+class _Place(NamedTuple):
+    """Where a row of a file stands; `at` names it in messages."""
+
+    file: _File
+    path: Path
+    table: _Table
+    row: _PrintedRow
+    at: str
+
+    def known(self, field: str, name: str, of: Mapping[str, T]) -> T:
+        """The entry of that name; ExpectedError names the field that asks for an unknown one."""
+        if name not in of:
+            raise _unknown(self.path, field, name, of)
+        return of[name]
+
+
+def _cell(place: _Place, c: int, column: _Column) -> PublishedCell:
+    file, _, table, row, at = place
+    model = place.known(f"{at}.model", row.model, file.models)
+    columns = f"tables {table.id}.columns"
     method = "unedited" if row.method == "none" else row.method.upper()
-    return Cell(
+    return PublishedCell(
         id=f"{table.id}/{row.model}/{row.method}/{column.view}/{column.group}",
         paper=table.paper,
         table=table.id,
@@ -311,13 +291,26 @@ def _cell(
         metric=file.metric,
         unit=file.unit,
         sidedness=file.sidedness,
-        value=value,
-        tolerance=tolerance,
-        reconstructed=reconstructed,
+        value=row.values[c],
+        tolerance=_widened(
+            place.known(f"{columns}.tolerance", column.tolerance, file.tolerances),
+            row.half_widths[c] if row.half_widths else None,
+        ),
+        reconstructed=None
+        if column.reconstructed is None
+        else place.known(f"{columns}.reconstructed", column.reconstructed, file.tolerances),
         taken_from=f"{table.where}, row {model.printed} {method}, column {column.printed}",
-        notes=tuple(notes),
+        notes=tuple(place.known(f"{at}.notes", note, file.notes) for note in (*table.notes, *row.notes)),
         edit_applied=row.edit_applied,
     )
+
+
+def _widened(tolerance: Tolerance, half_width: float | None) -> Tolerance:
+    """The tolerance, with the published 95% half-width where there is one."""
+    if half_width is None:
+        return tolerance
+    reason = f"{tolerance.points} points ({tolerance.reason}), plus {half_width} points, the published 95% half-width"
+    return Tolerance(tolerance.points + half_width, tolerance.wide, reason)
 
 
 def _regions(effect: Effect) -> tuple[Region, ...]:
@@ -338,7 +331,7 @@ def _check_effect(effect: Effect, claim: _Claim, path: Path) -> None:
             )
 
 
-def _claim(claim: _Claim, cells: tuple[Cell, ...], file: _File, path: Path) -> Claim:
+def _claim(claim: _Claim, cells: tuple[PublishedCell, ...], file: _File, path: Path) -> Claim:
     tables = {table.id: table for table in file.tables}
     for name in claim.tables:
         if name not in tables:
@@ -357,23 +350,12 @@ def _claim(claim: _Claim, cells: tuple[Cell, ...], file: _File, path: Path) -> C
         and cell.model in claim.models
         and all((table, cell.model, cell.method) in rows for table in claim.tables)
     )
-    return Claim(
-        id=claim.id,
-        paper=claim.paper,
-        sentence=claim.sentence,
-        where=claim.where,
-        models=claim.models,
-        cells=needed,
-        kinds=tuple(dict.fromkeys(region.kind for effect in claim.effects for region in _regions(effect))),
-        predicate=claim.predicate,
-        bounds=claim.bounds,
-        orders=claim.orders,
-        effects=claim.effects,
-        notes=claim.notes,
-    )
+    kinds = tuple(dict.fromkeys(region.kind for effect in claim.effects for region in _regions(effect)))
+    said = {name: getattr(claim, name) for name in _Sentence.__struct_fields__}
+    return Claim(**said, cells=needed, kinds=kinds)
 
 
-def _unknown(path: Path, field: str, name: str, known: dict) -> ExpectedError:
+def _unknown(path: Path, field: str, name: str, known: Mapping[str, object]) -> ExpectedError:
     return ExpectedError(f"{path}: {field}: {name!r} is unknown; expected one of {', '.join(known)}")
 
 

@@ -2,7 +2,7 @@
 
 Covers the effects of expected/ (Region, Effect): a mean over roles and layers a fact, the difference to its comparison,
 and the 95% interval of that difference over facts. The paper prints no number for its figures, so a claim holds where
-every difference's interval lies above zero. It draws nothing (figures.py, severed.py).
+every difference's interval lies above zero.
 """
 
 from collections.abc import Mapping
@@ -48,20 +48,22 @@ def difference(effect: Effect, traced: TracedEffects) -> Estimate | None:
     return None if above is None or below is None else paired_change(below, above)
 
 
-def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> str:
-    """Whether the claim holds for the run's model, with the difference that decides it and its interval."""
-    found = [one for effect in claim.effects if (one := difference(effect, traced)) is not None]
-    if len(found) < len(claim.effects):
-        return f"undecided for {info.model}: no fact has all the roles it speaks of"
-    worst = min(found, key=lambda one: one.low)
+def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[str, str]:
+    """Whether the claim holds, does not hold or is undecided for the run's model, and the same as a sentence with the
+    difference that decides it and its interval.
+    """
+    differences = [one for effect in claim.effects if (one := difference(effect, traced)) is not None]
+    if len(differences) < len(claim.effects):
+        return "undecided", f"undecided for {info.model}: no fact has all the roles it speaks of"
+    worst = min(differences, key=lambda one: one.low)
     if worst.low > 0:
         word = "holds"
-    elif any(one.high <= 0 for one in found):
-        word, worst = "does not hold", min(found, key=lambda one: one.high)
+    elif any(one.high <= 0 for one in differences):
+        word, worst = "does not hold", min(differences, key=lambda one: one.high)
     else:
         word = "undecided"
     figures = f"smallest difference {worst.mean:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}], n = {worst.n}"
-    return f"{word} for {info.model} ({figures})"
+    return word, f"{word} for {info.model} ({figures})"
 
 
 def _by_fact(region: Region, traced: TracedEffects) -> Series | None:

@@ -1,8 +1,7 @@
 """Means with 95% intervals, and paired changes between two sets of cases, for many numbers at once.
 
 Covers Wilson's interval for values that are all 0 or 1, and the bias-corrected and accelerated (BCa) bootstrap of the
-mean for all others, seeded (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14). It compares
-nothing with the paper (verdict.py) and knows no metric.
+mean for all others, seeded (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14).
 
 Both are written out here: scipy's BCa interval takes every leave-one-out sample, which is n squared work, where a
 mean's are known in closed form, and its Wilson interval comes with an exact test that takes milliseconds. A report
@@ -12,7 +11,7 @@ Shape letters: N cases, K numbers, B resamples.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -22,8 +21,8 @@ RESAMPLES = 1000
 """An interval's end then has a standard error of 4% of half the interval's width."""
 _BLOCK = 250
 """Resamples drawn together: their counts of 7,500 cases take 15 MB."""
-_LACKING = 0.1
-"""Share of the cases that a number may lack and still be resampled with the others."""
+_MISSING = 0.1
+"""Share of the cases that a number may miss and still be resampled with the others."""
 _SEED = 2409
 _NORMAL = NormalDist()
 _Z = tuple(_NORMAL.inv_cdf(level) for level in (0.025, 0.975))
@@ -50,12 +49,6 @@ class Series:
     cases_N: np.ndarray
     values_N: np.ndarray
 
-    @classmethod
-    def of(cls, values: Mapping[int, float]) -> "Series":
-        """A series from values by case id."""
-        cases = sorted(values)
-        return cls(np.array(cases, dtype=np.int64), np.array([values[case] for case in cases], dtype=float))
-
     def among(self, cases_N: np.ndarray) -> "Series":
         """The same, of these cases alone."""
         if np.array_equal(self.cases_N, cases_N):
@@ -69,12 +62,6 @@ class Series:
         return Series(here.cases_N, here.values_N - there.values_N)
 
 
-def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
-    """`estimates` of one number, from one value a case."""
-    values_N = np.asarray(values, dtype=float)
-    return estimates([Series(np.arange(len(values_N)), values_N)])[0]
-
-
 def paired_change(before: Series, after: Series) -> Estimate | None:
     """Mean of after - before over the cases that both have, with its BCa 95% interval; None without a common case."""
     return estimates([after.minus(before)], rates=False)[0]
@@ -84,11 +71,11 @@ def estimates(samples: Sequence[Series], rates: Sequence[bool] | bool = True) ->
     """Mean and 95% interval of each sample, in its unit; None for a sample without cases.
 
     Wilson where every value is 0 or 1 (unless `rates` is off for it: a difference is no rate), else BCa; a single case,
-    or cases that are all alike, give the point itself. Cases are what is resampled, the same for all samples; in those
-    that lack a few of the cases (failures) these drop out of a resample. Samples that lack many are resampled alone.
+    or cases that are all alike, give the point itself. Cases are what is resampled, the same for all samples; where a
+    few of them are missing (failures), these drop out of a resample. Samples that miss many are resampled alone.
     """
     may_be_rate = [rates] * len(samples) if isinstance(rates, bool) else rates
-    found: list[Estimate | None] = [None] * len(samples)
+    means: list[Estimate | None] = [None] * len(samples)
     drawn: list[int] = []
     for k, series in enumerate(samples):
         values_N = series.values_N
@@ -96,18 +83,18 @@ def estimates(samples: Sequence[Series], rates: Sequence[bool] | bool = True) ->
         if n == 0:
             continue
         if may_be_rate[k] and ((values_N == 0) | (values_N == 1)).all():
-            found[k] = wilson(int(values_N.sum()), n)
+            means[k] = wilson(int(values_N.sum()), n)
         elif n == 1 or np.ptp(values_N) == 0:
-            found[k] = Estimate(float(values_N[0]), float(values_N[0]), float(values_N[0]), n)
+            means[k] = Estimate(float(values_N[0]), float(values_N[0]), float(values_N[0]), n)
         else:
             drawn.append(k)
     cases = len(_all_cases([samples[k] for k in drawn]))
-    together = [k for k in drawn if len(samples[k].cases_N) >= (1 - _LACKING) * cases]
+    together = [k for k in drawn if len(samples[k].cases_N) >= (1 - _MISSING) * cases]
     for group in (together, *([k] for k in drawn if k not in together)):
         chosen = [samples[k] for k in group]
         for k, means_B in zip(group, _resampled_means(chosen), strict=True):
-            found[k] = _estimate(samples[k].values_N, means_B)
-    return found
+            means[k] = _estimate(samples[k].values_N, means_B)
+    return means
 
 
 def wilson(successes: int, n: int) -> Estimate:

@@ -1,14 +1,14 @@
 """A run's report: page, tables, figures and verdict, each a function of the store: twice rendered, the same bytes.
 
-Covers filling the templates of `paper/` and writing the files, each of them whole or not at all. Times stand in
-timings.json, and on the page beside those of a rehearsal that the run kept. It computes no number (tables.py,
-figures.py, verdict.py) and needs neither a GPU nor torch.
+Covers filling the templates of `paper/` and writing the files, each atomically. Times are in timings.json; the page
+has them beside those of a rehearsal, where the run kept one. Numbers come from tables.py, charts.py and verdict.py.
 """
 
 import base64
 import gc
 import re
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,14 +29,14 @@ from artifact.io import UNFINISHED, write_atomically
 from artifact.plan import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
+from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
-from artifact.reporting.grids import Grid
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
-from artifact.reporting.tables import PaperRow, counted_reasons
+from artifact.reporting.tables import JudgedRow, counted_reasons
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -61,10 +61,9 @@ class Report:
 def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -> tuple[Path, Report]:
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
-    `folder` is the first run's own report folder unless given. Of several runs each file carries its model's name, with
-    `by_model` of a single one, too: a report that other models will join then keeps its names. Two processes that
-    report into one folder take turns. Raises RunError when it cannot be written, ExpectedError when the published
-    values cannot be read.
+    `folder` (default: the first run's own report folder). With several runs each file carries its model's name; with
+    `by_model` a single run's do, too, so that names stay when other models join. Two processes that report into one
+    folder take turns. Raises RunError where it cannot be written, ExpectedError where published values cannot be read.
     """
     folder = folder or stores[0].report_folder
     with ExitStack() as stack:
@@ -75,82 +74,99 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
                 for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
                     unfinished.unlink(missing_ok=True)
         with _uncollected():
-            found = make_report(stores, load_expected(), folder, by_model)
-        for name, content in found.files.items():
+            report = make_report(stores, load_expected(), folder, by_model)
+        for name, content in report.files.items():
             _write(folder / name, content)
-    return folder / "report.html", found
+    return folder / "report.html", report
 
 
 def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_model: bool = False) -> Report:
     """The report as it is to stand in `folder`, from which figures that are still right are read back."""
     runs = [measured_run(store) for store in stores]
     verdict = reach_verdict(expected, runs)
-    drawings = Drawings(folder, [Path(__file__).with_name("figures.py")])
+    drawings = Drawings(folder)
     files: dict[str, bytes] = {}
     parts = []
     for run, prefix in zip(runs, _prefixes([run.info.model for run in runs], by_model), strict=True):
-        part = _part(run, prefix, drawings)
-        files |= part.pop("files")
+        part, made = _part(run, prefix, drawings)
+        files |= made
         parts.append(part)
     if any(part["charts"] for part in parts):
         files[INDEX] = drawings.content
-    paper_tables, second_tables = _by_table(verdict.paper), _by_table(verdict.second_source)
-    published = {**paper_tables, **second_tables}
-    paper = [grids.paper_grid(name, table) for name, table in published.items()]
-    files |= _table_files(paper)
-    for name, table in published.items():
-        files[f"tables/{name}.csv"] = grids.paper_csv(table)
+    paper, second = _by_table(verdict.paper), _by_table(verdict.second_source)
+    paper_grids, second_grids = ([grids.paper_grid(*table) for table in tables.items()] for tables in (paper, second))
+    files |= _table_files([*paper_grids, *second_grids])
+    files |= {f"tables/{name}.csv": grids.paper_csv(table) for name, table in {**paper, **second}.items()}
     context = {
         "title": PAPER_TITLE,
         "verdict": verdict,
         "parts": parts,
-        "metrics": METRICS,
         "metric_words": grids.METRIC_WORDS,
         "columns_of": {metric: columns_of(metric) for metric in METRICS},
-        "paper_tables": paper_tables,
-        "second_tables": second_tables,
-        "captions": {name: grids.paper_caption(table) for name, table in published.items()},
-        "paper_grids": {grid.name: grid for grid in paper},
+        "paper_grids": paper_grids,
+        "second_grids": second_grids,
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
-        "files": sorted(files),
+        "table_files": sorted(name for name in files if name.startswith("tables/")),
         "panel_file": panel_file,
     }
-    files["report.html"] = _page_template("report.html.j2").render(context).encode()
-    files["report.md"] = text_template("report.md.j2").render(context).encode()
+    files["report.html"] = template("report.html.j2").render(context).encode()
+    files["report.md"] = template("report.md.j2").render(context).encode()
     files["verdict.json"] = verdict_json(verdict)
     files["timings.json"] = _timings(runs)
     return Report(files, verdict, tuple(part["before"] for part in parts if part["before"]))
 
 
-def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
-    """What the page says of one run, with its `files` by path."""
-    store, info, rows = run.store, run.info, run.rows
-    progress, drawn = _progress(store, info), charts(store, run.traced.traces)
+def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the page says of one run, and the run's files by path."""
+    drawn = charts(run.store, run.traced.traces)
     severed = severed_charts(drawn)
-    own = [grids.own_grid(metric, rows) for metric in METRICS] if rows else []
-    gaps = [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else []
-    traces = [grids.trace_grid(drawn)] if drawn else []
+    settings = [_setting(method, value) for method, value in sorted(run.info.settings.items())]
+    tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
     figures = _figures(prefix, drawn, severed, drawings)
-    files = {**figures, **_table_files([*own, *gaps, *traces], prefix, f" on {info.model}" if prefix else "")}
-    if rows:
-        files[f"tables/{prefix}run.csv"] = grids.own_csv(rows)
-    for grid in (*gaps, *traces):
-        files[f"tables/{prefix}{grid.name}.csv"] = grids.grid_csv(grid)
+    files = {**figures, **_run_tables(run, prefix, tables)}
     images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
-    return {
-        "info": info,
-        "journal": store.checked(),
+    part = {
         "prefix": prefix,
-        "rows": rows,
-        "own_grids": own,
-        "gap_grids": gaps,
-        "trace_grids": traces,
+        **{f"{kind}_grids": made for kind, made in tables.items()},
         "charts": drawn,
         "severed": severed,
         "images": {name: base64.b64encode(figures[f"figures/{prefix}{name}"]).decode() for name in images},
         "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
         "before": measured_before(run, drawn),
+        "settings": settings,
+        **_described(run),
+    }
+    return part, files
+
+
+def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, str]) -> dict[str, list[Grid]]:
+    """A run's tables by kind: its own numbers, transfer gaps and traces, as far as it has them."""
+    rows = run.rows
+    return {
+        "own": [grids.own_grid(metric, rows, hashes) for metric in METRICS] if rows else [],
+        "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
+        "trace": [grids.trace_grid(drawn)] if drawn else [],
+    }
+
+
+def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]]) -> dict[str, bytes]:
+    """The files of a run's tables, by path."""
+    every = [grid for made in tables.values() for grid in made]
+    files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
+    if run.rows:
+        files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
+    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in (*tables["gap"], *tables["trace"])}
+
+
+def _described(run: MeasuredRun) -> dict[str, Any]:
+    """What the page says of a run besides its numbers: its description, progress, failures and machines."""
+    store, info = run.store, run.info
+    progress = _progress(store, info)
+    return {
+        "info": info,
+        "rows": run.rows,
+        "journal": store.checked(),
         "reasons": counted_reasons(store),
         "progress": progress,
         "protocol": protocol_words(info.protocol, info.switches),
@@ -159,10 +175,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> dict[str, Any]:
             {key: _plain(value) for key, value in sorted(e.items()) if key != REHEARSED} for e in store.environments()
         ],
         "rehearsed": _rehearsed(store),
-        "hashes": {method: _setting(method, value)["hash"] for method, value in info.settings.items()},
-        "settings": [_setting(method, value) for method, value in sorted(info.settings.items())],
         "command": repeat_command(info),
-        "files": files,
     }
 
 
@@ -180,8 +193,8 @@ def _prefixes(models: Sequence[str], by_model: bool) -> list[str]:
 def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict[str, bytes]:
     """Tables as LaTeX and Markdown; `of` names the model where several stand in one report."""
     return {
-        f"tables/{prefix}{grid.name}.{form}": text_template(f"table.{form}.j2")
-        .render(grid=grid, prefix=prefix, of=of)
+        f"tables/{prefix}{grid.name}.{form}": template(f"table.{form}.j2")
+        .render(grid=grid, prefix=prefix, of=of, change_words=CHANGE)
         .encode()
         for grid in tables
         for form in ("tex", "md")
@@ -219,13 +232,13 @@ def _figures(
         made = chart_files(one) if isinstance(one, Chart) else severed_files(one)
         return {f"{prefix}{name}": content for name, content in made.items()}
 
-    found = {f"figures/{prefix}{chart.name}.csv": chart_csv(chart) for chart in drawn}
+    files = {f"figures/{prefix}{chart.name}.csv": chart_csv(chart) for chart in drawn}
     every: list[Chart | SeveredChart] = [*drawn, *severed]
     for one in every:
         names = [f"{prefix}{name}" for name in one.file_names]
         made = drawings.files(f"{prefix}{one.name}", names, one.fingerprint, partial(draw, one))
-        found |= {f"figures/{name}": content for name, content in made.items()}
-    return found
+        files |= {f"figures/{name}": content for name, content in made.items()}
+    return files
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -235,7 +248,7 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the search for cycles: a large journal's rows make none, and looking takes a fifth of a report's time."""
+    """Garbage collection is off: a journal's rows form no cycles, and looking takes a fifth of a report's time."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -256,34 +269,30 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _page_template(name: str) -> jinja2.Template:
-    return _environment(autoescape=True).get_template(name)
-
-
-def text_template(name: str) -> jinja2.Template:
-    """A template of `paper/` whose output is no HTML."""
-    return _environment(autoescape=False).get_template(name)
+def template(name: str) -> jinja2.Template:
+    """A template of `paper/`; only what fills the page is escaped as HTML."""
+    return _environment().get_template(name)
 
 
 @cache
-def _environment(autoescape: bool) -> jinja2.Environment:
-    found = jinja2.Environment(
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paper_folder()),
-        autoescape=autoescape,
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
         finalize=plain,
     )
-    found.filters.update(
+    environment.filters.update(
         latex=latex,
         cell=markdown,
         label=markdown_label,
         code=markdown_code,
-        number=grids.number,
-        interval=grids.interval,
-        edit_name=grids.edit_name,
+        look=look_of,
+        wrapped=_wrapped,
+        clause=lambda text: str(text).rstrip("."),
         sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
         groupby_run=lambda columns: [
             list(side) for _, side in groupby(columns, lambda column: (column.view, column.foil))
@@ -292,20 +301,26 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         # A typographic minus before digits; files that programs read keep the plain one.
         minus=lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)),
     )
-    return found
+    return environment
 
 
-def _by_table(rows: tuple[PaperRow, ...]) -> dict[str, list[PaperRow]]:
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of about so many characters; words stay whole."""
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+    return [part for parts in lines for part in parts] or [""]
+
+
+def _by_table(rows: tuple[JudgedRow, ...]) -> dict[str, list[JudgedRow]]:
     names = {"t1": "paper-table-1", "t2": "paper-table-2", "rake": "released-summary", "rome-t4": "rome-table-4"}
-    tables: dict[str, list[PaperRow]] = {}
+    tables: dict[str, list[JudgedRow]] = {}
     for row in rows:
-        tables.setdefault(names.get(row.table, row.table), []).append(row)
+        tables.setdefault(names.get(row.source.table, row.source.table), []).append(row)
     return tables
 
 
 def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     """Per unit: what it does in words, planned cases, and how many finished, failed or were excluded."""
-    found, recorded = [], store.counts()
+    progress, recorded = [], store.counts()
     for unit in info.plan.units:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
@@ -315,8 +330,8 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
             "unedited": "score the unedited model",
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
-        found.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
-    return found
+        progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
+    return progress
 
 
 def _facts_each(progress: list[dict[str, Any]], facts: int) -> str:

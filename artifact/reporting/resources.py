@@ -1,7 +1,4 @@
-"""Where the templates and the expected values lie: inside an installed package, or beside it in the repository.
-
-Covers the two folders that reports read besides the run's store. It does not read them: expected.py and report.py do.
-"""
+"""Where the templates and the expected values lie: inside an installed package, or beside it in the repository."""
 
 from pathlib import Path
 
@@ -11,12 +8,12 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def paper_folder() -> Path:
-    """Folder of the jinja2 templates; ExpectedError when the installation lacks it."""
+    """Folder of the jinja2 templates; ExpectedError when it is missing."""
     return _find("paper")
 
 
 def expected_folder() -> Path:
-    """Folder of the paper's values and claims; ExpectedError when the installation lacks it."""
+    """Folder of the paper's values and claims; ExpectedError when it is missing."""
     return _find("expected")
 
 

@@ -1,10 +1,10 @@
 """The rows of the tables: what this run measured, with intervals and paired changes, and the published rows beside it.
 
 Covers aggregating stored cases and judging each published cell. A published cell is measured only by a run of its model
-that counts as evidence. It does not judge claims (verdict.py) and writes no file (grids.py, report.py).
+that counts as evidence. verdict.py judges claims.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
@@ -16,7 +16,7 @@ from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plan import Unit
-from artifact.reporting.expected import Cell, Tolerance
+from artifact.reporting.expected import PublishedCell, Tolerance
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
@@ -41,7 +41,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """One unit of the run: which edit, what each column gives by metric, and how many cases it rests on.
 
     `edited` is None for the unedited model. `planned` is how many cases the plan holds for the unit; a column without
@@ -80,7 +80,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class PaperCell:
+class JudgedCell:
     """A published cell with what this run says of it: `measured` in percent (None: not run) and a status in words.
 
     `needs` says what a run would have to bring to measure it, or why this run skipped it.
@@ -89,18 +89,13 @@ class PaperCell:
     tolerance band.
     """
 
-    cell: Cell
+    cell: PublishedCell
     tolerance: Tolerance
     measured: Estimate | None
     state: CellState
     partial: bool
     needs: str
     failed: int = 0
-
-    @property
-    def difference(self) -> float | None:
-        """Measured minus published, in points; None where nothing was measured."""
-        return None if self.measured is None else self.measured.mean - self.cell.value
 
     @property
     def status(self) -> str:
@@ -115,21 +110,19 @@ class PaperCell:
 
 
 @dataclass(frozen=True)
-class PaperRow:
+class JudgedRow:
     """One row of a published table, a judged cell a column."""
 
-    table: str
-    where: str
-    paper: str
-    model: str
-    printed_model: str
-    method: str
-    edited: Perspective | None
-    cells: tuple[PaperCell, ...]
+    cells: tuple[JudgedCell, ...]
+
+    @property
+    def source(self) -> PublishedCell:
+        """What all cells of the row share: table, model, method and edit."""
+        return self.cells[0].cell
 
     @property
     def printed_method(self) -> str:
-        return printed_name(self.method)
+        return printed_name(self.source.method)
 
     @property
     def status(self) -> str:
@@ -140,7 +133,7 @@ class PaperRow:
         return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
-def own_rows(store: Store) -> list[Row]:
+def own_rows(store: Store) -> list[MeasuredRow]:
     """A row for each unit of the run that scores a model, in the plan's order."""
     info = store.info()
     units = [unit for unit in info.plan.units if unit.does in ("unedited", "edit")]
@@ -160,25 +153,19 @@ def own_rows(store: Store) -> list[Row]:
                 wanted["gap", unit.name, gap] = whole
                 wanted["gap of changes", unit.name, gap] = of_changes
     means = [kind == "mean" for kind, _, _ in wanted]
-    found = dict(zip(wanted, estimates(list(wanted.values()), means), strict=True))
+    estimated = dict(zip(wanted, estimates(list(wanted.values()), means), strict=True))
 
     def values(kind: str, of_change: str, unit: Unit) -> dict:
         present = [key for one, name, key in wanted if (one, name) == (kind, unit.name)]
         return {
-            key: Value(mean, found.get((of_change, unit.name, key)))
+            key: Value(mean, estimated.get((of_change, unit.name, key)))
             for key in present
-            if (mean := found[kind, unit.name, key]) is not None
+            if (mean := estimated[kind, unit.name, key]) is not None
         }
 
-    counts = store.counts()
+    counts = defaultdict(Counter, store.counts())
     return [
-        _row(
-            store,
-            unit,
-            counts.get(unit.name, Counter()),
-            values("mean", "change", unit),
-            values("gap", "gap of changes", unit),
-        )
+        _row(store, unit, counts[unit.name], values("mean", "change", unit), values("gap", "gap of changes", unit))
         for unit in units
     ]
 
@@ -186,41 +173,30 @@ def own_rows(store: Store) -> list[Row]:
 def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series]:
     """Finished cases' values by metric and column; a case without prompts for a column does not count for it."""
     cases_N, numbers_NX = store.numbers(unit)
-    found = {}
+    cases = {}
     for x, key in enumerate(VALUES):
         has_N = np.isfinite(numbers_NX[:, x])
         if has_N.any():
-            found[key] = Series(cases_N[has_N], numbers_NX[has_N, x])
-    return found
+            cases[key] = Series(cases_N[has_N], numbers_NX[has_N, x])
+    return cases
 
 
-def paper_rows(cells: Sequence[Cell], runs: Mapping[str, tuple[RunInfo, Sequence[Row]]]) -> list[PaperRow]:
+def judged_rows(
+    cells: Sequence[PublishedCell], runs: Mapping[str, tuple[RunInfo, Sequence[MeasuredRow]]]
+) -> list[JudgedRow]:
     """The published rows, each cell compared with the rows of the run of its model, where that run is evidence."""
-    found = []
-    for _, group in groupby(cells, key=lambda cell: (cell.table, cell.model, cell.method)):
-        judged = tuple(judge(cell, *runs.get(cell.model, (None, ()))) for cell in group)
-        first = judged[0].cell
-        found.append(
-            PaperRow(
-                first.table,
-                first.where,
-                first.paper,
-                first.model,
-                first.printed_model,
-                first.method,
-                first.edited,
-                judged,
-            )
-        )
-    return found
+    return [
+        JudgedRow(tuple(judge(cell, *runs.get(cell.model, (None, ()))) for cell in group))
+        for _, group in groupby(cells, key=lambda cell: (cell.table, cell.model, cell.method))
+    ]
 
 
-def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
+def judge(cell: PublishedCell, info: RunInfo | None, rows: Sequence[MeasuredRow]) -> JudgedCell:
     """Compare one published cell with the run: inside its tolerance, outside, or what it would need to be run."""
-    tolerance = cell.tolerance if info is None else cell.tolerance_with(info.data_source)
+    tolerance = cell.tolerance if info is None else cell.tolerance_with(info.relations_rebuilt)
 
-    def not_run(needs: str) -> PaperCell:
-        return PaperCell(cell, tolerance, None, "not run", False, needs)
+    def not_run(needs: str) -> JudgedCell:
+        return JudgedCell(cell, tolerance, None, "not run", False, needs)
 
     if info is None:
         return not_run(cell.model)
@@ -234,7 +210,7 @@ def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
     if cell.edit_applied and row.undone:
         return not_run(f"{wanted}, scored with its edit (--protocol corrected, or --correct kn_undone)")
     if row.skipped:
-        return PaperCell(cell, tolerance, None, "skipped", False, row.skipped)
+        return JudgedCell(cell, tolerance, None, "skipped", False, row.skipped)
     value = row.values.get(("success", Column(cell.view, cell.group)))
     if value is None:
         return not_run(f"{wanted}: no finished case has this column")
@@ -243,7 +219,7 @@ def judge(cell: Cell, info: RunInfo | None, rows: Sequence[Row]) -> PaperCell:
     lowest, highest = (measured.mean, measured.mean) if row.complete else (measured.low, measured.high)
     inside = lowest <= high and highest >= low
     state: CellState = "reproduced" if inside else "outside tolerance"
-    return PaperCell(cell, tolerance, measured, state, not row.complete, "", row.failed)
+    return JudgedCell(cell, tolerance, measured, state, not row.complete, "", row.failed)
 
 
 @dataclass(frozen=True)
@@ -260,13 +236,13 @@ class Reason:
 
 def counted_reasons(store: Store) -> list[Reason]:
     """All reasons for which cases failed or were excluded, most frequent first."""
-    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    reasons: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for unit in store.info().plan.units:
         for record in store.unfinished(unit):
             # The case's own number would make every reason a kind of its own.
             text = record.reason.removeprefix(f"case {record.case_id}: ") or "no reason was recorded"
-            found.setdefault((record.status, text), []).append((unit.name, record.case_id))
-    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+            reasons.setdefault((record.status, text), []).append((unit.name, record.case_id))
+    ordered = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         Reason(
             status,
@@ -286,13 +262,13 @@ def _row(
     counts: Counter[str],
     values: Mapping[tuple[Metric, Column], Value],
     gaps: Mapping[tuple[Metric, Group], Value],
-) -> Row:
+) -> MeasuredRow:
     info, method = store.info(), METHODS.get(unit.method)
     planned = info.planned(unit)
     reasons = (
         {record.reason for record in store.unfinished(unit)} if counts["excluded"] == counts.total() > 0 else set()
     )
-    return Row(
+    return MeasuredRow(
         unit=unit.name,
         edited=unit.perspective if unit.does == "edit" else None,
         method=unit.method,
@@ -318,10 +294,10 @@ def undone(info: RunInfo, unit: Unit) -> bool:
 def _gaps(edited: Perspective, after: Cases, before: Cases) -> dict[tuple[Metric, Group], tuple[Series, Series]]:
     """The edited view minus the other over the cases that have both, and the same of the changes against `before`."""
     other = next(view for view in PERSPECTIVES if view != edited)
-    found = {}
+    gaps = {}
     for metric, group in product(METRICS, TRANSFER_GROUPS):
         here, there = (metric, Column(edited, group)), (metric, Column(other, group))
         if here in after and there in after:
             changes = [after[key].minus(before.get(key, _NONE)) for key in (here, there)]
-            found[metric, group] = (after[here].minus(after[there]), changes[0].minus(changes[1]))
-    return found
+            gaps[metric, group] = (after[here].minus(after[there]), changes[0].minus(changes[1]))
+    return gaps

@@ -1,7 +1,7 @@
 """The verdict: each published cell and claim with its status, how many of each, and the exit code that follows.
 
 Covers the claims' predicates and verdict.json's content. A claim is judged model by model, once all its cells were
-measured. The second source is shown beside the run and decides nothing. It does not aggregate cases (tables.py).
+measured. The second source is shown beside the run and decides nothing. tables.py aggregates cases.
 """
 
 from collections import Counter
@@ -15,24 +15,38 @@ from artifact.editing.methods import printed_name
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.reporting.checks import JudgedCheck, check_json, judge_check
-from artifact.reporting.expected import Bound, Cell, Claim, Expected, Order, load_expected
+from artifact.reporting.expected import Bound, Claim, Expected, Order, PublishedCell, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
-from artifact.reporting.tables import CellState, PaperCell, PaperRow, Row, own_rows, paper_rows
+from artifact.reporting.tables import CellState, JudgedCell, JudgedRow, MeasuredRow, judged_rows, own_rows
 from artifact.runs.describe import RunInfo
 from artifact.runs.seals import Checked
 from artifact.runs.store import Store
 
 STATES: tuple[CellState, ...] = ("reproduced", "outside tolerance", "skipped", "not run")
 _DIGITS = 6
+_RUN_FIELDS = (
+    *("model", "revision", "weights_sha256", "protocol", "data_source", "data_sha256"),
+    *("evidence", "evidence_note", "limit"),
+)
+_CLAIM_FIELDS = ("id", "sentence", "paper", "where", "predicate")
+_CELL_FIELDS = (
+    *("id", "paper", "where", "taken_from", "facts", "model", "model_revision", "method", "edited"),
+    *("metric", "unit", "sidedness", "notes", "value"),
+)
+"""What verdict.json repeats of a run's description, a claim and a published value."""
 
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """A claim with its status in words, model by model where they differ, and by how much it holds or fails."""
+    """A claim with its status in words, model by model where they differ, and by how much it holds or fails.
+
+    `states` are those of the models for which it was judged: holds, does not hold or undecided.
+    """
 
     claim: Claim
     status: str
     margin: str = ""
+    states: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,8 +70,8 @@ class Verdict:
     """
 
     infos: tuple[RunInfo, ...]
-    paper: tuple[PaperRow, ...]
-    second_source: tuple[PaperRow, ...]
+    paper: tuple[JudgedRow, ...]
+    second_source: tuple[JudgedRow, ...]
     claims: tuple[JudgedClaim, ...]
     checks: tuple[JudgedCheck, ...] = ()
     journals: tuple[Checked, ...] = ()
@@ -65,18 +79,18 @@ class Verdict:
     @property
     def damage(self) -> str:
         """What is damaged in the runs' journals and left out; empty where nothing is."""
-        return "; ".join(found.damage for found in self.journals if found.damage)
+        return "; ".join(journal.damage for journal in self.journals if journal.damage)
 
     @property
-    def cells(self) -> tuple[PaperCell, ...]:
+    def cells(self) -> tuple[JudgedCell, ...]:
         """The paper's cells in its order."""
         return tuple(cell for row in self.paper for cell in row.cells)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many of the paper's cells have each state."""
-        found = Counter(cell.state for cell in self.cells)
-        return {state: found[state] for state in STATES}
+        counted = Counter(cell.state for cell in self.cells)
+        return {state: counted[state] for state in STATES}
 
     @property
     def exit_code(self) -> int:
@@ -119,7 +133,7 @@ class MeasuredRun:
 
     store: Store
     info: RunInfo
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredRow, ...]
     traced: TracedEffects
 
 
@@ -142,12 +156,12 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
             raise RunError(f"{folders}: are both runs of {run.info.model}; name one of them, or move the other away")
         by_model[run.info.model] = run
     rows = {model: (run.info, run.rows) for model, run in by_model.items()}
-    paper = tuple(paper_rows(expected.cells, rows))
+    paper = tuple(judged_rows(expected.cells, rows))
     cells = {cell.cell.id: cell for row in paper for cell in row.cells}
     return Verdict(
         infos=tuple(run.info for run in runs),
         paper=paper,
-        second_source=tuple(paper_rows(expected.second_source, rows)),
+        second_source=tuple(judged_rows(expected.second_source, rows)),
         claims=tuple(judge_claim(claim, cells, by_model) for claim in expected.claims),
         checks=tuple(
             judge_check(check, {model: (run.info, run.store) for model, run in by_model.items()})
@@ -157,7 +171,7 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
     )
 
 
-def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], runs: Mapping[str, MeasuredRun]) -> JudgedClaim:
+def judge_claim(claim: Claim, cells: Mapping[str, JudgedCell], runs: Mapping[str, MeasuredRun]) -> JudgedClaim:
     """The claim with its status in words.
 
     A claim of the tables "holds" or "does not hold" for each model all of whose cells were measured, and its margin
@@ -165,8 +179,8 @@ def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], runs: Mapping[str,
     effects, where the traces are there (figure_claims.py).
     """
     if claim.kinds:
-        return JudgedClaim(claim, _figure_status(claim, runs))
-    judged, margins, missing = [], [], []
+        return _judge_figures(claim, runs)
+    judged, margins, missing, states = [], [], [], []
     for model in claim.models:
         needed = [cells[name] for name in claim.cells if cells[name].cell.model == model]
         lacking = [cell for cell in needed if cell.measured is None]
@@ -178,13 +192,14 @@ def judge_claim(claim: Claim, cells: Mapping[str, PaperCell], runs: Mapping[str,
             *(one for order in claim.orders for one in _order_conditions(order, needed)),
         ]
         partial = " (partial)" if any(cell.partial for cell in needed) else ""
-        judged.append(f"{'holds' if all(c.holds for c in conditions) else 'does not hold'} for {model}{partial}")
+        states.append("holds" if all(condition.holds for condition in conditions) else "does not hold")
+        judged.append(f"{states[-1]} for {model}{partial}")
         worst = min(conditions, key=lambda condition: condition.points)
         word = "holds by" if worst.holds else "fails by"
         margins.append(f"{model}: {worst.words}: {word} {abs(worst.points):.2f} points")
     if missing:
         judged.append(f"not run: needs {', '.join(missing)}")
-    return JudgedClaim(claim, "; ".join(judged), "; ".join(margins))
+    return JudgedClaim(claim, "; ".join(judged), "; ".join(margins), tuple(states))
 
 
 def verdict_json(verdict: Verdict) -> bytes:
@@ -195,16 +210,8 @@ def verdict_json(verdict: Verdict) -> bytes:
                 "damaged": journal.harmed,
                 "unsealed": journal.unsealed,
                 "plan": info.plan.name,
-                "model": info.model,
-                "revision": info.revision,
-                "weights_sha256": info.weights_sha256,
-                "protocol": info.protocol,
                 "corrected": corrected_switches(info.protocol, info.switches),
-                "data_source": info.data_source,
-                "data_sha256": info.data_sha256,
-                "evidence": info.evidence,
-                "evidence_note": info.evidence_note,
-                "limit": info.limit,
+                **{name: getattr(info, name) for name in _RUN_FIELDS},
             }
             for info, journal in zip(verdict.infos, verdict.journals, strict=True)
         ],
@@ -214,11 +221,7 @@ def verdict_json(verdict: Verdict) -> bytes:
         "cells": [_cell_json(cell) for cell in verdict.cells],
         "claims": [
             {
-                "id": judged.claim.id,
-                "sentence": judged.claim.sentence,
-                "paper": judged.claim.paper,
-                "where": judged.claim.where,
-                "predicate": judged.claim.predicate,
+                **{name: getattr(judged.claim, name) for name in _CLAIM_FIELDS},
                 "status": judged.status,
                 "margin": judged.margin,
             }
@@ -230,7 +233,7 @@ def verdict_json(verdict: Verdict) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
 
 
-def _figure_status(claim: Claim, runs: Mapping[str, MeasuredRun]) -> str:
+def _judge_figures(claim: Claim, runs: Mapping[str, MeasuredRun]) -> JudgedClaim:
     judged, lacking, missing = [], [], []
     for model in claim.models:
         run = runs.get(model)
@@ -240,14 +243,15 @@ def _figure_status(claim: Claim, runs: Mapping[str, MeasuredRun]) -> str:
             lacking.append(f"{model} with traces of {', '.join(kinds)}")
         else:
             judged.append(figure_claim(claim, run.info, run.traced))
+    words = [sentence for _, sentence in judged]
     if missing and not judged and not lacking:
-        return f"not run: needs {', '.join(missing)} with traces of {', '.join(claim.kinds)}"
-    if missing or lacking:
-        judged.append(f"not run: needs {', '.join([*missing, *lacking])}")
-    return "; ".join(judged)
+        words = [f"not run: needs {', '.join(missing)} with traces of {', '.join(claim.kinds)}"]
+    elif missing or lacking:
+        words.append(f"not run: needs {', '.join([*missing, *lacking])}")
+    return JudgedClaim(claim, "; ".join(words), states=tuple(state for state, _ in judged))
 
 
-def _lacking(model: str, cells: Sequence[PaperCell], run: MeasuredRun | None) -> str:
+def _lacking(model: str, cells: Sequence[JudgedCell], run: MeasuredRun | None) -> str:
     if run is None:
         return model
     if not run.info.evidence:
@@ -256,7 +260,7 @@ def _lacking(model: str, cells: Sequence[PaperCell], run: MeasuredRun | None) ->
     return f"{model} ({', '.join(methods)})"
 
 
-def _bound_conditions(bound: Bound, cells: Sequence[PaperCell]) -> Iterator[_Condition]:
+def _bound_conditions(bound: Bound, cells: Sequence[JudgedCell]) -> Iterator[_Condition]:
     for judged in cells:
         cell, measured = judged.cell, judged.measured
         if (cell.edited, cell.view, cell.group) != (bound.edited, bound.view, bound.group) or measured is None:
@@ -268,9 +272,9 @@ def _bound_conditions(bound: Bound, cells: Sequence[PaperCell]) -> Iterator[_Con
         yield _Condition(min(highest - low, high - lowest), words)
 
 
-def _order_conditions(order: Order, cells: Sequence[PaperCell]) -> Iterator[_Condition]:
+def _order_conditions(order: Order, cells: Sequence[JudgedCell]) -> Iterator[_Condition]:
     """Compared method by method, for the methods that both tables have."""
-    sides: dict[str, dict[str | None, PaperCell]] = {}
+    sides: dict[str, dict[str | None, JudgedCell]] = {}
     for judged in cells:
         cell = judged.cell
         if (cell.view, cell.group) == (order.view, order.group) and judged.measured is not None:
@@ -289,36 +293,21 @@ def _order_conditions(order: Order, cells: Sequence[PaperCell]) -> Iterator[_Con
             yield _Condition(higher.mean + allowed - lower.mean, f"{words} (± {allowed:g})")
 
 
-def _column_name(cell: Cell) -> str:
+def _column_name(cell: PublishedCell) -> str:
     return f"{printed_name(cell.method)} {cell.view} {cell.group}"
 
 
-def _cell_json(judged: PaperCell) -> dict[str, Any]:
+def _cell_json(judged: JudgedCell) -> dict[str, Any]:
     cell, measured = judged.cell, judged.measured
     return {
-        "id": cell.id,
-        "paper": cell.paper,
-        "where": cell.where,
-        "taken_from": cell.taken_from,
-        "facts": cell.facts,
-        "model": cell.model,
-        "model_revision": cell.model_revision,
-        "method": cell.method,
-        "edited": cell.edited,
+        **{name: getattr(cell, name) for name in _CELL_FIELDS},
         "column": f"{cell.view} {cell.group}",
-        "metric": cell.metric,
-        "unit": cell.unit,
-        "sidedness": cell.sidedness,
-        "notes": cell.notes,
-        "value": cell.value,
         "tolerance": round(judged.tolerance.points, _DIGITS),
         "tolerance_reason": judged.tolerance.reason,
         "measured": None
         if measured is None
         else {
-            "mean": round(measured.mean, _DIGITS),
-            "low": round(measured.low, _DIGITS),
-            "high": round(measured.high, _DIGITS),
+            **{name: round(getattr(measured, name), _DIGITS) for name in ("mean", "low", "high")},
             "n": measured.n,
             "difference": round(measured.mean - cell.value, _DIGITS),
         },

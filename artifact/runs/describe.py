@@ -7,6 +7,8 @@ import msgspec
 
 from artifact.plan import Plan, Unit
 
+_REBUILT = "relation prompts from templates"
+
 
 class TracedData(msgspec.Struct, frozen=True):
     """What the units that trace take: where it comes from, and the case ids."""
@@ -64,6 +66,13 @@ class RunInfo(msgspec.Struct, frozen=True):
     """What must be said of the files used: made for another model, or for an unknown one."""
     tokenizer_sha256: str = ""
     """Over the tokenizer's files; empty in runs of before it was recorded."""
+    reconstructed: bool | None = None
+    """Relation prompts were built by rule from templates; None in runs of earlier versions."""
+
+    @property
+    def relations_rebuilt(self) -> bool:
+        """Whether relation prompts were built by rule; runs of earlier versions say so in the source of their data."""
+        return _REBUILT in self.data_source if self.reconstructed is None else self.reconstructed
 
     def planned(self, unit: Unit) -> int:
         """How many cases the unit takes when it is finished, the user's limit apart."""

@@ -256,6 +256,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         data_source=inputs.edited.source,
         data_sha256=inputs.edited.sha256,
         data_note=inputs.edited.note,
+        reconstructed=inputs.edited.reconstructed,
         evidence=counts,
         evidence_note=note,
         settings={method: editor.described() for method, editor in editors.items()},

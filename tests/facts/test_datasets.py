@@ -80,7 +80,7 @@ def test_the_reconstruction(plain, authors) -> None:
         assert ids(counterfact(path, "templates")) == [4, 0, 2]
         data = counterfact(path, "templates", by_id=True)
         assert ids(data) == [0, 2, 4]
-        assert "template" in data.source and "CounterFact" in data.source
+        assert data.reconstructed and "template" in data.source and "CounterFact" in data.source
         assert data.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert "all 3 records of the file by case_id, fewer than the paper's 7,500" in data.note
         assert relation_names(data.facts) == {"capital"}
@@ -91,7 +91,7 @@ def test_the_authors_data(authors) -> None:
     assert ids(counterfact(authors, "authors")) == [4, 0, 2]
     data = counterfact(authors, "authors", by_id=True)
     assert ids(data) == [0, 2, 4]
-    assert "template" not in data.source and "authors" in data.source
+    assert not data.reconstructed and "template" not in data.source and "authors" in data.source
     assert data.sha256 == hashlib.sha256(authors.read_bytes()).hexdigest()
     assert relation_names(data.facts) == {"seat of government"}
     assert data.facts[1].view("relation").generality == ("Land2 has to do with Rome as its",)
@@ -197,18 +197,22 @@ def test_the_words_of_the_authors_relation_traces(tmp_path) -> None:
 def test_own_files(plain, authors, tmp_path) -> None:
     bare = own(plain)
     assert ids(bare) == [4, 0, 2] and ids(own(plain, by_id=True)) == [0, 2, 4]
-    assert "template" not in bare.source and "3 have no relation fields" in bare.note
+    assert not bare.reconstructed and "template" not in bare.source and "3 have no relation fields" in bare.note
     assert {len(fact.views()) for fact in bare.facts} == {1}
     built = own(plain, "templates")
-    assert "template" in built.source and {len(fact.views()) for fact in built.facts} == {2}
+    assert built.reconstructed and "template" in built.source and {len(fact.views()) for fact in built.facts} == {2}
     for kept in (own(authors), own(authors, "templates")):
-        assert "template" not in kept.source and relation_names(kept.facts) == {"seat of government"}
+        assert (
+            not kept.reconstructed
+            and "template" not in kept.source
+            and relation_names(kept.facts) == {"seat of government"}
+        )
     mixed = own(write(tmp_path / "mixed.json", [record(1), record(0, relation=True)]), "templates")
     assert [fact.relation for fact in mixed.facts] == ["capital", "seat of government"]
-    assert "template" in mixed.source and "relation prompts of 1 built by rule" in mixed.note
+    assert mixed.reconstructed and "template" in mixed.source and "relation prompts of 1 built by rule" in mixed.note
     path = write(tmp_path / "mine.json", [known_record(i) for i in range(4)])
     assert "template" not in own(path).source and {len(f.views()) for f in own(path).facts} == {1}
-    assert "template" in own(path, "templates").source
+    assert own(path, "templates").reconstructed and "template" in own(path, "templates").source
     statements = [{"subject": "Rome", "prompt": "Rome lies in"}]
     traced = own(write(path, statements), "templates")
     assert (len(traced.facts), len(traced.statements)) == (0, 1) and "template" not in traced.source

@@ -79,6 +79,7 @@ class Synthetic:
     """Cases of the plan where the run is unfinished."""
     limit: int | None = None
     data_source: str = "embedded world, 256 made-up facts"
+    reconstructed: bool | None = False
     shares: dict[str, Shares] = field(default_factory=lambda: {"unedited": UNEDITED, **EDITED})
     odd_cases: bool = True
     """A failed and an excluded case in every unit but the unedited one."""
@@ -103,6 +104,7 @@ def run_info(synthetic: Synthetic) -> RunInfo:
         protocol="released",
         switches={"removal_without_space": True, "severed_fresh_noise": True, "tf32": True},
         data_source=synthetic.data_source,
+        reconstructed=synthetic.reconstructed,
         data_sha256="cd" * 32,
         data_note="facts, relation names and rephrasings are made up",
         evidence=synthetic.evidence,

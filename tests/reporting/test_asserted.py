@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from artifact.evaluation.metrics import Column
-from artifact.reporting.expected import Cell, load_expected
+from artifact.reporting.expected import PublishedCell, load_expected
 from artifact.reporting.figure_claims import TracedEffects
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.tables import Row, Value, paper_rows
+from artifact.reporting.tables import MeasuredRow, Value, judged_rows
 from artifact.reporting.verdict import MeasuredRun, judge_claim, reach_verdict
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
@@ -19,21 +19,21 @@ CELLS = {cell.id: cell for cell in (*EXPECTED.cells, *EXPECTED.second_source)}
 Values = dict[str, float]
 
 
-def rows_at(cells: tuple[Cell, ...], values: Values) -> dict[str, list[Row]]:
+def rows_at(cells: tuple[PublishedCell, ...], values: Values) -> dict[str, list[MeasuredRow]]:
     """By model: rows in which each of the cells was measured at its value, in percent."""
-    found: dict[str, dict[tuple[str, str | None], Row]] = {}
+    found: dict[str, dict[tuple[str, str | None], MeasuredRow]] = {}
     for cell in cells:
         rows = found.setdefault(cell.model, {})
         key = (cell.method, cell.edited)
         if key not in rows:
-            rows[key] = Row(cell.id, cell.edited, cell.method, {}, {}, 7500, 0, 0, 7500, True)
+            rows[key] = MeasuredRow(cell.id, cell.edited, cell.method, {}, {}, 7500, 0, 0, 7500, True)
         share = values[cell.id] / 100
         value = Value(Estimate(share, max(0, share - 0.005), min(1, share + 0.005), 7500), None)
         rows[key] = replace(rows[key], values={**rows[key].values, ("success", Column(cell.view, cell.group)): value})
     return {model: list(rows.values()) for model, rows in found.items()}
 
 
-def shifted(cell: Cell) -> float:
+def shifted(cell: PublishedCell) -> float:
     """A value outside the cell's tolerance that is still a percentage."""
     away = cell.tolerance.points + 0.6
     return cell.value + away if cell.value + away <= 100 else cell.value - away
@@ -52,12 +52,12 @@ TABLES = [
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table[0].table)
-def test_every_value_decides_its_cell_and_no_other(table: tuple[Cell, ...], info: RunInfo) -> None:
+def test_every_value_decides_its_cell_and_no_other(table: tuple[PublishedCell, ...], info: RunInfo) -> None:
     right = {cell.id: cell.value for cell in table}
 
     def red(values: Values) -> list[str]:
         runs = {model: (info, rows) for model, rows in rows_at(table, values).items()}
-        judged = [cell for row in paper_rows(table, runs) for cell in row.cells]
+        judged = [cell for row in judged_rows(table, runs) for cell in row.cells]
         assert {cell.state for cell in judged} <= {"reproduced", "outside tolerance"}
         return [cell.cell.id for cell in judged if cell.state == "outside tolerance"]
 
@@ -99,7 +99,7 @@ def test_every_bound_and_order_of_a_claim_can_fail_it(claim, shared_smoke: Store
 
     def holds(values: Values) -> bool:
         runs = {model: (info, rows) for model, rows in rows_at(EXPECTED.cells, values).items()}
-        cells = {cell.cell.id: cell for row in paper_rows(EXPECTED.cells, runs) for cell in row.cells}
+        cells = {cell.cell.id: cell for row in judged_rows(EXPECTED.cells, runs) for cell in row.cells}
         measured = {
             model: MeasuredRun(shared_smoke, replaced(info, model), tuple(rows), TracedEffects({}))
             for model, (_, rows) in runs.items()

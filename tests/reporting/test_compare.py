@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from artifact.cli import call
@@ -17,7 +18,7 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import COLUMNS, VALUES, Column, Metric
 from artifact.plan import Plan, Unit
 from artifact.reporting.compare import Comparison, PairedUnit, compare, comparison_csv, comparison_text
-from artifact.reporting.intervals import Estimate, Series, paired_change
+from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.store import Store, writing
 
 Build = Callable[..., Store]
@@ -89,7 +90,7 @@ def test_a_shifted_column_shows_its_shift_alone_and_its_sign(build: Build, share
     value = unit_of(compare(low, high), "entity").values["success", ENTITY]
     gained = {case: float(10 <= case < 15) for case in range(20)}
     assert (value.first, value.second) == (0.5, 0.75)
-    assert value.change == paired_change(Series.of(dict.fromkeys(range(20), 0.0)), Series.of(gained))
+    assert value.change == estimates([Series(np.arange(20), np.array([*gained.values()]))], rates=False)[0]
     assert value.change.low < 0.25 < value.change.high
     back = unit_of(compare(high, low), "entity").values["success", ENTITY]
     assert (back.first, back.second, back.change.mean) == (0.75, 0.5, -0.25)

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from artifact.reporting.drawings import INDEX, Drawings
+from artifact.reporting import drawings as drawings_module
+from artifact.reporting.drawings import CODE, INDEX, Drawings
 
 
 class Drawn:
@@ -58,3 +59,19 @@ def test_it_is_drawn_again_where_anything_changed(tmp_path: Path, change: str) -
         (tmp_path / INDEX).write_bytes(msgspec.json.encode(known))
     found = ask(tmp_path, draw, b"2" if change == "numbers" else b"1", b"new" if change == "code" else b"code")
     assert draw.count == 2 and found["a.png"] == b"picture"
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "pillow", "kiwisolver", "numpy"])
+def test_another_library_draws_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Pillow writes the PNG and kiwisolver lays out: either may change a figure's bytes, as matplotlib may."""
+    draw, version = Drawn(), drawings_module.metadata.version
+    ask(tmp_path, draw)
+    monkeypatch.setattr(drawings_module.metadata, "version", lambda name: version(name) + "!" * (name == library))
+    ask(tmp_path, draw)
+    assert draw.count == 2
+
+
+def test_all_code_that_words_or_draws_a_figure_counts() -> None:
+    """Labels come from charts.py and severed.py, roles from averages.py, escapes from terminal.py."""
+    parts = {"figures.py", "charts.py", "severed.py", "averages.py", "terminal.py"}
+    assert parts <= {path.name for path in CODE} and all(path.is_file() for path in CODE)

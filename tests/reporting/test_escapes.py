@@ -13,10 +13,10 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from artifact.reporting import figures
+from artifact.reporting.cells import Cell, Grid, Line, Scale
 from artifact.reporting.escapes import csv_bytes, file_name, latex, markdown, markdown_code, markdown_label
 from artifact.reporting.expected import load_expected
-from artifact.reporting.grids import Grid
-from artifact.reporting.report import Report, make_report, text_template
+from artifact.reporting.report import Report, make_report, template
 from artifact.reporting.tables import counted_reasons
 from artifact.runs.store import Store, reading
 
@@ -54,26 +54,18 @@ def test_markdown_of_labels_and_code() -> None:
 def test_latex() -> None:
     assert latex("a\\b_{c}^~%&#$") == r"a\textbackslash{}b\_\{c\}\textasciicircum{}\textasciitilde{}\%\&\#\$"
     assert latex("\x1b \u202e\r") == r"\textbackslash{}x1b \textbackslash{}u202e\textbackslash{}r"
-    grid = Grid("t", "t", "c", ("a", "b", "n"), (("x", "y", "1 [\\input{x}]"),), 2)
-    assert "\\input{x}" not in text_template("table.tex.j2").render(grid=grid, prefix="", of="")
+    grid = Grid("t", "t", "c", ("a", "b"), ("n",), (Line(("x", "y"), ("1 [\\input{x}]",)),))
+    assert "\\input{x}" not in template("table.tex.j2").render(grid=grid, prefix="", of="")
 
 
 def test_csv_holds_no_formula_and_its_numbers_stay_numbers() -> None:
-    cells = [
-        "=1+1",
-        "+cmd|x",
-        "-2+3",
-        "@SUM(A1)",
-        "\t=1",
-        "-1.5",
-        "+0.25",
-        "-1e-05",
-        "+1.0 [+0.5, -1.5]",
-        "a,b\n",
-    ]
-    (_, row) = csv.reader(io.StringIO(csv_bytes(map(str, range(len(cells))), [cells]).decode()))
-    assert row[:5] == ["'=1+1", "'+cmd|x", "'-2+3", "'@SUM(A1)", r"\t=1"]
-    assert row[5:] == ["-1.5", "+0.25", "-1e-05", "+1.0 [+0.5, -1.5]", r"a,b\n"]
+    texts = ["=1+1", "+cmd|x", "-2+3", "@SUM(A1)", "-1.5", "\t=1", "a,b\n"]
+    signed = Scale(1, signed=True)
+    numbers = [Scale(1)(-1.5), signed(0.25), -1e-05, Cell(1, -0.5, 1.5, scale=signed)]
+    (_, row) = csv.reader(io.StringIO(csv_bytes(map(str, range(11)), [[*texts, *numbers]]).decode()))
+    # A name that looks like a number is a text all the same.
+    assert row[:7] == ["'=1+1", "'+cmd|x", "'-2+3", "'@SUM(A1)", "'-1.5", r"\t=1", r"a,b\n"]
+    assert row[7:] == ["-1.5", "+0.2", "-1e-05", "+1.0 [-0.5, +1.5]"]
 
 
 def test_a_name_chooses_no_other_folder() -> None:

@@ -1,5 +1,6 @@
 """Intervals against published values and scipy's own."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from artifact.reporting.intervals import Estimate, Series, bca, estimate, estimates, paired_change, wilson
+from artifact.reporting.intervals import Estimate, Series, bca, estimates, paired_change, wilson
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def series(values: Mapping[int, float]) -> Series:
+    """A series from values by case id."""
+    cases = sorted(values)
+    return Series(np.array(cases, dtype=np.int64), np.array([values[case] for case in cases], dtype=float))
+
+
+def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
+    """The estimate of one number, from one value a case."""
+    return estimates([series(dict(enumerate(values)))])[0]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +147,7 @@ def test_equal_cases_give_the_point(value: float, n: int) -> None:
 
 def test_paired_change_takes_common_cases_only() -> None:
     def change(before: dict[int, float], after: dict[int, float]) -> Estimate | None:
-        return paired_change(Series.of(before), Series.of(after))
+        return paired_change(series(before), series(after))
 
     found = change({3: 0.0, 2: 1.0, 1: 0.0}, {2: 0.5, 3: 0.25, 4: 9.0})
     assert found is not None and (found.mean, found.n) == (-0.125, 2)

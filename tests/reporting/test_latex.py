@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from artifact.reporting.cells import CHANGE, Cell, Grid, Line
 from artifact.reporting.expected import load_expected
-from artifact.reporting.grids import Grid
-from artifact.reporting.report import make_report, text_template
+from artifact.reporting.report import make_report, template
 from artifact.runs.store import Store
 
 DOCUMENT = r"""\documentclass[10pt]{article}
@@ -90,13 +90,16 @@ def test_every_text_compiles(tmp_path: Path) -> None:
         name="odd",
         title=" ".join(ODD),
         caption="\n".join(ODD),
-        header=("edited", "method", *ODD[-3:]),
-        rows=tuple((text, text, text, text, text) for text in ODD),
-        numeric=2,
+        heads=("edited", "method", *ODD[-3:-1]),
+        columns=(ODD[-1], "state"),
+        lines=tuple(
+            Line((text,) * 4, (text, Cell(0.5, -1, 0.5, 3, text, published=(9.1, 2))), (), (3, 1, 0), text)
+            for text in ODD
+        ),
     )
     log = compiled({"odd.tex": as_latex(grid)}, tmp_path)
     assert not [line for line in complaints(log) if "Overfull" not in line]
 
 
 def as_latex(grid: Grid) -> str:
-    return text_template("table.tex.j2").render(grid=grid, prefix="", of="")
+    return template("table.tex.j2").render(grid=grid, prefix="", of="", change_words=CHANGE)

@@ -259,6 +259,14 @@ def test_a_method_without_weights_is_skipped_with_its_reason(build: Build, full_
     assert "4 skipped, " in parsed(report.files).text
 
 
+def test_a_status_is_marked_by_its_state_and_not_by_words_in_it(build: Build, full_size: dict[str, Any]) -> None:
+    reason = "its weights lie outside the folder"
+    store = build(**full_size, excluded={"rome-relation": reason})
+    page = make_report([store], load_expected(), store.report_folder).files["report.html"].decode()
+    assert page.count(f'<span class="status wait">skipped: {reason}</span>') == 1
+    assert 'class="status good">reproduced</span>' in page and 'class="status bad"' not in page
+
+
 def test_numbers_are_a_shortcut_and_the_records_count(shared_smoke: Store, tmp_path: Path) -> None:
     """A journal without its numbers, of an older version or damaged, gives the same from the records."""
     folder = tmp_path / "run"

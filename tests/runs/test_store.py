@@ -87,6 +87,13 @@ def test_another_tokenizer_is_refused_where_it_is_known(tmp_path: Path) -> None:
         assert begin(store, info(tokenizer_sha256="other")).tokenizer_sha256 == ""
 
 
+def test_a_run_that_does_not_say_whether_relations_were_rebuilt_goes_on(tmp_path: Path) -> None:
+    with writing(tmp_path / "old") as store:
+        begin(store, info())
+    with writing(tmp_path / "old") as store:
+        assert begin(store, info(reconstructed=True)).reconstructed is None
+
+
 def test_the_first_reason_is_kept(tmp_path: Path) -> None:
     with writing(tmp_path) as store:
         begin(store, info())

@@ -40,7 +40,7 @@ def counterfact(path: Path | None, relation_source: RelationSource, by_id: bool 
     raw, sha256 = read_records(path)
     records, note = _selection(parse_records(raw, str(path), every=True), by_id)
     note = f"{note}; {TEMPLATES}, not the authors' relation data"
-    return data_of(with_relations(records, path), f"CounterFact, {TEMPLATES}", sha256, note)
+    return data_of(with_relations(records, path), f"CounterFact, {TEMPLATES}", sha256, note, reconstructed=True)
 
 
 def _with_authors_relations(path: Path | None, by_id: bool) -> Data:

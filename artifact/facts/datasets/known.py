@@ -77,7 +77,7 @@ def known_data(path: Path, raw: object, sha256: str, source: str, by_rule: bool,
     if built.facts:
         source += ", edit cases built from them"
         source += f", {TEMPLATES}" if by_rule else ""
-    return Data(built.facts, statements, source, sha256, note)
+    return Data(built.facts, statements, source, sha256, note, reconstructed=by_rule and bool(built.facts))
 
 
 def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:

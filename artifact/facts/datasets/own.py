@@ -41,7 +41,7 @@ def own(path: Path | None, relation_source: RelationSource = "authors", by_id: b
         source, note = f"{source}, {TEMPLATES}", f"{note}; relation prompts of {bare} built by rule"
     elif bare:
         note += f"; {bare} have no relation fields and so no relation view"
-    return data_of(records, source, sha256, note)
+    return data_of(records, source, sha256, note, reconstructed=bool(bare) and relation_source == "templates")
 
 
 DATASET = DataSet(
