@@ -42,7 +42,6 @@ from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
 from artifact.sources.catalogue import SOURCES
 from artifact.sources.fetch import remaining
-from artifact.tracing.trace import Settings
 
 KNOWN_FACTS = 1_209
 """Statements of the known facts, which the paper's plans trace."""
@@ -273,10 +272,8 @@ def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = 
     """
     shape = Shape.of(SHAPES[model])
     if unit.does == "trace":
-        windows = Settings(1.0, kind=unit.kind, window=unit.window).cells(shape.layers).windows
-        fresh = protocol.severed_fresh_noise
-        lengths = PAPER_LENGTHS.traced[unit.corrupt]
-        return traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
+        lengths, fresh = PAPER_LENGTHS.traced[unit.corrupt], protocol.severed_fresh_noise
+        return traced(shape, unit.trace_kind, unit.window, lengths, fresh_noise=fresh)
     work = scored(shape, PAPER_LENGTHS, dense=unit.method == "ft")
     if unit.does == "edit" and unit.method != "none":
         if share is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from artifact.editing.hparams import FtHparams, KnHparams, MemitHparams, MendHparams, RomeHparams
 from artifact.facts.fact import Perspective
+from artifact.tracing.kinds import TraceKind
 
 FLOAT = 4
 """Bytes of a float32, what every model runs in."""
@@ -202,27 +203,28 @@ EDITS: dict[str, Edit] = {"ft": ft, "kn": kn, "mend": mend, "rome": rome, "memit
 
 
 def traced(
-    shape: Shape,
-    windows: list[range],
-    traced: Traced,
-    samples: int = 10,
-    severed: bool = False,
-    fresh_noise: bool = True,
+    shape: Shape, kind: TraceKind, window: int, traced: Traced, samples: int = 10, fresh_noise: bool = True
 ) -> Work:
-    """Tracing one fact, every cell: `windows` of layers by centre, as tracing/trace.py's Settings make them.
+    """Tracing one fact, every cell. Severed under `fresh_noise`, the scored run is computed anew for every token.
 
-    Rows of one restored token join at the start of their window and part where it ends (tracing/sweep.py). With
-    `severed` and `fresh_noise` the scored run is computed anew for every restored token.
+    Rows of one restored token join after the first layer of their window and part where it ends; in the last block
+    only keys and values are computed of all tokens (tracing/sweep.py).
     """
-    tokens, layers = traced.tokens, shape.layers
+    tokens, layers, windows = traced.tokens, shape.layers, kind.windows(shape.layers, window)
     found = _blocks(shape, layers, (1 + samples) * tokens, tokens) + _head(shape, 1 + samples)
-    if severed and fresh_noise:
+    if kind.severed and fresh_noise:
         again = _blocks(shape, layers, samples * tokens, tokens)
         found += again + _head(shape, samples) + again.times(traced.restored)
-    groups = sum(_groups(windows, layer) for layer in range(layers))
-    sweep = _blocks(shape, groups, samples * traced.onward, tokens)
+    groups = [_groups(windows, layer) for layer in range(layers + 1)]
+    last = groups[layers - 1]
+    sweep = _blocks(shape, sum(groups[: layers - 1]), samples * traced.onward, tokens)
+    sweep += _blocks(shape, last, samples * traced.restored, tokens)
+    projected = last * samples * (traced.onward - traced.restored)
+    sweep += Work(6 * shape.width**2 * projected, FLOAT * _VECTORS / 4 * shape.width * projected)
+    if kind.site != "hidden":  # the first layer of a window, of the restored token
+        sweep += _blocks(shape, len({at.start for at in windows}), samples * traced.restored, tokens)
     found += replace(sweep, passes=traced.restored * layers)
-    found += _head(shape, samples * _groups(windows, layers) * traced.restored)
+    found += _head(shape, samples * groups[layers] * traced.restored)
     return replace(found, passes=found.passes * traced.sweeps)
 
 
@@ -283,5 +285,5 @@ def _head(shape: Shape, rows: float, back: bool = False) -> Work:
 
 def _groups(windows: list[range], layer: int) -> int:
     """How many rows a sample has before block `layer`: those still in one window go together."""
-    within = {window.start for window in windows if window.start <= layer < window.stop}
+    within = {window.start for window in windows if window.start < layer < window.stop}
     return len(within) + len({(window.start, window.stop) for window in windows if window.stop <= layer})

@@ -29,7 +29,7 @@ from artifact.io import UNFINISHED, write_atomically
 from artifact.plan import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
-from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
+from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
@@ -42,6 +42,7 @@ from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
 from artifact.runs.rehearsed import REHEARSED
 from artifact.runs.store import Store
+from artifact.tracing import kinds
 
 PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
@@ -85,7 +86,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     """The report as it is to stand in `folder`, from which figures that are still right are read back."""
     runs = [measured_run(store) for store in stores]
     verdict = reach_verdict(expected, runs)
-    drawings = Drawings(folder, [Path(__file__).with_name("figures.py")])
+    drawings = Drawings(folder, [Path(__file__).with_name("figures.py"), Path(kinds.__file__)])
     files: dict[str, bytes] = {}
     parts = []
     for run, prefix in zip(runs, _prefixes([run.info.model for run in runs], by_model), strict=True):
@@ -310,7 +311,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
         does = {
-            "trace": f"trace the {KIND_NAMES[unit.trace_kind]}, {unit.corrupt} view",
+            "trace": f"trace the {unit.trace_kind.printed}, {unit.corrupt} view",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
         }[unit.does]
