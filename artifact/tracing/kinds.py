@@ -57,6 +57,15 @@ _HIDDEN = TraceKind(
     line="nothing severed",
     look=("#000000", "-"),
 )
+
+
+def _severed(site: Site, words: str, look: tuple[str, str]) -> TraceKind:
+    """Hidden states restored while the outputs of one module stay corrupted."""
+    name, printed, line = f"severed-{site}", f"{_HIDDEN.printed}, {words} severed", f"{words} severed"
+    only: tuple[Figure, ...] = ("figure3",)
+    return replace(_HIDDEN, name=name, printed=printed, sever=site, severed=(site,), figures=only, line=line, look=look)
+
+
 # The colours are Okabe and Ito's, told apart by colour-blind readers; the line styles differ too.
 TRACE_KINDS: Mapping[str, TraceKind] = {
     one.name: one
@@ -64,26 +73,8 @@ TRACE_KINDS: Mapping[str, TraceKind] = {
         _HIDDEN,
         TraceKind("mlp", "MLP window", kind="mlp", site="mlp", windowed=True, figures=("figure2",)),
         TraceKind("attn", "attention window", kind="attn", site="attn", windowed=True, figures=("figure2",)),
-        replace(
-            _HIDDEN,
-            name="severed-mlp",
-            printed="hidden state, MLP severed",
-            sever="mlp",
-            severed=("mlp",),
-            figures=("figure3",),
-            line="MLP severed",
-            look=("#0072B2", "--"),
-        ),
-        replace(
-            _HIDDEN,
-            name="severed-attn",
-            printed="hidden state, attention severed",
-            sever="attn",
-            severed=("attn",),
-            figures=("figure3",),
-            line="attention severed",
-            look=("#D55E00", ":"),
-        ),
+        _severed("mlp", "MLP", ("#0072B2", "--")),
+        _severed("attn", "attention", ("#D55E00", ":")),
     )
 }
 """The kinds by name, in the order of plans and figures."""
