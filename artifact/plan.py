@@ -5,7 +5,7 @@ a plan to some tables, figures or methods. A unit does one thing to a list of fa
 time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from typing import Literal, get_args
 
@@ -14,10 +14,9 @@ import msgspec
 from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.tracing.kinds import TRACE_KINDS, KindWord, SeverWord, TraceKind, trace_kind
 
 UnitKind = Literal["trace", "unedited", "edit"]
-TraceKind = Literal["hidden", "mlp", "attn"]
-Severed = Literal["mlp", "attn"]
 Part = Literal["table1", "table2", "figure2", "figure3"]
 PARTS: tuple[Part, ...] = get_args(Part)
 PAPER_MODELS = ("gpt2-xl", "gpt-j")
@@ -42,28 +41,26 @@ class Unit(msgspec.Struct, frozen=True):
     does: UnitKind
     batch: int
     most: int | None = None
-    kind: TraceKind = "hidden"
+    kind: KindWord = "hidden"
     window: int = 10
-    sever: Severed | None = None
+    sever: SeverWord | None = None
     corrupt: Perspective = "entity"
     method: Literal["none"] | MethodName = "none"
     perspective: Perspective = "entity"
 
     @property
-    def trace_kind(self) -> str:
-        """What is traced in one word: hidden, mlp, attn, severed-mlp, severed-attn."""
-        return f"severed-{self.sever}" if self.sever else self.kind
+    def trace_kind(self) -> TraceKind:
+        """The kind of trace that `kind` and `sever` stand for."""
+        return trace_kind(self.kind, self.sever)
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The tables and figures that the unit is for; Figure 3 sets severed effects beside those of hidden states."""
+        """The tables and figures that the unit is for."""
         if self.does == "unedited":
             return ("table1", "table2")
         if self.does == "edit":
             return ("table1",) if self.perspective == "relation" else ("table2",)
-        if self.sever is not None:
-            return ("figure3",)
-        return ("figure2", "figure3") if self.kind == "hidden" else ("figure2",)
+        return self.trace_kind.figures
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -84,23 +81,23 @@ def _unedited(batch: int, most: int | None = None) -> Unit:
     return Unit("unedited", "unedited", batch=batch, most=most)
 
 
-def _traces(batch: int, most: int | None, window: int = 10) -> tuple[Unit, ...]:
-    """Every kind of trace from both perspectives: what Figures 2 and 3 are drawn from."""
-    return (*_windows(batch, most, window), *_severed(batch, most))
-
-
-def _windows(batch: int, most: int | None, window: int) -> Iterator[Unit]:
-    for corrupt in reversed(PERSPECTIVES):  # the relation view is the paper's
-        for kind in get_args(TraceKind):
-            name = f"trace-{kind}-{corrupt}"
-            yield Unit(name, "trace", batch=batch, most=most, kind=kind, window=window, corrupt=corrupt)
-
-
-def _severed(batch: int, most: int | None) -> Iterator[Unit]:
-    for corrupt in reversed(PERSPECTIVES):
-        for sever in get_args(Severed):
-            name = f"trace-severed-{sever}-{corrupt}"
-            yield Unit(name, "trace", batch=batch, most=most, sever=sever, corrupt=corrupt)
+def _traces(batch: int, most: int | None, severed: bool, window: int = 10) -> tuple[Unit, ...]:
+    """The kinds of trace that the paper's figures show, from both perspectives: the severed ones, or the others."""
+    return tuple(
+        Unit(
+            f"trace-{one.name}-{corrupt}",
+            "trace",
+            batch=batch,
+            most=most,
+            kind=one.kind,
+            window=window,
+            sever=one.sever,
+            corrupt=corrupt,
+        )
+        for corrupt in reversed(PERSPECTIVES)  # the relation view is the paper's
+        for one in TRACE_KINDS.values()
+        if one.figures and bool(one.severed) == severed
+    )
 
 
 def _edits(batches: Mapping[str, int], most: int | None) -> tuple[Unit, ...]:
@@ -119,7 +116,8 @@ def _smoke(title: str, edits: int, traces: int) -> Plan:
         units=(
             _unedited(batch=48, most=48),
             *_edits({name: one.smoke_batch for name, one in METHODS.items() if one.smoke_batch}, most=edits),
-            *_traces(batch=16, most=traces, window=3),  # the paper's ten layers would span a small model
+            *_traces(16, traces, severed=False, window=3),  # the paper's ten layers would span a small model
+            *_traces(16, traces, severed=True),
         ),
     )
 
@@ -133,7 +131,13 @@ def _paper(name: str, title: str, model: str, most: int | None = None, traced: i
     return Plan(
         name=name,
         title=title,
-        units=(_unedited(64, most), *first, *_windows(16, traced, 10), *last, *_severed(16, traced)),
+        units=(
+            _unedited(64, most),
+            *first,
+            *_traces(16, traced, severed=False),
+            *last,
+            *_traces(16, traced, severed=True),
+        ),
         models=(model,),
     )
 

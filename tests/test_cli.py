@@ -71,7 +71,7 @@ def test_the_embedded_world_answers(capsys) -> None:
         ([*TRACE[:-1], "loud"], "noise 'loud' is neither s3 nor a number"),
         ([*TRACE[:-1], "-1"], "noise level must be a positive number"),
         ([*TRACE, "--samples", "0"], "samples and window must be at least 1"),
-        ([*TRACE, "--sever", "mlp", "--kind", "attn"], "--sever needs --kind hidden"),
+        ([*TRACE, "--sever", "mlp", "--kind", "attn"], "is not a kind of trace; give one of --kind hidden"),
         ([*TRACE, "--kind", "neuron"], "kind"),
         ([*TRACE, "--facts", "absent.json"], "absent.json: cannot be read"),
         ([*TRACE, "--json", "/proc/nothing/t.json"], "cannot be written"),

@@ -41,7 +41,7 @@ def test_full_measures_every_published_cell_and_every_kind_of_trace() -> None:
         assert unit.most is None and f"table{1 if cell.edited == 'relation' else 2}" in unit.parts
     for claim in load_expected().claims:
         for model in claim.models:
-            traced = {(unit.trace_kind, unit.corrupt) for unit in plans[model].units if unit.does == "trace"}
+            traced = {(unit.trace_kind.name, unit.corrupt) for unit in plans[model].units if unit.does == "trace"}
             assert {(kind, view) for kind in claim.kinds for view in ("entity", "relation")} <= traced
     assert all(unit.window == 10 for plan in plans.values() for unit in plan.units)
 

@@ -31,7 +31,6 @@ from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
 from artifact.sources.catalogue import SOURCES
 from artifact.sources.fetch import remaining
-from artifact.tracing.trace import Settings
 
 RECORD_BYTES = 7_000
 """Of one case in the journal: what `kloc bench report` prints for a run of the paper's proportions."""
@@ -252,10 +251,8 @@ def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = 
     """
     shape = Shape.of(SHAPES[model])
     if unit.does == "trace":
-        windows = Settings(1.0, kind=unit.kind, window=unit.window).cells(shape.layers).windows
-        fresh = protocol.severed_fresh_noise
-        lengths = PAPER_LENGTHS.traced[unit.corrupt]
-        return traced(shape, list(windows), lengths, severed=unit.sever is not None, fresh_noise=fresh)
+        lengths, fresh = PAPER_LENGTHS.traced[unit.corrupt], protocol.severed_fresh_noise
+        return traced(shape, unit.trace_kind, unit.window, lengths, fresh_noise=fresh)
     if unit.does == "unedited":
         return scored(shape, PAPER_LENGTHS)
     method = METHODS[unit.method]

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from artifact.bench.shapes import matrix_rate, operations, random_module, timed
+from artifact.lm.decoder import Site
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import from_module
 from artifact.tracing.corruption import noise
+from artifact.tracing.kinds import KindWord
 from artifact.tracing.sweep import Swept, sweep
-from artifact.tracing.trace import Kind, Settings
+from artifact.tracing.trace import TraceSettings
 
 NOISE_LEVEL = 0.1
 
@@ -29,7 +31,7 @@ NOISE_LEVEL = 0.1
 class TraceBench:
     """One kind's comparison. `loop_seconds` is scaled from `timed_cells` to `cells` where not all were timed."""
 
-    kind: Kind
+    kind: KindWord
     cells: int
     timed_cells: int
     loop_seconds: float
@@ -63,7 +65,7 @@ def bench_trace(
     shape: str,
     device: str,
     dtype: torch.dtype,
-    kinds: Sequence[Kind],
+    kinds: Sequence[KindWord],
     *,
     tokens: int,
     samples: int,
@@ -85,9 +87,9 @@ def bench_trace(
     cells = [(token, layer) for token in range(tokens) for layer in range(decoder.layers)]
     chosen = cells if loop_cells >= len(cells) else [cells[i] for i in generator.choice(len(cells), loop_cells, False)]
     for kind in kinds:
-        settings = Settings(NOISE_LEVEL, kind=kind, samples=samples)
+        settings = TraceSettings(NOISE_LEVEL, kind=kind, samples=samples)
 
-        def work(settings: Settings = settings) -> Swept:
+        def work(settings: TraceSettings = settings) -> Swept:
             return sweep(decoder, ids_FT, [span] * facts, settings.cells(decoder.layers), memory)
 
         work()  # warm
@@ -117,7 +119,7 @@ def _loop(
     module: Any,
     ids: Sequence[int],
     span: Sequence[int],
-    settings: Settings,
+    settings: TraceSettings,
     cells: Sequence[tuple[int, int]],
     answer: int,
 ) -> np.ndarray:
@@ -126,17 +128,19 @@ def _loop(
     ids_BT = torch.tensor([list(ids)] * (1 + settings.samples), device=device)
     blocks = module.transformer.h
     unit_SXD = torch.from_numpy(noise(settings.samples, len(span), module.config.n_embd)).to(device)
-    found = []
+    scores = []
+    restores = settings.cells(len(blocks))
     for token, layer in cells:
-        windows = settings.cells(len(blocks)).windows
-        if settings.kind == "hidden":
-            restored = [blocks[layer]]
-        else:
-            restored = [getattr(blocks[at], settings.kind) for at in windows[layer]]
+        restored = [_module(blocks[at], restores.site) for at in restores.windows[layer]]
         with _hooks(module.transformer.wte, restored, span, settings.noise_level * unit_SXD, token):
             logits_BV = module(ids_BT).logits[:, -1]
-        found.append(float(logits_BV[1:].float().softmax(-1)[:, answer].mean()))
-    return np.array(found)
+        scores.append(float(logits_BV[1:].float().softmax(-1)[:, answer].mean()))
+    return np.array(scores)
+
+
+def _module(block: Any, site: Site) -> Any:
+    """The module whose output is the site."""
+    return block if site == "hidden" else getattr(block, site)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import msgspec
 
 from artifact.editing.method import Method
 from artifact.facts.lengths import Lengths, Traced
-from artifact.lm.work import FLOAT, Shape, Work, blocks, head
+from artifact.lm.work import FLOAT, VECTORS, Shape, Work, blocks, head
+from artifact.tracing.kinds import TraceKind
 
 STEPS_SOURCE = "SmolLM2 135M on 16 known facts"
 """The run that Method.stops was measured in: a small real language model, as none on GPT-2 XL or GPT-J has been made.
@@ -34,27 +35,28 @@ def scored(shape: Shape, lengths: Lengths, dense: bool = False) -> Work:
 
 
 def traced(
-    shape: Shape,
-    windows: list[range],
-    traced: Traced,
-    samples: int = 10,
-    severed: bool = False,
-    fresh_noise: bool = True,
+    shape: Shape, kind: TraceKind, window: int, traced: Traced, samples: int = 10, fresh_noise: bool = True
 ) -> Work:
-    """Tracing one fact, every cell: `windows` of layers by centre, as tracing/trace.py makes them.
+    """Tracing one fact, every cell. Severed under `fresh_noise`, the scored run is computed anew for every token.
 
-    Rows of one restored token join at the start of their window and split off where it ends (tracing/sweep.py). With
-    `severed` and `fresh_noise` the scored run is computed anew for every restored token.
+    Rows of one restored token join after the first layer of their window and part where it ends; in the last block
+    only keys and values are computed of all tokens (tracing/sweep.py).
     """
-    tokens, layers = traced.tokens, shape.layers
+    tokens, layers, windows = traced.tokens, shape.layers, kind.windows(shape.layers, window)
     work = blocks(shape, layers, (1 + samples) * tokens, tokens) + head(shape, 1 + samples)
-    if severed and fresh_noise:
+    if kind.severed and fresh_noise:
         again = blocks(shape, layers, samples * tokens, tokens)
         work += again + head(shape, samples) + again.times(traced.restored)
-    groups = sum(_groups(windows, layer) for layer in range(layers))
-    sweep = blocks(shape, groups, samples * traced.onward, tokens)
+    groups = [_groups(windows, layer) for layer in range(layers + 1)]
+    last = groups[layers - 1]
+    sweep = blocks(shape, sum(groups[: layers - 1]), samples * traced.onward, tokens)
+    sweep += blocks(shape, last, samples * traced.restored, tokens)
+    projected = last * samples * (traced.onward - traced.restored)
+    sweep += Work(6 * shape.width**2 * projected, FLOAT * VECTORS / 4 * shape.width * projected)
+    if kind.site != "hidden":  # the first layer of a window, of the restored token
+        sweep += blocks(shape, len({at.start for at in windows}), samples * traced.restored, tokens)
     work += replace(sweep, passes=traced.restored * layers)
-    work += head(shape, samples * _groups(windows, layers) * traced.restored)
+    work += head(shape, samples * groups[layers] * traced.restored)
     return replace(work, passes=work.passes * traced.sweeps)
 
 
@@ -75,5 +77,5 @@ def factor_products(shape: Shape) -> float:
 
 def _groups(windows: list[range], layer: int) -> int:
     """How many rows a sample has before block `layer`: those still in one window go together."""
-    within = {window.start for window in windows if window.start <= layer < window.stop}
+    within = {window.start for window in windows if window.start < layer < window.stop}
     return len(within) + len({(window.start, window.stop) for window in windows if window.stop <= layer})

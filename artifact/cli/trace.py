@@ -22,6 +22,7 @@ from artifact.cli.app import (
 from artifact.facts.fact import Perspective, Statement, read_statements
 from artifact.facts.subject import subject_start
 from artifact.terminal import say
+from artifact.tracing.kinds import KindWord, SeverWord
 
 _NONE: list[str] = []
 
@@ -35,9 +36,7 @@ def trace(
     corrupt: Annotated[
         Perspective, Parameter(help="Corrupt the subject's tokens (entity) or the relation's.")
     ] = "entity",
-    kind: Annotated[
-        Literal["hidden", "mlp", "attn"], Parameter(help="Restore block outputs, or a module's outputs in a window.")
-    ] = "hidden",
+    kind: Annotated[KindWord, Parameter(help="Restore block outputs, or a module's outputs in a window.")] = "hidden",
     window: Annotated[int, Parameter(help="Layers restored together, for mlp and attn.")] = 10,
     relation_span: Annotated[
         Literal["all", "after", "template"],
@@ -57,9 +56,7 @@ def trace(
     facts: Annotated[
         Path | None, Parameter(help="Fact file whose subjects give s3 (default: the built-in facts).")
     ] = None,
-    sever: Annotated[
-        Literal["mlp", "attn"] | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")
-    ] = None,
+    sever: Annotated[SeverWord | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")] = None,
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
@@ -72,7 +69,7 @@ def trace(
     from artifact.facts.datasets import built_in_for
     from artifact.lm.device import use_tf32
     from artifact.runs.noise import noise_level, noise_number
-    from artifact.tracing.trace import Settings
+    from artifact.tracing.trace import TraceSettings
     from artifact.tracing.trace import trace as trace_fact
 
     followed = protocol_of(protocol, words(correct))
@@ -85,7 +82,7 @@ def trace(
     statement = Statement(0, prompt, subject, template)
     subjects = [s.subject for s in read_statements(facts)] if facts else None
     given = 1.0 if noise == "s3" else noise_number(noise)
-    settings = Settings(given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
+    settings = TraceSettings(given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
     level = noise_level(noise, loaded, subjects)
@@ -100,7 +97,7 @@ def trace(
         "corrupted": found.corrupted,
         "scores": found.scores,
         "kind": kind,
-        "window": None if kind == "hidden" else window,
+        "window": window if settings.trace_kind.windowed else None,
         "sever": sever,
         "noise": level,
         "samples": samples,
@@ -113,7 +110,7 @@ def trace(
     write_json(json_file, result)
     said = protocol_words(followed.name, followed.switches())
     source = f"s3 over the subjects of {facts or built_in_for(loaded.name).source}" if noise == "s3" else "as given"
-    if kind != "hidden" and 2 * window > (layers := loaded.decoder.layers):
+    if settings.trace_kind.windowed and 2 * window > (layers := loaded.decoder.layers):
         say(
             f"a window of {window} layers spans most of this model's {layers}, so cells hardly differ; the paper's "
             f"share of the depth is --window {max(1, round(10 / 48 * layers))}"

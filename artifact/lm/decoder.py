@@ -157,11 +157,13 @@ class Decoder:
         aligned: Aligned | None = None,
         edits: RowEdits | None = None,
         at_site: AtSite | None = None,
+        read: int | None = None,
     ) -> tuple[Tensor, LayerKeys]:
         """One block: (B, T, D) in, (B, T, D) out with the new tokens' keys and values.
 
         `past` holds the keys and values of the P tokens to the left (its batch must be B); the T tokens given stand at
-        positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise.
+        positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise. With `read`, only
+        the last so many tokens are computed beyond their keys and values, and come out.
         """
         family = self.family
         edits = edits or {}
@@ -173,12 +175,16 @@ class Decoder:
         if past is not None:
             key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
             value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
+        if read is not None:
+            query_BHTK, normed_BTD, hidden_BTD = query_BHTK[:, :, -read:], normed_BTD[:, -read:], hidden_BTD[:, -read:]
+        tokens = hidden_BTD.shape[1]
+        before = key_BHTK.shape[2] - tokens
         mixed_BHTK = F.scaled_dot_product_attention(
             query_BHTK,
             _for_each_query(key_BHTK, query_BHTK),
             _for_each_query(value_BHTK, query_BHTK),
-            attn_mask=aligned.seen_B1TK if aligned else _seen(left, hidden_BTD.shape[1], hidden_BTD.device),
-            is_causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
+            attn_mask=aligned.seen_B1TK[:, :, -tokens:] if aligned else _seen(before, tokens, hidden_BTD.device),
+            is_causal=aligned is None and before == 0 and tokens > 1,
         )
         attn_BTD = self.linear(family.name("attn_out", layer), mixed_BHTK.transpose(1, 2).flatten(2), edits)
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)

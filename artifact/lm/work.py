@@ -13,7 +13,7 @@ from typing import Any
 
 FLOAT = 4
 """Bytes of a float32, what every model runs in."""
-_VECTORS = 40
+VECTORS = 40
 """Vectors of width D that a token's way through a block reads and writes: norms, projections, attention, activation."""
 _LOGIT_VECTORS = 4
 """Times that a row of logits is read or written: product, softmax, what is gathered."""
@@ -80,7 +80,7 @@ def blocks(shape: Shape, layers: float, tokens: float, keys: float, back: bool =
     linear, attention = 24 * width**2, 4 * width * keys
     if back:
         linear, attention = 2 * linear, attention + 10 * width * keys
-    moved = FLOAT * _VECTORS * width * (3 if back else 1)
+    moved = FLOAT * VECTORS * width * (3 if back else 1)
     return Work(layers * tokens * (linear + attention), layers * tokens * moved, layers * (3 if back else 1))
 
 

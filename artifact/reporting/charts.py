@@ -14,16 +14,10 @@ from artifact.plan import Unit
 from artifact.reporting.escapes import Number, csv_bytes, file_name
 from artifact.runs.store import Store
 from artifact.tracing.averages import RoleEffects, Traces, traces_of
+from artifact.tracing.kinds import TRACE_KINDS
 
 TraceKey = tuple[str, Perspective]
 """Trace kind and view."""
-KIND_NAMES = {
-    "hidden": "hidden state",
-    "mlp": "MLP window",
-    "attn": "attention window",
-    "severed-mlp": "hidden state, MLP severed",
-    "severed-attn": "hidden state, attention severed",
-}
 
 
 @dataclass(frozen=True)
@@ -95,8 +89,8 @@ class Chart:
 
     @property
     def printed_kind(self) -> str:
-        name = KIND_NAMES.get(self.kind, self.kind)
-        return f"{name} of {self.panels[0].window} layers" if self.kind in ("mlp", "attn") else name
+        """What is restored, in words."""
+        return TRACE_KINDS[self.kind].words(self.panels[0].window)
 
     @property
     def summary(self) -> str:
@@ -118,7 +112,7 @@ def finished_traces(store: Store) -> dict[TraceKey, Traces]:
         if unit.does == "trace":
             cases_F, numbers_FX = store.numbers(unit)
             if len(cases_F):
-                found[unit.trace_kind, unit.corrupt] = traces_of(unit.corrupt, cases_F, numbers_FX)
+                found[unit.trace_kind.name, unit.corrupt] = traces_of(unit.corrupt, cases_F, numbers_FX)
     return found
 
 
@@ -128,9 +122,9 @@ def charts(store: Store, traced: Mapping[TraceKey, Traces] | None = None) -> lis
     kinds: dict[str, list[Panel]] = {}
     counts = store.counts()
     for unit in store.info().plan.units:
-        traces = traced.get((unit.trace_kind, unit.corrupt)) if unit.does == "trace" else None
+        traces = traced.get((unit.trace_kind.name, unit.corrupt)) if unit.does == "trace" else None
         if traces is not None:
-            kinds.setdefault(unit.trace_kind, []).append(_panel(unit, traces, counts[unit.name]))
+            kinds.setdefault(unit.trace_kind.name, []).append(_panel(unit, traces, counts[unit.name]))
     return [
         Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.corrupt))))
         for kind, panels in kinds.items()
@@ -164,7 +158,7 @@ def largest_half_width(panel: Panel) -> float | None:
 def _panel(unit: Unit, traces: Traces, counts: Counter[str]) -> Panel:
     return Panel(
         unit=unit.name,
-        kind=unit.trace_kind,
+        kind=unit.trace_kind.name,
         window=unit.window,
         corrupt=unit.corrupt,
         effects=tuple(traces.role_effects()),

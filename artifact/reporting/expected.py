@@ -15,8 +15,8 @@ from artifact.evaluation.metrics import Group
 from artifact.facts.fact import Perspective
 from artifact.reporting.resources import expected_folder
 from artifact.tracing.averages import roles
+from artifact.tracing.kinds import KindName
 
-TraceName = Literal["hidden", "mlp", "attn", "severed-mlp", "severed-attn"]
 T = TypeVar("T")
 _Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 _Points = Annotated[float, msgspec.Meta(gt=0, le=100)]
@@ -97,7 +97,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `depth` is a half-open range of the model's depth from 0 to 1; layer l of L stands at (l + 0.5) / L.
     """
 
-    kind: TraceName
+    kind: KindName
     corrupt: Perspective
     roles: tuple[str, ...]
     depth: tuple[float, float]

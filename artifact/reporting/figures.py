@@ -22,8 +22,9 @@ from matplotlib.font_manager import findfont, get_font
 from artifact.errors import RunError, SettingError
 from artifact.io import write_atomically
 from artifact.reporting.charts import Chart, Panel, panel_file
-from artifact.reporting.severed import LINES, SeveredChart
+from artifact.reporting.severed import SeveredChart
 from artifact.terminal import shown
+from artifact.tracing.kinds import TRACE_KINDS
 
 COLUMN_INCHES = 3.5
 """Width of one panel: a column of the paper, or a phone's screen."""
@@ -33,8 +34,6 @@ _MOST_LABELS = 256
 _MOST_CHARACTERS = 24
 """Of a token's label: a longer one leaves no room for what it names."""
 _COLOURS = "viridis"
-# Okabe and Ito's colours, told apart by colour-blind readers; the line styles differ too.
-_LOOKS = {"hidden": ("#000000", "-"), "severed-mlp": ("#0072B2", "--"), "severed-attn": ("#D55E00", ":")}
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
@@ -182,8 +181,9 @@ def _severed_figure(chart: SeveredChart) -> Figure:
         for kind, effect in lines.items():
             mean_L, half_L = effect.mean(), np.nan_to_num(effect.half_width())
             layers_L = np.arange(len(mean_L))
-            colour, style = _LOOKS[kind]
-            axis.plot(layers_L, mean_L, style, color=colour, linewidth=1.2, label=LINES[kind])
+            traced = TRACE_KINDS[kind]
+            colour, style = traced.look
+            axis.plot(layers_L, mean_L, style, color=colour, linewidth=1.2, label=traced.line)
             axis.fill_between(layers_L, mean_L - half_L, mean_L + half_L, color=colour, alpha=0.15, linewidth=0)
         facts = next(iter(lines.values())).facts
         axis.set_title(f"{role} ({facts})")

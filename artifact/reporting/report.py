@@ -30,7 +30,7 @@ from artifact.plan import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
-from artifact.reporting.charts import KIND_NAMES, Chart, chart_csv, charts, largest_half_width, panel_file
+from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
@@ -325,7 +325,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
         does = {
-            "trace": f"trace the {KIND_NAMES[unit.trace_kind]}, {unit.corrupt} view",
+            "trace": f"trace the {unit.trace_kind.printed}, {unit.corrupt} view",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
         }[unit.does]

@@ -1,7 +1,7 @@
 """Severed effects by layer for each token role: what is left of a hidden state's effect without MLP or attention.
 
-Covers the data of one figure a view: a panel a role, a line a kind of trace (nothing severed, MLP severed, attention
-severed). It draws nothing (figures.py); its numbers stand in the CSV files of charts.py.
+Covers the data of one figure a view: a panel a role, a line for each kind of trace that Figure 3 shows (kinds.py).
+figures.py draws it; its numbers stand in the CSV files of charts.py.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.charts import Chart, fingerprint
 from artifact.tracing.averages import RoleEffects, roles
+from artifact.tracing.kinds import TRACE_KINDS
 
-LINES = {"hidden": "nothing severed", "severed-mlp": "MLP severed", "severed-attn": "attention severed"}
+_LINES = {one.name: one for one in TRACE_KINDS.values() if "figure3" in one.figures}
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class SeveredChart:
         """For each role, the largest effect with nothing severed and what severing leaves of it at that layer."""
         parts = []
         for role, lines in self.effects.items():
-            if "hidden" in lines:
-                layer = int(lines["hidden"].mean().argmax())
-                values = ", ".join(f"{LINES[kind]} {effect.mean()[layer]:.3f}" for kind, effect in lines.items())
+            if intact := [effect for kind, effect in lines.items() if not _LINES[kind].severed]:
+                layer = int(intact[0].mean().argmax())
+                values = ", ".join(f"{_LINES[kind].line} {effect.mean()[layer]:.3f}" for kind, effect in lines.items())
                 parts.append(f"{role}, layer {layer}: {values}")
         return f"{self.corrupt} view: " + "; ".join(parts)
 
@@ -59,11 +60,11 @@ def severed_charts(charts: list[Chart]) -> list[SeveredChart]:
             chart.kind: {effect.role: effect for effect in panel.effects}
             for chart in charts
             for panel in chart.panels
-            if chart.kind in LINES and panel.corrupt == corrupt
+            if chart.kind in _LINES and panel.corrupt == corrupt
         }
-        if len(by_kind.keys() - {"hidden"}) > 0:
+        if any(_LINES[kind].severed for kind in by_kind):
             lines = {
-                role: {kind: by_kind[kind][role] for kind in LINES if role in by_kind.get(kind, {})}
+                role: {kind: by_kind[kind][role] for kind in _LINES if role in by_kind.get(kind, {})}
                 for role in roles(corrupt)
             }
             found.append(SeveredChart(corrupt, {role: one for role, one in lines.items() if one}))

@@ -27,7 +27,7 @@ from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
 from artifact.runs.resolve import SAMPLES, Context
 from artifact.runs.store import NOT_ANSWERED
-from artifact.tracing.trace import Settings, greedy_answers, is_answer, trace_all
+from artifact.tracing.trace import TraceSettings, greedy_answers, is_answer, trace_all
 
 Item = Fact | Statement | OddRecord
 
@@ -140,7 +140,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
 
 def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Record]:
     relation = context.relation_noise_level if unit.corrupt == "relation" else None
-    settings = Settings(
+    settings = TraceSettings(
         context.noise_level if relation is None else relation,
         kind=unit.kind,
         window=unit.window,

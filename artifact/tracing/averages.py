@@ -110,12 +110,12 @@ class Traces:
 
     def role_effects(self) -> list[RoleEffects]:
         """Effects by role, for the roles that any fact has."""
-        found = []
-        for r, role in enumerate(roles(self.corrupt)):
-            has_F = self.tokens_FR[:, r] > 0
-            if has_F.any():
-                found.append(RoleEffects(role, self.effects_FRL[has_F, r]))
-        return found
+        has_FR = self.tokens_FR > 0
+        return [
+            RoleEffects(role, self.effects_FRL[has_FR[:, r], r])
+            for r, role in enumerate(roles(self.corrupt))
+            if has_FR[:, r].any()
+        ]
 
 
 def traces_of(corrupt: Perspective, cases_F: np.ndarray, numbers_FX: np.ndarray) -> Traces:

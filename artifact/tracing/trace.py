@@ -1,14 +1,13 @@
 """Causal tracing of one fact: clean, corrupted, and corrupted-with-restoration runs over every (token, layer) cell.
 
-Covers the kinds `hidden` (block output restored at one layer), `mlp` and `attn` (that module's outputs restored in a
-window of layers), and severed tracing (block output restored while a module's outputs at that token stay corrupted).
-The computation is sweep.py's, averages over facts are averages.py's. Equations (4) and (5) of the paper; golden
-numbers: tests/reference/trace, 1e-5.
+Covers the settings of a trace, the greedy answers that decide which facts are traced, and tracing many facts. The kinds
+of trace are in kinds.py, the computation in sweep.py, averages over facts in averages.py. Equations (4) and (5) of the
+paper; golden numbers: tests/reference/trace, 1e-5.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +19,9 @@ from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
 from artifact.tracing.corruption import RelationSpan, corrupted_tokens, subject_tokens
+from artifact.tracing.kinds import KindWord, SeverWord, TraceKind, trace_kind
 from artifact.tracing.sweep import Cells, Swept, sweep
 
-Kind = Literal["hidden", "mlp", "attn"]
-Sever = Literal["mlp", "attn"]
 _MOST_SAMPLES = 10_000
 """All of them are in memory at once."""
 _MOST_WINDOW = 100_000
@@ -50,18 +48,19 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is restored and how: kind, window of layers (for mlp and attn), severed module, noise.
+class TraceSettings:
+    """What is restored and how: the two words of a kind (kinds.py), window of layers (for windowed kinds), noise.
 
     `noise_level` multiplies unit noise; `fresh_noise` is the released severed tracing, in which the frozen values come
-    from the generator's first draw and the scored run from its second.
+    from the generator's first draw and the scored run from its second. Raises SettingError for words without a kind
+    and numbers out of range.
     """
 
     noise_level: float
-    kind: Kind = "hidden"
+    kind: KindWord = "hidden"
     window: int = 10
     samples: int = 10
-    sever: Sever | None = None
+    sever: SeverWord | None = None
     fresh_noise: bool = True
     corrupt: Perspective = "entity"
     relation_span: RelationSpan = "all"
@@ -74,19 +73,18 @@ class Settings:
             )
         if not (self.noise_level > 0 and np.isfinite(self.noise_level)):
             raise SettingError(f"the noise level must be a positive number, got {self.noise_level}; give one, or s3")
-        if self.sever is not None and self.kind != "hidden":
-            raise SettingError(
-                f"severed tracing restores block outputs: --sever needs --kind hidden, got {self.kind}; drop one"
-            )
+        trace_kind(self.kind, self.sever)
+
+    @property
+    def trace_kind(self) -> TraceKind:
+        """The kind that `kind` and `sever` stand for."""
+        return trace_kind(self.kind, self.sever)
 
     def cells(self, layers: int) -> Cells:
-        """What a sweep over a model of so many layers restores; the window of `hidden` begins behind its block."""
-        if self.kind == "hidden":
-            windows = [range(centre + 1, layers + 1) for centre in range(layers)]
-        else:
-            low, high = self.window // 2, -(-self.window // 2)
-            windows = [range(max(0, centre - low), min(layers, centre + high)) for centre in range(layers)]
-        return Cells(self.kind, windows, self.samples, self.noise_level, self.sever, self.fresh_noise)
+        """What a sweep over a model of so many layers restores."""
+        kind = self.trace_kind
+        windows = kind.windows(layers, self.window)
+        return Cells(kind.site, windows, self.samples, self.noise_level, kind.severed, self.fresh_noise)
 
 
 _NONE = -1
@@ -106,13 +104,13 @@ def greedy_answers(
 ) -> list[int | ArtifactError]:
     """The likeliest next token of each prompt; an error in the place of a prompt that cannot be asked."""
     memory = memory or Memory(default_memory(model.decoder.device))
-    found: dict[int, int | ArtifactError] = {}
+    answers: dict[int, int | ArtifactError] = {}
     asked: dict[int, tuple[int, ...]] = {}
     for number, statement in enumerate(statements):
         try:
             asked[number] = model.tokens.encode(statement.prompt).ids
         except ArtifactError as error:
-            found[number] = error
+            answers[number] = error
     decoder = model.decoder
 
     def fitting(left: Sequence[int]) -> int:
@@ -127,10 +125,10 @@ def greedy_answers(
         finite_B = logits_BV.isfinite().all(-1)
         return logits_BV.argmax(-1).where(finite_B, torch.full_like(finite_B, _NONE, dtype=torch.long)).tolist()
 
-    for part, answers in batches(list(asked), fitting, compute, memory):
-        for number, token in zip(part, answers, strict=True):
-            found[number] = token if token != _NONE else _not_finite(statements[number])
-    return [found[number] for number in range(len(statements))]
+    for part, tokens in batches(list(asked), fitting, compute, memory):
+        for number, token in zip(part, tokens, strict=True):
+            answers[number] = token if token != _NONE else _not_finite(statements[number])
+    return [answers[number] for number in range(len(statements))]
 
 
 def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
@@ -145,16 +143,81 @@ class _Asked(NamedTuple):
     """A statement by its place in the list, its tokens, and those to corrupt."""
 
     number: int
+    statement: Statement
     encoded: Encoded
     span: tuple[int, ...]
 
 
-def trace(model: LanguageModel, statement: Statement, settings: Settings, memory: Memory | None = None) -> Trace:
+def trace(model: LanguageModel, statement: Statement, settings: TraceSettings, memory: Memory | None = None) -> Trace:
     """Trace one fact. Raises PromptError for a prompt or subject the model cannot be asked with."""
-    (found,) = trace_all(model, [statement], settings, memory)
-    if isinstance(found, ArtifactError):
-        raise found
-    return found
+    (traced,) = trace_all(model, [statement], settings, memory)
+    if isinstance(traced, ArtifactError):
+        raise traced
+    return traced
+
+
+def trace_all(
+    model: LanguageModel, statements: Sequence[Statement], settings: TraceSettings, memory: Memory | None = None
+) -> list[Trace | ArtifactError]:
+    """Trace many facts, those of one length together; an error in the place of one that cannot be traced."""
+    memory = memory or Memory(default_memory(model.decoder.device))
+    traced: dict[int, Trace | ArtifactError] = {}
+    lengths: dict[int, list[_Asked]] = {}
+    for number, statement in enumerate(statements):
+        try:
+            encoded = model.tokens.encode(statement.prompt)
+            span = corrupted_tokens(encoded, statement, settings.corrupt, settings.relation_span)
+        except ArtifactError as error:
+            traced[number] = error
+        else:
+            lengths.setdefault(len(encoded.ids), []).append(_Asked(number, statement, encoded, span))
+    _check_noise(settings.noise_level, model.decoder)
+    for _, asked in sorted(lengths.items()):
+        traced |= _trace_one_length(model, asked, settings, memory)
+    return [traced[number] for number in range(len(statements))]
+
+
+def _trace_one_length(
+    model: LanguageModel, asked: Sequence[_Asked], settings: TraceSettings, memory: Memory
+) -> dict[int, Trace | ArtifactError]:
+    """The traces of statements of as many tokens, by their places in the list."""
+    cells, tokens = settings.cells(model.decoder.layers), len(asked[0].encoded.ids)
+
+    def fitting(left: Sequence[_Asked]) -> int:
+        # Severed under fresh noise, one run is scored and the outputs of another are frozen.
+        return memory.facts(model.decoder, tokens, settings.samples, 2 if cells.severed and cells.fresh_noise else 1)
+
+    def compute(part: Sequence[_Asked]) -> Swept | DoesNotFit:
+        return sweep(model.decoder, [one.encoded.ids for one in part], [one.span for one in part], cells, memory)
+
+    def alone(one: _Asked) -> Swept | DoesNotFit:
+        return DoesNotFit(
+            f"case {one.statement.case_id}: one fact of {tokens} tokens, {settings.samples} samples does not fit the "
+            "device's memory; take a larger device, or fewer --samples"
+        )
+
+    return {
+        one.number: swept if isinstance(swept, DoesNotFit) else _trace_of(model, one, swept, f)
+        for part, swept in batches(asked, fitting, compute, memory, alone)
+        for f, one in enumerate(part)
+    }
+
+
+def _trace_of(model: LanguageModel, one: _Asked, swept: Swept, f: int) -> Trace | ArtifactError:
+    """Fact f of a sweep as a Trace; PromptError where its numbers are not finite."""
+    if not np.isfinite([swept.clean_F[f], swept.corrupted_F[f], *swept.scores_FTL[f].flat]).all():
+        return _not_finite(one.statement)
+    return Trace(
+        case_id=one.statement.case_id,
+        tokens=tuple(model.tokens.label(i) for i in one.encoded.ids),
+        subject=subject_tokens(one.encoded, one.statement),
+        span=one.span,
+        answer=model.tokens.label(swept.answer_F[f]),
+        answer_id=swept.answer_F[f],
+        clean=swept.clean_F[f],
+        corrupted=swept.corrupted_F[f],
+        scores=swept.scores_FTL[f].tolist(),
+    )
 
 
 def _check_noise(level: float, decoder: Decoder) -> None:
@@ -165,58 +228,3 @@ def _check_noise(level: float, decoder: Decoder) -> None:
     if level > most:
         word = str(decoder.dtype).removeprefix("torch.")
         raise SettingError(f"the noise level {level:g} is beyond what {word} holds; give at most {most:.0g}, or s3")
-
-
-def trace_all(
-    model: LanguageModel, statements: Sequence[Statement], settings: Settings, memory: Memory | None = None
-) -> list[Trace | ArtifactError]:
-    """Trace many facts, those of one length together; an error in the place of one that cannot be traced."""
-    memory = memory or Memory(default_memory(model.decoder.device))
-    found: dict[int, Trace | ArtifactError] = {}
-    lengths: dict[int, list[_Asked]] = {}
-    for number, statement in enumerate(statements):
-        try:
-            encoded = model.tokens.encode(statement.prompt)
-            span = corrupted_tokens(encoded, statement, settings.corrupt, settings.relation_span)
-        except ArtifactError as error:
-            found[number] = error
-        else:
-            lengths.setdefault(len(encoded.ids), []).append(_Asked(number, encoded, span))
-    cells = settings.cells(model.decoder.layers)
-    _check_noise(settings.noise_level, model.decoder)
-
-    def compute(part: Sequence[_Asked]) -> Swept | DoesNotFit:
-        return sweep(model.decoder, [one.encoded.ids for one in part], [one.span for one in part], cells, memory)
-
-    def alone(one: _Asked) -> Swept | DoesNotFit:
-        return DoesNotFit(
-            f"case {statements[one.number].case_id}: one fact of {len(one.encoded.ids)} tokens, {settings.samples} "
-            "samples does not fit the device's memory; take a larger device, or fewer --samples"
-        )
-
-    for tokens, asked in sorted(lengths.items()):
-
-        def fitting(left: Sequence[_Asked], tokens: int = tokens) -> int:
-            # Severed under fresh noise, one run is scored and the outputs of another are frozen.
-            return memory.facts(model.decoder, tokens, settings.samples, 2 if cells.sever and cells.fresh_noise else 1)
-
-        for part, swept in batches(asked, fitting, compute, memory, alone):
-            for f, (number, encoded, span) in enumerate(part):
-                if isinstance(swept, DoesNotFit):
-                    found[number] = swept
-                    continue
-                if not np.isfinite([swept.clean_F[f], swept.corrupted_F[f], *swept.scores_FTL[f].flat]).all():
-                    found[number] = _not_finite(statements[number])
-                    continue
-                found[number] = Trace(
-                    case_id=statements[number].case_id,
-                    tokens=tuple(model.tokens.label(i) for i in encoded.ids),
-                    subject=subject_tokens(encoded, statements[number]),
-                    span=span,
-                    answer=model.tokens.label(swept.answer_F[f]),
-                    answer_id=swept.answer_F[f],
-                    clean=swept.clean_F[f],
-                    corrupted=swept.corrupted_F[f],
-                    scores=swept.scores_FTL[f].tolist(),
-                )
-    return [found[number] for number in range(len(statements))]

@@ -35,7 +35,7 @@ from artifact.facts.fact import Fact, Statement
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
 from artifact.tracing.corruption import corrupted_tokens, noise
-from artifact.tracing.trace import Settings, trace
+from artifact.tracing.trace import TraceSettings, trace
 
 RELEASED, CORRECTED = PROTOCOLS["released"], PROTOCOLS["corrected"]
 RECORDS = json.loads((Path(__file__).parent.parent / "reference" / "facts.json").read_text())
@@ -70,7 +70,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 @torch.no_grad()
 def test_a_trace_equals_one_cell_at_a_time(kind: str, llama: LanguageModel, module: LlamaForCausalLM) -> None:
     statement = Statement(case_id=0, prompt="The Space Needle is in the city of", subject="The Space Needle")
-    chosen = Settings(0.8, kind=kind, window=2, samples=3)
+    chosen = TraceSettings(0.8, kind=kind, window=2, samples=3)
     found = trace(llama, statement, chosen)
     encoded = llama.tokens.encode(statement.prompt)
     ids_BT = torch.tensor([encoded.ids] * 4)

@@ -25,7 +25,7 @@ from artifact.errors import EditError, PromptError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Statement
 from artifact.lm.load import LanguageModel, load_folder
-from artifact.tracing.trace import Settings, greedy_answers, trace_all
+from artifact.tracing.trace import TraceSettings, greedy_answers, trace_all
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 RELEASED, CORRECTED = PROTOCOLS["released"], PROTOCOLS["corrected"]
@@ -94,7 +94,7 @@ def test_scores_that_are_no_numbers_name_their_case(tiny, broken, facts) -> None
 def test_traces_that_are_no_numbers_name_their_case(broken) -> None:
     (said,) = greedy_answers(broken, [STATEMENT])
     assert isinstance(said, PromptError) and "case 7" in str(said) and "not finite" in str(said)
-    (found,) = trace_all(broken, [STATEMENT], Settings(0.1, samples=2))
+    (found,) = trace_all(broken, [STATEMENT], TraceSettings(0.1, samples=2))
     assert isinstance(found, PromptError) and "case 7" in str(found)
 
 
@@ -102,14 +102,14 @@ def test_traces_that_are_no_numbers_name_their_case(broken) -> None:
 def test_noise_beyond_the_type_is_refused(level, tiny) -> None:
     """Also where its square is: a layer norm would make zeros of it without a word."""
     with pytest.raises(SettingError, match="beyond what float32 holds"):
-        trace_all(tiny("tiny-gpt2"), [STATEMENT], Settings(level, samples=2))
+        trace_all(tiny("tiny-gpt2"), [STATEMENT], TraceSettings(level, samples=2))
 
 
 def test_noise_beyond_a_narrower_type(tiny) -> None:
     model = load_folder(REFERENCE / "models" / "tiny-gpt2", dtype=torch.float16)
     with pytest.raises(SettingError, match="beyond what float16 holds; give at most 7e"):
-        trace_all(model, [STATEMENT], Settings(1e4, samples=2))
-    (found,) = trace_all(tiny("tiny-gpt2"), [STATEMENT], Settings(1e4, samples=2))
+        trace_all(model, [STATEMENT], TraceSettings(1e4, samples=2))
+    (found,) = trace_all(tiny("tiny-gpt2"), [STATEMENT], TraceSettings(1e4, samples=2))
     assert not isinstance(found, Exception)
 
 

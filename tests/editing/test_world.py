@@ -15,7 +15,7 @@ from artifact.facts.fact import PERSPECTIVES, Statement
 from artifact.plan import SMOKE
 from artifact.runs.resolve import Asked, Context, prepare
 from artifact.tracing.averages import trace_numbers, traces_of
-from artifact.tracing.trace import Settings, trace
+from artifact.tracing.trace import TraceSettings, trace
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def mean(scores, view: str, group: str, metric: str = "success") -> float:
 
 def test_early_site_at_the_last_subject_token(world: Context) -> None:
     traces = [
-        trace(world.model, Statement(f.case_id, f.prompt, f.subject, f.template), Settings(world.noise_level))
+        trace(world.model, Statement(f.case_id, f.prompt, f.subject, f.template), TraceSettings(world.noise_level))
         for f in world.inputs.edited.facts[::10]
     ]
     clean, corrupted = (np.mean([getattr(t, name) for t in traces]) for name in ("clean", "corrupted"))

@@ -134,3 +134,18 @@ def test_sites_are_seen_and_replaced(model: LanguageModel) -> None:
             0, decoder.embed(word_BTD), at_site=lambda site, _, value: value * 0 if site in ("attn", "mlp") else None
         )[0]
         torch.testing.assert_close(silent, decoder.embed(word_BTD))
+
+
+@pytest.mark.parametrize("stored", [0, 3])
+@pytest.mark.parametrize("read", [1, 2, 5])
+def test_a_block_can_compute_the_last_tokens_alone(model: LanguageModel, stored: int, read: int) -> None:
+    """The keys and values are those of all tokens; what comes out is the end of what comes out of the whole block."""
+    decoder = model.decoder
+    with torch.no_grad():
+        state_BTD = decoder.embed(decoder.words(torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12][: stored + 5]])))
+        past = decoder.block(0, state_BTD[:, :stored])[1] if stored else None
+        whole_BTD, keys = decoder.block(0, state_BTD[:, stored:], past=past)
+        last_BTD, same = decoder.block(0, state_BTD[:, stored:], past=past, read=read)
+    assert last_BTD.shape[1] == read
+    torch.testing.assert_close(last_BTD, whole_BTD[:, -read:], rtol=0, atol=1e-5)
+    assert all(torch.equal(one, other) for one, other in zip(keys, same, strict=True))

@@ -34,7 +34,7 @@ HIDDEN = Plan(
     units=tuple(
         unit
         for unit in SMOKE.units
-        if unit.method in ("none", "rome") and (unit.does != "trace" or unit.trace_kind == "hidden")
+        if unit.method in ("none", "rome") and (unit.does != "trace" or unit.trace_kind.name == "hidden")
     ),
 )
 """The smoke plan with one kind of trace: figures take most of a report's time."""
@@ -274,7 +274,8 @@ def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Store]
     severed = tuple(
         unit
         for unit in SMOKE.units
-        if unit.method in ("none", "rome") and (unit.does != "trace" or unit.trace_kind in ("hidden", "severed-mlp"))
+        if unit.method in ("none", "rome")
+        and (unit.does != "trace" or unit.trace_kind.name in ("hidden", "severed-mlp"))
     )
     with ExitStack() as stack:
         yield [

@@ -12,7 +12,7 @@ from artifact.lm.device import Memory, parse_bytes
 from artifact.lm.load import LanguageModel
 from artifact.tracing import sweep as module
 from artifact.tracing.sweep import sweep
-from artifact.tracing.trace import Settings, trace, trace_all
+from artifact.tracing.trace import TraceSettings, trace, trace_all
 
 KINDS: dict[str, dict] = {
     "hidden": {},
@@ -35,7 +35,7 @@ def test_batch_size_and_memory_change_nothing(model: LanguageModel, kind, tokens
     """Facts of one length with other corrupted tokens each, together or alone, in one batch or cell by cell."""
     ids = [data.draw(st.lists(st.integers(1, 700), min_size=tokens, max_size=tokens)) for _ in range(facts)]
     spans = [sorted(data.draw(st.sets(st.integers(0, tokens - 1), min_size=1))) for _ in range(facts)]
-    cells = Settings(0.5, samples=2, **KINDS[kind]).cells(model.decoder.layers)
+    cells = TraceSettings(0.5, samples=2, **KINDS[kind]).cells(model.decoder.layers)
     together = sweep(model.decoder, ids, spans, cells, Memory(memory))
     for f in range(facts):
         alone = sweep(model.decoder, [ids[f]], [spans[f]], cells, Memory(10**9))
@@ -48,7 +48,7 @@ def test_batch_size_and_memory_change_nothing(model: LanguageModel, kind, tokens
 def test_restoring_everything_gives_the_clean_probability(model: LanguageModel, kind: str) -> None:
     """In a prompt of one token, that token's states are everything."""
     layers = model.decoder.layers
-    chosen = Settings(0.5, kind=kind, window=2 * layers, samples=3)
+    chosen = TraceSettings(0.5, kind=kind, window=2 * layers, samples=3)
     found = sweep(model.decoder, [[11]], [[0]], chosen.cells(layers), Memory(10**9))
     if kind == "hidden":
         np.testing.assert_allclose(found.scores_FTL, found.clean_F[0], rtol=0, atol=1e-6)
@@ -64,17 +64,17 @@ def test_many_facts_in_their_order_with_errors_in_their_place(model: LanguageMod
         Statement(2, "Marie Curie worked for", "Marie Curie"),
         Statement(3, "The capital of Japan is", "Japan"),
     ]
-    found = trace_all(model, statements, Settings(0.3))
+    found = trace_all(model, statements, TraceSettings(0.3))
     assert isinstance(found[1], PromptError)
     for number in (0, 2, 3):
-        alone = trace(model, statements[number], Settings(0.3))
+        alone = trace(model, statements[number], TraceSettings(0.3))
         assert (found[number].case_id, found[number].tokens) == (number, alone.tokens)
         np.testing.assert_allclose(found[number].scores, alone.scores, rtol=0, atol=1e-6)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     statement, said = Statement(0, "The capital of France is", "France"), []
-    expected = trace(model, statement, Settings(0.3))
+    expected = trace(model, statement, TraceSettings(0.3))
     whole = module._Token._sweep
     refused = []
 
@@ -85,7 +85,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(model: LanguageModel, monkey
         return whole(self, centres)
 
     monkeypatch.setattr(module._Token, "_sweep", sweep_once)
-    found = trace(model, statement, Settings(0.3), Memory(10**9, said.append))
+    found = trace(model, statement, TraceSettings(0.3), Memory(10**9, said.append))
     assert refused and all(line.startswith("out of memory: going on with batches for ") for line in said)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-6)
 
@@ -94,7 +94,7 @@ def test_out_of_memory_for_several_facts_goes_on_with_fewer(model: LanguageModel
     import artifact.tracing.trace as tracing
 
     statements = [Statement(n, f"The capital of {s} is", s) for n, s in enumerate(("France", "Japan", "Italy"))]
-    expected = trace_all(model, statements, Settings(0.3))
+    expected = trace_all(model, statements, TraceSettings(0.3))
 
     def one_only(decoder, ids_FT, *rest):
         if len(ids_FT) > 1:
@@ -102,7 +102,7 @@ def test_out_of_memory_for_several_facts_goes_on_with_fewer(model: LanguageModel
         return sweep(decoder, ids_FT, *rest)
 
     monkeypatch.setattr(tracing, "sweep", one_only)
-    found = trace_all(model, statements, Settings(0.3), Memory(10**9))
+    found = trace_all(model, statements, TraceSettings(0.3), Memory(10**9))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
 
@@ -115,7 +115,7 @@ def test_a_fact_that_never_fits_is_an_error_of_its_case(model: LanguageModel, mo
 
     monkeypatch.setattr(tracing, "sweep", refused)
     statements = [Statement(n, f"The capital of {s} is", s) for n, s in enumerate(("France", "Japan"))]
-    found = trace_all(model, statements, Settings(0.3), Memory(10**9))
+    found = trace_all(model, statements, TraceSettings(0.3), Memory(10**9))
     assert [str(one)[:40] for one in found] == [f"case {n}: one fact of 5 tokens, 10 samples" for n in (0, 1)]
     assert all(isinstance(one, DoesNotFit) for one in found)
 
@@ -131,7 +131,7 @@ def test_windows_that_are_alike_share_a_row(model: LanguageModel, monkeypatch: p
         return block(self, layer, hidden_BTD, **more)
 
     monkeypatch.setattr(type(model.decoder), "block", counted)
-    cells = Settings(0.5, kind="mlp", window=2 * layers, samples=4).cells(layers)
+    cells = TraceSettings(0.5, kind="mlp", window=2 * layers, samples=4).cells(layers)
     sweep(model.decoder, [[5, 6]], [[1]], cells, Memory(10**9))
     assert seen == [1] * layers + [4] * layers + [4] * layers  # clean, corrupted, one restored token
 

@@ -16,7 +16,7 @@ from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 from artifact.tracing.corruption import embedding_spread
 from artifact.tracing.sweep import sweep
-from artifact.tracing.trace import Settings, trace
+from artifact.tracing.trace import TraceSettings, trace
 
 GOLDEN = sorted((Path(__file__).parent.parent / "reference" / "trace").glob("*.npz"))
 KEYS: dict[str, dict] = {
@@ -33,7 +33,7 @@ KEYS: dict[str, dict] = {
 }
 
 
-def trace_ids(decoder, ids, span, chosen: Settings, memory: int = 10**9):
+def trace_ids(decoder, ids, span, chosen: TraceSettings, memory: int = 10**9):
     """Answer id, clean and corrupted probability and scores of one fact's ids."""
     found = sweep(decoder, [ids], [list(span)], chosen.cells(decoder.layers), Memory(memory))
     return found.answer_F[0], found.clean_F[0], found.corrupted_F[0], found.scores_FTL[0]
@@ -49,7 +49,7 @@ def test_golden(file: Path, key: str, tiny) -> None:
         model.decoder,
         golden["input_ids"].tolist(),
         range(*golden["corrupt_range"]),
-        Settings(float(golden["noise_level"]), **KEYS[key]),
+        TraceSettings(float(golden["noise_level"]), **KEYS[key]),
     )
     assert answer_id == golden["answer_id"]
     assert clean == pytest.approx(float(golden["high_score"]), abs=1e-5)
@@ -71,7 +71,7 @@ def test_golden_from_text(reference: Path, tiny) -> None:
             found = trace(
                 model,
                 Statement(entry["case_id"], entry["prompt"], subject[entry["case_id"]]),
-                Settings(level, corrupt="entity" if entity else "relation", relation_span="after"),
+                TraceSettings(level, corrupt="entity" if entity else "relation", relation_span="after"),
             )
             assert found.tokens == tuple(entry["tokens"])
             assert list(found.span) == list(range(*golden["corrupt_range"]))
@@ -91,7 +91,7 @@ def test_properties(model: LanguageModel, ids: list[int], kind: str, window: int
     """Cells before the corruption keep the corrupted score; the last token's last state is the clean run; all are
     probabilities; one sweep equals restoring one cell at a time."""
     span = sorted(data.draw(st.sets(st.integers(0, len(ids) - 1), min_size=1)))
-    chosen = Settings(0.5, kind=kind, window=window, samples=3)
+    chosen = TraceSettings(0.5, kind=kind, window=window, samples=3)
     decoder = model.decoder
     with torch.no_grad():
         answer_id, clean, corrupted, scores_TL = trace_ids(decoder, ids, span, chosen)
@@ -114,7 +114,7 @@ def _one_cell(model, ids, span, chosen, token, layer, answer_id) -> float:
     word_1TD = decoder.words(torch.tensor([ids]))
     keep = ("hidden", "mlp", "attn")
     clean = decoder.run(word_1TD, keep)
-    layers = [layer] if chosen.kind == "hidden" else chosen.cells(decoder.layers).windows[layer]
+    layers = chosen.cells(decoder.layers).windows[layer]
     word_STD = corrupt_words(word_1TD, span, chosen.noise_level, noise(chosen.samples, len(span), decoder.width))
 
     def restore(site, at, value):
@@ -130,7 +130,7 @@ def _one_cell(model, ids, span, chosen, token, layer, answer_id) -> float:
 
 def test_tracing_leaves_weights_alone(model: LanguageModel) -> None:
     before = model.weights_hash()
-    trace(model, Statement(0, "The capital of France is", "France"), Settings(0.3))
+    trace(model, Statement(0, "The capital of France is", "France"), TraceSettings(0.3))
     assert model.weights_hash() == before
     assert before != hashlib.sha256(b"").hexdigest()
 
@@ -145,6 +145,6 @@ def test_tracing_leaves_weights_alone(model: LanguageModel) -> None:
 )
 def test_settings_refuse(bad: dict, names: str) -> None:
     with pytest.raises(SettingError, match=names):
-        Settings(0.3, **bad)
+        TraceSettings(0.3, **bad)
     with pytest.raises(SettingError, match="noise"):
-        Settings(float("nan"))
+        TraceSettings(float("nan"))
