@@ -6,10 +6,11 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from artifact.editing.edit import Edit, LowRank, rows
-from artifact.lm.decoder import Decoder
+from artifact.lm.decoder import Aligned, Decoder
 from artifact.lm.load import LanguageModel, from_module, load_folder
 from artifact.sources.catalogue import WORLD
 
@@ -92,6 +93,35 @@ def test_right_padding_changes_no_number(model: LanguageModel) -> None:
         for row, ids in enumerate(rows_ids):
             alone = all_logits(decoder, torch.tensor([ids]))
             torch.testing.assert_close(together[row, : len(ids)], alone[0], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_packed_rows_equal_rows_alone(model: LanguageModel) -> None:
+    """Whole, from stored keys on, and with the last block at some tokens only; a row may have nothing stored."""
+    decoder, texts, left = model.decoder, [[7, 9, 50, 3, 80], [8, 33, 61], [5, 2]], [2, 0, 1]
+    runs = [decoder.run(decoder.words(torch.tensor([text]))) for text in texts]
+    expected = torch.cat([run.states_LBTD[-1] for run in runs], dim=1)
+    hidden, aligned = decoder.packed(texts)
+    assert relative(decoder.blocks(hidden, aligned=aligned), expected) < 1e-5
+    read = torch.tensor([9, 0, 4])
+    assert relative(decoder.blocks(hidden, aligned=aligned, read_N=read), expected[:, read]) < 1e-5
+    assert torch.equal(decoder.blocks(hidden, decoder.layers, aligned=aligned, read_N=read), hidden[:, read])
+
+    tails = [len(text) - first for text, first in zip(texts, left, strict=True)]
+    onward = torch.cat([run.states_LBTD[1][:, first:] for run, first in zip(runs, left, strict=True)], dim=1)
+    past = {}
+    for layer in range(1, decoder.layers):
+        pairs = [run.keys[layer] for run in runs]
+        padded = [
+            torch.cat(
+                [F.pad(pair[part][:, :, :first], (0, 0, 0, 2 - first)) for pair, first in zip(pairs, left, strict=True)]
+            )
+            for part in (0, 1)
+        ]
+        past[layer] = (padded[0], padded[1])
+    found = decoder.blocks(onward, 1, past=past, aligned=Aligned.packed(tails, decoder.device, left))
+    expected = torch.cat([run.states_LBTD[-1][:, first:] for run, first in zip(runs, left, strict=True)], dim=1)
+    assert relative(found, expected) < 1e-5
 
 
 def test_each_row_carries_its_own_edit(model: LanguageModel) -> None:
