@@ -45,7 +45,7 @@ _MOST = 10**12
 PARTIAL = "moments.partial"
 
 
-class Settings(msgspec.Struct, frozen=True):
+class CollectionSettings(msgspec.Struct, frozen=True):
     """What makes two collections the same, but for their texts."""
 
     weights_sha256: str
@@ -75,7 +75,7 @@ class Progress(msgspec.Struct):
 
 class _Checkpoint(msgspec.Struct, frozen=True):
     model: str
-    settings: Settings
+    settings: CollectionSettings
     progress: Progress
     tokens: int
 
@@ -174,7 +174,7 @@ class _Collection:
         say: Callable[[str], None],
     ) -> None:
         self._model, self._source, self._out, self._batch_tokens = model, source, out, batch_tokens
-        self._settings = Settings(model.weights_sha256, layers, samples, source.form)
+        self._settings = CollectionSettings(model.weights_sha256, layers, samples, source.form)
         self._reader = Reader(source)
         self._refused: str | None = None
         self.partial = out / PARTIAL
@@ -254,7 +254,7 @@ class _Collection:
                         f"{self.partial}: was begun with the weights of {found.model}, not these of "
                         f"{self._model.name}; {remedy}"
                     )
-                for field in Settings.__struct_fields__:
+                for field in CollectionSettings.__struct_fields__:
                     then, now = getattr(found.settings, field), getattr(self._settings, field)
                     if then != now:
                         raise SettingError(f"{self.partial}: was begun with {field} {then}, not {now}; {remedy}")
@@ -314,7 +314,7 @@ class _Collection:
         except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
             found = None
         if found is not None and self._source.resumable:
-            settings = Settings(found.weights_sha256, found.layers, found.samples, found.form)
+            settings = CollectionSettings(found.weights_sha256, found.layers, found.samples, found.form)
             same = settings == self._settings and self._reader.go_to(found.source_bytes, 0, found.source_sha256)
             if same and (found.texts == found.samples or not self._source.stream.read(1)):
                 return found

@@ -296,7 +296,7 @@ class _Batch:
         device, place = stored.hidden_1ND.device, {fact: a for a, fact in enumerate(active)}
         chosen = [b for b, fact in enumerate(stored.fact_B) if fact in place]
         rows, fact_B = [stored.rows[b] for b in chosen], [stored.fact_B[b] for b in chosen]
-        lengths = [len(row.ids) - row.lookup for row in rows]
+        lengths, longest = [len(row.ids) - row.lookup for row in rows], max(row.lookup for row in rows)
         start_B = list(accumulate(lengths, initial=0))[:-1]
         prompts = Counter(fact for row, fact in zip(rows, fact_B, strict=True) if row.target)
         scored = [
@@ -306,12 +306,17 @@ class _Batch:
         ]
         at_S, target_S, fact_S, weight_S = zip(*scored, strict=True)
         kept_A = [start for row, start in zip(rows, start_B, strict=True) if not row.target]
-        rows_B, own = torch.tensor(chosen, device=device), set(chosen)
-        of_N = [b in own for b, row in enumerate(stored.rows) for _ in range(len(row.ids) - row.lookup)]
+        hidden_1ND, left = stored.hidden_1ND, stored.left
+        if len(chosen) < len(stored.rows):  # a copy of all would take memory for nothing
+            rows_B, own = torch.tensor(chosen, device=device), set(chosen)
+            of_N = [b in own for b, row in enumerate(stored.rows) for _ in range(len(row.ids) - row.lookup)]
+            hidden_1ND = hidden_1ND[:, torch.tensor(of_N, device=device)]
+            parts = {layer: [part[rows_B, :, :longest] for part in both] for layer, both in left.items()}
+            left = {layer: (key, value) for layer, (key, value) in parts.items()}
         return cls(
             layers=stored.layers,
-            hidden_1ND=stored.hidden_1ND[:, torch.tensor(of_N, device=device)],
-            left={layer: (key[rows_B], value[rows_B]) for layer, (key, value) in stored.left.items()},
+            hidden_1ND=hidden_1ND,
+            left=left,
             aligned=Aligned.packed(lengths, device, [row.lookup for row in rows]),
             live_A=torch.tensor(active, device=device),
             fact_B=torch.tensor(fact_B, device=device),

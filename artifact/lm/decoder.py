@@ -99,7 +99,7 @@ class Packing:
     def padded(self, x_1HNK: Tensor) -> Tensor:
         """(1, H, N, K) as (B, H, T, K), with zeros where a row has no token."""
         x_NHK = x_1HNK[0].transpose(0, 1)
-        all_HK = x_NHK.new_zeros(self.rows * self.tokens, *x_NHK.shape[1:]).index_copy(0, self.at_N, x_NHK)
+        all_HK = x_NHK.new_zeros(self.rows * self.tokens, *x_NHK.shape[1:]).index_copy_(0, self.at_N, x_NHK)
         return all_HK.unflatten(0, (self.rows, self.tokens)).transpose(1, 2)
 
     def packed(self, x_BTD: Tensor) -> Tensor:
