@@ -20,7 +20,7 @@ from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.hparams import RomeHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
-from artifact.editing.value import Optimised, Row, objective, optimise, subject_row, until_subject
+from artifact.editing.value import Optimised, Row, Terms, objective, optimise, subject_row, until_subject
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Decoder, Site
@@ -34,14 +34,14 @@ REMOVAL_PREFIXES = 5
 @dataclass(frozen=True, kw_only=True)
 class RomeEdit(Edited):
     """An edit and the vectors it was made from: left = C^-1 k normalised (M,), right (D,), value v* (D,), and the loss
-    terms of each step: total, NLL, KL, penalty.
+    terms of each step.
     """
 
     left_M: Tensor
     right_D: Tensor
     target_D: Tensor
     delta_D: Tensor
-    history: Sequence[tuple[float, float, float, float]]
+    history: Sequence[Terms]
 
 
 def rome(

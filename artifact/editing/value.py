@@ -24,6 +24,8 @@ from artifact.lm.decoder import Aligned, Decoder, LayerKeys
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
+Terms = tuple[float, float, float, float]
+"""The loss of a forward pass and its terms: total, NLL, KL, penalty."""
 STOP_LOSS = 0.05
 KEPT_PROMPT = "{} is a"
 """The prompt whose next-token distribution an edit should leave alone."""
@@ -53,10 +55,10 @@ class Objective:
 
 @dataclass
 class Optimised:
-    """Deltas (F, D) and, for each fact, the loss terms of each forward pass: total, NLL, KL, penalty."""
+    """Deltas (F, D) and, for each fact, the loss terms of each forward pass."""
 
     delta_FD: Tensor
-    history: list[list[tuple[float, float, float, float]]] = field(default_factory=list)
+    history: list[list[Terms]] = field(default_factory=list)
 
     def idle(self, facts: slice) -> EditError | None:
         """Why the deltas of all these facts are zero; None where one is not. Rounding in what is made of a zero delta
@@ -190,7 +192,7 @@ def _optimise(
     delta_FD = torch.zeros_like(start_FD, dtype=torch.float32).requires_grad_()
     norm_F = start_FD.float().norm(dim=1)
     optimiser = torch.optim.Adam([delta_FD], lr=hparams.v_lr)
-    history: list[list[tuple[float, float, float, float]]] = [[] for _ in objectives]
+    history: list[list[Terms]] = [[] for _ in objectives]
     unedited_FV: Tensor | None = None
     active = list(range(len(objectives)))
     batch = _Batch.of(everything, active)
