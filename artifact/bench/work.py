@@ -133,13 +133,17 @@ def scored(shape: Shape, lengths: Lengths, dense: bool = False) -> Work:
     return found + Work(8 * shape.width**2 * lengths.case, FLOAT * 8 * shape.width**2) if dense else found
 
 
+_PREFIX = 0.75
+"""Mean length of the context prefixes over that of the longest."""
+
+
 def rome(
     shape: Shape, hparams: RomeHparams, lengths: Lengths, view: Perspective, prefixes: int = 21, removals: int = 5
 ) -> Work:
     """One edit by ROME, every step taken: keys of all prefixed prompts, then the value optimisation."""
     prompt = lengths.prompts[view]
-    width = lengths.prefix + prompt.tokens
-    keys = _blocks(shape, hparams.layer + 1, (prefixes + 2) * width, width)
+    width, asked = _PREFIX * lengths.prefix + prompt.before + 1, prefixes + (view == "relation")
+    keys = _reading(shape, hparams.layer + 1, asked * width, width, asked)
     rows = prefixes + (removals if view == "relation" else 0)
     return keys + _value(shape, hparams.layer, hparams.v_num_grad_steps, rows, lengths, prompt)
 
@@ -163,10 +167,10 @@ def memit(
 
 def ft(shape: Shape, hparams: FtHparams, lengths: Lengths, view: Perspective) -> Work:
     """One edit by FT, every pass taken: blocks behind the trained one there and back, and Adam over its weight."""
-    tokens, square = lengths.prompts[view].tokens, shape.width**2
+    tokens, square = lengths.prompts[view].mean, shape.width**2
     above = shape.layers - hparams.layer - 1
     # There and back: the change times the stored input, and the weight's gradient.
-    one = _blocks(shape, above, tokens, tokens, back=True) + _head(shape, 1, back=True)
+    one = _reading(shape, above, tokens, tokens, 1, back=True) + _head(shape, 1, back=True)
     one += Work(2 * 8 * square * tokens, FLOAT * 4 * square * (_ADAM_VECTORS + 4), 2)
     return _blocks(shape, hparams.layer + 1, tokens, tokens) + one.times(hparams.num_steps)
 
@@ -253,14 +257,23 @@ def _value(shape: Shape, layer: int, steps: int, rows: int, lengths: Lengths, pr
     One whole pass is stored; a step goes from the subject's last token and the edited layer on, there and back, but for
     the last, which is not followed by a step.
     """
-    width = lengths.prefix + prompt.tokens + prompt.target - 1
     onward = prompt.onward + prompt.target - 1
     keys = lengths.prefix + prompt.before + onward
     above, read = shape.layers - layer - 1, rows * prompt.target + 1
-    there = _blocks(shape, above, (rows + 1) * onward, keys) + _head(shape, read)
-    both = _blocks(shape, above, (rows + 1) * onward, keys, back=True) + _head(shape, read, back=True)
-    stored = _blocks(shape, shape.layers, (rows + 1) * width, width)
+    # Rows are packed: they have the lengths that they have.
+    excess, prefix = (prompt.before + prompt.onward - prompt.mean) / 2, _PREFIX * lengths.prefix
+    before, onward = prefix + prompt.before - excess, onward - excess
+    width = before + onward
+    there = _reading(shape, above, rows * onward + 1, keys, read) + _head(shape, read)
+    both = _reading(shape, above, rows * onward + 1, keys, read, back=True) + _head(shape, read, back=True)
+    stored = _blocks(shape, layer + 1, rows * width, width) + _reading(shape, above, rows * before, before, 0)
     return stored + both.times(steps - 1) + there
+
+
+def _reading(shape: Shape, layers: float, tokens: float, keys: float, read: float, back: bool = False) -> Work:
+    """`_blocks` of which the last goes on from its attention with the `read` tokens alone."""
+    whole, left_out = _blocks(shape, layers, tokens, keys, back), 18 * shape.width**2 * (tokens - read)
+    return replace(whole, products=whole.products - min(layers, 1) * (2 if back else 1) * left_out)
 
 
 def _blocks(shape: Shape, layers: float, tokens: float, keys: float, back: bool = False) -> Work:
