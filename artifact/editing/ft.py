@@ -7,26 +7,29 @@ weights) or a divergence term, which the released code does not have either. It 
 what is trained is a change of them in float32, so that precision does not depend on the model's dtype.
 Source: docs/protocol.md; golden numbers: tests/reference/{ft,rake_ft}.
 
-Shape letters as in lm/decoder.py, and G group of requests written jointly, N read position, S scored target token.
+Shape letters as in lm/decoder.py, and G group of requests written jointly, A group still trained, S scored token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from artifact.editing.edit import Dense, Edit, Edited, checked_norm
 from artifact.editing.methods.ft import FtHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Decoder, Site
+from artifact.lm.decoder import Aligned, Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
 LOSS_FLOOR = 0.01
 """A step is taken while a chunk's loss is at least this; the passes end when their mean is below."""
+_CACHED = 2**18
+"""Entries of the change that are updated at a time on a CPU: four tensors of 1 MB stay in its cache."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,16 @@ def ft(
     fit `memory`.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
-    found: dict[int, Edited | EditError] = {}
+    results: dict[int, Edited | EditError] = {}
     asked: dict[int, list[_Request]] = {}
     for g, views in enumerate(groups):
         try:
             asked[g] = [_request(model, view, protocol) for view in views]
         except PromptError as error:
-            found[g] = EditError(str(error))
+            results[g] = EditError(str(error))
         else:
             if not views:
-                found[g] = EditError("the group of requests is empty; give at least one view")
+                results[g] = EditError("the group of requests is empty; give at least one view")
                 del asked[g]
 
     # Prompts of one length together, so that little padding is computed.
@@ -73,7 +76,7 @@ def ft(
         return _fitting(model.decoder, [asked[g] for g in left], hparams, memory.limit - kept_bytes)
 
     def compute(part: Sequence[int]) -> list[Edited | EditError]:
-        tuned = _tune(model.decoder, model.tokens.end_id, [asked[g] for g in part], hparams, protocol.ft_bias)
+        tuned = _tune(model.decoder, [asked[g] for g in part], hparams, protocol.ft_bias)
         return [_checked(model.decoder, hparams.layer, change, losses) for change, losses in tuned]
 
     def alone(g: int) -> list[Edited | EditError]:
@@ -85,10 +88,10 @@ def ft(
         ]
 
     for part, made in batches(order, fitting, compute, memory, alone):
-        found |= dict(zip(part, made, strict=True))
+        results |= dict(zip(part, made, strict=True))
         edits = sum(isinstance(one, Edited) for one in made)
         kept_bytes += edits * _entries(model.decoder, hparams.layer) * model.decoder.dtype.itemsize
-    return [found[g] for g in range(len(groups))]
+    return [results[g] for g in range(len(groups))]
 
 
 def _request(model: LanguageModel, view: View, protocol: Protocol) -> _Request:
@@ -120,23 +123,13 @@ def _checked(decoder: Decoder, layer: int, change: Dense, losses: Sequence[float
 
 
 def _tune(
-    decoder: Decoder, end_id: int, groups: Sequence[Sequence[_Request]], hparams: FtHparams, bias: bool
+    decoder: Decoder, groups: Sequence[Sequence[_Request]], hparams: FtHparams, bias: bool
 ) -> list[tuple[Dense, list[float]]]:
     """The change, in float32, and each pass's loss for every group; all groups in one batch of rows."""
-    weight = decoder.weights[f"{decoder.family.name('mlp_down', hparams.layer)}.weight"]
-    bias_O = decoder.weights.get(f"{decoder.family.name('mlp_down', hparams.layer)}.bias")
-    weight_IO = weight if decoder.family.input_first else weight.t()
-    unedited = [weight_IO, bias_O] if bias and bias_O is not None else [weight_IO]
-    changes_G = [
-        [torch.zeros(part.shape, device=decoder.device, requires_grad=True) for part in unedited] for _ in groups
-    ]
-    # Fused, Adam keeps no more than its two moments; elsewhere one tensor at a time does the same.
-    optimiser = torch.optim.Adam(
-        [change for changes in changes_G for change in changes], lr=hparams.lr, fused=decoder.device.type == "cuda"
-    )
+    trained = [_Trained(decoder, hparams, bias) for _ in groups]
     size = hparams.batch_size
     chunks = [
-        _Chunk(decoder, end_id, {g: part for g, all_ in enumerate(groups) if (part := all_[at : at + size])}, hparams)
+        _Chunk(decoder, {g: part for g, all_ in enumerate(groups) if (part := all_[at : at + size])}, hparams.layer)
         for at in range(0, max(map(len, groups)), size)
     ]
     losses_G: list[list[float]] = [[] for _ in groups]
@@ -144,47 +137,73 @@ def _tune(
     for _ in range(hparams.num_steps):
         summed = dict.fromkeys(active, 0.0)
         for chunk in chunks:
-            live = [g for g in active if g in chunk.requests]
-            if not live:
-                continue
-            loss_A = chunk.losses(live, [_dense(changes_G[g]) for g in live])
-            values = loss_A.tolist()
-            for g, value in zip(live, values, strict=True):
-                summed[g] += value * len(chunk.requests[g])
-            taken = [a for a, value in enumerate(values) if value >= LOSS_FLOOR]
-            if not taken:
-                continue
-            optimiser.zero_grad()
-            loss_A[taken].sum().backward()
-            moving = {live[a] for a in taken}
-            for g, changes in enumerate(changes_G):
-                for change, start in zip(changes, unedited, strict=True):
-                    if g not in moving:
-                        # Without a gradient Adam leaves it alone; with a zero one its momentum would move it on.
-                        change.grad = None
-                    elif hparams.weight_decay and change.grad is not None:
-                        # The decay is of the whole weight, of which only the change is trained.
-                        change.grad.add_(start + change.detach(), alpha=hparams.weight_decay)
-            optimiser.step()
-            if hparams.most is not None:
-                with torch.no_grad():
-                    for g in moving:
-                        for change in changes_G[g]:
-                            change.clamp_(-hparams.most, hparams.most)
+            live = {g: trained[g] for g in active if g in chunk.requests}
+            for g, loss in zip(live, chunk.step(live) if live else (), strict=True):
+                summed[g] += loss * len(chunk.requests[g])
         for g in active:
             losses_G[g].append(summed[g] / len(groups[g]))
         # A loss that is not a number is not above the floor either: its group is an error and goes no further.
         active = [g for g in active if losses_G[g][-1] >= LOSS_FLOOR]
         if not active:
             break
-    return [
-        (_dense([change.detach() for change in changes]), losses)
-        for changes, losses in zip(changes_G, losses_G, strict=True)
-    ]
+    return [(one.change, losses) for one, losses in zip(trained, losses_G, strict=True)]
 
 
-def _dense(changes: Sequence[Tensor]) -> Dense:
-    return Dense(changes[0], changes[1] if len(changes) > 1 else None)
+class _Trained:
+    """One group's change of the weight (I, O) and bias (O,), and of each Adam's averages, in float32.
+
+    first_ holds the average of its gradients and second_ that of their squares, both weighted towards the latest.
+    """
+
+    def __init__(self, decoder: Decoder, hparams: FtHparams, bias: bool) -> None:
+        name = decoder.family.name("mlp_down", hparams.layer)
+        weight, bias_O = decoder.weights[f"{name}.weight"], decoder.weights.get(f"{name}.bias")
+        self._hparams, self._steps = hparams, 0
+        self._unedited = [weight if decoder.family.input_first else weight.t()]
+        if bias and bias_O is not None:
+            self._unedited.append(bias_O)
+        self._changes, self._first, self._second = (
+            [torch.zeros(part.shape, device=decoder.device) for part in self._unedited] for _ in range(3)
+        )
+
+    @property
+    def change(self) -> Dense:
+        return Dense(self._changes[0], self._changes[1] if len(self._changes) > 1 else None)
+
+    def added(self, key_NM: Tensor) -> Tensor:
+        """What the change adds to the output (N, D) for these inputs, in their dtype."""
+        weight_IO, *bias = (part.to(key_NM.dtype) for part in self._changes)
+        return Dense(weight_IO, bias[0] if bias else None).output(key_NM)
+
+    def step(self, key_NM: Tensor, gradient_ND: Tensor) -> None:
+        """One step of Adam for the inputs of a pass and the gradient of the output.
+
+        The weight's gradient is their product. On a CPU it is made for a part of the rows at a time, and these are
+        updated while they are in its cache: each entry of the change and of its averages is read and written once.
+        """
+        self._steps += 1
+        rows = len(self._changes[0])
+        part = rows if key_NM.device.type == "cuda" else max(1, _CACHED // gradient_ND.shape[1])
+        for at in range(0, rows, part):
+            own = slice(at, at + part)
+            self._update(0, own, key_NM[:, own].t() @ gradient_ND)
+        if len(self._changes) > 1:
+            self._update(1, slice(None), gradient_ND.sum(0))
+
+    def _update(self, number: int, rows: slice, gradient: Tensor) -> None:
+        gradient, decay = gradient.float(), self._hparams.weight_decay
+        every = self._changes, self._first, self._second
+        change, first, second = (parts[number][rows] for parts in every)
+        if decay:
+            # The decay is of the whole weight, of which only the change is trained.
+            gradient.add_(self._unedited[number][rows] + change, alpha=decay)
+        before = torch.full((), float(self._steps - 1), device=change.device)
+        adam(
+            [change], [gradient], [first], [second], [], [before], fused=True, foreach=False, amsgrad=False,
+            beta1=0.9, beta2=0.999, lr=self._hparams.lr, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
+        if self._hparams.most is not None:
+            change.clamp_(-self._hparams.most, self._hparams.most)
 
 
 class _Chunk:
@@ -193,73 +212,78 @@ class _Chunk:
     That is the down-projection's input and the output of its block; from there on every token is computed again.
     """
 
-    def __init__(
-        self, decoder: Decoder, end_id: int, requests: dict[int, Sequence[_Request]], hparams: FtHparams
-    ) -> None:
-        self.decoder, self.layer, self.requests = decoder, hparams.layer, requests
-        rows = [request.ids for group in requests.values() for request in group]
-        width = max(map(len, rows))
-        ids_BT = torch.tensor([[*row, *[end_id] * (width - len(row))] for row in rows], device=decoder.device)
+    def __init__(self, decoder: Decoder, requests: dict[int, Sequence[_Request]], layer: int) -> None:
+        self.decoder, self.layer, self.requests = decoder, layer, requests
         seen: list[Tensor] = []
 
-        def read(site: Site, layer: int, value: Tensor) -> None:
-            if site == "key" and layer == self.layer:
-                seen.append(value)
+        def read(site: Site, at: int, value_1NM: Tensor) -> None:
+            if site == "key" and at == layer:
+                seen.append(value_1NM)
 
         with torch.no_grad():
-            hidden_BTD = decoder.blocks(decoder.embed(decoder.words(ids_BT)), 0, self.layer + 1, at_site=read)
-        sizes = [len(group) for group in requests.values()]
-        self._keys = dict(zip(requests, seen[0].split(sizes), strict=True))
-        self._hidden = dict(zip(requests, hidden_BTD.split(sizes), strict=True))
+            hidden_1ND, aligned = decoder.packed([request.ids for group in requests.values() for request in group])
+            hidden_1ND = decoder.blocks(hidden_1ND, 0, layer + 1, aligned=aligned, at_site=read)
+        sizes = [sum(len(request.ids) for request in group) for group in requests.values()]
+        self._keys = dict(zip(requests, seen[0][0].split(sizes), strict=True))
+        self._hidden = dict(zip(requests, hidden_1ND[0].split(sizes), strict=True))
         self._read: _Read | None = None
 
-    def losses(self, live: Sequence[int], changes: Sequence[Dense]) -> Tensor:
-        """The mean loss over each live group's requests (A,), with its own change."""
+    def step(self, live: Mapping[int, _Trained]) -> list[float]:
+        """The mean loss over each live group's requests; those not below the floor take a step."""
         if self._read is None or self._read.live != tuple(live):
-            self._read = _Read.of(live, self.requests, self.decoder.device)
-        read, parts = self._read, []
-        for g, change in zip(live, changes, strict=True):
-            assert change.weight_IO is not None
-            dtype = self.decoder.dtype
-            cast = Dense(change.weight_IO.to(dtype), None if change.bias_O is None else change.bias_O.to(dtype))
-            parts.append(self._hidden[g] + cast.output(self._keys[g]))
-        hidden_BTD = self.decoder.blocks(torch.cat(parts), self.layer + 1)
-        log_NV = self.decoder.logits(hidden_BTD[read.row_N, read.at_N]).log_softmax(-1)
-        nll_S = -log_NV[read.read_S, read.target_S] * read.weight_S
-        return torch.stack([part.sum() for part in nll_S.split(read.counts)])
+            self._read = _Read.of(tuple(live), self.requests, self.decoder.device)
+        added_ND = torch.cat([trained.added(self._keys[g]) for g, trained in live.items()]).requires_grad_()
+        hidden_ND = torch.cat([self._hidden[g] for g in live]) + added_ND
+        loss_A = self._read.losses(self.decoder, self.layer + 1, hidden_ND)
+        losses = loss_A.tolist()
+        taken = [a for a, loss in enumerate(losses) if loss >= LOSS_FLOOR]
+        if taken:
+            (gradient_ND,) = torch.autograd.grad(loss_A[taken].sum(), added_ND)
+            gradients = gradient_ND.split([len(self._keys[g]) for g in live])
+            for a, (g, trained) in enumerate(live.items()):
+                if a in taken:  # with a gradient of zero Adam's averages would move the others on
+                    trained.step(self._keys[g], gradients[a])
+        return losses
 
 
 @dataclass(frozen=True)
 class _Read:
-    """Where the live groups' rows are read: N positions (row, token), and for each scored token which of those.
+    """Where the live groups' rows are read: read_N, places among all packed tokens, and for each scored token which of
+    those.
 
     weight_S: 1 / (tokens of its target * requests of its group); counts: scored tokens of each group.
     """
 
     live: tuple[int, ...]
-    row_N: Tensor
-    at_N: Tensor
-    read_S: Tensor
+    aligned: Aligned
+    read_N: Tensor
+    place_S: Tensor
     target_S: Tensor
     weight_S: Tensor
     counts: list[int]
 
     @classmethod
-    def of(cls, live: Sequence[int], requests: dict[int, Sequence[_Request]], device: torch.device) -> "_Read":
-        places: dict[tuple[int, int], int] = {}
+    def of(cls, live: tuple[int, ...], requests: Mapping[int, Sequence[_Request]], device: torch.device) -> "_Read":
+        places: dict[int, int] = {}
         scored: list[tuple[int, int, float]] = []
-        counts, row = [], 0
+        lengths, start = [len(request.ids) for g in live for request in requests[g]], 0
         for g in live:
-            before = len(scored)
             for request in requests[g]:
                 weight = 1 / (len(request.target) * len(requests[g]))
                 for token, at in zip(request.target, request.at, strict=True):
-                    scored.append((places.setdefault((row, at), len(places)), token, weight))
-                row += 1
-            counts.append(len(scored) - before)
-        row_N, at_N = (torch.tensor(column, device=device) for column in zip(*places, strict=True))
-        read_S, target_S, weight_S = (torch.tensor(column, device=device) for column in zip(*scored, strict=True))
-        return cls(tuple(live), row_N, at_N, read_S, target_S, weight_S, counts)
+                    scored.append((places.setdefault(start + at, len(places)), token, weight))
+                start += len(request.ids)
+        place_S, target_S, weight_S = (torch.tensor(column, device=device) for column in zip(*scored, strict=True))
+        counts = [sum(len(request.target) for request in requests[g]) for g in live]
+        aligned, read_N = Aligned.packed(lengths, device), torch.tensor(list(places), device=device)
+        return cls(live, aligned, read_N, place_S, target_S, weight_S, counts)
+
+    def losses(self, decoder: Decoder, first: int, hidden_ND: Tensor) -> Tensor:
+        """Each group's mean loss (A,), from the states entering block `first`."""
+        hidden_1ND = decoder.blocks(hidden_ND[None], first, aligned=self.aligned, read_N=self.read_N)
+        log_NV = decoder.logits(hidden_1ND[0]).log_softmax(-1)
+        nll_S = -log_NV[self.place_S, self.target_S] * self.weight_S
+        return torch.stack([part.sum() for part in nll_S.split(self.counts)])
 
 
 def _longest(group: Sequence[_Request]) -> int:
@@ -276,13 +300,14 @@ def _entries(decoder: Decoder, layer: int) -> int:
 def _fitting(decoder: Decoder, groups: Sequence[Sequence[_Request]], hparams: FtHparams, limit: int) -> int:
     """How many of the groups, shortest first, fit `limit` bytes together, at least one.
 
-    A group takes its change, the gradient, Adam's two moments and one to spare, in float32; a row of a step what a
-    block keeps for its gradient (about 16 D a token) and its logits with theirs; a row of any step its stored input.
+    A group takes its change, Adam's two averages and one to spare, in float32, and one at a time a gradient; a row of
+    a step what a block keeps for its gradient (about 16 D a token) and its logits with theirs; a row of any step its
+    stored input.
     """
     entries, size = _entries(decoder, hparams.layer), decoder.dtype.itemsize
-    fixed, step_rows, stored_rows, reads = 0, 0, 0, 0
+    fixed, step_rows, stored_rows, reads = 4 * entries, 0, 0, 0
     for count, group in enumerate(groups):
-        fixed += 5 * 4 * entries
+        fixed += 4 * 4 * entries
         step_rows += min(len(group), hparams.batch_size)
         stored_rows += len(group)
         reads += sum(len(set(request.at)) for request in group[: hparams.batch_size])

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, row_edits
+from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
-from artifact.editing.value import Objective, Row, objective, optimise, subject_row
+from artifact.editing.value import Objective, Row, Terms, objective, optimise, subject_row, until_subject
 from artifact.errors import DoesNotFit, EditError
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Site
+from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
@@ -44,6 +44,15 @@ class Written:
     residual_ND: Tensor
     adjusted_NM: Tensor
 
+    def split(self, sizes: Sequence[int]) -> list["Written"]:
+        """The same for each group of so many facts."""
+        parts = (self.keys_NM, self.current_ND, self.residual_ND, self.adjusted_NM)
+        return [Written(*own) for own in zip(*(part.split(list(sizes)) for part in parts), strict=True)]
+
+    def change(self, dtype: torch.dtype) -> LowRank:
+        """The change of the layer's weight."""
+        return LowRank(self.adjusted_NM.t().to(dtype), self.residual_ND.to(dtype))
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemitEdit(Edited):
@@ -52,7 +61,7 @@ class MemitEdit(Edited):
     """
 
     values_ND: Tensor
-    history: Sequence[Sequence[tuple[float, float, float, float]]]
+    history: Sequence[Sequence[Terms]]
     written: Mapping[int, Written]
 
     def told(self) -> dict[str, Any]:
@@ -80,8 +89,8 @@ def memit(
     asked = [
         _Asked(
             views,
-            [_until_subject(model, fill(t, view.template), view.subject) for view in views for t in flat],
-            [_until_subject(model, view.template, view.subject) for view in views],
+            [until_subject(subject_row(model, fill(t, view.template), view.subject)) for view in views for t in flat],
+            [until_subject(subject_row(model, view.template, view.subject)) for view in views],
         )
         for views in groups
     ]
@@ -130,77 +139,70 @@ def _memit(
     memory: Memory,
 ) -> list[MemitEdit | EditError]:
     """`memit` for the groups of one batch."""
-    decoder, layers = model.decoder, hparams.layers
+    layers = hparams.layers
     views = [view for group in groups for view in group.views]
     flat = [template for group in templates for template in group]
     removals = flat if protocol.memit_all_removal_prefixes else flat[:REMOVAL_PREFIXES]
     objectives: list[Objective] = [objective(model, view, flat, removals, protocol) for view in views]
-    prefixed = [row for group in groups for row in group.prefixed]
-    bare = [row for group in groups for row in group.bare]
-
     with torch.no_grad():
-        states = _States(model, [*prefixed, *bare], layers[0])
-        start_FD = states.at_lookup(states.onward(layers[0], layers[-1] + 1, len(prefixed)), len(prefixed))
-    found = optimise(model, layers[-1], objectives, start_FD, hparams, memory)
-    value_FD = start_FD.float() + found.delta_FD
-
-    sizes = [len(group.views) for group in groups]
-    group_F = [number for number, size in enumerate(sizes) for _ in range(size)]
-    row_group = [group_F[b // len(flat)] for b in range(len(prefixed))] + group_F
-    written: list[dict[int, Written]] = [{} for _ in groups]
-    changes: list[dict[str, LowRank]] = [{} for _ in groups]
+        states = _States(model, groups, len(flat), layers[0])
+        start_FD = states.at_last(layers[0], layers[-1] + 1)
+    optimised = optimise(model, layers[-1], objectives, start_FD, hparams, memory)
+    value_FD = start_FD.float() + optimised.delta_FD
     with torch.no_grad():
-        for at, layer in enumerate(layers):
-            key_BTM = states.block(layer)
-            key_FM = _grouped_mean(states.at_lookup(key_BTM, 0)[: len(prefixed)], [len(group) for group in templates])
-            onward_BTD = states.onward(layer + 1, layers[-1] + 1, len(prefixed))
-            current_FD = states.at_lookup(onward_BTD, len(prefixed))
-            residual_FD = (value_FD - current_FD).double() / (len(layers) - at)
-            adjusted_FM = _adjusted(model, moments, layer, key_FM, sizes, hparams.mom2_update_weight)
-            name = decoder.family.name("mlp_down", layer)
-            parts = (key_FM, current_FD, residual_FD, adjusted_FM)
-            for number, (key_NM, current_ND, residual_ND, adjusted_NM) in enumerate(
-                zip(*(part.split(sizes) for part in parts), strict=True)
-            ):
-                written[number][layer] = Written(key_NM.double(), current_ND, residual_ND, adjusted_NM)
-                changes[number][name] = LowRank(adjusted_NM.t().to(decoder.dtype), residual_ND.to(decoder.dtype))
-            if layer != layers[-1]:
-                edits = row_edits([Edit({name: own[name]}) for own in changes], row_group)
-                states.add(edits[name].output(key_BTM))
-                states.advance(layer + 1, layers[at + 1])
+        written = _write(model, states, value_FD, hparams, templates, moments)
 
     results: list[MemitEdit | EditError] = []
-    values = value_FD.split(sizes)
-    for number, own in enumerate(changes):
-        first = sum(sizes[:number])
-        if (idle := found.idle(slice(first, first + sizes[number]))) is not None:
-            results.append(idle)
-            continue
-        edit = Edit(own)
-        history = [terms for terms, group in zip(found.history, group_F, strict=True) if group == number]
-        try:
-            norm = checked_norm(edit, [terms[0] for fact in history for terms in fact])
-        except EditError as error:
-            results.append(error)
-            continue
-        results.append(
-            MemitEdit(
-                edit=edit,
-                norm=norm,
-                losses=[terms[0] for terms in history[0]] if len(history) == 1 else (),
-                note=moments.note(layers),
-                values_ND=values[number],
-                history=history,
-                written=written[number],
-            )
-        )
+    sizes, first, note = states.sizes, 0, moments.note(layers)
+    parts = {layer: one.split(sizes) for layer, one in written.items()}
+    for number, (size, values_ND) in enumerate(zip(sizes, value_FD.split(sizes), strict=True)):
+        own = {layer: parts[layer][number] for layer in layers}
+        facts = slice(first, first + size)
+        results.append(optimised.idle(facts) or _edited(model.decoder, own, values_ND, optimised.history[facts], note))
+        first += size
     return results
 
 
-def _until_subject(model: LanguageModel, template: str, subject: str) -> Row:
-    """The row of a prompt up to its subject's last token: what stands after it cannot change the state there."""
-    row = subject_row(model, template, subject)
-    return Row(row.ids[: row.lookup + 1], row.lookup)
+def _write(
+    model: LanguageModel,
+    states: "_States",
+    value_FD: Tensor,
+    hparams: MemitHparams,
+    templates: Sequence[Sequence[str]],
+    moments: Moments,
+) -> dict[int, Written]:
+    """What goes into each layer of all facts, lowest first; each layer is read with those below it changed."""
+    decoder, layers = model.decoder, hparams.layers
+    written: dict[int, Written] = {}
+    for at, layer in enumerate(layers):
+        key_BTM = states.block(layer)
+        key_FM = _grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates])
+        current_FD = states.at_last(layer + 1, layers[-1] + 1)
+        residual_FD = (value_FD - current_FD).double() / (len(layers) - at)
+        adjusted_FM = _adjusted(model, moments, layer, key_FM, states.sizes, hparams.mom2_update_weight)
+        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjusted_FM)
+        if layer != layers[-1]:
+            name = decoder.family.name("mlp_down", layer)
+            edits = [Edit({name: own.change(decoder.dtype)}) for own in written[layer].split(states.sizes)]
+            states.add(row_edits(edits, states.row_group)[name].output(key_BTM))
+            states.advance(layer + 1, layers[at + 1])
+    return written
+
+
+def _edited(
+    decoder: Decoder, written: Mapping[int, Written], values_ND: Tensor, history: Sequence[Sequence[Terms]], note: str
+) -> MemitEdit | EditError:
+    """One group's edit; an error where it or a loss is not finite."""
+    name = decoder.family.name
+    edit = Edit({name("mlp_down", layer): own.change(decoder.dtype) for layer, own in written.items()})
+    try:
+        norm = checked_norm(edit, [terms[0] for fact in history for terms in fact])
+    except EditError as error:
+        return error
+    losses = [terms[0] for terms in history[0]] if len(history) == 1 else ()
+    return MemitEdit(
+        edit=edit, norm=norm, losses=losses, note=note, values_ND=values_ND, history=history, written=written
+    )
 
 
 def _grouped_mean(rows_BM: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -220,13 +222,22 @@ def _adjusted(
 
 
 class _States:
-    """The rows' states on their way up: entering a layer, or after it once `block` has run, with its change added."""
+    """The rows' states on their way up: entering a layer, or after it once `block` has run, with its change added.
 
-    def __init__(self, model: LanguageModel, inputs: Sequence[Row], layer: int) -> None:
-        self.decoder = model.decoder
-        self.lookup_B = torch.tensor([row.lookup for row in inputs], device=self.decoder.device)
-        word_BTD = self.decoder.words(model.tokens.pad([row.ids for row in inputs], self.decoder.device))
-        self.hidden_BTD = self.decoder.blocks(self.decoder.embed(word_BTD), 0, layer)
+    Rows are every fact's prompts with its prefixes, group by group, then every fact's bare prompt; sizes: facts of each
+    group; row_group: each row's group.
+    """
+
+    def __init__(self, model: LanguageModel, groups: Sequence[_Asked], prefixes: int, layer: int) -> None:
+        self._decoder = model.decoder
+        self.sizes = [len(group.views) for group in groups]
+        group_F = [number for number, size in enumerate(self.sizes) for _ in range(size)]
+        self.row_group = [number for number in group_F for _ in range(prefixes)] + group_F
+        self._bare = prefixes * len(group_F)
+        inputs = [row for group in groups for row in group.prefixed] + [row for group in groups for row in group.bare]
+        self._lookup_B = torch.tensor([row.lookup for row in inputs], device=self._decoder.device)
+        word_BTD = self._decoder.words(model.tokens.pad([row.ids for row in inputs], self._decoder.device))
+        self._hidden_BTD = self._decoder.blocks(self._decoder.embed(word_BTD), 0, layer)
 
     def block(self, layer: int) -> Tensor:
         """Run one block over all rows; returns the inputs of its down-projection (B, T, M)."""
@@ -236,22 +247,30 @@ class _States:
             if site == "key":
                 seen.append(value_BTX)
 
-        self.hidden_BTD, _ = self.decoder.block(layer, self.hidden_BTD, at_site=read)
+        self._hidden_BTD, _ = self._decoder.block(layer, self._hidden_BTD, at_site=read)
         return seen[0]
 
-    def onward(self, first: int, stop: int, row: int) -> Tensor:
-        """States after layer stop-1 of the rows from `row` on, from here; nothing is kept of it."""
-        return self.decoder.blocks(self.hidden_BTD[row:], first, stop)
+    def prefixed(self, value_BTX: Tensor) -> Tensor:
+        """Values at the lookup positions of the prompts with prefixes."""
+        return _at(value_BTX[: self._bare], self._lookup_B[: self._bare])
 
-    def at_lookup(self, value_BTX: Tensor, row: int) -> Tensor:
-        """Values at the lookup positions of the rows from `row` on."""
-        at_B = self.lookup_B[row:]
-        return value_BTX[torch.arange(len(at_B), device=at_B.device), at_B]
+    def at_last(self, first: int, stop: int) -> Tensor:
+        """States (F, D) after layer stop-1 at the lookup position of every fact's bare prompt; nothing is kept of it.
+
+        The rows' states stand before block `first`.
+        """
+        bare_FTD = self._decoder.blocks(self._hidden_BTD[self._bare :], first, stop)
+        return _at(bare_FTD, self._lookup_B[self._bare :])
 
     def add(self, added_BTD: Tensor) -> None:
         """A change of the layer just run adds this to the states after it."""
-        self.hidden_BTD = self.hidden_BTD + added_BTD
+        self._hidden_BTD = self._hidden_BTD + added_BTD
 
     def advance(self, first: int, stop: int) -> None:
         """Run the unedited layers first..stop-1 over all rows."""
-        self.hidden_BTD = self.decoder.blocks(self.hidden_BTD, first, stop)
+        self._hidden_BTD = self._decoder.blocks(self._hidden_BTD, first, stop)
+
+
+def _at(value_BTX: Tensor, at_B: Tensor) -> Tensor:
+    """Each row's value at its own position (B, X)."""
+    return value_BTX[torch.arange(len(at_B), device=at_B.device), at_B]

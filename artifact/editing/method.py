@@ -15,7 +15,7 @@ from artifact.editing.hparams import Hparams
 from artifact.errors import SettingError
 from artifact.facts.fact import Perspective
 from artifact.facts.lengths import Lengths, Prompt
-from artifact.lm.work import Efficiency, Shape, Work, blocks, head
+from artifact.lm.work import Efficiency, Shape, Work, blocks, head, reading
 
 if TYPE_CHECKING:
     from artifact.editing.edit import Edited
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Made = Sequence[Edited | EditError]
     """An edit for each group, an error in the place of one that cannot be computed."""
 
+MEAN_PREFIX = 0.75
+"""Mean length of the context prefixes over that of the longest."""
 Groups = Sequence[Sequence["View"]]
 """Views to edit: a group is written jointly, mostly one view."""
 
@@ -128,13 +130,16 @@ def value_work(shape: Shape, layer: int, steps: int, rows: int, lengths: Lengths
     One whole pass is stored; a step goes from the subject's last token and the edited layer on, there and back, but for
     the last, which is not followed by a step.
     """
-    width = lengths.prefix + prompt.tokens + prompt.target - 1
     onward = prompt.onward + prompt.target - 1
     keys = lengths.prefix + prompt.before + onward
     above, read = shape.layers - layer - 1, rows * prompt.target + 1
-    there = blocks(shape, above, (rows + 1) * onward, keys) + head(shape, read)
-    both = blocks(shape, above, (rows + 1) * onward, keys, back=True) + head(shape, read, back=True)
-    stored = blocks(shape, shape.layers, (rows + 1) * width, width)
+    # Rows are packed: they have the lengths that they have.
+    excess, prefix = (prompt.before + prompt.onward - prompt.mean) / 2, MEAN_PREFIX * lengths.prefix
+    before, onward = prefix + prompt.before - excess, onward - excess
+    width = before + onward
+    there = reading(shape, above, rows * onward + 1, keys, read) + head(shape, read)
+    both = reading(shape, above, rows * onward + 1, keys, read, back=True) + head(shape, read, back=True)
+    stored = blocks(shape, layer + 1, rows * width, width) + reading(shape, above, rows * before, before, 0)
     return stored + both.times(steps - 1) + there
 
 

@@ -101,17 +101,17 @@ class Moments:
         """
         if self.folder is None or OTHER_CORPUS in self.source:
             return None
-        found = sorted(files_below(self.folder, any_moment_file(decoder)))
-        samples = {file.stem.rpartition("_")[2] for file in found}
+        files = sorted(files_below(self.folder, any_moment_file(decoder)))
+        samples = {file.stem.rpartition("_")[2] for file in files}
         count = int(samples.pop()) if len(samples) == 1 and min(samples).isdigit() else None
         return {"mom2_dataset": "wikipedia", "mom2_n_samples": count, "mom2_dtype": "float32"}
 
     def note(self, layers: Sequence[int]) -> str:
         """What a record that solved with these layers says of them: nothing, or which were factored by LU and why."""
-        found = [layer for layer in layers if isinstance(self._factors.get(layer), _LU)]
-        if not found:
+        by_lu = [layer for layer in layers if isinstance(self._factors.get(layer), _LU)]
+        if not by_lu:
             return ""
-        which = f"layer{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"
+        which = f"layer{'s' if len(by_lu) > 1 else ''} {', '.join(map(str, by_lu))}"
         return f"second moments of {which} are not positive definite: solved by LU"
 
     def solve(self, decoder: Decoder, layer: int, keys_NM: Tensor) -> Tensor:
@@ -131,10 +131,10 @@ class Moments:
         alone_NM = self.solve(decoder, layer, keys_NM) / weight
         overlap_NN = alone_NM @ keys_NM.t()
         overlap_NN.diagonal().add_(1)
-        found_NM, failed = torch.linalg.solve_ex(overlap_NN, alone_NM)
+        adjusted_NM, failed = torch.linalg.solve_ex(overlap_NN, alone_NM)
         if int(failed) != 0:
             raise EditError(f"weight C + K K^T is singular for these keys of layer {layer}; change mom2_update_weight")
-        return found_NM
+        return adjusted_NM
 
     def regularised_each(self, decoder: Decoder, layer: int, keys_BM: Tensor, weight: float) -> Tensor:
         """(weight C + k k^T)^-1 k for each row k of `keys_BM` on its own: (B, M) in float64.
@@ -154,19 +154,19 @@ class Moments:
     def _factored(self, decoder: Decoder, layer: int) -> _Cholesky | _LU:
         matrix_MM = self.matrix(decoder, layer)
         lower_MM, failed = torch.linalg.cholesky_ex(matrix_MM)
-        found: _Cholesky | _LU = _Cholesky(lower_MM)
+        factor: _Cholesky | _LU = _Cholesky(lower_MM)
         pivot_M = lower_MM.diagonal() ** 2
         if int(failed) != 0:
             del lower_MM
-            found = _LU(*torch.linalg.lu_factor_ex(matrix_MM)[:2])
-            pivot_M = found.both_MM.diagonal().abs()
+            factor = _LU(*torch.linalg.lu_factor_ex(matrix_MM)[:2])
+            pivot_M = factor.both_MM.diagonal().abs()
         # A matrix of too few samples can pass with pivots that are rounding alone.
         noise = len(pivot_M) * torch.finfo(torch.float64).eps * pivot_M.max()
         # Fewer keys than dimensions are singular too, whatever a sum's rounding to float32 has left of it.
         few = self._counts.get(layer, len(pivot_M)) < len(pivot_M)
         if few or not bool(pivot_M.min() > noise):
             raise SettingError(self._singular(decoder, layer))
-        return found
+        return factor
 
     def _singular(self, decoder: Decoder, layer: int) -> str:
         return f"{self._named(decoder, layer)}: the matrix of layer {layer} is singular; use moments of more samples"

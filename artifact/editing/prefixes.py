@@ -195,11 +195,11 @@ def _draw(
 ) -> Drawn:
     """What `draw` gives for some of its rows; random numbers are drawn for all of them."""
     decoder, shortest = model.decoder, min(map(len, prompts))
-    found, picks = [list(prompts[row]) for row in rows], []
+    texts, picks = [list(prompts[row]) for row in rows], []
     chances_BS = torch.ones(len(prompts), top)
     own = slice(rows[0], rows[-1] + 1)
     with full_precision():
-        run = decoder.run(decoder.words(torch.tensor([ids[:shortest] for ids in found], device=decoder.device)))
+        run = decoder.run(decoder.words(torch.tensor([ids[:shortest] for ids in texts], device=decoder.device)))
         keys, hidden_BTD = run.keys, run.states_LBTD[-1]
         for position in range(shortest, length):
             logits_BV = decoder.logits(hidden_BTD[:, -1]).float()
@@ -208,17 +208,17 @@ def _draw(
             chances_BS[own] = best.values.softmax(-1).cpu()
             pick_B1 = torch.multinomial(chances_BS, 1, generator=generator)[own]
             picks.append(pick_B1[:, 0].tolist())
-            for row, token in zip(found, _tokens(best.indices, pick_B1), strict=True):
+            for row, token in zip(texts, _tokens(best.indices, pick_B1), strict=True):
                 if len(row) == position:
                     row.append(token)
             if position == length - 1:
                 break
-            ids_BT = torch.tensor([[row[position]] for row in found], device=decoder.device)
+            ids_BT = torch.tensor([[row[position]] for row in texts], device=decoder.device)
             hidden_BTD = decoder.embed(decoder.words(ids_BT), position)
             for layer in range(decoder.layers):
                 hidden_BTD, new = decoder.block(layer, hidden_BTD, past=keys[layer])
                 keys[layer] = (torch.cat((keys[layer][0], new[0]), 2), torch.cat((keys[layer][1], new[1]), 2))
-    return Drawn(found, picks)
+    return Drawn(texts, picks)
 
 
 def _row_bytes(decoder: Decoder, length: int, prompt: int) -> int:

@@ -3,14 +3,15 @@
 Covers both perspectives, many independent single edits at once. Entity view: key and value at the rewrite prompt,
 towards o*. Relation view, as released: key from the removal prompt, value on the "add" prompt towards the relation
 together with the first five prefixed removal prompts towards "None", update measured at the "add" prompt.
-Source: equations (2) and (3)
-and docs/protocol.md; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative.
+Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B},
+1e-4 relative.
 
 Shape letters as in lm/decoder.py, and F fact.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,10 +20,10 @@ from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.methods.rome import RomeHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol
-from artifact.editing.value import Row, objective, optimise, subject_row
+from artifact.editing.value import Optimised, Row, Terms, objective, optimise, subject_row, until_subject
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Site
+from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
@@ -33,14 +34,14 @@ REMOVAL_PREFIXES = 5
 @dataclass(frozen=True, kw_only=True)
 class RomeEdit(Edited):
     """An edit and the vectors it was made from: left = C^-1 k normalised (M,), right (D,), value v* (D,), and the loss
-    terms of each step: total, NLL, KL, penalty.
+    terms of each step.
     """
 
     left_M: Tensor
     right_D: Tensor
     target_D: Tensor
     delta_D: Tensor
-    history: Sequence[tuple[float, float, float, float]]
+    history: Sequence[Terms]
 
 
 def rome(
@@ -75,59 +76,70 @@ def rome(
         left_FM = moments.solve(decoder, layer, key_FM) if hparams.mom2_adjustment else key_FM.double()
         left_FM = left_FM / left_FM.norm(dim=1, keepdim=True)
 
-    found = optimise(model, layer, objectives, start_FD, hparams, memory)
+    optimised = optimise(model, layer, objectives, start_FD, hparams, memory)
     results: list[RomeEdit | EditError] = []
     for f in range(len(views)):
-        if (idle := found.idle(slice(f, f + 1))) is not None:
-            results.append(idle)
-            continue
-        target_D = start_FD[f].float() + found.delta_FD[f]
-        overlap = bare_FM[f].double() @ left_FM[f]
-        right_D = ((target_D - current_FD[f].float()).double() / overlap).to(decoder.dtype)
-        left_M = left_FM[f].to(decoder.dtype)
-        name = decoder.family.name("mlp_down", layer)
-        edit = Edit({name: LowRank(left_M[:, None], right_D[None, :])})
-        try:
-            norm = checked_norm(edit, [terms[0] for terms in found.history[f]])
-        except EditError as error:
-            results.append(error)
-            continue
-        history = found.history[f]
-        results.append(
-            RomeEdit(
-                edit=edit,
-                norm=norm,
-                losses=[terms[0] for terms in history],
-                note=moments.note([layer]) if hparams.mom2_adjustment else "",
-                left_M=left_M,
-                right_D=right_D,
-                target_D=target_D,
-                delta_D=found.delta_FD[f],
-                history=history,
-            )
-        )
+        left_M, target_D = left_FM[f], start_FD[f].float() + optimised.delta_FD[f]
+        right_D = (target_D - current_FD[f].float()).double() / (bare_FM[f].double() @ left_M)
+        note = moments.note([layer]) if hparams.mom2_adjustment else ""
+        results.append(_edited(decoder, layer, optimised, f, left_M, right_D, target_D, note))
     return results
+
+
+def _edited(
+    decoder: Decoder,
+    layer: int,
+    optimised: Optimised,
+    f: int,
+    left_M: Tensor,
+    right_D: Tensor,
+    target_D: Tensor,
+    note: str,
+) -> RomeEdit | EditError:
+    """The edit of fact `f` of those optimised; an error where nothing was changed, or it or its loss is not finite."""
+    if (idle := optimised.idle(slice(f, f + 1))) is not None:
+        return idle
+    left_M, right_D, history = left_M.to(decoder.dtype), right_D.to(decoder.dtype), optimised.history[f]
+    edit = Edit({decoder.family.name("mlp_down", layer): LowRank(left_M[:, None], right_D[None, :])})
+    losses = [terms[0] for terms in history]
+    try:
+        norm = checked_norm(edit, losses)
+    except EditError as error:
+        return error
+    return RomeEdit(
+        edit=edit,
+        norm=norm,
+        losses=losses,
+        note=note,
+        left_M=left_M,
+        right_D=right_D,
+        target_D=target_D,
+        delta_D=optimised.delta_FD[f],
+        history=history,
+    )
 
 
 def _down_projection(model: LanguageModel, layer: int, rows: Sequence[Row], memory: Memory) -> tuple[Tensor, Tensor]:
     """Input (B, M) and output (B, D) of the down-projection at each row's lookup position."""
     decoder = model.decoder
+    cut = [until_subject(row) for row in rows]
+    place = {row: at for at, row in enumerate(dict.fromkeys(cut))}
 
     def fitting(left: Sequence[Row]) -> int:
         return memory.rows(decoder, 0, max(len(row.ids) for row in left))
 
     def compute(part: Sequence[Row]) -> dict[str, Tensor]:
-        at_B = torch.tensor([row.lookup for row in part], device=decoder.device)
-        every_B = torch.arange(len(part), device=decoder.device)
+        last_B = torch.tensor(list(accumulate(len(row.ids) for row in part)), device=decoder.device) - 1
         seen: dict[str, Tensor] = {}
 
-        def read(site: Site, at: int, value_BTX: Tensor) -> None:
+        def read(site: Site, at: int, value_1NX: Tensor) -> None:
             if at == layer and site in ("key", "mlp"):
-                seen[site] = value_BTX[every_B, at_B]
+                seen[site] = value_1NX[0]
 
-        word_BTD = decoder.words(model.tokens.pad([row.ids for row in part], decoder.device))
-        decoder.blocks(decoder.embed(word_BTD), 0, layer + 1, at_site=read)
+        hidden_1ND, aligned = decoder.packed([row.ids for row in part])
+        decoder.blocks(hidden_1ND, 0, layer + 1, aligned=aligned, at_site=read, read_N=last_B)
         return seen
 
-    found = [seen for _, seen in batches(rows, fitting, compute, memory)]
-    return torch.cat([seen["key"] for seen in found]), torch.cat([seen["mlp"] for seen in found])
+    parts = [seen for _, seen in batches(list(place), fitting, compute, memory)]
+    at_B = torch.tensor([place[row] for row in cut], device=decoder.device)
+    return torch.cat([seen["key"] for seen in parts])[at_B], torch.cat([seen["mlp"] for seen in parts])[at_B]

@@ -5,11 +5,13 @@ the unedited next-token distribution + norm penalty, stop below 0.05, clamp to a
 deltas of many facts are rows of one tensor; each stops on its own, so a batch gives what single runs give. What is
 done with the delta is rome.py's.
 
-Shape letters as in lm/decoder.py, and F fact, N scored target tokens.
+Shape letters as in lm/decoder.py, and F fact, A fact still optimised, S scored target token.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -18,10 +20,12 @@ from artifact.editing.hparams import ValueHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
-from artifact.lm.decoder import Aligned, LayerKeys
+from artifact.lm.decoder import Aligned, Decoder, LayerKeys
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
+Terms = tuple[float, float, float, float]
+"""The loss of a forward pass and its terms: total, NLL, KL, penalty."""
 STOP_LOSS = 0.05
 KEPT_PROMPT = "{} is a"
 """The prompt whose next-token distribution an edit should leave alone."""
@@ -51,10 +55,10 @@ class Objective:
 
 @dataclass
 class Optimised:
-    """Deltas (F, D) and, for each fact, the loss terms of each forward pass: total, NLL, KL, penalty."""
+    """Deltas (F, D) and, for each fact, the loss terms of each forward pass."""
 
     delta_FD: Tensor
-    history: list[list[tuple[float, float, float, float]]] = field(default_factory=list)
+    history: list[list[Terms]] = field(default_factory=list)
 
     def idle(self, facts: slice) -> EditError | None:
         """Why the deltas of all these facts are zero; None where one is not. Rounding in what is made of a zero delta
@@ -155,9 +159,9 @@ def optimise(
             "prefixes"
         )
 
-    for part, found in batches(range(len(objectives)), fitting, compute, memory, alone):
-        result.delta_FD[part[0] : part[-1] + 1] = found.delta_FD
-        result.history += found.history
+    for part, optimised in batches(range(len(objectives)), fitting, compute, memory, alone):
+        result.delta_FD[part[0] : part[-1] + 1] = optimised.delta_FD
+        result.history += optimised.history
     return result
 
 
@@ -182,40 +186,29 @@ def _optimise(
     start_FD: Tensor,
     hparams: ValueHparams,
 ) -> Optimised:
-    decoder, loss_layer, steps = model.decoder, hparams.v_loss_layer, hparams.v_num_grad_steps
-    rows = [row for objective in objectives for row in (*objective.rows, objective.kept)]
-    fact_B = [f for f, objective in enumerate(objectives) for _ in range(len(objective.rows) + 1)]
-    everything = _store(model, layer, loss_layer, rows)
-
+    """`optimise` for the facts of one batch."""
+    decoder, steps = model.decoder, hparams.v_num_grad_steps
+    everything = _store(decoder, layer, hparams.v_loss_layer, objectives)
     delta_FD = torch.zeros_like(start_FD, dtype=torch.float32).requires_grad_()
     norm_F = start_FD.float().norm(dim=1)
     optimiser = torch.optim.Adam([delta_FD], lr=hparams.v_lr)
-    result = Optimised(delta_FD, [[] for _ in objectives])
+    history: list[list[Terms]] = [[] for _ in objectives]
     unedited_FV: Tensor | None = None
     active = list(range(len(objectives)))
-    stored, batch = everything, _Batch.of(rows, fact_B, active, decoder.device)
+    batch = _Batch.of(everything, active)
 
     for step in range(steps):
-        row_delta_BD = delta_FD[batch.fact_B].to(stored.hidden_BTD.dtype)
-        hidden_BTD = torch.cat((stored.hidden_BTD[:, :1] + row_delta_BD[:, None], stored.hidden_BTD[:, 1:]), dim=1)
-        hidden_BTD = decoder.blocks(hidden_BTD, layer + 1, loss_layer + 1, past=stored.left, aligned=stored.aligned)
-
-        log_NV = decoder.logits(hidden_BTD[batch.target_row_N, batch.target_at_N]).log_softmax(-1)
-        nll_N = -log_NV.gather(1, batch.target_N[:, None])[:, 0] * batch.weight_N
-        nll_F = torch.zeros(len(objectives), device=decoder.device).index_add(0, batch.target_fact_N, nll_N)
-        kept_AV = decoder.logits(hidden_BTD[batch.kept_row_A, 0]).log_softmax(-1)
+        nll_A, kept_AV = batch.read(decoder, delta_FD)
         if unedited_FV is None:
             unedited_FV = kept_AV.detach()
-        live = torch.tensor(active, device=decoder.device)
-        kl_A = hparams.kl_factor * (kept_AV.exp() * (kept_AV - unedited_FV[live])).sum(-1)
-        penalty_A = hparams.v_weight_decay * delta_FD[live].norm(dim=1) / norm_F[live] ** 2
-        loss_A = nll_F[live] + kl_A + penalty_A
-
-        for fact, *terms in zip(
-            active, loss_A.tolist(), nll_F[live].tolist(), kl_A.tolist(), penalty_A.tolist(), strict=True
-        ):
-            result.history[fact].append((terms[0], terms[1], terms[2], terms[3]))
-        going = [fact for fact, loss in zip(active, loss_A.tolist(), strict=True) if not loss < STOP_LOSS]
+        live_A = batch.live_A
+        kl_A = hparams.kl_factor * (kept_AV.exp() * (kept_AV - unedited_FV[live_A])).sum(-1)
+        penalty_A = hparams.v_weight_decay * delta_FD[live_A].norm(dim=1) / norm_F[live_A] ** 2
+        loss_A = nll_A + kl_A + penalty_A
+        terms_A4 = torch.stack((loss_A, nll_A, kl_A, penalty_A), dim=1)
+        for fact, (total, nll, kl, penalty) in zip(active, terms_A4.tolist(), strict=True):
+            history[fact].append((total, nll, kl, penalty))
+        going = [fact for fact in active if not history[fact][-1][0] < STOP_LOSS]
         if step == steps - 1 or not going:
             break
         held_FD = delta_FD.detach().clone()
@@ -224,15 +217,13 @@ def _optimise(
         optimiser.step()
         with torch.no_grad():
             # Adam's momentum would move a stopped fact's delta on: it stays where it stopped.
-            moves = torch.zeros(len(objectives), 1, dtype=torch.bool, device=decoder.device)
-            moves[going] = True
-            delta_FD.copy_(torch.where(moves, _clamped(delta_FD, hparams.clamp_norm_factor * norm_F), held_FD))
+            moves_F1 = torch.zeros(len(objectives), 1, dtype=torch.bool, device=decoder.device)
+            moves_F1[going] = True
+            delta_FD.copy_(torch.where(moves_F1, _clamped(delta_FD, hparams.clamp_norm_factor * norm_F), held_FD))
         if going != active:
             active = going
-            batch = _Batch.of(rows, fact_B, active, decoder.device)
-            stored = everything.rows(batch.rows_B)
-    result.delta_FD = delta_FD.detach()
-    return result
+            batch = _Batch.of(everything, active)
+    return Optimised(delta_FD.detach(), history)
 
 
 def _clamped(delta_FD: Tensor, most_F: Tensor) -> Tensor:
@@ -241,91 +232,110 @@ def _clamped(delta_FD: Tensor, most_F: Tensor) -> Tensor:
     return delta_FD * scale_F[:, None]
 
 
+def until_subject(row: Row) -> Row:
+    """A row up to its subject's last token: what stands after it cannot change the state there."""
+    return Row(row.ids[: row.lookup + 1], row.lookup)
+
+
 @dataclass(frozen=True)
 class _Stored:
-    """What the deltas do not change, rows aligned at their lookup position.
+    """Every fact's rows and what the deltas do not change of them.
 
-    hidden_BTD: states after the edited layer, from the lookup position on; left: by layer, keys and values of the
-    tokens before it, the nearest last.
+    fact_B: the fact of each row; hidden_1ND: states after the edited layer, of all rows' tokens from the lookup
+    position on, packed; left: by layer, keys and values of the tokens before it.
     """
 
-    hidden_BTD: Tensor
-    left: dict[int, LayerKeys]
-    aligned: Aligned
-
-    def rows(self, rows_B: Tensor) -> "_Stored":
-        """The same for some of the rows."""
-        return _Stored(
-            self.hidden_BTD[rows_B],
-            {layer: (key[rows_B], value[rows_B]) for layer, (key, value) in self.left.items()},
-            Aligned(self.aligned.position_BT[rows_B], self.aligned.seen_B1TK[rows_B]),
-        )
+    rows: Sequence[Row]
+    fact_B: Sequence[int]
+    layers: range
+    hidden_1ND: Tensor
+    left: Mapping[int, LayerKeys]
 
 
 @torch.no_grad()
-def _store(model: LanguageModel, layer: int, loss_layer: int, rows: Sequence[Row]) -> _Stored:
+def _store(decoder: Decoder, layer: int, loss_layer: int, objectives: Sequence[Objective]) -> _Stored:
     """One unedited pass over all rows, cut at each row's lookup position."""
-    decoder = model.decoder
-    lookup_B = torch.tensor([row.lookup for row in rows], device=decoder.device)
-    every_B1 = torch.arange(len(rows), device=decoder.device)[:, None]
-    # The kept prompt is read at its lookup position: what stands after it is not needed.
-    fed = [row.ids if row.target else row.ids[: row.lookup + 1] for row in rows]
-    hidden_BTD = decoder.embed(decoder.words(model.tokens.pad(fed, decoder.device)))
-    hidden_BTD = decoder.blocks(hidden_BTD, 0, layer + 1)
-
-    longest = int(lookup_B.max())
-    from_left_BP = torch.arange(longest, device=decoder.device) - (longest - lookup_B[:, None])
-    real_BP = from_left_BP >= 0
+    # The kept prompt is read at its lookup position.
+    rows = [row for one in objectives for row in (*one.rows, until_subject(one.kept))]
+    hidden_1ND, whole = decoder.packed([row.ids for row in rows])
+    hidden_1ND = decoder.blocks(hidden_1ND, 0, layer + 1, aligned=whole)
+    lookups = [row.lookup for row in rows]
+    before_N = torch.tensor([at < row.lookup for row in rows for at in range(len(row.ids))], device=decoder.device)
     left: dict[int, LayerKeys] = {}
-    onward_BTD = hidden_BTD
-    for above in range(layer + 1, loss_layer + 1):
-        onward_BTD, (key_BHTK, value_BHTK) = decoder.block(above, onward_BTD)
-        at_BP = from_left_BP.clamp(min=0)
-        left[above] = (
-            key_BHTK.transpose(1, 2)[every_B1, at_BP].transpose(1, 2),
-            value_BHTK.transpose(1, 2)[every_B1, at_BP].transpose(1, 2),
-        )
-    tokens = max(len(ids) - row.lookup for ids, row in zip(fed, rows, strict=True))
-    position_BT = lookup_B[:, None] + torch.arange(tokens, device=decoder.device)
-    at_BT = position_BT.clamp(max=hidden_BTD.shape[1] - 1)
-    causal_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=decoder.device).tril()
-    seen_BTK = torch.cat((real_BP[:, None].expand(-1, tokens, -1), causal_TT.expand(len(rows), -1, -1)), dim=2)
-    return _Stored(hidden_BTD[every_B1, at_BT], left, Aligned(position_BT, seen_BTK[:, None]))
+    if any(lookups):
+        aligned, onward_1ND = Aligned.packed(lookups, decoder.device), hidden_1ND[:, before_N]
+        for above in range(layer + 1, loss_layer + 1):
+            # Of the last block only keys and values are needed.
+            none = torch.zeros(0, dtype=torch.long, device=decoder.device) if above == loss_layer else None
+            onward_1ND, left[above] = decoder.block(above, onward_1ND, aligned=aligned, read_N=none)
+    fact_B = [f for f, one in enumerate(objectives) for _ in range(len(one.rows) + 1)]
+    return _Stored(rows, fact_B, range(layer + 1, loss_layer + 1), hidden_1ND[:, ~before_N], left)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Index tensors of the rows of the facts still optimised (A of them): which rows, and where their targets stand,
-    counted from the lookup position."""
+    """The rows of the facts still optimised (A of them), from their lookup position on.
 
-    rows_B: Tensor
+    fact_B: each row's fact; start_B: place of its first token among all N; read_N: places of the scored tokens' (S of
+    them) predictions, then of the kept prompts; target_S, fact_S and weight_S: the scored tokens, the place of their
+    fact among the A, and their weight in its mean.
+    """
+
+    layers: range
+    hidden_1ND: Tensor
+    left: Mapping[int, LayerKeys]
+    aligned: Aligned
+    live_A: Tensor
     fact_B: Tensor
-    target_row_N: Tensor
-    target_at_N: Tensor
-    target_N: Tensor
-    target_fact_N: Tensor
-    weight_N: Tensor
-    kept_row_A: Tensor
+    start_B: Tensor
+    read_N: Tensor
+    target_S: Tensor
+    fact_S: Tensor
+    weight_S: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[Row], fact_B: Sequence[int], active: Sequence[int], device: torch.device) -> "_Batch":
-        chosen = [b for b, fact in enumerate(fact_B) if fact in set(active)]
-        scored = {fact: sum(1 for b in chosen if fact_B[b] == fact and rows[b].target) for fact in active}
-        kept = [position for position, b in enumerate(chosen) if not rows[b].target]
-        targets = [
-            (position, len(rows[b].ids) - len(rows[b].target) + j - rows[b].lookup, token, fact_B[b])
-            for position, b in enumerate(chosen)
-            for j, token in enumerate(rows[b].target)
+    def of(cls, stored: _Stored, active: Sequence[int]) -> "_Batch":
+        device, place = stored.hidden_1ND.device, {fact: a for a, fact in enumerate(active)}
+        chosen = [b for b, fact in enumerate(stored.fact_B) if fact in place]
+        rows, fact_B = [stored.rows[b] for b in chosen], [stored.fact_B[b] for b in chosen]
+        lengths, longest = [len(row.ids) - row.lookup for row in rows], max(row.lookup for row in rows)
+        start_B = list(accumulate(lengths, initial=0))[:-1]
+        prompts = Counter(fact for row, fact in zip(rows, fact_B, strict=True) if row.target)
+        scored = [
+            (start + length - len(row.target) + j, token, place[fact], 1 / (row.divisor * prompts[fact]))
+            for row, fact, start, length in zip(rows, fact_B, start_B, lengths, strict=True)
+            for j, token in enumerate(row.target)
         ]
-        weights = [1 / (rows[b].divisor * scored[fact_B[b]]) for b in chosen for _ in rows[b].target]
-        row_N, at_N, token_N, fact_N = (torch.tensor(column, device=device) for column in zip(*targets, strict=True))
+        at_S, target_S, fact_S, weight_S = zip(*scored, strict=True)
+        kept_A = [start for row, start in zip(rows, start_B, strict=True) if not row.target]
+        hidden_1ND, left = stored.hidden_1ND, stored.left
+        if len(chosen) < len(stored.rows):  # a copy of all would take memory for nothing
+            rows_B, own = torch.tensor(chosen, device=device), set(chosen)
+            of_N = [b in own for b, row in enumerate(stored.rows) for _ in range(len(row.ids) - row.lookup)]
+            hidden_1ND = hidden_1ND[:, torch.tensor(of_N, device=device)]
+            parts = {layer: [part[rows_B, :, :longest] for part in both] for layer, both in left.items()}
+            left = {layer: (key, value) for layer, (key, value) in parts.items()}
         return cls(
-            rows_B=torch.tensor(chosen, device=device),
-            fact_B=torch.tensor([fact_B[b] for b in chosen], device=device),
-            target_row_N=row_N,
-            target_at_N=at_N,
-            target_N=token_N,
-            target_fact_N=fact_N,
-            weight_N=torch.tensor(weights, dtype=torch.float32, device=device),
-            kept_row_A=torch.tensor(kept, device=device),
+            layers=stored.layers,
+            hidden_1ND=hidden_1ND,
+            left=left,
+            aligned=Aligned.packed(lengths, device, [row.lookup for row in rows]),
+            live_A=torch.tensor(active, device=device),
+            fact_B=torch.tensor(fact_B, device=device),
+            start_B=torch.tensor(start_B, device=device),
+            read_N=torch.tensor([*at_S, *kept_A], device=device),
+            target_S=torch.tensor(target_S, device=device),
+            fact_S=torch.tensor(fact_S, device=device),
+            weight_S=torch.tensor(weight_S, dtype=torch.float32, device=device),
         )
+
+    def read(self, decoder: Decoder, delta_FD: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean NLL of each live fact's targets (A,) and the kept prompts' log-probabilities (A, V)."""
+        added_BD = delta_FD[self.fact_B].to(self.hidden_1ND.dtype)
+        hidden_1ND = self.hidden_1ND.index_add(1, self.start_B, added_BD[None])
+        first, stop = self.layers.start, self.layers.stop
+        hidden_1ND = decoder.blocks(hidden_1ND, first, stop, past=self.left, aligned=self.aligned, read_N=self.read_N)
+        log_NV = decoder.logits(hidden_1ND[0]).log_softmax(-1)
+        log_SV, kept_AV = log_NV.split([len(self.target_S), len(self.live_A)])
+        nll_S = -log_SV.gather(1, self.target_S[:, None])[:, 0] * self.weight_S
+        return nll_S.new_zeros(len(kept_AV)).index_add(0, self.fact_S, nll_S), kept_AV

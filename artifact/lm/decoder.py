@@ -12,13 +12,13 @@ output: the one that goes through the activation function; `key` is the product.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, G head of keys and values, V vocabulary, I and O input and output width of a linear layer, R rank of an
-edit, N any number of rows, X any axes. tests/test_shapes.py holds names to their letters.
+edit, N any number of rows or tokens, X any axes. tests/test_shapes.py holds names to their letters.
 
 Tested equal to transformers' logits (float32, 1e-4 relative) on every family: tests/lm/test_decoder.py and
 tests/lm/test_llama.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -86,14 +86,51 @@ class Family(Protocol):
 
 
 @dataclass(frozen=True)
-class Aligned:
-    """Rows whose tokens do not stand one after the other behind P stored ones: other positions, other keys seen.
+class Packing:
+    """B rows of different lengths as one row of all their N tokens: only attention pads them, to T tokens each.
 
-    position_BT: position of each token; seen_B1TK: which of the P+T keys (stored ones first) each token sees.
+    at_N: the place of each token among the B * T padded ones.
+    """
+
+    at_N: Tensor
+    rows: int
+    tokens: int
+
+    def padded(self, x_1HNK: Tensor) -> Tensor:
+        """(1, H, N, K) as (B, H, T, K), with zeros where a row has no token."""
+        x_NHK = x_1HNK[0].transpose(0, 1)
+        all_HK = x_NHK.new_zeros(self.rows * self.tokens, *x_NHK.shape[1:]).index_copy_(0, self.at_N, x_NHK)
+        return all_HK.unflatten(0, (self.rows, self.tokens)).transpose(1, 2)
+
+    def packed(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) as (1, N, D)."""
+        return x_BTD.flatten(0, 1).index_select(0, self.at_N)[None]
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Rows whose tokens do not simply follow P stored ones: other positions, other keys seen.
+
+    position_BT: position of each token, (1, N) where rows are packed; seen_B1TK: which of the P+T keys (stored ones
+    first) each token sees.
     """
 
     position_BT: Tensor
     seen_B1TK: Tensor
+    packing: Packing | None = None
+
+    @classmethod
+    def packed(cls, lengths: Sequence[int], device: torch.device, left: Sequence[int] | None = None) -> "Aligned":
+        """Rows of so many tokens, packed, each after the first `left` of its P stored ones (default: none)."""
+        left = left or [0] * len(lengths)
+        tokens, stored = max(lengths), max(left)
+        every = [(row, token) for row, length in enumerate(lengths) for token in range(length)]
+        position_N = torch.tensor([left[row] + token for row, token in every], device=device)
+        at_N = torch.tensor([row * tokens + token for row, token in every], device=device)
+        real_BP = torch.arange(stored, device=device) < torch.tensor(left, device=device)[:, None]
+        causal_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+        parts = real_BP[:, None].expand(-1, tokens, -1), causal_TT.expand(len(lengths), -1, -1)
+        return cls(position_N[None], torch.cat(parts, dim=2)[:, None], Packing(at_N, len(lengths), tokens))
 
 
 @dataclass(frozen=True)
@@ -143,6 +180,12 @@ class Decoder:
         """The state entering block 0 for word embeddings at positions `start`, start+1, ..., or as `aligned` says."""
         return self.family.embed(self, word_BTD, self._positions(start, word_BTD, aligned))
 
+    def packed(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Aligned]:
+        """The states (1, N, D) entering block 0 for texts (ids) of different lengths, packed, and their alignment."""
+        aligned = Aligned.packed([len(text) for text in texts], self.device)
+        ids_1N = torch.tensor([[token for text in texts for token in text]], device=self.device)
+        return self.embed(self.words(ids_1N), aligned=aligned), aligned
+
     def _positions(self, start: int, x_BTD: Tensor, aligned: Aligned | None) -> Tensor:
         if aligned is not None:
             return aligned.position_BT
@@ -157,13 +200,13 @@ class Decoder:
         aligned: Aligned | None = None,
         edits: RowEdits | None = None,
         at_site: AtSite | None = None,
-        read: int | None = None,
+        read_N: Tensor | None = None,
     ) -> tuple[Tensor, LayerKeys]:
         """One block: (B, T, D) in, (B, T, D) out with the new tokens' keys and values.
 
         `past` holds the keys and values of the P tokens to the left (its batch must be B); the T tokens given stand at
-        positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise. With `read`, only
-        the last so many tokens are computed beyond their keys and values, and come out.
+        positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise. Where `aligned`
+        packs the rows, hidden_BTD is (1, N, D). `read_N`: the tokens whose output is wanted (default: all).
         """
         family = self.family
         edits = edits or {}
@@ -171,22 +214,26 @@ class Decoder:
         position_XT = self._positions(left, hidden_BTD, aligned)
         normed_BTD = self.norm(family.name("attn_norm", layer), hidden_BTD)
         query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, position_XT, edits)
+        packing = aligned.packing if aligned else None
+        if packing is not None:
+            query_BHTK, key_BHTK, value_BHTK = map(packing.padded, (query_BHTK, key_BHTK, value_BHTK))
         new = (key_BHTK, value_BHTK)
         if past is not None:
             key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
             value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
-        if read is not None:
-            query_BHTK, normed_BTD, hidden_BTD = query_BHTK[:, :, -read:], normed_BTD[:, -read:], hidden_BTD[:, -read:]
-        tokens = hidden_BTD.shape[1]
-        before = key_BHTK.shape[2] - tokens
         mixed_BHTK = F.scaled_dot_product_attention(
             query_BHTK,
             _for_each_query(key_BHTK, query_BHTK),
             _for_each_query(value_BHTK, query_BHTK),
-            attn_mask=aligned.seen_B1TK[:, :, -tokens:] if aligned else _seen(before, tokens, hidden_BTD.device),
-            is_causal=aligned is None and before == 0 and tokens > 1,
+            attn_mask=aligned.seen_B1TK if aligned else _seen(left, hidden_BTD.shape[1], hidden_BTD.device),
+            is_causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
         )
-        attn_BTD = self.linear(family.name("attn_out", layer), mixed_BHTK.transpose(1, 2).flatten(2), edits)
+        mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
+        if packing is not None:
+            mixed_BTD = packing.packed(mixed_BTD)
+        if read_N is not None:
+            mixed_BTD, hidden_BTD, normed_BTD = (x.index_select(1, read_N) for x in (mixed_BTD, hidden_BTD, normed_BTD))
+        attn_BTD = self.linear(family.name("attn_out", layer), mixed_BTD, edits)
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
         if not family.parallel:
             hidden_BTD = hidden_BTD + attn_BTD
@@ -210,12 +257,19 @@ class Decoder:
         aligned: Aligned | None = None,
         edits: RowEdits | None = None,
         at_site: AtSite | None = None,
+        read_N: Tensor | None = None,
     ) -> Tensor:
-        """Blocks first..stop-1 (all that are left by default) over (B, T, D); `past` by layer."""
-        for layer in range(first, self.layers if stop is None else stop):
-            left = past[layer] if past else None
-            hidden_BTD, _ = self.block(layer, hidden_BTD, past=left, aligned=aligned, edits=edits, at_site=at_site)
-        return hidden_BTD
+        """Blocks first..stop-1 (all that are left by default) over (B, T, D); `past` by layer.
+
+        With `read_N` only these tokens are given, and the last block computes no others.
+        """
+        stop = self.layers if stop is None else stop
+        for layer in range(first, stop):
+            left, read = past[layer] if past else None, read_N if layer == stop - 1 else None
+            hidden_BTD, _ = self.block(
+                layer, hidden_BTD, past=left, aligned=aligned, edits=edits, at_site=at_site, read_N=read
+            )
+        return hidden_BTD if read_N is None or first < stop else hidden_BTD[:, read_N]
 
     def run(self, word_BTD: Tensor, keep: tuple[Site, ...] = (), at_site: AtSite | None = None) -> Run:
         """A pass over whole prompts from word embeddings, keeping states, keys and values, and `keep`'s outputs."""

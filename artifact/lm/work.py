@@ -8,7 +8,7 @@ Shape letters as in lm/decoder.py. A token through a block takes 24 D^2 operatio
 4 D for every key it sees; on the way back 24 D^2 more, since weights take no gradient, and 10 D a key.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 FLOAT = 4
@@ -82,6 +82,12 @@ def blocks(shape: Shape, layers: float, tokens: float, keys: float, back: bool =
         linear, attention = 2 * linear, attention + 10 * width * keys
     moved = FLOAT * VECTORS * width * (3 if back else 1)
     return Work(layers * tokens * (linear + attention), layers * tokens * moved, layers * (3 if back else 1))
+
+
+def reading(shape: Shape, layers: float, tokens: float, keys: float, read: float, back: bool = False) -> Work:
+    """`blocks` of which the last goes on from its attention with the `read` tokens alone."""
+    whole, left_out = blocks(shape, layers, tokens, keys, back), 18 * shape.width**2 * (tokens - read)
+    return replace(whole, products=whole.products - min(layers, 1) * (2 if back else 1) * left_out)
 
 
 def head(shape: Shape, rows: float, back: bool = False) -> Work:

@@ -190,7 +190,7 @@ class _Token:
             past=self._left(layer, len(rows_RTD)),
             # In the last block another token's outputs do not reach the last token.
             at_site=None if last and self.tokens > 1 else self._restore(inside),
-            read=1 if last else None,
+            read_N=torch.tensor([self.tokens - 1], device=self.decoder.device) if last else None,
         )
         return list(rows_BTD.split(len(self.row_R)))
 

@@ -254,11 +254,11 @@ def test_batches_follow_the_memory(tiny, facts, monkeypatch) -> None:
     sizes: list[int] = []
     most, tune = [5], ft_module._tune
 
-    def limited(decoder, end_id, part, *rest):
+    def limited(decoder, part, *rest):
         sizes.append(len(part))
         if sum(map(len, part)) > most[0]:
             raise torch.OutOfMemoryError("no room")
-        return tune(decoder, end_id, part, *rest)
+        return tune(decoder, part, *rest)
 
     monkeypatch.setattr(ft_module, "_tune", limited)
     one = ft(model, groups, FREE, RELEASED, Memory(1))

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -117,6 +118,20 @@ def test_rows_stop_on_their_own(tiny, facts) -> None:
         (alone,) = rome(model, [view], hparams, TEMPLATES, moments, RELEASED)
         assert len(found.history) == len(alone.history)
         assert relative(found.right_D, alone.right_D.numpy()) < 1e-4
+
+
+def test_the_fact_with_the_longest_prompts_stops_first(tiny, facts) -> None:
+    """What is stored before the subject is then narrower for the others."""
+    model = tiny("tiny-gpt2")
+    hparams = METHODS["rome"].hparams_for("tiny-gpt2", 6, REFERENCE / "rome_B" / "hparams_tiny-gpt2.json")
+    hparams = msgspec.structs.replace(hparams, v_num_grad_steps=21)
+    moments = read_moments(REFERENCE / "moments" / "tiny-gpt2")
+    long, view = facts[10].view("entity"), facts[26].view("entity")
+    long = replace(long, template="It is well known to all of us that " + long.template)
+    early, found = rome(model, [long, view], hparams, TEMPLATES, moments, RELEASED)
+    assert len(early.history) < len(found.history) == 21
+    (alone,) = rome(model, [view], hparams, TEMPLATES, moments, RELEASED)
+    assert relative(found.right_D, alone.right_D.numpy()) < 1e-4
 
 
 def test_memory_cuts_the_batch_and_changes_nothing(model, facts, monkeypatch) -> None:

@@ -6,10 +6,11 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from artifact.editing.edit import Edit, LowRank, row_edits
-from artifact.lm.decoder import Decoder
+from artifact.lm.decoder import Aligned, Decoder
 from artifact.lm.load import LanguageModel, from_module, load_folder
 from artifact.sources.catalogue import WORLD
 
@@ -94,6 +95,35 @@ def test_right_padding_changes_no_number(model: LanguageModel) -> None:
             torch.testing.assert_close(together[row, : len(ids)], alone[0], rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_packed_rows_equal_rows_alone(model: LanguageModel) -> None:
+    """Whole, from stored keys on, and with the last block at some tokens only; a row may have nothing stored."""
+    decoder, texts, left = model.decoder, [[7, 9, 50, 3, 80], [8, 33, 61], [5, 2]], [2, 0, 1]
+    runs = [decoder.run(decoder.words(torch.tensor([text]))) for text in texts]
+    expected = torch.cat([run.states_LBTD[-1] for run in runs], dim=1)
+    hidden, aligned = decoder.packed(texts)
+    assert relative(decoder.blocks(hidden, aligned=aligned), expected) < 1e-5
+    read = torch.tensor([9, 0, 4])
+    assert relative(decoder.blocks(hidden, aligned=aligned, read_N=read), expected[:, read]) < 1e-5
+    assert torch.equal(decoder.blocks(hidden, decoder.layers, aligned=aligned, read_N=read), hidden[:, read])
+
+    tails = [len(text) - first for text, first in zip(texts, left, strict=True)]
+    onward = torch.cat([run.states_LBTD[1][:, first:] for run, first in zip(runs, left, strict=True)], dim=1)
+    past = {}
+    for layer in range(1, decoder.layers):
+        pairs = [run.keys[layer] for run in runs]
+        padded = [
+            torch.cat(
+                [F.pad(pair[part][:, :, :first], (0, 0, 0, 2 - first)) for pair, first in zip(pairs, left, strict=True)]
+            )
+            for part in (0, 1)
+        ]
+        past[layer] = (padded[0], padded[1])
+    found = decoder.blocks(onward, 1, past=past, aligned=Aligned.packed(tails, decoder.device, left))
+    expected = torch.cat([run.states_LBTD[-1][:, first:] for run, first in zip(runs, left, strict=True)], dim=1)
+    assert relative(found, expected) < 1e-5
+
+
 def test_each_row_carries_its_own_edit(model: LanguageModel) -> None:
     """Row edits equal a model whose weight was changed, row by row; and the model's weights stay as they were."""
     decoder = model.decoder
@@ -137,15 +167,14 @@ def test_sites_are_seen_and_replaced(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("stored", [0, 3])
-@pytest.mark.parametrize("read", [1, 2, 5])
-def test_a_block_can_compute_the_last_tokens_alone(model: LanguageModel, stored: int, read: int) -> None:
-    """The keys and values are those of all tokens; what comes out is the end of what comes out of the whole block."""
+@pytest.mark.parametrize("read", [[4], [1, 3], [0, 1, 2, 3, 4]])
+def test_a_block_can_compute_some_tokens_alone(model: LanguageModel, stored: int, read: list[int]) -> None:
+    """The keys and values are those of all tokens; what comes out is a part of what comes out of the whole block."""
     decoder = model.decoder
     with torch.no_grad():
         state_BTD = decoder.embed(decoder.words(torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12][: stored + 5]])))
         past = decoder.block(0, state_BTD[:, :stored])[1] if stored else None
         whole_BTD, keys = decoder.block(0, state_BTD[:, stored:], past=past)
-        last_BTD, same = decoder.block(0, state_BTD[:, stored:], past=past, read=read)
-    assert last_BTD.shape[1] == read
-    torch.testing.assert_close(last_BTD, whole_BTD[:, -read:], rtol=0, atol=1e-5)
+        last_BTD, same = decoder.block(0, state_BTD[:, stored:], past=past, read_N=torch.tensor(read))
+    torch.testing.assert_close(last_BTD, whole_BTD[:, read], rtol=0, atol=1e-5)
     assert all(torch.equal(one, other) for one, other in zip(keys, same, strict=True))

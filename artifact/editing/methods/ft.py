@@ -7,7 +7,7 @@ from artifact.editing.method import Default, Groups, Method
 from artifact.errors import SettingError
 from artifact.facts.fact import Perspective
 from artifact.facts.lengths import Lengths
-from artifact.lm.work import FLOAT, Efficiency, Shape, Work, blocks, head
+from artifact.lm.work import FLOAT, Efficiency, Shape, Work, blocks, head, reading
 
 if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
@@ -53,10 +53,10 @@ def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made
 
 def _work(shape: Shape, hparams: FtHparams, lengths: Lengths, perspective: Perspective) -> Work:
     """Blocks after the trained one there and back, and Adam over its weight."""
-    tokens, square = lengths.prompts[perspective].tokens, shape.width**2
+    tokens, square = lengths.prompts[perspective].mean, shape.width**2
     above = shape.layers - hparams.layer - 1
     # There and back: the change times the stored input, and the weight's gradient.
-    step = blocks(shape, above, tokens, tokens, back=True) + head(shape, 1, back=True)
+    step = reading(shape, above, tokens, tokens, 1, back=True) + head(shape, 1, back=True)
     step += Work(2 * 8 * square * tokens, FLOAT * 4 * square * (_ADAM_VECTORS + 4), 2)
     return blocks(shape, hparams.layer + 1, tokens, tokens) + step.times(hparams.num_steps)
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from artifact.editing.hparams import Clamp, OneLayer, ValueHparams, says
-from artifact.editing.method import Default, Groups, Method, value_work
+from artifact.editing.method import MEAN_PREFIX, Default, Groups, Method, value_work
 from artifact.facts.fact import Perspective
 from artifact.facts.lengths import Lengths
-from artifact.lm.work import Efficiency, Shape, Work, blocks
+from artifact.lm.work import Efficiency, Shape, Work, reading
 
 if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
@@ -43,8 +43,8 @@ def _work(shape: Shape, hparams: RomeHparams, lengths: Lengths, perspective: Per
     """Keys of all prefixed prompts, then the value optimisation; a relation edit adds five removal prompts."""
     prefixes, removals = 21, 5 if perspective == "relation" else 0
     prompt = lengths.prompts[perspective]
-    width = lengths.prefix + prompt.tokens
-    keys = blocks(shape, hparams.layer + 1, (prefixes + 2) * width, width)
+    width, asked = MEAN_PREFIX * lengths.prefix + prompt.before + 1, prefixes + (perspective == "relation")
+    keys = reading(shape, hparams.layer + 1, asked * width, width, asked)
     return keys + value_work(shape, hparams.layer, hparams.v_num_grad_steps, prefixes + removals, lengths, prompt)
 
 
