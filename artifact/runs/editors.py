@@ -6,6 +6,7 @@ world's corpus or the model's own samples, MEND's weights from the world's folde
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from artifact.editing import made_for
 from artifact.editing.hparams import MethodName, hparams_for
@@ -13,13 +14,23 @@ from artifact.editing.mend_weights import read_network
 from artifact.editing.methods import Editor
 from artifact.editing.moment_source import moments_note
 from artifact.editing.moments import Moments, key_width, read_moments
-from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
+from artifact.editing.prefixes import (
+    SEED,
+    are_groups,
+    are_templates,
+    draw_groups,
+    draw_prefixes,
+    read_groups,
+    read_prefixes,
+    sample,
+)
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.editing.sums import compute_moments
 from artifact.errors import SettingError
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
+from artifact.runs.describe import RunInfo
 from artifact.sources.catalogue import WORLD_MEND
 
 RIDGE = 1e-4
@@ -33,7 +44,7 @@ def make_editor(
     memory: Memory,
     *,
     hparams: Path | None = None,
-    prefixes: Path | None = None,
+    prefixes: Path | Sequence[Any] | None = None,
     moments: Path | Moments | None = None,
     mend_weights: Path | None = None,
     any_model: bool = False,
@@ -60,17 +71,30 @@ def make_editor(
         return Editor(model, method, resolved, protocol, memory, network=network, notes=said)
     if isinstance(moments, Path):
         moments = read_moments(moments)
-    matrices = moments or default_moments(model, resolved.layers)
+    matrices = moments or default_moments(model, resolved.layers, memory)
     other = moments_note(matrices, model, resolved.layers, any_model, matrices.folder in named)
-    templates: Sequence[object]
+    templates: Sequence[Any]
     released = protocol.prefixes_as_released
-    if method == "rome":
+    if prefixes is not None and not isinstance(prefixes, Path):
+        templates = prefixes
+    elif method == "rome":
         lengths = resolved.context_template_length_params
         templates = read_prefixes(prefixes) if prefixes else draw_prefixes(model, lengths, as_released=released)
     else:
         templates = read_groups(prefixes) if prefixes else draw_groups(model, as_released=released)
     said = (*notes(hparams, model, matrices, None), *([other] if other else []))
     return Editor(model, method, resolved, protocol, memory, prefixes=templates, moments=matrices, notes=said)
+
+
+def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
+    """By method, the prefixes that a run was begun with; none of a shape that the method cannot take."""
+    found: dict[str, Sequence[Any]] = {}
+    for method, fits in {"rome": are_templates, "memit": are_groups}.items():
+        settings = {} if begun is None else begun.settings.get(method)
+        stored = settings.get("prefixes") if isinstance(settings, dict) else None
+        if stored is not None and fits(stored):
+            found[method] = stored
+    return found
 
 
 def lacking(model: LanguageModel, method: MethodName, mend_weights: Path | None = None) -> str | None:
@@ -83,16 +107,17 @@ def lacking(model: LanguageModel, method: MethodName, mend_weights: Path | None 
     return None
 
 
-def default_moments(model: LanguageModel, layers: Sequence[int]) -> Moments:
+def default_moments(model: LanguageModel, layers: Sequence[int], memory: Memory | None = None) -> Moments:
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
     if model.name == "world":
         from artifact.facts.world import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
-        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE)
+        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory)
     width = key_width(model.decoder, layers[0])
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)
     texts = [[*model.tokens.opening, *drawn] for drawn in sample(model, count, length, SEED, top=50)]
-    return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", RIDGE, batch=16)
+    source = f"{count} texts drawn from the model itself"
+    return compute_moments(model, texts, layers, source, RIDGE, batch=16, memory=memory)

@@ -4,7 +4,7 @@ Covers the choice of `--model auto`, the data each model runs on, hyperparameter
 computes no record (local.py) and keeps no journal (store.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,14 @@ from artifact.errors import DeviceError, FactError, PromptError, SettingError
 from artifact.facts.dataset import Data, data_for
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
-from artifact.lm.device import Memory, choose_device, default_memory, in_one, parse_bytes, use_tf32
+from artifact.lm.device import Memory, choose_device, default_memory, free_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
-from artifact.runs.editors import default_moments, lacking, make_editor
+from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.order import Order
+from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.tracing.corruption import embedding_spread
@@ -116,6 +117,8 @@ class Asked:
     shard: tuple[int, int] | None = None
     correct: tuple[str, ...] = ()
     """Switches of the released protocol that are corrected one by one."""
+    model_reason: str = ""
+    """Why this model, where `auto` chose it (run_model)."""
 
 
 @dataclass
@@ -139,6 +142,8 @@ class Context:
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
     """Files and folders that were fetched by the model's name."""
+    prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """By method, those of the run that goes on; others are drawn."""
     _editors: dict[MethodName, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
@@ -151,6 +156,7 @@ class Context:
                 method,
                 self.protocol,
                 self.memory,
+                prefixes=self.prefixes.get(method),
                 moments=moments,
                 mend_weights=self.mend_weights if method == "mend" else None,
                 any_model=self.any_model,
@@ -187,7 +193,7 @@ class Context:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        return default_moments(self.model, moment_layers(self.model, self.methods))
+        return default_moments(self.model, moment_layers(self.model, self.methods), self.memory)
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -197,11 +203,14 @@ class Context:
 
 
 def prepare(
-    plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None = None
+    plan: Plan, asked: Asked, say: Callable[[str], None], begun: RunInfo | None = None
 ) -> tuple[Context, RunInfo]:
-    """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
+    """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend.
+
+    `begun` is the run that goes on: its prefixes and its budget are taken, whatever would be drawn or free today.
+    """
     protocol, given = check_asked(asked), asked.given
-    name, reason = run_model(plan, asked.model, say, begun_with)
+    name, reason = (asked.model, asked.model_reason) if asked.model_reason else run_model(plan, asked.model, say)
     say(f"model: {name} ({reason})")
     # Data first: what is missing is said before gigabytes are read.
     inputs = run_inputs(plan, name, given, protocol)
@@ -223,16 +232,13 @@ def prepare(
         plan = msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
         say("plan: few facts, as this model takes seconds for each without a GPU")
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    if asked.memory is not None:
-        limit = parse_bytes(asked.memory)
-    else:
-        limit = default_memory(model.decoder.device, factor_bytes(model, methods))
+    limit = _limit(asked, begun, model, methods, say)
     budget = Memory(limit, say)
     subjects = _readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = _readable(model, inputs.relation_words, "relation words", say)
     if given.facts == "known" and not plan.of_the_paper:
         # They are what GPT-2 XL knows; another model would leave the few that a small plan traces out, one by one.
-        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan))
+        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan, budget))
     context = Context(
         model,
         inputs,
@@ -248,6 +254,7 @@ def prepare(
         named=[
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
+        prefixes=begun_prefixes(begun),
     )
     editors = {method: context.editor(method) for method in methods if context.lacking(method) is None}
     settings: dict[str, Any] = {method: editor.described() for method, editor in editors.items()}
@@ -288,9 +295,30 @@ def prepare(
         file_notes=file_notes,
         given=given.options(),
         shard=asked.shard,
+        memory=limit,
     )
     context.batches = msgspec.structs.replace(info, shard=None).batches
     return context, info
+
+
+def _limit(
+    asked: Asked,
+    begun: RunInfo | None,
+    model: LanguageModel,
+    methods: Sequence[MethodName],
+    say: Callable[[str], None],
+) -> int:
+    """Bytes that a batch may take: as asked for, as when the run began, or by what is free."""
+    if asked.memory is not None:
+        return parse_bytes(asked.memory)
+    if begun is None or begun.memory is None:
+        return default_memory(model.decoder.device, factor_bytes(model, methods))
+    if begun.memory > (free := free_memory(str(model.decoder.device))):
+        say(
+            f"batches may take {size_words(begun.memory)}, as when the run began, and {size_words(free)} are free; "
+            "give a smaller --memory if they do not fit"
+        )
+    return begun.memory
 
 
 def _moments_used(context: Context) -> MomentsUsed | None:
@@ -301,7 +329,7 @@ def _moments_used(context: Context) -> MomentsUsed | None:
     return MomentsUsed(used.source, moments_sha256(used, context.model.decoder, layers))
 
 
-def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
+def _answered(model: LanguageModel, traced: Data, plan: Plan, memory: Memory) -> Data:
     """The first statements that the model answers as the data says, as many as a unit traces."""
     most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
     found: list[Statement] = []
@@ -309,7 +337,7 @@ def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
         if len(found) >= most:
             break
         part = traced.statements[start : start + _ASKED_TOGETHER]
-        said = zip(part, greedy_answers(model, part), strict=True)
+        said = zip(part, greedy_answers(model, part, memory), strict=True)
         found += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
     note = f"{traced.note}; traced are the first {len(found[:most])} that the model answers"
     return replace(traced, statements=found[:most], note=note)
