@@ -171,8 +171,9 @@ class Cluster:
             )
         # The others take what the first one took: its model, prefixes and budget.
         self._begun = self.info
-        if "CPU" in self._needs and self.info.model in HUB_MODELS:
-            self._needs["memory"] = round(HUB_MODELS[self.info.model].size * ROOM)
+        if self.info.model in HUB_MODELS:  # weights pass through main memory on their way to a GPU, too
+            room = ROOM if "CPU" in self._needs else 1
+            self._needs["memory"] = round(HUB_MODELS[self.info.model].size * room)
 
     def compute(
         self, unit: Unit, batches: Sequence[Batch], stop: Callable[[], bool]
