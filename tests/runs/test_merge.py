@@ -164,3 +164,6 @@ def test_shards_are_the_whole_and_share_nothing(shards, cases, batch, most, limi
     )  # fmt: skip
     found = [msgspec.structs.replace(info, shard=(i, shards)).batches(unit) for i in range(1, shards + 1)]
     assert sorted(one for part in found for one in part) == info.batches(unit)
+    # Each in the whole's order, the first ones first: all parts stopped early hold about the same beginning.
+    assert all(part == sorted(part) for part in found)
+    assert [part[0] for part in found if part] == info.batches(unit)[:shards]
