@@ -6,25 +6,30 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifact import __version__
 from artifact.editing.hparams import MethodName, hparams_for
 from artifact.editing.moments import Moments
 from artifact.errors import RunError
+from artifact.lm.device import ROOM, Memory
 from artifact.lm.load import load
 from artifact.plan import SMOKE
 from artifact.runs.cluster import Cluster, Prepared, Worker
 from artifact.runs.describe import RunInfo, first_difference
 from artifact.runs.editors import default_moments
+from artifact.runs.engine import Computed
 from artifact.runs.merge import merge
 from artifact.runs.progress import Display
 from artifact.runs.runner import run_plan
 from artifact.runs.setup import Asked, prepare
 from artifact.runs.store import begin, reading, writing
+from artifact.sources.catalogue import HUB_MODELS
 
 EDITS = {"rome-entity", "memit-entity"}
 PLAN = msgspec.structs.replace(SMOKE, units=tuple(unit for unit in SMOKE.units if unit.name in EDITS))
@@ -114,6 +119,7 @@ class Rays:
         self.wait = lambda refs, **_: (refs[:1], refs[1:])
         self.get = lambda ref: ref()
         self.kill = lambda actor: None
+        self.reserved: list[dict[str, Any]] = []
 
     def remote(self, kind: type) -> SimpleNamespace:
         def made(*given: object) -> SimpleNamespace:
@@ -125,7 +131,11 @@ class Rays:
 
             return SimpleNamespace(**{name: remote(name) for name in ("placed", "prepare", "compute", "weights_hash")})
 
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=made))
+        def options(**given: Any) -> SimpleNamespace:
+            self.reserved.append(given)
+            return SimpleNamespace(remote=made)
+
+        return SimpleNamespace(options=options)
 
 
 def test_ray_workers_take_the_prefixes_of_the_run(begun: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +157,33 @@ def test_ray_workers_take_the_prefixes_of_the_run(begun: RunInfo, monkeypatch: p
     assert len(prepared) == len(found) == 2
     assert all(json.loads(json.dumps(one.info.settings)) == begun.settings for one in prepared)
     cluster.close()
+
+
+@pytest.mark.parametrize(("has", "share"), [({"CPU": 2}, ROOM), ({"CPU": 2, "GPU": 2}, 1)], ids=["CPU", "GPU"])
+def test_ray_workers_reserve_the_main_memory_of_their_weights(
+    has: dict[str, float], share: float, begun: RunInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, too: they pass through it. The first finds out which model it is."""
+    ray, info = Rays(), msgspec.structs.replace(begun, model="gpt2-xl")
+    ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {**has, "memory": 1e12}}]
+    monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(info, __version__, "here", "one", 1, []))
+    monkeypatch.setattr(Worker, "compute", lambda *_: (Computed([], 0.0, {}), []))
+    cluster = Cluster(ray, PLAN, replace(ASKED, model="gpt2-xl"), silent)
+    cluster.start(None)
+    list(cluster.compute(PLAN.units[0], [(1,), (2,)], lambda: False))
+    first, second = ray.reserved
+    assert "memory" not in first and second["memory"] == round(HUB_MODELS["gpt2-xl"].size * share)
+    assert second["num_gpus"] == bool(has.get("GPU")) and cluster.info == info
+
+
+def test_moments_are_made_within_the_runs_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Memory | None] = []
+    monkeypatch.setattr("artifact.runs.setup.default_moments", default_moments)
+    monkeypatch.setattr("artifact.runs.editors.compute_moments", lambda *_, memory, **__: given.append(memory))
+    context, _ = prepare(SHORT, ASKED, silent)
+    for name in ("world", "another"):
+        replace(context, methods=("rome",), model=replace(context.model, name=name)).moments  # noqa: B018
+    assert given == [context.memory] * 2
 
 
 @pytest.mark.parametrize("stored", [5, [], ["no place"], [["{}"], "{}"], {"{}": 1}])
