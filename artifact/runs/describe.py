@@ -122,10 +122,9 @@ def _parts(value: object) -> Mapping[str, Any] | None:
 
 def _texts(*values: object) -> tuple[str, str]:
     """Two values in at most 60 characters each, from near the first place where they differ."""
-    names = [value.get("name") if isinstance(value, dict) else None for value in values]
-    one, other = (
-        msgspec.json.encode(value).decode() for value in (values if None in names or names[0] == names[1] else names)
-    )
+    names = tuple(value.get("name") if isinstance(value, dict) else None for value in values)
+    shown = values if None in names or names[0] == names[1] else names
+    one, other = (msgspec.json.encode(value).decode() for value in shown)
     same = len(commonprefix((one, other)))
     start = max(0, same - 20) if max(len(one), len(other)) > 60 and same > 40 else 0
 

@@ -232,7 +232,11 @@ def prepare(
         plan = msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
         say("plan: few facts, as this model takes seconds for each without a GPU")
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    limit = _limit(asked, begun, model, methods, say)
+    limit = _limit(asked, begun, model, methods)
+    if limit > (free := free_memory(device)):
+        say(
+            f"batches may take {size_words(limit)} and {size_words(free)} are free; give less --memory if they do not fit"
+        )
     budget = Memory(limit, say)
     subjects = _readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = _readable(model, inputs.relation_words, "relation words", say)
@@ -301,24 +305,13 @@ def prepare(
     return context, info
 
 
-def _limit(
-    asked: Asked,
-    begun: RunInfo | None,
-    model: LanguageModel,
-    methods: Sequence[MethodName],
-    say: Callable[[str], None],
-) -> int:
+def _limit(asked: Asked, begun: RunInfo | None, model: LanguageModel, methods: Sequence[MethodName]) -> int:
     """Bytes that a batch may take: as asked for, as when the run began, or by what is free."""
     if asked.memory is not None:
         return parse_bytes(asked.memory)
-    if begun is None or begun.memory is None:
-        return default_memory(model.decoder.device, factor_bytes(model, methods))
-    if begun.memory > (free := free_memory(str(model.decoder.device))):
-        say(
-            f"batches may take {size_words(begun.memory)}, as when the run began, and {size_words(free)} are free; "
-            "give a smaller --memory if they do not fit"
-        )
-    return begun.memory
+    if begun is not None and begun.memory is not None:
+        return begun.memory
+    return default_memory(model.decoder.device, factor_bytes(model, methods))
 
 
 def _moments_used(context: Context) -> MomentsUsed | None:
