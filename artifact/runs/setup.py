@@ -234,9 +234,7 @@ def prepare(
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     limit = _limit(asked, begun, model, methods)
     if limit > (free := free_memory(device)):
-        say(
-            f"batches may take {size_words(limit)} and {size_words(free)} are free; give less --memory if they do not fit"
-        )
+        say(f"batches may take {size_words(limit)}, but {size_words(free)} are free; give less --memory")
     budget = Memory(limit, say)
     subjects = _readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = _readable(model, inputs.relation_words, "relation words", say)

@@ -209,7 +209,7 @@ def test_a_run_goes_on_with_the_budget_it_began_with(monkeypatch: pytest.MonkeyP
     assert (context.memory.limit, resumed.memory) == (3 * 10**9,) * 2 and not any("--memory" in one for one in said)
     pinned = msgspec.structs.replace(info, memory=3 * 10**9 + 1)
     assert prepare(SHORT, ASKED, said.append, pinned)[0].memory.limit == 3 * 10**9 + 1
-    assert "batches may take 3.0 GB and 3.0 GB are free; give less --memory if they do not fit" in said
+    assert "batches may take 3.0 GB, but 3.0 GB are free; give less --memory" in said
     asked = msgspec.structs.replace(info, memory=None)  # of an earlier version
     assert prepare(SHORT, ASKED, silent, asked)[0].memory.limit == 10**9
 
