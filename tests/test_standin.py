@@ -31,6 +31,7 @@ from artifact.cli import call
 from artifact.editing.method import Default
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments import Moments
+from artifact.errors import SettingError
 from artifact.lm.load import load
 from artifact.plan import SMOKE
 from artifact.runs.cluster import Worker
@@ -297,6 +298,21 @@ def test_the_benches_of_tracing_and_scoring(monkeypatch) -> None:
     monkeypatch.setitem(SHAPE, "vocab_size", 997)
     there, here = benched(monkeypatch, ("bench", "evaluate", "--facts", "2", "--loop-facts", "1"))
     assert there.difference == here.difference < 1e-4 and there.timing.operations == here.timing.operations
+
+
+@pytest.mark.parametrize("command", [("trace",), ("edit", "--method", "ft")], ids=["trace", "edit"])
+def test_a_bench_budgets_what_its_weights_leave(command: tuple[str, ...], monkeypatch) -> None:
+    monkeypatch.setitem(shapes.SHAPES, "gpt2", SHAPE)
+    held: list[int] = []
+
+    def asked(*_: object) -> int:
+        held.append(standin.LEDGERS[0].live)
+        raise SettingError("here it ends")
+
+    monkeypatch.setattr(f"artifact.bench.{command[0]}.default_memory", asked)
+    ran = kloc(("bench", *command))
+    assert ran.code == 2 and "here it ends" in ran.err
+    assert held[0] > 4 * (SHAPE["vocab_size"] * SHAPE["n_embd"])  # the embedding and more
 
 
 def test_no_unit_takes_more_than_its_budget(moments: Moments) -> None:

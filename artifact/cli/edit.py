@@ -190,24 +190,33 @@ def score(
     any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
+    protocol: Protocol = "released",
+    correct: Correct = _NONE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, unedited or with an edit: success, accuracy and magnitude of both views."""
     from artifact.editing.edit_file import read_edit
+    from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
+    from artifact.lm.device import use_tf32
 
+    followed = protocol_of(protocol, words(correct))
     check_outputs({"--json": json_file}, (cases, edit, model))
     check_inputs({"--edit": edit})
     facts = read_facts(cases)
     loaded = load_model(model, device)
+    use_tf32(followed.tf32)
     read = read_edit(edit, loaded, any_model) if edit else None
     budget = memory_budget(memory, str(loaded.decoder.device))
     scores = score_cases(loaded, facts, read.edit if read else None, budget)
     by_case = [case_json(score) for score in scores]
     notes = [read.note] if read and read.note else []
-    write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "notes": notes, "cases": by_case})
-    say(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
+    protocol_name = protocol_words(followed.name, followed.switches())
+    described = {"model": loaded.name, "revision": loaded.revision, "protocol": protocol_name}
+    write_json(json_file, described | {"notes": notes, "cases": by_case})
+    edited = f"edited by {edit.name}" if edit else "unedited"
+    say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {protocol_name}")
     for view in PERSPECTIVES:
         for group in GROUPS:
             groups = [case[view][group] for case in by_case if view in case]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
+from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, row_edits
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import Protocol

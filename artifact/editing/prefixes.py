@@ -240,7 +240,7 @@ def read_prefixes(path: Path) -> list[str]:
     Raises SettingError for anything else; a list of lists is MEMIT's form (read_groups).
     """
     given = _read(path)
-    if not _are_templates(given):
+    if not are_templates(given):
         raise SettingError(f'{path}: expected a JSON list of templates that hold "{{}}" once each; correct the file')
     return given
 
@@ -251,9 +251,9 @@ def read_groups(path: Path) -> list[list[str]]:
     A plain list of templates, as ROME takes it, is split as MEMIT's own prefixes are: the first alone, then the rest.
     """
     given = _read(path)
-    if _are_templates(given):
+    if are_templates(given):
         return [given[:1], given[1:]] if len(given) > 1 else [given]
-    if not isinstance(given, list) or not given or not all(_are_templates(group) for group in given):
+    if not are_groups(given):
         raise SettingError(
             f'{path}: expected a JSON list of lists of templates that hold "{{}}" once each; correct the file'
         )
@@ -268,5 +268,11 @@ def _read(path: Path) -> Any:
     return given
 
 
-def _are_templates(given: object) -> bool:
+def are_groups(given: object) -> bool:
+    """Whether `given` is a list of lists of templates."""
+    return isinstance(given, list) and bool(given) and all(are_templates(group) for group in given)
+
+
+def are_templates(given: object) -> bool:
+    """Whether `given` is a list of texts that hold "{}" once each."""
     return isinstance(given, list) and bool(given) and all(isinstance(t, str) and t.count("{}") == 1 for t in given)

@@ -184,7 +184,7 @@ class Memory:
     """How many bytes a batch may take: `limit`, halved for a while after the device ran out of memory all the same."""
 
     def __init__(self, limit: int, say: Callable[[str], None] = lambda line: None) -> None:
-        self.limit = self._most = limit
+        self.limit = self.most = limit
         self._say = say
         self._calm = 0
 
@@ -196,8 +196,8 @@ class Memory:
     def went_well(self) -> None:
         """After a batch that fitted: a budget that was halved grows again, slowly, up to what it was."""
         self._calm += 1
-        if self.limit < self._most and self._calm >= _CALM:
-            self.limit, self._calm = min(self._most, 2 * self.limit), 0
+        if self.limit < self.most and self._calm >= _CALM:
+            self.limit, self._calm = min(self.most, 2 * self.limit), 0
 
     def rows(self, decoder: Decoder, left: int, tokens: int) -> int:
         """Rows of `tokens` tokens with `left` stored ones that fit, at least one."""

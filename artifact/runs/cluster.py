@@ -45,7 +45,7 @@ _PASSED_ON = ("HF_", "KLOC_")
 """Prefixes of the environment variables that say where models and data are."""
 
 
-def ray_engine(plan: Plan, asked: Asked, say: Say, begun_with: str | None) -> Engine:
+def ray_engine(plan: Plan, asked: Asked, say: Say, begun: RunInfo | None) -> Engine:
     """The engine of a Ray cluster, with its first worker ready to compute.
 
     Raises SettingError without Ray, RunError when no cluster answers or has room, and what `prepare` raises.
@@ -60,7 +60,7 @@ def ray_engine(plan: Plan, asked: Asked, say: Say, begun_with: str | None) -> En
         ) from None
     engine = Cluster(ray, plan, asked, say)
     try:
-        engine.start(begun_with)
+        engine.start(begun)
     except BaseException:
         engine.close()
         raise
@@ -88,7 +88,7 @@ class Worker:
         os.environ.update(environment)
         self._said: list[str] = []
 
-    def prepare(self, plan: Plan, asked: Asked, begun_with: str | None, there: dict[str, str]) -> Prepared:
+    def prepare(self, plan: Plan, asked: Asked, begun: RunInfo | None, there: dict[str, str]) -> Prepared:
         """Load the model; `there` are the files and folders that the driver sees, by their options."""
         for option, path in there.items():
             if not Path(path).exists():
@@ -96,7 +96,7 @@ class Worker:
                     f"{option} {path}: is not on {socket.gethostname()}, where a worker runs; put it at the same path "
                     "on every machine of the cluster, or in a folder that they share"
                 )
-        context, info = prepare(plan, asked, self._said.append, begun_with)
+        context, info = prepare(plan, asked, self._said.append, begun)
         self._local = Local(context, info)
         node = importlib.import_module("ray").get_runtime_context().get_node_id()
         return Prepared(info, __version__, socket.gethostname(), node, os.getpid(), self._lines())
@@ -145,15 +145,15 @@ class Cluster:
         self._members: list[_Member] = []
         self._started = self._lost = self._most = 0
         self._said: set[str] = set()
-        self._begun_with: str | None = None
+        self._begun: RunInfo | None = None
         self._needs: dict[str, float] = {}
         self._ours = _connect(ray)
 
-    def start(self, begun_with: str | None) -> None:
+    def start(self, begun: RunInfo | None) -> None:
         """Start the first worker and wait for it: what it is prepared for is what the run is."""
         machines = self._machines()
         self._needs = {"GPU": 1} if any(has.get("GPU", 0) >= 1 for has in machines.values()) else {"CPU": 1}
-        self._begun_with = begun_with
+        self._begun = begun
         self._start_one()
         while self._joining:
             self._most = self._room(self._machines())
@@ -169,10 +169,11 @@ class Cluster:
                 "the first worker was lost while it loaded the model; give the cluster machines with more memory, or "
                 "see Ray's logs"
             )
-        # The others load what the first chose, whatever `auto` would take on their machines.
-        self._begun_with = self.info.model
-        if "CPU" in self._needs and self.info.model in HUB_MODELS:
-            self._needs["memory"] = round(HUB_MODELS[self.info.model].size * ROOM)
+        # The others take what the first one took: its model, prefixes and budget.
+        self._begun = self.info
+        if self.info.model in HUB_MODELS:  # weights pass through main memory on their way to a GPU, too
+            room = ROOM if "CPU" in self._needs else 1
+            self._needs["memory"] = round(HUB_MODELS[self.info.model].size * room)
 
     def compute(
         self, unit: Unit, batches: Sequence[Batch], stop: Callable[[], bool]
@@ -276,7 +277,7 @@ class Cluster:
         member = _Member(self._started, actor, actor.placed.remote())
         self._members.append(member)
         there = _files(self._asked)
-        self._joining[actor.prepare.remote(self._plan, self._asked, self._begun_with, there)] = member
+        self._joining[actor.prepare.remote(self._plan, self._asked, self._begun, there)] = member
 
     def _first(self, working: dict[Any, Any]) -> Any:
         """The next of these to be there: a batch, or a new worker."""

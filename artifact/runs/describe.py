@@ -1,6 +1,7 @@
 """What a run is, and the first thing in which two runs' descriptions differ, in words."""
 
 from collections.abc import Collection, Mapping
+from os.path import commonprefix
 from typing import Any
 
 import msgspec
@@ -74,6 +75,9 @@ class RunInfo(msgspec.Struct, frozen=True):
         """Whether relation prompts were built by rule; runs of earlier versions say so in the source of their data."""
         return _REBUILT in self.data_source if self.reconstructed is None else self.reconstructed
 
+    memory: int | None = None
+    """Bytes that a batch may take, as chosen when the run began; None in runs of earlier versions."""
+
     def planned(self, unit: Unit) -> int:
         """How many cases the unit takes when it is finished, the user's limit apart."""
         return len(self._cases(unit)[: unit.most])
@@ -103,22 +107,39 @@ def described(info: msgspec.Struct) -> dict[str, Any]:
 def first_difference(
     one: Mapping[str, Any], other: Mapping[str, Any], apart: Collection[str] = ()
 ) -> tuple[str, str, str] | None:
-    """The first entry in which two runs' descriptions differ, and its two values, in words; `apart` may differ."""
+    """The first entry in which two runs' descriptions differ, and its two values, in words; `apart` may differ.
+
+    The entry is named down to the place in a list (from 1); the two texts are never the same.
+    """
     for key, now in other.items():
         before = one.get(key)
         if key in apart or before == now:
             continue
-        name = key.replace("_", " ")
-        if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys() and "name" not in now:
-            inner = first_difference(before, now)
+        name, then, here = key.replace("_", " "), _parts(before), _parts(now)
+        if then and here and then.keys() == here.keys() and then.get("name") == here.get("name"):
+            inner = first_difference(then, here)
             if inner is not None:
                 return f"{name} {inner[0]}", *inner[1:]
-        return name, _short(before), _short(now)
+        return name, *_texts(before, now)
     return None
 
 
-def _short(value: object) -> str:
-    if isinstance(value, dict) and "name" in value:
-        value = value["name"]
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."
+def _parts(value: object) -> Mapping[str, Any] | None:
+    if isinstance(value, list):
+        return {str(number): one for number, one in enumerate(value, 1)}
+    return value if isinstance(value, dict) else None
+
+
+def _texts(*values: object) -> tuple[str, str]:
+    """Two values in at most 60 characters each, from near the first place where they differ."""
+    names = tuple(value.get("name") if isinstance(value, dict) else None for value in values)
+    shown = values if None in names or names[0] == names[1] else names
+    one, other = (msgspec.json.encode(value).decode() for value in shown)
+    same = len(commonprefix((one, other)))
+    start = max(0, same - 20) if max(len(one), len(other)) > 60 and same > 40 else 0
+
+    def cut(text: str) -> str:
+        text = ("..." if start else "") + text[start:]
+        return text if len(text) <= 60 else text[:57] + "..."
+
+    return cut(one), cut(other)

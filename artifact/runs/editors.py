@@ -15,13 +15,23 @@ from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
 from artifact.editing.moment_source import moments_note
 from artifact.editing.moments import Moments, key_width, read_moments
-from artifact.editing.prefixes import SEED, draw_groups, draw_prefixes, read_groups, read_prefixes, sample
+from artifact.editing.prefixes import (
+    SEED,
+    are_groups,
+    are_templates,
+    draw_groups,
+    draw_prefixes,
+    read_groups,
+    read_prefixes,
+    sample,
+)
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.editing.sums import compute_moments
 from artifact.errors import SettingError
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
+from artifact.runs.describe import RunInfo
 from artifact.sources.catalogue import WORLD_MEND
 
 RIDGE = 1e-4
@@ -35,7 +45,7 @@ def make_editor(
     memory: Memory,
     *,
     hparams: Path | None = None,
-    prefixes: Path | None = None,
+    prefixes: Path | Sequence[Any] | None = None,
     moments: Path | Moments | None = None,
     mend_weights: Path | None = None,
     any_model: bool = False,
@@ -62,7 +72,7 @@ def make_editor(
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
     if method.moments:
         matrices = read_moments(moments) if isinstance(moments, Path) else moments
-        matrices = matrices or default_moments(model, resolved.edited)
+        matrices = matrices or default_moments(model, resolved.edited, memory)
         others.append(moments_note(matrices, model, resolved.edited, any_model, matrices.folder in named))
     return Editor(
         model,
@@ -78,15 +88,27 @@ def make_editor(
 
 
 def _prefixes(
-    method: Method, model: LanguageModel, hparams: Any, path: Path | None, as_released: bool
-) -> Sequence[object]:
-    """The context prefixes in the method's form, of a file or drawn."""
-    if method.prefixes == "list":
-        lengths = hparams.context_template_length_params
-        return read_prefixes(path) if path else draw_prefixes(model, lengths, as_released=as_released)
+    method: Method, model: LanguageModel, hparams: Any, given: Path | Sequence[Any] | None, as_released: bool
+) -> Sequence[Any]:
+    """The context prefixes in the method's form: as given, of a file, or drawn."""
+    if method.prefixes is None or not (given is None or isinstance(given, Path)):
+        return given if method.prefixes and not isinstance(given, Path) and given else ()
     if method.prefixes == "groups":
-        return read_groups(path) if path else draw_groups(model, as_released=as_released)
-    return ()
+        return read_groups(given) if given else draw_groups(model, as_released=as_released)
+    lengths = hparams.context_template_length_params
+    return read_prefixes(given) if given else draw_prefixes(model, lengths, as_released=as_released)
+
+
+def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
+    """By method, the prefixes that a run was begun with; none of a shape that the method cannot take."""
+    fits = {"list": are_templates, "groups": are_groups}
+    prefixes: dict[str, Sequence[Any]] = {}
+    for name, method in METHODS.items():
+        settings = {} if begun is None else begun.settings.get(name)
+        stored = settings.get("prefixes") if isinstance(settings, dict) else None
+        if method.prefixes is not None and stored is not None and fits[method.prefixes](stored):
+            prefixes[name] = stored
+    return prefixes
 
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
@@ -99,16 +121,17 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
     return None
 
 
-def default_moments(model: LanguageModel, layers: Sequence[int]) -> Moments:
+def default_moments(model: LanguageModel, layers: Sequence[int], memory: Memory | None = None) -> Moments:
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
     if model.name == "world":
         from artifact.world.facts import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
-        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE)
+        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory)
     width = key_width(model.decoder, layers[0])
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)
     texts = [[*model.tokens.opening, *drawn] for drawn in sample(model, count, length, SEED, top=50)]
-    return compute_moments(model, texts, layers, f"{count} texts drawn from the model itself", RIDGE, batch=16)
+    source = f"{count} texts drawn from the model itself"
+    return compute_moments(model, texts, layers, source, RIDGE, batch=16, memory=memory)

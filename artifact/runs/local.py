@@ -40,7 +40,8 @@ class Local:
         self._context = context
         here = environment(info.device)
         rehearsed = rehearsed_seconds(info, here)
-        self._environment = here if rehearsed is None else here | {REHEARSED: rehearsed}
+        own = {"memory": info.memory}  # which may be another than the run began with
+        self._environment = here | own | ({} if rehearsed is None else {REHEARSED: rehearsed})
 
     def compute(
         self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool] = lambda: False

@@ -18,8 +18,8 @@ from artifact.runs.journal import run_folders
 from artifact.runs.lock import refuse_existing, unwritable_folder
 from artifact.runs.store import Store, begin, reading, writing
 
-_MAY_DIFFER = ("model_reason", "given", "shard", "file_notes")
-"""Words, and paths that differ from machine to machine; what is read from them is compared by its hash."""
+_MAY_DIFFER = ("model_reason", "given", "shard", "file_notes", "memory")
+"""Words, paths and budgets, which differ from machine to machine; what is read from paths is compared by its hash."""
 
 
 @dataclass(frozen=True)

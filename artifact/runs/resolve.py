@@ -3,10 +3,11 @@
 Covers the choice of `--model auto`, hyperparameters, prefixes and moments. Data are inputs.py's, noise is noise.py's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -20,14 +21,15 @@ from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
-from artifact.lm.device import Memory, choose_device, default_memory, in_one, parse_bytes, use_tf32
+from artifact.lm.device import Memory, choose_device, default_memory, free_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
-from artifact.runs.editors import default_moments, lacking, make_editor
+from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.noise import noise_level, readable
 from artifact.runs.order import Order
+from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.tracing.trace import greedy_answers, is_answer
@@ -74,6 +76,8 @@ class Asked:
     shard: tuple[int, int] | None = None
     correct: tuple[str, ...] = ()
     """Switches of the released protocol that are corrected one by one."""
+    model_reason: str = ""
+    """Why this model, where `auto` chose it (run_model)."""
 
 
 @dataclass
@@ -97,6 +101,8 @@ class Context:
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
     """Files and folders that were fetched by the model's name."""
+    prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """By method, those of the run that goes on; others are drawn."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
@@ -109,6 +115,7 @@ class Context:
                 method,
                 self.protocol,
                 self.memory,
+                prefixes=self.prefixes.get(method),
                 moments=moments,
                 mend_weights=self.mend_weights if METHODS[method].network else None,
                 any_model=self.any_model,
@@ -150,7 +157,7 @@ class Context:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        return default_moments(self.model, self.moment_layers)
+        return default_moments(self.model, self.moment_layers, self.memory)
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -160,11 +167,14 @@ class Context:
 
 
 def prepare(
-    plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None = None
+    plan: Plan, asked: Asked, say: Callable[[str], None], begun: RunInfo | None = None
 ) -> tuple[Context, RunInfo]:
-    """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend."""
+    """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend.
+
+    `begun` is the run that goes on: its prefixes and its budget are taken, whatever would be drawn or free today.
+    """
     protocol, given = check_asked(asked), asked.given
-    name, reason = run_model(plan, asked.model, say, begun_with)
+    name, reason = (asked.model, asked.model_reason) if asked.model_reason else run_model(plan, asked.model, say)
     say(f"model: {name} ({reason})")
     # Data first: what is missing is said before gigabytes are read.
     inputs = run_inputs(plan, name, given, protocol)
@@ -174,16 +184,15 @@ def prepare(
     model, device = _loaded(plan, name, asked, protocol, say)
     plan = _fitting(plan, model, device, say)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    if asked.memory is not None:
-        limit = parse_bytes(asked.memory)
-    else:
-        limit = default_memory(model.decoder.device, factor_bytes(model, methods))
+    limit = _limit(asked, begun, model, methods)
+    if limit > (free := free_memory(device)):
+        say(f"batches may take {size_words(limit)}, but {size_words(free)} are free; give less --memory")
     budget = Memory(limit, say)
     subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = readable(model, inputs.relation_words, "relation words", say)
     if data_set(plan, name, given).selected and not plan.of_the_paper:
         # Another model would leave the few that a small plan traces out, one by one.
-        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan))
+        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan, budget))
     context = Context(
         model,
         inputs,
@@ -199,6 +208,7 @@ def prepare(
         named=[
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
+        prefixes=begun_prefixes(begun),
     )
     info = _described(plan, name, reason, device, asked, context)
     for line in info.file_notes:
@@ -275,7 +285,17 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         file_notes=list(dict.fromkeys(line for editor in editors.values() for line in editor.notes)),
         given=asked.given.options(),
         shard=asked.shard,
+        memory=context.memory.most,
     )
+
+
+def _limit(asked: Asked, begun: RunInfo | None, model: LanguageModel, methods: Sequence[str]) -> int:
+    """Bytes that a batch may take: as asked for, as when the run began, or by what is free."""
+    if asked.memory is not None:
+        return parse_bytes(asked.memory)
+    if begun is not None and begun.memory is not None:
+        return begun.memory
+    return default_memory(model.decoder.device, factor_bytes(model, methods))
 
 
 def _moments_used(context: Context) -> MomentsUsed | None:
@@ -286,7 +306,7 @@ def _moments_used(context: Context) -> MomentsUsed | None:
     return MomentsUsed(used.source, moments_sha256(used, context.model.decoder, layers))
 
 
-def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
+def _answered(model: LanguageModel, traced: Data, plan: Plan, memory: Memory) -> Data:
     """The first statements that the model answers as the data says, as many as a unit traces."""
     most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
     answered: list[Statement] = []
@@ -294,7 +314,7 @@ def _answered(model: LanguageModel, traced: Data, plan: Plan) -> Data:
         if len(answered) >= most:
             break
         part = traced.statements[start : start + _ASKED_TOGETHER]
-        said = zip(part, greedy_answers(model, part), strict=True)
+        said = zip(part, greedy_answers(model, part, memory), strict=True)
         answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
     note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
     return replace(traced, statements=answered[:most], note=note)

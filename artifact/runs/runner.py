@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from artifact.editing.protocol import protocol_part
@@ -15,22 +16,23 @@ from artifact.errors import Interrupted, NotBegun, RunError
 from artifact.io import reason
 from artifact.plan import Plan, Unit
 from artifact.progress import Bar, Display
+from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Engine
 from artifact.runs.journal import DATABASE, journal_file
 from artifact.runs.local import Local
 from artifact.runs.record import Record
-from artifact.runs.resolve import Asked, prepare
+from artifact.runs.resolve import Asked, prepare, run_model
 from artifact.runs.status import commonest_reason
 from artifact.runs.stop import Stop, stopping
 from artifact.runs.store import Store, begin, reading, writing
 
 SECONDS_BETWEEN_REPORTS = 60.0
-MakeEngine = Callable[[Plan, Asked, Callable[[str], None], str | None], Engine]
+MakeEngine = Callable[[Plan, Asked, Callable[[str], None], RunInfo | None], Engine]
 
 
-def local_engine(plan: Plan, asked: Asked, say: Callable[[str], None], begun_with: str | None) -> Engine:
+def local_engine(plan: Plan, asked: Asked, say: Callable[[str], None], begun: RunInfo | None) -> Engine:
     """The engine of this process, ready to compute."""
-    return Local(*prepare(plan, asked, say, begun_with))
+    return Local(*prepare(plan, asked, say, begun))
 
 
 def run_plan(
@@ -51,9 +53,11 @@ def run_plan(
     device are said and not stored. Raises Interrupted when stopped on request, and RunError when the folder is another
     run's or cannot be written.
     """
-    begun_with = _model_of(out) if out is not None else None
-    with stopping() as stop, closing(engine(plan, asked, show.say, begun_with)) as working:
-        folder = out or Path("results") / run_name(plan, working.info.model, asked, narrowing)
+    begun = None if out is None else _begun(out)
+    model, why = run_model(plan, asked.model, show.say, None if begun is None else begun.model)
+    folder = out or Path("results") / run_name(plan, model, asked, narrowing)
+    asked = replace(asked, model=model, model_reason=why)
+    with stopping() as stop, closing(engine(plan, asked, show.say, begun or _begun(folder))) as working:
         show.say(f"data: {working.info.data_source}, {len(working.info.cases)} facts; run folder {folder}")
         if (traced := working.info.traced) is not None and traced.sha256 != working.info.data_sha256:
             show.say(f"traced: {traced.source}, {len(traced.cases)} statements")
@@ -146,12 +150,12 @@ def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()
     return "-".join(parts)
 
 
-def _model_of(folder: Path) -> str | None:
-    """The model of a run that is there already, so that `auto` resumes what it began; RunError when it is damaged."""
+def _begun(folder: Path) -> RunInfo | None:
+    """The run in the folder, which goes on with the settings it began with; RunError when it is damaged."""
     if not journal_file(folder / DATABASE):
         return None
     try:
         with reading(folder) as store:
-            return store.info().model
+            return store.info()
     except NotBegun:
         return None

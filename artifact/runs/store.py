@@ -387,7 +387,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
     then, now = msgspec.json.decode(stored), described(info)
     for one in (then, now):
         one["switches"] = all_switches(one["switches"])
-    apart = ["model_reason", "cases", "given", "file_notes"]
+    apart = ["model_reason", "cases", "given", "file_notes", "memory"]
     # Runs of earlier versions did not say these.
     apart += [name for name in ("moments", "tokenizer_sha256", "reconstructed") if not then.get(name)]
     difference = first_difference(then, now, apart)

@@ -62,7 +62,8 @@ def test_generality_needs_the_edited_prompt_to_be_right() -> None:
 
 
 def test_equal_nll_is_no_success() -> None:
-    assert view_score({"reliability": [prompt(1.0, 1.0)]}).metrics["reliability"]["success"] == 0.0
+    found = view_score({"reliability": [PromptScore("p", 1.0, 1.0, False, False, 1.0)]}, "another relation")
+    assert found.metrics["reliability"]["success"] == found.another["reliability"]["success"] == 0.0
 
 
 def test_one_case_or_many_score_alike(model, facts) -> None:

@@ -107,6 +107,9 @@ def test_a_gpu_by_number(monkeypatch) -> None:
     assert choose_device("cuda:1")[0] == "cuda:1"
     with pytest.raises(DeviceError, match="this machine has 2 GPUs; give cuda:0 to cuda:1"):
         choose_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DeviceError, match="this machine has 1 GPU; give cuda:0$"):
+        choose_device("cuda:1")
 
 
 def test_a_paper_plan_on_a_cpu_has_to_be_asked_for(capsys) -> None:

@@ -35,7 +35,7 @@ PLAN = Plan(
     "scores, edits and traces",
     (Unit("unedited", "unedited", 2), Unit("ft-entity", "edit", 2, method="ft"), Unit("trace", "trace", 2)),
 )
-ASKED = Asked("world", limit=9)
+ASKED = Asked("world", limit=9, memory="1GB")
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
@@ -108,7 +108,7 @@ def listening(heard: Callable[[Cluster, int, int], None]) -> tuple[MakeEngine, l
         if found := re.match(r"worker (\d+): cpu on .*, process (\d+)$", line):
             heard(Patient.newest, int(found[1]), int(found[2]))
 
-    return lambda plan, asked, say, begun_with: ray_engine(plan, asked, listen, begun_with), said
+    return lambda plan, asked, say, begun: ray_engine(plan, asked, listen, begun), said
 
 
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch, capsys, tmp_path) -> None:

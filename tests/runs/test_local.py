@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from artifact.editing.kn import neurons_above
+from artifact.editing.mend_network import Network
 from artifact.editing.moments import Moments
 from artifact.plan import SMOKE, SMOKE_FEW_FACTS
 from artifact.reporting.report import render, repeat_command
@@ -165,6 +166,24 @@ def test_a_model_that_takes_seconds_a_fact_runs_on_few(reference: Path, monkeypa
     assert plan == SMOKE_FEW_FACTS and any("few facts" in line for line in said)
     assert [unit.name for unit in plan.units] == [unit.name for unit in SMOKE.units]
     assert all(unit.most is not None and unit.most <= 4 for unit in plan.units if unit.does != "unedited")
+
+
+def test_mends_network_is_moved_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all batches of all units."""
+    moved: list[Network] = []
+    really = Network.to
+
+    def to(network: Network, *given: object) -> Network:
+        moved.append(network)
+        return really(network, *given)  # type: ignore[arg-type]  # a method's own arguments, passed on
+
+    monkeypatch.setattr(Network, "to", to)
+    units = (UNITS["mend-entity"], UNITS["mend-relation"])
+    context, _ = prepare(msgspec.structs.replace(SMOKE, units=units), Asked("world", limit=2), lambda line: None)
+    for unit in units:
+        for fact in context.inputs.edited.facts[:2]:
+            assert compute(unit, [fact], context)[0].status == "done"
+    assert len(moved) == 1
 
 
 @pytest.mark.parametrize(

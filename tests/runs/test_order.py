@@ -11,6 +11,7 @@ from artifact.facts.fact import Fact
 from artifact.plan import SMOKE, Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.local import compute
+from artifact.runs.order import Order
 from artifact.runs.record import Record
 from artifact.runs.resolve import Asked, Context, prepare
 
@@ -101,3 +102,11 @@ def test_corrected_edits_have_no_order() -> None:
     assert computed(context, info.batches(UNIT)[::-1]) == forth
     context, _ = begun(correct=("mend_training_mode",))
     assert context.order(UNIT) is None
+
+
+def test_a_unit_without_batches_keeps_nothing() -> None:
+    """As where a rehearsal times cases that are in no plan."""
+    context, _ = begun(1)
+    order = Order(context.editor("mend"), [], lambda case: None)
+    order.after([1], History())
+    assert order.position(1) == 0 and order.before(1) is not order.before(1)

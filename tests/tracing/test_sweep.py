@@ -1,5 +1,7 @@
 """Batches, memory and windows change no number of a sweep; what a device lacks is said and survived."""
 
+import weakref
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 
 from artifact.errors import DoesNotFit, PromptError, SettingError
 from artifact.facts.fact import Statement
+from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, parse_bytes
 from artifact.lm.load import LanguageModel
 from artifact.tracing import sweep as module
@@ -70,6 +73,32 @@ def test_many_facts_in_their_order_with_errors_in_their_place(model: LanguageMod
         alone = trace(model, statements[number], TraceSettings(0.3))
         assert (found[number].case_id, found[number].tokens) == (number, alone.tokens)
         np.testing.assert_allclose(found[number].scores, alone.scores, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_budget_counts_the_runs_that_are_kept(kind: str, model: LanguageModel, monkeypatch) -> None:
+    """Besides the clean one: two corrupted runs where one is scored and the other's outputs are frozen, else one."""
+    kept: list[weakref.ref] = []
+    alive, counted = [], []
+    really_run, really_score, really_count = Decoder.run, module._Token.scores, Memory.facts
+
+    def run(*given, **named):
+        made = really_run(*given, **named)
+        kept.append(weakref.ref(made.states_LBTD[-1]))
+        return made
+
+    def scores(*given):
+        alive.append(sum(one() is not None for one in kept))
+        return really_score(*given)
+
+    def facts(*given):
+        counted.append(given[4])
+        return really_count(*given)
+
+    for owner, name, instead in ((Decoder, "run", run), (module._Token, "scores", scores), (Memory, "facts", facts)):
+        monkeypatch.setattr(owner, name, instead)
+    trace(model, Statement(0, "The capital of France is", "France"), TraceSettings(0.3, **KINDS[kind]))
+    assert max(alive) - 1 == max(counted) == (2 if kind == "severed" else 1)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
