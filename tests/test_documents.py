@@ -1,6 +1,8 @@
-"""What the documents say can be followed: links lead somewhere, and every command and option that they name exists."""
+"""The documents can be followed: links lead somewhere, commands and options exist, README's example runs."""
 
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +60,16 @@ def test_commands_and_their_options_exist(name: str, capsys: pytest.CaptureFixtu
 
 def test_every_command_is_documented() -> None:
     assert {command[0] for command, _ in commands((ROOT / "docs" / "commands.md").read_text())} >= COMMANDS
+
+
+def test_the_readme_s_example_on_one_fact_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (block,) = [block for block in BLOCK.findall((ROOT / "README.md").read_text()) if "> fact.json" in block]
+    (tmp_path / "artifact").symlink_to(ROOT / "artifact")
+    monkeypatch.chdir(tmp_path)
+    for line in block.splitlines():
+        if line.startswith("kloc "):
+            assert call(shlex.split(line)[1:]) == 0, line
+        else:
+            subprocess.run(line, shell=True, check=True)
+    assert "entity reliability: success 1.0000" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} >= {"fact.json", "trace.png", "edit.safetensors"}
