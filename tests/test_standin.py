@@ -130,7 +130,7 @@ def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path) -> None:
     steps = 2 * (25 + 30)  # ROME and MEMIT, from two views
     assert 0 < ran.waits("editing/value.py:_optimise") <= 7 * steps
     assert 0 < ran.waits("editing/ft.py:step") <= 4 * 2 * 25
-    assert 0 < ran.waits("evaluation/score.py:compute") <= 2 * 11  # one batch of each unit that scores
+    assert 0 < ran.waits("evaluation/score.py:_read_batch") <= 2 * 11  # one batch of each unit that scores
     assert 0 < ran.waits("editing/mend_gradients.py:_pass") <= 4
     assert ran.ledgers[0].uploads < 1200
     assert ran.ledgers[0].live == 0 and ran.ledgers[1].peak == 0

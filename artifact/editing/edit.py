@@ -35,9 +35,9 @@ class LowRank:
         left_IR, right_RO = self.left_IR.double(), self.right_RO.double()
         return float(((left_IR.t() @ left_IR) * (right_RO @ right_RO.t())).sum().clamp(min=0).sqrt())
 
-    def output(self, input_BTI: Tensor) -> Tensor:
+    def output(self, input_XI: Tensor) -> Tensor:
         """What the change adds to the layer's output, (B, T, O): the same change for every row."""
-        return (input_BTI @ self.left_IR) @ self.right_RO
+        return (input_XI @ self.left_IR) @ self.right_RO
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Dense:
         parts = [part.double().norm() for part in (self.weight_IO, self.bias_O) if part is not None]
         return float(torch.stack(parts).norm())
 
-    def output(self, input_BTI: Tensor) -> Tensor:
+    def output(self, input_XI: Tensor) -> Tensor:
         """What the change adds to the layer's output, (B, T, O): the same change for every row."""
-        added = None if self.weight_IO is None else input_BTI @ self.weight_IO
+        added = None if self.weight_IO is None else input_XI @ self.weight_IO
         if self.bias_O is None:
             assert added is not None
             return added
-        return self.bias_O.expand(*input_BTI.shape[:-1], -1) if added is None else added + self.bias_O
+        return self.bias_O.expand(*input_XI.shape[:-1], -1) if added is None else added + self.bias_O
 
 
 Change = LowRank | Dense
@@ -71,9 +71,9 @@ class LowRankRows:
     left_BIR: Tensor
     right_BRO: Tensor
 
-    def output(self, input_BTI: Tensor) -> Tensor:
+    def output(self, input_XI: Tensor) -> Tensor:
         """What the changes add to the layer's output, (B, T, O)."""
-        return (input_BTI @ self.left_BIR) @ self.right_BRO
+        return (input_XI @ self.left_BIR) @ self.right_BRO
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class SharedRows:
     changes: Sequence[Change | None]
     row_change: Sequence[int]
 
-    def output(self, input_BTI: Tensor) -> Tensor:
+    def output(self, input_XI: Tensor) -> Tensor:
         """What the changes add to the layer's output, (B, T, O)."""
         if len(self.changes) == 1 and self.changes[0] is not None:
-            return self.changes[0].output(input_BTI)
+            return self.changes[0].output(input_XI)
         rows_of: dict[int, list[int]] = {}
         for row, number in enumerate(self.row_change):
             rows_of.setdefault(number, []).append(row)
@@ -98,13 +98,13 @@ class SharedRows:
             change = self.changes[number]
             if change is None:
                 continue
-            own_B = torch.tensor(own, device=input_BTI.device)
-            added = change.output(input_BTI[own_B])
+            own_B = torch.tensor(own, device=input_XI.device)
+            added = change.output(input_XI[own_B])
             if output_BTO is None:
-                output_BTO = added.new_zeros(*input_BTI.shape[:-1], added.shape[-1])
+                output_BTO = added.new_zeros(*input_XI.shape[:-1], added.shape[-1])
             output_BTO = output_BTO.index_copy(0, own_B, added)
         # A batch whose rows all leave this layer alone: a zero that broadcasts.
-        return input_BTI.new_zeros(1) if output_BTO is None else output_BTO
+        return input_XI.new_zeros(1) if output_BTO is None else output_BTO
 
 
 @dataclass(frozen=True)

@@ -157,9 +157,9 @@ class _Tap:
     def __init__(self, width: int) -> None:
         self._width = width
 
-    def output(self, input_BTI: Tensor) -> Tensor:
-        self.x = input_BTI.detach().float()
-        self.zeros = input_BTI.new_zeros(*input_BTI.shape[:-1], self._width).requires_grad_()
+    def output(self, input_XI: Tensor) -> Tensor:
+        self.x = input_XI.detach().float()
+        self.zeros = input_XI.new_zeros(*input_XI.shape[:-1], self._width).requires_grad_()
         return self.zeros
 
 

@@ -36,7 +36,7 @@ LayerKeys = tuple[Tensor, Tensor]
 class RowChange(Protocol):
     """A change of one linear layer's weight that differs from row to row of a batch."""
 
-    def output(self, input_BTI: Tensor) -> Tensor:
+    def output(self, input_XI: Tensor) -> Tensor:
         """What the change adds to the layer's output, (B, T, O)."""
         ...
 
@@ -99,8 +99,8 @@ class Packing:
     def padded(self, x_1HNK: Tensor) -> Tensor:
         """(1, H, N, K) as (B, H, T, K), with zeros where a row has no token."""
         x_NHK = x_1HNK[0].transpose(0, 1)
-        all_HK = x_NHK.new_zeros(self.rows * self.tokens, *x_NHK.shape[1:]).index_copy_(0, self.at_N, x_NHK)
-        return all_HK.unflatten(0, (self.rows, self.tokens)).transpose(1, 2)
+        padded_PHK = x_NHK.new_zeros(self.rows * self.tokens, *x_NHK.shape[1:]).index_copy_(0, self.at_N, x_NHK)
+        return padded_PHK.unflatten(0, (self.rows, self.tokens)).transpose(1, 2)
 
     def packed(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) as (1, N, D)."""

@@ -20,7 +20,7 @@ from artifact.facts.fact import Fact
 from artifact.sources.catalogue import SOURCES, file_named
 
 ROOT = Path(artifact.__file__).parent.parent
-PROTOCOL, README = ((ROOT / name).read_text() for name in ("docs/protocol.md", "README.md"))
+PROTOCOL, COMMANDS = ((ROOT / name).read_text() for name in ("docs/protocol.md", "docs/commands.md"))
 
 
 def record(case_id: int, relation: bool = False, relation_id: str = "P36") -> dict:
@@ -239,4 +239,4 @@ def test_the_table() -> None:
             assert file_named(key).source in SOURCES
         row = rf"^\| [^|]*{re.escape(one.printed)}[^|]*\|.*\| {re.escape(one.relations)} \|$"
         assert re.search(row, PROTOCOL, re.MULTILINE | re.IGNORECASE), name
-    assert f"[--facts {'|'.join(DATASETS)}|FILE]" in README
+    assert f"[--facts {'|'.join(DATASETS)}|FILE]" in COMMANDS

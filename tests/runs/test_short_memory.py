@@ -23,13 +23,13 @@ FEW = {"rome": "v_num_grad_steps", "memit": "v_num_grad_steps", "ft": "num_steps
 FACTS = 3
 PLACES = [
     ("unedited", "evaluation.score._aligned", 0, 1),
-    ("rome-entity", "lm.tokens.Tokens.pad", 1, 30),  # keys; 22 rows are one fact's
+    ("rome-entity", "lm.decoder.Decoder.packed", 1, 30),  # keys; 22 rows are one fact's
     ("rome-relation", "editing.value._optimise", 2, 1),
     ("memit-entity", "lm.tokens.Tokens.pad", 1, 8),  # states
     ("memit-relation", "editing.value._optimise", 2, 1),
     ("mend-entity", "editing.mend_gradients._pass", 1, 1),
     ("mend-relation", "evaluation.score._aligned", 0, 1),  # once the edits are made and counted
-    ("ft-entity", "editing.ft._tune", 2, 1),
+    ("ft-entity", "editing.ft._tune", 1, 1),
     ("kn-entity", "editing.kn._store", 1, 1),
     ("kn-relation", "editing.kn._gradients", 3, 7),  # points of one fact's integral
     ("trace-hidden-entity", "lm.tokens.Tokens.pad", 1, 1),  # greedy answers
