@@ -9,6 +9,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Edits,
     Memory,
     Model,
     Protocol,
@@ -24,9 +25,11 @@ from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
 from artifact.facts.joint import refuse_conflicts
+from artifact.io import sha256_of
 from artifact.terminal import say
 
 _NONE: list[str] = []
+_NO_FILES: list[Path] = []
 
 
 def _named(what: str) -> str:
@@ -120,6 +123,8 @@ def edit(
     described: dict[str, str] = {
         "method": method,
         "perspective": perspective,
+        "cases": ", ".join(str(fact.case_id) for fact in requests),
+        **({"request_sha256": sha256_of(request)} if request.is_file() else {}),
         "protocol": protocol_words(followed.name, followed.switches()),
         "model": loaded.name,
         "revision": loaded.revision,
@@ -159,28 +164,29 @@ def score(
     *,
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
-    edit: Annotated[Path | None, Parameter(help="Weight change written by kloc edit; unedited without.")] = None,
+    edits: Edits = _NO_FILES,
     any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, edited or not: success, accuracy and magnitude of both views."""
-    from artifact.editing.edit_file import read_edit
+    from artifact.editing.edit_file import read_edits
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
 
-    check_outputs({"--json": json_file}, (cases, edit, model))
-    check_inputs({"--edit": edit})
+    check_outputs({"--json": json_file}, (cases, *edits, model))
+    check_inputs({"--edit": edits})
     facts = read_facts(cases)
     loaded = load_model(model, device)
-    read = read_edit(edit, loaded, any_model) if edit else None
+    added, files = read_edits(edits, loaded, any_model)
     budget = memory_budget(memory, str(loaded.decoder.device))
-    scores = score_cases(loaded, facts, read.edit if read else None, budget)
+    scores = score_cases(loaded, facts, added, budget)
     found = [case_json(one) for one in scores]
-    notes = [read.note] if read and read.note else []
+    notes = [file.note for file in files if file.note]
     write_json(json_file, {"model": loaded.name, "revision": loaded.revision, "notes": notes, "cases": found})
-    say(f"{len(facts)} cases, {'edited by ' + edit.name if edit else 'unedited'}, model {loaded.name}")
+    how = f"edited by {', '.join(path.name for path in edits)}" if edits else "unedited"
+    say(f"{len(facts)} cases, {how}, model {loaded.name}")
     for view in PERSPECTIVES:
         for group in GROUPS:
             of_cases = [one[view][group] for one in found if view in one and one[view][group]["success"] is not None]

@@ -161,6 +161,23 @@ def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
     return norm
 
 
+def added_up(edits: Sequence[Edit]) -> Edit:
+    """One edit that changes every weight by what all of them change it by; a single one is given back as it is."""
+    if len(edits) == 1:
+        return edits[0]
+    found: dict[str, Dense] = {}
+    for edit in edits:
+        for name, change in edit.changes.items():
+            own = Dense(change.dense()) if isinstance(change, LowRank) else change
+            before = found.get(name, Dense(None))
+            found[name] = Dense(_sum(before.weight_IO, own.weight_IO), _sum(before.bias_O, own.bias_O))
+    return Edit(found)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one + other if one is not None and other is not None else one if other is None else other
+
+
 def rows(edits: Sequence[Edit], row_edit: Sequence[int]) -> RowEdits:
     """Row edits for a batch whose row b carries edits[row_edit[b]]; edits may change different layers."""
     used = sorted(set(row_edit))
