@@ -150,7 +150,11 @@ class _Asked(NamedTuple):
 
 
 def trace(model: LanguageModel, statement: Statement, settings: Settings, memory: Memory | None = None) -> Trace:
-    """Trace one fact. Raises PromptError for a prompt or subject the model cannot be asked with."""
+    """Trace one fact: the answer's probability clean, corrupted, and with each (token, layer) restored.
+
+    Raises PromptError for a prompt or subject the model cannot be asked with, DoesNotFit where it exceeds `memory`
+    (default: by what is free on the device).
+    """
     (found,) = trace_all(model, [statement], settings, memory)
     if isinstance(found, ArtifactError):
         raise found
@@ -220,3 +224,6 @@ def trace_all(
                     scores=swept.scores_FTL[f].tolist(),
                 )
     return [found[number] for number in range(len(statements))]
+
+
+TraceSettings = Settings
