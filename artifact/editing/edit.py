@@ -150,17 +150,6 @@ class Edited:
         return found | ({"note": self.note} if self.note else {})
 
 
-def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
-    """The norm of an edit; EditError when it changes nothing, or when it or a loss on its way is not finite."""
-    for step, loss in enumerate(losses, 1):
-        if not math.isfinite(loss):
-            raise EditError(f"the loss of pass {step} is {loss}; expected a finite number; give a smaller step size")
-    norm = edit.norm()
-    if not 0 < norm < float("inf"):
-        raise EditError(f"the weight change has norm {norm}; expected a finite number above zero")
-    return norm
-
-
 def added_up(edits: Sequence[Edit]) -> Edit:
     """One edit that changes every weight by what all of them change it by; a single one is given back as it is."""
     if len(edits) == 1:
@@ -176,6 +165,17 @@ def added_up(edits: Sequence[Edit]) -> Edit:
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other if one is not None and other is not None else one if other is None else other
+
+
+def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
+    """The norm of an edit; EditError when it changes nothing, or when it or a loss on its way is not finite."""
+    for step, loss in enumerate(losses, 1):
+        if not math.isfinite(loss):
+            raise EditError(f"the loss of pass {step} is {loss}; expected a finite number; give a smaller step size")
+    norm = edit.norm()
+    if not 0 < norm < float("inf"):
+        raise EditError(f"the weight change has norm {norm}; expected a finite number above zero")
+    return norm
 
 
 def rows(edits: Sequence[Edit], row_edit: Sequence[int]) -> RowEdits:

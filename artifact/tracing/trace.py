@@ -89,6 +89,7 @@ class Settings:
         return Cells(self.kind, windows, self.samples, self.noise_level, self.sever, self.fresh_noise)
 
 
+TraceSettings = Settings
 _NONE = -1
 """Stands for the answer of a prompt after which the model's numbers are not finite."""
 
@@ -150,11 +151,7 @@ class _Asked(NamedTuple):
 
 
 def trace(model: LanguageModel, statement: Statement, settings: Settings, memory: Memory | None = None) -> Trace:
-    """Trace one fact: the answer's probability clean, corrupted, and with each (token, layer) restored.
-
-    Raises PromptError for a prompt or subject the model cannot be asked with, DoesNotFit where it exceeds `memory`
-    (default: by what is free on the device).
-    """
+    """Trace one fact. Raises PromptError for a prompt or subject the model cannot be asked with."""
     (found,) = trace_all(model, [statement], settings, memory)
     if isinstance(found, ArtifactError):
         raise found
@@ -224,6 +221,3 @@ def trace_all(
                     scores=swept.scores_FTL[f].tolist(),
                 )
     return [found[number] for number in range(len(statements))]
-
-
-TraceSettings = Settings
