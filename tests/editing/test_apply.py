@@ -143,6 +143,25 @@ def test_large_weights_go_into_shards(base, tmp_path, monkeypatch) -> None:
     torch.testing.assert_close(found, logits(model, ids_BT, edit), rtol=1e-4, atol=1e-4)
 
 
+def test_a_pickle_with_bare_names_becomes_safetensors_with_transformers_names(base, reference, tmp_path) -> None:
+    """As the hub's older GPT-2 files are: no prefix, causal masks beside the weights, a head that is the embedding."""
+    tiny = reference / "models" / "tiny-gpt2"
+    (tmp_path / "base").mkdir()
+    for file in tiny.glob("*.json"):
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tiny / "model.safetensors")
+    bare = {name.removeprefix("transformer."): weight for name, weight in weights.items()}
+    bare |= {"lm_head.weight": weights["transformer.wte.weight"], "h.0.attn.bias": torch.ones(1, 1, 8, 8)}
+    torch.save(bare, tmp_path / "base" / "pytorch_model.bin")
+    model = load_folder(tmp_path / "base")
+    edit = edit_of(model, (1,))
+    write_model(tmp_path / "out", model, edit)
+    written, deltas = load_file(tmp_path / "out" / "model.safetensors"), edit.tensors(model.decoder)
+    assert written.keys() == weights.keys() and not (tmp_path / "out" / "pytorch_model.bin").exists()
+    for name, weight in weights.items():
+        torch.testing.assert_close(written[name], weight + deltas.get(name, torch.zeros(())))
+
+
 def test_the_card_says_what_was_done_and_no_path(base, tmp_path) -> None:
     model = base("world")
     edit, files = read_edits(files_of(model, [edit_of(model, (1,))], tmp_path), model)
