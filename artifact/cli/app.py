@@ -53,6 +53,10 @@ Memory = Annotated[
     Parameter(help="Most memory of a batch, such as 8GB (default: a share of what is free).", validator=size),
 ]
 AnyModel = Annotated[bool, Parameter(help="Use files made for another model, too; the output and records say so.")]
+Edits = Annotated[
+    list[Path],
+    Parameter(name="--edit", consume_multiple=1, help="Weight changes written by kloc edit, one or more; they add up."),
+]
 Limit = Annotated[int | None, Parameter(help="Take at most this many facts in each unit.")]
 
 
@@ -112,10 +116,10 @@ def _destroys(place: Path, given: Path) -> bool:
     return given.is_dir() and os.path.lexists(place) and place.parent == Path(os.path.realpath(given))
 
 
-def check_inputs(inputs: Mapping[str, Path | None]) -> None:
+def check_inputs(inputs: Mapping[str, Path | Sequence[Path] | None]) -> None:
     """SettingError for a file, by option, that is missing or not a regular file: a folder, a pipe that nobody fills."""
-    for option, path in inputs.items():
-        if path is not None:
+    for option, given in inputs.items():
+        for path in (given,) if isinstance(given, Path) else given or ():
             try:
                 open_regular(path).close()
             except (OSError, ValueError) as error:

@@ -16,7 +16,23 @@ from pathlib import Path
 import cyclopts
 
 from artifact import __version__
-from artifact.cli import STOPPED, bench, compare, doctor, edit, fetch, make, mend, merge, moments, runs, status, trace  # noqa: F401  (each hangs its commands on the app)
+from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
+    STOPPED,
+    apply,
+    bench,
+    compare,
+    doctor,
+    edit,
+    fetch,
+    generate,
+    make,
+    mend,
+    merge,
+    moments,
+    runs,
+    status,
+    trace,
+)
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, SettingError
 from artifact.io import reason, write_atomically

@@ -10,6 +10,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Edits,
     Memory,
     Model,
     Protocol,
@@ -26,6 +27,7 @@ from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, View, read_facts
 from artifact.facts.joint import refuse_conflicts
+from artifact.io import sha256_of
 from artifact.terminal import say
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from artifact.editing.editor import Editor
 
 _NONE: list[str] = []
+_NO_FILES: list[Path] = []
 
 
 def _named(what: str) -> str:
@@ -93,7 +96,7 @@ def edit(
     files = {"--prefixes": prefixes, "--hparams": hparams, "--mend-weights": mend_weights, "--history": history}
     check_outputs({"--out": out}, (request, *files.values(), moments, model))
     check_inputs(files)
-    views = _requests(request, chosen, perspective)
+    cases, views = _requests(request, chosen, perspective)
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
@@ -119,7 +122,8 @@ def edit(
             f"{edited.told()['unedited_reason']}: the released code scores the unedited model, so there is no change "
             "to write; give other hyperparameters with --hparams"
         )
-    description = _description(editor, perspective, len(earlier))
+    of_request = {"cases": cases} | ({"request_sha256": sha256_of(request)} if request.is_file() else {})
+    description = _description(editor, perspective, len(earlier)) | of_request
     write_edit(out, edited.edit, loaded, description)
     for line in _lines(editor, edited, views, description):
         say(line)
@@ -133,14 +137,17 @@ def edit(
     return 0
 
 
-def _requests(path: Path, method: Method, perspective: Perspective) -> list[View]:
-    """The views to edit; FactError for several records that the method, or their own contradiction, rules out."""
+def _requests(path: Path, method: Method, perspective: Perspective) -> tuple[str, list[View]]:
+    """The case ids in words, and the views to edit.
+
+    FactError for several records where the method edits single facts, and for requests that contradict each other.
+    """
     facts = read_facts(path)
     if len(facts) > 1 and not method.joint:
         raise FactError(f"{path}: holds {len(facts)} records and {method.name} edits single facts; give one record")
     views = [fact.view(perspective) for fact in facts]
     refuse_conflicts(views, [f"record {n} (case {fact.case_id})" for n, fact in enumerate(facts)], str(path))
-    return views
+    return ", ".join(str(fact.case_id) for fact in facts), views
 
 
 def _description(editor: "Editor", perspective: Perspective, earlier: int) -> dict[str, str]:
@@ -184,9 +191,7 @@ def score(
     *,
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
-    edit: Annotated[
-        Path | None, Parameter(help="Weight change written by kloc edit (default: the unedited model).")
-    ] = None,
+    edits: Edits = _NO_FILES,
     any_model: AnyModel = False,
     device: Device = None,
     memory: Memory = None,
@@ -195,27 +200,27 @@ def score(
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, unedited or with an edit: success, accuracy and magnitude of both views."""
-    from artifact.editing.edit_file import read_edit
+    from artifact.editing.edit_file import read_edits
     from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
     from artifact.lm.device import use_tf32
 
     followed = protocol_of(protocol, words(correct))
-    check_outputs({"--json": json_file}, (cases, edit, model))
-    check_inputs({"--edit": edit})
+    check_outputs({"--json": json_file}, (cases, *edits, model))
+    check_inputs({"--edit": edits})
     facts = read_facts(cases)
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
-    read = read_edit(edit, loaded, any_model) if edit else None
+    added, files = read_edits(edits, loaded, any_model)
     budget = memory_budget(memory, str(loaded.decoder.device))
-    scores = score_cases(loaded, facts, read.edit if read else None, budget)
+    scores = score_cases(loaded, facts, added, budget)
     by_case = [case_json(score) for score in scores]
-    notes = [read.note] if read and read.note else []
+    notes = [file.note for file in files if file.note]
     protocol_name = protocol_words(followed.name, followed.switches())
     described = {"model": loaded.name, "revision": loaded.revision, "protocol": protocol_name}
     write_json(json_file, described | {"notes": notes, "cases": by_case})
-    edited = f"edited by {edit.name}" if edit else "unedited"
+    edited = f"edited by {', '.join(path.name for path in edits)}" if edits else "unedited"
     say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {protocol_name}")
     for view in PERSPECTIVES:
         for group in GROUPS:

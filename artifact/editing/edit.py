@@ -149,6 +149,23 @@ class Edited:
         return record | ({"note": self.note} if self.note else {})
 
 
+def added_up(edits: Sequence[Edit]) -> Edit:
+    """One edit that changes every weight by what all of them change it by; a single one is given back as it is."""
+    if len(edits) == 1:
+        return edits[0]
+    found: dict[str, Dense] = {}
+    for edit in edits:
+        for name, change in edit.changes.items():
+            own = Dense(change.dense()) if isinstance(change, LowRank) else change
+            before = found.get(name, Dense(None))
+            found[name] = Dense(_sum(before.weight_IO, own.weight_IO), _sum(before.bias_O, own.bias_O))
+    return Edit(found)
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one + other if one is not None and other is not None else one if other is None else other
+
+
 def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
     """The norm of an edit; EditError when it changes nothing, or when it or a loss on its way is not finite."""
     for step, loss in enumerate(losses, 1):

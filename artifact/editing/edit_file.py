@@ -4,7 +4,7 @@ The metadata holds the hash of the edited model's weights (made_for.py). A file 
 types and numbers are checked: the numbers as the model holds them, and added to its weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing import made_for
-from artifact.editing.edit import Dense, Edit
+from artifact.editing.edit import Dense, Edit, added_up
 from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError
 from artifact.io import reason
@@ -25,9 +25,13 @@ _GIVE = "give a file written by kloc edit"
 
 @dataclass(frozen=True)
 class EditFile:
-    """An edit that was read, and a line for the user where it was made for another model, or an unknown one."""
+    """An edit that was read, with what its file says it was made with (`about`), and the line that must be said of it:
+    that it is for another model, or an unknown one.
+    """
 
+    path: Path
     edit: Edit
+    about: Mapping[str, str]
     note: str
 
 
@@ -63,7 +67,28 @@ def read_edit(path: Path, model: LanguageModel, any_model: bool = False) -> Edit
     edit = Edit({layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in by_layer.items()})
     if not edit.norm() > 0:
         raise EditError(f"{path}: changes nothing: every entry is zero in {_word(decoder.dtype)}; {_GIVE}")
-    return EditFile(edit, note)
+    return EditFile(path, edit, about, note)
+
+
+def read_edits(
+    paths: Sequence[Path], model: LanguageModel, any_model: bool = False
+) -> tuple[Edit | None, list[EditFile]]:
+    """The edits of several files as one that adds them up, and each file; None without files.
+
+    Raises as `read_edit` does, and EditError where edits cancel out, or are not finite together.
+    """
+    files = [read_edit(path, model, any_model) for path in paths]
+    if not files:
+        return None, files
+    edit = added_up([file.edit for file in files])
+    if len(files) > 1:
+        named = " and ".join(str(path) for path in paths)
+        for parameter, delta in edit.tensors(model.decoder).items():
+            if not _finite_sum(model.decoder, parameter, delta):
+                raise EditError(f"{named}: added to {parameter} together they are not finite; give fewer edits")
+        if not edit.norm() > 0:
+            raise EditError(f"{named}: change nothing together: they cancel out; give other edits")
+    return edit, files
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

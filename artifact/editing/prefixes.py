@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from artifact.errors import DeviceError, PromptError, SettingError
-from artifact.lm.decoder import Decoder
+from artifact.lm.decoder import Decoder, LayerKeys
 from artifact.lm.device import Memory, batches, default_memory, full_precision, row_bytes
 from artifact.lm.load import LanguageModel
 from artifact.reading import read_json
@@ -199,10 +199,10 @@ def _draw(
     chances_BS = torch.ones(len(prompts), top)
     own = slice(rows[0], rows[-1] + 1)
     with full_precision():
-        run = decoder.run(decoder.words(torch.tensor([ids[:shortest] for ids in texts], device=decoder.device)))
-        keys, hidden_BTD = run.keys, run.states_LBTD[-1]
+        keys: list[LayerKeys] = []
+        ids_BT = torch.tensor([ids[:shortest] for ids in texts], device=decoder.device)
         for position in range(shortest, length):
-            logits_BV = decoder.logits(hidden_BTD[:, -1]).float()
+            logits_BV = decoder.logits(decoder.onward(decoder.words(ids_BT), keys)[:, -1]).float()
             logits_BV[:, list(unwanted)] = -torch.inf
             best = logits_BV.topk(top)
             chances_BS[own] = best.values.softmax(-1).cpu()
@@ -211,21 +211,13 @@ def _draw(
             for row, token in zip(texts, _tokens(best.indices, pick_B1), strict=True):
                 if len(row) == position:
                     row.append(token)
-            if position == length - 1:
-                break
             ids_BT = torch.tensor([[row[position]] for row in texts], device=decoder.device)
-            hidden_BTD = decoder.embed(decoder.words(ids_BT), position)
-            for layer in range(decoder.layers):
-                hidden_BTD, new = decoder.block(layer, hidden_BTD, past=keys[layer])
-                keys[layer] = (torch.cat((keys[layer][0], new[0]), 2), torch.cat((keys[layer][1], new[1]), 2))
     return Drawn(texts, picks)
 
 
 def _row_bytes(decoder: Decoder, length: int, prompt: int) -> int:
-    """Bytes of a row: keys and values of all layers (of one twice, while they grow), the prompt's states, a block's
-    inside, the logits.
-    """
-    kept = 2 * (decoder.layers + 1) * length + (decoder.layers + 1) * prompt
+    """Bytes of a row: keys and values of all layers (of one twice, while they grow), a block's inside, the logits."""
+    kept = 2 * (decoder.layers + 1) * length
     inside = max(row_bytes(decoder, 0, prompt), row_bytes(decoder, length, 1))
     return kept * decoder.width * decoder.embedding_VD.element_size() + inside + 3 * 4 * len(decoder.head_VD)
 

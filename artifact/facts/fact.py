@@ -215,7 +215,7 @@ def is_counterfact(raw: object) -> bool:
 
 
 def read_facts(path: Path | str) -> list[Fact]:
-    """`parse_facts` of a file."""
+    """The facts of a JSON file: one CounterFact-style record or a list; FactError as of parse_facts."""
     return parse_facts(read_json(path), str(path))
 
 

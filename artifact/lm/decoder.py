@@ -3,7 +3,7 @@
 Covers what hooks cannot give cheaply: start at any layer from stored states, run any suffix of tokens against stored
 keys and values, logits only where they are read, and a different weight edit for every row of a batch. A family file
 (families/) says what its weights are called and how its blocks differ. It does not cover loading
-(load.py), tokens (tokens.py) or generation with sampling (editing/prefixes.py).
+(load.py), tokens (tokens.py), or the choice of the next token (editing/prefixes.py, evaluation/generate.py).
 
 Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed`
 is the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of its
@@ -287,6 +287,20 @@ class Decoder:
             states.append(hidden_BTD)
             keys.append(layer_keys)
         return Run(states, outputs, keys)
+
+    def onward(self, word_BTD: Tensor, keys: list[LayerKeys], edits: RowEdits | None = None) -> Tensor:
+        """Final states (B, T, D) of the next tokens of texts whose earlier tokens have their keys and values, by layer,
+        in `keys`: an empty list for the first tokens. The new tokens' are added to it.
+        """
+        hidden_BTD = self.embed(word_BTD, keys[0][0].shape[2] if keys else 0)
+        for layer in range(self.layers):
+            past = keys[layer] if layer < len(keys) else None
+            hidden_BTD, new = self.block(layer, hidden_BTD, past=past, edits=edits)
+            if past is None:
+                keys.append(new)
+            else:
+                keys[layer] = (torch.cat((past[0], new[0]), 2), torch.cat((past[1], new[1]), 2))
+        return hidden_BTD
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Next-token logits (N, V) in float32 for final states (N, D): give only the positions that are read."""

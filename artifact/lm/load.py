@@ -40,6 +40,8 @@ class LanguageModel:
     tokens: Tokens
     tokenizer_sha256: str = ""
     """Over the tokenizer's files; empty for a tokenizer that was not read from files."""
+    folder: Path | None = None
+    """Where its files are; None for a model that was not read from files."""
 
     def weights_hash(self) -> str:
         """sha256 over every weight's name and bytes, in name order: equal before and after any experiment."""
@@ -109,7 +111,7 @@ def load_folder(
         hashing = beside.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
         weights = placed(tensors, family, device, dtype, where)
     decoder = _decoder(family, sizes, weights)
-    return LanguageModel(name or where, hashing.result(), decoder, tokens, tokenizer_hash(folder))
+    return LanguageModel(name or where, hashing.result(), decoder, tokens, tokenizer_hash(folder), folder)
 
 
 def from_module(module: Any, device: str = "cpu") -> Decoder:

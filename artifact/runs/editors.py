@@ -29,7 +29,7 @@ from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.editing.sums import compute_moments
 from artifact.errors import SettingError
-from artifact.lm.device import Memory
+from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.runs.describe import RunInfo
 from artifact.sources.catalogue import WORLD_MEND
@@ -42,7 +42,7 @@ def make_editor(
     model: LanguageModel,
     name: str,
     protocol: Protocol,
-    memory: Memory,
+    memory: Memory | None = None,
     *,
     hparams: Path | None = None,
     prefixes: Path | Sequence[Any] | None = None,
@@ -51,14 +51,17 @@ def make_editor(
     any_model: bool = False,
     named: Collection[Path] = (),
 ) -> Editor:
-    """The method called `name` on a model, every setting resolved; what is not given is drawn, computed, or the
-    world's own.
+    """The editing method called `name` (ft, kn, mend, rome, memit) on a model, every setting resolved.
+
+    `hparams`, `prefixes`, `moments` and `mend_weights` are files or folders as `kloc edit` takes them; what is not
+    given is drawn, computed, or the world's own. Batches fit `memory` (default: by what is free on the device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
     `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
     whose network is missing.
     """
     method = METHODS[name]
+    memory = memory or Memory(default_memory(model.decoder.device))
     resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder)
     network = matrices = None
     others: list[str] = []

@@ -8,9 +8,9 @@ from artifact.editing import ft as ft_module
 from artifact.editing import value
 from artifact.editing.edit import Edited
 from artifact.editing.ft import ft
+from artifact.editing.kn import neurons_above, refined
 from artifact.editing.methods.ft import FtHparams
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.kn import neurons_above, refined
 from artifact.editing.moments import Moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import RomeEdit, rome

@@ -200,7 +200,8 @@ def settings(draw: Draw, box: Box) -> Case:
 
 def edits(draw: Draw, box: Box) -> Case:
     said, expect, damage = tensors.edit(draw, box)
-    arguments = score(box, more="--edit in/edit.safetensors")
+    written = "apply --model in/model --edit in/edit.safetensors --out out/m"
+    arguments = draw.choice((score(box, more="--edit in/edit.safetensors"), box.command(written)))
     return Case("edits", said, arguments, expect, needs("facts.json", "edit.safetensors"), damage=damage)
 
 

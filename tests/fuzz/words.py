@@ -13,6 +13,8 @@ TRAIN = "mend-train --model in/model --facts in/facts30.json --steps 1 --rank 2"
 MOMENTS = "moments --model in/model --texts in/texts.txt --layers 1 --samples 20"
 SMALL = "run smoke --model in/model --only table2 --methods ft --out out/run"
 LARGE = "run smoke --model in/model --limit 1 --out out/run"
+APPLY = "apply --model in/model --edit in/edit.safetensors --out out/m"
+GENERATE = "generate --model in/model --prompt Microsoft --tokens 3"
 ESTIMATE = "doctor --estimate full"
 RATE, BANDWIDTH, GPU = "--rate 5TFLOPS", "--bandwidth 5GB/s", "--gpu-memory 80GB"
 FEW = ("0", "-1", "nan", "1" * 400)
@@ -34,6 +36,10 @@ OPTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("trace", "--relation-span", ("after", "template", *TEXTS)),
     ("trace", "--sever", ("mlp", "attn", *TEXTS)),
     ("score", "--cases --edit", TEXTS),
+    (APPLY, "--out", FILES),
+    (APPLY, "--edit --model", TEXTS),
+    (GENERATE, "--prompt --edit", TEXTS),
+    (GENERATE, "--tokens", MANY),
     ("score", "--memory", BYTES),
     ("score", "--device", DEVICES),
     ("edit", "--request --moments --prefixes --hparams --method --mend-weights", TEXTS),
@@ -75,6 +81,8 @@ OUTPUTS = (
     ("trace", "--figure", ".png"),
     ("score", "--json", ""),
     ("edit", "--out", ".safetensors"),
+    (APPLY, "--out", ""),
+    (GENERATE, "--json", ""),
     ("compare in/run in/run", "--csv", ".csv"),
     ("baseline in/run --hardware none", "--out", ""),
     (TRAIN, "--out", ".safetensors"),

@@ -1,0 +1,44 @@
+"""kloc generate: what a model goes on with after a prompt, edited or not."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from artifact.cli.app import AnyModel, Device, Edits, Model, app, check_inputs, check_outputs, load_model, write_json
+from artifact.cli.bounds import count
+from artifact.terminal import say
+
+_NO_FILES: list[Path] = []
+
+
+@app.command
+def generate(
+    *,
+    model: Model,
+    prompt: Annotated[str, Parameter(help="The text to go on from.")],
+    edits: Edits = _NO_FILES,
+    tokens: Annotated[int, count("Most tokens of the continuation.", 1_000_000)] = 20,
+    any_model: AnyModel = False,
+    device: Device = None,
+    json_file: Annotated[Path | None, Parameter(name="--json", help="Write the continuation here.")] = None,
+) -> int:
+    """Go on from a prompt with the likeliest token each time, unedited or with edits. No weight is changed."""
+    from artifact.editing.edit_file import read_edits
+    from artifact.evaluation.generate import generate as greedy
+
+    check_outputs({"--json": json_file}, (*edits, model))
+    check_inputs({"--edit": edits})
+    loaded = load_model(model, device)
+    edit, files = read_edits(edits, loaded, any_model)
+    found = greedy(loaded, prompt, tokens, edit)
+    notes = [file.note for file in files if file.note]
+    result = {"model": loaded.name, "revision": loaded.revision, "edits": [path.name for path in edits]}
+    result |= {"prompt": prompt, "text": found.text, "ids": found.ids, "ended": found.ended, "notes": notes}
+    write_json(json_file, result)
+    say(f"{prompt}{found.text}")
+    if found.ended:
+        say(f"(the model ended its text after {len(found.ids)} tokens)")
+    for line in notes:
+        say(line)
+    return 0
