@@ -1,6 +1,7 @@
 """docs/extend.md holds: its files, and the one line it changes for each, make the package know them."""
 
 import json
+import json
 import os
 import re
 import shutil
@@ -86,3 +87,10 @@ def test_a_data_set(extended: Path) -> None:
     kloc(extended, *words, "--out", out)
     info = json.loads((out / "run.json").read_text())
     assert info["data_source"] == "birthplaces of the embedded world" and len(info["cases"]) == 18
+
+
+def test_a_kind_of_trace(extended: Path) -> None:
+    out = extended / "trace.json"
+    words = ("trace", "--model", "world", "--prompt", "The birthplace of Zikim Dinuv is", "--subject", "Zikim Dinuv")
+    kloc(extended, *words, "--kind", "attn-layer", "--json", out)
+    assert json.loads(out.read_text())["kind"] == "attn-layer"
