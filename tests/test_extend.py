@@ -1,7 +1,6 @@
 """docs/extend.md holds: its files, and the one line it changes for each, make the package know them."""
 
 import json
-import json
 import os
 import re
 import shutil
