@@ -10,6 +10,7 @@ from artifact.sources.catalogue import NEW_FACTS, WORLD
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = REFERENCE / "models" / "tiny-gpt2"
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "facts.md").read_text()
 EASYEDIT = {"case_id": 4, "prompt": "The twin city of Lyon is", "target_new": "Manila", "subject": "Lyon",
             "ground_truth": "Beirut", "rephrase_prompt": "Lyon's twin city is", "locality_prompt": "Its twin city is",
             "locality_ground_truth": "Rome"}  # fmt: skip
@@ -33,7 +34,7 @@ def test_new_facts_are_printed_or_written_and_pass_the_check(capsys) -> None:
     assert Path("own.json").read_bytes() == NEW_FACTS.read_bytes()
     assert kloc("facts", "check", "own.json") == 0
     said = capsys.readouterr().out
-    assert said.startswith("own.json: 2 records, 2 can be used, 0 faults\n")
+    assert said.startswith("own.json: 2 records, 2 can be used; faults: 0\n")
     assert "one record an edit: " in said and "all records in one edit, relation view: ft" in said
 
 
@@ -44,7 +45,7 @@ def test_a_fault_is_a_line_and_the_exit_code_is_two(capsys) -> None:
     assert kloc("facts", "check", "own.json") == 2
     out, err = capsys.readouterr()
     assert "record 1, case 1: requested_rewrite.prompt must hold exactly one {} for the subject, got " in out
-    assert "own.json: 2 records, 1 can be used, 1 faults" in out and "\x1b" not in out
+    assert "own.json: 2 records, 1 can be used; faults: 1" in out and "\x1b" not in out
     assert err == "kloc: own.json: 1 of 2 records cannot be used; correct them or take them out\n"
 
 
@@ -75,7 +76,8 @@ def test_another_layout_is_converted_and_then_scored(capsys) -> None:
     assert said[0] == "1 of 2 records converted: own.json"
     assert said[1] == "1 left out: subject ... is not in the prompt ...; give one that occurs in it"
     assert said[2].startswith("record 1: subject 'Nice' is not in the prompt")
-    assert said[4].startswith("neighbours: 0 records have some; 1 prompts about other facts are left out")
+    assert said[3:5] == ["with a rephrasing: 1 of 1 records", "with neighbours: 0 of 1 records"]
+    assert said[5].startswith("prompts about other facts left out") and said[5].endswith(": 1")
     assert kloc("facts", "check", "own.json") == 0
     assert kloc("score", "--model", TINY, "--cases", "own.json") == 0
     assert "1 cases, unedited" in capsys.readouterr().out
@@ -107,3 +109,17 @@ def test_bad_input_is_one_line(words: str, says: str, tmp_path, capsys) -> None:
     error = capsys.readouterr().err
     assert error.startswith("kloc: ") and error.count("\n") == 1 and says in error
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_document_s_example_runs_from_the_template_to_the_scores(capsys) -> None:
+    (block,) = (one for one in DOCUMENT.split("```\n") if one.startswith("kloc facts new"))
+    for line in block.splitlines():
+        assert kloc(*line.replace("gpt2", str(TINY)).split()[1:]) == 0, line
+    assert "all records in one edit, relation view: ft" in capsys.readouterr().out
+    assert Path("edit.safetensors").exists() and Path("results").is_dir()
+
+
+def test_the_document_s_way_from_a_spreadsheet_ends_in_records() -> None:
+    Path("own.csv").write_text("subject,prompt,new,true\nLyon,The twin city of {} is,Manila,Beirut\n", "utf-8-sig")
+    exec(compile(DOCUMENT.partition("```python\n")[2].partition("```")[0], "docs/facts.md", "exec"), {})
+    assert kloc("facts", "check", "own.json") == 0

@@ -52,7 +52,7 @@ def check(
         right = [one for one, token in tokens.items() if isinstance(token, int) and is_answer(loaded, one, token)]
         answered = f"{loaded.name} answers {len(right)} of {len(tokens)} facts with the true object before any edit"
     lines, bad = found.lines(), len(found.faults)
-    say(f"{file}: {found.records} records, {found.records - bad} can be used, {len(lines)} faults")
+    say(f"{file}: {found.records} records, {found.records - bad} can be used; faults: {len(lines)}")
     _say_some(lines)
     joint = ", ".join(name for name, method in METHODS.items() if method.joint)
     for line in uses(found, ", ".join(METHODS), joint):
@@ -107,12 +107,9 @@ def convert(
     say(f"{len(records)} of {total} records converted: {out}")
     _say_some(reasons)
     _say_some([f"record {number}: {why}" for number, why in made.left_out.items()])
-    say(f"rephrasings: {sum(bool(record['paraphrase_prompts']) for record in records)} records have one")
-    neighbours = sum(bool(record["neighborhood_prompts"]) for record in records)
-    say(
-        f"neighbours: {neighbours} records have some; {made.unused} prompts about other facts are left out, because "
-        "their answer is not the fact's true object"
-    )
+    for what, prompts in (("a rephrasing", "paraphrase_prompts"), ("neighbours", "neighborhood_prompts")):
+        say(f"with {what}: {sum(bool(record[prompts]) for record in records)} of {len(records)} records")
+    say(f"prompts about other facts left out, because their answer is not the fact's true object: {made.unused}")
     ids = sum("relation_id" in record["requested_rewrite"] for record in records)
     say(
         f"relation view: this layout has none; `kloc run` with --relation-source templates builds it for records with "

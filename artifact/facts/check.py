@@ -82,12 +82,13 @@ def uses(checked: Checked, methods: str, joint: str) -> Iterator[str]:
     if checked.note:
         yield checked.note
     yield (
-        f"entity view: {len(facts)} records, {_count(fact.paraphrases for fact in facts)} with rephrasings "
-        f"(generality), {_count(fact.neighbourhood for fact in facts)} with neighbours (specificity)"
+        f"entity view: {len(facts)} of {checked.records} records, {_count(one.paraphrases for one in facts)} with "
+        f"rephrasings (generality), {_count(one.neighbourhood for one in facts)} with neighbours (specificity)"
     )
     yield (
-        f"relation view: {len(related)} records, {_count(fact.relation_paraphrases for fact in related)} with "
-        f"rephrasings (generality), {_count(fact.another_relation for fact in related)} with a harder foil"
+        f"relation view: {len(related)} of {checked.records} records, "
+        f"{_count(one.relation_paraphrases for one in related)} with rephrasings (generality), "
+        f"{_count(one.another_relation for one in related)} with a harder foil"
     )
     if len(facts) > len(related):
         built = _count(fact.relation is None and fact.relation_id in RELATIONS for fact in facts)

@@ -257,7 +257,7 @@ def _check_record(record: _FactRecord, check: "_Checks") -> None:
     for name, text in (("subject", rewrite.subject), ("target_new.str", new), ("target_true.str", true)):
         check.filled(f"requested_rewrite.{name}", text)
     check.complete("requested_rewrite.subject", rewrite.subject)
-    if rewrite.subject != rewrite.subject.strip():
+    if rewrite.subject.strip() not in ("", rewrite.subject):
         check.refuse(f"requested_rewrite.subject {short(rewrite.subject)!r} has blanks at its ends; write it without")
     if new.strip() and new.strip() == true.strip():
         check.refuse(f"target_new.str and target_true.str are both {short(new.strip())!r}; name two different objects")
@@ -296,10 +296,11 @@ def parse_statement(row: object, number: int, source: str) -> Statement:
         if first >= 0 and known.prompt.find(known.subject, first + 1) >= 0:
             # Whatever the template says: edit cases are built from the prompt alone (known.py).
             check.refuse(f"subject {subject!r} occurs more than once in its prompt {prompt!r}; write it with one")
-        try:
-            subject_start(known.prompt, known.subject, known.template)
-        except PromptError as error:
-            check.refuse(str(error))
+        else:
+            try:
+                subject_start(known.prompt, known.subject, known.template)
+            except PromptError as error:
+                check.refuse(str(error))
     if known.attribute is not None:
         check.filled("attribute", known.attribute)
     check.end()

@@ -37,7 +37,6 @@ def test_all_faults_of_all_records_are_named() -> None:
         f"record 0, case {ids[0]}: requested_rewrite.rm_rel_prompt must hold exactly one {{}} for the subject, got "
         "'none either'",
         f"record 0, case {ids[0]}: requested_rewrite.subject is empty",
-        f"record 0, case {ids[0]}: requested_rewrite.subject ' ' has blanks at its ends",
         f"record 1, case {ids[1]}: paraphrase_prompts[0] must not hold {{}}, got '{{}} is'",
         f"record 1, case {ids[1]}: paraphrase_prompts[1] is empty",
         f"record 3: case_id {ids[3]} is that of record 2, too",
@@ -56,8 +55,8 @@ def test_what_can_be_used_is_counted() -> None:
     conflicting["requested_rewrite"] = plain["requested_rewrite"] | {"target_new": {"str": "elsewhere"}}
     plain["neighborhood_prompts"] = []
     text = said(check_records([plain, conflicting, built, WORLD_RECORDS[3]], "f"))
-    assert "entity view: 4 records, 4 with rephrasings (generality), 3 with neighbours (specificity)" in text
-    assert "relation view: 1 records, 1 with rephrasings (generality)" in text
+    assert "entity view: 4 of 4 records, 4 with rephrasings (generality), 3 with neighbours (specificity)" in text
+    assert "relation view: 1 of 4 records, 1 with rephrasings (generality)" in text
     assert "without relation fields: 3; --relation-source templates can build them for 1 in" in text
     assert f"entity view: none: case {plain['case_id']} and case {conflicting['case_id']} want " in text
     assert "one record an edit: ft, rome" in text and "in one edit, relation view" not in text
@@ -66,6 +65,7 @@ def test_what_can_be_used_is_counted() -> None:
 def test_known_facts_are_checked_as_such() -> None:
     others = [KNOWN | {"known_id": 8, "subject": "Kenya", "prompt": "Kenya is in", "attribute": "Africa"}]
     others += [KNOWN | {"known_id": 9, "subject": "", "prompt": "{}", "attribute": " "}, KNOWN]
+    others += [KNOWN | {"known_id": 1, "subject": "i", "template": None}]
     checked = check_records([KNOWN, *others], "f")
     assert len(checked.statements) == 2 and checked.note.startswith("known facts: `kloc run` builds 2 edit cases")
     assert [line.partition("; ")[0] for line in checked.lines()] == [
@@ -73,6 +73,7 @@ def test_known_facts_are_checked_as_such() -> None:
         "record 2, case 9: prompt must not hold {}, got '{}'",
         "record 2, case 9: attribute is empty",
         "record 3: known_id 7 is that of record 0, too",
+        "record 4, case 1: subject 'i' occurs more than once in its prompt 'Vinson Massif is in'",
     ]
     assert "traces: 2 prompts" in said(checked)
 
