@@ -4,6 +4,8 @@ Covers the errors that a user can cause or must act on; the command line prints 
 `exit_code`. Defects of this package are any other exception; their traceback goes to a log (cli/commands.py).
 """
 
+from collections.abc import Sequence
+
 
 class ArtifactError(Exception):
     """Base of every error with a remedy. `exit_code` is what the command line returns."""
@@ -12,7 +14,11 @@ class ArtifactError(Exception):
 
 
 class FactError(ArtifactError):
-    """A fact file, a record of it, or a view that a record does not carry."""
+    """A fact file, a record of it, or a view that a record does not carry; `others` are further faults of a record."""
+
+    def __init__(self, text: str, others: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.others = tuple(others)
 
 
 class NotFetched(FactError):

@@ -46,7 +46,10 @@ def commands(text: str) -> Iterator[tuple[list[str], set[str]]]:
     lines = [found for block in BLOCK.findall(text) for found in re.findall(r"kloc ([a-z].*(?:\n +.*)*)", block)]
     for found in (*inline, *lines):
         first, second = [*re.split(r"[\s|]+", found), ""][:2]
-        yield [first, second] if first in ("bench", "world") else [first], set(re.findall(r"--[a-z][a-z-]*", found))
+        yield (
+            [first, second] if first in ("bench", "facts", "world") else [first],
+            set(re.findall(r"--[a-z][a-z-]*", found)),
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

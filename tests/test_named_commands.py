@@ -25,10 +25,11 @@ FILLED = {
     "archive.parent.name": "relation",
     "self._plan.name": "gpt2-xl",
     "facts": "24",
+    "convert": "easyedit",
     "' '.join((*missing, *rows))": "counterfact known",
 }
 """What placeholders of commands stand for; another one is taken for a path."""
-WORDS = {*SOURCES, *GROUPS, *PLANS, "world", "NAME", "NEW", "FILE", "DIR"}
+WORDS = {*SOURCES, *GROUPS, *PLANS, "world", "NAME", "NEW", "FILE", "DIR", "convert", "new"}
 COMMANDS = sorted(name for name in app if not name.startswith("-"))
 
 
@@ -67,7 +68,16 @@ def named(text: str) -> Iterator[list[str]]:
             if not (word.startswith("--") or option or word in WORDS or "/" in word or word == "some/path"):
                 break
             taken.append(word)
-            option = word in ("--limit", "--estimate", "--rehearse", "--out", "--facts", "--correct", "--protocol")
+            option = word in (
+                "--limit",
+                "--estimate",
+                "--rehearse",
+                "--out",
+                "--facts",
+                "--correct",
+                "--protocol",
+                "--from",
+            )
         yield taken
 
 

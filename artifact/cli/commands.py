@@ -23,6 +23,7 @@ from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     compare,
     doctor,
     edit,
+    facts,
     fetch,
     generate,
     make,

@@ -81,6 +81,17 @@ def score_cases(
     ]
 
 
+def cannot_be_asked(model: LanguageModel, facts: Sequence[Fact]) -> dict[int, str]:
+    """Why the model cannot be asked with a text of a fact, by case id, for the facts of which it cannot."""
+    found: dict[int, str] = {}
+    for fact in facts:
+        try:
+            _asked(model, 0, fact)
+        except PromptError as error:
+            found[fact.case_id] = str(error).removeprefix(f"case {fact.case_id}: ")
+    return found
+
+
 def _prompt_score(prompt: str, readings: Sequence[_Reading]) -> PromptScore:
     (new, new_right), (true, true_right), *another = readings
     return PromptScore(prompt, new, true, new_right, true_right, another[0][0] if another else None)

@@ -5,9 +5,9 @@ add_rel_prompt, rm_rel_prompt, rel_prompts), and that of the known facts used fo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -203,7 +203,7 @@ def parse_statements(raw: object, source: str) -> list[Statement]:
     rows = rows_of(raw, source)
     if is_counterfact(raw):
         return [fact.statement for fact in parse_facts(raw, source)]
-    statements = [_statement(row, number, source) for number, row in enumerate(rows)]
+    statements = [parse_statement(row, number, source) for number, row in enumerate(rows)]
     refuse_repeats([statement.case_id for statement in statements], "known_id", source)
     return statements
 
@@ -228,7 +228,9 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
     """One record, the `number`-th of `source`, without its harder foil (with_foils); FactError as in parse_facts."""
     record = _convert(row, _FactRecord, source, number)
     rewrite, relation = record.requested_rewrite, record.requested_rewrite.relation
-    _check_record(record, _Checks(source, number))
+    check = _Checks(source, number)
+    _check_record(record, check)
+    check.end()
     return Fact(
         case_id=number if record.case_id is None else record.case_id,
         subject=rewrite.subject,
@@ -246,7 +248,7 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
 
 
 def _check_record(record: _FactRecord, check: "_Checks") -> None:
-    """Raise FactError for the first text of a record that is not what it must be."""
+    """Note the texts of a record that are not what they must be."""
     rewrite = record.requested_rewrite
     for name in ("prompt", "add_rel_prompt", "rm_rel_prompt"):
         if (text := getattr(rewrite, name)) is not None:
@@ -255,9 +257,9 @@ def _check_record(record: _FactRecord, check: "_Checks") -> None:
     for name, text in (("subject", rewrite.subject), ("target_new.str", new), ("target_true.str", true)):
         check.filled(f"requested_rewrite.{name}", text)
     check.complete("requested_rewrite.subject", rewrite.subject)
-    if rewrite.subject != rewrite.subject.strip():
+    if rewrite.subject.strip() not in ("", rewrite.subject):
         check.refuse(f"requested_rewrite.subject {short(rewrite.subject)!r} has blanks at its ends; write it without")
-    if new.strip() == true.strip():
+    if new.strip() and new.strip() == true.strip():
         check.refuse(f"target_new.str and target_true.str are both {short(new.strip())!r}; name two different objects")
     for name in ("paraphrase_prompts", "neighborhood_prompts", "rel_prompts"):
         for at, text in enumerate(getattr(record, name)):
@@ -276,28 +278,32 @@ def _check_relation(rewrite: _Rewrite, check: "_Checks") -> None:
         return
     if not (relation.strs and relation.strs[0].strip()):
         check.refuse("requested_rewrite.relation.strs is empty; name the relation")
-    if relation.strs[0].strip() == NO_RELATION:
+    elif relation.strs[0].strip() == NO_RELATION:
         check.refuse(
             f"requested_rewrite.relation.strs is {NO_RELATION!r}, with which it is compared; name the relation"
         )
 
 
-def _statement(row: object, number: int, source: str) -> Statement:
+def parse_statement(row: object, number: int, source: str) -> Statement:
+    """One known fact, the `number`-th of `source`; FactError as in parse_statements."""
     known = _convert(row, _KnownRecord, source, number)
     check = _Checks(source, number)
     check.filled("subject", known.subject)
     check.complete("prompt", known.prompt)
     subject, prompt = short(known.subject), short(known.prompt)
     first = known.prompt.find(known.subject)
-    if first >= 0 and known.prompt.find(known.subject, first + 1) >= 0:
-        # Whatever the template says: edit cases are built from the prompt alone (known.py).
-        check.refuse(f"subject {subject!r} occurs more than once in its prompt {prompt!r}; write the prompt with one")
-    try:
-        subject_start(known.prompt, known.subject, known.template)
-    except PromptError as error:
-        check.refuse(str(error))
+    if not check.faults:
+        if first >= 0 and known.prompt.find(known.subject, first + 1) >= 0:
+            # Whatever the template says: edit cases are built from the prompt alone (known.py).
+            check.refuse(f"subject {subject!r} occurs more than once in its prompt {prompt!r}; write it with one")
+        else:
+            try:
+                subject_start(known.prompt, known.subject, known.template)
+            except PromptError as error:
+                check.refuse(str(error))
     if known.attribute is not None:
         check.filled("attribute", known.attribute)
+    check.end()
     return Statement(
         number if known.known_id is None else known.known_id,
         known.prompt,
@@ -327,13 +333,18 @@ def with_foils(facts: Sequence[Fact]) -> list[Fact]:
 
 @dataclass(frozen=True)
 class _Checks:
-    """What one record's texts must be; each failure is a FactError with file, record and field."""
+    """What one record's texts must be: `faults` with the field of each, which `end` raises as one FactError."""
 
     source: str
     number: int
+    faults: list[str] = field(default_factory=list)
 
-    def refuse(self, why: str) -> NoReturn:
-        raise FactError(f"{self.source}: record {self.number}: {why}")
+    def refuse(self, why: str) -> None:
+        self.faults.append(f"record {self.number}: {why}")
+
+    def end(self) -> None:
+        if self.faults:
+            raise FactError(f"{self.source}: {self.faults[0]}", self.faults[1:])
 
     def filled(self, field: str, text: str) -> None:
         if not text.strip():
@@ -366,7 +377,11 @@ def _convert(row: object, kind: type[_T], source: str, number: int) -> _T:
 
 def refuse_repeats(ids: Sequence[int], field: str, source: str) -> None:
     """Raise FactError, with both records, when two of them have one id."""
+    for number, earlier in repeats(ids).items():
+        raise FactError(f"{source}: records {earlier} and {number} both have {field} {ids[number]}; give each its own")
+
+
+def repeats(ids: Sequence[int]) -> dict[int, int]:
+    """The places of ids that occur before, each with the place of the first."""
     first: dict[int, int] = {}
-    for number, one in enumerate(ids):
-        if (earlier := first.setdefault(one, number)) != number:
-            raise FactError(f"{source}: records {earlier} and {number} both have {field} {one}; give each its own")
+    return {number: first[one] for number, one in enumerate(ids) if first.setdefault(one, number) != number}

@@ -6,9 +6,9 @@ more than one record in twenty is odd is refused, so that a small file is read a
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement, parse_fact, refuse_repeats, rows_of, with_foils
 from artifact.reading import decode_json
 
+_T = TypeVar("_T")
 MOST_ODD = 1 / 20
 """Most records of a file that may be odd."""
 
@@ -24,12 +25,13 @@ MOST_ODD = 1 / 20
 class OddRecord:
     """A record that cannot be used: its case id, and why in words, with its place in the file and the field.
 
-    `statement` is what tracing can ask all the same, where the record holds it whole.
+    `statement` is what tracing can ask all the same, where the record holds it whole; `others` are further reasons.
     """
 
     case_id: int
     reason: str
     statement: Statement | None = None
+    others: tuple[str, ...] = ()
 
 
 def decode_records(content: bytes, source: str) -> object:
@@ -54,38 +56,50 @@ def decode_records(content: bytes, source: str) -> object:
 
 
 def parse_records(raw: object, source: str, every: bool = False) -> list[Fact | OddRecord]:
-    """Every record as a fact or an odd one, in order.
+    """Every record as a fact or an odd one, in order, as `look_at` tells them.
 
     Raises FactError when more than MOST_ODD of them are odd: with the one reason, or their number and the commonest
     ones; and when two records have one case id.
+    """
+    records = look_at(raw, source, every)
+    reasons = [one.reason for one in records if isinstance(one, OddRecord)]
+    if len(reasons) == 1 and len(reasons) > MOST_ODD * len(records):
+        raise FactError(f"{source}: {reasons[0]}")
+    if len(reasons) > MOST_ODD * len(records):
+        counted = Counter(reason.partition(": ")[2] for reason in reasons)
+        common = "; ".join(f"{count} times: {text[:120]}" for text, count in counted.most_common(2))
+        raise FactError(
+            f"{source}: {len(reasons)} of {len(records)} records are odd, more than one in twenty ({common}; the "
+            f"first: {reasons[0][:160]}); correct the file"
+        )
+    refuse_repeats([one.case_id for one in records], "case_id", source)
+    return records
+
+
+def look_at(raw: object, source: str, every: bool = False) -> list[Fact | OddRecord]:
+    """Every record as a fact or an odd one, in order, however many are odd; FactError for a file without records.
 
     A record without rephrasings of a view that it carries is odd where at most MOST_ODD of the file are. A file with
     more of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each record
     needs those of its entity view; the relation's fields are checked where they are asked for.
     """
-    records: list[Fact | OddRecord] = []
-    errors: list[str] = []
-    for number, row in enumerate(rows_of(raw, source)):
-        try:
-            records.append(parse_fact(row, number, source))
-        except FactError as error:
-            errors.append(str(error))
-            records.append(OddRecord(_id_of(row, number), str(error).removeprefix(f"{source}: ")))
+    records = each(raw, source, parse_fact)
     for number, odd in _without_rephrasings(records, every).items():
         records[number] = odd
-        errors.append(f"{source}: {odd.reason}")
-    if len(errors) == 1 and len(errors) > MOST_ODD * len(records):
-        raise FactError(errors[0])
-    if len(errors) > MOST_ODD * len(records):
-        reasons = Counter(error.removeprefix(f"{source}: ").partition(": ")[2] for error in errors)
-        common = "; ".join(f"{count} times: {text[:120]}" for text, count in reasons.most_common(2))
-        raise FactError(
-            f"{source}: {len(errors)} of {len(records)} records are odd, more than one in twenty ({common}; the first: "
-            f"{errors[0].removeprefix(f'{source}: ')[:160]}); correct the file"
-        )
-    refuse_repeats([one.case_id for one in records], "case_id", source)
     facts = iter(with_foils([one for one in records if isinstance(one, Fact)]))
     return [next(facts) if isinstance(one, Fact) else one for one in records]
+
+
+def each(raw: object, source: str, parse: Callable[[object, int, str], _T]) -> list[_T | OddRecord]:
+    """Every record as `parse` reads it (parse_fact, parse_statement), or as an odd one."""
+    records: list[_T | OddRecord] = []
+    for number, row in enumerate(rows_of(raw, source)):
+        try:
+            records.append(parse(row, number, source))
+        except FactError as error:
+            reason = str(error).removeprefix(f"{source}: ")
+            records.append(OddRecord(_id_of(row, number), reason, others=error.others))
+    return records
 
 
 def _without_rephrasings(records: Sequence[Fact | OddRecord], every: bool) -> dict[int, OddRecord]:
@@ -110,6 +124,5 @@ def _with_id(row: dict[str, Any], key: object) -> dict[str, Any]:
 
 
 def _id_of(row: object, number: int) -> int:
-    given = row.get("case_id") if isinstance(row, dict) else None
-    text = str(given)
+    text = str(row.get("case_id", row.get("known_id")) if isinstance(row, dict) else None)
     return int(text) if text.isdigit() and len(text) < 19 else number

@@ -18,6 +18,8 @@ ESTIMATE = 3
 _DATA = Path(__file__).parents[1] / "facts" / "data"
 WORLD = _DATA / "world"
 """Folder of the embedded world: model, tokenizer, facts."""
+NEW_FACTS = _DATA / "new.json"
+"""Two records with every field, to fill in: `kloc facts new`."""
 WORLD_MEND = _DATA / "mend-world.safetensors"
 """MEND's network trained for the world: `kloc mend-train --model world --half`."""
 

@@ -20,7 +20,8 @@ KNOWEDIT = {
     "rephrase_prompt": "x",
 }
 FILES = {
-    "EasyEdit's or KnowEdit's": KNOWEDIT,
+    "KnowEdit's": KNOWEDIT,
+    "EasyEdit's": {"case_id": 0, "prompt": "A is", "target_new": "B", "subject": "A", "ground_truth": "C"},
     "zsRE's": {"subject": "A", "src": "Who?", "pred": "B", "rephrase": "W?", "alt": "C", "answers": ["D"], "loc": "nq"},
     "MQuAKE's": {"case_id": 1, "requested_rewrite": [{"prompt": "{} is", "subject": "A"}], "questions": ["Who?"]},
     "RippleEdits'": {"example_type": "popular", "edit": {"prompt": "A is B."}},
@@ -42,7 +43,9 @@ def test_another_layout_is_named(name: str, listed: bool, tmp_path: Path) -> Non
     ):
         with pytest.raises(FactError, match="facts.json: no edit case in this file: it looks like") as error:
             read()
-        assert name in str(error.value) and "\n" not in str(error.value) and "convert" not in str(error.value)
+        assert name in str(error.value) and "\n" not in str(error.value)
+        remedy = {"KnowEdit's": "--from knowedit", "EasyEdit's": "--from easyedit", "zsRE's": "--from zsre"}
+        assert remedy.get(name, "see docs/facts.md") in str(error.value)
 
 
 def test_known_facts_with_other_fields_are_known_facts() -> None:

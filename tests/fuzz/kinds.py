@@ -166,6 +166,17 @@ def known(draw: Draw, box: Box) -> Case:
     )  # fmt: skip
 
 
+def own(draw: Draw, box: Box) -> Case:
+    """Files that `kloc facts` looks at or converts."""
+    name = draw.choice(("facts.json", "known.json", "easyedit.json", "knowedit.json", "zsre.json"))
+    made, said, _, how = _json_file(draw, box, name)
+    line, expect = f"facts check in/{name} {draw.choice(('', '--model in/model'))}", "free"
+    if name in ("easyedit.json", "knowedit.json", "zsre.json"):
+        line = f"facts convert in/{name} --from {name.removesuffix('.json')} --out out/f.json"
+        expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
+    return Case("own", f"{name}: {said}", box.command(line), expect, needs(name), damage=written(name, made))
+
+
 def requests(draw: Draw, box: Box) -> Case:
     method = draw.choice(("ft", "kn", "rome", "memit", "mend", "mend"))
     file = draw.choice(("request.json", "history.json")) if method == "mend" else "request.json"
@@ -270,7 +281,7 @@ KINDS: dict[str, Callable[[Draw, Box], Case]] = {
     one.__name__: one
     for one in (
         config, tokenizer, weights, code, facts, known, requests, settings, edits, moments, mend, texts, training, runs,
-        servers, arguments, process,
+        servers, arguments, process, own,
     )
 }  # fmt: skip
 RARE = {"process": 20}

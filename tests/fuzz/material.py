@@ -58,6 +58,7 @@ def _texts(at: Path) -> None:
         "request.json": REQUEST,
         "history.json": RECORDS[:2],
         "known.json": known,
+        **_of_other_projects(known),
         "prefixes.json": ["{}", "Yesterday, {}", "The report said. {}"],
         "memit_prefixes.json": [["{}"], ["Yesterday, {}", "The report said. {}"]],
     }
@@ -76,6 +77,26 @@ def _texts(at: Path) -> None:
     ]
     (at / "texts.txt").write_text("\n".join(lines) + "\n", "utf-8")
     (at / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), "utf-8")
+
+
+def _of_other_projects(known: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first known facts in the layouts that `kloc facts convert` reads."""
+    found: dict[str, Any] = {"easyedit.json": [], "knowedit.json": [], "zsre.json": []}
+    for one in known[:3]:
+        edit = {"subject": one["subject"], "prompt": one["prompt"], "target_new": "Rome"}
+        other = {"prompt": "Microsoft is", "ground_truth": [[one["attribute"]]]}
+        found["easyedit.json"].append(
+            edit | {"case_id": one["known_id"], "ground_truth": one["attribute"], "rephrase_prompt": "It is",
+                    "locality_prompt": "Microsoft is", "locality_ground_truth": one["attribute"]}
+        )  # fmt: skip
+        found["knowedit.json"].append(
+            edit | {"ground_truth": [one["attribute"]], "portability": {}, "locality": {"Forgetfulness": [other]}}
+        )
+        found["zsre.json"].append(
+            {"subject": one["subject"], "src": one["prompt"], "alt": "Rome", "answers": [one["attribute"]],
+             "rephrase": "It is", "loc": "nq question: who", "loc_ans": "me"}
+        )  # fmt: skip
+    return found
 
 
 def _other_layouts(at: Path) -> None:

@@ -17,6 +17,7 @@ APPLY = "apply --model in/model --edit in/edit.safetensors --out out/m"
 GENERATE = "generate --model in/model --prompt Microsoft --tokens 3"
 ESTIMATE = "doctor --estimate full"
 RATE, BANDWIDTH, GPU = "--rate 5TFLOPS", "--bandwidth 5GB/s", "--gpu-memory 80GB"
+CONVERT = "facts convert in/easyedit.json"
 FEW = ("0", "-1", "nan", "1" * 400)
 MANY = (*FEW, "9223372036854775808")
 FILES = ("/dev/null", "/dev/full", "/proc/x", "x" * 5000)
@@ -37,6 +38,9 @@ OPTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("trace", "--sever", ("mlp", "attn", *TEXTS)),
     ("score", "--cases --edit", TEXTS),
     (APPLY, "--out", FILES),
+    ("facts check", "", TEXTS),
+    ("facts check in/facts.json", "--model", TEXTS),
+    (f"{CONVERT} --out out/f.json", "--from", TEXTS),
     (APPLY, "--edit --model", TEXTS),
     (GENERATE, "--prompt --edit", TEXTS),
     (GENERATE, "--tokens", MANY),
@@ -83,6 +87,8 @@ OUTPUTS = (
     ("edit", "--out", ".safetensors"),
     (APPLY, "--out", ""),
     (GENERATE, "--json", ""),
+    (f"{CONVERT} --from easyedit", "--out", ""),
+    ("facts new", "--out", ""),
     ("compare in/run in/run", "--csv", ".csv"),
     ("baseline in/run --hardware none", "--out", ""),
     (TRAIN, "--out", ".safetensors"),
@@ -136,7 +142,7 @@ def _without(command: list[str], option: str) -> list[str]:
 
 NEEDED = (
     *("facts.json", "request.json", "rome.json", "moments", "prefixes.json", "texts.txt", "facts30.json"),
-    *("run", "edit.safetensors"),
+    *("run", "edit.safetensors", "easyedit.json"),
 )
 
 
