@@ -180,7 +180,7 @@ def _normalisation(objective: Objective, items: Sequence[Item], batch: int) -> d
             for weight, x_NI, delta_NO in zip(objective.inner, read.x_W, read.delta_W, strict=True):
                 x_NI, delta_NO = x_NI.double().cpu(), delta_NO.double().cpu()
                 parts = [x_NI.sum(0), x_NI.square().sum(0), delta_NO.sum(0), delta_NO.square().sum(0)]
-                before = sums.get(weight.shape, [0, 0, 0, 0])
+                before = sums.get(weight.shape, [torch.zeros_like(part) for part in parts])
                 sums[weight.shape] = [total + part for total, part in zip(before, parts, strict=True)]
                 counts[weight.shape] += len(x_NI)
     tensors: dict[str, Tensor] = {}
