@@ -121,7 +121,7 @@ class Cell:
         if self.published is None:
             return here
         beside = "" if self.mean is None else f"; {here} n={self.n}: {self.state}"
-        return f"{self.value} ± {self.tolerance}{beside}"
+        return f"{self.value} (tolerance {self.tolerance}){beside}"
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def published_cell(judged: JudgedCell) -> Cell:
 
 def verdict_lines(cells: Sequence[JudgedCell]) -> list[str]:
     """The published cells as aligned lines for a terminal: value, tolerance, this run's number, difference, status."""
-    rows = [("cell", "paper", "±", "here", "95% interval", "differs", "status")]
+    rows = [("cell", "paper", "tolerance", "here", "95% interval", "differs", "status")]
     for judged in cells:
         cell = published_cell(judged)
         here = cell.numbers[0], cell.interval, cell.difference

@@ -268,7 +268,7 @@ def _bound_conditions(bound: Bound, cells: Sequence[JudgedCell]) -> Iterator[_Co
         allowed = judged.tolerance.points
         low, high = bound.low - allowed, bound.high + allowed
         lowest, highest = (measured.low, measured.high) if judged.partial else (measured.mean, measured.mean)
-        words = f"{_column_name(cell)} {measured.mean:.2f}, claimed {bound.low:g} to {bound.high:g} (± {allowed:g})"
+        words = f"{_column_name(cell)} {measured.mean:.2f}, claimed {bound.low:g} to {bound.high:g} (tolerance {allowed:g})"
         yield _Condition(min(highest - low, high - lowest), words)
 
 
@@ -290,7 +290,7 @@ def _order_conditions(order: Order, cells: Sequence[JudgedCell]) -> Iterator[_Co
             yield _Condition(higher.low - lower.high, f"{words} (between the 95% intervals)", strict=True)
         else:
             allowed = side[order.lower].tolerance.points
-            yield _Condition(higher.mean + allowed - lower.mean, f"{words} (± {allowed:g})")
+            yield _Condition(higher.mean + allowed - lower.mean, f"{words} (tolerance {allowed:g})")
 
 
 def _column_name(cell: PublishedCell) -> str:

@@ -33,10 +33,10 @@ def test_the_parts_of_a_cell() -> None:
     cell = Cell.of(Estimate(60.0, 53.084, 66.5, 200), POINTS, "outside tolerance")
     assert (str(cell), cell.numbers) == ("60.00 [53.08, 66.50]", ["60.00", "53.08", "66.50", "200"])
     beside = Cell(60.0, 53.084, 66.5, 200, "outside tolerance", published=(99.93, 1.5))
-    assert str(beside) == "99.93 ± 1.5; 60.00 [53.08, 66.50] n=200: outside tolerance"
+    assert str(beside) == "99.93 (tolerance 1.5); 60.00 [53.08, 66.50] n=200: outside tolerance"
     assert (beside.value, beside.tolerance, beside.difference) == ("99.93", "1.5", "-39.93")
     alone = Cell(None, published=(99.93, 1.5))
-    assert (str(alone), alone.difference, alone.numbers) == ("99.93 ± 1.5", "", [""] * 4)
+    assert (str(alone), alone.difference, alone.numbers) == ("99.93 (tolerance 1.5)", "", [""] * 4)
     assert str(Cell(None)) == "n/a" and str(Cell(0.5)) == "0.50"
 
 
