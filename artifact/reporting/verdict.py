@@ -268,7 +268,9 @@ def _bound_conditions(bound: Bound, cells: Sequence[JudgedCell]) -> Iterator[_Co
         allowed = judged.tolerance.points
         low, high = bound.low - allowed, bound.high + allowed
         lowest, highest = (measured.low, measured.high) if judged.partial else (measured.mean, measured.mean)
-        words = f"{_column_name(cell)} {measured.mean:.2f}, claimed {bound.low:g} to {bound.high:g} (tolerance {allowed:g})"
+        words = (
+            f"{_column_name(cell)} {measured.mean:.2f}, claimed {bound.low:g} to {bound.high:g} (tolerance {allowed:g})"
+        )
         yield _Condition(min(highest - low, high - lowest), words)
 
 

@@ -88,7 +88,8 @@ def test_shifted_cells_turn_the_exit_code_and_exactly_their_claims(shared_smoke:
     claims = {judged.claim.id: judged for judged in found.claims}
     assert claims["T1"].status == "holds for gpt2-xl; does not hold for gpt-j"
     assert (
-        "gpt-j: MEMIT entity reliability 60.00, claimed 15 to 31 (tolerance 1.5): fails by 27.50 points" in claims["T1"].margin
+        "gpt-j: MEMIT entity reliability 60.00, claimed 15 to 31 (tolerance 1.5): fails by 27.50 points"
+        in claims["T1"].margin
     )
     assert claims["T2"].status == claims["T3"].status == "holds for gpt2-xl; holds for gpt-j"
 
