@@ -382,7 +382,7 @@ def _connect(ray: Any) -> bool:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; the run's own answer to it (stop.py) is put back."""
+    """Ray takes SIGTERM for itself; our own answer to it is put back."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
