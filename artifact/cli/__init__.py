@@ -32,7 +32,7 @@ except KeyboardInterrupt:  # nothing stands ready yet
 
 def main() -> None:
     """Entry point: run the command, print an error's one line, exit with its code."""
-    # A shell lets jobs in the background ignore SIGINT; schedulers send SIGTERM, and a container's first process gets it.
+    # A shell lets jobs in the background ignore SIGINT; schedulers and container engines send SIGTERM.
     heeded = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
     sys.unraisablehook = _unraisable
     for number in heeded:
@@ -71,7 +71,7 @@ def _unwritten() -> bool:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Take Ctrl-C or SIGTERM. A module being loaded may swallow or wrap KeyboardInterrupt: then the process ends here."""
+    """Take Ctrl-C or SIGTERM. A module being loaded may swallow KeyboardInterrupt: then the process ends here."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _leave()
