@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from cheap import Cheap, contents, description, made_up
 
 from artifact.errors import Interrupted
 from artifact.progress import Display
-from artifact.runs import runner
+from artifact.runs import cluster, runner
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
 
@@ -69,3 +70,30 @@ def test_loading_ends_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, engine)
     assert not went_on
+
+
+class Ray:
+    """Starts as Ray does, which takes SIGTERM for itself, and gets a signal before it has."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number, self.did = number, list[str]()
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        os.kill(os.getpid(), self.number)
+        self.did.append("started")
+
+    def shutdown(self) -> None:
+        self.did.append("ended")
+
+
+@pytest.mark.parametrize(("name", "did"), [("SIGINT", ["started", "ended"]), ("SIGTERM", ["ended"])])
+def test_a_stop_while_ray_starts_leaves_no_cluster(name: str, did: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before, ray = signal.getsignal(signal.SIGTERM), Ray(signal.Signals[name])
+    with pytest.raises(KeyboardInterrupt):
+        cluster._connect(ray)
+    assert ray.did == did and signal.getsignal(signal.SIGTERM) is before
