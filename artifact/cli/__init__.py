@@ -2,8 +2,8 @@
 
 Exit codes: 0 done and reproduced or nothing to compare; 1 ran, and a compared value is outside its tolerance; 2 bad
 input or environment; 3 interrupted, resumable; 70 a defect of this package. One file a group of commands; imports that
-load torch happen inside the commands that need it. This file itself loads almost nothing, so that Ctrl-C is answered
-in one line from the first moment on.
+load torch happen inside the commands that need it. This file itself loads almost nothing, so that Ctrl-C and SIGTERM
+are answered in one line from the first moment on.
 """
 
 import os
@@ -32,19 +32,20 @@ except KeyboardInterrupt:  # nothing stands ready yet
 
 def main() -> None:
     """Entry point: run the command, print an error's one line, exit with its code."""
-    heeds = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # a shell lets jobs in the background ignore it
-    if heeds:
-        signal.signal(signal.SIGINT, _interrupt)
-        sys.unraisablehook = _unraisable
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last thing, when only the end is left
+    # A shell lets jobs in the background ignore SIGINT; schedulers and container engines send SIGTERM.
+    heeded = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    sys.unraisablehook = _unraisable
+    for number in heeded:
+        signal.signal(number, _interrupt)
+        atexit.register(signal.signal, number, signal.SIG_IGN)  # the last thing, when only the end is left
     code = 3
     try:
         from artifact.terminal import keep_descriptors, silence
 
         keep_descriptors()
         code = call(sys.argv[1:])
-        if heeds:
-            signal.signal(signal.SIGINT, lambda *_: os._exit(code))  # while threads and libraries end
+        for number in heeded:
+            signal.signal(number, lambda *_: os._exit(code))  # while threads and libraries end
         if _unwritten():
             silence(1)  # the interpreter would complain of what is unwritten at its end
     except KeyboardInterrupt:  # a second one, while the first was answered
@@ -70,7 +71,7 @@ def _unwritten() -> bool:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Take Ctrl-C. A module that is being loaded may swallow or wrap KeyboardInterrupt: then the process ends here."""
+    """Take Ctrl-C or SIGTERM. A module being loaded may swallow KeyboardInterrupt: then the process ends here."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _leave()

@@ -10,7 +10,6 @@ for, the batches in hand are finished and stored; a second Ctrl-C gives them up.
 
 import importlib
 import os
-import signal
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -28,6 +27,7 @@ from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
 from artifact.runs.local import Local
 from artifact.runs.resolve import Asked, prepare
+from artifact.runs.stop import stopping
 from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]
@@ -372,6 +372,9 @@ def _connect(ray: Any) -> bool:
     try:
         with _signals_kept():
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
+    except KeyboardInterrupt:
+        ray.shutdown()
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if address is None else f"at RAY_ADDRESS {address}"
         raise RunError(
@@ -382,12 +385,14 @@ def _connect(ray: Any) -> bool:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; the run's own answer to it (stop.py) is put back."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """Start or end Ray, which takes SIGTERM for itself: a stop asked for raises KeyboardInterrupt when that is done."""
+    with stopping() as stop:
+        try:
+            yield
+        except SystemExit:  # Ray's own answer to SIGTERM
+            stop.asked = True
+    if stop.asked:
+        raise KeyboardInterrupt
 
 
 def _reason(error: Exception) -> str:

@@ -50,14 +50,15 @@ def run_plan(
 
     `report` is called after a unit, at most once a minute; when it fails, that is said and the run goes on. With
     `retry_failed` the cases that failed are computed again, and what comes out replaces them. Cases that do not fit the
-    device are said and not stored. Raises Interrupted when stopped on request, and RunError when the folder is another
-    run's or cannot be written.
+    device are said and not stored. A stop lets batches in hand be finished; loading and reports, of which nothing is
+    stored, end at once. Raises Interrupted when stopped on request, and RunError when the folder is another run's or
+    cannot be written.
     """
     begun = None if out is None else _begun(out)
     model, why = run_model(plan, asked.model, show.say, None if begun is None else begun.model)
     folder = out or Path("results") / run_name(plan, model, asked, narrowing)
     asked = replace(asked, model=model, model_reason=why)
-    with stopping() as stop, closing(engine(plan, asked, show.say, begun or _begun(folder))) as working:
+    with closing(engine(plan, asked, show.say, begun or _begun(folder))) as working:
         show.say(f"data: {working.info.data_source}, {len(working.info.cases)} facts; run folder {folder}")
         if (traced := working.info.traced) is not None and traced.sha256 != working.info.data_sha256:
             show.say(f"traced: {traced.source}, {len(traced.cases)} statements")
@@ -69,16 +70,16 @@ def run_plan(
             reported = time.monotonic()
             try:
                 for unit in info.plan.units:
-                    _run_unit(store, unit, info.batches(unit), working, stop, show, retry_failed)
+                    with stopping() as stop:
+                        _run_unit(store, unit, info.batches(unit), working, stop, show, retry_failed)
                     if stop.asked:
-                        break
+                        raise KeyboardInterrupt
                     if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                         _report(report, store, show)
                         reported = time.monotonic()
             except KeyboardInterrupt:
-                stop.asked = True
-            if stop.asked:
-                raise Interrupted(f"stopped; {folder} keeps all that was done, and the same command goes on from there")
+                kept = f"{folder} keeps all that was done, and the same command goes on from there"
+                raise Interrupted(f"stopped; {kept}") from None
             if working.weights_hash() != info.weights_sha256:
                 raise RunError(f"{folder}: the model's weights changed during the run; discard it and report a defect")
             return folder
