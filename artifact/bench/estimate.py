@@ -336,11 +336,8 @@ def _efficiency_lines(machine: Machine) -> Iterator[str]:
         yield f"kernel starts ({1e3 * _PASS_SECONDS:g} ms a block, assumed) are added as if nothing overlapped."
     else:
         yield "efficiency: share of the matrix products' rate, all included; BENCHMARKS.md, GPT-2 small on two cores:"
-        efficiencies = {name: method.efficiency for name, method in METHODS.items()}
-        yield (
-            "; ".join(f"{kind} {efficiency.source}" for kind, efficiency in {**EFFICIENCY, **efficiencies}.items())
-            + "."
-        )
+        efficiencies = EFFICIENCY | {name: method.efficiency for name, method in METHODS.items()}
+        yield "; ".join(f"{kind} {efficiency.source}" for kind, efficiency in efficiencies.items()) + "."
 
 
 def _total_lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int) -> Iterator[str]:
@@ -360,13 +357,10 @@ def _total_lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int)
     if machine.cuda:
         yield f"with {ceil(work / load)} GPUs or more, each spends more time on loading than on the work"
     elif work > 2 * 86400:
-        facts = min(200, int(200 * 8 * 3600 / _sample_seconds(machine)))
+        sample_seconds = sum(plan.seconds for plan in estimate("sample", machine, "released"))
+        facts = min(200, int(200 * 8 * 3600 / sample_seconds))
         less = f"kloc run sample --limit {facts} takes about 8 h" if facts else "kloc smoke takes much less"
         yield f"without a GPU that is too long: {less}; or give --limit or --only, or estimate a GPU with --rate"
-
-
-def _sample_seconds(machine: Machine) -> float:
-    return sum(plan.seconds for plan in estimate("sample", machine, "released"))
 
 
 def hours(seconds: float) -> str:

@@ -73,12 +73,7 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
 
 
 def _told(
-    plan: Plan,
-    model: str,
-    protocol: str,
-    switches: dict[str, bool],
-    limit: int | None,
-    shard: tuple[int, int] | None,
+    plan: Plan, model: str, protocol: str, switches: dict[str, bool], limit: int | None, shard: tuple[int, int] | None
 ) -> dict[str, Any]:
     """What two runs must share, as far as it is known without the model."""
     return {

@@ -51,24 +51,21 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     _refuse_strangers(path)
     try:
         connection = _connect(path, "mode=rwc")
+        try:
+            if _is_journal(path, connection) and there:
+                _check_size(path, connection)
+                _check(path, connection)
+            connection.execute("pragma synchronous = normal")
+            connection.executescript(f"begin; {_SCHEMA} commit;")  # a killed process leaves all tables or none
+            for table, column in _ADDED.items():
+                known = {name for _, name, *_ in connection.execute(f"pragma table_info({table})")}
+                if column.split()[0] not in known:
+                    connection.execute(f"alter table {table} add column {column}")
+        except (sqlite3.Error, RunError):
+            connection.close()
+            raise
     except sqlite3.Error as error:
         raise unwritable(path, error) from None
-    try:
-        if _is_journal(path, connection) and there:
-            _check_size(path, connection)
-            _check(path, connection)
-        connection.execute("pragma synchronous = normal")
-        connection.executescript(f"begin; {_SCHEMA} commit;")  # a killed process leaves all tables or none
-        for table, column in _ADDED.items():
-            known = {name for _, name, *_ in connection.execute(f"pragma table_info({table})")}
-            if column.split()[0] not in known:
-                connection.execute(f"alter table {table} add column {column}")
-    except sqlite3.Error as error:
-        connection.close()
-        raise unwritable(path, error) from None
-    except RunError:
-        connection.close()
-        raise
     return connection
 
 

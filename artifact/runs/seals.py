@@ -178,13 +178,7 @@ def keep_tally(connection: sqlite3.Connection, tally: Tally) -> None:
 
 
 def _holds(
-    of: bytes,
-    unit: Any,
-    case_id: Any,
-    status: Any,
-    payload: Any,
-    stored: Any,
-    rows: dict[int, tuple[Any, Any]] | None,
+    of: bytes, unit: Any, case_id: Any, status: Any, payload: Any, stored: Any, rows: dict[int, tuple[Any, Any]] | None
 ) -> bool:
     """Whether a record is the one that was sealed, and its row of numbers too; a row that is gone can be made again."""
     try:
