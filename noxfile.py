@@ -12,7 +12,7 @@ nox.options.sessions = ["lint", "tests", "smoke"]
 PIP = ("--no-compile", "-c", "constraints.txt")
 KEEP_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # where it is set, every process would compile again
 PROJECT = nox.project.load_toml("pyproject.toml")
-CLUSTER_TESTS = "tests/runs/test_cluster.py"
+CLUSTER_TESTS = ("tests/runs/test_cluster.py", "tests/test_cluster_docs.py")
 
 
 def _group(name: str) -> list[str]:
@@ -104,7 +104,14 @@ def tests(session: nox.Session) -> None:
     """The test suite: golden numbers, properties, faults, the command line. No network but loopback."""
     session.install(*PIP, "-e", ".", *_group("tests"))
     session.install(*PIP, "--no-deps", *_group("page"))
-    workers = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--ignore", CLUSTER_TESTS)
+    workers = (
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+        *(f"--ignore={file}" for file in CLUSTER_TESTS),
+    )
     session.run("pytest", *(session.posargs or workers), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
 
 
@@ -117,9 +124,9 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def cluster(session: nox.Session) -> None:
-    """The Ray engine's tests, on a cluster of processes on this machine: 3 minutes on two cores, Ray takes 200 MB."""
+    """Shards and Ray, on a cluster of processes on this machine: 4 minutes on two cores, Ray takes 200 MB."""
     session.install(*PIP, "-e", ".[cluster]", *_group("tests"))
-    session.run("pytest", *(session.posargs or (CLUSTER_TESTS,)), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
+    session.run("pytest", *(session.posargs or CLUSTER_TESTS), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
 
 
 @nox.session
