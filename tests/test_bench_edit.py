@@ -42,7 +42,7 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 def run(shape: str, method: MethodName, target_tokens: int, hparams: Hparams | None = None) -> edit.EditBench:
     if hparams is None:
-        hparams = METHODS[method].hparams_for("tiny", 3)  # the shapes' own name layers that a tiny one lacks
+        hparams = METHODS[method].hparams_for("tiny", 3)  # the shapes' own name layers beyond a tiny model's
         if method in FEWER:
             hparams = msgspec.structs.replace(hparams, **FEWER[method])
     return bench_edit(

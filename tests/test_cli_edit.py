@@ -227,7 +227,7 @@ def test_an_edit_of_another_model_is_refused_by_score(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "the released code scores the unedited model, so there is no change to write"),
+        ([], "the released code scores the unedited model, and no change is written"),
         (["--correct", "kn_without_neuron_scored"], "above the threshold; give a lower adaptive_threshold or p"),
     ],
 )

@@ -119,15 +119,15 @@ def edit(
         raise edited
     if not edited.edit.changes:
         raise EditError(
-            f"{edited.told()['unedited_reason']}: the released code scores the unedited model, so there is no change "
-            "to write; give other hyperparameters with --hparams"
+            f"{edited.told()['unedited_reason']}: the released code scores the unedited model, and no change is "
+            "written; give other hyperparameters with --hparams"
         )
     of_request = {"cases": cases} | ({"request_sha256": sha256_of(request)} if request.is_file() else {})
     description = _description(editor, perspective, len(earlier)) | of_request
     write_edit(out, edited.edit, loaded, description)
     for line in _lines(editor, edited, views, description):
         say(line)
-    # The user is told of a file that the method does not read.
+    # Name a file that the method does not read.
     for option, path in {"moments": moments, "prefixes": prefixes, "mend_weights": mend_weights}.items():
         if path is not None and option not in chosen.files:
             say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")

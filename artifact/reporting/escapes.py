@@ -67,7 +67,7 @@ def latex(text: object) -> str:
 
 def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
     """A CSV file. A text that a spreadsheet would take for a formula opens with an apostrophe; a Number, or anything
-    that is no text, is written as it is.
+    that is not text, is written unchanged.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -46,7 +46,7 @@ def test_the_parts_of_a_cell() -> None:
         (["reproduced", "outside tolerance"], "bad"),
         (["holds", "holds"], "good"),
         (["reproduced", "not run"], "wait"),
-        # A reason that speaks of something outside is no failure.
+        # The word "outside" in a reason does not make it a failure.
         (["skipped"], "wait"),
         (["undecided"], "wait"),
         ([], "wait"),

@@ -175,7 +175,7 @@ def test_mends_network_is_moved_to_the_device_once(monkeypatch: pytest.MonkeyPat
 
     def to(network: Network, *given: object) -> Network:
         moved.append(network)
-        return really(network, *given)  # type: ignore[arg-type]  # a method's own arguments, passed on
+        return really(network, *given)
 
     monkeypatch.setattr(Network, "to", to)
     units = (UNITS["mend-entity"], UNITS["mend-relation"])

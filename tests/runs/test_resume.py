@@ -144,7 +144,7 @@ def test_ray_workers_take_the_prefixes_of_the_run(begun: RunInfo, monkeypatch: p
     really = Worker.prepare
 
     def kept(*given: object) -> Prepared:
-        prepared.append(really(*given))  # type: ignore[arg-type]  # a method's own arguments, passed on
+        prepared.append(really(*given))
         return prepared[-1]
 
     monkeypatch.setattr(Worker, "prepare", kept)

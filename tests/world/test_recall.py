@@ -21,7 +21,7 @@ def probabilities(
     rows = [tokenizer(question.prompt)["input_ids"] for question in questions]
     ids_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for row, ids in enumerate(rows):
-        ids_BT[row, : len(ids)] = torch.tensor(ids)  # padding stands behind the position that is read
+        ids_BT[row, : len(ids)] = torch.tensor(ids)  # padding comes after the position that is read
     rows_B, last_B = torch.arange(len(rows)), torch.tensor([len(ids) - 1 for ids in rows])
     answer_B = torch.tensor([tokenizer(" " + question.answer)["input_ids"] for question in questions]).squeeze(1)
     with torch.no_grad():
