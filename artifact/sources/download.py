@@ -92,8 +92,8 @@ def download(wanted: Wanted, say: Say, tell: Tell, patience: Patience) -> Entry:
     """Download to `wanted.path`, from the first URL that gives the expected bytes; what came, with that URL.
 
     An interrupted download continues where it stopped. Without a known hash the file must be of its kind, and an
-    archive whole. Raises FactError when no URL gives the file, naming each with its reason, when the disk is full, and when
-    something other than a file is in its place.
+    archive whole. Raises FactError when no URL gives the file, naming each with its reason, when the disk is full,
+    and when something other than a file is in its place.
     """
     _clear_the_way(wanted)
     reasons = []
