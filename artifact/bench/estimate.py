@@ -50,8 +50,9 @@ EFFICIENCY = {
     "trace": Efficiency(0.54, "54 to 65% measured", 0.40),
     "unedited": Efficiency(0.55, "55 to 70% measured", 0.40),
 }
-"""Of units that edit nothing; methods have their own. CPU figures are BENCHMARKS.md's, GPT-2 small on two cores;
-seconds become a share with the operations counted here and the 198 GFLOP/s of the same table."""
+"""Of units that edit nothing; methods have their own. CPU figures were measured on two cores of an Intel Xeon (198
+GFLOP/s, GPT-2 small) before rows were packed; BENCHMARKS.md has newer ratios. Seconds become a share with the
+operations counted here."""
 
 
 def unit_efficiency(unit: Unit) -> Efficiency:
