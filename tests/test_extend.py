@@ -32,16 +32,17 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def python(folder: Path, code: str, *words: object) -> str:
-    """What code prints with the package in that folder."""
+def python(folder: Path, code: str, *words: object, expected: int = 0) -> str:
+    """What code prints with the package in that folder: what it answers, or the error that is expected."""
     command, here = [sys.executable, "-c", code, *map(str, words)], os.environ | {"PYTHONPATH": str(folder)}
     ran = subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    assert ran.returncode == expected, ran.stderr
+    return ran.stderr if expected else ran.stdout
 
 
-def kloc(folder: Path, *words: object) -> str:
-    return python(folder, "import sys; from artifact.cli import main; sys.argv[0] = 'kloc'; main()", *words)
+def kloc(folder: Path, *words: object, code: int = 0) -> str:
+    start = "import sys; from artifact.cli import main; sys.argv[0] = 'kloc'; main()"
+    return python(folder, start, *words, expected=code)
 
 
 def test_every_table_has_its_row() -> None:
@@ -53,6 +54,7 @@ def test_every_table_has_its_row() -> None:
 
 def test_a_method(extended: Path) -> None:
     assert "direct" in kloc(extended, "edit", "--help") and "direct" in kloc(extended, "bench", "edit", "--help")
+    assert "has no one-at-a-time way" in kloc(extended, "bench", "edit", "--method", "direct", code=2)
     out = extended / "run"
     words = ("run", "smoke", "--model", "world", "--limit", "3", "--methods", "direct", "--only", "table2")
     kloc(extended, *words, "--out", out)

@@ -28,7 +28,7 @@ from artifact.editing.methods.kn import KnHparams
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import protocol_of
-from artifact.errors import EditError
+from artifact.errors import EditError, SettingError
 from artifact.facts.fact import View
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
@@ -97,10 +97,14 @@ def bench_edit(
 ) -> EditBench:
     """Compare `facts` facts together with the loop over the first `loop_facts` of them, in float32, as released.
 
-    `hparams` default to the shape's; `count` adds counted operations, which takes one run more.
+    `hparams` default to the shape's; `count` adds counted operations, which takes one run more. SettingError for a
+    method without a loop.
     """
+    chosen = METHODS[method]
+    if not chosen.loop:
+        raise SettingError(f"{method} has no one-at-a-time way to compare with; give its Method.loop one")
     model, module = random_model(shape, device)
-    decoder, chosen = model.decoder, METHODS[method]
+    decoder = model.decoder
     hparams = hparams or chosen.hparams_for(shape, decoder.layers)
     if memory is None:  # of what weights and factors leave
         factored = hparams.edited if chosen.moments else ()

@@ -276,7 +276,7 @@ def _unit(
     if not machine.cuda:
         of_most, of_expected = (facts * work.products / rate for work in (most, expected))
         return UnitEstimate(unit.name, facts, most, efficiency, of_most, of_expected, ahead)
-    # The facts of a batch stop work by work: its passes end with the last, which is taken to need every step.
+    # The facts of a batch stop one by one: its passes end with the last, which is taken to need every step.
     batches = ceil(facts / unit.batch) * most.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
     if layers := len(moment_layers([unit.method] if unit.method in METHODS else [], model, shape.layers)):
         batches += ceil(facts / unit.batch) * solve_bytes(shape, layers).bytes / machine.bandwidth

@@ -19,11 +19,9 @@ from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.editing.method import Method
 from artifact.editing.methods.mend import RANK
 from artifact.editing.moments import key_width
+from artifact.editing.prefixes import OPENED_LENGTH, OPENERS
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel, from_module
-
-_GROUP = ((10, 5),)
-"""MEMIT's drawn prefixes: five of ten tokens."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def _prefixes(method: Method, vocabulary: int, hparams: Any) -> Sequence[Any]:
     if method.prefixes == "list":
         return synthetic_prefixes(vocabulary, hparams.context_template_length_params)
     if method.prefixes == "groups":
-        bare, *drawn = synthetic_prefixes(vocabulary, _GROUP)
+        bare, *drawn = synthetic_prefixes(vocabulary, ((OPENED_LENGTH, len(OPENERS)),))
         return [[bare], drawn]
     return ()
 

@@ -36,7 +36,7 @@ class LowRank:
         return float(((left_IR.t() @ left_IR) * (right_RO @ right_RO.t())).sum().clamp(min=0).sqrt())
 
     def output(self, input_XI: Tensor) -> Tensor:
-        """What the change adds to the layer's output, (B, T, O): the same change for every row."""
+        """What the change adds to the layer's output, (..., O): the same change for every row."""
         return (input_XI @ self.left_IR) @ self.right_RO
 
 
@@ -53,7 +53,7 @@ class Dense:
         return float(torch.stack(parts).norm())
 
     def output(self, input_XI: Tensor) -> Tensor:
-        """What the change adds to the layer's output, (B, T, O): the same change for every row."""
+        """What the change adds to the layer's output, (..., O): the same change for every row."""
         added = None if self.weight_IO is None else input_XI @ self.weight_IO
         if self.bias_O is None:
             assert added is not None
@@ -71,9 +71,9 @@ class LowRankRows:
     left_BIR: Tensor
     right_BRO: Tensor
 
-    def output(self, input_XI: Tensor) -> Tensor:
+    def output(self, input_BTI: Tensor) -> Tensor:
         """What the changes add to the layer's output, (B, T, O)."""
-        return (input_XI @ self.left_BIR) @ self.right_BRO
+        return (input_BTI @ self.left_BIR) @ self.right_BRO
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class SharedRows:
     changes: Sequence[Change | None]
     row_change: Sequence[int]
 
-    def output(self, input_XI: Tensor) -> Tensor:
+    def output(self, input_BTI: Tensor) -> Tensor:
         """What the changes add to the layer's output, (B, T, O)."""
         if len(self.changes) == 1 and self.changes[0] is not None:
-            return self.changes[0].output(input_XI)
+            return self.changes[0].output(input_BTI)
         rows_of: dict[int, list[int]] = {}
         for row, number in enumerate(self.row_change):
             rows_of.setdefault(number, []).append(row)
@@ -98,13 +98,13 @@ class SharedRows:
             change = self.changes[number]
             if change is None:
                 continue
-            own_B = torch.tensor(own, device=input_XI.device)
-            added = change.output(input_XI[own_B])
+            own_B = torch.tensor(own, device=input_BTI.device)
+            added = change.output(input_BTI[own_B])
             if output_BTO is None:
-                output_BTO = added.new_zeros(*input_XI.shape[:-1], added.shape[-1])
+                output_BTO = added.new_zeros(*input_BTI.shape[:-1], added.shape[-1])
             output_BTO = output_BTO.index_copy(0, own_B, added)
         # A batch whose rows all leave this layer alone: a zero that broadcasts.
-        return input_XI.new_zeros(1) if output_BTO is None else output_BTO
+        return input_BTI.new_zeros(1) if output_BTO is None else output_BTO
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Edit:
         """New minus old by transformers' parameter name, in the orientation transformers stores."""
         tensors = {}
         for name, change in self.changes.items():
-            whole = Dense(change.dense()) if isinstance(change, LowRank) else change
+            whole = _whole(change)
             weight_IO, bias_O = whole.weight_IO, whole.bias_O
             if weight_IO is not None:
                 tensors[f"{name}.weight"] = weight_IO if decoder.family.input_first else weight_IO.t()
@@ -153,13 +153,16 @@ def added_up(edits: Sequence[Edit]) -> Edit:
     """One edit that changes every weight by what all of them change it by; a single one is given back as it is."""
     if len(edits) == 1:
         return edits[0]
-    found: dict[str, Dense] = {}
+    sums: dict[str, Dense] = {}
     for edit in edits:
         for name, change in edit.changes.items():
-            own = Dense(change.dense()) if isinstance(change, LowRank) else change
-            before = found.get(name, Dense(None))
-            found[name] = Dense(_sum(before.weight_IO, own.weight_IO), _sum(before.bias_O, own.bias_O))
-    return Edit(found)
+            own, before = _whole(change), sums.get(name, Dense(None))
+            sums[name] = Dense(_sum(before.weight_IO, own.weight_IO), _sum(before.bias_O, own.bias_O))
+    return Edit(sums)
+
+
+def _whole(change: Change) -> Dense:
+    return Dense(change.dense()) if isinstance(change, LowRank) else change
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -52,7 +52,6 @@ class Method:
 
     name: str
     printed: str
-    hparams: type[Hparams]
     defaults: Mapping[str, Default]
     scaled: Callable[[int], Hparams]
     edits: "Callable[[Editor, Groups, History | None], Made]"
@@ -60,7 +59,8 @@ class Method:
     moments: bool = False
     """It reads second moments of its layers."""
     prefixes: Literal["list", "groups"] | None = None
-    """Context prefixes that it reads (editing/prefixes.py): a list of templates, or groups that are averaged first."""
+    """Context prefixes that it reads (editing/prefixes.py): a list of templates (with the hyperparameter
+    context_template_length_params, as RomeHparams has it), or groups that are averaged first."""
     network: bool = False
     """It reads a network trained for the model (--mend-weights)."""
     dense: bool = False

@@ -64,7 +64,6 @@ def _work(shape: Shape, hparams: FtHparams, lengths: Lengths, perspective: Persp
 METHOD = Method(
     name="ft",
     printed="FT",
-    hparams=FtHparams,
     defaults={
         "gpt2-xl": Default(FtHparams(layers=(0,))),
         "gpt-j": Default(FtHparams(layers=(0,), norm_constraint=5e-5), "not in the tables, values published elsewhere"),

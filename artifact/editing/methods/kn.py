@@ -48,7 +48,6 @@ def _work(shape: Shape, hparams: KnHparams, lengths: Lengths, perspective: Persp
 METHOD = Method(
     name="kn",
     printed="KN",
-    hparams=KnHparams,
     defaults={
         "gpt2-xl": Default(KnHparams()),
         "gpt-j": Default(KnHparams(adaptive_threshold=0.1), "not in the tables, threshold published elsewhere"),

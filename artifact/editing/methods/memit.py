@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
 
 
+_PREFIXES, _REMOVALS = 6, 6
+"""Prefixed prompts of an edit, and removal prompts of a relation edit."""
+
+
 class MemitHparams(ValueHparams, frozen=True, kw_only=True):
     """MEMIT's hyperparameters under their published names."""
 
@@ -39,19 +43,18 @@ def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made
 
 def _work(shape: Shape, hparams: MemitHparams, lengths: Lengths, perspective: Perspective) -> Work:
     """The value optimisation at the last layer, then keys layer by layer; a relation edit adds six removal prompts."""
-    prefixes, removals = 6, 6 if perspective == "relation" else 0
+    removals = _REMOVALS if perspective == "relation" else 0
     prompt, first, last = lengths.prompts[perspective], hparams.layers[0], hparams.layers[-1]
     width = lengths.prefix + prompt.before + 1
     # Prefixed and bare rows up to the last layer, and the bare one from every layer on to the last.
-    keys = blocks(shape, last + 1, (prefixes + 1) * width, width)
+    keys = blocks(shape, last + 1, (_PREFIXES + 1) * width, width)
     again = blocks(shape, (last - first + 1) + sum(last - layer for layer in hparams.layers), width, width)
-    return keys + again + value_work(shape, last, hparams.v_num_grad_steps, prefixes + removals, lengths, prompt)
+    return keys + again + value_work(shape, last, hparams.v_num_grad_steps, _PREFIXES + removals, lengths, prompt)
 
 
 METHOD = Method(
     name="memit",
     printed="MEMIT",
-    hparams=MemitHparams,
     defaults={
         "gpt2-xl": Default(MemitHparams(layers=(13, 14, 15, 16, 17), v_loss_layer=47)),
         "gpt-j": Default(
@@ -87,6 +90,6 @@ METHOD = Method(
     efficiency=Efficiency(0.41, "from 2.36 s a fact measured", 0.35),
     steps="v_num_grad_steps",
     stops={"entity": 18.5 / 20, "relation": 20 / 20},
-    value_rows=13,
+    value_rows=_PREFIXES + _REMOVALS + 1,  # and the prompt that is kept
     loop="artifact.bench.loops:memit_loop",
 )

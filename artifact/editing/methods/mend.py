@@ -66,7 +66,6 @@ def _network_bytes(shape: Shape) -> int:
 METHOD = Method(
     name="mend",
     printed="MEND",
-    hparams=MendHparams,
     defaults={
         "gpt2-xl": Default(MendHparams(layers=(45, 46, 47))),
         "gpt-j": Default(MendHparams(layers=(25, 26, 27), inner_order=("mlp_up", "mlp_down"))),

@@ -13,6 +13,8 @@ from artifact.lm.work import Efficiency, Shape, Work, reading
 if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
 
+_PREFIXES, _REMOVALS = 21, 5
+"""Prefixed prompts of an edit, and removal prompts of a relation edit."""
 _Length = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
@@ -41,17 +43,16 @@ def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made
 
 def _work(shape: Shape, hparams: RomeHparams, lengths: Lengths, perspective: Perspective) -> Work:
     """Keys of all prefixed prompts, then the value optimisation; a relation edit adds five removal prompts."""
-    prefixes, removals = 21, 5 if perspective == "relation" else 0
+    removals = _REMOVALS if perspective == "relation" else 0
     prompt = lengths.prompts[perspective]
-    width, asked = MEAN_PREFIX * lengths.prefix + prompt.before + 1, prefixes + (perspective == "relation")
+    width, asked = MEAN_PREFIX * lengths.prefix + prompt.before + 1, _PREFIXES + (perspective == "relation")
     keys = reading(shape, hparams.layer + 1, asked * width, width, asked)
-    return keys + value_work(shape, hparams.layer, hparams.v_num_grad_steps, prefixes + removals, lengths, prompt)
+    return keys + value_work(shape, hparams.layer, hparams.v_num_grad_steps, _PREFIXES + removals, lengths, prompt)
 
 
 METHOD = Method(
     name="rome",
     printed="ROME",
-    hparams=RomeHparams,
     defaults={
         "gpt2-xl": Default(RomeHparams(layers=(17,), v_loss_layer=47)),
         "gpt-j": Default(RomeHparams(layers=(5,), v_loss_layer=27)),
@@ -72,6 +73,6 @@ METHOD = Method(
     efficiency=Efficiency(0.61, "61 to 76% measured", 0.40),
     steps="v_num_grad_steps",
     stops={"entity": 20 / 20, "relation": 20 / 20},
-    value_rows=27,
+    value_rows=_PREFIXES + _REMOVALS + 1,  # and the prompt that is kept
     loop="artifact.bench.loops:rome_loop",
 )
