@@ -4,11 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from artifact.terminal import say, shown
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 Words = Callable[[float], str]
@@ -18,7 +19,7 @@ Words = Callable[[float], str]
 class Bar:
     """What is done of one thing, such as a unit's cases or a file's bytes."""
 
-    def __init__(self, name: str, progress: Progress | None, ends: bool) -> None:
+    def __init__(self, name: str, progress: "Progress | None", ends: bool) -> None:
         self._name, self._progress, self._ends = name, progress, ends
         self._task = progress.add_task(name, total=None, words="") if progress else None
         self._began = self._said = time.monotonic()
@@ -40,7 +41,7 @@ class Bar:
 class Display:
     """Lines and bars of one command; lines stand above the bars on a terminal."""
 
-    def __init__(self, progress: Progress | None = None) -> None:
+    def __init__(self, progress: "Progress | None" = None) -> None:
         self._progress = progress
 
     def say(self, line: str) -> None:
@@ -61,6 +62,9 @@ def display() -> Iterator[Display]:
     if not sys.stdout.isatty():
         yield Display()
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     name, words = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[words]"))
     with Progress(name, BarColumn(), words, TimeRemainingColumn(), console=Console()) as progress:
         yield Display(progress)

@@ -49,7 +49,7 @@ def test_the_end_is_said_where_it_is_asked_for(clock: Clock, capsys) -> None:
 def test_a_terminal_has_a_bar_with_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(progress, "Console", lambda: console)
+    monkeypatch.setattr("rich.console.Console", lambda: console)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     with display() as show:
         show.say("a line [bold]as it stands")

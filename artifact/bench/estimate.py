@@ -20,7 +20,7 @@ from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.protocol import Protocol, protocol_of
 from artifact.errors import SettingError
-from artifact.facts.datasets import DATASETS, default_for
+from artifact.facts.datasets import default_for, traced_for
 from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, parse_bytes, use_tf32
@@ -182,7 +182,7 @@ def planned_facts(unit: Unit, limit: int | None = None) -> int:
     """How many facts a unit takes of the paper's data."""
     data = default_for("", of_the_paper=True)
     if unit.does == "trace":
-        data = DATASETS[data.traced]
+        data = traced_for(data)
     return min(n for n in (unit.most, limit, data.cases) if n is not None)
 
 

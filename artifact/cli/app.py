@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from artifact import __version__
 from artifact.cli.bounds import size
+from artifact.editing.protocol import ProtocolName
 from artifact.errors import RunError, SettingError
 from artifact.io import FULL, check_writable, is_device, open_regular, place_of, reason, write_atomically
 from artifact.terminal import complain
@@ -29,7 +30,6 @@ app = App(
     default_parameter=Parameter(negative=""),  # a flag that is off by default needs no --no-... beside it
 )
 
-ProtocolName = Literal["released", "corrected"]
 Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, smollm2, or the folder of a transformers model.")]
 RunModel = Annotated[
     str,

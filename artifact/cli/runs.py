@@ -24,8 +24,10 @@ from artifact.cli.app import (
 )
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
+from artifact.facts.dataset import RelationSource
 from artifact.facts.datasets import DATASETS
 from artifact.io import write_atomically
+from artifact.plan import Part
 from artifact.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class RunOptions:
     memory: Memory = None
     facts: Annotated[str | None, Parameter(help=f"{', '.join(DATASETS)}, or a file (default: the plan's own).")] = None
     relation_source: Annotated[
-        Literal["authors", "templates"],
+        RelationSource,
         Parameter(help="Use the authors' relation prompts, or build them by templates."),
     ] = "authors"
     moments: Annotated[
@@ -66,9 +68,7 @@ class RunOptions:
 class Narrowing:
     """Options that narrow a plan, or say where it is computed."""
 
-    only: Annotated[
-        list[Literal["table1", "table2", "figure2", "figure3"]], Parameter(help="Only these tables and figures.")
-    ] = field(default_factory=list)
+    only: Annotated[list[Part], Parameter(help="Only these tables and figures.")] = field(default_factory=list)
     methods: Annotated[list[str], Parameter(help=f"Only these: {', '.join(METHODS)}.")] = field(default_factory=list)
     shard: Annotated[str | None, Parameter(help="i/n: compute the i-th of n parts; kloc merge joins them.")] = None
     engine: Annotated[
@@ -261,7 +261,8 @@ def baseline(
 
     check_outputs({"--out": out}, (run_folder,))
     with reading(run_folder) as store:
-        content = baseline_json(measured_run(store), charts(store), hardware)
+        run = measured_run(store)
+        content = baseline_json(run, charts(store, run.traced.traces), hardware)
         damage = say_damage([store])
     with writing(out):
         write_atomically(out, content)

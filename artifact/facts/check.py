@@ -49,7 +49,7 @@ def check_records(raw: object, source: str) -> Checked:
 
     Raises FactError for what has no records at all, and for another project's layout.
     """
-    known = not any(map(is_counterfact, raw if isinstance(raw, list) else [raw]))
+    known = not is_counterfact(raw)
     records: Sequence[Fact | Statement | OddRecord] = (
         each(raw, source, parse_statement) if known else look_at(raw, source)
     )
@@ -70,7 +70,7 @@ def check_records(raw: object, source: str) -> Checked:
     if known:
         built = edit_cases(statements, source, relation_view=False)
         reasons = "".join(f"; {count} left out ({why})" for why, count in built.left_out.items())
-        facts, note = built.facts, f"known facts: `kloc run` builds {len(built.facts)} edit cases from them{reasons}"
+        facts, note = built.facts, f"known facts: `kloc run` builds edit cases from them{reasons}"
     places = {case: place for place, case in reversed(list(enumerate(ids)))}
     return Checked(len(records), facts, statements, places, faults, note)
 

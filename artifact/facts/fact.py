@@ -209,9 +209,9 @@ def parse_statements(raw: object, source: str) -> list[Statement]:
 
 
 def is_counterfact(raw: object) -> bool:
-    """Whether the first record is CounterFact-style, not a known fact."""
-    first = raw[0] if isinstance(raw, list) and raw else raw
-    return isinstance(first, dict) and "requested_rewrite" in first
+    """Whether records are CounterFact-style, not known facts: one of them is, so that a damaged one hides nothing."""
+    rows = raw if isinstance(raw, list) else [raw]
+    return any(isinstance(row, dict) and "requested_rewrite" in row for row in rows)
 
 
 def read_facts(path: Path | str) -> list[Fact]:

@@ -44,7 +44,8 @@ class Lengths:
 
 
 PAPER_LENGTHS = Lengths(
-    # The known facts' edit cases (facts/known.py) under GPT-2's tokens; of longest ones the mean over batches of 16.
+    # The known facts' edit cases (facts/datasets/known.py) under GPT-2's tokens; of longest ones the mean over batches
+    # of 16.
     prompts={"entity": Prompt(9.0, 14.3, 9.3, 7.9, 1.0), "relation": Prompt(10.1, 14.5, 10.5, 4.0, 2.9)},
     # Ten drawn tokens and the full stop after them (editing/prefixes.py).
     prefix=11,

@@ -14,7 +14,7 @@ from artifact.editing.methods import METHODS
 from artifact.editing.protocol import Protocol
 from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts.dataset import Data, DataSet, RelationSource
-from artifact.facts.datasets import DATASETS, OWN, default_for
+from artifact.facts.datasets import DATASETS, OWN, default_for, traced_for
 from artifact.facts.datasets.known import with_relation_words
 from artifact.plan import PAPER_MODELS, Plan
 from artifact.sources.cache import converted_folder
@@ -192,7 +192,7 @@ def _data_sets(plan: Plan, model: str, given: Given) -> tuple[DataSet, DataSet]:
     chosen, does = data_set(plan, model, given), {unit.does for unit in plan.units}
     if "trace" not in does:
         return chosen, chosen
-    traced = DATASETS.get(chosen.traced, chosen)
+    traced = traced_for(chosen)
     return (traced if does == {"trace"} else chosen), traced
 
 

@@ -121,7 +121,7 @@ def _run_unit(
                     store.add(unit, record, over_failed=record.case_id in retried)
             store.add_time(unit, computed.seconds, len(computed.records))
             counts.update(record.status for record in computed.records)
-            counts["there"] += len(computed.records)
+            counts["there"] += sum(record.status != "undone" for record in computed.records)
             _show(bar, cases, counts)
     if undone:
         show.say(f"{unit.name}: {len(undone)} cases cannot be computed here and are left undone: {undone[0].reason}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from artifact.errors import SettingError
 
-Site = Literal["hidden", "mlp", "attn"]
-"""A block's output, or that of its MLP or its attention (lm/decoder.py)."""
+TracedSite = Literal["hidden", "mlp", "attn"]
+"""The sites of lm/decoder.py that a trace restores or severs: a block's output, or its MLP's or attention's."""
 Figure = Literal["figure2", "figure3"]
 
 
@@ -28,10 +28,10 @@ class TraceKind:
     """What is restored, in words."""
     kind: str
     """The word of --kind and of run.json; with `sever`, that of --sever, it stands for this kind alone."""
-    site: Site
+    site: TracedSite
     windowed: bool = False
     sever: str | None = None
-    severed: tuple[Site, ...] = ()
+    severed: tuple[TracedSite, ...] = ()
     figures: tuple[Figure, ...] = ()
     """The paper's figures that show it; a kind without one is in no plan of the paper."""
     line: str = ""
@@ -59,7 +59,7 @@ _HIDDEN = TraceKind(
 )
 
 
-def _severed(site: Site, words: str, look: tuple[str, str]) -> TraceKind:
+def _severed(site: TracedSite, words: str, look: tuple[str, str]) -> TraceKind:
     """Hidden states restored while the outputs of one module stay corrupted."""
     name, printed, line = f"severed-{site}", f"{_HIDDEN.printed}, {words} severed", f"{words} severed"
     only: tuple[Figure, ...] = ("figure3",)

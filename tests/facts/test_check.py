@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from artifact.facts.check import Checked, check_records, uses
+from artifact.facts.datasets import OWN
 from artifact.facts.fact import parse_facts
 from artifact.sources.catalogue import NEW_FACTS, WORLD
 
@@ -23,6 +24,19 @@ def test_the_template_of_new_facts_has_every_field_and_no_fault() -> None:
         assert fact.paraphrases and fact.neighbourhood and fact.relation and fact.relation_paraphrases
         assert fact.another_relation and fact.relation_id and fact.add_template and fact.removal_template
     assert "all records in one edit, relation view: ft" in said(checked)
+
+
+def test_a_damaged_first_record_does_not_make_known_facts_of_a_file(tmp_path: Path) -> None:
+    """The check and the commands that take the file read it in one way."""
+    records = json.loads(json.dumps(WORLD_RECORDS * 8))
+    for case_id, record in enumerate(records):
+        record["case_id"] = case_id
+    del records[0]["requested_rewrite"]
+    file = tmp_path / "facts.json"
+    file.write_text(json.dumps(records))
+    checked, data = check_records(records, "f"), OWN.load(file, "authors", False)
+    assert len(checked.facts) == len(data.facts) == len(records) - 1 and len(data.odd) == 1
+    assert "requested_rewrite" in checked.lines()[0] and "requested_rewrite" in data.odd[0].reason
 
 
 def test_all_faults_of_all_records_are_named() -> None:
@@ -67,7 +81,7 @@ def test_known_facts_are_checked_as_such() -> None:
     others += [KNOWN | {"known_id": 9, "subject": "", "prompt": "{}", "attribute": " "}, KNOWN]
     others += [KNOWN | {"known_id": 1, "subject": "i", "template": None}]
     checked = check_records([KNOWN, *others], "f")
-    assert len(checked.statements) == 2 and checked.note.startswith("known facts: `kloc run` builds 2 edit cases")
+    assert len(checked.statements) == 2 and checked.note.startswith("known facts: `kloc run` builds edit cases")
     assert [line.partition("; ")[0] for line in checked.lines()] == [
         "record 2, case 9: subject is empty",
         "record 2, case 9: prompt must not hold {}, got '{}'",

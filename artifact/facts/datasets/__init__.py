@@ -20,6 +20,11 @@ def default_for(model: str, of_the_paper: bool = False) -> DataSet:
     return by_use[PAPER] if of_the_paper else by_use.get(model, by_use[OTHER_MODELS])
 
 
+def traced_for(data_set: DataSet) -> DataSet:
+    """The data set whose statements are traced in a run on this one."""
+    return DATASETS.get(data_set.traced, data_set)
+
+
 def built_in_for(model: str) -> Data:
     """The facts that come with the package for `model`: the world's own, or the everyday facts."""
     return default_for(model).load(None, "authors", False)
