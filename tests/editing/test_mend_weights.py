@@ -251,7 +251,7 @@ def test_a_file_is_the_same_bytes_each_time(tmp_path) -> None:
         "import sys; from pathlib import Path; from artifact.editing.mend_weights import read_network, write_network\n"
         "write_network(read_network(Path(sys.argv[1])), Path(sys.argv[2]), {'b': 1, 'a': 'é', 'zz': [1, 2]})"
     )
-    for name in "12345":
+    for name in "123":
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": name}
         command = [sys.executable, "-c", code, str(REFERENCE), str(tmp_path / f"{name}.safetensors")]
         subprocess.run(command, check=True, env=environment, timeout=120)
