@@ -8,7 +8,8 @@ Shape letters: B batch row, T token, I input and O output width of a linear laye
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from artifact.errors import EditError
 from artifact.lm.decoder import Decoder, RowChange, RowEdits
+from artifact.lm.load import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,11 @@ class Edit:
         return float(torch.tensor([change.norm() for change in self.changes.values()], dtype=torch.float64).norm())
 
     def tensors(self, decoder: Decoder) -> dict[str, Tensor]:
-        """New minus old by transformers' parameter name, in the orientation transformers stores."""
+        """New minus old by transformers' parameter name, in the orientation transformers stores, on the processor."""
+        return {name: tensor.contiguous().cpu() for name, tensor in self.tensors_on(decoder).items()}
+
+    def tensors_on(self, decoder: Decoder) -> dict[str, Tensor]:
+        """The same, on the edit's device."""
         tensors = {}
         for name, change in self.changes.items():
             whole = _whole(change)
@@ -127,7 +133,7 @@ class Edit:
                 tensors[f"{name}.weight"] = weight_IO if decoder.family.input_first else weight_IO.t()
             if bias_O is not None:
                 tensors[f"{name}.bias"] = bias_O
-        return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        return tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +173,17 @@ def _whole(change: Change) -> Dense:
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other if one is not None and other is not None else one if other is None else other
+
+
+def carrying(model: LanguageModel, edit: Edit) -> LanguageModel:
+    """The model with an edit in its weights, on which another edit can be computed.
+
+    Only the changed weights are new tensors: the given model's are left as they are and shared.
+    """
+    decoder = copy(model.decoder)
+    changed = {name: model.decoder.weights[name] + delta for name, delta in edit.tensors_on(model.decoder).items()}
+    decoder.weights = {**model.decoder.weights, **changed}
+    return replace(model, decoder=decoder)
 
 
 def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:
