@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
