@@ -2,7 +2,7 @@
 
 Covers both perspectives, many independent single edits at once, of one fact at many layers too. The site (site.py) is
 as published the MLP at the subject's last token; the attention's output projection and other tokens take the same
-algebra. Entity view: key and value at the rewrite prompt, towards o*. Relation view, as released: key from the removal
+algebra. Entity perspective: key and value at the rewrite prompt, towards o*. Relation perspective, as released: key from the removal
 prompt, value on the "add" prompt towards the relation together with the first five prefixed removal prompts towards
 "None", update measured at the "add" prompt. Source: equations (2) and (3) and docs/protocol.md; golden numbers:
 tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative. tests/editing/test_sites.py holds other sites to
