@@ -45,7 +45,7 @@ def test_every_file_is_described_as_it_lies_there(shared_smoke: Store, crate) ->
         "report/.lock",
     }
     assert described.keys() == there
-    assert {"run.sqlite", "run.json", "report/report.html", "report/verdict.json"} <= there
+    assert {"run.sqlite", "report/report.html", "report/verdict.json"} <= there
     for name, entity in described.items():
         content = (folder / name).read_bytes()
         assert (entity["contentSize"], entity["sha256"]) == (str(len(content)), sha256(content).hexdigest()), name
