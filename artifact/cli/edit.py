@@ -97,7 +97,7 @@ def edit(
     correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
-    from artifact.editing.edit import carrying
+    from artifact.editing.edit import with_edit
     from artifact.editing.edit_file import read_edit, write_edit
     from artifact.editing.mend_history import History
     from artifact.editing.protocol import protocol_of, protocol_words
@@ -139,7 +139,7 @@ def edit(
     below = None if on is None else read_edit(on, loaded, any_model)
     if below is not None:
         notes = (*editor.notes, *filter(None, [below.note]))
-        editor = replace(editor, model=carrying(loaded, below.edit), notes=notes)
+        editor = replace(editor, model=with_edit(loaded, below.edit), notes=notes)
     before = History()
     if earlier:
         editor.count_rows(earlier, before)

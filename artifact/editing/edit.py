@@ -1,14 +1,13 @@
 """What an edit is: a change of named weights, applied to the rows of a batch without touching the model.
 
-Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), and their guards. The
-model's own weights are never written to.
+Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), and their guards; and the
+model that carries one. The model's own weights are never written to.
 
 Shape letters: B batch row, T token, I input and O output width of a linear layer, R rank.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,11 +119,7 @@ class Edit:
         return float(torch.tensor([change.norm() for change in self.changes.values()], dtype=torch.float64).norm())
 
     def tensors(self, decoder: Decoder) -> dict[str, Tensor]:
-        """New minus old by transformers' parameter name, in the orientation transformers stores, on the processor."""
-        return {name: tensor.contiguous().cpu() for name, tensor in self.tensors_on(decoder).items()}
-
-    def tensors_on(self, decoder: Decoder) -> dict[str, Tensor]:
-        """The same, on the edit's device."""
+        """New minus old by transformers' parameter name, in the orientation transformers stores."""
         tensors = {}
         for name, change in self.changes.items():
             whole = _whole(change)
@@ -133,7 +128,7 @@ class Edit:
                 tensors[f"{name}.weight"] = weight_IO if decoder.family.input_first else weight_IO.t()
             if bias_O is not None:
                 tensors[f"{name}.bias"] = bias_O
-        return tensors
+        return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,23 +162,21 @@ def added_up(edits: Sequence[Edit]) -> Edit:
     return Edit(sums)
 
 
+def with_edit(model: LanguageModel, edit: Edit) -> LanguageModel:
+    """The model with an edit written into its weights; the tensors that it leaves alone are shared, none is changed."""
+    decoder = model.decoder
+    weights = dict(decoder.weights)
+    for name, added in edit.tensors(decoder).items():
+        weights[name] = weights[name] + added.to(weights[name])
+    return replace(model, decoder=decoder.with_weights(weights))
+
+
 def _whole(change: Change) -> Dense:
     return Dense(change.dense()) if isinstance(change, LowRank) else change
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one + other if one is not None and other is not None else one if other is None else other
-
-
-def carrying(model: LanguageModel, edit: Edit) -> LanguageModel:
-    """The model with an edit in its weights, on which another edit can be computed.
-
-    Only the changed weights are new tensors: the given model's are left as they are and shared.
-    """
-    decoder = copy(model.decoder)
-    changed = {name: model.decoder.weights[name] + delta for name, delta in edit.tensors_on(model.decoder).items()}
-    decoder.weights = {**model.decoder.weights, **changed}
-    return replace(model, decoder=decoder)
 
 
 def checked_norm(edit: Edit, losses: Sequence[float] = ()) -> float:

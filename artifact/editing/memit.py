@@ -6,15 +6,16 @@ last layer) / layers left, measured again with the layers below already changed;
 ((lambda C + K K^T)^-1 K)^T, solved in float64 with one factorisation of C a layer. Relation perspective, as released:
 keys at the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{memit,rake_memit}, 1e-4 relative.
-The value optimisation is value.py's, the solve moments.py's. The site (site.py) is as published the MLP at the
-subject's last token. At the attention's output projection the state is the one that the attention's output is added
-to: in a block whose MLP reads it, that between the two.
+The value optimisation is value.py's, the solve moments.py's. Methods that differ from MEMIT in what they solve alone
+(emmet.py, alphaedit.py) give their own `adjust`. The site (site.py) is as published the MLP at the subject's last
+token. At the attention's output projection the state is the one that the attention's output is added to: in a block
+whose MLP reads it, that between the two.
 
 Shape letters as in lm/decoder.py, and F fact, N facts of one edit.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments
 from artifact.editing.objective import Objective, Row, fact_row, objective, until_lookup
 from artifact.editing.protocol import Protocol
-from artifact.editing.site import PROJECTIONS
+from artifact.editing.site import PROJECTIONS, FactToken, Module
 from artifact.editing.value import Terms, optimise
 from artifact.errors import DoesNotFit, EditError
 from artifact.facts.fact import View, fill
@@ -35,6 +36,9 @@ from artifact.lm.load import LanguageModel
 
 REMOVAL_PREFIXES = 5
 """How many prefixed removal prompts were meant; the released slice counts groups and so takes all."""
+Adjust = Callable[[int, Tensor, Sequence[int]], Tensor]
+"""From a layer, keys (F, M) and the number of facts of each group to adjusted keys (F, M), float64: a group's change of
+the layer is the sum of its adjusted keys times its residuals."""
 
 
 @dataclass(frozen=True)
@@ -82,26 +86,20 @@ def memit(
     moments: Moments,
     protocol: Protocol,
     memory: Memory | None = None,
+    adjust: Adjust | None = None,
 ) -> list[MemitEdit | EditError]:
     """An edit for each group of views, as if each group were the only one; EditError in the place of a failed one.
 
     A group is written jointly: one view for a single edit, many for a mass edit. `templates` are groups of context
-    prefixes ("{}" is the prompt), averaged within the group first. Groups go in batches that fit `memory`.
+    prefixes ("{}" is the prompt), averaged within the group first. Groups go in batches that fit `memory`. `adjust` is
+    MEMIT's (lambda C + K K^T)^-1 K by default.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     flat = [template for group in templates for template in group]
+    asked = [_asked(model, views, flat, hparams.fact_token) for views in groups]
 
-    def until(template: str, view: View) -> Row:
-        return until_lookup(fact_row(model, template, view.subject, token=hparams.fact_token))
-
-    asked = [
-        _Asked(
-            views,
-            [until(fill(t, view.template), view) for view in views for t in flat],
-            [until(view.template, view) for view in views],
-        )
-        for views in groups
-    ]
+    def adjusted(layer: int, key_FM: Tensor, sizes: Sequence[int]) -> Tensor:
+        return _adjusted(model, moments, layer, key_FM, sizes, hparams.mom2_update_weight)
 
     def fitting(left: Sequence[_Asked]) -> int:
         rows = count = longest = 0
@@ -114,7 +112,9 @@ def memit(
         return count
 
     def compute(part: Sequence[_Asked]) -> list[MemitEdit | EditError]:
-        return _memit(model, part, hparams, templates, moments, protocol, memory)
+        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory)
+        note = moments.note(hparams.layers)
+        return [replace(one, note=note) if isinstance(one, MemitEdit) else one for one in edits]
 
     def alone(one: _Asked) -> list[MemitEdit | EditError]:
         return [
@@ -137,12 +137,42 @@ class _Asked(NamedTuple):
     bare: Sequence[Row]
 
 
+def _asked(model: LanguageModel, views: Sequence[View], flat: Sequence[str], token: FactToken) -> _Asked:
+    def until(template: str, view: View) -> Row:
+        return until_lookup(fact_row(model, template, view.subject, token=token))
+
+    return _Asked(
+        views,
+        [until(fill(t, view.template), view) for view in views for t in flat],
+        [until(view.template, view) for view in views],
+    )
+
+
+@torch.no_grad()
+def keys_of(
+    model: LanguageModel,
+    views: Sequence[View],
+    layers: Sequence[int],
+    templates: Sequence[Sequence[str]],
+    site: Module = "mlp",
+    token: FactToken = "subject_last",
+) -> dict[int, Tensor]:
+    """The keys (N, M) of views in each of these layers, lowest first, as MEMIT takes them."""
+    flat = [template for group in templates for template in group]
+    states, keys = _States(model, [_asked(model, views, flat, token)], len(flat), site, layers[0]), {}
+    for at, layer in enumerate(layers):
+        keys[layer] = _grouped_mean(states.prefixed(states.block(layer)), [len(group) for group in templates])
+        if layer != layers[-1]:
+            states.advance(layer + 1, layers[at + 1])
+    return keys
+
+
 def _memit(
     model: LanguageModel,
     groups: Sequence[_Asked],
     hparams: MemitHparams,
     templates: Sequence[Sequence[str]],
-    moments: Moments,
+    adjust: Adjust,
     protocol: Protocol,
     memory: Memory,
 ) -> list[MemitEdit | EditError]:
@@ -154,22 +184,22 @@ def _memit(
     token = hparams.fact_token
     objectives: list[Objective] = [objective(model, view, flat, removals, protocol, token) for view in views]
     with torch.no_grad():
-        states = _States(model, groups, len(flat), hparams)
+        states = _States(model, groups, len(flat), hparams.site, layers[0])
         start_FD = states.at_last(layers[0], layers[-1] + 1)
     optimised = optimise(model, [layers[-1]] * len(views), objectives, start_FD, hparams, memory)
     value_FD = start_FD.float() + optimised.delta_FD
     with torch.no_grad():
-        written = _write(model, states, value_FD, hparams, templates, moments)
+        written = _write(model, states, value_FD, hparams, templates, adjust)
 
     results: list[MemitEdit | EditError] = []
-    sizes, first, note = states.sizes, 0, moments.note(layers)
+    sizes, first = states.sizes, 0
     parts = {layer: one.split(sizes) for layer, one in written.items()}
     dtype = model.decoder.dtype
     names = {layer: model.decoder.family.name(PROJECTIONS[hparams.site].part, layer) for layer in layers}
     for number, (size, values_ND) in enumerate(zip(sizes, value_FD.split(sizes), strict=True)):
         own = {layer: parts[layer][number] for layer in layers}
         facts = slice(first, first + size)
-        results.append(optimised.idle(facts) or _edited(names, own, values_ND, optimised.history[facts], note, dtype))
+        results.append(optimised.idle(facts) or _edited(names, own, values_ND, optimised.history[facts], dtype))
         first += size
     return results
 
@@ -180,7 +210,7 @@ def _write(
     value_FD: Tensor,
     hparams: MemitHparams,
     templates: Sequence[Sequence[str]],
-    moments: Moments,
+    adjust: Adjust,
 ) -> dict[int, Written]:
     """What goes into each layer of all facts, lowest first; each layer is read with those below it changed."""
     decoder, layers = model.decoder, hparams.layers
@@ -190,8 +220,7 @@ def _write(
         key_FM = _grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates])
         current_FD = states.at_last(layer + 1, layers[-1] + 1)
         residual_FD = (value_FD - current_FD).double() / (len(layers) - at)
-        adjusted_FM = _adjusted(model, moments, layer, key_FM, states.sizes, hparams.mom2_update_weight)
-        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjusted_FM)
+        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjust(layer, key_FM, states.sizes))
         if layer != layers[-1]:
             name = decoder.family.name(PROJECTIONS[hparams.site].part, layer)
             edits = [Edit({name: own.change(decoder.dtype)}) for own in written[layer].split(states.sizes)]
@@ -205,7 +234,6 @@ def _edited(
     written: Mapping[int, Written],
     values_ND: Tensor,
     history: Sequence[Sequence[Terms]],
-    note: str,
     dtype: torch.dtype,
 ) -> MemitEdit | EditError:
     """One group's edit of the weights `names`, by layer; an error where it or a loss is not finite."""
@@ -215,9 +243,7 @@ def _edited(
     except EditError as error:
         return error
     losses = [terms[0] for terms in history[0]] if len(history) == 1 else ()
-    return MemitEdit(
-        edit=edit, norm=norm, losses=losses, note=note, values_ND=values_ND, history=history, written=written
-    )
+    return MemitEdit(edit=edit, norm=norm, losses=losses, values_ND=values_ND, history=history, written=written)
 
 
 def _grouped_mean(rows_BM: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -243,9 +269,9 @@ class _States:
     group; row_group: each row's group.
     """
 
-    def __init__(self, model: LanguageModel, groups: Sequence[_Asked], prefixes: int, hparams: MemitHparams) -> None:
-        self._decoder, self._key = model.decoder, PROJECTIONS[hparams.site].key
-        self._enters = hparams.site == "attn" and not model.decoder.family.parallel
+    def __init__(self, model: LanguageModel, groups: Sequence[_Asked], prefixes: int, site: Module, layer: int) -> None:
+        self._decoder, self._key = model.decoder, PROJECTIONS[site].key
+        self._enters = site == "attn" and not model.decoder.family.parallel
         self.sizes = [len(group.views) for group in groups]
         group_F = [number for number, size in enumerate(self.sizes) for _ in range(size)]
         self.row_group = [number for number in group_F for _ in range(prefixes)] + group_F
@@ -253,7 +279,7 @@ class _States:
         inputs = [row for group in groups for row in group.prefixed] + [row for group in groups for row in group.bare]
         self._lookup_B = torch.tensor([row.lookup for row in inputs], device=self._decoder.device)
         word_BTD = self._decoder.words(model.tokens.pad([row.ids for row in inputs], self._decoder.device))
-        self._hidden_BTD = self._decoder.blocks(self._decoder.embed(word_BTD), 0, hparams.layers[0])
+        self._hidden_BTD = self._decoder.blocks(self._decoder.embed(word_BTD), 0, layer)
         self._entry_BTD = self._hidden_BTD
 
     def block(self, layer: int) -> Tensor:

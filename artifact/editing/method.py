@@ -72,6 +72,8 @@ class Method:
     """For such a method: adds what the edits of groups would leave to a history, without making them."""
     sites: bool = False
     """It edits either module and any token (site.py)."""
+    keeps: "Callable[[Editor, Sequence[View], Edited], object] | None" = None
+    """What the next edit of a sequence must know of an edit, and of those before it, on the model that carries them."""
     undone_by: str = ""
     """The protocol's switch under which its edit is undone before scoring, as the released code does; empty: never."""
     unchanged: str = ""

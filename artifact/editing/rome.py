@@ -2,11 +2,12 @@
 
 Covers both perspectives, many independent single edits at once, of one fact at many layers too. The site (site.py) is
 as published the MLP at the subject's last token; the attention's output projection and other tokens take the same
-algebra. Entity perspective: key and value at the rewrite prompt, towards o*. Relation perspective, as released: key from the removal
-prompt, value on the "add" prompt towards the relation together with the first five prefixed removal prompts towards
-"None", update measured at the "add" prompt. Source: equations (2) and (3) and docs/protocol.md; golden numbers:
-tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative. tests/editing/test_sites.py holds other sites to
-transformers' own modules.
+algebra. Entity perspective: key and value at the rewrite prompt, towards o*. Relation perspective, as released: key
+from the removal prompt, value on the "add" prompt towards the relation together with the first five prefixed removal
+prompts towards "None", update measured at the "add" prompt. Source: equations (2) and (3) and docs/protocol.md; golden
+numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B}, 1e-4 relative. tests/editing/test_sites.py holds other
+sites to transformers' own modules. R-ROME and p-ROME (arXiv 2403.07175) are the same with other prefixes for the key
+and for what is measured: tests/reference/{rrome,rrome_B}.
 
 Shape letters as in lm/decoder.py (M is the width of the edited projection's input), and F edit, U different view.
 """
@@ -31,6 +32,8 @@ from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
+BARE = ("{}",)
+"""The prompt without a prefix."""
 REMOVAL_PREFIXES = 5
 """How many prefixed removal prompts a relation edit takes."""
 
@@ -56,20 +59,24 @@ def rome(
     moments: Moments,
     protocol: Protocol,
     memory: Memory | None = None,
+    *,
+    keyed: Sequence[str] | None = None,
+    measured: Sequence[str] = BARE,
     layers: Sequence[int] | None = None,
 ) -> list[RomeEdit | EditError]:
     """An edit for each view, as if each were the only one; an EditError in the place of one that cannot be computed.
 
-    `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's. `layers` names the
-    layer of each edit (default: the hyperparameters'); a view that comes at several layers is run unedited once.
+    `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's. `keyed`: those whose
+    mean key is written to (default: all); `measured`: those over which the update's k' and W k' are averaged. `layers`
+    names the layer of each edit (default: the hyperparameters'); a view that comes at several is run unedited once.
     """
     decoder, layers = model.decoder, layers or [hparams.layer] * len(views)
     memory = memory or Memory(default_memory(decoder.device))
-    asked = _Asked(model, views, hparams, templates, protocol)
+    asked = _Asked(model, views, hparams, templates, protocol, templates if keyed is None else keyed, measured)
     with torch.no_grad():
-        rows = [*asked.key_rows, *asked.bare_rows, *(one.rows[0] for one in asked.objectives)]
+        rows = [*asked.key_rows, *asked.measured_rows, *(one.rows[0] for one in asked.objectives)]
         projected = _projections(model, hparams.site, sorted(set(layers)), rows, memory)
-        read = {layer: _Read.of(*both, len(templates), len(asked.objectives)) for layer, both in projected.items()}
+        read = {layer: _Read.of(*both, asked) for layer, both in projected.items()}
         key_FM = torch.stack([read[layer].key_UM[u] for layer, u in zip(layers, asked.number, strict=True)])
         left_FM = _whitened(decoder, moments, layers, key_FM) if hparams.mom2_adjustment else key_FM.double()
         left_FM = left_FM / left_FM.norm(dim=1, keepdim=True)
@@ -81,7 +88,7 @@ def rome(
     for f, (layer, u) in enumerate(zip(layers, asked.number, strict=True)):
         left_M, target_D = left_FM[f], start_FD[f].float() + optimised.delta_FD[f]
         gap_D = (target_D - read[layer].current_UD[u].float()).double()
-        right_D = gap_D / (read[layer].bare_UM[u].double() @ left_M)
+        right_D = gap_D / (read[layer].measured_UM[u].double() @ left_M)
         note = moments.note([layer]) if hparams.mom2_adjustment else ""
         name = decoder.family.name(PROJECTIONS[hparams.site].part, layer)
         results.append(_edited(name, decoder.dtype, optimised, f, left_M, right_D, target_D, note))
@@ -89,8 +96,8 @@ def rome(
 
 
 class _Asked:
-    """The different views among those asked for, the `number` of each one's, and their prompts: `key_rows` with every
-    prefix, `bare_rows`, and the objectives.
+    """The different views among those asked for, the `number` of each one's, and their prompts: `key_rows` and
+    `measured_rows` with their prefixes, and the objectives.
     """
 
     def __init__(
@@ -100,36 +107,46 @@ class _Asked:
         hparams: RomeHparams,
         templates: Sequence[str],
         protocol: Protocol,
+        keyed: Sequence[str],
+        measured: Sequence[str],
     ) -> None:
         token, different = hparams.fact_token, list(dict.fromkeys(views))
         self.number = [different.index(view) for view in views]
         removals = templates[:REMOVAL_PREFIXES]
         self.objectives = [objective(model, view, templates, removals, protocol, token) for view in different]
-        asked = [(fill(t, view.removal or view.template), view.subject) for view in different for t in templates]
-        self.key_rows = [fact_row(model, text, subject, token=token) for text, subject in asked]
-        self.bare_rows = [fact_row(model, view.template, view.subject, token=token) for view in different]
+
+        def rows(prefixes: Sequence[str], prompts: Sequence[str]) -> list[Row]:
+            both = [(fill(t, prompt), view) for prompt, view in zip(prompts, different, strict=True) for t in prefixes]
+            return [fact_row(model, text, view.subject, token=token) for text, view in both]
+
+        self.key_rows = rows(keyed, [view.removal or view.template for view in different])
+        self.measured_rows = rows(measured, [view.template for view in different])
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What one layer's projection takes and gives: the key, the bare prompt's own input and output, and the output
-    with the target after the prompt.
+    """What one layer's projection takes and gives: the key, the measured prompts' mean input and output, and the output
+    with the target after the first prompt.
 
-    start and current, v0 and W k', are equal, as the model is causal.
+    Of the bare prompt, start and current, v0 and W k', are equal, as the model is causal.
     """
 
     key_UM: Tensor
-    bare_UM: Tensor
+    measured_UM: Tensor
     current_UD: Tensor
     start_UD: Tensor
 
     @classmethod
-    def of(cls, input_BM: Tensor, output_BD: Tensor, prefixes: int, views: int) -> "_Read":
-        """From the rows of the keys, `prefixes` of each view, the bare ones, and those with the target."""
-        sizes = [prefixes * views, views, views]
-        flat_BM, bare_UM, _ = input_BM.split(sizes)
-        _, current_UD, start_UD = output_BD.split(sizes)
-        return cls(torch.stack([part.mean(0) for part in flat_BM.split(prefixes)]), bare_UM, current_UD, start_UD)
+    def of(cls, input_BM: Tensor, output_BD: Tensor, asked: _Asked) -> "_Read":
+        """From the rows of the keys, the measured ones, and those with the target."""
+        views = len(asked.objectives)
+        sizes = [len(asked.key_rows), len(asked.measured_rows), views]
+        key_BM, measured_BM, _ = input_BM.split(sizes)
+        _, current_BD, start_UD = output_BD.split(sizes)
+        key_UM, measured_UM, current_UD = (
+            part_BX.unflatten(0, (views, -1)).mean(1) for part_BX in (key_BM, measured_BM, current_BD)
+        )
+        return cls(key_UM, measured_UM, current_UD, start_UD)
 
 
 def _whitened(decoder: Decoder, moments: Moments, layers: Sequence[int], key_FM: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tiny_llama import VOCABULARY, llama_module, write_folder
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from artifact.cli import call
-from artifact.editing.edit import carrying, row_edits
+from artifact.editing.edit import row_edits, with_edit
 from artifact.editing.memit import memit
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.memit import MemitHparams
@@ -164,7 +164,7 @@ def test_memit_writes_its_values_into_the_attention(folder, model, facts) -> Non
         ours(model, prompt, found.edit), logits(folder, model, prompt, deltas), rtol=1e-4, atol=1e-4
     )
     seen: dict[str, torch.Tensor] = {}
-    edited = carrying(model, found.edit).decoder
+    edited = with_edit(model, found.edit).decoder
 
     def read(site: str, layer: int, value: torch.Tensor) -> None:
         if layer == 1:
