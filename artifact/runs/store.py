@@ -38,6 +38,7 @@ from artifact.runs.seals import (
 )
 
 DESCRIPTION = "run.json"
+REPORT = "report"
 NOT_ANSWERED = "the model's greedy answer is"
 """How the reason of a traced statement begins that the model does not answer as the data says."""
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -87,7 +88,7 @@ class Store:
 
     @property
     def report_folder(self) -> Path:
-        return self.folder / "report"
+        return self.folder / REPORT
 
     def info(self) -> RunInfo:
         """What the run is; RunError when the journal holds no such entry."""
