@@ -1,8 +1,8 @@
 """The figures: heat maps of the average indirect effect by token role and layer, and severed effects by layer.
 
-Covers drawing charts.py's and severed.py's data, as PDF and PNG of the same bytes each time: entity and relation view
-side by side on one colour scale, single panels for narrow pages, and one traced prompt. It traces nothing and needs no
-GPU. Which figures need drawing at all is drawings.py's.
+Covers drawing charts.py's and severed.py's data, as PDF and PNG of the same bytes each time: entity and relation
+perspective side by side on one colour scale, single panels for narrow pages, and one traced prompt. It traces nothing
+and needs no GPU. Which figures need drawing at all is drawings.py's.
 """
 
 import io
@@ -75,7 +75,9 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
     suffix, RunError when the file cannot be written.
     """
     form = figure_form(path)
-    effects_TL = np.asarray(trace["scores"]) - trace["corrupted"]
+    untouched = trace["clean"] if trace.get("direction") == "corrupt" else trace["corrupted"]
+    effects_TL = np.asarray(trace["scores"]) - untouched
+    read = {"logp": "log p", "ld": "the logit of "}.get(trace.get("metric", "p"), "p")
 
     def draw() -> Figure:
         named = range(0, len(effects_TL), -(-len(effects_TL) // _MOST_LABELS))
@@ -89,7 +91,7 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
         axis.set_xlabel("layer")
         axis.tick_params(length=2, width=0.5)
         figure.colorbar(image, ax=axis).set_label(
-            f"indirect effect on p({_drawable(trace['answer'].strip(), _MOST_CHARACTERS)})"
+            f"indirect effect on {read}({_drawable(trace['answer'].strip(), _MOST_CHARACTERS)})"
         )
         return figure
 
@@ -151,7 +153,7 @@ def _figure(chart: Chart, panels: Sequence[Panel]) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    views = [panel.corrupt for panel in chart.panels]
+    perspectives = [panel.perspective for panel in chart.panels]
     scale = _scale(chart)
     image = None
     for axis, panel in zip(axes, panels, strict=False):
@@ -161,7 +163,7 @@ def _figure(chart: Chart, panels: Sequence[Panel]) -> Figure:
         layers = aie_RL.shape[1]
         axis.set_xticks(range(0, layers, max(1, -(-layers // 8))))
         axis.set_xlabel("layer")
-        named = f"{_drawable(panel.unit)}, " if views.count(panel.corrupt) > 1 else ""
+        named = f"{_drawable(panel.unit)}, " if perspectives.count(panel.perspective) > 1 else ""
         axis.set_title(f"{panel.title}\n{named}{panel.facts} facts", loc="right")
         axis.tick_params(length=2, width=0.5)
     assert image is not None
