@@ -62,7 +62,7 @@ def trace(
     protocol: Protocol = "released",
     correct: Correct = _NONE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
-    figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf or .png).")] = None,
+    figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf, .svg or .png).")] = None,
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
@@ -117,6 +117,8 @@ def trace(
         )
     say(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
     say(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
+    say(f"p(answer) with that token's state restored; * corrupted token; columns: {settings.trace_kind.layer_words}")
+    say(f"{'':>17} " + " ".join(f"{layer:>5}" for layer in range(loaded.decoder.layers)))
     for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):
         mark = "*" if position in found.span else " "
         say(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
