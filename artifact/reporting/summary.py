@@ -115,9 +115,7 @@ def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[Judge
     if any(cell.partial for cell in verdict.cells):
         found.append(Line("the paper's values on all of its facts: part of them was run, so intervals are judged"))
     if all(run.info.model == EMBEDDED for run in runs):
-        found.append(
-            Line("how the methods behave on real text: the facts are made up, and the model is trained on them")
-        )
+        found.append(Line("how the methods do on real text: the facts are made up, and the model was trained on them"))
     return found
 
 
