@@ -36,7 +36,7 @@ from artifact.facts.lengths import PAPER_LENGTHS, Lengths, Prompt, Traced
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, from_module
 from artifact.lm.work import Shape
-from artifact.plan import PLANS
+from artifact.plans import PLANS
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import TraceSettings

@@ -112,7 +112,7 @@ def convert(
     say(f"prompts about other facts left out, because their answer is not the fact's true object: {made.unused}")
     ids = sum("relation_id" in record["requested_rewrite"] for record in records)
     say(
-        f"relation view: this layout has none; `kloc run` with --relation-source templates builds it for records with "
-        f"a known relation_id, which {ids} have; docs/facts.md says how to add it"
+        f"relation perspective: this layout has none; `kloc run` with --relation-source templates builds it for "
+        f"records with a known relation_id, which {ids} have; docs/facts.md says how to add it"
     )
     return 0

@@ -3,8 +3,8 @@
 Covers both perspectives, many independent edits at once, and edits that write a list of facts jointly. Per layer,
 lowest first: key k = mean over groups of prefixes of the mean within the group; residual = (z - current state at the
 last layer) / layers left, measured again with the layers below already changed; change = residual times
-((lambda C + K K^T)^-1 K)^T, solved in float64 with one factorisation of C a layer. Relation view, as released: keys at
-the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
+((lambda C + K K^T)^-1 K)^T, solved in float64 with one factorisation of C a layer. Relation perspective, as released:
+keys at the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{memit,rake_memit}, 1e-4 relative.
 The value optimisation is value.py's, the solve moments.py's.
 

@@ -1,8 +1,8 @@
 """ROME: a rank-one change of one layer's down-projection that makes the subject's last token carry a new value.
 
-Covers both perspectives, many independent single edits at once. Entity view: key and value at the rewrite prompt,
-towards o*. Relation view, as released: key from the removal prompt, value on the "add" prompt towards the relation
-together with the first five prefixed removal prompts towards "None", update measured at the "add" prompt.
+Covers both perspectives, many independent single edits at once. Entity perspective: key and value at the rewrite
+prompt, towards o*. Relation perspective, as released: key from the removal prompt, value on the "add" prompt towards
+the relation together with the first five prefixed removal prompts towards "None", update measured at the "add" prompt.
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B},
 1e-4 relative.
 

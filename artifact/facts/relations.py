@@ -1,8 +1,8 @@
 """The relations of CounterFact and the known facts: written names, aliases and subject types, by Wikidata property.
 
-Covers the 34 relation ids of both files, and the harder foil of the relation view: another relation that the same kind
-of subject has. Names and aliases are Wikidata's property labels, shortened where the label explains itself; a type is
-what most of a relation's subjects are in CounterFact, our reading. Prompts are templates.py's.
+Covers the 34 relation ids of both files, and the harder foil of the relation perspective: another relation that the
+same kind of subject has. Names and aliases are Wikidata's property labels, shortened where the label explains itself; a
+type is what most of a relation's subjects are in CounterFact, our reading. Prompts are templates.py's.
 """
 
 import hashlib

@@ -94,7 +94,7 @@ def edit_charts(model: str, rows: Sequence[MeasuredRow], paper: Sequence[JudgedR
     base = next((row for row in rows if row.edited is None), None)
     methods = tuple(dict.fromkeys(row.printed_method for row in edits))
     published = {
-        (row.source.method, row.source.edited, cell.cell.view, cell.cell.group): cell.cell.value
+        (row.source.method, row.source.edited, cell.cell.perspective, cell.cell.group): cell.cell.value
         for row in paper
         if row.source.model == model
         for cell in row.cells

@@ -53,11 +53,11 @@ def heat_map(chart: Chart, width: float = COLUMN_INCHES) -> Figure:
         axis.set_axis_off()
     scale, image = _scale(chart), None
     inches = width / columns - _LABELS_INCHES
-    perspectives = [panel.corrupt for panel in panels]
+    perspectives = [panel.perspective for panel in panels]
     for axis, panel in zip(axes, panels, strict=False):
         image = _heat(axis, panel.aie_RL, scale)
         axis.set_yticks(range(len(panel.effects)), [f"{drawable(e.role)} ({e.facts})" for e in panel.effects])
-        named = f", {drawable(panel.unit)}" if perspectives.count(panel.corrupt) > 1 else ""
+        named = f", {drawable(panel.unit)}" if perspectives.count(panel.perspective) > 1 else ""
         axis.set_title(wrapped(f"{panel.title}: {panel.facts} facts{named}", inches), loc="left")
         layer_axis(axis, panel.aie_RL.shape[1], inches, chart.layer_words)
         if columns == 1:

@@ -26,7 +26,7 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, columns_of
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
-from artifact.plan import narrowing_of
+from artifact.plans import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
@@ -302,7 +302,7 @@ def _environment() -> jinja2.Environment:
         clause=lambda text: str(text).rstrip("."),
         sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
         groupby_run=lambda columns: [
-            list(side) for _, side in groupby(columns, lambda column: (column.view, column.foil))
+            list(side) for _, side in groupby(columns, lambda column: (column.perspective, column.foil))
         ],
         quoted=lambda text: f"“{text}”" if text == NO_RELATION else text,
         # A typographic minus before digits; files that programs read keep the plain one.
@@ -332,7 +332,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
         does = {
-            "trace": f"trace the {unit.trace_kind.printed}, {unit.corrupt} view",
+            "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
         }[unit.does]

@@ -17,6 +17,7 @@ EMBEDDED = "world"
 FULL_NEEDS = "an NVIDIA GPU with 48 GB, 69 GB of disk and about 5.5 hours on an H100 (computed, not measured)"
 SAMPLE_NEEDS = "a GPU with 24 GB and about 11 minutes on an H100 (computed, not measured)"
 """What README says of the two plans; a test holds them together."""
+_DECIDED = {"holds", "does not hold"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Summary:
 def summarised(runs: Sequence[MeasuredRun], verdict: Verdict, before: Sequence[MeasuredBefore]) -> Summary:
     """The summary of the page of these runs; `before` are their comparisons with our earlier measurements."""
     plan, evidence = runs[0].info.plan, any(run.info.evidence for run in runs)
-    judged = [claim for claim in verdict.claims if claim.states]
-    waiting = [claim for claim in verdict.claims if not claim.states]
+    judged = [claim for claim in verdict.claims if _DECIDED & set(claim.states)]
+    waiting = [claim for claim in verdict.claims if not _DECIDED & set(claim.states)]
     kind = _kind(runs)
     title = f"{plan.title[:1].upper()}{plan.title[1:]}"
     return Summary(

@@ -19,7 +19,7 @@ import numpy as np
 from artifact.editing.protocol import all_switches
 from artifact.errors import NotBegun, RunError
 from artifact.io import reason, write_atomically
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
 from artifact.runs.lock import locked, unwritable_folder
@@ -371,8 +371,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
 
     Raises RunError, naming the first difference, when the folder belongs to another plan, model, protocol or setting.
     """
-    stored = store._meta("info")
-    if stored is None:
+    if store._meta("info") is None:
         if (store.folder / DESCRIPTION).exists():
             raise RunError(
                 f"{store.folder}: {DESCRIPTION} tells of a run that {DATABASE} does not hold (emptied or removed); "
@@ -384,7 +383,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
             store._put("info", msgspec.json.encode(info).decode())
         store._of = b""
         return info
-    then, now = msgspec.json.decode(stored), described(info)
+    then, now = described(store.info()), described(info)
     for one in (then, now):
         one["switches"] = all_switches(one["switches"])
     apart = ["model_reason", "cases", "given", "file_notes", "memory"]

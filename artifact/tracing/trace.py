@@ -62,7 +62,7 @@ class TraceSettings:
     samples: int = 10
     sever: SeverWord | None = None
     fresh_noise: bool = True
-    corrupt: Perspective = "entity"
+    perspective: Perspective = "entity"
     relation_span: RelationSpan = "all"
 
     def __post_init__(self) -> None:
@@ -166,7 +166,7 @@ def trace_all(
     for number, statement in enumerate(statements):
         try:
             encoded = model.tokens.encode(statement.prompt)
-            span = corrupted_tokens(encoded, statement, settings.corrupt, settings.relation_span)
+            span = corrupted_tokens(encoded, statement, settings.perspective, settings.relation_span)
         except ArtifactError as error:
             traced[number] = error
         else:

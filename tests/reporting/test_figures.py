@@ -183,5 +183,5 @@ def test_severed_curves_have_their_numbers() -> None:
     assert len(table) == len(roles("entity")) * 2 * LAYERS
     assert {row["severed"] for row in table} == {"nothing severed", "MLP severed"}
     last = table[-1]
-    assert (last["corrupted"], last["role"], last["layer"], last["facts"]) == ("entity", "last token", "47", "3")
+    assert (last["perspective"], last["role"], last["layer"], last["facts"]) == ("entity", "last token", "47", "3")
     assert float(last["aie"]) == pytest.approx(0.55) and float(last["low"]) <= 0.55 <= float(last["high"])
