@@ -69,7 +69,7 @@ def heat_map(chart: Chart, width: float = COLUMN_INCHES) -> Figure:
 
 def prompt_map(trace: Mapping[str, Any], width: float = COLUMN_INCHES) -> Figure:
     """One traced prompt's indirect effects, token by layer, with what was asked, restored and corrupted in words."""
-    effects_TL = np.asarray(trace["scores"]) - trace["corrupted"]
+    effects_TL = np.asarray(trace["scores"]) - trace["clean" if _into_clean(trace) else "corrupted"]
     named = range(0, len(effects_TL), -(-len(effects_TL) // _MOST_LABELS))
     title = title_text(_prompt_words(trace), width)
     figure = new_figure(width, 0.95 + _LINE * lines_of(title) + 0.17 * len(named))
@@ -81,22 +81,29 @@ def prompt_map(trace: Mapping[str, Any], width: float = COLUMN_INCHES) -> Figure
     longest = max(map(len, labels), default=0) * SMALL * 0.6 / 72
     windowed = _kind_words(trace)[1]
     layer_axis(axis, effects_TL.shape[1], width - longest - 0.2, windowed)
-    _colour_bar(figure, image, [axis], f"indirect effect on p({_answer(trace)})", 1)
+    _colour_bar(figure, image, [axis], f"indirect effect on {_read(trace)}", 1)
     return figure
 
 
-def _answer(trace: Mapping[str, Any]) -> str:
-    return drawable(str(trace["answer"]).strip(), _MOST_CHARACTERS)
+def _into_clean(trace: Mapping[str, Any]) -> bool:
+    """Whether corrupted states were put into the clean run."""
+    return trace.get("direction") == "corrupt"
+
+
+def _read(trace: Mapping[str, Any]) -> str:
+    """What was read of the answer, by its metric: the probability, its logarithm, or the logit."""
+    metric = {"logp": "log p", "ld": "logit of "}.get(str(trace.get("metric", "p")), "p")
+    return f"{metric}({drawable(str(trace['answer']).strip(), _MOST_CHARACTERS)})"
 
 
 def _prompt_words(trace: Mapping[str, Any]) -> list[str]:
     """The lines above a traced prompt's map: the prompt, what was restored, the two probabilities, and the star."""
     prompt = " ".join("".join(map(str, trace["tokens"])).split())
     words = [f'Prompt: "{prompt}"']
-    if restored := _kind_words(trace)[0]:
-        words.append(f"Restored: {restored}")
+    if put := _kind_words(trace)[0]:
+        words.append(f"Corrupted in the clean run: {put}" if _into_clean(trace) else f"Restored: {put}")
     before = f"clean {trace['clean']:.3f}, " if "clean" in trace else ""
-    words.append(f"p({_answer(trace)}): {before}corrupted {trace['corrupted']:.3f}")
+    words.append(f"{_read(trace)}: {before}corrupted {trace['corrupted']:.3f}")
     return [*words, "* corrupted token"]
 
 

@@ -31,6 +31,7 @@ from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import Chart, largest_half_width
+from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
@@ -43,7 +44,7 @@ from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
 from artifact.runs.rehearsed import REHEARSED
-from artifact.runs.store import Store
+from artifact.runs.store import REPORT, Store
 
 PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
@@ -65,7 +66,8 @@ class Report:
 def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -> tuple[Path, Report]:
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
-    `folder` (default: the first run's own report folder). With several runs each file carries its model's name; with
+    `folder` (default: the first run's own report folder); what is written into a run's own folder, or into that of the
+    runs, is described there in ro-crate-metadata.json. With several runs each file carries its model's name; with
     `by_model` a single run's do, too, so that names stay when other models join. Two processes that report into one
     folder take turns. Raises RunError where it cannot be written, ExpectedError where published values cannot be read.
     """
@@ -81,6 +83,12 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
             report = make_report(stores, load_expected(), folder, by_model)
         for name, content in report.files.items():
             _write(folder / name, content)
+        root = folder.parent
+        if folder.name == REPORT and all(root in (store.folder, store.folder.parent) for store in stores):
+            files = {f"{REPORT}/{name}": content for name, content in report.files.items()}
+            commands = [repeat_command(store.info()) for store in stores]
+            with _writing(root / CRATE):
+                write_atomically(root / CRATE, crate_json(root, stores, commands, files))
     return folder / "report.html", report
 
 

@@ -105,8 +105,8 @@ def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[Judge
     if not any(run.info.evidence for run in runs):
         found.append(
             Line(
-                f"anything about the paper: none of its {len(verdict.cells)} published values was compared, none of its "
-                f"{len(verdict.claims)} claims judged"
+                f"anything about the paper: none of its {len(verdict.cells)} published values was compared, and none "
+                f"of its {len(verdict.claims)} claims was judged"
             )
         )
     elif waiting:

@@ -38,6 +38,7 @@ from artifact.runs.seals import (
 )
 
 DESCRIPTION = "run.json"
+REPORT = "report"
 NOT_ANSWERED = "the model's greedy answer is"
 """How the reason of a traced statement begins that the model does not answer as the data says."""
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -87,7 +88,7 @@ class Store:
 
     @property
     def report_folder(self) -> Path:
-        return self.folder / "report"
+        return self.folder / REPORT
 
     def info(self) -> RunInfo:
         """What the run is; RunError when the journal holds no such entry."""
@@ -105,11 +106,14 @@ class Store:
         if environment not in known:
             self._put("environments", msgspec.json.encode([*known, environment]).decode())
 
+    def description(self) -> bytes:
+        """The content of run.json."""
+        return msgspec.json.format(msgspec.json.encode(self.info()), indent=1) + b"\n"
+
     def write_description(self) -> None:
         """run.json beside the journal: what the run is, for people and scripts that do not open SQLite."""
-        text = msgspec.json.format(msgspec.json.encode(self.info()), indent=1)
         try:
-            write_atomically(self.folder / DESCRIPTION, text + b"\n")
+            write_atomically(self.folder / DESCRIPTION, self.description())
         except FileExistsError:
             raise RunError(f"{self.folder / DESCRIPTION}: is not a regular file; remove it") from None
         except OSError as error:

@@ -121,6 +121,8 @@ def test_the_map_of_a_prompt_says_what_was_asked_and_done() -> None:
     ):
         assert part in words.replace("\n", " ")
     assert "* corrupted token" in words and "Space*" in words and "centre layer of the window" in words
+    other = written(laid_out(lambda: prompt_map({**TRACE, "direction": "corrupt", "metric": "logp"})))
+    assert "Corrupted in the clean run: attention window" in other and "indirect effect on log p(Seattle)" in other
     less = {key: value for key, value in TRACE.items() if key not in ("kind", "window", "sever", "clean")}
     assert "p(Seattle): corrupted 0.100" in written(laid_out(lambda: prompt_map(less)))
 
