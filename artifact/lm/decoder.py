@@ -326,14 +326,21 @@ class Decoder:
             keys.append(layer_keys)
         return Run(states, outputs, keys)
 
-    def onward(self, word_BTD: Tensor, keys: list[LayerKeys], edits: RowEdits | None = None) -> Tensor:
+    def onward(
+        self,
+        word_BTD: Tensor,
+        keys: list[LayerKeys],
+        edits: RowEdits | None = None,
+        aligned: Aligned | None = None,
+    ) -> Tensor:
         """Final states (B, T, D) of the next tokens of texts whose earlier tokens have their keys and values, by layer,
-        in `keys`: an empty list for the first tokens. The new tokens' are added to it.
+        in `keys`: an empty list for the first tokens. The new tokens' are added to it. `aligned`: their positions and
+        what they see, where texts are of different lengths.
         """
-        hidden_BTD = self.embed(word_BTD, keys[0][0].shape[2] if keys else 0)
+        hidden_BTD = self.embed(word_BTD, keys[0][0].shape[2] if keys else 0, aligned)
         for layer in range(self.layers):
             past = keys[layer] if layer < len(keys) else None
-            hidden_BTD, new = self.block(layer, hidden_BTD, past=past, edits=edits)
+            hidden_BTD, new = self.block(layer, hidden_BTD, past=past, aligned=aligned, edits=edits)
             if past is None:
                 keys.append(new)
             else:
