@@ -331,7 +331,7 @@ class _States:
         """A change of the layer just run adds this to its module's output."""
         self._entry_BTD = self._entry_BTD + added_BTD
         entry_BTD = self._entry_BTD
-        self._hidden_BTD = self._decoder.after_attention(layer, entry_BTD) if self._enters else entry_BTD
+        self._hidden_BTD = self._decoder.after_attention(layer, entry_BTD, {}) if self._enters else entry_BTD
 
     def advance(self, first: int, stop: int) -> None:
         """Run the unedited layers first..stop-1 over all rows."""

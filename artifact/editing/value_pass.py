@@ -141,7 +141,7 @@ class _Group:
                 added_BD = decoder.moved(self.layer, self.output_BD, added_BD)
             return self.hidden_1ND.index_add(1, self.start_N, added_BD[None])
         attn_BD = decoder.added("attn", self.layer, self.output_BD + added_BD)
-        out_BD = decoder.after_attention(self.layer, self.entry_BD + attn_BD)
+        out_BD = decoder.after_attention(self.layer, self.entry_BD + attn_BD, {})
         return self.hidden_1ND.index_copy(1, self.start_N, out_BD[None])
 
 

@@ -273,21 +273,16 @@ class Decoder:
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
         if not family.parallel:
             hidden_BTD = hidden_BTD + self.added("attn", layer, attn_BTD)
-            return self.after_attention(layer, hidden_BTD, edits=edits, at_site=at_site), new
+            return self.after_attention(layer, hidden_BTD, edits, at_site), new
         if family.has("mlp_norm"):  # GPT-J has one norm for both modules
             normed_BTD = self._normed("mlp_norm", layer, hidden_BTD)
         mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
         # The order of this sum is transformers', so that float32 results agree to the last bits.
         return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
 
-    def after_attention(
-        self, layer: int, hidden_XD: Tensor, *, edits: RowEdits | None = None, at_site: AtSite | None = None
-    ) -> Tensor:
-        """What is left of a block that is not parallel: the block's output (..., D) for states (..., D) with its
-        attention's output added.
-        """
-        normed_XD = self._normed("mlp_norm", layer, hidden_XD)
-        mlp_XD = self._mlp(layer, normed_XD, edits or {}, at_site)
+    def after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None = None) -> Tensor:
+        """The output (..., D) of a block that is not parallel, for states (..., D) with its attention's output added."""
+        mlp_XD = self._mlp(layer, self._normed("mlp_norm", layer, hidden_XD), edits, at_site)
         return _visit(at_site, "hidden", layer, hidden_XD + self.added("mlp", layer, mlp_XD))
 
     def _mlp(self, layer: int, normed_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
