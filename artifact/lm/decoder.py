@@ -281,7 +281,7 @@ class Decoder:
         return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
 
     def after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None = None) -> Tensor:
-        """The output (..., D) of a block that is not parallel, for states (..., D) with its attention's output added."""
+        """A block's output (..., D), where it is not parallel, from states (..., D) with the attention's output."""
         mlp_XD = self._mlp(layer, self._normed("mlp_norm", layer, hidden_XD), edits, at_site)
         return _visit(at_site, "hidden", layer, hidden_XD + self.added("mlp", layer, mlp_XD))
 
