@@ -9,13 +9,14 @@ from artifact.editing.methods import MethodName
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.tracing.kinds import TRACE_KINDS, KindWord, SeverWord, TraceKind, trace_kind
 
-UnitKind = Literal["trace", "unedited", "edit"]
+UnitKind = Literal["trace", "unedited", "edit", "task"]
 Part = Literal["table1", "table2", "figure2", "figure3"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One thing to do to each fact: trace it, score the unedited model on it, or edit it and score the edited model.
+    """One thing to do to each fact: trace it, score the unedited model on it, edit it and score the edited model, or a
+    task of a question beyond the paper.
 
     `kind`, `window` and `sever` describe a trace, `method` an edit, `perspective` both: what is corrupted, or edited.
     `most` is how many facts it takes at most (None: all), `batch` how many are computed together: batches are cut from
@@ -34,6 +35,13 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     sever: SeverWord | None = None
     method: Literal["none"] | MethodName = "none"
     perspective: Perspective = "entity"
+    task: str = ""
+    """For `task`: which (tasks.py), and its own settings by name."""
+    options: tuple[tuple[str, str | int | float], ...] = ()
+
+    def option(self, name: str, default: str | int | float = "") -> str | int | float:
+        """A task's setting."""
+        return dict(self.options).get(name, default)
 
     @property
     def trace_kind(self) -> TraceKind:
@@ -45,6 +53,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
         """The tables and figures that the unit is for."""
         if self.does == "unedited":
             return ("table1", "table2")
+        if self.does == "task":
+            return ()
         if self.does == "edit":
             return ("table1",) if self.perspective == "relation" else ("table2",)
         return self.trace_kind.figures

@@ -104,6 +104,8 @@ class Context:
     """Files and folders that were fetched by the model's name."""
     prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """By method, those of the run that goes on; others are drawn."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
