@@ -42,6 +42,8 @@ class Editor:
     moments: Moments | None = None
     network: Network | None = None
     notes: Sequence[str] = ()
+    prefix_seed: int = SEED
+    """By which prefixes that nobody gave are drawn."""
     kept: Any = None
     """What the method keeps of the edits that the model carries (Method.keeps); None of an unedited one."""
 
@@ -85,7 +87,7 @@ class Editor:
         settings: dict[str, Any] = {"hparams": msgspec.to_builtins(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:
-            settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}
+            settings |= {"prefixes": self.prefixes, "prefix_seed": self.prefix_seed}
         if self.moments is not None:
             settings["moments"] = self.moments.source
         if self.network is not None:
