@@ -69,6 +69,12 @@ def edit(
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
     ] = None,
+    facts: Annotated[
+        Path | None,
+        Parameter(
+            help=f"JSON file of other facts, for {_named('facts')}. Default: the facts that come with the package."
+        ),
+    ] = None,
     history: Annotated[
         Path | None,
         Parameter(help="JSON list of records edited before, in order: MEND's edit, as released, depends on them."),
@@ -93,7 +99,13 @@ def edit(
             f"--history is for {_named('ordered_by')} as released, whose edits depend on those before them; this is "
             f"{method} under {protocol_words(followed.name, followed.switches())}; leave it out"
         )
-    files = {"--prefixes": prefixes, "--hparams": hparams, "--mend-weights": mend_weights, "--history": history}
+    files = {
+        "--prefixes": prefixes,
+        "--hparams": hparams,
+        "--mend-weights": mend_weights,
+        "--history": history,
+        "--facts": facts,
+    }
     check_outputs({"--out": out}, (request, *files.values(), moments, model))
     check_inputs(files)
     cases, views = _requests(request, chosen, perspective)
@@ -109,6 +121,7 @@ def edit(
         prefixes=prefixes,
         moments=moments,
         mend_weights=mend_weights,
+        facts=facts,
         any_model=any_model,
     )
     before = History()
@@ -117,7 +130,7 @@ def edit(
     (edited,) = editor.edits([views], before)
     if isinstance(edited, EditError):
         raise edited
-    if not edited.edit.changes:
+    if not (edited.edit.changes or edited.edit.context):
         raise EditError(
             f"{edited.told()['unedited_reason']}: the released code scores the unedited model, and no change is "
             "written; give other hyperparameters with --hparams"
@@ -128,7 +141,12 @@ def edit(
     for line in _lines(editor, edited, views, description):
         say(line)
     # Name a file that the method does not read.
-    for option, path in {"moments": moments, "prefixes": prefixes, "mend_weights": mend_weights}.items():
+    for option, path in {
+        "moments": moments,
+        "prefixes": prefixes,
+        "mend_weights": mend_weights,
+        "facts": facts,
+    }.items():
         if path is not None and option not in chosen.files:
             say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")
     if chosen.undone(followed.switches()):
@@ -163,7 +181,7 @@ def _description(editor: "Editor", perspective: Perspective, earlier: int) -> di
         "revision": editor.model.revision,
         "hparams": settings["hash"],
         "hparams_source": settings["hparams_source"],
-        **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
+        **{key: str(settings[key]) for key in ("moments", "facts", "weights") if key in settings},
         **({"history": str(earlier)} if editor.ordered else {}),
         **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
     }
@@ -180,7 +198,7 @@ def _lines(editor: "Editor", edited: "Edited", views: Sequence[View], descriptio
     if editor.ordered:
         earlier = description["history"]
         yield f"as released, normalised with the rows of {earlier} edits before it (--history) and its own"
-    shown = [name for name in ("protocol", "hparams", "moments", "weights") if name in description]
+    shown = [name for name in ("protocol", "hparams", "moments", "facts", "weights") if name in description]
     yield ", ".join(f"{name} {description[name]}" for name in shown)
     yield f"hyperparameters: {description['hparams_source']}"
     yield from editor.notes

@@ -20,7 +20,7 @@ from artifact.editing.moments import Moments
 from artifact.editing.prefixes import SEED
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, FactError
-from artifact.facts.fact import View
+from artifact.facts.fact import Fact, View
 from artifact.facts.joint import refuse_conflicts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
@@ -42,6 +42,9 @@ class Editor:
     moments: Moments | None = None
     network: Network | None = None
     notes: Sequence[str] = ()
+    facts: Sequence[Fact] = ()
+    """The facts of the data, where the method reads them (Method.facts)."""
+    facts_source: str = ""
     kept: Any = None
     """What the method keeps of the edits that the model carries (Method.keeps); None of an unedited one."""
 
@@ -88,6 +91,8 @@ class Editor:
             settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}
         if self.moments is not None:
             settings["moments"] = self.moments.source
+        if self.facts:
+            settings["facts"] = f"{len(self.facts)} facts of {self.facts_source}"
         if self.network is not None:
             settings["weights"] = f"{self.network.source}, sha256 {tensors_hash(tensors_of(self.network))[:12]}"
         return settings
