@@ -1,6 +1,7 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ from artifact.cli.app import (
 )
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, MethodName
+from artifact.editing.site import TOKEN_WORDS, FactToken, Module, Place, after_words
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, View, read_facts
 from artifact.facts.joint import refuse_conflicts
@@ -56,6 +58,21 @@ def edit(
     perspective: Annotated[
         Perspective, Parameter(help="The perspective to edit from: the entity's or the relation's.")
     ] = "entity",
+    site: Annotated[
+        Module | None,
+        Parameter(help=f"The module whose output projection is edited, for {_named('sites')} (default: mlp)."),
+    ] = None,
+    token: Annotated[
+        FactToken | None,
+        Parameter(
+            help=f"The token whose key is edited, for {_named('sites')} (default: subject_last). The layer is that of "
+            "--hparams.",
+        ),
+    ] = None,
+    on: Annotated[
+        Path | None,
+        Parameter(help="A file of kloc edit: compute this edit on the model that carries that one. Score with both."),
+    ] = None,
     moments: Annotated[
         Path | None, Parameter(help=f"Folder of second moments in the published layout, for {_named('moments')}.")
     ] = None,
@@ -86,7 +103,8 @@ def edit(
     correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
-    from artifact.editing.edit_file import write_edit
+    from artifact.editing.edit import with_edit
+    from artifact.editing.edit_file import read_edit, write_edit
     from artifact.editing.mend_history import History
     from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.lm.device import use_tf32
@@ -100,6 +118,7 @@ def edit(
             f"{method} under {protocol_words(followed.name, followed.switches())}; leave it out"
         )
     files = {
+        "--on": on,
         "--prefixes": prefixes,
         "--hparams": hparams,
         "--mend-weights": mend_weights,
@@ -122,8 +141,13 @@ def edit(
         moments=moments,
         mend_weights=mend_weights,
         facts=facts,
+        place=Place(site, token),
         any_model=any_model,
     )
+    below = None if on is None else read_edit(on, loaded, any_model)
+    if below is not None:
+        notes = (*editor.notes, *filter(None, [below.note]))
+        editor = replace(editor, model=with_edit(loaded, below.edit), notes=notes)
     before = History()
     if earlier:
         editor.count_rows(earlier, before)
@@ -137,6 +161,8 @@ def edit(
         )
     of_request = {"cases": cases} | ({"request_sha256": sha256_of(request)} if request.is_file() else {})
     description = _description(editor, perspective, len(earlier)) | of_request
+    if on is not None:
+        description |= {"on": f"{on.name}, sha256 {sha256_of(on)}"}
     write_edit(out, edited.edit, loaded, description)
     for line in _lines(editor, edited, views, description):
         say(line)
@@ -181,6 +207,7 @@ def _description(editor: "Editor", perspective: Perspective, earlier: int) -> di
         "revision": editor.model.revision,
         "hparams": settings["hash"],
         "hparams_source": settings["hparams_source"],
+        **({"site": editor.hparams.site, "token": editor.hparams.fact_token} if editor.method.sites else {}),
         **{key: str(settings[key]) for key in ("moments", "facts", "weights") if key in settings},
         **({"history": str(earlier)} if editor.ordered else {}),
         **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
@@ -195,6 +222,13 @@ def _lines(editor: "Editor", edited: "Edited", views: Sequence[View], descriptio
     yield ", ".join(f"{name} {value:.4g}" for name, value in edited.told().items() if not isinstance(value, str))
     if edited.note:
         yield edited.note
+    if editor.method.sites:
+        module, at = editor.hparams.site, TOKEN_WORDS[editor.hparams.fact_token]
+        parallel = editor.model.decoder.family.parallel
+        layers = ", ".join(map(str, editor.hparams.edited))
+        yield f"site: {module} at {at}, layer {layers}; {after_words(module, parallel)}"
+    if "on" in description:
+        yield f"on top of {description['on']}: score and apply the two together"
     if editor.ordered:
         earlier = description["history"]
         yield f"as released, normalised with the rows of {earlier} edits before it (--history) and its own"

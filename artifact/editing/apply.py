@@ -36,7 +36,19 @@ _FILES = (CONFIG, "generation_config.json", "chat_template.jinja", "tokenizer.mo
 _LICENCE_FILES = ("LICEN", "NOTICE", "USE_POLICY")
 """What the names of files open with that must go with a model."""
 _LICENCES = {"world": "MIT", SMOLLM2: "Apache-2.0"} | {model.name: model.licence for model in HUB_MODELS.values()}
-_TOLD = ("method", "perspective", "protocol", "cases", "request_sha256", "hparams", "hparams_source", "history")
+_TOLD = (
+    "method",
+    "perspective",
+    "protocol",
+    "cases",
+    "request_sha256",
+    "hparams",
+    "hparams_source",
+    "site",
+    "token",
+    "on",
+    "history",
+)
 """What a card says of an edit file's own words; others may hold paths of the machine it was made on."""
 
 

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
 from artifact.editing.edit import Edited, with_edit
-from artifact.editing.hparams import Hparams, hparams_hash
+from artifact.editing.hparams import Hparams, hparams_hash, told
 from artifact.editing.mend_history import History
 from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import tensors_hash, tensors_of
@@ -85,7 +83,7 @@ class Editor:
         """What a run keeps of the settings: resolved hyperparameters with their hash, and the sources of the rest."""
         hparams: Hparams = self.hparams
         source = self.method.hparams_source(hparams, self.model.name, self.model.decoder.layers)
-        settings: dict[str, Any] = {"hparams": msgspec.to_builtins(hparams), "hash": hparams_hash(hparams)}
+        settings: dict[str, Any] = {"hparams": told(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:
             settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}

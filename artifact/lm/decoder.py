@@ -5,9 +5,10 @@ keys and values, logits only where they are read, and a different weight edit fo
 (families/) says what its weights are called and how its blocks differ. It does not cover loading
 (load.py), tokens (tokens.py), or the choice of the next token (editing/prefixes.py, evaluation/generate.py).
 
-Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed`
-is the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of its
-down-projection. In a gated MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's
+Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `mixed`
+is the input of the attention's output projection (the heads' weighted values side by side), `normed` the input of the
+MLP's up-projection, `up` its output before the activation function, `key` the input of its down-projection. In a gated
+MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's
 output: the one that goes through the activation function; `key` is the product.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Site = Literal["hidden", "mlp", "attn", "normed", "up", "key"]
+Site = Literal["hidden", "mlp", "attn", "mixed", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
 """Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
 LayerKeys = tuple[Tensor, Tensor]
@@ -244,19 +245,31 @@ class Decoder:
             mixed_BTD = packing.packed(mixed_BTD)
         if read_N is not None:
             mixed_BTD, hidden_BTD, normed_BTD = (x.index_select(1, read_N) for x in (mixed_BTD, hidden_BTD, normed_BTD))
+        mixed_BTD = _visit(at_site, "mixed", layer, mixed_BTD)
         attn_BTD = self.linear(family.name("attn_out", layer), mixed_BTD, edits)
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
         if not family.parallel:
-            hidden_BTD = hidden_BTD + attn_BTD
-            normed_BTD = self.norm(family.name("mlp_norm", layer), hidden_BTD)
-        normed_BTD = _visit(at_site, "normed", layer, normed_BTD)
-        up_BTM = _visit(at_site, "up", layer, self.linear(family.name(family.activated, layer), normed_BTD, edits))
-        key_BTM = _visit(at_site, "key", layer, family.key(self, layer, up_BTM, normed_BTD, edits))
-        mlp_BTD = self.linear(family.name("mlp_down", layer), key_BTM, edits)
-        mlp_BTD = _visit(at_site, "mlp", layer, mlp_BTD)
+            return self.after_attention(layer, hidden_BTD + attn_BTD, edits=edits, at_site=at_site), new
+        mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
         # The order of this sum is transformers', so that float32 results agree to the last bits.
-        hidden_BTD = attn_BTD + mlp_BTD + hidden_BTD if family.parallel else hidden_BTD + mlp_BTD
-        return _visit(at_site, "hidden", layer, hidden_BTD), new
+        return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
+
+    def after_attention(
+        self, layer: int, hidden_XD: Tensor, *, edits: RowEdits | None = None, at_site: AtSite | None = None
+    ) -> Tensor:
+        """What is left of a block that is not parallel: the block's output (..., D) for states (..., D) with its
+        attention's output added.
+        """
+        normed_XD = self.norm(self.family.name("mlp_norm", layer), hidden_XD)
+        return _visit(at_site, "hidden", layer, hidden_XD + self._mlp(layer, normed_XD, edits or {}, at_site))
+
+    def _mlp(self, layer: int, normed_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
+        """The output (..., D) of the block's MLP."""
+        family = self.family
+        normed_XD = _visit(at_site, "normed", layer, normed_XD)
+        up_XM = _visit(at_site, "up", layer, self.linear(family.name(family.activated, layer), normed_XD, edits))
+        key_XM = _visit(at_site, "key", layer, family.key(self, layer, up_XM, normed_XD, edits))
+        return _visit(at_site, "mlp", layer, self.linear(family.name("mlp_down", layer), key_XM, edits))
 
     def blocks(
         self,
