@@ -31,7 +31,7 @@ from artifact.editing.site import PROJECTIONS, FactToken, Module
 from artifact.editing.value import Terms, optimise
 from artifact.errors import DoesNotFit, EditError
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Site
+from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
@@ -186,6 +186,8 @@ def _memit(
     shared: "_Shared",
 ) -> list[MemitEdit | EditError]:
     """`memit` for the groups of one batch."""
+    if (why := _cannot_spread(model.decoder, hparams.layers[0])) is not None:
+        return [why for _ in groups]
     layers = hparams.layers
     views = [view for group in groups for view in group.views]
     flat = [template for group in templates for template in group]
@@ -212,6 +214,18 @@ def _memit(
         results.append(optimised.idle(facts) or _edited(names, own, values_ND, optimised.history[facts], dtype))
         first += size
     return results
+
+
+def _cannot_spread(decoder: Decoder, layer: int) -> EditError | None:
+    """Why a residual of the state cannot be written as a change of modules' outputs; None where it can."""
+    family = decoder.family
+    norms = [family.name(part, layer) for part in ("attn_after", "mlp_after") if family.has(part)]
+    if not norms:
+        return None
+    return EditError(
+        f"MEMIT spreads a change of the state over modules' outputs, and this model norms them before they are added "
+        f"({norms[-1]}); use another method"
+    )
 
 
 def _write(
@@ -368,7 +382,7 @@ class _States:
         """A change of the layer just run adds this to its module's output."""
         self._entry_BTD = self._entry_BTD + added_BTD
         entry_BTD = self._entry_BTD
-        self._hidden_BTD = self._decoder.after_attention(layer, entry_BTD) if self._enters else entry_BTD
+        self._hidden_BTD = self._decoder.after_attention(layer, entry_BTD, {}) if self._enters else entry_BTD
 
     def advance(self, first: int, stop: int) -> None:
         """Run the unedited layers first..stop-1 over all rows."""

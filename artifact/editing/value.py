@@ -63,7 +63,8 @@ def optimise(
 
     `start_FD` are the unedited vectors whose norms scale penalty and clamp. A step starts after the edited module: all
     before it is computed once, and once for all layers of an objective that comes several times. Adding to the MLP's
-    output and to the block's is the same, as both end in one sum. Deltas are taken together as far as `memory` allows.
+    output and to the block's is the same, as both end in one sum, unless the family norms the MLP's output before that
+    sum (`Decoder.moved`). Deltas are taken together as far as `memory` allows.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     result = Optimised(torch.zeros_like(start_FD, dtype=torch.float32), [])

@@ -26,9 +26,10 @@ class Stored:
     """What no delta changes: of every objective's rows, once, whatever layers it is optimised for.
 
     `rows` are those of all different objectives, `own` those of each delta by number, `layers` the layer of each delta.
-    after_L: by layer, states (1, N, D) after the block, of all rows' tokens from the lookup position on, packed;
-    entry_L: by layer, states (B, D) at the lookup position with the attention's output added, where the block's MLP
-    reads them; left: by layer, keys and values of the tokens before the lookup position.
+    after: by layer, states (1, N, D) after the block, of all rows' tokens from the lookup position on, packed; output
+    and entry: by layer, the module's outputs and the states entering the block (B, D) at the lookup position, where a
+    change of the output is not simply added to the state after the block; left: by layer, keys and values of the tokens
+    before the lookup position.
     """
 
     rows: Sequence[Row]
@@ -36,6 +37,7 @@ class Stored:
     layers: Sequence[int]
     loss_layer: int
     after: Mapping[int, Tensor]
+    output: Mapping[int, Tensor]
     entry: Mapping[int, Tensor]
     left: Mapping[int, LayerKeys]
 
@@ -52,17 +54,19 @@ class Stored:
                 # The kept prompt is read at its lookup position.
                 place[one] = range(len(rows), len(rows) + len(one.rows) + 1)
                 rows += [*one.rows, until_lookup(one.kept)]
-        passed = _Unedited(decoder, site == "attn" and not decoder.family.parallel, rows)
+        passed = _Unedited(decoder, site, rows)
         passed.up(sorted(set(layers)), loss_layer)
         own = [place[one] for one in objectives]
-        return cls(rows, own, layers, loss_layer, passed.after, passed.entry, passed.left)
+        return cls(rows, own, layers, loss_layer, passed.after, passed.output, passed.entry, passed.left)
 
 
 class _Unedited:
-    """The unedited pass: `after`, `entry` and `left` as in Stored."""
+    """The unedited pass: `after`, `output`, `entry` and `left` as in Stored."""
 
-    def __init__(self, decoder: Decoder, enters: bool, rows: Sequence[Row]) -> None:
-        self._decoder, self._enters = decoder, enters
+    def __init__(self, decoder: Decoder, site: Module, rows: Sequence[Row]) -> None:
+        self._decoder, self._site = decoder, site
+        self._enters = site == "attn" and not decoder.family.parallel
+        self._normed = site == "mlp" and decoder.family.has("mlp_after")
         self._hidden_1ND, self._whole = decoder.packed([row.ids for row in rows])
         self._lookups = [row.lookup for row in rows]
         device = decoder.device
@@ -70,6 +74,7 @@ class _Unedited:
         starts = accumulate((len(row.ids) for row in rows), initial=0)
         self._lookup_N = torch.tensor([at + row.lookup for at, row in zip(starts, rows, strict=False)], device=device)
         self.after: dict[int, Tensor] = {}
+        self.output: dict[int, Tensor] = {}
         self.entry: dict[int, Tensor] = {}
         self.left: dict[int, LayerKeys] = {}
 
@@ -91,20 +96,19 @@ class _Unedited:
 
     def _block(self, layer: int, kept: bool) -> LayerKeys:
         """One block over all tokens; its states are kept where a delta is at its layer."""
-        attention: list[Tensor] = []
 
         def read(site: Site, at: int, value_1NX: Tensor) -> None:
-            if site == "attn":
-                attention.append(value_1NX[0, self._lookup_N])
+            if site == self._site:
+                self.output[layer] = value_1NX[0, self._lookup_N]
 
-        entering_1ND, reads = self._hidden_1ND, kept and self._enters
+        entering_1ND, reads = self._hidden_1ND, kept and (self._enters or self._normed)
         self._hidden_1ND, keys = self._decoder.block(
             layer, entering_1ND, aligned=self._whole, at_site=read if reads else None
         )
         if kept:
             self.after[layer] = self._hidden_1ND[:, ~self._before_N]
-        if reads:
-            self.entry[layer] = entering_1ND[0, self._lookup_N] + attention[0]
+        if kept and self._enters:
+            self.entry[layer] = entering_1ND[0, self._lookup_N]
         return keys
 
 
@@ -113,8 +117,8 @@ class _Group:
     """The rows of one layer's deltas, which join the pass after that layer's block, and the blocks up to the next
     group's.
 
-    hidden_1ND: their states after the block; entry_BD: Stored.entry of them, or None; start_N: the place of their
-    lookup tokens in hidden_1ND; rows: their places among all rows. `past` and `aligned` are of all rows so far;
+    hidden_1ND: their states after the block; output_BD and entry_BD: Stored's of them, or None; start_N: the place of
+    their lookup tokens in hidden_1ND; rows: their places among all rows. `past` and `aligned` are of all rows so far;
     read_N: the tokens read at the end of the last block, of all rows so far, or of this group's alone where it joins
     after the last block.
     """
@@ -122,6 +126,7 @@ class _Group:
     layer: int
     stop: int
     hidden_1ND: Tensor
+    output_BD: Tensor | None
     entry_BD: Tensor | None
     start_N: Tensor
     rows: slice
@@ -131,9 +136,12 @@ class _Group:
 
     def joined(self, decoder: Decoder, added_BD: Tensor) -> Tensor:
         """The group's states (1, N, D) after its block, with its deltas added to the module's output."""
-        if self.entry_BD is None:
+        if self.output_BD is None or self.entry_BD is None:
+            if self.output_BD is not None:
+                added_BD = decoder.moved(self.layer, self.output_BD, added_BD)
             return self.hidden_1ND.index_add(1, self.start_N, added_BD[None])
-        out_BD = decoder.after_attention(self.layer, self.entry_BD + added_BD)
+        attn_BD = decoder.added("attn", self.layer, self.output_BD + added_BD)
+        out_BD = decoder.after_attention(self.layer, self.entry_BD + attn_BD, {})
         return self.hidden_1ND.index_copy(1, self.start_N, out_BD[None])
 
 
@@ -169,12 +177,14 @@ class _Rows:
         if own != list(range(len(stored.rows))):  # a copy of all would take memory for nothing
             every = [at for b in own for at in range(self._start_B[b], self._start_B[b + 1])]
             after_1ND = after_1ND[:, torch.tensor(every, device=device)]
-        entry_BD = stored.entry[layer][torch.tensor(own, device=device)] if layer in stored.entry else None
+        own_B = torch.tensor(own, device=device)
+        output_BD, entry_BD = (at[layer][own_B] if layer in at else None for at in (stored.output, stored.entry))
         reads = self._read(lengths, late) if stop == stored.loss_layer + 1 else None
         return _Group(
             layer=layer,
             stop=stop,
             hidden_1ND=after_1ND,
+            output_BD=output_BD,
             entry_BD=entry_BD,
             start_N=torch.tensor(start_B, device=device),
             rows=new,
