@@ -121,6 +121,7 @@ class Context:
                 prefixes=self.prefixes.get(method),
                 moments=moments,
                 mend_weights=self.mend_weights if METHODS[method].network else None,
+                facts=self.inputs.edited,
                 any_model=self.any_model,
                 named=self.named,
             )
