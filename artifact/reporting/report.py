@@ -336,6 +336,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
             "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
+            "knockout": f"knock out attention, {unit.perspective} prompt",
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
         progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})

@@ -19,10 +19,8 @@ from torch.nn import functional
 
 from artifact.lm.decoder import Aligned, AtSite, Decoder, LayerKeys, Site
 from artifact.lm.device import Memory, batches
+from artifact.tracing.flow import MODULES
 from artifact.tracing.windows import steps
-
-MODULES: tuple[Site, ...] = ("attn", "mlp")
-"""The modules whose outputs are read through the output head."""
 
 
 @dataclass(frozen=True)
