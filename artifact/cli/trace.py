@@ -84,7 +84,7 @@ def trace(
     protocol: Protocol = "released",
     correct: Correct = _NONE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
-    figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf or .png).")] = None,
+    figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf, .svg or .png).")] = None,
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
@@ -155,6 +155,9 @@ def trace(
         foils = f" minus that of {', '.join(map(repr, found.foils))}" if metric == "ld" else ""
         say(f"metric {metric}: the answer's {'logit' if metric == 'ld' else 'log probability'}{foils}")
     say(f"answer {found.answer!r}: clean {shown.clean:.4f}, corrupted {shown.corrupted:.4f}")
+    put = "restored" if direction == "restore" else "corrupted"
+    say(f"the answer's {metric} with one state {put}; *: a corrupted token; columns: {settings.trace_kind.layer_words}")
+    say(f"{'':>17} " + " ".join(f"{layer:>5}" for layer in range(loaded.decoder.layers)))
     for position, (token, row) in enumerate(zip(found.tokens, shown.scores, strict=True)):
         mark = "*" if position in found.span else " "
         say(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
