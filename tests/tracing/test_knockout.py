@@ -115,7 +115,7 @@ def _attention(block: Any) -> Any:
     return block.get_submodule(name)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(tokens=st.integers(2, 7), window=st.integers(1, 8), small=st.booleans(), data=st.data())
 def test_properties(model: LanguageModel, tokens: int, window: int, small: bool, data: st.DataObject) -> None:
     """Without edges nothing changes; cuts of several facts together, in little memory, are those of each alone; a token
