@@ -26,42 +26,36 @@ def flows(facts: int = 12, layers: int = 5) -> Flows:
     return Flows(np.arange(facts), draw.random(facts), first_FML, lens_FRL, edges)
 
 
-def rows(content: bytes) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(content.decode())))
+def picked(content: bytes, **named: str) -> list[dict[str, str]]:
+    """The rows of a CSV file that hold these values."""
+    rows = csv.DictReader(io.StringIO(content.decode()))
+    return [row for row in rows if all(row[name] == value for name, value in named.items())]
 
 
 def test_lines_are_means_over_the_facts_that_have_the_edge() -> None:
     found = flows()
     change, extraction, lens = flow_charts({"entity": found, "relation": flows(facts=3)})
     assert [chart.name for chart in (change, extraction, lens)] == ["knockout", "extraction", "lens"]
-    (one,) = [
-        row
-        for row in rows(change.csv)
-        if row["prompt"] == "entity" and row["line"] == "relation to subject" and row["layer"] == "2"
-    ]
+    (one,) = picked(change.csv, prompt="entity", line="relation to subject", layer="2")
     values_F = 100 * found.edge("relation-subject").change_FL[1:, 2]
     assert (int(one["facts"]), float(one["percent"])) == (11, pytest.approx(values_F.mean(), abs=1e-4))
     assert float(one["low"]) < values_F.mean() < float(one["high"])
-    shares = [
-        float(row["percent"]) for row in rows(extraction.csv) if (row["prompt"], row["line"]) == ("entity", "MLP")
-    ]
+    shares = [float(row["percent"]) for row in picked(extraction.csv, prompt="entity", line="MLP")]
     assert shares == pytest.approx(100 * found.first_FML[:, 1].mean(0), abs=1e-4)
-    assert {row["facts"] for row in rows(lens.csv) if row["prompt"] == "entity"} == {"11", "12"}
+    assert {row["facts"] for row in picked(lens.csv, prompt="entity")} == {"11", "12"}
     panel = change.panels[0].lines[0].by_layer
     lowest = min(range(5), key=lambda layer: panel[layer].mean)
-    assert (
-        f"last token to subject {round(panel[lowest].mean)}%" in change.summary
-        and f"at layer {lowest}" in change.summary
-    )
+    assert f"last token to subject {round(panel[lowest].mean)}% [" in change.summary
+    assert change.summary.startswith("entity prompt, 12 facts: ") and f"] at layer {lowest}, " in change.summary
     assert flow_charts({}) == [] and change.fingerprint != extraction.fingerprint
 
 
 def test_extraction_with_and_without_each_edge() -> None:
     found = flows()
-    table = rows(extraction_csv({"entity": found}))
-    (whole,) = [row for row in table if (row["removed"], row["module"]) == ("nothing", "attn")]
+    table = extraction_csv({"entity": found})
+    (whole,) = picked(table, removed="nothing", module="attn")
     assert float(whole["percent"]) == pytest.approx(100 * found.first_FML[:, 0].any(1).mean(), abs=1e-4)
-    cut = [row for row in table if (row["removed"], row["module"]) == ("last token to subject", "mlp")]
+    cut = picked(table, removed="last token to subject", module="mlp")
     expected = 100 * found.edge("last-subject").first_FML[1:, 1].mean(0)
     assert [float(row["percent"]) for row in cut] == pytest.approx(expected, abs=1e-4)
     assert [row["window about layer"] for row in cut] == list("01234")
@@ -75,4 +69,4 @@ def test_figures_are_the_same_bytes_each_time(width: float) -> None:
 
 
 def test_without_traces_there_is_no_coefficient() -> None:
-    assert gini_words([]) == [] and rows(gini_csv([])) == []
+    assert gini_words([]) == [] and picked(gini_csv([])) == []
