@@ -11,6 +11,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Dtype,
     Edits,
     Memory,
     Model,
@@ -86,12 +87,19 @@ def edit(
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
     ] = None,
+    facts: Annotated[
+        Path | None,
+        Parameter(
+            help=f"JSON file of other facts, for {_named('facts')}. Default: the facts that come with the package."
+        ),
+    ] = None,
     history: Annotated[
         Path | None,
         Parameter(help="JSON list of records edited before, in order: MEND's edit, as released, depends on them."),
     ] = None,
     any_model: AnyModel = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
@@ -117,12 +125,13 @@ def edit(
         "--hparams": hparams,
         "--mend-weights": mend_weights,
         "--history": history,
+        "--facts": facts,
     }
     check_outputs({"--out": out}, (request, *files.values(), moments, model))
     check_inputs(files)
     cases, views = _requests(request, chosen, perspective)
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     editor = make_editor(
         loaded,
@@ -133,6 +142,7 @@ def edit(
         prefixes=prefixes,
         moments=moments,
         mend_weights=mend_weights,
+        facts=facts,
         place=Place(site, token),
         any_model=any_model,
     )
@@ -146,7 +156,7 @@ def edit(
     (edited,) = editor.edits([views], before)
     if isinstance(edited, EditError):
         raise edited
-    if not edited.edit.changes:
+    if not (edited.edit.changes or edited.edit.context):
         raise EditError(
             f"{edited.told()['unedited_reason']}: the released code scores the unedited model, and no change is "
             "written; give other hyperparameters with --hparams"
@@ -159,7 +169,12 @@ def edit(
     for line in _lines(editor, edited, views, description):
         say(line)
     # Name a file that the method does not read.
-    for option, path in {"moments": moments, "prefixes": prefixes, "mend_weights": mend_weights}.items():
+    for option, path in {
+        "moments": moments,
+        "prefixes": prefixes,
+        "mend_weights": mend_weights,
+        "facts": facts,
+    }.items():
         if path is not None and option not in chosen.files:
             say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")
     if chosen.undone(followed.switches()):
@@ -195,7 +210,7 @@ def _description(editor: "Editor", perspective: Perspective, earlier: int) -> di
         "hparams": settings["hash"],
         "hparams_source": settings["hparams_source"],
         **({"site": editor.hparams.site, "token": editor.hparams.fact_token} if editor.method.sites else {}),
-        **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
+        **{key: str(settings[key]) for key in ("moments", "facts", "weights") if key in settings},
         **({"history": str(earlier)} if editor.ordered else {}),
         **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
     }
@@ -219,7 +234,7 @@ def _lines(editor: "Editor", edited: "Edited", views: Sequence[View], descriptio
     if editor.ordered:
         earlier = description["history"]
         yield f"as released, normalised with the rows of {earlier} edits before it (--history) and its own"
-    shown = [name for name in ("protocol", "hparams", "moments", "weights") if name in description]
+    shown = [name for name in ("protocol", "hparams", "moments", "facts", "weights") if name in description]
     yield ", ".join(f"{name} {description[name]}" for name in shown)
     yield f"hyperparameters: {description['hparams_source']}"
     yield from editor.notes
@@ -233,6 +248,7 @@ def score(
     edits: Edits = _NO_FILES,
     any_model: AnyModel = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
@@ -252,7 +268,7 @@ def score(
     check_outputs({"--json": json_file}, (cases, *edits, model))
     check_inputs({"--edit": edits})
     facts = read_facts(cases)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     added, files = read_edits(edits, loaded, any_model)
     budget = memory_budget(memory, str(loaded.decoder.device))

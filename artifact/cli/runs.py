@@ -12,6 +12,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Dtype,
     Limit,
     Memory,
     Out,
@@ -22,6 +23,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
+from artifact.cli.bounds import between
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
@@ -47,6 +49,7 @@ class RunOptions:
     out: Out = None
     limit: Limit = None
     device: Device = None
+    dtype: Dtype = "float32"
     memory: Memory = None
     facts: Annotated[str | None, Parameter(help=f"{', '.join(DATASETS)}, or a file (default: the plan's own).")] = None
     relation_source: Annotated[
@@ -61,6 +64,10 @@ class RunOptions:
     ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
+    seed: Annotated[
+        int | None,
+        Parameter(help="Draw the context prefixes by this seed (default: 2409).", validator=between(0, 2**31)),
+    ] = None
 
 
 @Parameter(name="*")
@@ -125,9 +132,21 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
+    given = Given(
+        options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model, options.seed
+    )
     shard = _shard(narrowing.shard)
-    asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
+    asked = Asked(
+        options.model,
+        options.protocol,
+        options.limit,
+        options.memory,
+        options.device,
+        given,
+        shard,
+        correct,
+        dtype=options.dtype,
+    )
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None

@@ -97,6 +97,8 @@ def write_model(
     out = Path(os.path.abspath(out))
     if model.folder is None:
         raise ModelError(f"{model.name}: was not read from a folder, so there is nothing to write it from; load one")
+    if edit.context:
+        raise EditError("an edit in context changes no weight, it stands before every prompt; give an edit of weights")
     check_place(out, model.folder)
     tensors = _base_tensors(model.folder, float32)
     changed = _add(tensors, edit.tensors(model.decoder))

@@ -7,9 +7,10 @@ last layer) / layers left, measured again with the layers below already changed;
 keys at the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{memit,rake_memit}, 1e-4 relative.
 The value optimisation is value.py's, the solve moments.py's. Methods that differ from MEMIT in what they solve alone
-(emmet.py, alphaedit.py) give their own `adjust`. The site (site.py) is as published the MLP at the subject's last
-token. At the attention's output projection the state is the one that the attention's output is added to: in a block
-whose MLP reads it, that between the two.
+(emmet.py, alphaedit.py) give their own `adjust`; MEMIT-Merge (arXiv 2502.07322, no published code) has facts of one key
+share a value (`merge`). The site (site.py) is as published the MLP at the subject's last token. At the attention's
+output projection the state is the one that the attention's output is added to: in a block whose MLP reads it, that
+between the two.
 
 Shape letters as in lm/decoder.py, and F fact, N facts of one edit.
 """
@@ -24,7 +25,7 @@ from torch import Tensor
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, row_edits
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments
-from artifact.editing.objective import Objective, Row, fact_row, objective, until_lookup
+from artifact.editing.objective import Objective, Row, fact_row, merged, objective, until_lookup
 from artifact.editing.protocol import Protocol
 from artifact.editing.site import PROJECTIONS, FactToken, Module
 from artifact.editing.value import Terms, optimise
@@ -87,12 +88,14 @@ def memit(
     protocol: Protocol,
     memory: Memory | None = None,
     adjust: Adjust | None = None,
+    merge: float | None = None,
 ) -> list[MemitEdit | EditError]:
     """An edit for each group of views, as if each group were the only one; EditError in the place of a failed one.
 
     A group is written jointly: one view for a single edit, many for a mass edit. `templates` are groups of context
     prefixes ("{}" is the prompt), averaged within the group first. Groups go in batches that fit `memory`. `adjust` is
-    MEMIT's (lambda C + K K^T)^-1 K by default.
+    MEMIT's (lambda C + K K^T)^-1 K by default. `merge`: views of a group whose keys at the last layer have at least
+    that cosine share one value, for the prompts of all of them, and one key, their mean.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     flat = [template for group in templates for template in group]
@@ -100,6 +103,10 @@ def memit(
 
     def adjusted(layer: int, key_FM: Tensor, sizes: Sequence[int]) -> Tensor:
         return _adjusted(model, moments, layer, key_FM, sizes, hparams.mom2_update_weight)
+
+    def _keys(part: Sequence[_Asked]) -> Tensor:
+        views, last = [view for one in part for view in one.views], hparams.layers[-1:]
+        return keys_of(model, views, last, templates, hparams.site, hparams.fact_token)[last[0]]
 
     def fitting(left: Sequence[_Asked]) -> int:
         rows = count = longest = 0
@@ -112,7 +119,8 @@ def memit(
         return count
 
     def compute(part: Sequence[_Asked]) -> list[MemitEdit | EditError]:
-        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory)
+        shared = _Shared.of([len(one.views) for one in part], _keys(part) if merge is not None else None, merge)
+        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory, shared)
         note = moments.note(hparams.layers)
         return [replace(one, note=note) if isinstance(one, MemitEdit) else one for one in edits]
 
@@ -175,6 +183,7 @@ def _memit(
     adjust: Adjust,
     protocol: Protocol,
     memory: Memory,
+    shared: "_Shared",
 ) -> list[MemitEdit | EditError]:
     """`memit` for the groups of one batch."""
     if (why := _cannot_spread(model.decoder, hparams.layers[0])) is not None:
@@ -185,16 +194,17 @@ def _memit(
     removals = flat if protocol.memit_all_removal_prefixes else flat[:REMOVAL_PREFIXES]
     token = hparams.fact_token
     objectives: list[Objective] = [objective(model, view, flat, removals, protocol, token) for view in views]
+    objectives = [merged([objectives[f] for f in members]) for members in shared.members]
     with torch.no_grad():
         states = _States(model, groups, len(flat), hparams.site, layers[0])
-        start_FD = states.at_last(layers[0], layers[-1] + 1)
-    optimised = optimise(model, [layers[-1]] * len(views), objectives, start_FD, hparams, memory)
+        start_FD = shared.mean(states.at_last(layers[0], layers[-1] + 1))
+    optimised = optimise(model, [layers[-1]] * len(objectives), objectives, start_FD, hparams, memory)
     value_FD = start_FD.float() + optimised.delta_FD
     with torch.no_grad():
-        written = _write(model, states, value_FD, hparams, templates, adjust)
+        written = _write(model, states, value_FD, hparams, templates, adjust, shared)
 
     results: list[MemitEdit | EditError] = []
-    sizes, first = states.sizes, 0
+    sizes, first = shared.sizes, 0
     parts = {layer: one.split(sizes) for layer, one in written.items()}
     dtype = model.decoder.dtype
     names = {layer: model.decoder.family.name(PROJECTIONS[hparams.site].part, layer) for layer in layers}
@@ -225,19 +235,20 @@ def _write(
     hparams: MemitHparams,
     templates: Sequence[Sequence[str]],
     adjust: Adjust,
+    shared: "_Shared",
 ) -> dict[int, Written]:
     """What goes into each layer of all facts, lowest first; each layer is read with those below it changed."""
     decoder, layers = model.decoder, hparams.layers
     written: dict[int, Written] = {}
     for at, layer in enumerate(layers):
         key_BTM = states.block(layer)
-        key_FM = _grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates])
-        current_FD = states.at_last(layer + 1, layers[-1] + 1)
+        key_FM = shared.mean(_grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates]))
+        current_FD = shared.mean(states.at_last(layer + 1, layers[-1] + 1))
         residual_FD = (value_FD - current_FD).double() / (len(layers) - at)
-        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjust(layer, key_FM, states.sizes))
+        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjust(layer, key_FM, shared.sizes))
         if layer != layers[-1]:
             name = decoder.family.name(PROJECTIONS[hparams.site].part, layer)
-            edits = [Edit({name: own.change(decoder.dtype)}) for own in written[layer].split(states.sizes)]
+            edits = [Edit({name: own.change(decoder.dtype)}) for own in written[layer].split(shared.sizes)]
             states.add(layer, row_edits(edits, states.row_group)[name].output(key_BTM))
             states.advance(layer + 1, layers[at + 1])
     return written
@@ -274,6 +285,46 @@ def _adjusted(
         return moments.regularised_each(model.decoder, layer, key_FM, weight)
     parts = key_FM.split(list(sizes))
     return torch.cat([moments.regularised(model.decoder, layer, key_NM, weight) for key_NM in parts])
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The facts (by number, over all groups) that share a value, a list for each value; and each group's values."""
+
+    members: Sequence[Sequence[int]]
+    sizes: Sequence[int]
+
+    @classmethod
+    def of(cls, facts: Sequence[int], key_FM: Tensor | None, merge: float | None) -> "_Shared":
+        """Groups of so many facts; those of a group whose key is like that of the value's first one join it."""
+        members: list[list[int]] = []
+        sizes: list[int] = []
+        first = 0
+        for size in facts:
+            before = len(members)
+            for fact in range(first, first + size):
+                place = None if key_FM is None or merge is None else _like(key_FM, fact, members[before:], merge)
+                if place is None:
+                    members.append([fact])
+                else:
+                    members[before + place].append(fact)
+            sizes.append(len(members) - before)
+            first += size
+        return cls(members, sizes)
+
+    def mean(self, x_FX: Tensor) -> Tensor:
+        """The mean over each value's facts."""
+        if len(self.members) == len(x_FX):
+            return x_FX
+        return torch.stack([x_FX[list(members)].mean(0) for members in self.members])
+
+
+def _like(key_FM: Tensor, fact: int, members: Sequence[Sequence[int]], merge: float) -> int | None:
+    """The place of the first value whose first fact has a key like this one's."""
+    for place, (leader, *_) in enumerate(members):
+        if float(torch.cosine_similarity(key_FM[fact].double(), key_FM[leader].double(), dim=0)) >= merge:
+            return place
+    return None
 
 
 class _States:

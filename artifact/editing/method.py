@@ -62,6 +62,10 @@ class Method:
     prefixes: Literal["list", "groups"] | None = None
     """Context prefixes that it reads (editing/prefixes.py): a list of templates (with the hyperparameter
     context_template_length_params, as RomeHparams has it), or groups that are averaged first."""
+    facts: bool = False
+    """It reads the other facts of the data (--facts)."""
+    wording: str = ""
+    """Words that it puts into prompts; a model whose vocabulary lacks them cannot be edited by it."""
     network: bool = False
     """It reads a network trained for the model (--mend-weights)."""
     dense: bool = False
@@ -98,7 +102,7 @@ class Method:
     @property
     def files(self) -> tuple[str, ...]:
         """The options of `kloc edit` whose files it reads."""
-        read = {"moments": self.moments, "prefixes": self.prefixes, "mend_weights": self.network}
+        read = {"moments": self.moments, "prefixes": self.prefixes, "mend_weights": self.network, "facts": self.facts}
         return tuple(option for option, reads in read.items() if reads)
 
     def ordered(self, switches: Mapping[str, bool]) -> bool:

@@ -17,7 +17,7 @@ matrix.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -79,10 +79,10 @@ class Moments:
     given_MM: dict[int, Tensor] = field(default_factory=dict)
     texts_sha256: str = ""
     site: Module = "mlp"
-    ridge: float = 0.0
-    """Added to the diagonal of every matrix."""
+    added: Callable[[Decoder, int], Tensor] | None = None
+    """What is added to each layer's matrix, (M, M) in float64 on the decoder's device."""
     _factors: dict[int, _Cholesky | _LU] = field(default_factory=dict)
-    _ridged: "dict[float, Moments]" = field(default_factory=dict)
+    _derived: "dict[Hashable, Moments]" = field(default_factory=dict)
     _spaces: dict[tuple[int, float], Tensor] = field(default_factory=dict)
     _counts: dict[int, float] = field(default_factory=dict)
 
@@ -102,17 +102,13 @@ class Moments:
                 f"{self._named(decoder, layer)}: the matrix of layer {layer} is not symmetric, as second moments are; "
                 f"{_AGAIN}"
             )
-        if self.ridge:
-            matrix_MM = matrix_MM + self.ridge * torch.eye(len(matrix_MM), dtype=torch.float64, device=decoder.device)
-        return matrix_MM
+        return matrix_MM if self.added is None else matrix_MM + self.added(decoder, layer)
 
-    def ridged(self, ridge: float) -> "Moments":
-        """The same with `ridge` more on every diagonal, made once."""
-        if not ridge:
-            return self
-        if ridge not in self._ridged:
-            self._ridged[ridge] = replace(self, ridge=self.ridge + ridge, _factors={}, _ridged={}, _spaces={})
-        return self._ridged[ridge]
+    def with_added(self, name: Hashable, added: Callable[[Decoder, int], Tensor]) -> "Moments":
+        """The same with something added to each layer's matrix, made once under that name."""
+        if name not in self._derived:
+            self._derived[name] = replace(self, added=added, _factors={}, _derived={}, _spaces={})
+        return self._derived[name]
 
     def null_space(self, decoder: Decoder, layer: int, below: float) -> Tensor:
         """Orthonormal columns (M, N) in float64 that span the directions in which C is below a threshold: AlphaEdit's P

@@ -12,8 +12,8 @@ and for what is measured: tests/reference/{rrome,rrome_B}.
 Shape letters as in lm/decoder.py (M is the width of the edited projection's input), and F edit, U different view.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -51,6 +51,21 @@ class RomeEdit(Edited):
     history: Sequence[Terms]
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How a method differs from ROME.
+
+    `keyed`: the prefixes whose mean key is written to (None: all); `measured`: those over which the update's k' and
+    W k' are averaged; `kept` gives another prompt whose distribution is kept; without `removal_key` a relation's key is
+    that of the "add" prompt.
+    """
+
+    keyed: Sequence[str] | None = None
+    measured: Sequence[str] = BARE
+    kept: Callable[[View], Row] | None = None
+    removal_key: bool = True
+
+
 def rome(
     model: LanguageModel,
     views: Sequence[View],
@@ -59,23 +74,21 @@ def rome(
     moments: Moments,
     protocol: Protocol,
     memory: Memory | None = None,
-    *,
-    keyed: Sequence[str] | None = None,
-    measured: Sequence[str] = BARE,
+    variant: Variant | None = None,
     layers: Sequence[int] | None = None,
 ) -> list[RomeEdit | EditError]:
     """An edit for each view, as if each were the only one; an EditError in the place of one that cannot be computed.
 
-    `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's. `keyed`: those whose
-    mean key is written to (default: all); `measured`: those over which the update's k' and W k' are averaged. `layers`
-    names the layer of each edit (default: the hyperparameters'); a view that comes at several is run unedited once.
+    `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's. `variant` says how
+    the method differs from ROME. `layers` names the layer of each edit (default: the hyperparameters'); a view that
+    comes at several is run unedited once.
     """
     decoder, layers = model.decoder, layers or [hparams.layer] * len(views)
     memory = memory or Memory(default_memory(decoder.device))
-    asked = _Asked(model, views, hparams, templates, protocol, templates if keyed is None else keyed, measured)
+    asked = _Asked(model, views, hparams, templates, protocol, variant or Variant())
     with torch.no_grad():
         rows = [*asked.key_rows, *asked.measured_rows, *(one.rows[0] for one in asked.objectives)]
-        projected = _projections(model, hparams.site, sorted(set(layers)), rows, memory)
+        projected = projections(model, hparams.site, sorted(set(layers)), rows, memory)
         read = {layer: _Read.of(*both, asked) for layer, both in projected.items()}
         key_FM = torch.stack([read[layer].key_UM[u] for layer, u in zip(layers, asked.number, strict=True)])
         left_FM = _whitened(decoder, moments, layers, key_FM) if hparams.mom2_adjustment else key_FM.double()
@@ -107,20 +120,24 @@ class _Asked:
         hparams: RomeHparams,
         templates: Sequence[str],
         protocol: Protocol,
-        keyed: Sequence[str],
-        measured: Sequence[str],
+        variant: Variant,
     ) -> None:
         token, different = hparams.fact_token, list(dict.fromkeys(views))
         self.number = [different.index(view) for view in views]
         removals = templates[:REMOVAL_PREFIXES]
         self.objectives = [objective(model, view, templates, removals, protocol, token) for view in different]
+        if (kept := variant.kept) is not None:
+            both = zip(self.objectives, different, strict=True)
+            self.objectives = [replace(one, kept=kept(view)) for one, view in both]
 
         def rows(prefixes: Sequence[str], prompts: Sequence[str]) -> list[Row]:
             both = [(fill(t, prompt), view) for prompt, view in zip(prompts, different, strict=True) for t in prefixes]
             return [fact_row(model, text, view.subject, token=token) for text, view in both]
 
-        self.key_rows = rows(keyed, [view.removal or view.template for view in different])
-        self.measured_rows = rows(measured, [view.template for view in different])
+        prompts = [view.template for view in different]
+        keys = [view.removal or view.template for view in different] if variant.removal_key else prompts
+        self.key_rows = rows(templates if variant.keyed is None else variant.keyed, keys)
+        self.measured_rows = rows(variant.measured, prompts)
 
 
 @dataclass(frozen=True)
@@ -193,7 +210,7 @@ def _edited(
     )
 
 
-def _projections(
+def projections(
     model: LanguageModel, module: Module, layers: Sequence[int], rows: Sequence[Row], memory: Memory
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """By layer, the input (B, M) and output (B, D) of the module's output projection at each row's lookup position."""

@@ -1,7 +1,7 @@
 """What a unit can do to a fact beyond tracing, scoring and editing it: one entry a task, for the questions' plans.
 
 No torch: reports name tasks. What a task computes is a file in runs/tasks/; what its records answer is a file in
-reporting/answers/.
+reporting/findings/.
 """
 
 from collections.abc import Mapping

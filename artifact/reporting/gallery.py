@@ -1,4 +1,5 @@
-"""All figures of a run as data, in the order of the page: success after each edit, heat maps, severed effects.
+"""All figures of a run as data, in the order of the page: success after each edit, heat maps, severed effects,
+attention knockouts.
 
 Covers naming and choosing them. Loads no matplotlib; figures.py draws them.
 """
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 from artifact.errors import SettingError
 from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
+from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | LineChart
+Shown = Chart | SeveredChart | EditChart | FlowChart | LineChart
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,26 @@ class Gallery:
     edits: tuple[EditChart, ...]
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
+    flows: tuple[FlowChart, ...]
     questions: tuple[LineChart, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
         """All of them, in the order of the page."""
-        return (*self.edits, *self.traces, *self.severed, *self.questions)
+        return (*self.edits, *self.traces, *self.severed, *self.flows, *self.questions)
 
 
 def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
     """The figures of a run. `paper` are the published rows, shown beside a run that counts as evidence."""
     drawn = charts(run.store, run.traced.traces)
     beside = paper if run.info.evidence else ()
-    asked = tuple(chart for findings in run.findings.values() for chart in findings.charts)
-    edits = tuple(edit_charts(run.info.model, run.rows, beside))
-    return Gallery(edits, tuple(drawn), tuple(severed_charts(drawn)), asked)
+    return Gallery(
+        tuple(edit_charts(run.info.model, run.rows, beside)),
+        tuple(drawn),
+        tuple(severed_charts(drawn)),
+        tuple(flow_charts(finished_flows(run.store))),
+        tuple(chart for findings in run.findings.values() for chart in findings.charts),
+    )
 
 
 def chosen(every: Sequence[tuple[str, Shown]], only: Sequence[str]) -> list[tuple[str, Shown]]:

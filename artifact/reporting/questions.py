@@ -1,7 +1,7 @@
 """The questions beyond the paper: each with a prediction written down before any run, and what runs answer.
 
 Covers reading expected/questions.json and judging its predicates, model by model, from what the plans' files in
-answers/ measured. An answer is yes where every condition's 95% interval lies on its predicted side, no where one lies
+findings/ measured. An answer is yes where every condition's 95% interval lies on its predicted side, no where one lies
 on the other, undecided where an interval holds the margin, and not run without the numbers. Answers never change the
 verdict on the paper, nor its exit code.
 """
@@ -14,8 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from artifact.errors import ExpectedError
-from artifact.reporting.answers import Findings, Quantity
 from artifact.reporting.cells import Cell, Scale
+from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.resources import expected_folder
 

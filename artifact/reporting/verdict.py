@@ -14,10 +14,10 @@ import msgspec
 from artifact.editing.methods import printed_name
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
-from artifact.reporting.answers import Findings, findings_of
 from artifact.reporting.checks import JudgedCheck, check_json, judge_check
 from artifact.reporting.expected import Bound, Claim, Expected, Order, PublishedCell, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
+from artifact.reporting.findings import Findings, findings_of
 from artifact.reporting.questions import JudgedQuestion, answered, load_questions, questions_json
 from artifact.reporting.tables import CellState, JudgedCell, JudgedRow, MeasuredRow, judged_rows, own_rows
 from artifact.runs.describe import RunInfo

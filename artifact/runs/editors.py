@@ -29,7 +29,9 @@ from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.editing.site import Module, Place
 from artifact.editing.sums import compute_moments
-from artifact.errors import SettingError
+from artifact.errors import PromptError, SettingError
+from artifact.facts.dataset import Data
+from artifact.facts.datasets import OWN, built_in_for
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.runs.describe import RunInfo
@@ -49,21 +51,24 @@ def make_editor(
     prefixes: Path | Sequence[Any] | None = None,
     moments: Path | Moments | None = None,
     mend_weights: Path | None = None,
+    facts: Path | Data | None = None,
     place: Place | None = None,
     any_model: bool = False,
     named: Collection[Path] = (),
+    seed: int | None = None,
 ) -> Editor:
-    """The editing method called `name` (ft, kn, mend, rome, memit) on a model, every setting resolved.
+    """The editing method called `name` (editing/methods) on a model, every setting resolved.
 
-    `hparams`, `prefixes`, `moments` and `mend_weights` are files or folders as `kloc edit` takes them; what is not
-    given is drawn, computed, or the world's own. `place` says where to edit, where not as published. Batches fit
-    `memory` (default: by what is free on the device).
+    `hparams`, `prefixes`, `moments`, `mend_weights` and `facts` are files or folders as `kloc edit` takes them; what is
+    not given is drawn (prefixes by `seed`, default SEED), computed, the world's own, or the facts that come with the
+    package. `place` says where to edit, where not as published. Batches fit `memory` (default: by what is free on the
+    device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
     `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
     whose network is missing.
     """
-    method = METHODS[name]
+    method, prefix_seed = METHODS[name], SEED if seed is None else seed
     memory = memory or Memory(default_memory(model.decoder.device))
     resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder, place)
     network = matrices = None
@@ -80,29 +85,45 @@ def make_editor(
         matrices = read_moments(moments, resolved.site) if isinstance(moments, Path) else moments
         matrices = matrices or default_moments(model, resolved.edited, memory, resolved.site)
         others.append(moments_note(matrices, model, resolved.edited, any_model, matrices.folder in named))
+    data = _data(model, facts) if method.facts else None
     return Editor(
         model,
         method,
         resolved,
         protocol,
         memory,
-        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released),
+        facts=data.facts if data else (),
+        facts_source=data.source if data else "",
+        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released, prefix_seed),
+        prefix_seed=prefix_seed,
         moments=matrices,
         network=network,
         notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
     )
 
 
+def _data(model: LanguageModel, given: Path | Data | None) -> Data:
+    """The facts that a method reads beside the edited one: of a file, or those that come with the package."""
+    if isinstance(given, Data):
+        return given
+    return OWN.load(given, "authors", False) if given else built_in_for(model.name)
+
+
 def _prefixes(
-    method: Method, model: LanguageModel, hparams: Any, given: Path | Sequence[Any] | None, as_released: bool
+    method: Method,
+    model: LanguageModel,
+    hparams: Any,
+    given: Path | Sequence[Any] | None,
+    as_released: bool,
+    seed: int,
 ) -> Sequence[Any]:
     """The context prefixes in the method's form: as given, of a file, or drawn."""
     if method.prefixes is None or not (given is None or isinstance(given, Path)):
         return given if method.prefixes and not isinstance(given, Path) and given else ()
     if method.prefixes == "groups":
-        return read_groups(given) if given else draw_groups(model, as_released=as_released)
+        return read_groups(given) if given else draw_groups(model, seed, as_released)
     lengths = hparams.context_template_length_params
-    return read_prefixes(given) if given else draw_prefixes(model, lengths, as_released=as_released)
+    return read_prefixes(given) if given else draw_prefixes(model, lengths, seed, as_released)
 
 
 def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
@@ -119,9 +140,15 @@ def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
+    wording, printed = METHODS[method].wording, METHODS[method].printed
+    if wording:
+        try:
+            model.tokens.encode(wording)
+        except PromptError as error:
+            return f"{printed} writes {wording!r} into prompts: {error}"
     if METHODS[method].network and model.name != "world" and mend_weights is None:
         return (
-            f"{METHODS[method].printed} needs weights trained for {model.name} and none are given; name a file with "
+            f"{printed} needs weights trained for {model.name} and none are given; name a file with "
             "--mend-weights, or train one with kloc mend-train"
         )
     return None

@@ -8,8 +8,8 @@ import pytest
 from artifact.errors import ExpectedError
 from artifact.plans import PLANS
 from artifact.plans.tasks import TASKS
-from artifact.reporting.answers import Findings, Quantity
-from artifact.reporting.answers.regression import explained
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings.regression import explained
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.questions import Condition, Question, answered, load_questions, questions_json
 

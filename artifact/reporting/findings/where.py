@@ -15,9 +15,9 @@ import numpy as np
 from artifact.editing.site import FACT_TOKENS, MODULES, TOKEN_WORDS, FactToken, Module
 from artifact.evaluation.metrics import GROUPS, VALUES, Column, Group
 from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.reporting.answers import Findings, Quantity
-from artifact.reporting.answers.regression import Explained, explained
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line, Scale
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings.regression import Explained, explained
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
 from artifact.runs.store import Store
@@ -164,9 +164,10 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
     columns = ("reliability", "generality", "specificity", "effect there", "R2 of the layer", "R2 gained", "rho")
     shared = {token: (site.shared, len(site.cases_F)) for (_, _, token), site in sites.items() if site.shared}
     caption = (
-        "ROME at each site: success in percent at the layer with the best mean of the three, which its own result chose; "
-        "the module's average indirect effect there (probability, one layer restored); R squared (percent) of the "
-        "rewrite score on the layer, what the fact's effects add to it, and Spearman's rho over facts, mean over layers. "
+        "ROME at each site: success in percent at the layer with the best mean of the three, which its own result "
+        "chose; the module's average indirect effect there (probability, one layer restored); R squared (percent) of "
+        "the rewrite score on the layer, what the fact's effects add to it, and Spearman's rho over facts, mean over "
+        "layers. "
         f"{max(len(site.cases_F) for site in sites.values())} facts; 95% intervals over facts."
     )
     for token, (count, facts) in shared.items():
