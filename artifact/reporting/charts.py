@@ -165,7 +165,7 @@ def _panel(unit: Unit, traces: Traces, counts: Counter[str]) -> Panel:
     return Panel(
         unit=unit.name,
         kind=unit.trace_kind.name,
-        window=unit.window,
+        window=unit.window_of(traces.effects_FRL.shape[-1]),
         perspective=unit.perspective,
         effects=tuple(traces.role_effects()),
         facts=len(traces.cases_F),
