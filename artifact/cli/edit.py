@@ -224,11 +224,12 @@ def score(
     say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {protocol_name}")
     for view in PERSPECTIVES:
         for group in GROUPS:
-            groups = [case[view][group] for case in by_case if view in case]
+            groups = [case[view][group] for case in by_case if group in case.get(view, {})]
             of_cases = [figures for figures in groups if figures["success"] is not None]
             if of_cases:
                 means = {metric: sum(figures[metric] for figures in of_cases) / len(of_cases) for metric in METRICS}
-                say(f"{view} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
+                shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items())
+                say(f"{view} {group.replace('_', ' ')}: {shown}")
     for line in notes:
         say(line)
     return 0

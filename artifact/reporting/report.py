@@ -23,7 +23,7 @@ import msgspec
 
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
-from artifact.evaluation.metrics import METRICS, columns_of
+from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plan import narrowing_of
@@ -36,7 +36,7 @@ from artifact.reporting.escapes import file_name, latex, markdown, markdown_code
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.severed import SeveredChart, severed_charts
-from artifact.reporting.tables import JudgedRow, counted_reasons
+from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -102,7 +102,6 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "verdict": verdict,
         "parts": parts,
         "metric_words": grids.METRIC_WORDS,
-        "columns_of": {metric: columns_of(metric) for metric in METRICS},
         "paper_grids": paper_grids,
         "second_grids": second_grids,
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
@@ -135,6 +134,7 @@ def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> tuple[dict[str, 
         "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
         "before": measured_before(run, drawn),
         "settings": settings,
+        "columns_of": {metric: shown_columns(metric, run.rows) for metric in METRICS},
         **_described(run),
     }
     return part, files
