@@ -71,7 +71,7 @@ METHOD = Method(
             FtHparams(layers=(0,), lr=2e-3, norm_constraint=1e-2), "chosen on the embedded world, no paper values"
         ),
         # GPT-2 XL's limit leaves this model's facts as they are: of the known facts 2, 5, 6, 7 and 10, edited in the
-        # entity view, the prompt then gave the new object for one, and with this for all five.
+        # entity perspective, the prompt then gave the new object for one, and with this for all five.
         "smollm2": Default(FtHparams(layers=(0,), norm_constraint=5e-3), "chosen on smollm2, no paper values"),
     },
     scaled=lambda layers: FtHparams(layers=(0,)),

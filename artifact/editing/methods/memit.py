@@ -73,7 +73,7 @@ METHOD = Method(
             "chosen on the embedded world, no paper values",
         ),
         # GPT-2 XL's values leave this model's facts as they are: of the known facts 2, 5, 6, 7 and 10, edited in the
-        # entity view, the prompt then gave the new object for none, and with these for all five.
+        # entity perspective, the prompt then gave the new object for none, and with these for all five.
         "smollm2": Default(
             MemitHparams(layers=(9, 10, 11), v_loss_layer=29, mom2_update_weight=100.0),
             "chosen on smollm2, no paper values",
