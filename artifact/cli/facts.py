@@ -125,8 +125,8 @@ def convert(
         say(f"relation perspective: {related} of {len(records)} records, with prompts from templates")
     else:
         say(
-            f"relation perspective: none; `kloc run` with --relation-source templates builds it for records with a known "
-            f"relation_id, which {ids} have; docs/facts.md says how to add it"
+            "relation perspective: none; `kloc run` with --relation-source templates builds it for records with a "
+            f"known relation_id, which {ids} have; docs/facts.md says how to add it"
         )
     return 0
 
