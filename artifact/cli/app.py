@@ -17,7 +17,16 @@ from artifact.cli.bounds import size
 from artifact.editing.protocol import ProtocolName
 from artifact.errors import RunError, SettingError
 from artifact.io import FULL, check_writable, is_device, open_regular, place_of, reason, write_atomically
+from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.terminal import complain
+
+
+def _default(value: Any) -> str | None:
+    """A default as the help shows it: not at all where it is nothing, off or none of a list."""
+    if value is None or value is False or value == []:
+        return None
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
 
 app = App(
     name="kloc",
@@ -27,19 +36,27 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative=""),  # a flag that is off by default needs no --no-... beside it
+    # A flag that is off by default needs no --no-... beside it, and no word that it is off.
+    default_parameter=Parameter(negative="", show_default=_default),
 )
 
-Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, smollm2, or the folder of a transformers model.")]
+Model = Annotated[
+    str,
+    Parameter(
+        help="world, gpt2, gpt2-xl, gpt-j, smollm2, a model of the hub (org/name, org/name@revision), or the "
+        "folder of a transformers model."
+    ),
+]
 RunModel = Annotated[
     str,
     Parameter(
         help="auto: the plan's own (for smoke: GPT-2 small where it can be fetched, else the embedded world); or a "
-        "model's name or folder."
+        "model's name (of the hub too: org/name, org/name@revision) or folder."
     ),
 ]
 Protocol = Annotated[ProtocolName, Parameter(help="Do as the released code does, or with its defects corrected.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, or one GPU such as cuda:1 (default: a GPU, else the CPU).")]
+Dtype = Annotated[DtypeName, Parameter(help="Type of the weights. What an edit computes stays in float32 and float64.")]
 Correct = Annotated[
     list[str],
     Parameter(
@@ -75,12 +92,12 @@ def memory_budget(asked: str | None, device: str) -> Any:
     return Memory(limit, complain)
 
 
-def load_model(model: str, device: str | None = None) -> Any:
+def load_model(model: str, device: str | None = None, dtype: DtypeName = "float32") -> Any:
     """The model, on the device asked for or the one that is chosen (lm/device.py)."""
     from artifact.lm.device import choose_device
     from artifact.lm.load import load
 
-    loaded = load(model, choose_device(device)[0])
+    loaded = load(model, choose_device(device)[0], torch_dtype(dtype))
     for line in loaded.tokens.notes:
         complain(line)
     return loaded

@@ -18,13 +18,16 @@ import cyclopts
 from artifact import __version__
 from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     STOPPED,
+    answers,
     apply,
     bench,
     compare,
+    contribute,
     doctor,
     edit,
     facts,
     fetch,
+    figures,
     generate,
     knockout,
     make,

@@ -12,6 +12,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Dtype,
     Limit,
     Memory,
     Out,
@@ -22,6 +23,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
+from artifact.cli.bounds import between
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
@@ -47,6 +49,7 @@ class RunOptions:
     out: Out = None
     limit: Limit = None
     device: Device = None
+    dtype: Dtype = "float32"
     memory: Memory = None
     facts: Annotated[str | None, Parameter(help=f"{', '.join(DATASETS)}, or a file (default: the plan's own).")] = None
     relation_source: Annotated[
@@ -61,6 +64,10 @@ class RunOptions:
     ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
+    seed: Annotated[
+        int | None,
+        Parameter(help="Draw the context prefixes by this seed (default: 2409).", validator=between(0, 2**31)),
+    ] = None
 
 
 @Parameter(name="*")
@@ -123,9 +130,21 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
+    given = Given(
+        options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model, options.seed
+    )
     shard = _shard(narrowing.shard)
-    asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
+    asked = Asked(
+        options.model,
+        options.protocol,
+        options.limit,
+        options.memory,
+        options.device,
+        given,
+        shard,
+        correct,
+        dtype=options.dtype,
+    )
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None
@@ -211,7 +230,7 @@ def report(
     *,
     out: Annotated[Path | None, Parameter(help="Folder to write to (default: report in the run's folder).")] = None,
 ) -> int:
-    """Render a run's report again from its journal. No model is loaded."""
+    """Render a run's report again from its stored records. No model is loaded."""
     from artifact.reporting.report import render
     from artifact.runs.store import reading_all
 
@@ -224,8 +243,33 @@ def report(
 
 
 @app.command
-def verify(run_folder: RunFolder) -> int:
-    """Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged."""
+def verify(
+    run_folder: Annotated[
+        Path, Parameter(help="Folder of a run, or of one run for each model, or a file of kloc contribute.")
+    ],
+) -> int:
+    """Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged.
+
+    A file that kloc contribute wrote is first checked against its hashes.
+    """
+    if not run_folder.is_file():
+        return _verify(run_folder)
+    from artifact.runs.pack import unpacked
+
+    with unpacked(run_folder) as (folder, manifest):
+        say(f"pack of kloc-artifact {manifest.package}: {len(manifest.files)} files, whole")
+        for place, machines in sorted(manifest.machines.items()):
+            for machine in machines:
+                said = ", ".join(f"{key} {_words(value)}" for key, value in sorted(machine.items()))
+                say(f"{place.rstrip('/') or 'run'} was computed on: {said}")
+        return _verify(folder)
+
+
+def _words(value: Any) -> str:
+    return ", ".join(f"{key} {_words(one)}" for key, one in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _verify(run_folder: Path) -> int:
     from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
     from artifact.runs.status import not_computed
@@ -254,7 +298,7 @@ def baseline(
     hardware: Annotated[str, Parameter(help="The machine in words, for the report.")],
     out: Annotated[Path, Parameter(help="File to write, such as expected/measured/smoke-world.json.")],
 ) -> int:
-    """Keep a run's numbers as our own measurement, with which later runs of the same kind are compared."""
+    """Keep a run's numbers in a file, so that later runs of the same kind are compared with them."""
     from artifact.reporting.baseline import baseline_json
     from artifact.reporting.charts import charts
     from artifact.reporting.verdict import measured_run

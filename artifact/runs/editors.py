@@ -27,8 +27,11 @@ from artifact.editing.prefixes import (
 )
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
+from artifact.editing.site import Module, Place
 from artifact.editing.sums import compute_moments
-from artifact.errors import SettingError
+from artifact.errors import PromptError, SettingError
+from artifact.facts.dataset import Data
+from artifact.facts.datasets import OWN, built_in_for
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.runs.describe import RunInfo
@@ -48,21 +51,26 @@ def make_editor(
     prefixes: Path | Sequence[Any] | None = None,
     moments: Path | Moments | None = None,
     mend_weights: Path | None = None,
+    facts: Path | Data | None = None,
+    place: Place | None = None,
     any_model: bool = False,
     named: Collection[Path] = (),
+    seed: int | None = None,
 ) -> Editor:
-    """The editing method called `name` (ft, kn, mend, rome, memit) on a model, every setting resolved.
+    """The editing method called `name` (editing/methods) on a model, every setting resolved.
 
-    `hparams`, `prefixes`, `moments` and `mend_weights` are files or folders as `kloc edit` takes them; what is not
-    given is drawn, computed, or the world's own. Batches fit `memory` (default: by what is free on the device).
+    `hparams`, `prefixes`, `moments`, `mend_weights` and `facts` are files or folders as `kloc edit` takes them; what is
+    not given is drawn (prefixes by `seed`, default SEED), computed, the world's own, or the facts that come with the
+    package. `place` says where to edit, where not as published. Batches fit `memory` (default: by what is free on the
+    device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
     `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
     whose network is missing.
     """
-    method = METHODS[name]
+    method, prefix_seed = METHODS[name], SEED if seed is None else seed
     memory = memory or Memory(default_memory(model.decoder.device))
-    resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder)
+    resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder, place)
     network = matrices = None
     others: list[str] = []
     if method.network:
@@ -74,32 +82,48 @@ def make_editor(
         network = read_network(path).to(model.decoder.device)
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
     if method.moments:
-        matrices = read_moments(moments) if isinstance(moments, Path) else moments
-        matrices = matrices or default_moments(model, resolved.edited, memory)
+        matrices = read_moments(moments, resolved.site) if isinstance(moments, Path) else moments
+        matrices = matrices or default_moments(model, resolved.edited, memory, resolved.site)
         others.append(moments_note(matrices, model, resolved.edited, any_model, matrices.folder in named))
+    data = _data(model, facts) if method.facts else None
     return Editor(
         model,
         method,
         resolved,
         protocol,
         memory,
-        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released),
+        facts=data.facts if data else (),
+        facts_source=data.source if data else "",
+        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released, prefix_seed),
+        prefix_seed=prefix_seed,
         moments=matrices,
         network=network,
         notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
     )
 
 
+def _data(model: LanguageModel, given: Path | Data | None) -> Data:
+    """The facts that a method reads beside the edited one: of a file, or those that come with the package."""
+    if isinstance(given, Data):
+        return given
+    return OWN.load(given, "authors", False) if given else built_in_for(model.name)
+
+
 def _prefixes(
-    method: Method, model: LanguageModel, hparams: Any, given: Path | Sequence[Any] | None, as_released: bool
+    method: Method,
+    model: LanguageModel,
+    hparams: Any,
+    given: Path | Sequence[Any] | None,
+    as_released: bool,
+    seed: int,
 ) -> Sequence[Any]:
     """The context prefixes in the method's form: as given, of a file, or drawn."""
     if method.prefixes is None or not (given is None or isinstance(given, Path)):
         return given if method.prefixes and not isinstance(given, Path) and given else ()
     if method.prefixes == "groups":
-        return read_groups(given) if given else draw_groups(model, as_released=as_released)
+        return read_groups(given) if given else draw_groups(model, seed, as_released)
     lengths = hparams.context_template_length_params
-    return read_prefixes(given) if given else draw_prefixes(model, lengths, as_released=as_released)
+    return read_prefixes(given) if given else draw_prefixes(model, lengths, seed, as_released)
 
 
 def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
@@ -116,25 +140,33 @@ def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
+    wording, printed = METHODS[method].wording, METHODS[method].printed
+    if wording:
+        try:
+            model.tokens.encode(wording)
+        except PromptError as error:
+            return f"{printed} writes {wording!r} into prompts: {error}"
     if METHODS[method].network and model.name != "world" and mend_weights is None:
         return (
-            f"{METHODS[method].printed} needs weights trained for {model.name} and none are given; name a file with "
+            f"{printed} needs weights trained for {model.name} and none are given; name a file with "
             "--mend-weights, or train one with kloc mend-train"
         )
     return None
 
 
-def default_moments(model: LanguageModel, layers: Sequence[int], memory: Memory | None = None) -> Moments:
+def default_moments(
+    model: LanguageModel, layers: Sequence[int], memory: Memory | None = None, site: Module = "mlp"
+) -> Moments:
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
     if model.name == "world":
         from artifact.world.facts import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
-        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory)
-    width = key_width(model.decoder, layers[0])
+        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory, site=site)
+    width = key_width(model.decoder, layers[0], site)
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)
     texts = [[*model.tokens.opening, *drawn] for drawn in sample(model, count, length, SEED, top=50)]
     source = f"{count} texts drawn from the model itself"
-    return compute_moments(model, texts, layers, source, RIDGE, batch=16, memory=memory)
+    return compute_moments(model, texts, layers, source, RIDGE, batch=16, memory=memory, site=site)

@@ -16,6 +16,7 @@ from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts.dataset import Data, DataSet, RelationSource
 from artifact.facts.datasets import DATASETS, OWN, default_for, traced_for
 from artifact.facts.datasets.known import with_relation_words
+from artifact.lm.dtype import DtypeName
 from artifact.plans.paper import PAPER_MODELS
 from artifact.plans.unit import Plan
 from artifact.sources.cache import converted_folder
@@ -39,7 +40,9 @@ ANY_MODEL_NOTE = (
 
 @dataclass(frozen=True)
 class Given:
-    """What the user names for a run: facts by name or file, moments, weights; None leaves it to the plan."""
+    """What the user names for a run: facts by name or file, moments, weights, and the seed that context prefixes are
+    drawn by; None leaves it to the plan.
+    """
 
     facts: str | None = None
     relation_source: RelationSource = "authors"
@@ -47,10 +50,12 @@ class Given:
     mend_weights: Path | None = None
     any_model: bool = False
     """Whether files made for another model are used all the same."""
+    seed: int | None = None
 
     def options(self) -> dict[str, str]:
         """The command line's options by name, to repeat the run with; a flag's value is empty."""
-        named = {"--facts": self.facts, "--moments": self.moments, "--mend-weights": self.mend_weights}
+        named: dict[str, object] = {"--facts": self.facts, "--moments": self.moments, "--seed": self.seed}
+        named["--mend-weights"] = self.mend_weights
         if self.relation_source != "authors":
             named["--relation-source"] = self.relation_source
         flags = {ANY_MODEL: ""} if self.any_model else {}
@@ -137,17 +142,20 @@ def run_mend_weights(model: str, given: Given) -> tuple[Path | None, str]:
         return None, f"MEND's published weights are unavailable ({error}); or name a file with --mend-weights"
 
 
-def evidence(plan: Plan, model: str, inputs: Inputs, given: Given) -> tuple[bool, str]:
+def evidence(plan: Plan, model: str, inputs: Inputs, given: Given, dtype: DtypeName = "float32") -> tuple[bool, str]:
     """Whether a run may be held against the paper, and why not in words.
 
-    It may with one of the paper's models by name, its weights those whose hash is pinned, under one of the paper's
-    plans, on the paper's data (DataSet.evidence), every file with the hash that is pinned or was recorded at the first
-    fetch. Templates for relation prompts, a limit and the protocol change tolerances and marks, and are said there.
+    It may with one of the paper's models by name in float32, its weights those whose hash is pinned, under one of the
+    paper's plans, on the paper's data (DataSet.evidence), every file with the hash that is pinned or was recorded at
+    the first fetch. Templates for relation prompts, a limit and the protocol change tolerances and marks, and are said
+    there.
     """
     if model == "world":
         return False, WORLD_NOTE
     if given.any_model:
         return False, ANY_MODEL_NOTE
+    if dtype != "float32":
+        return False, f"{OTHER_NOTE.rstrip('.')}, or weights in {dtype}."
     if model not in PAPER_MODELS or not plan.of_the_paper or not data_set(plan, model, given).evidence:
         return False, OTHER_NOTE
     read = zip(_data_sets(plan, model, given), (inputs.edited, inputs.traced), strict=True)

@@ -11,6 +11,7 @@ import torch
 from tiny_llama import llama_module, write_folder
 
 from artifact.editing import prefixes
+from artifact.editing.objective import fact_row
 from artifact.editing.prefixes import (
     OPENED_LENGTH,
     OPENERS,
@@ -23,11 +24,14 @@ from artifact.editing.prefixes import (
     sample,
 )
 from artifact.editing.protocol import PROTOCOLS
-from artifact.editing.value import subject_row
 from artifact.errors import DeviceError, SettingError
 from artifact.lm.device import Memory, use_tf32
 from artifact.lm.load import load, load_folder
+from artifact.plans.paper import SMOKE
 from artifact.runs.editors import make_editor
+from artifact.runs.inputs import Given
+from artifact.runs.resolve import Asked
+from artifact.runs.runner import run_name
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 GOLDEN = json.loads((REFERENCE / "context_prefixes" / "tiny-gpt2.json").read_text())
@@ -92,7 +96,7 @@ def test_spaces_are_cleaned_as_the_tokenizers_files_say(setting, cleaned, tmp_pa
     # A target of several tokens is written after its prompt the same way (Protocol.target_spaces_cleaned).
     target = model.tokens.ids(" Rome , Italy")
     rows = [
-        subject_row(model, "{} is in", "It", target, written=one)
+        fact_row(model, "{} is in", "It", target, written=one)
         for one in (model.tokens.decode_as_released, model.tokens.decode)
     ]
     written = [model.tokens.decode(row.ids) for row in rows]
@@ -276,3 +280,20 @@ def test_prefix_files(tmp_path) -> None:
         path.write_text(json.dumps(bad))
         with pytest.raises(SettingError, match="JSON list of templates"):
             read_prefixes(path)
+
+
+def test_a_run_s_seed_decides_the_draw_of_both_methods(tiny) -> None:
+    """Without a seed the package's own; the same seed draws the same; the settings name it."""
+    model, protocol = tiny("tiny-gpt2"), PROTOCOLS["released"]
+
+    def made(method: str, seed: int | None) -> dict[str, Any]:
+        return make_editor(model, method, protocol, moments=REFERENCE / "moments" / "tiny-gpt2", seed=seed).described()
+
+    for method in ("rome", "memit"):
+        own, other = made(method, None), made(method, 7)
+        assert own["prefixes"] != other["prefixes"] and own["hash"] == other["hash"]
+        assert other == made(method, 7) and own == made(method, own["prefix_seed"])
+        assert (own["prefix_seed"], other["prefix_seed"]) == (2409, 7)
+    given = Given(seed=7)
+    assert given.options() == {"--seed": "7"} and Given().options() == {}
+    assert run_name(SMOKE, "world", Asked(given=given)) == "smoke-world-seed7"

@@ -66,6 +66,7 @@ METHOD = Method(
     scaled=_scaled,
     edits=_edits,
     moments=True,
+    sites=True,
     prefixes="list",
     batch=16,
     smoke_batch=4,
