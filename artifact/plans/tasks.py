@@ -20,4 +20,5 @@ class Task:
 
 TASKS: Mapping[str, Task] = {
     "where": Task("edit at every layer of a module, and trace it", "artifact.runs.tasks.where:compute"),
+    "both": Task("edit both perspectives, alone and together", "artifact.runs.tasks.both:compute"),
 }

@@ -13,7 +13,7 @@ from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
 from artifact.runs.store import Store
 
-_FILES = ("where",)
+_FILES = ("where", "both")
 """Plans' names: a file each."""
 POINTS = Scale(2, 100.0, signed=True)
 """Fractions and probabilities as points."""
