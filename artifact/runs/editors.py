@@ -28,9 +28,12 @@ from artifact.editing.prefixes import (
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.editing.sums import compute_moments
+from artifact.editing.texts import documentation
+from artifact.editing.tuned import is_tuned, tuned_of, words
 from artifact.errors import SettingError
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
+from artifact.reading import read_json
 from artifact.runs.describe import RunInfo
 from artifact.sources.catalogue import WORLD_MEND
 
@@ -87,7 +90,15 @@ def make_editor(
         moments=matrices,
         network=network,
         notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
+        source=_tuned_words(hparams),
     )
+
+
+def _tuned_words(hparams: Path | None) -> str:
+    """Where the values of a tuned file come from; empty for none and for another file, which Method speaks of."""
+    if hparams is None or not is_tuned(content := read_json(hparams)):
+        return ""
+    return words(tuned_of(content, hparams), hparams)
 
 
 def _prefixes(
@@ -124,13 +135,21 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
     return None
 
 
-def default_moments(model: LanguageModel, layers: Sequence[int], memory: Memory | None = None) -> Moments:
-    """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
+def default_moments(
+    model: LanguageModel, layers: Sequence[int], memory: Memory | None = None, of_text: bool = False
+) -> Moments:
+    """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself; with
+    `of_text` a real text that every Python brings (texts.documentation).
+    """
     if model.name == "world":
         from artifact.world.facts import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
         return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory)
+    if of_text:
+        paragraphs, source = documentation()
+        read = [[*model.tokens.opening, *model.tokens.ids(text)][: model.decoder.positions] for text in paragraphs]
+        return compute_moments(model, read, layers, source, RIDGE, batch=16, memory=memory)
     width = key_width(model.decoder, layers[0])
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
