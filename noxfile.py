@@ -12,6 +12,7 @@ nox.options.sessions = ["lint", "tests", "smoke"]
 PIP = ("--no-compile", "-c", "constraints.txt")
 KEEP_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # where it is set, every process would compile again
 PROJECT = nox.project.load_toml("pyproject.toml")
+VALIDATORS = ("mlcroissant==1.1.1", "roc-validator==0.13.0", "spdx-tools==0.8.5")
 CLUSTER_TESTS = ("tests/runs/test_cluster.py", "tests/test_cluster_docs.py")
 
 
@@ -127,6 +128,30 @@ def cluster(session: nox.Session) -> None:
     """Shards and Ray, on a cluster of processes on this machine: 4 minutes on two cores, Ray takes 200 MB."""
     session.install(*PIP, "-e", ".[cluster]", *_group("tests"))
     session.run("pytest", *(session.posargs or CLUSTER_TESTS), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
+
+
+@nox.session(default=False)
+def archive(session: nox.Session) -> None:
+    """Archives of source and results, the wheel, its parts by hash, checksums: dist/archive. `-- --try` runs them."""
+    session.install(*PIP, ".")
+    session.run("python", "release/archive.py", "dist/archive", *session.posargs, env=KEEP_COMPILED)
+
+
+@nox.session(default=False)
+def validate(session: nox.Session) -> None:
+    """Public validators on dist/archive, or on the folders given: RO-Crate, Croissant and SPDX; no network."""
+    # Apart from the package: one of them needs another rich.
+    session.install(*VALIDATORS)
+    session.install("--no-deps", "rocrate==0.13.0")  # for RO-Crate's context alone
+    session.run("python", "release/validate.py", *(session.posargs or ["dist/archive"]))
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Known faults in the pinned versions, by pip-audit: needs a network; what cannot be looked up is an error."""
+    session.install("pip-audit==2.10.1")
+    pinned = ("--requirement", "constraints.txt", "--no-deps", "--disable-pip")
+    session.run("pip-audit", "--strict", *pinned, *session.posargs)
 
 
 @nox.session

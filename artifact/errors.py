@@ -14,7 +14,7 @@ class ArtifactError(Exception):
 
 
 class FactError(ArtifactError):
-    """A fact file, a record of it, or a view that a record does not carry; `others` are further faults of a record."""
+    """A fact file, a record, or a perspective that a record does not carry; `others` are further faults of a record."""
 
     def __init__(self, text: str, others: Sequence[str] = ()) -> None:
         super().__init__(text)

@@ -17,7 +17,7 @@ import pytest
 
 from artifact.cli import call
 from artifact.evaluation.metrics import GROUPS
-from artifact.plan import Plan, Unit
+from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed

@@ -21,7 +21,7 @@ from hub import Hub, serving_all
 from transformers import GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from artifact.facts.relations import RELATIONS
-from artifact.plan import PAPER_MODELS
+from artifact.plans.paper import PAPER_MODELS
 from artifact.sources import download
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainSource
 from artifact.sources.download import Patience

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from artifact.bench import shapes
+from artifact.bench.knockout import bench_knockout
 from artifact.bench.trace import bench_trace
 from artifact.cli import call
 from artifact.errors import SettingError
 from artifact.lm.device import Memory
+from artifact.tracing.edges import EDGES
 
 TINY = {
     "gpt2": {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 2, "vocab_size": 50257},
@@ -45,6 +47,23 @@ def test_sweep_and_loop_agree(shape: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert one.difference < 1e-4
         assert one.sweep_operations > 0 and one.rate > 0 and one.ratio > 0
         assert len(list(one.lines())) == 4
+
+
+@pytest.mark.parametrize("shape", TINY)
+def test_knockouts_and_one_pass_a_window_agree(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes.SHAPES, shape, TINY[shape])
+    edges = list(EDGES.values())
+    found = bench_knockout(shape, "cpu", edges, tokens=6, window=2, facts=2, loop_facts=2, count=False)
+    assert found.passes == 15
+    assert found.difference < 1e-5 and found.relative < 1e-3
+    assert len(list(found.lines())) == 4
+
+
+def test_knockouts_are_timed_from_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(shapes.SHAPES, "gpt2", TINY["gpt2"])
+    assert call(["bench", "knockout", "--device", "cpu", "--tokens", "4", "--edge", "last-subject"]) == 0
+    out = capsys.readouterr().out
+    assert "last token to subject; 3 windows a fact" in out and "times as fast; largest difference" in out
 
 
 def test_a_sample_of_cells_is_scaled_and_said(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

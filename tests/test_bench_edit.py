@@ -59,7 +59,7 @@ def run(shape: str, method: MethodName, target_tokens: int, hparams: Hparams | N
 
 
 @pytest.mark.parametrize("target_tokens", [1, 2])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.loop])
 def test_both_ways_make_the_same_edits(method: MethodName, target_tokens: int, shape: str) -> None:
     found = run(shape, method, target_tokens)
     assert found.difference < 1e-4
@@ -131,7 +131,8 @@ def test_random_moments_are_well_conditioned(shape: str) -> None:
     decoder = from_module(shapes.random_module(shape, "cpu", torch.float32))
     matrix_MM = random_moments(decoder, 1)
     values_M = torch.linalg.eigvalsh(matrix_MM.double())
-    assert matrix_MM.shape == (128, 128) and values_M.min() > 0.4 and values_M.max() / values_M.min() < 100
+    assert matrix_MM.shape == (128, 128) and values_M.max() / values_M.min() < 100
+    assert 0.01 < values_M.min() < 0.02  # AlphaEdit's threshold is 0.02
     assert torch.equal(matrix_MM, random_moments(decoder, 1)) and not torch.equal(matrix_MM, random_moments(decoder, 2))
 
 

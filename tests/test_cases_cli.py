@@ -95,7 +95,7 @@ def test_two_records_that_contradict_each_other(write, capsys) -> None:
         error = line(capsys)
         case = RECORDS[0]["case_id"]
         assert f"record 0 (case {case}) and record 2 (case 77) want 'Rome' and 'Tokyo'" in error, error
-    # The relation view asks both for one relation, which is not a contradiction.
+    # The relation perspective asks both for one relation, which is not a contradiction.
     assert call(["edit", "--model", TINY, "--method", "ft", "--request", path, "--out", "e.safetensors",
                  "--perspective", "relation"]) == 0  # fmt: skip
 

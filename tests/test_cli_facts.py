@@ -35,7 +35,7 @@ def test_new_facts_are_printed_or_written_and_pass_the_check(capsys) -> None:
     assert kloc("facts", "check", "own.json") == 0
     said = capsys.readouterr().out
     assert said.startswith("own.json: 2 records, 2 can be used; faults: 0\n")
-    assert "one record an edit: " in said and "all records in one edit, relation view: ft" in said
+    assert "one record an edit: " in said and "all records in one edit, relation perspective: ft" in said
 
 
 def test_a_fault_is_a_line_and_the_exit_code_is_two(capsys) -> None:
@@ -115,7 +115,7 @@ def test_the_document_s_example_runs_from_the_template_to_the_scores(capsys) -> 
     (block,) = (one for one in DOCUMENT.split("```\n") if one.startswith("kloc facts new"))
     for line in block.splitlines():
         assert kloc(*line.replace("gpt2", str(TINY)).split()[1:]) == 0, line
-    assert "all records in one edit, relation view: ft" in capsys.readouterr().out
+    assert "all records in one edit, relation perspective: ft" in capsys.readouterr().out
     assert Path("edit.safetensors").exists() and Path("results").is_dir()
 
 

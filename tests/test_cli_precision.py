@@ -13,7 +13,7 @@ from artifact.cli import call
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import SettingError
 from artifact.lm.device import use_tf32
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.runs.resolve import Asked, prepare
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -13,7 +13,7 @@ import slurm
 
 from artifact.bench import estimate
 from artifact.cli import call
-from artifact.plan import find_plans
+from artifact.plans import find_plans
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cluster.md"
 TEXT = DOCUMENT.read_text()

@@ -36,7 +36,7 @@ from artifact.facts.lengths import PAPER_LENGTHS, Lengths, Prompt, Traced
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, from_module
 from artifact.lm.work import Shape
-from artifact.plan import PLANS
+from artifact.plans import PLANS
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import TraceSettings
@@ -278,7 +278,7 @@ def test_every_unit_of_every_plan_is_known() -> None:
     kinds = {
         unit.method if unit.does == "edit" else unit.does for plans in PLANS.values() for p in plans for unit in p.units
     }
-    assert kinds == {*estimate.EFFICIENCY, *METHODS}
+    assert kinds <= {*estimate.EFFICIENCY, *METHODS}
     assert set(PAPER_LENGTHS.prompts) == set(PAPER_LENGTHS.traced) == set(PERSPECTIVES)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from artifact.cli import call
 from artifact.editing.protocol import SWITCHES
-from artifact.plan import PARTS, PLANS
+from artifact.plans import PLANS
+from artifact.plans.unit import PARTS
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_name
 from artifact.sizes import size_words

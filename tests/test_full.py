@@ -15,7 +15,8 @@ import pytest
 from smallpaper import FACTS, House, known_facts, plain_facts, small_paper
 
 from artifact.cli import call
-from artifact.plan import PAPER_METHODS, PAPER_MODELS, find_plans
+from artifact.plans import find_plans
+from artifact.plans.paper import PAPER_METHODS, PAPER_MODELS
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES
 
 

@@ -23,7 +23,7 @@ FLOORS = (
     "tracing",
     "editing",
     "evaluation",
-    "plan",
+    "plans",
     "runs",
     "reporting",
     "bench",

@@ -14,7 +14,7 @@ import pytest
 
 from artifact.cli import call
 from artifact.cli.commands import app  # with every command on it
-from artifact.plan import PLANS
+from artifact.plans import PLANS
 from artifact.sources.catalogue import GROUPS, PLAIN_SOURCES, SOURCES
 from artifact.sources.fetch import moments_folder, path_of
 

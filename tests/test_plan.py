@@ -4,17 +4,9 @@ import msgspec
 import pytest
 
 from artifact.errors import SettingError
-from artifact.plan import (
-    PAPER_METHODS,
-    PAPER_MODELS,
-    PARTS,
-    PLANS,
-    SMOKE,
-    SMOKE_FEW_FACTS,
-    find_plans,
-    narrowed,
-    narrowing_of,
-)
+from artifact.plans import PLANS, find_plans, narrowed, narrowing_of
+from artifact.plans.paper import PAPER_METHODS, PAPER_MODELS, SMOKE, SMOKE_FEW_FACTS
+from artifact.plans.unit import PARTS, Unit
 from artifact.reporting.expected import load_expected
 
 XL = find_plans("gpt2-xl")[0]
@@ -41,7 +33,7 @@ def test_full_measures_every_published_cell_and_every_kind_of_trace() -> None:
         assert unit.most is None and f"table{1 if cell.edited == 'relation' else 2}" in unit.parts
     for claim in load_expected().claims:
         for model in claim.models:
-            traced = {(unit.trace_kind.name, unit.corrupt) for unit in plans[model].units if unit.does == "trace"}
+            traced = {(unit.trace_kind.name, unit.perspective) for unit in plans[model].units if unit.does == "trace"}
             assert {(kind, view) for kind in claim.kinds for view in ("entity", "relation")} <= traced
     assert all(unit.window == 10 for plan in plans.values() for unit in plan.units)
 
@@ -79,3 +71,11 @@ def test_narrowing_to_methods_keeps_the_base() -> None:
         narrowed(XL, [], ["romm"])
     with pytest.raises(SettingError, match="--only table1 leaves nothing of the plan smoke"):
         narrowed(msgspec.structs.replace(SMOKE, units=SMOKE.units[-1:]), ["table1"])
+
+
+def test_a_stored_unit_names_what_is_not_its_default_alone() -> None:
+    """So that a new field changes no older run.json; a field that is not known is no setting to pass over."""
+    unit = Unit("trace", "trace", 4, perspective="relation")
+    assert msgspec.to_builtins(unit) == {"name": "trace", "does": "trace", "batch": 4, "perspective": "relation"}
+    with pytest.raises(msgspec.ValidationError, match="unknown field `corrupt`"):
+        msgspec.convert({"name": "trace", "does": "trace", "batch": 4, "corrupt": "relation"}, Unit)

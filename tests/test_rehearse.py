@@ -29,7 +29,8 @@ from artifact.errors import DeviceError
 from artifact.facts.fact import PERSPECTIVES
 from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm import device
-from artifact.plan import SMOKE_FEW_FACTS, Unit
+from artifact.plans.paper import SMOKE_FEW_FACTS
+from artifact.plans.unit import Unit
 from artifact.reporting.report import render
 from artifact.runs import local
 from artifact.runs.describe import RunInfo

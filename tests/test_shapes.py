@@ -19,7 +19,7 @@ from tiny_llama import llama_module, write_folder
 
 import artifact
 from artifact.lm.load import load
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.runs.local import compute
 from artifact.runs.resolve import Asked, prepare
 

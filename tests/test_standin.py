@@ -33,7 +33,7 @@ from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments import Moments
 from artifact.errors import SettingError
 from artifact.lm.load import load
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.runs.cluster import Worker
 from artifact.runs.editors import default_moments
 from artifact.runs.local import compute

@@ -26,7 +26,9 @@ from artifact.lm.decoder import Decoder
 from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, parse_bytes, use_tf32
 from artifact.lm.families.gpt2 import GPT2
 from artifact.lm.work import Efficiency, Shape, Work
-from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit, find_plans
+from artifact.plans import find_plans
+from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
+from artifact.plans.unit import Plan, Unit
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
 from artifact.sources.catalogue import SOURCES
@@ -252,7 +254,7 @@ def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = 
     """
     shape = Shape.of(SHAPES[model])
     if unit.does == "trace":
-        lengths, fresh = PAPER_LENGTHS.traced[unit.corrupt], protocol.severed_fresh_noise
+        lengths, fresh = PAPER_LENGTHS.traced[unit.perspective], protocol.severed_fresh_noise
         return traced(shape, unit.trace_kind, unit.window, lengths, fresh_noise=fresh)
     if unit.does == "unedited":
         return scored(shape, PAPER_LENGTHS)

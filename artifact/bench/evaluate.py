@@ -53,7 +53,8 @@ def bench_evaluate(
 ) -> EvaluateBench:
     """Compare `facts` cases together with the loop over the first `loop_facts` of them, in float32.
 
-    A case is both views: 13 prompts of the entity view, 3 of the relation view, two continuations each.
+    A case is both perspectives: 13 prompts of the entity perspective, 3 of the relation perspective, two continuations
+    each.
     """
     model, module = random_model(shape, device)
     peer = Peer(module, model.decoder.family, model.tokens)
@@ -127,7 +128,7 @@ def _split(values: Sequence[float], counts: Sequence[int]) -> Iterator[Sequence[
 
 
 def _nlls(score: CaseScore) -> list[float]:
-    """A case's NLLs: by view, group and prompt, the new continuation before the true one."""
+    """A case's NLLs: by perspective, group and prompt, the new continuation before the true one."""
     return [
         nll
         for view in score.views.values()

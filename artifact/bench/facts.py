@@ -1,10 +1,10 @@
 """Facts like CounterFact's over made-up words of one token each, and a tokenizer that holds exactly such words.
 
-Covers what benchmarks and the rehearsal ask with: records with both views, statements to trace, context prefixes, and a
-word-level tokenizer that fills a shape's vocabulary, so that neither hub nor tokenizer file is needed. A benchmark's
-lengths follow CounterFact under GPT-2's tokens: subjects of 3, prompts of 8 to 10, rephrasings of 15; the rehearsal's
-are those of single known facts (paper_facts, paper_statements). The words mean nothing, and the models asked have
-random weights: only time, memory and agreement can be read off them.
+Covers what benchmarks and the rehearsal ask with: records with both perspectives, statements to trace, context
+prefixes, and a word-level tokenizer that fills a shape's vocabulary, so that neither hub nor tokenizer file is needed.
+A benchmark's lengths follow CounterFact under GPT-2's tokens: subjects of 3, prompts of 8 to 10, rephrasings of 15; the
+rehearsal's are those of single known facts (paper_facts, paper_statements). The words mean nothing, and the models
+asked have random weights: only time, memory and agreement can be read off them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def word_tokens(vocabulary: int, limit: int) -> Tokens:
 
 
 def synthetic_facts(vocabulary: int, count: int, target_tokens: int = 1, seed: int = 0) -> list[Fact]:
-    """`count` facts with both views, 2 rephrasings in each, 10 neighbours, and objects of `target_tokens` tokens."""
+    """`count` facts of both perspectives, 2 rephrasings each, 10 neighbours, and objects of `target_tokens` tokens."""
     draw = _Draw(vocabulary, seed)
     return [
         _fact(draw, case, _Lengths(None, SUBJECT, draw.length(), target_tokens, target_tokens)) for case in range(count)
@@ -124,7 +124,7 @@ def _fact(draw: _Draw, case: int, lengths: _Lengths) -> Fact:
 
 
 def paper_facts(vocabulary: int, count: int) -> list[Fact]:
-    """`count` facts with both views that have the lengths of real ones in tokens, as bench/work.py's PAPER_LENGTHS."""
+    """`count` facts of both perspectives, as long in tokens as real ones (bench/work.py's PAPER_LENGTHS)."""
     draw = _Draw(vocabulary, 2)
     return [
         _fact(draw, case, _Lengths(before, subject, before + subject + after, relation, other=other, lead=11, asked=5))

@@ -1,7 +1,7 @@
 """ROME and MEMIT as their users run them: one fact at a time over transformers' own model, by forward hooks.
 
-Covers the peers' way, written anew, for the entity view as released: whole passes with logits at every position, a
-delta added by a hook, ROME's inverse and MEMIT's second moments kept from fact to fact, weights changed in place and
+Covers the peers' way, written anew, for the entity perspective as released: whole passes with logits at every position,
+a delta added by a hook, ROME's inverse and MEMIT's second moments kept from fact to fact, weights changed in place and
 put back. This way is as fast as it can be: weights take no gradient, hooks index all rows at once.
 
 Shape letters as in lm/decoder.py, and N scored target tokens.

@@ -1,8 +1,8 @@
 """KN, fine-tuning and MEND as their users run them: one fact at a time over transformers' own model, by hooks.
 
-Covers the peers' way, written anew, for the entity view as released: KN's two whole-prompt passes a layer, the second
-with all points of the integral in one batch; fine-tuning of the weight and bias in the model itself; MEND's one pass
-back with the gradients of all inner weights. Weights are put back after each fact.
+Covers the peers' way, written anew, for the entity perspective as released: KN's two whole-prompt passes a layer, the
+second with all points of the integral in one batch; fine-tuning of the weight and bias in the model itself; MEND's one
+pass back with the gradients of all inner weights. Weights are put back after each fact.
 
 Shape letters as in lm/decoder.py, where B is a point of KN's integral, and N row (a token of a request).
 """

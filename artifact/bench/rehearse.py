@@ -29,7 +29,8 @@ from artifact.errors import DeviceError, RunError, SettingError
 from artifact.facts.dataset import Data
 from artifact.io import reason
 from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
-from artifact.plan import Plan, Unit, find_plans
+from artifact.plans import find_plans
+from artifact.plans.unit import Plan, Unit
 from artifact.runs.environment import environment
 from artifact.runs.inputs import Inputs
 from artifact.runs.local import compute

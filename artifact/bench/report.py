@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from artifact.evaluation.metrics import GROUPS
-from artifact.plan import SMOKE, Plan, Unit
+from artifact.plans.paper import SMOKE
+from artifact.plans.unit import Plan, Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.record import Record
 from artifact.runs.store import DATABASE, begin, writing
@@ -90,21 +91,21 @@ def _payload(unit: Unit, case: int, draw: np.random.Generator) -> dict[str, Any]
         return {
             "tokens": [f"token{t}" for t in range(_TOKENS)],
             "subject": subject,
-            "span": subject if unit.corrupt == "entity" else [0, *range(3, _TOKENS)],
+            "span": subject if unit.perspective == "entity" else [0, *range(3, _TOKENS)],
             "answer": " Paris",
             "clean": float(draw.random()),
             "corrupted": float(draw.random()) / 10,
             "scores": draw.random((_TOKENS, _LAYERS)).tolist(),
         }
     views = {}
-    for view in ("entity", "relation"):
+    for perspective in ("entity", "relation"):
         prompts, metrics, another = {}, {}, {}
         for group in GROUPS:
-            count = 0 if view == "relation" and group == "specificity" else _PROMPTS[group]
+            count = 0 if perspective == "relation" and group == "specificity" else _PROMPTS[group]
             new_P, true_P, other_P = draw.random((3, count))
             prompts[group] = [
                 {
-                    "prompt": f"{view} {group} {case} {p}: a prompt of the usual length stands here, with subject",
+                    "prompt": f"{perspective} {group} {case} {p}: a prompt of usual length stands here, with subject",
                     "target_new": float(new_P[p]),
                     "target_true": float(true_P[p]),
                     "new_right": bool(new_P[p] < 0.5),
@@ -117,7 +118,7 @@ def _payload(unit: Unit, case: int, draw: np.random.Generator) -> dict[str, Any]
                 right = {"success": float((new_P < true_P).mean()), "magnitude": float((true_P - new_P).mean())}
                 metrics[group] = {**right, "accuracy": float((new_P < 0.5).mean())}
                 another[group] = right
-        views[view] = {"prompts": prompts, "metrics": metrics, "foil": "another", "another": another}
+        views[perspective] = {"prompts": prompts, "metrics": metrics, "foil": "another", "another": another}
     return {"hparams": "0" * 12, "norm": 1.0, "views": views}
 
 

@@ -29,7 +29,7 @@ def with_steps(method: Method, hparams: Any, share: float) -> Any:
 
 
 def scored(shape: Shape, lengths: Lengths, dense: bool = False) -> Work:
-    """Scoring one case, both views; with `dense` under an edit of one whole down-projection (FT)."""
+    """Scoring one case, both perspectives; with `dense` under an edit of one whole down-projection (FT)."""
     work = blocks(shape, shape.layers, lengths.case, lengths.case) + head(shape, lengths.reads)
     return work + Work(8 * shape.width**2 * lengths.case, FLOAT * 8 * shape.width**2) if dense else work
 

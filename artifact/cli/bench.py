@@ -9,6 +9,7 @@ from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
 from artifact.cli.bounds import between, count
 from artifact.editing.methods import MethodName
 from artifact.terminal import say
+from artifact.tracing.edges import EdgeName
 from artifact.tracing.kinds import KindWord
 
 bench_app = App(
@@ -121,6 +122,47 @@ def bench_evaluate(
     say(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
     comparison = compare(
         shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations
+    )
+    for line in comparison.lines():
+        say(line)
+    return 0
+
+
+@bench_app.command(name="knockout")
+def bench_knockout(
+    *,
+    shape: Shape = "gpt2",
+    device: Device = None,
+    edge: Annotated[list[EdgeName] | None, Parameter(help="Edges to remove (default: all five).")] = None,
+    tokens: Annotated[int, Parameter(help="Tokens of the prompt.", validator=between(3, 1000))] = 10,
+    window: Annotated[int | None, count("Layers of a window (default: nine of 48, scaled).", 100_000)] = None,
+    facts: Annotated[int, count("Facts in one sweep.", 100_000)] = 1,
+    loop_facts: LoopFacts = 1,
+    operations: Operations = True,
+    memory: Memory = None,
+    protocol: Protocol = "released",
+) -> int:
+    """Attention knockouts in one sweep against one pass a window: seconds, ratio, memory and agreement.
+
+    The protocol decides only whether the GPU may use TF32 in matrix products.
+    """
+    from artifact.bench.knockout import bench_knockout as compare
+    from artifact.bench.shapes import SHAPES
+    from artifact.tracing.edges import EDGES, scaled_window
+
+    device = _ready(shape, device, protocol)
+    window = scaled_window(SHAPES[shape]["n_layer"]) if window is None else window
+    say(f"{tokens} tokens, {facts} facts a sweep, windows of {window} layers")
+    comparison = compare(
+        shape,
+        device,
+        [EDGES[name] for name in edge or EDGES],
+        tokens=tokens,
+        window=window,
+        facts=facts,
+        loop_facts=loop_facts,
+        memory=None if memory is None else memory_budget(memory, device),
+        count=operations,
     )
     for line in comparison.lines():
         say(line)

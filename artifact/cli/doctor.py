@@ -22,7 +22,7 @@ from artifact.cli.bounds import count
 from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
-from artifact.plan import PLANS
+from artifact.plans import PLANS
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder
@@ -96,7 +96,7 @@ def _estimate(
 ) -> int:
     """Print the estimate for this machine, or for one whose rate, bandwidth and memory are given."""
     from artifact.bench.estimate import estimate, lines, other_machine, this_machine
-    from artifact.plan import find_plans
+    from artifact.plans import find_plans
 
     protocol_of(protocol, correct)
     find_plans(plan)  # a name that is unknown is said before anything is measured

@@ -54,7 +54,7 @@ def edit(
     ],
     out: Annotated[Path, Parameter(help="safetensors file to write: new weights minus old ones.")],
     perspective: Annotated[
-        Perspective, Parameter(help="The view to edit through: the entity's or the relation's.")
+        Perspective, Parameter(help="The perspective to edit from: the entity's or the relation's.")
     ] = "entity",
     moments: Annotated[
         Path | None, Parameter(help=f"Folder of second moments in the published layout, for {_named('moments')}.")
@@ -199,7 +199,7 @@ def score(
     correct: Correct = _NONE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
-    """Score the model, unedited or with an edit: success, accuracy and magnitude of both views."""
+    """Score the model, unedited or with an edit: success, accuracy and magnitude of both perspectives."""
     from artifact.editing.edit_file import read_edits
     from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
@@ -222,14 +222,14 @@ def score(
     write_json(json_file, described | {"notes": notes, "cases": by_case})
     edited = f"edited by {', '.join(path.name for path in edits)}" if edits else "unedited"
     say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {protocol_name}")
-    for view in PERSPECTIVES:
+    for perspective in PERSPECTIVES:
         for group in GROUPS:
-            groups = [case[view][group] for case in by_case if group in case.get(view, {})]
+            groups = [case[perspective][group] for case in by_case if group in case.get(perspective, {})]
             of_cases = [figures for figures in groups if figures["success"] is not None]
             if of_cases:
                 means = {metric: sum(figures[metric] for figures in of_cases) / len(of_cases) for metric in METRICS}
                 shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items())
-                say(f"{view} {group.replace('_', ' ')}: {shown}")
+                say(f"{perspective} {group.replace('_', ' ')}: {shown}")
     for line in notes:
         say(line)
     return 0

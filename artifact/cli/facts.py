@@ -1,4 +1,4 @@
-"""kloc facts: check a fact file, begin one of your own, convert one of another project."""
+"""kloc facts: check a fact file, begin one of your own, convert one of another project, describe one to machines."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from artifact.cli.app import Device, Model, app, check_outputs, load_model, writing
 from artifact.editing.methods import METHODS
 from artifact.errors import FactError
+from artifact.facts.croissant import PUBLISHED
 from artifact.facts.layouts import LayoutName
 from artifact.terminal import say
 
@@ -121,10 +122,31 @@ def convert(
         say(f"prompts about other facts left out, because their answer is not the fact's true object: {made.unused}")
     ids = sum("relation_id" in record["requested_rewrite"] for record in records)
     if related := sum("relation" in record["requested_rewrite"] for record in records):
-        say(f"relation view: {related} of {len(records)} records, with prompts from templates")
+        say(f"relation perspective: {related} of {len(records)} records, with prompts from templates")
     else:
         say(
-            f"relation view: none; `kloc run` with --relation-source templates builds it for records with a known "
-            f"relation_id, which {ids} have; docs/facts.md says how to add it"
+            "relation perspective: none; `kloc run` with --relation-source templates builds it for records with a "
+            f"known relation_id, which {ids} have; docs/facts.md says how to add it"
         )
+    return 0
+
+
+@facts_app.command
+def describe(
+    facts: Annotated[str, Parameter(help=f"world, {', '.join(PUBLISHED)}, or a file of records.")],
+    *,
+    out: Annotated[Path | None, Parameter(help="Write it here, beside the facts (default: print it).")] = None,
+) -> int:
+    """Describe facts to machines in the Croissant format: file, hash, licence, and the fields of a record."""
+    from artifact.facts.croissant import croissant_json
+    from artifact.io import write_atomically
+
+    check_outputs({"--out": out}, (facts,))
+    content = croissant_json(facts)
+    if out is None:
+        for line in content.decode().splitlines():
+            say(line)
+    else:
+        with writing(out):
+            write_atomically(out, content)
     return 0

@@ -27,7 +27,7 @@ from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
 from artifact.facts.datasets import DATASETS
 from artifact.io import write_atomically
-from artifact.plan import Part
+from artifact.plans.unit import Part
 from artifact.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ _OPTIONS, _WHOLE = RunOptions(), Narrowing()
 
 @app.command
 def smoke(*, options: RunOptions = _OPTIONS) -> int:
-    """Run every stage once on a small model, in minutes: traces, edits from both views, tables, figures, a verdict."""
+    """Run every stage once on a small model, in minutes: traces, edits of both perspectives, tables and figures."""
     return _run("smoke", options, _WHOLE)
 
 
@@ -105,7 +105,8 @@ def run(
 def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.cli.fetch import obtain
     from artifact.editing.protocol import protocol_of
-    from artifact.plan import PAPER_MODELS, find_plans, narrowed
+    from artifact.plans import find_plans, narrowed
+    from artifact.plans.paper import PAPER_MODELS
     from artifact.progress import display
     from artifact.reporting.report import render
     from artifact.runs.ahead import check_ahead

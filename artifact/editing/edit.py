@@ -1,14 +1,14 @@
 """What an edit is: a change of named weights, applied to the rows of a batch without touching the model.
 
-Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), and their guards. The
-model's own weights are never written to.
+Covers low-rank changes (KN, MEND, ROME, MEMIT) and dense ones (FT, an edit read from a file), and their guards; and the
+model that carries one. The model's own weights are never written to.
 
 Shape letters: B batch row, T token, I input and O output width of a linear layer, R rank.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from artifact.errors import EditError
 from artifact.lm.decoder import Decoder, RowChange, RowEdits
+from artifact.lm.load import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,15 @@ def added_up(edits: Sequence[Edit]) -> Edit:
             own, before = _whole(change), sums.get(name, Dense(None))
             sums[name] = Dense(_sum(before.weight_IO, own.weight_IO), _sum(before.bias_O, own.bias_O))
     return Edit(sums)
+
+
+def with_edit(model: LanguageModel, edit: Edit) -> LanguageModel:
+    """The model with an edit written into its weights; the tensors that it leaves alone are shared, none is changed."""
+    decoder = model.decoder
+    weights = dict(decoder.weights)
+    for name, added in edit.tensors(decoder).items():
+        weights[name] = weights[name] + added.to(weights[name])
+    return replace(model, decoder=decoder.with_weights(weights))
 
 
 def _whole(change: Change) -> Dense:

@@ -5,12 +5,12 @@ prefixes, moments and MEND's weights.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from artifact.editing.edit import Edited
+from artifact.editing.edit import Edited, with_edit
 from artifact.editing.hparams import Hparams, hparams_hash
 from artifact.editing.mend_history import History
 from artifact.editing.mend_network import Network
@@ -44,6 +44,8 @@ class Editor:
     notes: Sequence[str] = ()
     source: str = ""
     """Where hyperparameters come from that a file gave, in words; empty for the model's own."""
+    kept: Any = None
+    """What the method keeps of the edits that the model carries (Method.keeps); None of an unedited one."""
 
     @property
     def ordered(self) -> bool:
@@ -68,6 +70,15 @@ class Editor:
         for group in groups:
             refuse_conflicts(group, [f"request {number}" for number in range(len(group))], "a group")
         return self.method.edits(self, groups, history)
+
+    def after(self, group: Sequence[View], edited: Edited) -> "Editor":
+        """The editor for the next edit of a sequence: on the model that carries this one, with what is kept of it.
+
+        Second moments, prefixes and networks stay those of the unedited model, as in the released code.
+        """
+        carrying = replace(self, model=with_edit(self.model, edited.edit))
+        kept = self.method.keeps and self.method.keeps(carrying, group, edited)
+        return replace(carrying, kept=kept)
 
     def described(self) -> dict[str, Any]:
         """What a run keeps of the settings: resolved hyperparameters with their hash, and the sources of the rest."""

@@ -3,16 +3,17 @@
 Covers both perspectives, many independent edits at once, and edits that write a list of facts jointly. Per layer,
 lowest first: key k = mean over groups of prefixes of the mean within the group; residual = (z - current state at the
 last layer) / layers left, measured again with the layers below already changed; change = residual times
-((lambda C + K K^T)^-1 K)^T, solved in float64 with one factorisation of C a layer. Relation view, as released: keys at
-the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
+((lambda C + K K^T)^-1 K)^T, solved in float64 with one factorisation of C a layer. Relation perspective, as released:
+keys at the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{memit,rake_memit}, 1e-4 relative.
-The value optimisation is value.py's, the solve moments.py's.
+The value optimisation is value.py's, the solve moments.py's. Methods that differ from MEMIT in what they solve alone
+(emmet.py, alphaedit.py) give their own `adjust`.
 
 Shape letters as in lm/decoder.py, and F fact, N facts of one edit.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,9 @@ from artifact.lm.load import LanguageModel
 
 REMOVAL_PREFIXES = 5
 """How many prefixed removal prompts were meant; the released slice counts groups and so takes all."""
+Adjust = Callable[[int, Tensor, Sequence[int]], Tensor]
+"""From a layer, keys (F, M) and the number of facts of each group to adjusted keys (F, M), float64: a group's change of
+the layer is the sum of its adjusted keys times its residuals."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +82,20 @@ def memit(
     moments: Moments,
     protocol: Protocol,
     memory: Memory | None = None,
+    adjust: Adjust | None = None,
 ) -> list[MemitEdit | EditError]:
     """An edit for each group of views, as if each group were the only one; EditError in the place of a failed one.
 
     A group is written jointly: one view for a single edit, many for a mass edit. `templates` are groups of context
-    prefixes ("{}" is the prompt), averaged within the group first. Groups go in batches that fit `memory`.
+    prefixes ("{}" is the prompt), averaged within the group first. Groups go in batches that fit `memory`. `adjust` is
+    MEMIT's (lambda C + K K^T)^-1 K by default.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     flat = [template for group in templates for template in group]
-    asked = [
-        _Asked(
-            views,
-            [until_subject(subject_row(model, fill(t, view.template), view.subject)) for view in views for t in flat],
-            [until_subject(subject_row(model, view.template, view.subject)) for view in views],
-        )
-        for views in groups
-    ]
+    asked = [_asked(model, views, flat) for views in groups]
+
+    def adjusted(layer: int, key_FM: Tensor, sizes: Sequence[int]) -> Tensor:
+        return _adjusted(model, moments, layer, key_FM, sizes, hparams.mom2_update_weight)
 
     def fitting(left: Sequence[_Asked]) -> int:
         rows = count = longest = 0
@@ -106,7 +108,9 @@ def memit(
         return count
 
     def compute(part: Sequence[_Asked]) -> list[MemitEdit | EditError]:
-        return _memit(model, part, hparams, templates, moments, protocol, memory)
+        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory)
+        note = moments.note(hparams.layers)
+        return [replace(one, note=note) if isinstance(one, MemitEdit) else one for one in edits]
 
     def alone(one: _Asked) -> list[MemitEdit | EditError]:
         return [
@@ -129,12 +133,34 @@ class _Asked(NamedTuple):
     bare: Sequence[Row]
 
 
+def _asked(model: LanguageModel, views: Sequence[View], flat: Sequence[str]) -> _Asked:
+    return _Asked(
+        views,
+        [until_subject(subject_row(model, fill(t, view.template), view.subject)) for view in views for t in flat],
+        [until_subject(subject_row(model, view.template, view.subject)) for view in views],
+    )
+
+
+@torch.no_grad()
+def keys_of(
+    model: LanguageModel, views: Sequence[View], layers: Sequence[int], templates: Sequence[Sequence[str]]
+) -> dict[int, Tensor]:
+    """The keys (N, M) of views in each of these layers, lowest first, as MEMIT takes them."""
+    flat = [template for group in templates for template in group]
+    states, keys = _States(model, [_asked(model, views, flat)], len(flat), layers[0]), {}
+    for at, layer in enumerate(layers):
+        keys[layer] = _grouped_mean(states.prefixed(states.block(layer)), [len(group) for group in templates])
+        if layer != layers[-1]:
+            states.advance(layer + 1, layers[at + 1])
+    return keys
+
+
 def _memit(
     model: LanguageModel,
     groups: Sequence[_Asked],
     hparams: MemitHparams,
     templates: Sequence[Sequence[str]],
-    moments: Moments,
+    adjust: Adjust,
     protocol: Protocol,
     memory: Memory,
 ) -> list[MemitEdit | EditError]:
@@ -150,15 +176,15 @@ def _memit(
     optimised = optimise(model, layers[-1], objectives, start_FD, hparams, memory)
     value_FD = start_FD.float() + optimised.delta_FD
     with torch.no_grad():
-        written = _write(model, states, value_FD, hparams, templates, moments)
+        written = _write(model, states, value_FD, hparams, templates, adjust)
 
     results: list[MemitEdit | EditError] = []
-    sizes, first, note = states.sizes, 0, moments.note(layers)
+    sizes, first = states.sizes, 0
     parts = {layer: one.split(sizes) for layer, one in written.items()}
     for number, (size, values_ND) in enumerate(zip(sizes, value_FD.split(sizes), strict=True)):
         own = {layer: parts[layer][number] for layer in layers}
         facts = slice(first, first + size)
-        results.append(optimised.idle(facts) or _edited(model.decoder, own, values_ND, optimised.history[facts], note))
+        results.append(optimised.idle(facts) or _edited(model.decoder, own, values_ND, optimised.history[facts]))
         first += size
     return results
 
@@ -169,7 +195,7 @@ def _write(
     value_FD: Tensor,
     hparams: MemitHparams,
     templates: Sequence[Sequence[str]],
-    moments: Moments,
+    adjust: Adjust,
 ) -> dict[int, Written]:
     """What goes into each layer of all facts, lowest first; each layer is read with those below it changed."""
     decoder, layers = model.decoder, hparams.layers
@@ -179,8 +205,7 @@ def _write(
         key_FM = _grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates])
         current_FD = states.at_last(layer + 1, layers[-1] + 1)
         residual_FD = (value_FD - current_FD).double() / (len(layers) - at)
-        adjusted_FM = _adjusted(model, moments, layer, key_FM, states.sizes, hparams.mom2_update_weight)
-        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjusted_FM)
+        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjust(layer, key_FM, states.sizes))
         if layer != layers[-1]:
             name = decoder.family.name("mlp_down", layer)
             edits = [Edit({name: own.change(decoder.dtype)}) for own in written[layer].split(states.sizes)]
@@ -190,7 +215,7 @@ def _write(
 
 
 def _edited(
-    decoder: Decoder, written: Mapping[int, Written], values_ND: Tensor, history: Sequence[Sequence[Terms]], note: str
+    decoder: Decoder, written: Mapping[int, Written], values_ND: Tensor, history: Sequence[Sequence[Terms]]
 ) -> MemitEdit | EditError:
     """One group's edit; an error where it or a loss is not finite."""
     name = decoder.family.name
@@ -200,9 +225,7 @@ def _edited(
     except EditError as error:
         return error
     losses = [terms[0] for terms in history[0]] if len(history) == 1 else ()
-    return MemitEdit(
-        edit=edit, norm=norm, losses=losses, note=note, values_ND=values_ND, history=history, written=written
-    )
+    return MemitEdit(edit=edit, norm=norm, losses=losses, values_ND=values_ND, history=history, written=written)
 
 
 def _grouped_mean(rows_BM: Tensor, sizes: Sequence[int]) -> Tensor:

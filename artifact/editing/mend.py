@@ -1,8 +1,8 @@
 """MEND: a trained network turns the gradient of an edit's loss into the change of a few layers' MLP weights.
 
 Covers the gradients that the network reads and the edits it gives, many groups at once; a group is the list of requests
-written jointly, mostly one. Both perspectives feed `prompt + " " + target`; the relation view, as released, its "add"
-prompt towards the relation.
+written jointly, mostly one. Both perspectives feed `prompt + " " + target`; the relation perspective, as released, its
+"add" prompt towards the relation.
 
 Inner weights are the two projections of each edited layer's MLP, lowest layer first, in `MendHparams.inner_order`; of
 a gated MLP (Llama) the up-projection and the down-projection, while the gate stays as it is. Per

@@ -65,8 +65,8 @@ class _Read:
 def items_of(model: LanguageModel, facts: Sequence[Fact], variants: int = 1, seed: int = 0) -> list[Item]:
     """Every view of every fact, tokenised. Raises PromptError for a prompt the model cannot be asked with.
 
-    More `variants` of a view ask for the edit in the words of its rephrasings in turn; of an entity view, with the
-    target of another fact of the same relation where there is one.
+    More `variants` of a view ask for the edit in the words of its rephrasings in turn; of an entity view, with
+    the target of another fact of the same relation where there is one.
     """
     draw = np.random.default_rng([seed, 2])
     targets: dict[str, set[str]] = {}

@@ -70,6 +70,8 @@ class Method:
     """The protocol's switch under which each edit depends on those before it; empty: never."""
     count_rows: "Callable[[Editor, Groups, History, int | None], None] | None" = None
     """For such a method: adds what the edits of groups would leave to a history, without making them."""
+    keeps: "Callable[[Editor, Sequence[View], Edited], object] | None" = None
+    """What the next edit of a sequence must know of an edit, and of those before it, on the model that carries them."""
     undone_by: str = ""
     """The protocol's switch under which its edit is undone before scoring, as the released code does; empty: never."""
     unchanged: str = ""

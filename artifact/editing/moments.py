@@ -1,7 +1,8 @@
 """Second moments of the down-projection's inputs, C = E[k k^T]: their files, and what edits solve with them.
 
-Covers the published npz layout (a sum with its count), reading it, and solving: C^-1 k for ROME,
-(lambda C + K K^T)^-1 K for MEMIT. Summing over texts is sums.py's, reading texts and checkpoints collect.py's.
+Covers the published npz layout (a sum with its count), reading it, solving (C^-1 k for ROME, (lambda C + K K^T)^-1 K
+for MEMIT), and the null space of C for AlphaEdit. Summing over texts is sums.py's, reading texts and checkpoints
+collect.py's.
 
 What is kept where: a matrix that is read from a file is dropped as soon as it is factored; its Cholesky factor stays on
 the model's device in float64 (8 M^2 bytes a layer: 0.33 GB for GPT-2 XL, so 1.6 GB for its five layers, and 2.1 GB for
@@ -17,7 +18,7 @@ Shape letters: M MLP width, N key, B key solved for on its own, R row of a part 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -74,7 +75,11 @@ class Moments:
     folder: Path | None = None
     given_MM: dict[int, Tensor] = field(default_factory=dict)
     texts_sha256: str = ""
+    ridge: float = 0.0
+    """Added to the diagonal of every matrix."""
     _factors: dict[int, _Cholesky | _LU] = field(default_factory=dict)
+    _ridged: "dict[float, Moments]" = field(default_factory=dict)
+    _spaces: dict[tuple[int, float], Tensor] = field(default_factory=dict)
     _counts: dict[int, float] = field(default_factory=dict)
 
     def matrix(self, decoder: Decoder, layer: int) -> Tensor:
@@ -93,7 +98,27 @@ class Moments:
                 f"{self._named(decoder, layer)}: the matrix of layer {layer} is not symmetric, as second moments are; "
                 f"{_AGAIN}"
             )
+        if self.ridge:
+            matrix_MM = matrix_MM + self.ridge * torch.eye(len(matrix_MM), dtype=torch.float64, device=decoder.device)
         return matrix_MM
+
+    def ridged(self, ridge: float) -> "Moments":
+        """The same with `ridge` more on every diagonal, made once."""
+        if not ridge:
+            return self
+        if ridge not in self._ridged:
+            self._ridged[ridge] = replace(self, ridge=self.ridge + ridge, _factors={}, _ridged={}, _spaces={})
+        return self._ridged[ridge]
+
+    def null_space(self, decoder: Decoder, layer: int, below: float) -> Tensor:
+        """Orthonormal columns (M, N) in float64 that span the directions in which C is below a threshold: AlphaEdit's P
+        is their product with themselves. Made once a layer. Raises what `matrix` raises.
+        """
+        if (layer, below) not in self._spaces:
+            what = f"the null space of the second moments of layer {layer}"
+            eigenvalue_M, vector_MM = in_one(lambda: torch.linalg.eigh(self.matrix(decoder, layer)), what)
+            self._spaces[layer, below] = vector_MM[:, eigenvalue_M.abs() < below].contiguous()
+        return self._spaces[layer, below]
 
     def published(self, decoder: Decoder) -> dict[str, Any] | None:
         """What the published hyperparameter files call these moments by; None for any that are not the published ones'

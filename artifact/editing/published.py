@@ -33,7 +33,8 @@ _MOMENTS = ("mom2_dataset", "mom2_n_samples", "mom2_dtype")
 _MEND_DATA = ("counterfact", "zsre", "mini")
 _ONE_VALUE: dict[str, tuple[Any, ...]] = {"layer_selection": ("all",), "wd_power_law": (None, False)}
 """Keys with the values that name what is done here; any other value would change the numbers."""
-_ELSEWHERE = {*_MODULES, *_MOMENTS, *_MEND_DATA, *_ONE_VALUE, "n_toks", "model_name"}
+_UNUSED = ("n_toks", "model_name", "calculate_objective_value", "device", "stats_dir")
+_ELSEWHERE = {*_MODULES, *_MOMENTS, *_MEND_DATA, *_ONE_VALUE, *_UNUSED}
 
 
 def hyperparameters_of(path: Path, decoder: Decoder | None, method: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """ROME: a rank-one change of one layer's down-projection that makes the subject's last token carry a new value.
 
-Covers both perspectives, many independent single edits at once. Entity view: key and value at the rewrite prompt,
-towards o*. Relation view, as released: key from the removal prompt, value on the "add" prompt towards the relation
-together with the first five prefixed removal prompts towards "None", update measured at the "add" prompt.
+Covers both perspectives, many independent single edits at once. Entity perspective: key and value at the rewrite
+prompt, towards o*. Relation perspective, as released: key from the removal prompt, value on the "add" prompt towards
+the relation together with the first five prefixed removal prompts towards "None", update measured at the "add" prompt.
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{rome,rome_B,rake_rome,rake_rome_B},
-1e-4 relative.
+1e-4 relative. R-ROME and p-ROME (arXiv 2403.07175) are the same with other prefixes for the key and for what is
+measured: tests/reference/{rrome,rrome_B}.
 
 Shape letters as in lm/decoder.py, and F fact.
 """
@@ -27,6 +28,8 @@ from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
+BARE = ("{}",)
+"""The prompt without a prefix."""
 REMOVAL_PREFIXES = 5
 """How many prefixed removal prompts a relation edit takes."""
 
@@ -52,27 +55,36 @@ def rome(
     moments: Moments,
     protocol: Protocol,
     memory: Memory | None = None,
+    *,
+    keyed: Sequence[str] | None = None,
+    measured: Sequence[str] = BARE,
 ) -> list[RomeEdit | EditError]:
     """An edit for each view, as if each were the only one; an EditError in the place of one that cannot be computed.
 
-    `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's.
+    `templates` are the context prefixes ("{}" is the prompt), the first of them the bare prompt's. `keyed`: those whose
+    mean key is written to (default: all); `measured`: those over which the update's k' and W k' are averaged.
     """
     decoder, layer = model.decoder, hparams.layer
     memory = memory or Memory(default_memory(decoder.device))
+    keyed = templates if keyed is None else keyed
     objectives = [objective(model, view, templates, templates[:REMOVAL_PREFIXES], protocol) for view in views]
     key_rows = [
-        [subject_row(model, fill(t, view.removal or view.template), view.subject) for t in templates] for view in views
+        subject_row(model, fill(t, view.removal or view.template), view.subject) for view in views for t in keyed
     ]
-    bare_rows = [subject_row(model, view.template, view.subject) for view in views]
+    measured_rows = [subject_row(model, fill(t, view.template), view.subject) for view in views for t in measured]
     first_rows = [objective.rows[0] for objective in objectives]
 
     with torch.no_grad():
-        flat = [row for rows in key_rows for row in rows]
-        input_BM, output_BD = _down_projection(model, layer, [*flat, *bare_rows, *first_rows], memory)
-        key_FM = torch.stack([part.mean(0) for part in input_BM[: len(flat)].split(len(templates))])
-        _, bare_FM, _ = input_BM.split([len(flat), len(views), len(views)])
-        # v0 and W k' are the module's output with and without the target after it: equal, as it is causal.
-        _, current_FD, start_FD = output_BD.split([len(flat), len(views), len(views)])
+        sizes = [len(key_rows), len(measured_rows), len(first_rows)]
+        input_BM, output_BD = _down_projection(model, layer, [*key_rows, *measured_rows, *first_rows], memory)
+        key_BM, measured_BM, _ = input_BM.split(sizes)
+        # v0 and, of the bare prompt, W k' are the module's output with and without the target after it: equal, as it
+        # is causal.
+        _, current_BD, start_FD = output_BD.split(sizes)
+        key_FM = key_BM.unflatten(0, (len(views), -1)).mean(1)
+        measured_FM, current_FD = (
+            part_BX.unflatten(0, (len(views), -1)).mean(1) for part_BX in (measured_BM, current_BD)
+        )
         left_FM = moments.solve(decoder, layer, key_FM) if hparams.mom2_adjustment else key_FM.double()
         left_FM = left_FM / left_FM.norm(dim=1, keepdim=True)
 
@@ -80,7 +92,7 @@ def rome(
     results: list[RomeEdit | EditError] = []
     for f in range(len(views)):
         left_M, target_D = left_FM[f], start_FD[f].float() + optimised.delta_FD[f]
-        right_D = (target_D - current_FD[f].float()).double() / (bare_FM[f].double() @ left_M)
+        right_D = (target_D - current_FD[f].float()).double() / (measured_FM[f].double() @ left_M)
         note = moments.note([layer]) if hparams.mom2_adjustment else ""
         results.append(_edited(decoder, layer, optimised, f, left_M, right_D, target_D, note))
     return results

@@ -119,7 +119,7 @@ def target_text(model: LanguageModel, protocol: Protocol) -> Callable[[Sequence[
 def objective(
     model: LanguageModel, view: View, templates: Sequence[str], removals: Sequence[str], protocol: Protocol
 ) -> Objective:
-    """What the value of one view is optimised for: every prefixed prompt; in relation views, removal towards "None"."""
+    """What the value of one view is optimised for: every prefixed prompt; for relations, removal towards "None"."""
     target, written = model.tokens.continuation(f" {view.target}"), target_text(model, protocol)
     rows = [subject_row(model, fill(t, view.template), view.subject, target, written=written) for t in templates]
     if view.removal is not None:

@@ -25,20 +25,20 @@ ANOTHER_RELATION = "another relation"
 
 @dataclass(frozen=True)
 class Column:
-    """One column of every table: prompts of which view, which group, and the foil where it is not the paper's."""
+    """One column of every table: prompts of which perspective and group, and the foil where it is not the paper's."""
 
-    view: Perspective
+    perspective: Perspective
     group: Group
     foil: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.view} {self.group.replace('_', ' ')}" + (f" against {self.foil}" if self.foil else "")
+        return f"{self.perspective} {self.group.replace('_', ' ')}" + (f" against {self.foil}" if self.foil else "")
 
     @property
     def against(self) -> str:
         """What the wanted continuation is compared with: an object, the word "None", or another relation."""
-        if self.view == "relation":
+        if self.perspective == "relation":
             return self.foil or NO_RELATION
         return "o*" if self.group in UNTOUCHED else "o_c"
 
@@ -138,26 +138,26 @@ def case_values(views: Mapping[str, Any]) -> list[float]:
     """A stored case's numbers in the order of VALUES; nan where it has no prompts, or no other relation."""
     values = []
     for metric, column in VALUES:
-        groups = views.get(column.view, {}).get("another" if column.foil else "metrics", {})
+        groups = views.get(column.perspective, {}).get("another" if column.foil else "metrics", {})
         value = (groups.get(column.group) or {}).get(metric)
         values.append(math.nan if value is None else float(value))
     return values
 
 
 def case_json(score: CaseScore) -> dict[str, Any]:
-    """A case as plain JSON: view -> group -> metrics, with the prompts' own numbers beside them.
+    """A case as plain JSON: perspective -> group -> metrics, with the prompts' own numbers beside them.
 
-    The relation view also holds `another_relation`: the foil's name, and each group's metrics against it.
+    The relation perspective also holds `another_relation`: the foil's name, and each group's metrics against it.
     """
     case: dict[str, Any] = {"case_id": score.case_id}
-    for view, scored in score.views.items():
-        case[view] = {
+    for perspective, scored in score.views.items():
+        case[perspective] = {
             group: {**metrics, "prompts": [asdict(prompt) for prompt in scored.prompts.get(group, ())]}
             for group, metrics in scored.metrics.items()
         }
         if scored.foil is not None:
             against = {str(group): metrics for group, metrics in scored.another.items()}
-            case[view]["another_relation"] = {"foil": scored.foil, **against}
+            case[perspective]["another_relation"] = {"foil": scored.foil, **against}
     return case
 
 

@@ -1,9 +1,9 @@
 """NLL of continuations under an edit, for many cases at once, each row of a batch under its own case's edit.
 
-Covers what the tables need: every prompt of both views with its continuations (target, foil, and the relation view's
-harder foil), teacher forced, as `prompt + " " + text`. All texts of a case make one row, in which a shared beginning is
-computed once. metrics.py says what the numbers mean. Golden numbers: tests/reference/eval and the metrics of
-tests/reference/rake_rome, 1e-4.
+Covers what the tables need: every prompt of both perspectives with its continuations (target, foil, and the relation
+perspective's harder foil), teacher forced, as `prompt + " " + text`. All texts of a case make one row, in which a
+shared beginning is computed once. metrics.py says what the numbers mean. Golden numbers: tests/reference/eval and the
+metrics of tests/reference/rake_rome, 1e-4.
 
 Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
@@ -98,7 +98,7 @@ def _prompt_score(prompt: str, readings: Sequence[_Reading]) -> PromptScore:
 
 
 def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _View]:
-    """What is asked of one fact, by view; PromptError, with its case id, where the model cannot be asked so."""
+    """What is asked of one fact, by perspective; PromptError, with its case id, where the model cannot be asked so."""
     views: dict[Perspective, _View] = {}
     try:
         for view in fact.views():

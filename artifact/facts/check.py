@@ -82,11 +82,11 @@ def uses(checked: Checked, methods: str, joint: str) -> Iterator[str]:
     if checked.note:
         yield checked.note
     yield (
-        f"entity view: {len(facts)} of {checked.records} records, {_count(one.paraphrases for one in facts)} with "
-        f"rephrasings (generality), {_count(one.neighbourhood for one in facts)} with neighbours (specificity)"
+        f"entity perspective: {len(facts)} of {checked.records} records, {_count(one.paraphrases for one in facts)} "
+        f"with rephrasings (generality), {_count(one.neighbourhood for one in facts)} with neighbours (specificity)"
     )
     yield (
-        f"relation view: {len(related)} of {checked.records} records, "
+        f"relation perspective: {len(related)} of {checked.records} records, "
         f"{_count(one.relation_paraphrases for one in related)} with rephrasings (generality), "
         f"{_count(one.another_relation for one in related)} with a harder foil"
     )
@@ -101,7 +101,7 @@ def uses(checked: Checked, methods: str, joint: str) -> Iterator[str]:
     for perspective in PERSPECTIVES:
         of_view = facts if perspective == "entity" else related
         if len(of_view) > 1:
-            yield f"all records in one edit, {perspective} view: {_together(of_view, perspective, joint)}"
+            yield f"all records in one edit, {perspective} perspective: {_together(of_view, perspective, joint)}"
 
 
 def _together(facts: Sequence[Fact], perspective: Perspective, joint: str) -> str:

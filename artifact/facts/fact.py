@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 Perspective = Literal["entity", "relation"]
 PERSPECTIVES: tuple[Perspective, ...] = ("entity", "relation")
 NO_RELATION = "None"
-"""The foil of the relation view: the literal word that the paper's evaluation compares the relation with."""
+"""The foil of the relation perspective: the literal word that the paper's evaluation compares the relation with."""
 
 
 class Question(NamedTuple):
@@ -38,10 +38,10 @@ class View:
     """One perspective of a fact: how it is asked, what an edit writes, and the prompts that judge the edit.
 
     `template` keeps one "{}" for the subject. `target` is what an edit writes (o* or r), `foil` what it is compared
-    with (o_c or the word "None"), `harder_foil` a second one (the relation view's other relation). `removal` is the
-    relation view's second prompt, whose relation the edit takes away. `reliability`, `generality`, `specificity` (other
-    subjects) and `other_relations` (of the same subject) are complete prompts; `answers` are those of the prompts whose
-    true answer is not the foil.
+    with (o_c or the word "None"), `harder_foil` a second one (the relation perspective's other relation). `removal` is
+    the relation perspective's second prompt, whose relation the edit takes away. `reliability`, `generality`,
+    `specificity` (other subjects) and `other_relations` (of the same subject) are complete prompts; `answers` are those
+    of the prompts whose true answer is not the foil.
     """
 
     perspective: Perspective
@@ -64,7 +64,7 @@ class View:
 
 @dataclass(frozen=True)
 class Fact:
-    """One record: subject s, true object o_c, new object o*, and the prompts of both views.
+    """One record: subject s, true object o_c, new object o*, and the prompts of both perspectives.
 
     `another_relation` is a relation that the same kind of subject has, drawn by the case's own seed (relations.py).
     `neighbourhood` are prompts about other subjects with the same o_c; `other_subjects` (same relation) and
@@ -117,8 +117,8 @@ class Fact:
             )
         if self.relation is None or self.add_template is None or self.removal_template is None:
             raise FactError(
-                f"case {self.case_id}: the relation view needs requested_rewrite.relation.strs, add_rel_prompt and "
-                "rm_rel_prompt, and this record has none; use a file with the relation fields"
+                f"case {self.case_id}: the relation perspective needs requested_rewrite.relation.strs, add_rel_prompt "
+                "and rm_rel_prompt, and this record has none; use a file with the relation fields"
             )
         return View(
             "relation",
@@ -134,7 +134,7 @@ class Fact:
         )
 
     def views(self) -> tuple[View, ...]:
-        """The views that this record carries: the entity view, and the relation view where its fields are there."""
+        """The views that this record carries: the entity's, and the relation's where its fields are there."""
         return tuple(self.view(p) for p in PERSPECTIVES if p == "entity" or self.relation is not None)
 
 

@@ -7,8 +7,8 @@ from artifact.facts.fact import Perspective
 
 @dataclass(frozen=True)
 class Prompt:
-    """A view's edit prompt: tokens in the mean, and as the longest of a batch has it tokens, those before the subject's
-    last one, those from it on, and tokens of the target.
+    """A perspective's edit prompt: tokens in the mean, and as the longest of a batch has it tokens, those before the
+    subject's last one, those from it on, and tokens of the target.
     """
 
     mean: float

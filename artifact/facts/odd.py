@@ -79,9 +79,9 @@ def parse_records(raw: object, source: str, every: bool = False) -> list[Fact | 
 def look_at(raw: object, source: str, every: bool = False) -> list[Fact | OddRecord]:
     """Every record as a fact or an odd one, in order, however many are odd; FactError for a file without records.
 
-    A record without rephrasings of a view that it carries is odd where at most MOST_ODD of the file are. A file with
-    more of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each record
-    needs those of its entity view; the relation's fields are checked where they are asked for.
+    A record without rephrasings for a perspective that it carries is odd where at most MOST_ODD of the file are. A file
+    with more of them has no such column for these records, as the user's own may. With `every`, for CounterFact, each
+    record needs those of its entity perspective; the relation's fields are checked where they are asked for.
     """
     records = each(raw, source, parse_fact)
     for number, odd in _without_rephrasings(records, every).items():
@@ -103,7 +103,7 @@ def each(raw: object, source: str, parse: Callable[[object, int, str], _T]) -> l
 
 
 def _without_rephrasings(records: Sequence[Fact | OddRecord], every: bool) -> dict[int, OddRecord]:
-    """The records, by place, that have no rephrasings of a view they carry, where nearly all or `every` record has."""
+    """The records, by place, without rephrasings for a perspective they carry, where nearly all or `every` one has."""
     facts = [(number, one) for number, one in enumerate(records) if isinstance(one, Fact)]
     bare = {"paraphrase_prompts": [(number, fact) for number, fact in facts if not fact.paraphrases]}
     if not every:

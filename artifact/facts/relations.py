@@ -1,9 +1,9 @@
 """The relations of CounterFact, the known facts and LRE: written names, aliases and subject types, by relation id.
 
-Covers the 34 Wikidata properties of the first two, the 26 files of LRE, and the harder foil of the relation view:
-another relation that the same kind of subject has, of the same table. Names and aliases of properties are Wikidata's
-labels, shortened where the label explains itself; those of LRE's files are ours. A type is what most of a relation's
-subjects are, our reading. Prompts are templates.py's.
+Covers the 34 Wikidata properties of the first two, the 26 files of LRE, and the harder foil of the relation
+perspective: another relation that the same kind of subject has, of the same table. Names and aliases of properties are
+Wikidata's labels, shortened where the label explains itself; those of LRE's files are ours. A type is what most of a
+relation's subjects are, our reading. Prompts are templates.py's.
 """
 
 import hashlib

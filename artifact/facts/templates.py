@@ -64,7 +64,7 @@ def relation_prompts(relation_id: str, subject: str, new: str, true: str) -> Rel
 
 
 def with_relation(fact: Fact) -> Fact:
-    """`fact` with the relation view by rule instead of its own; FactError names the case, as in `relation_prompts`."""
+    """`fact` with its relation perspective by rule; FactError names the case, as in `relation_prompts`."""
     try:
         made = relation_prompts(fact.relation_id, fact.subject, fact.object_new, fact.object_true)
     except FactError as error:

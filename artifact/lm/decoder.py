@@ -164,6 +164,17 @@ class Decoder:
         self.embedding_VD = weights[f"{family.embedding}.weight"]
         self.width = self.embedding_VD.shape[1]
 
+    def with_weights(self, weights: dict[str, Tensor]) -> "Decoder":
+        """The same decoder over other weights."""
+        return Decoder(
+            self.family,
+            weights,
+            layers=self.layers,
+            heads=self.heads,
+            epsilon=self.epsilon,
+            positions=self.positions,
+        )
+
     @property
     def device(self) -> torch.device:
         return self.embedding_VD.device

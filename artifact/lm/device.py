@@ -203,6 +203,11 @@ class Memory:
         """Rows of `tokens` tokens with `left` stored ones that fit, at least one."""
         return max(1, self.limit // 2 // row_bytes(decoder, left, tokens))
 
+    def scored_rows(self, decoder: Decoder, left: int, tokens: int) -> int:
+        """Rows as those of `rows` that fit with the logits and probabilities of one position each, at least one."""
+        logits = 3 * 4 * len(decoder.embedding_VD)
+        return max(1, self.limit // 2 // (row_bytes(decoder, left, tokens) + logits))
+
     def gradient_row_bytes(self, decoder: Decoder, layers: int, left: int, tokens: int) -> int:
         """Bytes of a row of `tokens` tokens with `left` stored ones whose gradient is taken through `layers` layers.
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.reporting.escapes import Number, csv_bytes, file_name
 from artifact.runs.store import Store
 from artifact.tracing.averages import RoleEffects, Traces, traces_of
 from artifact.tracing.kinds import TRACE_KINDS
 
 TraceKey = tuple[str, Perspective]
-"""Trace kind and view."""
+"""Trace kind and perspective."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Panel:
     unit: str
     kind: str
     window: int
-    corrupt: Perspective
+    perspective: Perspective
     effects: tuple[RoleEffects, ...]
     facts: int
     failed: int
@@ -41,7 +41,7 @@ class Panel:
 
     @property
     def title(self) -> str:
-        return f"{'subject' if self.corrupt == 'entity' else 'relation'} corrupted ({self.corrupt} view)"
+        return f"{'subject' if self.perspective == 'entity' else 'relation'} corrupted ({self.perspective} perspective)"
 
     @property
     def aie_RL(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """All panels of one kind of trace, entity view first, which share a colour scale."""
+    """All panels of one kind of trace, entity perspective first, which share a colour scale."""
 
     kind: str
     panels: tuple[Panel, ...]
@@ -82,7 +82,7 @@ class Chart:
     def fingerprint(self) -> bytes:
         """What the chart's figures are drawn from."""
         return b"".join(
-            f"{panel.unit} {panel.kind} {panel.window} {panel.corrupt} {panel.facts} ".encode()
+            f"{panel.unit} {panel.kind} {panel.window} {panel.perspective} {panel.facts} ".encode()
             + fingerprint(panel.effects)
             for panel in self.panels
         )
@@ -99,20 +99,20 @@ class Chart:
         for panel in self.panels:
             role, layer = panel.peak
             parts.append(
-                f"{panel.corrupt} view, {panel.facts} facts: away from the last token the AIE is largest "
+                f"{panel.perspective} perspective, {panel.facts} facts: away from the last token the AIE is largest "
                 f"at the {panel.effects[role].role}, layer {layer}: {panel.aie_RL[role, layer]:.3f}"
             )
         return "; ".join(parts)
 
 
 def finished_traces(store: Store) -> dict[TraceKey, Traces]:
-    """The finished traces of a run, by (trace kind, view), in the plan's order."""
+    """The finished traces of a run, by (trace kind, perspective), in the plan's order."""
     found: dict[TraceKey, Traces] = {}
     for unit in store.info().plan.units:
         if unit.does == "trace":
             cases_F, numbers_FX = store.numbers(unit)
             if len(cases_F):
-                found[unit.trace_kind.name, unit.corrupt] = traces_of(unit.corrupt, cases_F, numbers_FX)
+                found[unit.trace_kind.name, unit.perspective] = traces_of(unit.perspective, cases_F, numbers_FX)
     return found
 
 
@@ -122,11 +122,11 @@ def charts(store: Store, traced: Mapping[TraceKey, Traces] | None = None) -> lis
     kinds: dict[str, list[Panel]] = {}
     counts = store.counts()
     for unit in store.info().plan.units:
-        traces = traced.get((unit.trace_kind.name, unit.corrupt)) if unit.does == "trace" else None
+        traces = traced.get((unit.trace_kind.name, unit.perspective)) if unit.does == "trace" else None
         if traces is not None:
             kinds.setdefault(unit.trace_kind.name, []).append(_panel(unit, traces, counts[unit.name]))
     return [
-        Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.corrupt))))
+        Chart(kind, tuple(sorted(panels, key=lambda panel: PERSPECTIVES.index(panel.perspective))))
         for kind, panels in kinds.items()
     ]
 
@@ -138,14 +138,14 @@ def panel_file(panel: Panel) -> str:
 
 def chart_csv(chart: Chart) -> bytes:
     """Mean AIE (probability), 95% interval of the mean (normal approximation) and facts, by unit, role and layer."""
-    header = ("unit", "kind", "corrupted", "role", "layer", "facts", "aie", "low", "high")
+    header = ("unit", "kind", "perspective", "role", "layer", "facts", "aie", "low", "high")
     rows: list[list[object]] = []
     for panel in chart.panels:
         for effect in panel.effects:
             for layer, (mean, half) in enumerate(zip(effect.mean(), effect.half_width(), strict=True)):
                 numbers = [mean] if np.isnan(half) else [mean, mean - half, mean + half]
                 written = [Number(f"{x:.6f}") for x in numbers] + [""] * (3 - len(numbers))
-                rows.append([panel.unit, chart.kind, panel.corrupt, effect.role, layer, effect.facts, *written])
+                rows.append([panel.unit, chart.kind, panel.perspective, effect.role, layer, effect.facts, *written])
     return csv_bytes(header, rows)
 
 
@@ -160,7 +160,7 @@ def _panel(unit: Unit, traces: Traces, counts: Counter[str]) -> Panel:
         unit=unit.name,
         kind=unit.trace_kind.name,
         window=unit.window,
-        corrupt=unit.corrupt,
+        perspective=unit.perspective,
         effects=tuple(traces.role_effects()),
         facts=len(traces.cases_F),
         failed=counts["failed"],

@@ -17,7 +17,7 @@ from artifact.editing.methods import printed_name
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric
 from artifact.facts.fact import Perspective
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
 from artifact.reporting.escapes import csv_bytes, markdown
 from artifact.reporting.grids import METRIC_WORDS, edit_name
@@ -161,12 +161,12 @@ def comparison_csv(comparison: Comparison) -> bytes:
             scale = SCALES[metric]
             lines.append(
                 [
-                    *(edit_name(unit.edited), unit.printed_method, column.view, column.group, column.against),
+                    *(edit_name(unit.edited), unit.printed_method, column.perspective, column.group, column.against),
                     *(metric, UNITS[metric], scale(pair.first), scale(pair.second)),
                     *Cell.of(pair.change, scale.of_change).numbers,
                 ]
             )
-    header = "edited method view group against metric unit first second change change_low change_high n"
+    header = "edited method perspective group against metric unit first second change change_low change_high n"
     return csv_bytes(header.split(), lines)
 
 

@@ -49,7 +49,7 @@ class PublishedCell(msgspec.Struct, frozen=True):
     model_revision: str
     method: str
     edited: Perspective | None
-    view: Perspective
+    perspective: Perspective
     group: Group
     metric: str
     unit: str
@@ -71,7 +71,7 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Part of a claim's predicate: every method's value of a column lies within low to high (percent)."""
 
     edited: Perspective
-    view: Perspective
+    perspective: Perspective
     group: Group
     low: _Percent
     high: _Percent
@@ -84,7 +84,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `disjoint` asks for 95% intervals that do not overlap; otherwise the cell's tolerance is allowed.
     """
 
-    view: Perspective
+    perspective: Perspective
     group: Group
     lower: Perspective
     higher: Perspective
@@ -92,13 +92,13 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Cells of one trace kind and view whose indirect effects are averaged: token roles and a range of depth.
+    """Cells of one trace kind and perspective whose indirect effects are averaged: token roles and a range of depth.
 
     `depth` is a half-open range of the model's depth from 0 to 1; layer l of L stands at (l + 0.5) / L.
     """
 
     kind: KindName
-    corrupt: Perspective
+    perspective: Perspective
     roles: tuple[str, ...]
     depth: tuple[float, float]
 
@@ -166,7 +166,7 @@ class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    view: Perspective
+    perspective: Perspective
     group: Group
     printed: str
     tolerance: str
@@ -276,7 +276,7 @@ def _cell(place: _Place, c: int, column: _Column) -> PublishedCell:
     columns = f"tables {table.id}.columns"
     method = "unedited" if row.method == "none" else row.method.upper()
     return PublishedCell(
-        id=f"{table.id}/{row.model}/{row.method}/{column.view}/{column.group}",
+        id=f"{table.id}/{row.model}/{row.method}/{column.perspective}/{column.group}",
         paper=table.paper,
         table=table.id,
         where=table.where,
@@ -286,7 +286,7 @@ def _cell(place: _Place, c: int, column: _Column) -> PublishedCell:
         model_revision=model.revision,
         method=row.method,
         edited=None if row.method == "none" else table.edited,
-        view=column.view,
+        perspective=column.perspective,
         group=column.group,
         metric=file.metric,
         unit=file.unit,
@@ -322,8 +322,8 @@ def _check_effect(effect: Effect, claim: _Claim, path: Path) -> None:
         raise ExpectedError(f"{path}: claim {claim.id}.effects: each needs either over or share; correct the file")
     for region in _regions(effect):
         for role in region.roles:
-            if role not in roles(region.corrupt):
-                raise _unknown(path, f"claim {claim.id}.effects.roles", role, dict.fromkeys(roles(region.corrupt)))
+            if role not in roles(region.perspective):
+                raise _unknown(path, f"claim {claim.id}.effects.roles", role, dict.fromkeys(roles(region.perspective)))
         low, high = region.depth
         if not 0 <= low < high <= 1:
             raise ExpectedError(

@@ -21,13 +21,13 @@ from artifact.tracing.averages import Traces, roles
 
 @dataclass(frozen=True)
 class TracedEffects:
-    """Finished traces by (trace kind, view)."""
+    """Finished traces by (trace kind, perspective)."""
 
     traces: Mapping[tuple[str, Perspective], Traces]
 
     @property
     def kinds(self) -> set[str]:
-        """Kinds of which both views are there."""
+        """Kinds of which both perspectives are there."""
         return {kind for kind, _ in self.traces if {(kind, "entity"), (kind, "relation")} <= self.traces.keys()}
 
 
@@ -43,7 +43,7 @@ def difference(effect: Effect, traced: TracedEffects) -> Estimate | None:
         below = _by_fact(effect.over, traced)
     else:
         assert effect.share is not None
-        traces = traced.traces.get((effect.region.kind, effect.region.corrupt))
+        traces = traced.traces.get((effect.region.kind, effect.region.perspective))
         below = Series(traces.cases_F, effect.share * (traces.clean_F - traces.corrupted_F)) if traces else None
     return None if above is None or below is None else paired_change(below, above)
 
@@ -71,12 +71,12 @@ def _by_fact(region: Region, traced: TracedEffects) -> Series | None:
 
     Roles count by their tokens: a token that has two of the region's roles counts twice.
     """
-    traces = traced.traces.get((region.kind, region.corrupt))
+    traces = traced.traces.get((region.kind, region.perspective))
     if traces is None:
         return None
     depth_L = (np.arange(traces.effects_FRL.shape[2]) + 0.5) / traces.effects_FRL.shape[2]
     inside_L = (depth_L >= region.depth[0]) & (depth_L < region.depth[1])
-    chosen = [roles(region.corrupt).index(role) for role in region.roles]
+    chosen = [roles(region.perspective).index(role) for role in region.roles]
     tokens_FR = traces.tokens_FR[:, chosen]
     has_F = tokens_FR.sum(1) > 0
     if not has_F.any() or not inside_L.any():

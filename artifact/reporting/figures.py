@@ -1,8 +1,8 @@
 """The figures: heat maps of the average indirect effect by token role and layer, and severed effects by layer.
 
-Covers drawing charts.py's and severed.py's data, as PDF and PNG of the same bytes each time: entity and relation view
-side by side on one colour scale, single panels for narrow pages, and one traced prompt. It traces nothing and needs no
-GPU. Which figures need drawing at all is drawings.py's.
+Covers drawing charts.py's and severed.py's data, as PDF and PNG of the same bytes each time: entity and relation
+perspective side by side on one colour scale, single panels for narrow pages, and one traced prompt. It traces nothing
+and needs no GPU. Which figures need drawing at all is drawings.py's.
 """
 
 import io
@@ -151,7 +151,7 @@ def _figure(chart: Chart, panels: Sequence[Panel]) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    views = [panel.corrupt for panel in chart.panels]
+    perspectives = [panel.perspective for panel in chart.panels]
     scale = _scale(chart)
     image = None
     for axis, panel in zip(axes, panels, strict=False):
@@ -161,7 +161,7 @@ def _figure(chart: Chart, panels: Sequence[Panel]) -> Figure:
         layers = aie_RL.shape[1]
         axis.set_xticks(range(0, layers, max(1, -(-layers // 8))))
         axis.set_xlabel("layer")
-        named = f"{_drawable(panel.unit)}, " if views.count(panel.corrupt) > 1 else ""
+        named = f"{_drawable(panel.unit)}, " if perspectives.count(panel.perspective) > 1 else ""
         axis.set_title(f"{panel.title}\n{named}{panel.facts} facts", loc="right")
         axis.tick_params(length=2, width=0.5)
     assert image is not None

@@ -56,7 +56,7 @@ def own_grid(metric: Metric, rows: Sequence[MeasuredRow], hashes: Mapping[str, s
 
 
 def gap_grid(metric: Metric, rows: Sequence[MeasuredRow]) -> Grid:
-    """How far each edit carries over to the view it was not made from: gap and gap of the changes, with intervals."""
+    """How far each edit carries over to the other perspective: gap and gap of the changes, with intervals."""
     scale, lines = SCALES[metric].of_change, []
     for row in (row for row in rows if row.gaps):
         gaps = [row.gaps.get((metric, group)) for group in TRANSFER_GROUPS]
@@ -66,7 +66,7 @@ def gap_grid(metric: Metric, rows: Sequence[MeasuredRow]) -> Grid:
     return Grid(
         name=f"transfer-{metric}",
         title=f"Transfer gap: {metric}",
-        caption=f"The edited view's {metric} minus the other view's, paired over n facts, with its 95% interval; "
+        caption=f"The edited perspective's {metric} minus the other's, paired over n facts, with its 95% interval; "
         "beside it the same of the changes against the unedited model, which leaves out what that model said already. "
         "Zero: the edit carries over whole.",
         heads=("edited", "method"),
@@ -85,7 +85,7 @@ def paper_grid(name: str, rows: Sequence[JudgedRow]) -> Grid:
         caption="Success in percent, as published, with our tolerance in points; n as published: "
         f"{source.facts}. Where this run measured a value, its mean, 95% interval and n follow.",
         heads=("model", "method"),
-        columns=tuple(f"{judged.cell.view} {judged.cell.group}" for judged in first.cells),
+        columns=tuple(f"{judged.cell.perspective} {judged.cell.group}" for judged in first.cells),
         lines=tuple(
             Line(
                 (row.source.printed_model, row.printed_method),
@@ -130,7 +130,7 @@ def trace_grid(charts: Sequence[Chart]) -> Grid:
         caption="Mean probability of the answer's first token over n facts, clean and corrupted; total effect is their "
         "difference; AIE is the mean over facts of the indirect effect, in probability, its largest value sought "
         "away from the prompt's last token, where the last layers recover the clean answer by construction.",
-        heads=("unit", "kind", "view"),
+        heads=("unit", "kind", "perspective"),
         columns=("clean", "corrupted", "total effect", "largest AIE", "where"),
         lines=tuple(_trace_line(chart, panel) for chart in charts for panel in chart.panels),
     )
@@ -145,14 +145,16 @@ def own_csv(rows: Sequence[MeasuredRow]) -> bytes:
                 if (value := row.values.get((metric, column))) is not None:
                     lines.append(
                         [
-                            *(row.unit, edit_name(row.edited), row.printed_method, column.view, column.group),
+                            *(row.unit, edit_name(row.edited), row.printed_method, column.perspective, column.group),
                             *(column.against, metric, UNITS[metric]),
                             *_mean(value, SCALES[metric]).numbers,
                             *_change(value, SCALES[metric]).numbers,
                             *(row.failed, row.excluded),
                         ]
                     )
-    header = "unit_of_work edited method view group against metric unit mean low high n change change_low change_high"
+    header = (
+        "unit_of_work edited method perspective group against metric unit mean low high n change change_low change_high"
+    )
     return csv_bytes([*header.split(), "change_n", "failed", "excluded"], lines)
 
 
@@ -164,12 +166,12 @@ def paper_csv(rows: Sequence[JudgedRow]) -> bytes:
         lines.append(
             [
                 *(source.id, source.paper, source.where, source.model, source.method, source.edited or ""),
-                *(source.view, source.group, "success", source.unit, cell.value, cell.tolerance),
+                *(source.perspective, source.group, "success", source.unit, cell.value, cell.tolerance),
                 *(*cell.numbers, cell.difference, judged.status),
             ]
         )
-    header = "id paper where model method edited view group metric unit value tolerance measured low high n difference"
-    return csv_bytes([*header.split(), "status"], lines)
+    header = "id paper where model method edited perspective group metric unit value tolerance measured low high n"
+    return csv_bytes([*header.split(), "difference", "status"], lines)
 
 
 def _mean(value: Value | None, scale: Scale) -> Cell:
@@ -184,7 +186,7 @@ def _trace_line(chart: Chart, panel: Panel) -> Line:
     role, layer = panel.peak
     numbers = (panel.clean, panel.corrupted, panel.clean - panel.corrupted, float(panel.aie_RL[role, layer]))
     return Line(
-        (panel.unit, chart.printed_kind, panel.corrupt),
+        (panel.unit, chart.printed_kind, panel.perspective),
         (*(Cell(x, scale=PROBABILITY) for x in numbers), f"{panel.effects[role].role}, layer {layer}"),
         counts=(panel.facts, panel.failed, panel.excluded),
     )

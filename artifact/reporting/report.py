@@ -26,11 +26,12 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
-from artifact.plan import narrowing_of
+from artifact.plans import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
+from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
@@ -41,7 +42,7 @@ from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
 from artifact.runs.rehearsed import REHEARSED
-from artifact.runs.store import Store
+from artifact.runs.store import REPORT, Store
 
 PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
@@ -61,7 +62,8 @@ class Report:
 def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -> tuple[Path, Report]:
     """Write the report of one run, or of one run a model; returns the path of report.html, and the report.
 
-    `folder` (default: the first run's own report folder). With several runs each file carries its model's name; with
+    `folder` (default: the first run's own report folder); what is written into a run's own folder, or into that of the
+    runs, is described there in ro-crate-metadata.json. With several runs each file carries its model's name; with
     `by_model` a single run's do, too, so that names stay when other models join. Two processes that report into one
     folder take turns. Raises RunError where it cannot be written, ExpectedError where published values cannot be read.
     """
@@ -77,6 +79,12 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
             report = make_report(stores, load_expected(), folder, by_model)
         for name, content in report.files.items():
             _write(folder / name, content)
+        root = folder.parent
+        if folder.name == REPORT and all(root in (store.folder, store.folder.parent) for store in stores):
+            files = {f"{REPORT}/{name}": content for name, content in report.files.items()}
+            commands = [repeat_command(store.info()) for store in stores]
+            with _writing(root / CRATE):
+                write_atomically(root / CRATE, crate_json(root, stores, commands, files))
     return folder / "report.html", report
 
 
@@ -295,7 +303,7 @@ def _environment() -> jinja2.Environment:
         clause=lambda text: str(text).rstrip("."),
         sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
         groupby_run=lambda columns: [
-            list(side) for _, side in groupby(columns, lambda column: (column.view, column.foil))
+            list(side) for _, side in groupby(columns, lambda column: (column.perspective, column.foil))
         ],
         quoted=lambda text: f"“{text}”" if text == NO_RELATION else text,
         # A typographic minus before digits; files that programs read keep the plain one.
@@ -325,7 +333,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
         does = {
-            "trace": f"trace the {unit.trace_kind.printed}, {unit.corrupt} view",
+            "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
         }[unit.does]

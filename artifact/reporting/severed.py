@@ -1,7 +1,7 @@
 """Severed effects by layer for each token role: what is left of a hidden state's effect without MLP or attention.
 
-Covers the data of one figure a view: a panel a role, a line for each kind of trace that Figure 3 shows (kinds.py).
-figures.py draws it; its numbers stand in the CSV files of charts.py.
+Covers the data of one figure a perspective: a panel a role, a line for each kind of trace that Figure 3 shows
+(kinds.py). figures.py draws it; its numbers stand in the CSV files of charts.py.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ _LINES = {one.name: one for one in TRACE_KINDS.values() if "figure3" in one.figu
 
 @dataclass(frozen=True)
 class SeveredChart:
-    """One view: role -> trace kind -> effects by layer."""
+    """One perspective: role -> trace kind -> effects by layer."""
 
-    corrupt: Perspective
+    perspective: Perspective
     effects: dict[str, dict[str, RoleEffects]]
 
     @property
     def name(self) -> str:
         """Stem of the figure's files."""
-        return f"severed-{self.corrupt}"
+        return f"severed-{self.perspective}"
 
     @property
     def file_names(self) -> list[str]:
@@ -34,7 +34,7 @@ class SeveredChart:
     @property
     def fingerprint(self) -> bytes:
         """What the chart's figure is drawn from."""
-        return self.corrupt.encode() + b"".join(
+        return self.perspective.encode() + b"".join(
             f"{role} {kind} ".encode() + fingerprint([effect])
             for role, lines in self.effects.items()
             for kind, effect in lines.items()
@@ -49,23 +49,23 @@ class SeveredChart:
                 layer = int(intact[0].mean().argmax())
                 values = ", ".join(f"{_LINES[kind].line} {effect.mean()[layer]:.3f}" for kind, effect in lines.items())
                 parts.append(f"{role}, layer {layer}: {values}")
-        return f"{self.corrupt} view: " + "; ".join(parts)
+        return f"{self.perspective} perspective: " + "; ".join(parts)
 
 
 def severed_charts(charts: list[Chart]) -> list[SeveredChart]:
-    """A chart for each view of which anything was traced severed."""
+    """A chart for each perspective of which anything was traced severed."""
     found = []
-    for corrupt in PERSPECTIVES:
+    for perspective in PERSPECTIVES:
         by_kind = {
             chart.kind: {effect.role: effect for effect in panel.effects}
             for chart in charts
             for panel in chart.panels
-            if chart.kind in _LINES and panel.corrupt == corrupt
+            if chart.kind in _LINES and panel.perspective == perspective
         }
         if any(_LINES[kind].severed for kind in by_kind):
             lines = {
                 role: {kind: by_kind[kind][role] for kind in _LINES if role in by_kind.get(kind, {})}
-                for role in roles(corrupt)
+                for role in roles(perspective)
             }
-            found.append(SeveredChart(corrupt, {role: one for role, one in lines.items() if one}))
+            found.append(SeveredChart(perspective, {role: one for role, one in lines.items() if one}))
     return found

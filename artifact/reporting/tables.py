@@ -15,7 +15,7 @@ import numpy as np
 from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import METRICS, OPTIONAL, VALUES, Column, Group, Metric, columns_of
 from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.reporting.expected import PublishedCell, Tolerance
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
@@ -25,7 +25,7 @@ CellState = Literal["reproduced", "outside tolerance", "skipped", "not run"]
 Cases = Mapping[tuple[Metric, Column], Series]
 """Finished cases' values by metric and column."""
 TRANSFER_GROUPS: tuple[Group, ...] = ("reliability", "generality")
-"""Groups of prompts that both views have."""
+"""Groups of prompts that both perspectives have."""
 _NONE = Series(np.empty(0, dtype=np.int64), np.empty(0))
 
 
@@ -52,12 +52,12 @@ class MeasuredRow:
     """One unit of the run: which edit, what each column gives by metric, and how many cases it rests on.
 
     `edited` is None for the unedited model. `planned` is how many cases the plan holds for the unit; a column without
-    prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited view minus the
-    other view, case by case: what of the edit did not carry over; its change is the gap of the changes. `undone` marks
-    rows whose edit was undone before the scoring, as the released code does with KN's: the numbers are the unedited
-    model's. `unedited` counts the cases whose edit changes nothing (Method.unchanged): they are done, and their
-    numbers are the unedited model's. `ordered`: each case's numbers depend on the cases edited before it. `skipped` is
-    why every case was left out, where all share one reason.
+    prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited perspective
+    minus the other perspective, case by case: what of the edit did not carry over; its change is the gap of the
+    changes. `undone` marks rows whose edit was undone before the scoring, as the released code does with KN's: the
+    numbers are the unedited model's. `unedited` counts the cases whose edit changes nothing (Method.unchanged): they
+    are done, and their numbers are the unedited model's. `ordered`: each case's numbers depend on the cases edited
+    before it. `skipped` is why every case was left out, where all share one reason.
     """
 
     unit: str
@@ -224,7 +224,7 @@ def judge(cell: PublishedCell, info: RunInfo | None, rows: Sequence[MeasuredRow]
         return not_run(f"{wanted}, scored with its edit (--protocol corrected, or --correct kn_undone)")
     if row.skipped:
         return JudgedCell(cell, tolerance, None, "skipped", False, row.skipped)
-    value = row.values.get(("success", Column(cell.view, cell.group)))
+    value = row.values.get(("success", Column(cell.perspective, cell.group)))
     if value is None:
         return not_run(f"{wanted}: no finished case has this column")
     measured = value.mean.scaled(100)
@@ -305,8 +305,8 @@ def undone(info: RunInfo, unit: Unit) -> bool:
 
 
 def _gaps(edited: Perspective, after: Cases, before: Cases) -> dict[tuple[Metric, Group], tuple[Series, Series]]:
-    """The edited view minus the other over the cases that have both, and the same of the changes against `before`."""
-    other = next(view for view in PERSPECTIVES if view != edited)
+    """The edited perspective minus the other over the cases with both, and the same of the changes against `before`."""
+    other = next(perspective for perspective in PERSPECTIVES if perspective != edited)
     gaps = {}
     for metric, group in product(METRICS, TRANSFER_GROUPS):
         here, there = (metric, Column(edited, group)), (metric, Column(other, group))

@@ -263,7 +263,11 @@ def _lacking(model: str, cells: Sequence[JudgedCell], run: MeasuredRun | None) -
 def _bound_conditions(bound: Bound, cells: Sequence[JudgedCell]) -> Iterator[_Condition]:
     for judged in cells:
         cell, measured = judged.cell, judged.measured
-        if (cell.edited, cell.view, cell.group) != (bound.edited, bound.view, bound.group) or measured is None:
+        if (cell.edited, cell.perspective, cell.group) != (
+            bound.edited,
+            bound.perspective,
+            bound.group,
+        ) or measured is None:
             continue
         allowed = judged.tolerance.points
         low, high = bound.low - allowed, bound.high + allowed
@@ -279,7 +283,7 @@ def _order_conditions(order: Order, cells: Sequence[JudgedCell]) -> Iterator[_Co
     sides: dict[str, dict[str | None, JudgedCell]] = {}
     for judged in cells:
         cell = judged.cell
-        if (cell.view, cell.group) == (order.view, order.group) and judged.measured is not None:
+        if (cell.perspective, cell.group) == (order.perspective, order.group) and judged.measured is not None:
             sides.setdefault(cell.method, {})[cell.edited] = judged
     for side in sides.values():
         if order.lower not in side or order.higher not in side:
@@ -296,14 +300,14 @@ def _order_conditions(order: Order, cells: Sequence[JudgedCell]) -> Iterator[_Co
 
 
 def _column_name(cell: PublishedCell) -> str:
-    return f"{printed_name(cell.method)} {cell.view} {cell.group}"
+    return f"{printed_name(cell.method)} {cell.perspective} {cell.group}"
 
 
 def _cell_json(judged: JudgedCell) -> dict[str, Any]:
     cell, measured = judged.cell, judged.measured
     return {
         **{name: getattr(cell, name) for name in _CELL_FIELDS},
-        "column": f"{cell.view} {cell.group}",
+        "column": f"{cell.perspective} {cell.group}",
         "tolerance": round(judged.tolerance.points, _DIGITS),
         "tolerance_reason": judged.tolerance.reason,
         "measured": None

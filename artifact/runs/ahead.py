@@ -13,7 +13,7 @@ from typing import Any
 from artifact.editing.protocol import all_switches, protocol_of
 from artifact.errors import NotBegun, RunError
 from artifact.lm.device import check_fits, parse_bytes
-from artifact.plan import Plan
+from artifact.plans.unit import Plan
 from artifact.runs.describe import first_difference
 from artifact.runs.inputs import check_given
 from artifact.runs.journal import DATABASE, journal_file

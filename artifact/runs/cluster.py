@@ -22,7 +22,7 @@ from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.facts.datasets import DATASETS
 from artifact.lm.device import ROOM
-from artifact.plan import Plan, Unit
+from artifact.plans.unit import Plan, Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
 from artifact.runs.local import Local

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from artifact.plan import Plan, Unit
+from artifact.plans.unit import Plan, Unit
 
 _REBUILT = "relation prompts from templates"
 
@@ -99,9 +99,11 @@ class RunInfo(msgspec.Struct, frozen=True):
         return self.traced.cases if unit.does == "trace" and self.traced is not None else self.cases
 
 
-def described(info: msgspec.Struct) -> dict[str, Any]:
-    """What a run is, as plain JSON."""
-    return msgspec.json.decode(msgspec.json.encode(info))
+def described(info: RunInfo) -> dict[str, Any]:
+    """What a run is, as plain JSON; its units with all their fields, also those that have their default."""
+    found = msgspec.json.decode(msgspec.json.encode(info))
+    found["plan"]["units"] = [msgspec.structs.asdict(unit) for unit in info.plan.units]
+    return found
 
 
 def first_difference(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.record import Record
 

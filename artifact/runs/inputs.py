@@ -16,7 +16,8 @@ from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts.dataset import Data, DataSet, RelationSource
 from artifact.facts.datasets import DATASETS, OWN, default_for, traced_for
 from artifact.facts.datasets.known import with_relation_words
-from artifact.plan import PAPER_MODELS, Plan
+from artifact.plans.paper import PAPER_MODELS
+from artifact.plans.unit import Plan
 from artifact.sources.cache import converted_folder
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, file_named
 from artifact.sources.fetch import moments_folder, path_of
@@ -118,7 +119,7 @@ def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inpu
     by_id = not protocol.records_in_file_order
     edited = read_data(edits_from, given, by_id)
     traced = edited if traces_from is edits_from else read_data(traces_from, given, by_id)
-    relation_traces = any(unit.does == "trace" and unit.corrupt == "relation" for unit in plan.units)
+    relation_traces = any(unit.does == "trace" and unit.perspective == "relation" for unit in plan.units)
     if protocol.relation_span_from_file and relation_traces:
         return Inputs(edited, *_relation_words(traces_from, traced))
     return Inputs(edited, traced)

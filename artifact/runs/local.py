@@ -19,7 +19,7 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import batches
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
@@ -110,7 +110,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     if missing is not None:
         return [Record(fact.case_id, "excluded", {"reason": missing}) for fact in facts]
     if unit.perspective == "relation" and any(fact.relation is None for fact in facts):
-        reason = "the record has no relation fields, so it cannot be edited through the relation view"
+        reason = "the record has no relation fields, so it cannot be edited through the relation perspective"
         own = [fact for fact in facts if fact.relation is not None]
         kept = {record.case_id: record for record in _edit(unit, own, context)} if own else {}
         return [kept.get(f.case_id, Record(f.case_id, "excluded", {"reason": reason})) for f in facts]
@@ -140,7 +140,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
 
 
 def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Record]:
-    relation = context.relation_noise_level if unit.corrupt == "relation" else None
+    relation = context.relation_noise_level if unit.perspective == "relation" else None
     settings = TraceSettings(
         context.noise_level if relation is None else relation,
         kind=unit.kind,
@@ -148,7 +148,7 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
         sever=unit.sever,
         samples=SAMPLES,
         fresh_noise=context.protocol.severed_fresh_noise,
-        corrupt=unit.corrupt,
+        perspective=unit.perspective,
     )
     records = {}
     if relation is not None:

@@ -12,11 +12,13 @@ import numpy as np
 
 from artifact.evaluation.metrics import VALUES, case_values
 from artifact.facts.fact import PERSPECTIVES
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.tracing.averages import roles, trace_numbers
 
 LAYOUT = hashlib.sha256(
-    repr([(metric, column.name) for metric, column in VALUES] + [roles(view) for view in PERSPECTIVES]).encode()
+    repr(
+        [(metric, column.name) for metric, column in VALUES] + [roles(perspective) for perspective in PERSPECTIVES]
+    ).encode()
 ).hexdigest()[:12]
 """Names the columns of a row: rows of other columns are not read."""
 _FORM = np.dtype("<f8")
@@ -25,7 +27,7 @@ _FORM = np.dtype("<f8")
 def case_numbers(unit: Unit, payload: Mapping[str, Any]) -> np.ndarray:
     """One finished case's numbers: a trace's averages by role, or a scored case's values in the order of VALUES."""
     if unit.does == "trace":
-        return trace_numbers(unit.corrupt, payload)
+        return trace_numbers(unit.perspective, payload)
     return np.array(case_values(payload.get("views", {})))
 
 

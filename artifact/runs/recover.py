@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from artifact.errors import RunError
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
 from artifact.runs.lock import holder, refuse_existing, unwritable_folder

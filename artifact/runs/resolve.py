@@ -23,7 +23,8 @@ from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory, choose_device, default_memory, free_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.load import LanguageModel, load
-from artifact.plan import SMOKE, SMOKE_FEW_FACTS, Plan, Unit
+from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
+from artifact.plans.unit import Plan, Unit
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments

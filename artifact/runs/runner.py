@@ -14,7 +14,7 @@ from pathlib import Path
 from artifact.editing.protocol import protocol_part
 from artifact.errors import Interrupted, NotBegun, RunError
 from artifact.io import reason
-from artifact.plan import Plan, Unit
+from artifact.plans.unit import Plan, Unit
 from artifact.progress import Bar, Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Engine

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from artifact.editing.protocol import protocol_words
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE
 from artifact.runs.lock import holder

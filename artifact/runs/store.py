@@ -19,7 +19,7 @@ import numpy as np
 from artifact.editing.protocol import all_switches
 from artifact.errors import NotBegun, RunError
 from artifact.io import reason, write_atomically
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
 from artifact.runs.lock import locked, unwritable_folder
@@ -38,6 +38,7 @@ from artifact.runs.seals import (
 )
 
 DESCRIPTION = "run.json"
+REPORT = "report"
 NOT_ANSWERED = "the model's greedy answer is"
 """How the reason of a traced statement begins that the model does not answer as the data says."""
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -87,7 +88,7 @@ class Store:
 
     @property
     def report_folder(self) -> Path:
-        return self.folder / "report"
+        return self.folder / REPORT
 
     def info(self) -> RunInfo:
         """What the run is; RunError when the journal holds no such entry."""
@@ -371,8 +372,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
 
     Raises RunError, naming the first difference, when the folder belongs to another plan, model, protocol or setting.
     """
-    stored = store._meta("info")
-    if stored is None:
+    if store._meta("info") is None:
         if (store.folder / DESCRIPTION).exists():
             raise RunError(
                 f"{store.folder}: {DESCRIPTION} tells of a run that {DATABASE} does not hold (emptied or removed); "
@@ -384,7 +384,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
             store._put("info", msgspec.json.encode(info).decode())
         store._of = b""
         return info
-    then, now = msgspec.json.decode(stored), described(info)
+    then, now = described(store.info()), described(info)
     for one in (then, now):
         one["switches"] = all_switches(one["switches"])
     apart = ["model_reason", "cases", "given", "file_notes", "memory"]

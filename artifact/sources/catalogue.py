@@ -322,7 +322,7 @@ PLAIN_SOURCES = {
             ),
             licence="none stated",
             citation="Wei et al., Assessing Knowledge Editing in Language Models via Relation Perspective, 2023",
-            purpose="the relation view of both data sets, by the authors",
+            purpose="the relation perspective of both data sets, by the authors",
             instead="or run with --relation-source templates, which is judged with wider tolerances",
         ),
         PlainSource(

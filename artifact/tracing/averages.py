@@ -1,8 +1,8 @@
 """Average indirect effects by token role and layer, from stored traces. No torch: figures need the store alone.
 
-Covers the roles of both views and equation (4)'s mean over facts. A fact's value for a role is the mean over the role's
-tokens; a fact without such a token does not count for it. Where the last corrupted token is the prompt's last token, it
-counts in both roles.
+Covers the roles of both perspectives and equation (4)'s mean over facts. A fact's value for a role is the mean over the
+role's tokens; a fact without such a token does not count for it. Where the last corrupted token is the prompt's last
+token, it counts in both roles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,17 +54,17 @@ class RoleEffects:
         return Z95 * self.effects_FL.std(0, ddof=1) / np.sqrt(self.facts)
 
 
-def roles(corrupt: Perspective) -> tuple[str, ...]:
+def roles(perspective: Perspective) -> tuple[str, ...]:
     """Names of the roles, in the order figures show them."""
-    return ENTITY_ROLES if corrupt == "entity" else RELATION_ROLES
+    return ENTITY_ROLES if perspective == "entity" else RELATION_ROLES
 
 
 def role_tokens(
-    corrupt: Perspective, tokens: int, subject: Sequence[int], span: Sequence[int]
+    perspective: Perspective, tokens: int, subject: Sequence[int], span: Sequence[int]
 ) -> Mapping[str, tuple[int, ...]]:
     """Positions of each role's tokens in a prompt of `tokens` tokens."""
     last = (tokens - 1,)
-    if corrupt == "entity":
+    if perspective == "entity":
         after = tuple(range(subject[-1] + 1, tokens - 1))
         return dict(zip(ENTITY_ROLES, (*_first_middle_last(subject), after[:1], after[1:], last), strict=True))
     return dict(zip(RELATION_ROLES, (tuple(subject), *_first_middle_last(span), last), strict=True))
@@ -74,7 +74,7 @@ def _first_middle_last(positions: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(positions[:1]), tuple(positions[1:-1]), tuple(positions[-1:])
 
 
-def trace_numbers(corrupt: Perspective, trace: Mapping[str, Any]) -> np.ndarray:
+def trace_numbers(perspective: Perspective, trace: Mapping[str, Any]) -> np.ndarray:
     """What averages need of one stored trace (tokens, subject, span, clean, corrupted, scores), as one row of numbers.
 
     In the order that `traces_of` reads: clean, corrupted, whether the last corrupted token is the prompt's last, tokens
@@ -82,7 +82,7 @@ def trace_numbers(corrupt: Perspective, trace: Mapping[str, Any]) -> np.ndarray:
     """
     effects_TL = np.asarray(trace["scores"], dtype=float) - trace["corrupted"]
     tokens, span = len(trace["tokens"]), trace["span"]
-    by_role = role_tokens(corrupt, tokens, trace["subject"], span)
+    by_role = role_tokens(perspective, tokens, trace["subject"], span)
     effects_RL = np.full((len(by_role), effects_TL.shape[1]), np.nan)
     for role, positions in enumerate(by_role.values()):
         if positions:
@@ -94,13 +94,13 @@ def trace_numbers(corrupt: Perspective, trace: Mapping[str, Any]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Traces:
-    """Finished traces of one kind and view: probabilities and each role's mean effects, a row a fact (F).
+    """Finished traces of one kind and perspective: probabilities and each role's mean effects, a row a fact (F).
 
     R roles, L layers; `tokens_FR` counts each role's tokens, `shared_last_F` marks facts whose last corrupted token is
     the prompt's last.
     """
 
-    corrupt: Perspective
+    perspective: Perspective
     cases_F: np.ndarray
     clean_F: np.ndarray
     corrupted_F: np.ndarray
@@ -113,15 +113,15 @@ class Traces:
         has_FR = self.tokens_FR > 0
         return [
             RoleEffects(role, self.effects_FRL[has_FR[:, r], r])
-            for r, role in enumerate(roles(self.corrupt))
+            for r, role in enumerate(roles(self.perspective))
             if has_FR[:, r].any()
         ]
 
 
-def traces_of(corrupt: Perspective, cases_F: np.ndarray, numbers_FX: np.ndarray) -> Traces:
+def traces_of(perspective: Perspective, cases_F: np.ndarray, numbers_FX: np.ndarray) -> Traces:
     """The traces whose `trace_numbers` are the rows of numbers_FX."""
-    names = len(roles(corrupt))
+    names = len(roles(perspective))
     clean_F, corrupted_F, shared_F = numbers_FX[:, :3].T
     tokens_FR, effects_FX = numbers_FX[:, 3 : 3 + names], numbers_FX[:, 3 + names :]
     effects_FRL = effects_FX.reshape(len(numbers_FX), names, -1)
-    return Traces(corrupt, cases_F, clean_F, corrupted_F, shared_F > 0, tokens_FR, effects_FRL)
+    return Traces(perspective, cases_F, clean_F, corrupted_F, shared_F > 0, tokens_FR, effects_FRL)

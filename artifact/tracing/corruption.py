@@ -35,7 +35,7 @@ def subject_tokens(encoded: Encoded, statement: Statement) -> tuple[int, ...]:
 
 
 def corrupted_tokens(
-    encoded: Encoded, statement: Statement, corrupt: Perspective, relation_span: RelationSpan = "all"
+    encoded: Encoded, statement: Statement, perspective: Perspective, relation_span: RelationSpan = "all"
 ) -> tuple[int, ...]:
     """Positions that are corrupted: the subject (entity), or the relation's words in one of three readings.
 
@@ -44,7 +44,7 @@ def corrupted_tokens(
     PromptError when that leaves no token.
     """
     subject = subject_tokens(encoded, statement)
-    if corrupt == "entity":
+    if perspective == "entity":
         return subject
     if statement.relation_words is not None:
         if statement.prompt.count(statement.relation_words) != 1:

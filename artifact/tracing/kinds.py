@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from artifact.errors import SettingError
+from artifact.tracing.windows import around
 
 TracedSite = Literal["hidden", "mlp", "attn"]
 """The sites of lm/decoder.py that a trace restores or severs: a block's output, or its MLP's or attention's."""
@@ -44,8 +45,7 @@ class TraceKind:
 
     def windows(self, layers: int, window: int) -> list[range]:
         """The restored layers of every centre layer: itself, or a window about it, cut at both ends of the model."""
-        low, high = (window // 2, -(-window // 2)) if self.windowed else (0, 1)
-        return [range(max(0, centre - low), min(layers, centre + high)) for centre in range(layers)]
+        return around(layers, window if self.windowed else 1)
 
 
 _HIDDEN = TraceKind(

@@ -20,6 +20,7 @@ from torch import Tensor
 from artifact.lm.decoder import AtSite, Decoder, LayerKeys, Run, Site
 from artifact.lm.device import Memory, batches
 from artifact.tracing.corruption import corrupt_words, noise
+from artifact.tracing.windows import steps
 
 
 @dataclass(frozen=True)
@@ -149,25 +150,16 @@ class _Token:
 
     def _sweep(self, centres: Sequence[int]) -> np.ndarray:
         """Scores (F, C) of the cells with these centre layers."""
-        windows, layers = self.cells.windows, self.decoder.layers
-        groups: list[list[int]] = []  # the centres of each group, and its rows
-        rows_RTD: list[Tensor] = []
-        for layer in range(1 + min(windows[c].start for c in centres), layers + 1):
-            if joining := [c for c in centres if windows[c].start + 1 == layer]:
-                groups.append(joining)
-                rows_RTD.append(self._joined(layer - 1))
-            for g, members in enumerate(list(groups)):
-                ended = [c for c in members if windows[c].stop <= layer]
-                if ended and len(ended) < len(members):
-                    groups[g] = [c for c in members if c not in ended]
-                    groups.append(ended)
-                    rows_RTD.append(rows_RTD[g])
-            if groups and layer < layers:
-                inside = [layer in windows[members[0]] for members in groups]
-                rows_RTD = self._through(layer, rows_RTD, inside)
+        path, group_of = steps(self.cells.windows, centres, self.decoder.layers, after=1)
+        rows_RTD: list[Tensor] = []  # of each group
+        for step in path:
+            if step.joins:
+                rows_RTD.append(self._joined(step.layer - 1))
+            rows_RTD += [rows_RTD[g] for g in step.copies]
+            if rows_RTD and step.layer < self.decoder.layers:
+                rows_RTD = self._through(step.layer, rows_RTD, step.inside)
         final_BD = torch.cat([row_RTD[:, -1] for row_RTD in rows_RTD])
-        score_GF = self.runs.scores(final_BD, self.runs.answer_F[self.fact_F]).reshape(len(groups), -1)
-        group_of = {c: g for g, members in enumerate(groups) for c in members}
+        score_GF = self.runs.scores(final_BD, self.runs.answer_F[self.fact_F]).reshape(len(rows_RTD), -1)
         return score_GF[[group_of[c] for c in centres]].T
 
     def _joined(self, layer: int) -> Tensor:

@@ -21,10 +21,10 @@ from artifact.lm.tokens import Encoded
 from artifact.tracing.corruption import RelationSpan, corrupted_tokens, subject_tokens
 from artifact.tracing.kinds import KindWord, SeverWord, TraceKind, trace_kind
 from artifact.tracing.sweep import Cells, Swept, sweep
+from artifact.tracing.windows import MOST_WINDOW
 
 _MOST_SAMPLES = 10_000
 """All of them are in memory at once."""
-_MOST_WINDOW = 100_000
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class TraceSettings:
     samples: int = 10
     sever: SeverWord | None = None
     fresh_noise: bool = True
-    corrupt: Perspective = "entity"
+    perspective: Perspective = "entity"
     relation_span: RelationSpan = "all"
 
     def __post_init__(self) -> None:
-        if not (1 <= self.samples <= _MOST_SAMPLES and 1 <= self.window <= _MOST_WINDOW):
+        if not (1 <= self.samples <= _MOST_SAMPLES and 1 <= self.window <= MOST_WINDOW):
             raise SettingError(
-                f"samples and window must be at least 1, and at most {_MOST_SAMPLES} and {_MOST_WINDOW}, got "
+                f"samples and window must be at least 1, and at most {_MOST_SAMPLES} and {MOST_WINDOW}, got "
                 f"{self.samples} and {self.window}; give such numbers"
             )
         if not (self.noise_level > 0 and np.isfinite(self.noise_level)):
@@ -172,7 +172,7 @@ def trace_all(
     for number, statement in enumerate(statements):
         try:
             encoded = model.tokens.encode(statement.prompt)
-            span = corrupted_tokens(encoded, statement, settings.corrupt, settings.relation_span)
+            span = corrupted_tokens(encoded, statement, settings.perspective, settings.relation_span)
         except ArtifactError as error:
             traced[number] = error
         else:

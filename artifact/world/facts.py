@@ -87,7 +87,7 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation: its name (the answer in the relation view), its prompts and the objects that it uses."""
+    """One relation: its name (the answer in the relation perspective), its prompts and the objects that it uses."""
 
     relation_id: str
     name: str
@@ -163,14 +163,14 @@ class World:
         """The text of all training statements, for instance for second moments."""
         return [statement.text for statement in self.statements()]
 
-    def main(self, view: str) -> list[Question]:
-        """The main prompt of each edit case: `view` is "entity" (answer o) or "relation" (o filled in, answer r)."""
-        return [self._ask(fact, view, 0) for fact in self.facts]
+    def main(self, perspective: str) -> list[Question]:
+        """Main prompts by edit case; `perspective` is "entity" (answer o) or "relation" (o filled in, answer r)."""
+        return [self._ask(fact, perspective, 0) for fact in self.facts]
 
-    def held_out(self, view: str) -> list[Question]:
-        """One prompt per edit case from the template that this fact was never trained with, in the given view."""
-        held = [fact.held_entity if view == "entity" else fact.held_relation for fact in self.facts]
-        return [self._ask(fact, view, index) for fact, index in zip(self.facts, held, strict=True)]
+    def held_out(self, perspective: str) -> list[Question]:
+        """One prompt per edit case from the template that the fact was never trained with, from `perspective`."""
+        held = [fact.held_entity if perspective == "entity" else fact.held_relation for fact in self.facts]
+        return [self._ask(fact, perspective, index) for fact, index in zip(self.facts, held, strict=True)]
 
     def edit_pairs(self, held_out: bool = False) -> list[Question]:
         """The relation prompt with s and o* of each edit case, whose answer before any edit is "None"."""
@@ -213,14 +213,14 @@ class World:
         tokens = [END_OF_TEXT, UNKNOWN, ".", "..", *start, *(f"Ġ{word}" for word in inside)]
         return list(dict.fromkeys(tokens))
 
-    def _ask(self, fact: Triple, view: str, index: int) -> Question:
-        """The fact's prompt from one template of a view, with its true answer."""
-        if view == "entity":
+    def _ask(self, fact: Triple, perspective: str, index: int) -> Question:
+        """The fact's prompt from one template of a perspective, with its true answer."""
+        if perspective == "entity":
             return Question(_fill(fact.relation.entity_templates[index], fact.subject), fact.subject, fact.object)
-        if view == "relation":
+        if perspective == "relation":
             prompt = _fill(RELATION_TEMPLATES[index], fact.subject, fact.object)
             return Question(prompt, fact.subject, fact.relation.name)
-        raise ValueError(f"unknown view {view!r}: expected 'entity' or 'relation'")
+        raise ValueError(f"unknown perspective {perspective!r}: expected 'entity' or 'relation'")
 
     def _record(self, case_id: int, fact: Triple) -> dict[str, Any]:
         """The record of one edit case."""

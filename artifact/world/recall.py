@@ -17,8 +17,9 @@ from artifact.world.tokenizer import encode
 def measure(world: World, decoder: Decoder) -> dict[str, dict[str, float]]:
     """Greedy recall and mean probability of the right word, by set of prompts.
 
-    Sets: the main prompts of both views, the same with a sampled beginning of text before them, the templates held out
-    of training; and, with "None" as the right word, (s, o*) of each edit case and unrelated pairs never trained.
+    Sets: the main prompts of both perspectives, the same with a sampled beginning of text before them, the templates
+    held out of training; and, with "None" as the right word, (s, o*) of each edit case and unrelated pairs never
+    trained.
     """
     sets: dict[str, list[Question]] = {}
     for name, main, held_out in (

@@ -243,7 +243,7 @@ def test_step_sizes(tiny, facts, network) -> None:
 
 
 def test_perspectives_and_weights(model, networks, facts) -> None:
-    """The relation view feeds its "add" prompt and the relation; no weight of the model is written to."""
+    """The relation perspective feeds its "add" prompt and the relation; no weight of the model is written to."""
     hparams, network = networks
     before = model.weights_hash()
     view = facts[0].view("relation")

@@ -234,7 +234,7 @@ def test_the_worlds_network(swapped: bool) -> None:
         scores = score_cases(model, facts, [edited.edit for edited in edits])
         for group in ("reliability", "generality", "specificity"):
             values = [score.views[perspective].metrics[group]["success"] for score in scores]
-            if values[0] is None:  # the relation view has no unrelated prompts
+            if values[0] is None:  # the relation perspective has no unrelated prompts
                 continue
             mean = math.fsum(values) / len(values)
             assert mean == pytest.approx(figures[f"{perspective} {group}"], abs=0.03)

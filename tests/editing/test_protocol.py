@@ -22,7 +22,7 @@ from artifact.editing.value import objective, subject_row
 from artifact.errors import PromptError, RunError, SettingError
 from artifact.facts.fact import Fact
 from artifact.lm.tokens import Tokens
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.reporting.report import repeat_command
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_name

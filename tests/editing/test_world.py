@@ -12,7 +12,7 @@ from artifact.editing.edit import Edited
 from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import PERSPECTIVES, Statement
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.runs.resolve import Asked, Context, prepare
 from artifact.tracing.averages import trace_numbers, traces_of
 from artifact.tracing.trace import TraceSettings, trace

@@ -23,7 +23,7 @@ def test_the_template_of_new_facts_has_every_field_and_no_fault() -> None:
     for fact in checked.facts:
         assert fact.paraphrases and fact.neighbourhood and fact.relation and fact.relation_paraphrases
         assert fact.another_relation and fact.relation_id and fact.add_template and fact.removal_template
-    assert "all records in one edit, relation view: ft" in said(checked)
+    assert "all records in one edit, relation perspective: ft" in said(checked)
 
 
 def test_a_damaged_first_record_does_not_make_known_facts_of_a_file(tmp_path: Path) -> None:
@@ -69,11 +69,13 @@ def test_what_can_be_used_is_counted() -> None:
     conflicting["requested_rewrite"] = plain["requested_rewrite"] | {"target_new": {"str": "elsewhere"}}
     plain["neighborhood_prompts"] = []
     text = said(check_records([plain, conflicting, built, WORLD_RECORDS[3]], "f"))
-    assert "entity view: 4 of 4 records, 4 with rephrasings (generality), 3 with neighbours (specificity)" in text
-    assert "relation view: 1 of 4 records, 1 with rephrasings (generality)" in text
+    assert (
+        "entity perspective: 4 of 4 records, 4 with rephrasings (generality), 3 with neighbours (specificity)" in text
+    )
+    assert "relation perspective: 1 of 4 records, 1 with rephrasings (generality)" in text
     assert "without relation fields: 3; --relation-source templates can build them for 1 in" in text
-    assert f"entity view: none: case {plain['case_id']} and case {conflicting['case_id']} want " in text
-    assert "one record an edit: ft, rome" in text and "in one edit, relation view" not in text
+    assert f"entity perspective: none: case {plain['case_id']} and case {conflicting['case_id']} want " in text
+    assert "one record an edit: ft, rome" in text and "in one edit, relation perspective" not in text
 
 
 def test_known_facts_are_checked_as_such() -> None:

@@ -45,7 +45,7 @@ def test_plain_counterfact_has_one_view(record) -> None:
     del rewrite["relation"], rewrite["add_rel_prompt"], rewrite["rm_rel_prompt"]
     (fact,) = parse_facts(record, "test")
     assert [view.perspective for view in fact.views()] == ["entity"]
-    with pytest.raises(FactError, match="case 0: the relation view needs"):
+    with pytest.raises(FactError, match="case 0: the relation perspective needs"):
         fact.view("relation")
 
 

@@ -182,11 +182,16 @@ def test_a_file_of_one_s_own_is_converted(tmp_path, monkeypatch, capsys) -> None
     assert "`kloc facts convert FILE --from lre --out NEW`" in capsys.readouterr().err
     assert kloc("facts", "convert", "country_language.json", "--from", "lre", "--out", "a.json") == 0
     said = capsys.readouterr().out
-    assert "3 of 3 records converted" in said and "relation view: 3 of 3 records, with prompts from templates" in said
+    assert (
+        "3 of 3 records converted" in said
+        and "relation perspective: 3 of 3 records, with prompts from templates" in said
+    )
     assert kloc("facts", "check", "a.json") == 0
     assert kloc("facts", "convert", "own.json", "--from", "lre", "--out", "b.json") == 0
     said = capsys.readouterr().out
-    assert "6 of 8 records converted" in said and "relation view: 3 of 6" in said, "our names are of LRE's relations"
+    assert "6 of 8 records converted" in said and "relation perspective: 3 of 6" in said, (
+        "our names are of LRE's relations"
+    )
     facts = parse_facts(json.loads(Path("b.json").read_text()), "b.json")
     assert [fact.case_id for fact in facts] == [0, 1, 2, 3, 4, 5]
     Path("bad.json").write_text(json.dumps(LANGUAGE | {"prompt_templates": []}))

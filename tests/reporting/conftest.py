@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from artifact.evaluation.metrics import GROUPS
-from artifact.plan import SMOKE, Plan, Unit
+from artifact.plans.paper import SMOKE
+from artifact.plans.unit import Plan, Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.record import Record
 from artifact.runs.store import Store, begin, reading, writing
@@ -39,7 +40,7 @@ HIDDEN = Plan(
 )
 """The smoke plan with one kind of trace: figures take most of a report's time."""
 Shares = dict[tuple[str, str], float]
-"""Success in percent by (view, group)."""
+"""Success in percent by (perspective, group)."""
 
 UNEDITED: Shares = {
     ("entity", "reliability"): 22.2,
@@ -157,14 +158,14 @@ def _prompt(view: str, group: str, case: int, right: bool) -> dict[str, Any]:
     }
 
 
-def trace(corrupt: str, case: int) -> dict[str, Any]:
+def trace(perspective: str, case: int) -> dict[str, Any]:
     """One fact's trace: a smooth early site, and recovery at the last token."""
     subject, tokens = [1, 2, 3], 8
-    span = subject if corrupt == "entity" else [0, 4, 5, 6, 7]
+    span = subject if perspective == "entity" else [0, 4, 5, 6, 7]
     layer, token = np.meshgrid(np.arange(LAYERS), np.arange(tokens))
     site = 0.5 * np.exp(-((layer - 1) ** 2) / 3 - (token - 3) ** 2 / 2)
     late = 0.7 * np.exp(-((layer - LAYERS) ** 2) / 4 - (token - tokens + 1) ** 2)
-    scores = 0.1 + (site if corrupt == "entity" else site / 5) + late + 0.01 * (case % 5)
+    scores = 0.1 + (site if perspective == "entity" else site / 5) + late + 0.01 * (case % 5)
     return {
         "tokens": ["The", "Ada", " Love", "lace", " was", " born", " in", " town"],
         "subject": subject,
@@ -179,7 +180,7 @@ def trace(corrupt: str, case: int) -> dict[str, Any]:
 def payload(unit: Unit, case: int, synthetic: Synthetic) -> dict[str, Any]:
     """The payload of one finished case."""
     if unit.does == "trace":
-        return trace(unit.corrupt, case)
+        return trace(unit.perspective, case)
     scored = {"views": views(synthetic.shares.get(unit.name, UNEDITED), case, synthetic.cases)}
     return scored if unit.does == "unedited" else {"norm": 1.5, "loss": 0.04, "steps": 20, **scored}
 
@@ -229,7 +230,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
 
 @pytest.fixture
 def shares() -> dict[str, Shares]:
-    """Success in percent by unit, view and group, for a test to change."""
+    """Success in percent by unit, perspective and group, for a test to change."""
     return deepcopy({"unedited": UNEDITED, **EDITED})
 
 

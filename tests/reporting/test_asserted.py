@@ -29,7 +29,9 @@ def rows_at(cells: tuple[PublishedCell, ...], values: Values) -> dict[str, list[
             rows[key] = MeasuredRow(cell.id, cell.edited, cell.method, {}, {}, 7500, 0, 0, 7500, True)
         share = values[cell.id] / 100
         value = Value(Estimate(share, max(0, share - 0.005), min(1, share + 0.005), 7500), None)
-        rows[key] = replace(rows[key], values={**rows[key].values, ("success", Column(cell.view, cell.group)): value})
+        rows[key] = replace(
+            rows[key], values={**rows[key].values, ("success", Column(cell.perspective, cell.group)): value}
+        )
     return {model: list(rows.values()) for model, rows in found.items()}
 
 
@@ -111,14 +113,14 @@ def test_every_bound_and_order_of_a_claim_can_fail_it(claim, shared_smoke: Store
     for bound in claim.bounds:
         for name in claim.cells:
             cell = CELLS[name]
-            if (cell.edited, cell.view, cell.group) == (bound.edited, bound.view, bound.group):
+            if (cell.edited, cell.perspective, cell.group) == (bound.edited, bound.perspective, bound.group):
                 far = bound.low - cell.tolerance.points - 0.1
                 assert not holds({**right, name: far})
                 assert holds({**right, name: far + 0.2})
     for order in claim.orders:
         for name in claim.cells:
             cell = CELLS[name]
-            if (cell.edited, cell.view, cell.group) == (order.higher, order.view, order.group):
+            if (cell.edited, cell.perspective, cell.group) == (order.higher, order.perspective, order.group):
                 assert not holds({**right, name: 0.6})
 
 

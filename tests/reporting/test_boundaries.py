@@ -33,7 +33,7 @@ def test_a_value_at_the_end_of_its_tolerance_is_reproduced(smoke: Store) -> None
             for percent, state in ((end, "reproduced"), (math.nextafter(end, outwards), "outside tolerance")):
                 mean = Estimate(percent, percent, percent, 7500)
                 value = SimpleNamespace(mean=SimpleNamespace(scaled=lambda by, mean=mean: mean), change=None)
-                values: Any = {("success", Column(cell.view, cell.group)): value}
+                values: Any = {("success", Column(cell.perspective, cell.group)): value}
                 row = replace(run.rows[1], method=cell.method, edited=cell.edited, values=values, complete=True)
                 assert judge(cell, info, [replace(row, skipped="", undone=False)]).state == state, cell.id
             tried += 1

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from artifact.plan import Plan, find_plans
+from artifact.plans import find_plans
+from artifact.plans.unit import Plan
 from artifact.reporting.checks import JudgedCheck, judge_check
 from artifact.reporting.expected import load_expected
 from artifact.reporting.verdict import Verdict, reach_verdict, verdict_json

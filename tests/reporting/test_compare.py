@@ -16,7 +16,7 @@ import pytest
 from artifact.cli import call
 from artifact.errors import RunError
 from artifact.evaluation.metrics import COLUMNS, OPTIONAL, VALUES, Column, Metric
-from artifact.plan import Plan, Unit
+from artifact.plans.unit import Plan, Unit
 from artifact.reporting.compare import Comparison, PairedUnit, compare, comparison_csv, comparison_text
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.store import Store, writing
@@ -241,8 +241,9 @@ def test_the_csv_holds_every_metric_as_printed(
     for line in lines:
         harder = " against another relation" if line["against"] == "another relation" else ""
         row = (
-            f"| {line['edited']} | {line['method']} | {line['view']} {line['group']}{harder} | {line['first']} | "
-            f"{line['second']} | {line['change']} [{line['change_low']}, {line['change_high']}] | {line['n']} |"
+            f"| {line['edited']} | {line['method']} | {line['perspective']} {line['group']}{harder} | "
+            f"{line['first']} | {line['second']} | "
+            f"{line['change']} [{line['change_low']}, {line['change_high']}] | {line['n']} |"
         )
         assert (row in printed) == (line["metric"] == "magnitude")
     success = next(line for line in lines if line["metric"] == "success" and line["edited"] == "entity edit")

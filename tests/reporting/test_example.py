@@ -1,10 +1,13 @@
-"""The committed example is a finished smoke run of this version: it renders, and its numbers are our measured ones."""
+"""The committed example is a finished smoke run of this version: it renders, and its numbers are our measured ones.
+
+These come from another processor, whose last bits differ: by less than a ten-thousandth of a point.
+"""
 
 from pathlib import Path
 
 import pytest
 
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
@@ -22,5 +25,5 @@ def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
         assert all(store.counts()[unit.name].total() == info.planned(unit) for unit in SMOKE.units)
         report = make_report([store], load_expected(), tmp_path)
     (before,) = report.before
-    assert before.same == before.compared > 200 and before.largest == 0
+    assert before.same == before.compared > 200 and before.largest < 1e-4
     assert "no evidence for or against the paper" in report.files["report.html"].decode()

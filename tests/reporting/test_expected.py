@@ -80,7 +80,7 @@ def test_tolerances_by_column_and_relation_data() -> None:
     for cell in load_expected().cells:
         own = cell.tolerance_with(rebuilt=False)
         rebuilt = cell.tolerance_with(rebuilt=True)
-        if cell.view == "entity":
+        if cell.perspective == "entity":
             assert own.points == rebuilt.points == 1.5
         else:
             assert (own.points, own.wide, rebuilt.points, rebuilt.wide) == (2.0, False, 10.0, True)

@@ -17,15 +17,15 @@ LAYERS, TOKENS = 12, 7
 SUBJECT, RELATION = [1, 2], [0, 3, 4, 5, 6]
 CLAIMS = {claim.id: claim for claim in load_expected().claims if claim.effects}
 Shape = Callable[[str, str, int, float], float]
-"""Effect of (kind, view) at a token and a depth."""
+"""Effect of (kind, perspective) at a token and a depth."""
 
 
-def as_claimed(kind: str, corrupt: str, token: int, depth: float) -> float:
+def as_claimed(kind: str, perspective: str, token: int, depth: float) -> float:
     """A model in which all four claims hold."""
     last, early = token == TOKENS - 1, depth < 1 / 3
     if kind.startswith("severed"):
         return 0.1
-    if corrupt == "entity":
+    if perspective == "entity":
         return 0.4 if kind == "mlp" and token == 2 and depth < 0.5 else 0.0
     if kind == "mlp":
         return (0.5 if depth > 0.5 else 0.1) if last else 0.0
@@ -42,8 +42,8 @@ def traced(
     draw = np.random.default_rng(0)
     found: dict[tuple[str, Perspective], Traces] = {}
     for kind in kinds:
-        for corrupt in PERSPECTIVES:
-            span = SUBJECT if corrupt == "entity" else relation
+        for perspective in PERSPECTIVES:
+            span = SUBJECT if perspective == "entity" else relation
             traces = [
                 {
                     "tokens": ["t"] * TOKENS,
@@ -53,7 +53,7 @@ def traced(
                     "corrupted": 0.1,
                     "scores": [
                         [
-                            0.1 + shape(kind, corrupt, token, (layer + 0.5) / LAYERS) + draw.normal(0, 0.02)
+                            0.1 + shape(kind, perspective, token, (layer + 0.5) / LAYERS) + draw.normal(0, 0.02)
                             for layer in range(LAYERS)
                         ]
                         for token in range(TOKENS)
@@ -61,8 +61,8 @@ def traced(
                 }
                 for _ in range(20)
             ]
-            numbers = np.array([trace_numbers(corrupt, trace) for trace in traces])
-            found[kind, corrupt] = traces_of(corrupt, np.arange(20), numbers)
+            numbers = np.array([trace_numbers(perspective, trace) for trace in traces])
+            found[kind, perspective] = traces_of(perspective, np.arange(20), numbers)
     return TracedEffects(found)
 
 
@@ -80,10 +80,10 @@ def test_it_holds_where_the_effects_are_as_claimed(name: str, smoke: Store) -> N
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_it_fails_where_layers_are_the_other_way_round(name: str, smoke: Store) -> None:
-    def reversed_(kind: str, corrupt: str, token: int, depth: float) -> float:
+    def reversed_(kind: str, perspective: str, token: int, depth: float) -> float:
         if name == "F3":  # the middle third is its own mirror image: flatten it below the others
             return 0.0 if 1 / 3 < depth < 2 / 3 else 0.3
-        return as_claimed(kind, corrupt, token, 1 - depth)
+        return as_claimed(kind, perspective, token, 1 - depth)
 
     found = status(CLAIMS[name], smoke, traced(reversed_))
     assert found.startswith("does not hold for gpt2-xl (smallest difference -")

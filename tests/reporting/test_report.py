@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from artifact.errors import RunError
-from artifact.plan import SMOKE, Plan, Unit
+from artifact.plans.paper import SMOKE
+from artifact.plans.unit import Plan, Unit
 from artifact.reporting.charts import chart_csv, charts, largest_half_width
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import make_report, render, repeat_command
@@ -223,7 +224,7 @@ def test_an_empty_run_has_a_report(build: Build) -> None:
 
 
 def test_every_kind_of_trace_is_drawn(build: Build) -> None:
-    """Heat maps of five kinds in two views, and the severed effects of each view as lines."""
+    """Heat maps of five kinds from two perspectives, and the severed effects of each as lines."""
     files = made(build(plan=SMOKE, cases=3))
     kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
     for name in (*(f"aie-{kind}" for kind in kinds), "severed-entity", "severed-relation"):
@@ -319,7 +320,7 @@ def test_command_to_repeat(build: Build, full_size: dict[str, Any], smoke: Store
 
 def test_chart_numbers(shared_smoke: Store, files: dict[str, bytes]) -> None:
     chart, *_ = charts(shared_smoke)
-    assert [panel.corrupt for panel in chart.panels] == ["entity", "relation"]
+    assert [panel.perspective for panel in chart.panels] == ["entity", "relation"]
     assert [panel.facts for panel in chart.panels] == [22, 22]
     assert [panel.shared_last for panel in chart.panels] == [0, 22]
     # The last token's last layer is larger, by construction, and no site.

@@ -60,13 +60,13 @@ def test_the_papers_own_numbers_are_reproduced(build: Build, full_size: dict[str
 def test_a_shifted_cell_turns_red_alone(
     build: Build, full_size: dict[str, Any], shares: Shares, unit: str, column: Column
 ) -> None:
-    key = (column.view, column.group)
+    key = (column.perspective, column.group)
     # Values near 100 have no room above.
     shares[unit][key] += 3 if shares[unit][key] < 95 else -3
     verdict = verdict_of(build(**full_size, shares=shares))
     table = "t2" if unit == "rome-entity" else "t1"
     red = [cell.cell.id for cell in verdict.cells if cell.state == "outside tolerance"]
-    assert red == [f"{table}/gpt2-xl/rome/{column.view}/{column.group}"]
+    assert red == [f"{table}/gpt2-xl/rome/{column.perspective}/{column.group}"]
     assert verdict.exit_code == 1
     assert msgspec.json.decode(verdict_json(verdict))["exit_code"] == 1
 
@@ -184,7 +184,7 @@ def test_rows_count_cases_and_pair_with_the_unedited_model(smoke: Store) -> None
     assert not entity.complete
 
 
-def test_the_transfer_gap_is_the_edited_view_less_the_other(build: Build, shares: dict[str, Shares]) -> None:
+def test_the_transfer_gap_is_the_edited_perspective_less_the_other(build: Build, shares: dict[str, Shares]) -> None:
     """Paired case by case; of the changes, what the unedited model said already does not count."""
     shares["unedited"] |= {("entity", "reliability"): 20.0, ("relation", "reliability"): 50.0}
     shares["rome-entity"] |= {("entity", "reliability"): 90.0, ("relation", "reliability"): 60.0}
@@ -203,7 +203,7 @@ def test_the_transfer_gap_is_the_edited_view_less_the_other(build: Build, shares
     assert str(grid.rows[0][-1]) == "40"
 
 
-def test_a_view_without_prompts_has_no_gap(build: Build, shares: dict[str, Shares]) -> None:
+def test_a_perspective_without_prompts_has_no_gap(build: Build, shares: dict[str, Shares]) -> None:
     for unit in shares.values():
         del unit["relation", "generality"]
     _, relation, entity = own_rows(build(shares=shares))
@@ -222,8 +222,8 @@ def test_kn_scored_with_its_edit_is_not_held_against_an_undone_row(build: Build,
     """The second sources' KN rows are edited models; the paper's own row is not, and is compared."""
     store = build(**full_size)
     row = next(row for row in own_rows(store) if row.unit == "rome-entity")
-    second = [cell for cell in load_expected().second_source if cell.method == "kn" and cell.view == "entity"]
-    paper = next(cell for cell in load_expected().cells if cell.method == "kn" and cell.view == "entity")
+    second = [cell for cell in load_expected().second_source if cell.method == "kn" and cell.perspective == "entity"]
+    paper = next(cell for cell in load_expected().cells if cell.method == "kn" and cell.perspective == "entity")
     assert len(second) == 5 and all(cell.edit_applied for cell in second) and not paper.edit_applied
     for undone in (True, False):
         judged = [judge(cell, store.info(), [replace(row, method="kn", undone=undone)]) for cell in second]

@@ -20,7 +20,7 @@ import pytest
 
 from artifact.cli import call
 from artifact.errors import RunError, SettingError
-from artifact.plan import Plan, Unit
+from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
 from artifact.runs import cluster as module
 from artifact.runs.cluster import Cluster, Worker, ray_engine

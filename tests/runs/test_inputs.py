@@ -9,7 +9,7 @@ import pytest
 
 from artifact.editing.protocol import PROTOCOLS
 from artifact.facts.dataset import Data
-from artifact.plan import PLANS, narrowed
+from artifact.plans import PLANS, narrowed
 from artifact.runs.inputs import Given, Inputs, evidence, needed_sources, other_weights, run_inputs
 from artifact.sources import verify
 from artifact.sources.cache import converted_folder

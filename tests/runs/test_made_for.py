@@ -13,7 +13,8 @@ from artifact.editing.sums import KeySums, write_moments
 from artifact.errors import RunError, SettingError
 from artifact.facts.datasets.world import world
 from artifact.lm.load import LanguageModel
-from artifact.plan import SMOKE, find_plans
+from artifact.plans import find_plans
+from artifact.plans.paper import SMOKE
 from artifact.reporting.report import repeat_command
 from artifact.runs.describe import RunInfo
 from artifact.runs.inputs import ANY_MODEL_NOTE, Given, Inputs, evidence

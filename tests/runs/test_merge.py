@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from artifact.cli import call
 from artifact.errors import RunError
-from artifact.plan import SMOKE, Plan, Unit
+from artifact.plans.paper import SMOKE
+from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
 from artifact.runs.describe import RunInfo
 from artifact.runs.merge import merge

@@ -8,7 +8,8 @@ import pytest
 from artifact.editing.mend import mend
 from artifact.editing.mend_history import History
 from artifact.facts.fact import Fact
-from artifact.plan import SMOKE, Unit
+from artifact.plans.paper import SMOKE
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.local import compute
 from artifact.runs.order import Order

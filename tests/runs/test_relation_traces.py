@@ -13,7 +13,9 @@ from artifact.facts.datasets.known import OUR_READING
 from artifact.facts.datasets.own import OWN_READING
 from artifact.facts.fact import Statement
 from artifact.lm.load import load
-from artifact.plan import SMOKE, Plan, Unit, find_plans
+from artifact.plans import find_plans
+from artifact.plans.paper import SMOKE
+from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
 from artifact.runs.inputs import Given, run_inputs
 from artifact.runs.local import compute
@@ -100,8 +102,8 @@ def test_own_facts_name_the_deviation(cache: Path, tmp_path: Path) -> None:
     assert "deviation" not in run_inputs(SMOKE, "gpt2", own, CORRECTED).traced.note
 
 
-def traced(context: Context, corrupt: str, statements: list[Statement]) -> dict[int, tuple[str, dict]]:
-    unit = next(unit for unit in SMOKE.units if unit.name == f"trace-hidden-{corrupt}")
+def traced(context: Context, perspective: str, statements: list[Statement]) -> dict[int, tuple[str, dict]]:
+    unit = next(unit for unit in SMOKE.units if unit.name == f"trace-hidden-{perspective}")
     return {one.case_id: (one.status, one.payload) for one in compute(unit, statements, context)}
 
 
@@ -127,7 +129,7 @@ def test_relation_units_take_its_noise_and_leave_out_what_it_does_not_hold() -> 
     assert traced(other, "entity", named) == traced(context, "entity", named)
 
 
-UNITS = tuple(Unit(f"trace-{view}", "trace", 1, corrupt=view) for view in ("relation", "entity"))
+UNITS = tuple(Unit(f"trace-{one}", "trace", 1, perspective=one) for one in ("relation", "entity"))
 TRACES = Plan("traces", "relation and entity traces of three statements, one a batch", UNITS)
 
 

@@ -19,7 +19,7 @@ from artifact.editing.moments import Moments
 from artifact.errors import RunError
 from artifact.lm.device import ROOM, Memory
 from artifact.lm.load import load
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.progress import Display
 from artifact.runs.cluster import Cluster, Prepared, Worker
 from artifact.runs.describe import RunInfo, first_difference

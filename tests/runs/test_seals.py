@@ -14,7 +14,7 @@ from cheap import PLAN, Cheap, contents, description, made_up, record, refusing,
 
 from artifact.cli import call
 from artifact.errors import Interrupted, RunError
-from artifact.plan import Unit
+from artifact.plans.unit import Unit
 from artifact.progress import Display
 from artifact.runs.engine import Computed
 from artifact.runs.merge import merge

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.runs.local import compute
 from artifact.runs.record import Record
 from artifact.runs.resolve import Asked, Context, prepare

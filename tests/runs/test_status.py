@@ -13,7 +13,7 @@ from cheap import PLAN, Cheap, contents, description, record, run
 
 from artifact.cli import call
 from artifact.errors import Interrupted
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.runs.lock import locked
 from artifact.runs.record import Record
 from artifact.runs.status import UnitStatus, run_status, status_lines, total_line
@@ -82,7 +82,7 @@ def test_who_works_on_it(unfinished: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_while_another_process_writes(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from artifact.runs.store import writing\n"
-    code += "from artifact.plan import Unit; from artifact.runs.store import Record\n"
+    code += "from artifact.plans.unit import Unit; from artifact.runs.store import Record\n"
     code += "with writing(Path(sys.argv[1])) as store:\n"
     code += "    print('held', flush=True)\n"
     code += "    for case in range(10**9): store.add(Unit('unedited', 'unedited', 4), Record(case, 'failed', {}))\n"

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from artifact.errors import RunError
-from artifact.plan import SMOKE
+from artifact.plans.paper import SMOKE
 from artifact.runs.describe import RunInfo
 from artifact.runs.record import Record
 from artifact.runs.store import begin, reading, writing
@@ -75,6 +75,15 @@ def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path, change: d
         begin(store, info(**change))
     with reading(tmp_path) as store:
         assert store.info() == info() and store.done(UNIT) == {1}
+
+
+def test_another_value_of_a_field_that_now_has_its_default_is_refused(tmp_path: Path) -> None:
+    """run.json leaves out what has its default: the comparison does not."""
+    one = msgspec.structs.replace(SMOKE, units=(msgspec.structs.replace(UNIT, window=3),))
+    with writing(tmp_path) as store:
+        begin(store, info(plan=one))
+        with pytest.raises(RunError, match=r"another plan units 1 window \(3, now 10\)"):
+            begin(store, info(plan=msgspec.structs.replace(SMOKE, units=(UNIT,))))
 
 
 def test_another_tokenizer_is_refused_where_it_is_known(tmp_path: Path) -> None:

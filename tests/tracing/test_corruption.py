@@ -19,10 +19,10 @@ from artifact.tracing.corruption import (
 
 
 def spans(
-    model: LanguageModel, statement: Statement, corrupt: Perspective, relation_span: RelationSpan = "all"
+    model: LanguageModel, statement: Statement, perspective: Perspective, relation_span: RelationSpan = "all"
 ) -> list[str]:
     encoded = model.tokens.encode(statement.prompt)
-    found = corrupted_tokens(encoded, statement, corrupt, relation_span)
+    found = corrupted_tokens(encoded, statement, perspective, relation_span)
     return [model.tokens.decode([encoded.ids[i]]) for i in found]
 
 

@@ -32,7 +32,8 @@ import numpy as np
 from artifact.bench.estimate import unit_work
 from artifact.cli import call
 from artifact.editing.protocol import PROTOCOLS
-from artifact.plan import SMOKE, find_plans, narrowed
+from artifact.plans import find_plans, narrowed
+from artifact.plans.paper import SMOKE
 from artifact.reporting.charts import Chart, Panel
 from artifact.reporting.expected import KindName
 from artifact.reporting.figures import severed_files

@@ -71,7 +71,7 @@ def test_golden_from_text(reference: Path, tiny) -> None:
             found = trace(
                 model,
                 Statement(entry["case_id"], entry["prompt"], subject[entry["case_id"]]),
-                TraceSettings(level, corrupt="entity" if entity else "relation", relation_span="after"),
+                TraceSettings(level, perspective="entity" if entity else "relation", relation_span="after"),
             )
             assert found.tokens == tuple(entry["tokens"])
             assert list(found.span) == list(range(*golden["corrupt_range"]))

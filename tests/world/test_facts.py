@@ -82,6 +82,6 @@ def test_statements_say_what_the_facts_say(world: World) -> None:
         assert not any(s == statement.subject and obj in words for s, obj in known)
 
 
-def test_unknown_view_is_refused(world: World) -> None:
+def test_unknown_perspective_is_refused(world: World) -> None:
     with pytest.raises(ValueError, match="expected 'entity' or 'relation'"):
         world.main("object")

@@ -29,13 +29,13 @@ def probabilities(
     return probability_BV[rows_B, answer_B], (probability_BV.argmax(-1) == answer_B).double()
 
 
-@pytest.mark.parametrize("view", ["entity", "relation"])
+@pytest.mark.parametrize("perspective", ["entity", "relation"])
 def test_committed_model_recalls_held_out_templates(
-    committed: tuple[GPT2LMHeadModel, PreTrainedTokenizerFast], view: str
+    committed: tuple[GPT2LMHeadModel, PreTrainedTokenizerFast], perspective: str
 ) -> None:
     world = generate(DEFAULT_SEED)
-    _, best = probabilities(committed, world.held_out(view))
-    right, _ = probabilities(committed, world.main(view))
+    _, best = probabilities(committed, world.held_out(perspective))
+    right, _ = probabilities(committed, world.main(perspective))
     assert best.mean() > 0.98
     assert right.mean() > 0.93
 

@@ -1,8 +1,8 @@
 """A few dozen everyday facts in CounterFact's layout, for smoke runs on a real pretrained model.
 
-Covers what a small GPT-2 may know, both views, written for this project. They exercise the pipeline on a model that was
-trained on real text; they are not CounterFact and no number from them is compared with the paper. A fact that the model
-does not answer is left out of tracing, as everywhere.
+Covers what a small GPT-2 may know, both perspectives, written for this project. They exercise the pipeline on a model
+that was trained on real text; they are not CounterFact and no number from them is compared with the paper. A fact that
+the model does not answer is left out of tracing, as everywhere.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ An edit case adds to a known fact a new object o*, rephrasings and neighbours, a
 - the rewrite prompt is the fact's own, with "{}" for the subject;
 - rephrasings are up to two other templates of the relation in the file, the most frequent first;
 - neighbours are prompts of other subjects with the same relation and the same o_c, up to ten, drawn likewise;
-- the relation view is the reconstruction's (templates.py).
+- the relation perspective is the reconstruction's (templates.py).
 
 A known fact's prompt is a template and the text that GPT-2 XL generated before the object ("... was written in the
 early 1980s, when the" -> Italian). Where that text is long or more than plain words, the prompt no longer asks for the
@@ -59,7 +59,7 @@ def known(path: Path | None, relation_source: RelationSource = "templates", by_i
 
 
 def known_data(path: Path, raw: object, sha256: str, source: str, by_rule: bool, by_id: bool) -> Data:
-    """Statements and edit cases of known facts (decoded); without relation prompts `by_rule` the entity view alone."""
+    """Statements and edit cases of known facts (decoded); without relation prompts `by_rule` the entity's alone."""
     statements = parse_statements(raw, str(path))
     if by_id:
         statements = sorted(statements, key=lambda statement: statement.case_id)
@@ -135,7 +135,8 @@ class _Known:
 
 
 def edit_cases(statements: Sequence[Statement], source: str, relation_view: bool = True) -> Built:
-    """Edit cases from known facts, the case id being the known id; with `relation_view` both views, else the entity's.
+    """Edit cases from known facts, the case id being the known id; with `relation_view` both perspectives, else the
+    entity's.
 
     A record is left out, and counted, that names no relation or object, whose prompt runs on, or whose relation has no
     other object to write. FactError names `source` and the case where the relation has no written name (relations.py).
@@ -175,7 +176,7 @@ def _apart(statement: Statement, relation_id: str, obj: str) -> _Known:
 
 
 def _case(known: _Known, new: str, members: Sequence[_Known], wordings: dict[str, str]) -> Fact:
-    """The record's entity view."""
+    """The record's entity perspective."""
     suitable = [
         wording
         for template, wording in wordings.items()

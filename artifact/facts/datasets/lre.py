@@ -7,7 +7,7 @@ A file is one relation: templates, and pairs of a subject and its object. An edi
 - o* is another object of the relation, none that is true of the subject;
 - specificity asks the same relation of other subjects, up to five, each with its own object;
 - "other relations" asks the subject's other facts, up to five, each with its own object;
-- the relation view is the reconstruction's (templates.py), with the names of relations.py.
+- the relation perspective is the reconstruction's (templates.py), with the names of relations.py.
 
 Facts are taken from the relations in turn, so that the first hundred are of all of them. Every choice depends on a case
 and its file alone. A statement counts only where the model's greedy answer begins as the object does, which the run

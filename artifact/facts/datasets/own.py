@@ -26,7 +26,8 @@ def own(path: Path | None, relation_source: RelationSource = "authors", by_id: b
     """The facts of the user's file.
 
     Relation fields of the file are kept. Those that are missing are built by rule with `templates`, and otherwise the
-    relation view is absent. Raises FactError for a relation without a written name (relations.py), or a bad record.
+    relation perspective is absent. Raises FactError for a relation without a written name (relations.py), or a bad
+    record.
     """
     assert path is not None
     raw, sha256 = read_records(path)
@@ -40,7 +41,7 @@ def own(path: Path | None, relation_source: RelationSource = "authors", by_id: b
         records = with_relations(records, path, kept=True)
         source, note = f"{source}, {TEMPLATES}", f"{note}; relation prompts of {bare} built by rule"
     elif bare:
-        note += f"; {bare} have no relation fields and so no relation view"
+        note += f"; {bare} have no relation fields and so no relation perspective"
     return data_of(records, source, sha256, note, reconstructed=bool(bare) and relation_source == "templates")
 
 

@@ -1,0 +1,84 @@
+"""kloc knockout: attention from some tokens of one prompt to others, removed layer by layer."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from artifact.cli.app import Device, Memory, Model, app, check_outputs, load_model, memory_budget, write_json
+from artifact.cli.bounds import count
+from artifact.facts.fact import Statement
+from artifact.facts.subject import subject_start
+from artifact.terminal import say
+from artifact.tracing.edges import WINDOW, Edge, Role, scaled_window
+from artifact.tracing.windows import MOST_WINDOW
+
+
+@app.command
+def knockout(
+    *,
+    model: Model,
+    prompt: Annotated[str, Parameter(help="The prompt to ask.")],
+    subject: Annotated[str, Parameter(help="The subject, as it stands in the prompt.")],
+    start: Annotated[
+        Role,
+        Parameter(name="--from", help="Tokens that can no longer read: last, relation or subject."),
+    ],
+    end: Annotated[Role, Parameter(name="--to", help="The tokens that they can no longer read.")],
+    window: Annotated[int, count("Layers in which the edges are removed, about every layer.", MOST_WINDOW)] = WINDOW,
+    template: Annotated[
+        str | None, Parameter(help="The prompt's wording with {} for the subject, where the prompt names it twice.")
+    ] = None,
+    device: Device = None,
+    memory: Memory = None,
+    json_file: Annotated[Path | None, Parameter(name="--json", help="Write the numbers here.")] = None,
+) -> int:
+    """Attention knockout of one prompt: the answer's probability when some tokens cannot read others."""
+    from artifact.tracing.knockout import knockout as knock_out
+
+    check_outputs({"--json": json_file}, (model,))
+    subject_start(prompt, subject, template)  # before the model is loaded
+    loaded = load_model(model, device)
+    edge = Edge(start, end)
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    found = knock_out(loaded, Statement(0, prompt, subject, template), [edge], window, budget)
+    (cut,) = found.cuts
+    change = [(after - found.before) / found.before for after in cut.after]
+    result = {
+        "tokens": found.tokens,
+        "subject": found.subject,
+        "relation": found.relation,
+        "answer": found.answer,
+        "before": found.before,
+        "after": cut.after,
+        "change": change,
+        "from": start,
+        "to": end,
+        "edges": cut.removed,
+        "window": window,
+        "extracted": {"before": found.extracted, "after": cut.extracted},
+        "lens": found.lens,
+        "model": loaded.name,
+        "revision": loaded.revision,
+    }
+    write_json(json_file, result)
+    layers = loaded.decoder.layers
+    if 2 * window > layers:
+        say(
+            f"a window of {window} layers spans most of this model's {layers}, so layers hardly differ; the published "
+            f"share of the depth is --window {scaled_window(layers)}"
+        )
+    if not cut.removed:
+        say(f"{edge.printed}: there is no such edge, since a token sees itself and those before it alone")
+    say(f"{edge.printed}: {cut.removed} edges removed, each time in a window of {window} layers")
+    say(f"answer {found.answer!r}: {found.before:.4f} before; {_first(found.extracted)}")
+    for layer, (after, share) in enumerate(zip(cut.after, change, strict=True)):
+        first = {module: layers[layer] for module, layers in (cut.extracted or {}).items()}
+        say(f"layer {layer:>3}: {after:.4f} ({share:+.1%}); {_first(first)}")
+    return 0
+
+
+def _first(extracted: dict[str, list[int]] | None) -> str:
+    """In which layers the outputs at the last token have the answer first, in words."""
+    named = [f"{module} in {', '.join(map(str, layers)) or 'none'}" for module, layers in (extracted or {}).items()]
+    return f"layers with the answer first: {'; '.join(named)}"

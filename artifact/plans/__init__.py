@@ -1,0 +1,68 @@
+"""The experiments as data: which facts, methods, perspectives and models make which units of work.
+
+Covers every plan by name, and narrowing a plan to some tables, figures or methods. A unit does one thing to a list of
+facts; its records are stored a case at a time. A new plan is a file beside paper.py and a line of _FILES.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from itertools import combinations, product
+
+import msgspec
+
+from artifact.editing.methods import METHODS
+from artifact.errors import SettingError
+from artifact.plans.paper import SMOKE_FEW_FACTS
+from artifact.plans.unit import PARTS, Part, Plan, Unit
+
+_FILES = ("paper",)
+"""One file here each, which ends in PLANS: plans by name."""
+PLANS: Mapping[str, tuple[Plan, ...]] = {
+    name: plans for file in _FILES for name, plans in import_module(f"artifact.plans.{file}").PLANS.items()
+}
+"""Plans by name; a name with several is run one after the other, a folder each, and reported together."""
+
+
+def find_plans(name: str) -> tuple[Plan, ...]:
+    """The plan of that name, one for each model it runs; SettingError when there is none."""
+    if name not in PLANS:
+        raise SettingError(f"plan {name!r} is unknown; expected one of {', '.join(PLANS)}")
+    return PLANS[name]
+
+
+def narrowed(plan: Plan, only: Sequence[str] = (), methods: Sequence[str] = ()) -> Plan:
+    """The plan with the units of some tables and figures, and of some methods, alone.
+
+    Traces and the unedited model belong to no method and stay with their tables and figures. SettingError for a name
+    that is unknown, or when nothing is left.
+    """
+    for word, asked, known in (("--only", only, PARTS), ("--methods", methods, tuple(METHODS))):
+        for name in asked:
+            if name not in known:
+                raise SettingError(f"{word} {name!r} is unknown; expected one of {', '.join(known)}")
+    units = _left(plan, only, methods)
+    if not units:
+        asked_for = " ".join([*(f"--only {name}" for name in only), *(f"--methods {name}" for name in methods)])
+        raise SettingError(f"{asked_for} leaves nothing of the plan {plan.name}; ask for more of it")
+    return plan if units == plan.units else msgspec.structs.replace(plan, units=units)
+
+
+def narrowing_of(plan: Plan) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """The shortest (only, methods) that `narrowed` gives this plan for; both empty for a whole or an unknown plan."""
+    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.does == "edit"))
+    for whole in (*PLANS.get(plan.name, ()), SMOKE_FEW_FACTS):
+        if (whole.name, whole.models) == (plan.name, plan.models):
+            for count, asked in product(range(len(PARTS) + 1), ((), methods)):
+                for only in combinations(PARTS, count):
+                    if _left(whole, only, asked) == plan.units:
+                        return only, asked
+    return (), ()
+
+
+def _left(plan: Plan, only: Sequence[str], methods: Sequence[str]) -> tuple[Unit, ...]:
+    return tuple(
+        unit
+        for unit in plan.units
+        if (not only or any(part in only for part in unit.parts))
+        and (not methods or unit.does != "edit" or unit.method in methods)
+    )

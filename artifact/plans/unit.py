@@ -1,0 +1,97 @@
+"""What a plan is made of: units of work, each of which does one thing to a list of facts."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import msgspec
+
+from artifact.editing.methods import MethodName
+from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.tracing.kinds import TRACE_KINDS, KindWord, SeverWord, TraceKind, trace_kind
+
+UnitKind = Literal["trace", "unedited", "edit"]
+Part = Literal["table1", "table2", "figure2", "figure3"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One thing to do to each fact: trace it, score the unedited model on it, or edit it and score the edited model.
+
+    `kind`, `window` and `sever` describe a trace, `method` an edit, `perspective` both: what is corrupted, or edited.
+    `most` is how many facts it takes at most (None: all), `batch` how many are computed together: batches are cut from
+    the plan's list of cases and never from what is left, so that an interrupted run gives the same numbers.
+
+    run.json leaves out a field that has its default, so that a new field changes no older run: a default is never
+    changed. A field that this version does not know is refused.
+    """
+
+    name: str
+    does: UnitKind
+    batch: int
+    most: int | None = None
+    kind: KindWord = "hidden"
+    window: int = 10
+    sever: SeverWord | None = None
+    method: Literal["none"] | MethodName = "none"
+    perspective: Perspective = "entity"
+
+    @property
+    def trace_kind(self) -> TraceKind:
+        """The kind of trace that `kind` and `sever` stand for."""
+        return trace_kind(self.kind, self.sever)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The tables and figures that the unit is for."""
+        if self.does == "unedited":
+            return ("table1", "table2")
+        if self.does == "edit":
+            return ("table1",) if self.perspective == "relation" else ("table2",)
+        return self.trace_kind.figures
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A named list of units, for the models it names (empty: whichever is asked for)."""
+
+    name: str
+    title: str
+    units: tuple[Unit, ...]
+    models: tuple[str, ...] = ()
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether it takes the paper's facts, second moments and hyperparameters, and so may be held against it."""
+        return bool(self.models)
+
+
+def unedited(batch: int, most: int | None = None) -> Unit:
+    """The unit that scores the unedited model, against which every edit is read."""
+    return Unit("unedited", "unedited", batch=batch, most=most)
+
+
+def trace_units(batch: int, most: int | None, severed: bool, window: int = 10) -> tuple[Unit, ...]:
+    """The kinds of trace that the paper's figures show, from both perspectives: the severed ones, or the others."""
+    return tuple(
+        Unit(
+            f"trace-{one.name}-{perspective}",
+            "trace",
+            batch=batch,
+            most=most,
+            kind=one.kind,
+            window=window,
+            sever=one.sever,
+            perspective=perspective,
+        )
+        for perspective in reversed(PERSPECTIVES)  # the relation's is the paper's
+        for one in TRACE_KINDS.values()
+        if one.figures and bool(one.severed) == severed
+    )
+
+
+def edit_units(batches: Mapping[str, int], most: int | None) -> tuple[Unit, ...]:
+    """Methods from both perspectives, each with its batch: the rows of Tables 1 and 2."""
+    return tuple(
+        Unit(f"{method}-{perspective}", "edit", batch=batch, most=most, method=method, perspective=perspective)
+        for method, batch in batches.items()
+        for perspective in reversed(PERSPECTIVES)
+    )

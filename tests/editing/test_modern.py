@@ -1,0 +1,130 @@
+"""R-ROME, p-ROME, EMMET and AlphaEdit against the golden numbers (1e-4 relative), batches against single runs."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from artifact.editing.edit import with_edit
+from artifact.editing.editor import Editor
+from artifact.editing.memit import MemitEdit
+from artifact.editing.methods import METHODS
+from artifact.editing.moments import read_moments
+from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.rome import RomeEdit
+from artifact.errors import EditError, SettingError
+from artifact.evaluation.score import score_cases
+from artifact.lm.device import Memory
+
+REFERENCE = Path(__file__).parent.parent / "reference"
+PREFIXES = {"list": ["{}", "Yesterday, {}", "The report said. {}"]}
+PREFIXES["groups"] = [["{}"], ["Yesterday, {}", "The report said. {}"]]
+RELEASED = PROTOCOLS["released"]
+
+
+def goldens(*folders: str) -> list:
+    files = [file for folder in folders for file in sorted((REFERENCE / folder).glob("*.npz"))]
+    return [pytest.param(file, id=f"{file.parent.name}-{file.stem}") for file in files]
+
+
+def relative(found: torch.Tensor, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found.numpy() - expected) / np.linalg.norm(expected))
+
+
+def editor_of(model, method: str, hparams: Path | None = None, **changed) -> Editor:
+    """A method's editor with the golden numbers' prefixes and second moments."""
+    chosen, name = METHODS[method], Path(model.name).name
+    resolved = chosen.hparams_for(name, model.decoder.layers, hparams, model.decoder)
+    moments = read_moments(REFERENCE / "moments" / name)
+    resolved = msgspec.structs.replace(resolved, **changed)
+    return Editor(
+        model, chosen, resolved, RELEASED, Memory(10**9), prefixes=PREFIXES[chosen.prefixes or "list"], moments=moments
+    )
+
+
+@pytest.mark.parametrize("file", goldens("rrome", "rrome_B"))
+def test_rrome_and_prome(file: Path, tiny, facts) -> None:
+    golden = np.load(file)
+    name, case, mode = file.stem.split("_", 2)
+    fact = facts[int(case.removeprefix("case"))]
+    editor = editor_of(tiny(name), "rrome", file.parent / f"hparams_{name}_{mode}.json")
+    (found,) = editor.edits([[fact.view("entity")]])
+    assert isinstance(found, RomeEdit)
+    assert relative(found.left_M, golden["u"]) < 1e-4
+    assert relative(found.target_D, golden["target"]) < 1e-4
+    assert relative(found.right_D, golden["right_vector"]) < 1e-4
+    np.testing.assert_allclose(found.history, golden["loss_terms"], rtol=0, atol=1e-4)
+    assert found.norm == pytest.approx(float(golden["weight_delta_norm"]), rel=1e-4)
+    metrics = json.loads(file.with_name(f"{file.stem}_metrics.json").read_text())["post"]
+    (score,) = score_cases(editor.model, [fact], [found.edit])
+    for group, key in (("reliability", "rewrite_prompts_probs"), ("specificity", "neighborhood_prompts_probs")):
+        for ours, theirs in zip(score.views["entity"].prompts[group], metrics[key], strict=True):
+            assert ours.target_new == pytest.approx(theirs["target_new"], abs=1e-4)
+            assert ours.target_true == pytest.approx(theirs["target_true"], abs=1e-4)
+
+
+@pytest.mark.parametrize("file", goldens("emmet", "emmet_multi", "alphaedit", "alphaedit_B"))
+def test_emmet_and_alphaedit(file: Path, tiny, facts) -> None:
+    """Values, keys, residuals, adjusted keys and weight changes of every layer; of a sequence those of its last edit,
+    and of AlphaEdit what it leaves in the cache.
+    """
+    golden, method = np.load(file), file.parent.name.split("_")[0]
+    name, perspective, cases = file.stem.split("_", 2)
+    editor = editor_of(tiny(name), method, file.parent / f"hparams_{name}.json")
+    for part in cases.removeprefix("cases").split("_then_"):
+        views = [facts[int(case)].view(perspective) for case in part.split("-")]
+        (found,) = editor.edits([views])
+        assert isinstance(found, MemitEdit)
+        edited, editor = editor, editor.after(views, found)
+    assert relative(found.values_ND.t(), golden["zs"]) < 1e-4
+    for layer in editor.hparams.layers:
+        written = found.written[layer]
+        assert relative(written.keys_NM.t(), golden[f"layer{layer}_layer_ks"]) < 1e-4
+        assert relative(written.residual_ND.t(), golden[f"layer{layer}_resid"]) < 1e-4
+        if method == "emmet":
+            assert relative(written.adjusted_NM.t(), golden[f"layer{layer}_adj_k"]) < 1e-4
+        if method == "alphaedit":
+            assert relative(editor.kept[layer][-len(views) :].t(), golden[f"layer{layer}_post_ks"]) < 1e-4
+            assert relative(editor.kept[layer].square().sum(0), golden[f"layer{layer}_cache_diag"]) < 1e-4
+    for parameter, delta in found.edit.tensors(edited.model.decoder).items():
+        assert relative(delta, golden[f"edited_delta.{parameter}"]) < 1e-4
+
+
+@pytest.mark.parametrize("perspective", ["entity", "relation"])
+@pytest.mark.parametrize("method", ["rrome", "emmet", "alphaedit"])
+def test_a_batch_gives_the_edits_of_single_runs(method: str, perspective, tiny, facts) -> None:
+    """Of either view; and a group written jointly beside single ones is as if it were the only one."""
+    editor = editor_of(tiny("tiny-gptj"), method, v_num_grad_steps=5)
+    groups = [[facts[case].view(perspective)] for case in (0, 10, 7)]
+    if editor.method.joint:
+        groups.append([facts[case].view(perspective) for case in (26, 15)])
+    for group, found in zip(groups, editor.edits(groups), strict=True):
+        (alone,) = editor.edits([group])
+        assert not isinstance(found, EditError) and not isinstance(alone, EditError)
+        theirs = alone.edit.tensors(editor.model.decoder)
+        for parameter, delta in found.edit.tensors(editor.model.decoder).items():
+            assert relative(delta, theirs[parameter].numpy()) < 1e-4
+
+
+def test_an_edit_written_into_the_weights_is_the_edit(tiny, facts) -> None:
+    """The model that carries an edit scores as rows that carry it, and the model itself is as it was."""
+    model, fact = tiny("tiny-gptj"), facts[0]
+    editor, before = editor_of(model, "rrome", v_num_grad_steps=5), model.weights_hash()
+    (found,) = editor.edits([[fact.view("entity")]])
+    (rows,), (written,) = score_cases(model, [fact], [found.edit]), score_cases(with_edit(model, found.edit), [fact])
+    ours, theirs = (score.views["entity"].prompts["reliability"][0] for score in (rows, written))
+    assert ours.target_new == pytest.approx(theirs.target_new, abs=1e-5)
+    assert model.weights_hash() == before != with_edit(model, found.edit).weights_hash()
+
+
+def test_guards(tiny, facts) -> None:
+    view = facts[0].view("entity")
+    with pytest.raises(SettingError, match=r"nullspace_threshold 1e-09.*larger"):
+        editor_of(tiny("tiny-gpt2"), "alphaedit", nullspace_threshold=1e-9).edits([[view]])
+    flags = {"original_implementation": True}, {"enable_prompt_keys": True}, {"enable_random_prefix_keys": False}
+    for flag, says in zip(flags, ("method rome", "both true", "both false"), strict=True):
+        with pytest.raises(SettingError, match=says):
+            msgspec.structs.replace(METHODS["rrome"].hparams_for("x", 6), **flag).check(6)

@@ -1,0 +1,130 @@
+"""What is said of the package in several files is said alike, and its parts are listed as pip reports them."""
+
+import importlib.util
+import json
+import tarfile
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from artifact import __version__
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOI = "10.1145/3627673.3679900"
+
+
+def script(name: str) -> ModuleType:
+    """A script of release/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"release_{name}", ROOT / "release" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cited(field: str) -> str:
+    """A field of CITATION.cff's first level."""
+    (found,) = [
+        line.partition(":")[2].strip().strip('"')
+        for line in (ROOT / "CITATION.cff").read_text().splitlines()
+        if line.startswith(f"{field}:")
+    ]
+    return found
+
+
+def test_codemeta_says_what_pyproject_and_the_citation_say() -> None:
+    meta = json.loads((ROOT / "codemeta.json").read_text())
+    assert meta["name"] == PROJECT["name"]
+    assert meta["version"] == __version__ == cited("version")
+    for field in ("description", "keywords"):
+        assert meta[field] == PROJECT[field]
+    assert meta["license"] == f"https://spdx.org/licenses/{PROJECT['license']}" and cited("license") == "MIT"
+    assert meta["runtimePlatform"] == f"Python {PROJECT['requires-python']}"
+    assert meta["softwareRequirements"] == PROJECT["dependencies"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert [f'- name: "{author["name"]}"' in citation for author in meta["author"]] == [True]
+    paper = meta["referencePublication"]
+    assert paper["id"] == f"https://doi.org/{DOI}" and f'title: "{paper["name"]}"' in citation
+
+
+def test_zenodo_says_what_the_citation_says() -> None:
+    meta = json.loads((ROOT / ".zenodo.json").read_text())
+    assert (meta["title"], meta["version"], meta["license"]) == (cited("title"), __version__, cited("license"))
+    assert (meta["description"], meta["keywords"]) == (PROJECT["description"], PROJECT["keywords"])
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert all(one["identifier"] in citation for one in meta["related_identifiers"])
+    assert [one["name"] for one in meta["creators"]] == ["The kloc-artifact authors"]
+
+
+def reported(**changes: Any) -> dict[str, Any]:
+    """pip's report of this package and two others, as pip 23 to 26 write it."""
+
+    def item(name: str, version: str, url: str, sha256: str | None, **about: Any) -> dict[str, Any]:
+        source = {"url": url, "archive_info": {"hashes": {"sha256": sha256}}} if sha256 else {"url": url}
+        return {"metadata": {"name": name, "version": version, **about}, "download_info": source}
+
+    items = [
+        item("kloc-artifact", "0.1.0", "file:///src", None, license_expression="MIT"),
+        item("Odd_Name", "2.0", "https://index/odd_name-2.0-py3-none-any.whl", "ab" * 32, license="BSD License"),
+        item("torch", "2.13.0+cpu", "file:///w/torch-2.13.0%2Bcpu-cp311.whl", "cd" * 32, license_expression="X AND Y"),
+    ]
+    where = {"python_version": "3.11", "sys_platform": "linux", "platform_machine": "x86_64"}
+    return {"install": items, "environment": where, **changes}
+
+
+def test_parts_are_pinned_by_hash_and_listed_with_their_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = script("parts")
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(reported()))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    parts.main(str(file), str(tmp_path / "out"))
+    lines = (tmp_path / "out" / "requirements.txt").read_text().splitlines()
+    assert "Python 3.11 on linux x86_64" in lines[0]
+    assert lines[1:] == [
+        f"odd-name==2.0 --hash=sha256:{'ab' * 32}",
+        f"torch==2.13.0+cpu --hash=sha256:{'cd' * 32}",
+    ]
+    bill = json.loads((tmp_path / "out" / "sbom.spdx.json").read_text())
+    assert bill["creationInfo"]["created"] == "1970-01-02T00:00:00Z"
+    packages = {one["name"]: one for one in bill["packages"]}
+    assert packages["torch"]["packageFileName"] == "torch-2.13.0+cpu-cp311.whl"
+    assert [packages[name]["licenseDeclared"] for name in ("torch", "odd-name")] == ["X AND Y", "NOASSERTION"]
+    ids = {one["SPDXID"] for one in bill["packages"]} | {"SPDXRef-DOCUMENT"}
+    ends = {one[end] for one in bill["relationships"] for end in ("spdxElementId", "relatedSpdxElement")}
+    assert ends == ids
+    assert "| odd-name | 2.0 | BSD License |" in (tmp_path / "out" / "licences.md").read_text()
+    again = parts.sbom(parts.parts_of(reported()), datetime.fromtimestamp(86400, UTC))
+    assert again == bill
+
+
+def test_a_part_without_a_hash_is_refused() -> None:
+    report = reported()
+    del report["install"][1]["download_info"]["archive_info"]
+    with pytest.raises(ValueError, match="odd-name: has no sha256"):
+        script("parts").parts_of(report)
+
+
+def test_an_archive_has_the_same_bytes_whenever_and_wherever_it_is_made(tmp_path: Path) -> None:
+    archive = script("archive")
+    made = []
+    for place, names in (("a", ("one", "two", "run.lock")), ("b", ("two", "one"))):
+        for name in names:
+            path = tmp_path / place / "inner" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+            path.chmod(0o600 if place == "a" else 0o755)
+        made.append(archive.folder_archive(tmp_path / place, "top", 5))
+    assert made[0] == made[1]
+    file = tmp_path / "made.tar.gz"
+    file.write_bytes(made[0])
+    with tarfile.open(file) as tar:
+        assert [(one.name, one.mtime, one.uid) for one in tar] == [("top/inner/one", 5, 0), ("top/inner/two", 5, 0)]
+    archive.write_sums(tmp_path / "a" / "inner")
+    assert (tmp_path / "a" / "inner" / "SHA256SUMS").read_text().count("\n") == 3
