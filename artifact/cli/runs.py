@@ -59,6 +59,9 @@ class RunOptions:
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND network that was trained for the model; the world has its own.")
     ] = None
+    hparams: Annotated[
+        Path | None, Parameter(help="File of kloc tune; methods that it does not have keep the model's values.")
+    ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
 
@@ -123,7 +126,14 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
+    given = Given(
+        options.facts,
+        options.relation_source,
+        options.moments,
+        options.mend_weights,
+        options.any_model,
+        options.hparams,
+    )
     shard = _shard(narrowing.shard)
     asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
     narrowed_to = [*narrowing.only, *methods]

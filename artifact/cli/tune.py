@@ -79,13 +79,13 @@ def tune(
     told = protocol_words(followed.name, followed.switches())
     editors = _editors(loaded, chosen_methods, given, followed, budget, moments, mend_weights)
     ids = [fact.case_id for fact in judged]
-    identity = [loaded.weights_sha256, data.sha256, ids, told, [str(one.described()) for one, _ in editors.values()]]
-    checkpoint = Checkpoint(out.with_name(out.name + UNFINISHED), msgspec.json.encode(identity).decode())
+    checkpoint = Checkpoint(out.with_name(out.name + UNFINISHED))
     say(f"{len(judged)} facts of {data.source}, set aside and answered by {loaded.name}; protocol {told}")
     chosen = {}
     with stopping() as stop, display() as show:
         for name, (editor, values) in editors.items():
-            search = Search(editor, judged, values, checkpoint.of(name), checkpoint.write, _teller(show, name))
+            kept = checkpoint.of(name, str([loaded.weights_sha256, data.sha256, ids, told, editor.described()]))
+            search = Search(editor, judged, values, kept, checkpoint.write, _teller(show, name))
             found = search.run(stop)
             if found is None:
                 raise Interrupted(f"stopped; {checkpoint.path} keeps what was scored, and the same command goes on")

@@ -35,8 +35,10 @@ from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.reading import read_json
 from artifact.runs.describe import RunInfo
-from artifact.sources.catalogue import WORLD_MEND
+from artifact.sources.catalogue import own_network
 
+_KEYS = 16
+"""Keys a dimension that are read of a real text; the published moments are of thousands."""
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
 
@@ -72,7 +74,8 @@ def make_editor(
         missing = lacking(model, name, mend_weights)
         if missing is not None:
             raise SettingError(missing)
-        path = mend_weights or WORLD_MEND
+        path = mend_weights or own_network(model.name)
+        assert path is not None
         # Put on the device once, for all batches.
         network = read_network(path).to(model.decoder.device)
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
@@ -127,7 +130,7 @@ def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
-    if METHODS[method].network and model.name != "world" and mend_weights is None:
+    if METHODS[method].network and own_network(model.name) is None and mend_weights is None:
         return (
             f"{METHODS[method].printed} needs weights trained for {model.name} and none are given; name a file with "
             "--mend-weights, or train one with kloc mend-train"
@@ -146,11 +149,17 @@ def default_moments(
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
         return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory)
+    width = key_width(model.decoder, layers[0])
     if of_text:
         paragraphs, source = documentation()
-        read = [[*model.tokens.opening, *model.tokens.ids(text)][: model.decoder.positions] for text in paragraphs]
-        return compute_moments(model, read, layers, source, RIDGE, batch=16, memory=memory)
-    width = key_width(model.decoder, layers[0])
+        read: list[list[int]] = []
+        for text in paragraphs:
+            if sum(map(len, read)) >= _KEYS * width:
+                break
+            read.append([*model.tokens.opening, *model.tokens.ids(text)][: model.decoder.positions])
+        return compute_moments(
+            model, read, layers, f"the first {len(read)} of {source}", RIDGE, batch=16, memory=memory
+        )
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)

@@ -47,10 +47,13 @@ class Given:
     mend_weights: Path | None = None
     any_model: bool = False
     """Whether files made for another model are used all the same."""
+    hparams: Path | None = None
+    """A file of kloc tune."""
 
     def options(self) -> dict[str, str]:
         """The command line's options by name, to repeat the run with; a flag's value is empty."""
         named = {"--facts": self.facts, "--moments": self.moments, "--mend-weights": self.mend_weights}
+        named["--hparams"] = self.hparams
         if self.relation_source != "authors":
             named["--relation-source"] = self.relation_source
         flags = {ANY_MODEL: ""} if self.any_model else {}
@@ -93,7 +96,9 @@ def data_set(plan: Plan, model: str, given: Given) -> DataSet:
 
     Raises SettingError for a name that is neither a data set nor a file.
     """
-    return default_for(model, plan.of_the_paper) if given.facts is None else named_data_set(given.facts)
+    if given.facts is None:
+        return DATASETS[plan.facts] if plan.facts else default_for(model, plan.of_the_paper)
+    return named_data_set(given.facts)
 
 
 def named_data_set(facts: str) -> DataSet:

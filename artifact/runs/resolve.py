@@ -17,7 +17,9 @@ from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
+from artifact.editing.tuned import read_tuned
 from artifact.errors import DeviceError, FactError, SettingError
+from artifact.facts.aside import without_aside
 from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
@@ -36,6 +38,8 @@ from artifact.sources.fetch import cached, fetch, hub_answers
 from artifact.tracing.trace import greedy_answers, is_answer
 
 SAMPLES = 10
+PAPER_WINDOW = 10 / 48
+"""The paper's window of restored layers, as a share of GPT-2 XL's."""
 _ASKED_TOGETHER = 16
 _MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
@@ -102,6 +106,10 @@ class Context:
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
     """Files and folders that were fetched by the model's name."""
+    hparams: Path | None = None
+    """A file of kloc tune; methods that it does not have keep the model's values."""
+    of_text: bool = False
+    """Whether second moments that nobody gave are those of a real text."""
     prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """By method, those of the run that goes on; others are drawn."""
     _editors: dict[str, Editor] = field(default_factory=dict)
@@ -119,6 +127,7 @@ class Context:
                 prefixes=self.prefixes.get(method),
                 moments=moments,
                 mend_weights=self.mend_weights if METHODS[method].network else None,
+                hparams=self.hparams_of(method),
                 any_model=self.any_model,
                 named=self.named,
             )
@@ -151,14 +160,18 @@ class Context:
     @property
     def moment_layers(self) -> list[int]:
         """The layers whose second moments the plan's methods read."""
-        return moment_layers(self.methods, self.model.name, self.model.decoder.layers)
+        return moment_layers(self.methods, self.model.name, self.model.decoder.layers, self.hparams_of)
+
+    def hparams_of(self, method: str) -> Path | None:
+        """The user's file of hyperparameters, if it has the method's."""
+        return self.hparams if self.hparams is not None and method in read_tuned(self.hparams).methods else None
 
     @cached_property
     def moments(self) -> Moments:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        return default_moments(self.model, self.moment_layers, self.memory)
+        return default_moments(self.model, self.moment_layers, self.memory, self.of_text)
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -191,7 +204,9 @@ def prepare(
     budget = Memory(limit, say)
     subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = readable(model, inputs.relation_words, "relation words", say)
-    if data_set(plan, name, given).selected and not plan.of_the_paper:
+    if plan.facts:
+        inputs = _only_answered(model, inputs, plan, asked.limit, budget)
+    elif data_set(plan, name, given).selected and not plan.of_the_paper:
         # Another model would leave the few that a small plan traces out, one by one.
         inputs = replace(inputs, traced=_answered(model, inputs.traced, plan, budget))
     context = Context(
@@ -210,6 +225,8 @@ def prepare(
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
         prefixes=begun_prefixes(begun),
+        hparams=given.hparams,
+        of_text=bool(plan.facts),
     )
     info = _described(plan, name, reason, device, asked, context)
     for line in info.file_notes:
@@ -233,7 +250,13 @@ def _loaded(
 
 
 def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str], None]) -> Plan:
-    """The plan, with few facts for a smoke run of a large model on a CPU; one thread for a tiny model there."""
+    """The plan with its windows for the model's depth, with few facts for a smoke run of a large model on a CPU; one
+    thread for a tiny model there.
+    """
+    if plan.facts:
+        window = max(1, round(PAPER_WINDOW * model.decoder.layers))
+        units = (msgspec.structs.replace(unit, window=window) if unit.does == "trace" else unit for unit in plan.units)
+        plan = msgspec.structs.replace(plan, units=tuple(units))
     if device != "cpu":
         return plan
     if model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
@@ -319,6 +342,32 @@ def _answered(model: LanguageModel, traced: Data, plan: Plan, memory: Memory) ->
         answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
     note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
     return replace(traced, statements=answered[:most], note=note)
+
+
+def _only_answered(model: LanguageModel, inputs: Inputs, plan: Plan, limit: int | None, memory: Memory) -> Inputs:
+    """The first facts that the model answers, none of them set aside, as many as a unit takes; traces ask the same.
+
+    Raises FactError where it answers none.
+    """
+    data = without_aside(inputs.edited)
+    most = min(max(unit.most or len(data.facts) for unit in plan.units), limit or len(data.facts))
+    answered: list[Fact] = []
+    asked = 0
+    while len(answered) < most and asked < len(data.facts):
+        part = data.facts[asked : asked + _ASKED_TOGETHER]
+        asked += len(part)
+        statements = [fact.statement for fact in part]
+        said = zip(part, statements, greedy_answers(model, statements, memory), strict=True)
+        answered += [fact for fact, one, token in said if isinstance(token, int) and is_answer(model, one, token)]
+    if not answered:
+        raise FactError(
+            f"{data.source}: {model.name} answers none of {asked} facts; ask for another model or give other facts"
+        )
+    note = f"{data.note}; of the first {asked}, {len(answered)} are answered by {model.name}, the first {most} taken"
+    edited = replace(data, facts=answered[:most], statements=[], odd=(), cases=(), note=note)
+    traced = replace(edited, statements=[fact.statement for fact in answered[:most]])
+    own = inputs.traced.note.removeprefix(inputs.edited.note)  # what is said of the words that relation traces corrupt
+    return replace(inputs, edited=edited, traced=replace(traced, note=f"{note}{own}"))
 
 
 def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:

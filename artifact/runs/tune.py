@@ -6,6 +6,7 @@ of the grid at a time and tries its values, the others at their best so far.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,28 +192,27 @@ def _plain(value: Any) -> Any:
 class Checkpoint:
     """What was scored, by method and hash of the hyperparameters, in a file beside the one that is made.
 
-    One of another search (model, facts, settings: `identity`) is begun anew.
+    A method's scores of another search (model, facts, settings: its identity) are begun anew; another grid goes on
+    with those that it shares.
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self.path, self._identity = path, identity
-        self.scored: dict[str, dict[str, Tried]] = {}
-        try:
-            content = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError):
-            return
-        if content.identity == identity:
-            self.scored = content.scored
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: dict[str, _Kept] = {}
+        with suppress(OSError, msgspec.DecodeError):
+            self._kept = msgspec.json.decode(path.read_bytes(), type=dict[str, _Kept])
 
-    def of(self, method: str) -> dict[str, Tried]:
+    def of(self, method: str, identity: str) -> dict[str, Tried]:
         """What was scored for a method; what is added to it is kept by `write`."""
-        return self.scored.setdefault(method, {})
+        if method not in self._kept or self._kept[method].identity != identity:
+            self._kept[method] = _Kept(identity, {})
+        return self._kept[method].scored
 
     def write(self) -> None:
         """Store all that was scored."""
-        write_atomically(self.path, msgspec.json.encode(_Kept(self._identity, self.scored)))
+        write_atomically(self.path, msgspec.json.encode(self._kept))
 
 
 class _Kept(msgspec.Struct):
     identity: str
-    scored: dict[str, dict[str, Tried]]
+    scored: dict[str, Tried]

@@ -7,6 +7,7 @@ from pathlib import Path
 from artifact.facts.dataset import TEMPLATES, Data, DataSet, RelationSource
 from artifact.facts.datasets.known import known
 from artifact.facts.datasets.lre import lre
+from artifact.facts.datasets.own import OWN_READING
 
 
 def real(paths: tuple[Path, Path] | None, relation_source: RelationSource = "templates", by_id: bool = False) -> Data:
@@ -32,5 +33,6 @@ DATASET = DataSet(
     relations="templates, with our names for LRE's",
     load=real,
     files={"authors": ("known", "lre"), "templates": ("known", "lre")},
+    own_reading=OWN_READING,
     selected=True,
 )
