@@ -21,6 +21,7 @@ from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     apply,
     bench,
     compare,
+    contribute,
     doctor,
     edit,
     facts,

@@ -199,9 +199,12 @@ def score(
     correct: Correct = _NONE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
-    """Score the model, unedited or with an edit: success, accuracy and magnitude of both perspectives."""
+    """Score the model, unedited or with an edit: success, accuracy and magnitude of both perspectives, whether the old
+    relation is gone, and whether the model writes the target by itself.
+    """
     from artifact.editing.edit_file import read_edits
     from artifact.editing.protocol import protocol_of, protocol_words
+    from artifact.evaluation.further import further_json, further_scores
     from artifact.evaluation.metrics import GROUPS, METRICS, case_json
     from artifact.evaluation.score import score_cases
     from artifact.lm.device import use_tf32
@@ -215,7 +218,8 @@ def score(
     added, files = read_edits(edits, loaded, any_model)
     budget = memory_budget(memory, str(loaded.decoder.device))
     scores = score_cases(loaded, facts, added, budget)
-    by_case = [case_json(score) for score in scores]
+    further = further_scores(loaded, facts, added, budget)
+    by_case = [case_json(score) | {"further": further_json(more)} for score, more in zip(scores, further, strict=True)]
     notes = [file.note for file in files if file.note]
     protocol_name = protocol_words(followed.name, followed.switches())
     described = {"model": loaded.name, "revision": loaded.revision, "protocol": protocol_name}
@@ -230,6 +234,12 @@ def score(
                 means = {metric: sum(figures[metric] for figures in of_cases) / len(of_cases) for metric in METRICS}
                 shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items())
                 say(f"{perspective} {group.replace('_', ' ')}: {shown}")
+        written = [one.generation[perspective].exact for one in further if perspective in one.generation]
+        if written:
+            say(f"{perspective} generation: exact {sum(written) / len(written):.4f}")
+    removed = [one.removed for one in further if one.removed is not None]
+    if removed:
+        say(f"relation removal: success {sum(removed) / len(removed):.4f}")
     for line in notes:
         say(line)
     return 0

@@ -234,8 +234,33 @@ def report(
 
 
 @app.command
-def verify(run_folder: RunFolder) -> int:
-    """Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged."""
+def verify(
+    run_folder: Annotated[
+        Path, Parameter(help="Folder of a run, or of one run for each model, or a file of kloc contribute.")
+    ],
+) -> int:
+    """Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged.
+
+    A file that kloc contribute wrote is first held against its hashes.
+    """
+    if not run_folder.is_file():
+        return _verify(run_folder)
+    from artifact.runs.pack import unpacked
+
+    with unpacked(run_folder) as (folder, manifest):
+        say(f"pack of kloc-artifact {manifest.package}: {len(manifest.files)} files, whole")
+        for place, machines in sorted(manifest.machines.items()):
+            for machine in machines:
+                said = ", ".join(f"{key} {_words(value)}" for key, value in sorted(machine.items()))
+                say(f"{place.rstrip('/') or 'run'} was computed on: {said}")
+        return _verify(folder)
+
+
+def _words(value: Any) -> str:
+    return ", ".join(f"{key} {_words(one)}" for key, one in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _verify(run_folder: Path) -> int:
     from artifact.reporting.grids import verdict_lines
     from artifact.reporting.verdict import verdict_of
     from artifact.runs.status import not_computed

@@ -1,8 +1,9 @@
 """kloc trace: causal tracing of one prompt."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,6 +20,7 @@ from artifact.cli.app import (
     words,
     write_json,
 )
+from artifact.errors import SettingError
 from artifact.facts.fact import Perspective, Statement, read_statements
 from artifact.facts.subject import subject_start
 from artifact.terminal import say
@@ -56,6 +58,26 @@ def trace(
     facts: Annotated[
         Path | None, Parameter(help="Fact file whose subjects give s3 (default: the built-in facts).")
     ] = None,
+    corruption: Annotated[
+        Literal["noise", "replace", "mean"],
+        Parameter(help="Add noise, replace the tokens by a donor's, or replace their embeddings by the facts' mean."),
+    ] = "noise",
+    donor: Annotated[
+        list[str],
+        Parameter(
+            consume_multiple=1,
+            help="For --corruption replace, once or more: another subject of as many tokens; with --corrupt relation, "
+            "another wording with {} for the subject.",
+        ),
+    ] = _NONE,
+    direction: Annotated[
+        Literal["restore", "corrupt"],
+        Parameter(help="Put clean values into the corrupted run, or corrupted values into the clean run."),
+    ] = "restore",
+    metric: Annotated[
+        Literal["p", "logp", "ld"],
+        Parameter(help="What is printed: the answer's probability, its logarithm, or its logit minus a foil's."),
+    ] = "p",
     sever: Annotated[SeverWord | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")] = None,
     device: Device = None,
     memory: Memory = None,
@@ -66,9 +88,9 @@ def trace(
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
-    from artifact.facts.datasets import built_in_for
     from artifact.lm.device import use_tf32
-    from artifact.runs.noise import noise_level, noise_number
+    from artifact.runs.noise import noise_number
+    from artifact.tracing.replacement import donor_prompt
     from artifact.tracing.trace import TraceSettings
     from artifact.tracing.trace import trace as trace_fact
 
@@ -80,27 +102,39 @@ def trace(
     check_outputs({"--json": json_file, "--figure": figure}, (facts, model))
     subject_start(prompt, subject, template)  # before the model is loaded
     statement = Statement(0, prompt, subject, template)
-    subjects = [s.subject for s in read_statements(facts)] if facts else None
+    if (corruption == "replace") != bool(donor):
+        raise SettingError("--corruption replace and --donor need each other; give both, or neither")
+    donors = [donor_prompt(statement, corrupt, one) for one in donor]
+    known = read_statements(facts) if facts else None
     given = 1.0 if noise == "s3" else noise_number(noise)
-    settings = TraceSettings(given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span)
+    settings = TraceSettings(
+        given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span, corruption, direction
+    )
     loaded = load_model(model, device)
     use_tf32(followed.tf32)
-    level = noise_level(noise, loaded, subjects)
-    settings = replace(settings, noise_level=level)
-    found = trace_fact(loaded, statement, settings, memory_budget(memory, str(loaded.decoder.device)))
+    settings, mean_D, corrupted_by = _corrupted(loaded, settings, noise, facts, known, len(donors))
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    found = trace_fact(loaded, statement, settings, budget, donors, mean_D)
+    shown = found.metrics[metric]
     result = {
         "tokens": found.tokens,
         "subject": found.subject,
         "span": found.span,
         "answer": found.answer,
-        "clean": found.clean,
-        "corrupted": found.corrupted,
-        "scores": found.scores,
+        "clean": shown.clean,
+        "corrupted": shown.corrupted,
+        "scores": shown.scores,
         "kind": kind,
         "window": window if settings.trace_kind.windowed else None,
         "sever": sever,
-        "noise": level,
-        "samples": samples,
+        "noise": settings.noise_level if corruption == "noise" else None,
+        "samples": samples if corruption == "noise" else len(donors) or 1,
+        "corruption": corruption,
+        "donors": donors,
+        "direction": direction,
+        "metric": metric,
+        "foils": found.foils,
+        "metrics": {name: {**asdict(one), "normalised": one.normalised} for name, one in found.metrics.items()},
         "corrupt": corrupt,
         "protocol": protocol,
         "corrected": corrected_switches(followed.name, followed.switches()),
@@ -109,15 +143,19 @@ def trace(
     }
     write_json(json_file, result)
     said = protocol_words(followed.name, followed.switches())
-    source = f"s3 over the subjects of {facts or built_in_for(loaded.name).source}" if noise == "s3" else "as given"
     if settings.trace_kind.windowed and 2 * window > (layers := loaded.decoder.layers):
         say(
             f"a window of {window} layers spans most of this model's {layers}, so cells hardly differ; the paper's "
             f"share of the depth is --window {max(1, round(10 / 48 * layers))}"
         )
-    say(f"noise {level:.4f} ({source}), {samples} samples, protocol {said}")
-    say(f"answer {found.answer!r}: clean {found.clean:.4f}, corrupted {found.corrupted:.4f}")
-    for position, (token, row) in enumerate(zip(found.tokens, found.scores, strict=True)):
+    say(f"{corrupted_by}, protocol {said}")
+    if direction == "corrupt":
+        say("corrupted values are put into the clean run")
+    if metric != "p":
+        foils = f" minus that of {', '.join(map(repr, found.foils))}" if metric == "ld" else ""
+        say(f"metric {metric}: the answer's {'logit' if metric == 'ld' else 'log probability'}{foils}")
+    say(f"answer {found.answer!r}: clean {shown.clean:.4f}, corrupted {shown.corrupted:.4f}")
+    for position, (token, row) in enumerate(zip(found.tokens, shown.scores, strict=True)):
         mark = "*" if position in found.span else " "
         say(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
     if figure is not None:
@@ -125,3 +163,24 @@ def trace(
 
         trace_figure(result, figure)
     return 0
+
+
+def _corrupted(
+    loaded: Any, settings: Any, noise: str, facts: Path | None, known: Sequence[Statement] | None, donors: int
+) -> tuple[Any, Any, str]:
+    """The settings with the level of their noise, the embedding that a mean puts in, and the corruption in words."""
+    from artifact.facts.datasets import built_in_for
+    from artifact.runs.noise import noise_level
+    from artifact.tracing.replacement import mean_of
+
+    source = facts or built_in_for(loaded.name).source
+    if settings.corruption == "mean":
+        known = known or built_in_for(loaded.name).statements
+        mean_D = mean_of(loaded, known, settings.perspective, settings.relation_span)
+        return settings, mean_D, f"mean embedding of the corrupted tokens of {source}"
+    if settings.corruption == "replace":
+        return settings, None, f"replaced by {donors} donor{'s' if donors > 1 else ''}"
+    level = noise_level(noise, loaded, [one.subject for one in known] if known else None)
+    origin = f"s3 over the subjects of {source}" if noise == "s3" else "as given"
+    words = f"noise {level:.4f} ({origin}), {settings.samples} samples"
+    return replace(settings, noise_level=level), None, words

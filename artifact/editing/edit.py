@@ -110,9 +110,12 @@ class SharedRows:
 
 @dataclass(frozen=True)
 class Edit:
-    """Linear layer's name (transformers' words, without ".weight") -> its change."""
+    """Linear layer's name (transformers' words, without ".weight") -> its change; and, of an edit in context, the text
+    that is put before every prompt.
+    """
 
     changes: Mapping[str, Change]
+    context: str = ""
 
     def norm(self) -> float:
         """Frobenius norm over all changed weights."""
@@ -159,7 +162,7 @@ def added_up(edits: Sequence[Edit]) -> Edit:
         for name, change in edit.changes.items():
             own, before = _whole(change), sums.get(name, Dense(None))
             sums[name] = Dense(_sum(before.weight_IO, own.weight_IO), _sum(before.bias_O, own.bias_O))
-    return Edit(sums)
+    return Edit(sums, "".join(edit.context for edit in edits))
 
 
 def with_edit(model: LanguageModel, edit: Edit) -> LanguageModel:

@@ -209,22 +209,24 @@ class _Trained:
 class _Chunk:
     """The requests of one step, by group, with what the change leaves as it is: stored once, without gradient.
 
-    That is the down-projection's input and the output of its block; from there on every token is computed again.
+    That is the down-projection's input (and its output, where the family norms that) and the output of its block; from
+    there on every token is computed again.
     """
 
     def __init__(self, decoder: Decoder, requests: dict[int, Sequence[_Request]], layer: int) -> None:
         self.decoder, self.layer, self.requests = decoder, layer, requests
-        seen: list[Tensor] = []
+        seen: dict[Site, Tensor] = {}
 
-        def read(site: Site, at: int, value_1NM: Tensor) -> None:
-            if site == "key" and at == layer:
-                seen.append(value_1NM)
+        def read(site: Site, at: int, value_1NX: Tensor) -> None:
+            if at == layer and (site == "key" or (site == "mlp" and decoder.family.has("mlp_after"))):
+                seen[site] = value_1NX[0]
 
         with torch.no_grad():
             hidden_1ND, aligned = decoder.packed([request.ids for group in requests.values() for request in group])
             hidden_1ND = decoder.blocks(hidden_1ND, 0, layer + 1, aligned=aligned, at_site=read)
         sizes = [sum(len(request.ids) for request in group) for group in requests.values()]
-        self._keys = dict(zip(requests, seen[0][0].split(sizes), strict=True))
+        self._keys = dict(zip(requests, seen["key"].split(sizes), strict=True))
+        self._mlp = dict(zip(requests, seen["mlp"].split(sizes), strict=True)) if "mlp" in seen else None
         self._hidden = dict(zip(requests, hidden_1ND[0].split(sizes), strict=True))
         self._read: _Read | None = None
 
@@ -233,7 +235,10 @@ class _Chunk:
         if self._read is None or self._read.live != tuple(live):
             self._read = _Read.of(tuple(live), self.requests, self.decoder.device)
         added_ND = torch.cat([trained.added(self._keys[g]) for g, trained in live.items()]).requires_grad_()
-        hidden_ND = torch.cat([self._hidden[g] for g in live]) + added_ND
+        moved_ND = added_ND
+        if self._mlp is not None:
+            moved_ND = self.decoder.moved(self.layer, torch.cat([self._mlp[g] for g in live]), added_ND)
+        hidden_ND = torch.cat([self._hidden[g] for g in live]) + moved_ND
         loss_A = self._read.losses(self.decoder, self.layer + 1, hidden_ND)
         losses = loss_A.tolist()
         taken = [a for a, loss in enumerate(losses) if loss >= LOSS_FLOOR]

@@ -205,7 +205,7 @@ def _store(model: LanguageModel, ids: Sequence[Sequence[int]]) -> _Stored:
 
         def read(site: Site, layer: int, value_FTX: Tensor, entering_FD: Tensor = entering_FD) -> None:
             if site == "attn":
-                rest_LFD.append(entering_FD + value_FTX[every_F, last_F])
+                rest_LFD.append(entering_FD + decoder.added("attn", layer, value_FTX[every_F, last_F]))
             elif site == "normed":
                 normed_LFD.append(value_FTX[every_F, last_F])
             elif site == "up":
@@ -273,7 +273,7 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
         points_LBM.append(up_BM)
         key_BM = decoder.family.key(decoder, layer, up_BM, stored.normed_LFD[layer][prompt_B], {})
         mlp_BD = decoder.linear(decoder.family.name("mlp_down", layer), key_BM, {})
-        joining_BTD = (stored.rest_LFD[layer][prompt_B] + mlp_BD)[:, None]
+        joining_BTD = (stored.rest_LFD[layer][prompt_B] + decoder.added("mlp", layer, mlp_BD))[:, None]
         if rows_NTD is None:
             rows_NTD = joining_BTD
             continue

@@ -165,6 +165,8 @@ def _memit(
     memory: Memory,
 ) -> list[MemitEdit | EditError]:
     """`memit` for the groups of one batch."""
+    if (why := _cannot_spread(model.decoder, hparams.layers[0])) is not None:
+        return [why for _ in groups]
     layers = hparams.layers
     views = [view for group in groups for view in group.views]
     flat = [template for group in templates for template in group]
@@ -187,6 +189,16 @@ def _memit(
         results.append(optimised.idle(facts) or _edited(model.decoder, own, values_ND, optimised.history[facts]))
         first += size
     return results
+
+
+def _cannot_spread(decoder: Decoder, layer: int) -> EditError | None:
+    """Why a residual of the state cannot be written as a change of MLPs' outputs; None where it can."""
+    if not decoder.family.has("mlp_after"):
+        return None
+    return EditError(
+        f"MEMIT spreads a change of the state over MLPs' outputs, and this model norms them before they are added "
+        f"({decoder.family.name('mlp_after', layer)}); use another method"
+    )
 
 
 def _write(

@@ -156,10 +156,12 @@ class _Tap:
 
     def __init__(self, width: int) -> None:
         self._width = width
+        self._read = False
 
     def output(self, input_XI: Tensor) -> Tensor:
-        self.x = input_XI.detach().float()
-        self.zeros = input_XI.new_zeros(*input_XI.shape[:-1], self._width).requires_grad_()
+        if not self._read:  # a layer that holds two parts is read twice, with one input
+            self._read, self.x = True, input_XI.detach().float()
+            self.zeros = input_XI.new_zeros(*input_XI.shape[:-1], self._width).requires_grad_()
         return self.zeros
 
 
@@ -168,5 +170,6 @@ def token_nll(decoder: Decoder, hidden_ND: Tensor, token_N: Tensor, pad_D: Tenso
     logits_NV = decoder.logits(hidden_ND)
     total_N = logits_NV.logsumexp(-1)
     if pad_D is not None:
-        total_N = torch.logaddexp(total_N, (decoder.norm(decoder.family.final_norm, hidden_ND) @ pad_D).float())
+        pad_N = decoder.capped(decoder.norm(decoder.family.final_norm, hidden_ND) @ pad_D)
+        total_N = torch.logaddexp(total_N, pad_N.float())
     return total_N - logits_NV.gather(1, token_N[:, None])[:, 0]

@@ -88,7 +88,7 @@ def rome(
         left_FM = moments.solve(decoder, layer, key_FM) if hparams.mom2_adjustment else key_FM.double()
         left_FM = left_FM / left_FM.norm(dim=1, keepdim=True)
 
-    optimised = optimise(model, layer, objectives, start_FD, hparams, memory)
+    optimised = optimise(model, layer, objectives, start_FD, hparams, memory, site="mlp")
     results: list[RomeEdit | EditError] = []
     for f in range(len(views)):
         left_M, target_D = left_FM[f], start_FD[f].float() + optimised.delta_FD[f]

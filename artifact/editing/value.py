@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from artifact.editing.hparams import ValueHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import NO_RELATION, View, fill
-from artifact.lm.decoder import Aligned, Decoder, LayerKeys
+from artifact.lm.decoder import Aligned, Decoder, LayerKeys, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
@@ -136,12 +137,13 @@ def optimise(
     start_FD: Tensor,
     hparams: ValueHparams,
     memory: Memory | None = None,
+    site: Literal["mlp", "hidden"] = "hidden",
 ) -> Optimised:
-    """Deltas added to the output of block `layer` at every row's lookup position.
+    """Deltas added to the output of block `layer`, or of its MLP, at every row's lookup position.
 
     `start_FD` are the unedited vectors whose norms scale penalty and clamp. The pass starts after `layer`: all below
-    it is computed once. Adding to the module's output and to the block's output is the same, as both end in one sum.
-    Facts are taken together as far as `memory` allows.
+    it is computed once. Adding to the MLP's output and to the block's is the same, as both end in one sum, unless the
+    family norms the MLP's output before that sum (`Decoder.moved`). Facts are taken together as far as `memory` allows.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     result = Optimised(torch.zeros_like(start_FD, dtype=torch.float32), [])
@@ -151,7 +153,7 @@ def optimise(
 
     def compute(part: Sequence[int]) -> Optimised:
         facts = slice(part[0], part[-1] + 1)
-        return _optimise(model, layer, objectives[facts], start_FD[facts], hparams)
+        return _optimise(model, layer, objectives[facts], start_FD[facts], hparams, site)
 
     def alone(fact: int) -> Optimised:
         raise DoesNotFit(
@@ -185,10 +187,11 @@ def _optimise(
     objectives: Sequence[Objective],
     start_FD: Tensor,
     hparams: ValueHparams,
+    site: Literal["mlp", "hidden"],
 ) -> Optimised:
     """`optimise` for the facts of one batch."""
     decoder, steps = model.decoder, hparams.v_num_grad_steps
-    everything = _store(decoder, layer, hparams.v_loss_layer, objectives)
+    everything = _store(decoder, layer, hparams.v_loss_layer, objectives, site)
     delta_FD = torch.zeros_like(start_FD, dtype=torch.float32).requires_grad_()
     norm_F = start_FD.float().norm(dim=1)
     optimiser = torch.optim.Adam([delta_FD], lr=hparams.v_lr)
@@ -242,7 +245,8 @@ class _Stored:
     """Every fact's rows and what the deltas do not change of them.
 
     fact_B: the fact of each row; hidden_1ND: states after the edited layer, of all rows' tokens from the lookup
-    position on, packed; left: by layer, keys and values of the tokens before it.
+    position on, packed; left: by layer, keys and values of the tokens before it; mlp_BD: where deltas are added to the
+    MLP's output and this is not added to the state as it is, that output at the lookup positions.
     """
 
     rows: Sequence[Row]
@@ -250,16 +254,27 @@ class _Stored:
     layers: range
     hidden_1ND: Tensor
     left: Mapping[int, LayerKeys]
+    mlp_BD: Tensor | None
 
 
 @torch.no_grad()
-def _store(decoder: Decoder, layer: int, loss_layer: int, objectives: Sequence[Objective]) -> _Stored:
+def _store(
+    decoder: Decoder, layer: int, loss_layer: int, objectives: Sequence[Objective], changed: Literal["mlp", "hidden"]
+) -> _Stored:
     """One unedited pass over all rows, cut at each row's lookup position."""
     # The kept prompt is read at its lookup position.
     rows = [row for one in objectives for row in (*one.rows, until_subject(one.kept))]
+    lookups, mlp_BD = [row.lookup for row in rows], None
+    starts = accumulate((len(row.ids) for row in rows[:-1]), initial=0)
+    lookup_B = torch.tensor([start + at for start, at in zip(starts, lookups, strict=True)], device=decoder.device)
+
+    def read(site: Site, at: int, value_1NX: Tensor) -> None:
+        nonlocal mlp_BD
+        if (site, at, changed) == ("mlp", layer, "mlp") and decoder.family.has("mlp_after"):
+            mlp_BD = value_1NX[0, lookup_B]
+
     hidden_1ND, whole = decoder.packed([row.ids for row in rows])
-    hidden_1ND = decoder.blocks(hidden_1ND, 0, layer + 1, aligned=whole)
-    lookups = [row.lookup for row in rows]
+    hidden_1ND = decoder.blocks(hidden_1ND, 0, layer + 1, aligned=whole, at_site=read)
     before_N = torch.tensor([at < row.lookup for row in rows for at in range(len(row.ids))], device=decoder.device)
     left: dict[int, LayerKeys] = {}
     if any(lookups):
@@ -269,7 +284,7 @@ def _store(decoder: Decoder, layer: int, loss_layer: int, objectives: Sequence[O
             none = torch.zeros(0, dtype=torch.long, device=decoder.device) if above == loss_layer else None
             onward_1ND, left[above] = decoder.block(above, onward_1ND, aligned=aligned, read_N=none)
     fact_B = [f for f, one in enumerate(objectives) for _ in range(len(one.rows) + 1)]
-    return _Stored(rows, fact_B, range(layer + 1, loss_layer + 1), hidden_1ND[:, ~before_N], left)
+    return _Stored(rows, fact_B, range(layer + 1, loss_layer + 1), hidden_1ND[:, ~before_N], left, mlp_BD)
 
 
 @dataclass(frozen=True)
@@ -284,6 +299,7 @@ class _Batch:
     layers: range
     hidden_1ND: Tensor
     left: Mapping[int, LayerKeys]
+    mlp_BD: Tensor | None
     aligned: Aligned
     live_A: Tensor
     fact_B: Tensor
@@ -308,17 +324,19 @@ class _Batch:
         ]
         at_S, target_S, fact_S, weight_S = zip(*scored, strict=True)
         kept_A = [start for row, start in zip(rows, start_B, strict=True) if not row.target]
-        hidden_1ND, left = stored.hidden_1ND, stored.left
+        hidden_1ND, left, mlp_BD = stored.hidden_1ND, stored.left, stored.mlp_BD
         if len(chosen) < len(stored.rows):  # a copy of all would take memory for nothing
             rows_B, own = torch.tensor(chosen, device=device), set(chosen)
             of_N = [b in own for b, row in enumerate(stored.rows) for _ in range(len(row.ids) - row.lookup)]
             hidden_1ND = hidden_1ND[:, torch.tensor(of_N, device=device)]
             parts = {layer: [part[rows_B, :, :longest] for part in both] for layer, both in left.items()}
             left = {layer: (key, value) for layer, (key, value) in parts.items()}
+            mlp_BD = None if mlp_BD is None else mlp_BD[rows_B]
         return cls(
             layers=stored.layers,
             hidden_1ND=hidden_1ND,
             left=left,
+            mlp_BD=mlp_BD,
             aligned=Aligned.packed(lengths, device, [row.lookup for row in rows]),
             live_A=torch.tensor(active, device=device),
             fact_B=torch.tensor(fact_B, device=device),
@@ -332,8 +350,10 @@ class _Batch:
     def read(self, decoder: Decoder, delta_FD: Tensor) -> tuple[Tensor, Tensor]:
         """The mean NLL of each live fact's targets (A,) and the kept prompts' log-probabilities (A, V)."""
         added_BD = delta_FD[self.fact_B].to(self.hidden_1ND.dtype)
-        hidden_1ND = self.hidden_1ND.index_add(1, self.start_B, added_BD[None])
         first, stop = self.layers.start, self.layers.stop
+        if self.mlp_BD is not None:
+            added_BD = decoder.moved(first - 1, self.mlp_BD, added_BD)
+        hidden_1ND = self.hidden_1ND.index_add(1, self.start_B, added_BD[None])
         hidden_1ND = decoder.blocks(hidden_1ND, first, stop, past=self.left, aligned=self.aligned, read_N=self.read_N)
         log_NV = decoder.logits(hidden_1ND[0]).log_softmax(-1)
         log_SV, kept_AV = log_NV.split([len(self.target_S), len(self.live_A)])

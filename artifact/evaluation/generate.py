@@ -1,18 +1,29 @@
-"""What a model goes on with after a prompt, token by token, the likeliest each time; edited or not.
+"""What a model goes on with after prompts, token by token, the likeliest each time; edited or not.
 
-The edit acts on the one row of the pass, so the model's weights stay as they are. Stored keys and values make each new
-token cost one token. Drawn texts are editing/prefixes.py's.
+Covers many prompts together, each under its own edit; a row that has come to its end leaves the batch. The edits act on
+the rows of the pass, so the model's weights stay as they are. Stored keys and values make each new token cost one
+token. What an edit puts before every prompt (Edit.context) is put before these. Drawn texts are editing/prefixes.py's.
+
+Shape letters as in lm/decoder.py.
 """
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
-from artifact.lm.decoder import LayerKeys
-from artifact.lm.device import in_one
+from artifact.lm.decoder import Aligned, Decoder, LayerKeys, RowEdits
+from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
 from artifact.lm.load import LanguageModel
+
+LONGEST_SENTENCE = 40
+"""Most tokens of a sentence that is generated."""
+_SENTENCE = re.compile(r"\s*(\S.*?)(?:(?<=[.!?])(?=\s)|\n|\Z)")
+"""A text's first sentence: until a full stop, exclamation or question mark with a space after it, or a line's end."""
+_ENDED = re.compile(r"\s*\S.*?(?:(?<=[.!?])\s|\n)")
 
 
 @dataclass(frozen=True)
@@ -25,41 +36,147 @@ class Generated:
     ended: bool
 
 
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, without blanks at its ends; empty where there is none."""
+    found = _SENTENCE.match(text)
+    return found[1].strip() if found else ""
+
+
+def has_sentence(text: str) -> bool:
+    """Whether a text's first sentence is over, whatever comes after."""
+    return _ENDED.match(text) is not None
+
+
 def generate(model: LanguageModel, prompt: str, tokens: int = 20, edit: Edit | None = None) -> Generated:
     """At most `tokens` tokens after `prompt`, each the likeliest one, up to the model's end token.
 
     Raises PromptError for a prompt that the model cannot be asked with, or that exceeds its positions with `tokens`
     more; EditError or PromptError where its numbers are not finite, DeviceError where memory runs out.
     """
-    encoded = model.tokens.encode(prompt)
+    encoded = model.tokens.encode(_with_context(prompt, edit))
     model.tokens.fed(encoded, [0] * tokens)
-    ids = in_one(
-        lambda: _greedy(model, encoded.ids, tokens, edit),
+    (found,) = in_one(
+        lambda: _greedy(model, [encoded.ids], tokens, None if edit is None else [edit], lambda ids: False),
         f"a text of {len(encoded.ids) + tokens} tokens",
         "give fewer --tokens, or take a larger device",
     )
+    return _generated(model, prompt, encoded.ids, _finite(found, edit))
+
+
+def sentences(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    edits: Sequence[Edit] | Edit | None = None,
+    memory: Memory | None = None,
+) -> list[Generated]:
+    """The text after each prompt until its first sentence is over, the model ends it, or LONGEST_SENTENCE tokens or the
+    model's positions are reached: unedited, under one edit each, or all under one edit.
+
+    Prompts go in batches that fit `memory`. Raises PromptError for a prompt that the model cannot be asked with, and
+    EditError or PromptError where its numbers are not finite.
+    """
+    memory = memory or Memory(default_memory(model.decoder.device))
+    own = [edits] * len(prompts) if isinstance(edits, Edit) or edits is None else list(edits)
+    asked = [model.tokens.encode(_with_context(*one)).ids for one in zip(prompts, own, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda row: len(asked[row]))
+    found: dict[int, Generated] = {}
+
+    def fitting(left: Sequence[int]) -> int:
+        count = next((n for n, row in enumerate(left) if len(asked[row]) > 1.3 * len(asked[left[0]])), len(left))
+        return min(count, max(1, memory.limit // 2 // _row_bytes(model.decoder, len(asked[left[count - 1]]))))
+
+    def over(ids: Sequence[int]) -> bool:
+        return has_sentence(model.tokens.decode(ids))
+
+    def compute(rows: Sequence[int]) -> list[list[int] | None]:
+        of_rows = [edit for row in rows if (edit := own[row]) is not None]
+        return _greedy(model, [asked[row] for row in rows], LONGEST_SENTENCE, of_rows or None, over)
+
+    for rows, texts in batches(order, fitting, compute, memory):
+        for row, ids in zip(rows, texts, strict=True):
+            found[row] = _generated(model, prompts[row], asked[row], _finite(ids, own[row]))
+    return [found[row] for row in range(len(prompts))]
+
+
+def _with_context(prompt: str, edit: Edit | None) -> str:
+    return prompt if edit is None else edit.context + prompt
+
+
+def _finite(ids: list[int] | None, edit: Edit | None) -> list[int]:
+    if ids is None:
+        where = "the model's numbers in the continuation of a prompt are not finite"
+        if edit is not None:
+            raise EditError(f"{where}; give a smaller edit")
+        raise PromptError(f"{where}; give a model of finite weights")
+    return ids
+
+
+def _generated(model: LanguageModel, prompt: str, asked: Sequence[int], ids: list[int]) -> Generated:
     ended = bool(ids) and ids[-1] == model.tokens.end_id
     ids = ids[:-1] if ended else ids
-    opened, whole = model.tokens.decode(encoded.ids), model.tokens.decode([*encoded.ids, *ids])
+    opened, whole = model.tokens.decode(asked), model.tokens.decode([*asked, *ids])
     # Decoded together, so that the space between prompt and continuation is kept by every tokenizer.
     text = whole.removeprefix(opened) if whole.startswith(opened) else model.tokens.decode(ids)
     return Generated(prompt, text, tuple(ids), ended)
 
 
+def _row_bytes(decoder: Decoder, tokens: int) -> int:
+    """Bytes of one row: a block's inside, and every layer's keys and values, twice while they grow."""
+    width = decoder.width * decoder.embedding_VD.element_size()
+    return row_bytes(decoder, 0, tokens) + 4 * decoder.layers * (tokens + LONGEST_SENTENCE) * width
+
+
 @torch.no_grad()
-def _greedy(model: LanguageModel, prompt: tuple[int, ...], tokens: int, edit: Edit | None) -> list[int]:
-    """Ids of the likeliest continuation; the end token is the last of them where it comes."""
-    decoder, changes = model.decoder, None if edit is None else row_edits([edit], [0])
-    keys: list[LayerKeys] = []
-    fed, found = list(prompt), list[int]()
-    while len(found) < tokens and found[-1:] != [model.tokens.end_id]:
-        hidden_BTD = decoder.onward(decoder.words(torch.tensor([fed], device=decoder.device)), keys, changes)
-        (logits_V,) = decoder.logits(hidden_BTD[:, -1])
-        if not bool(logits_V.isfinite().all()):
-            where = f"the model's numbers after {len(found)} tokens of the continuation are not finite"
-            if edit is not None:
-                raise EditError(f"{where}; give a smaller edit")
-            raise PromptError(f"{where}; give a model of finite weights")
-        fed = [int(logits_V.argmax())]
-        found += fed
+def _greedy(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    edits: Sequence[Edit] | None,
+    over: Callable[[Sequence[int]], bool],
+) -> list[list[int] | None]:
+    """Ids of each prompt's likeliest continuation: until `over` says so, or the end token, which is then the last of
+    them, or the model's positions are used up; None for a row whose numbers are not finite.
+    """
+    decoder, end = model.decoder, model.tokens.end_id
+    found: list[list[int] | None] = [[] for _ in prompts]
+    rows, keys = list(range(len(prompts))), list[LayerKeys]()
+    changes = _changes(edits, rows)
+    length_B = torch.tensor([len(prompt) for prompt in prompts], device=decoder.device)
+    word_BTD = decoder.words(model.tokens.pad(prompts, decoder.device))
+    # Padding stands on the right, where no token sees it; the tokens that come after it do not see it either.
+    hidden_BTD = decoder.onward(word_BTD, keys, changes)
+    stored_BP = torch.arange(word_BTD.shape[1], device=decoder.device) < length_B[:, None]
+    last_BD = hidden_BTD[torch.arange(len(rows), device=decoder.device), length_B - 1]
+    for step in range(1, tokens + 1):
+        logits_BV = decoder.logits(last_BD)
+        finite, next_ids = logits_BV.isfinite().all(1).tolist(), logits_BV.argmax(1).tolist()
+        going = []
+        for at, row in enumerate(rows):
+            text = found[row]
+            if not finite[at] or text is None:
+                found[row] = None
+                continue
+            text.append(next_ids[at])
+            full = len(prompts[row]) + len(text) > model.tokens.limit
+            if not (text[-1] == end or full or over(text)):
+                going.append(at)
+        if step == tokens or not going:
+            break
+        if len(going) < len(rows):
+            kept_B = torch.tensor(going, device=decoder.device)
+            rows, length_B, stored_BP = [rows[at] for at in going], length_B[kept_B], stored_BP[kept_B]
+            keys = [(key[kept_B], value[kept_B]) for key, value in keys]
+            changes = _changes(edits, rows)
+        stored_BP = torch.cat((stored_BP, stored_BP.new_ones(len(rows), 1)), dim=1)
+        aligned = Aligned(length_B[:, None], stored_BP[:, None, None])
+        id_B1 = torch.tensor([[next_ids[at]] for at in going], device=decoder.device)
+        last_BD = decoder.onward(decoder.words(id_B1), keys, changes, aligned)[:, 0]
+        length_B = length_B + 1
     return found
+
+
+def _changes(edits: Sequence[Edit] | None, rows: Sequence[int]) -> RowEdits | None:
+    """The changes of the rows that are left, of those that a pass began with."""
+    if edits is None:
+        return None
+    return row_edits([edits[0]], [0] * len(rows)) if len(edits) == 1 else row_edits(edits, rows)

@@ -17,7 +17,7 @@ import torch
 from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
 from artifact.evaluation.metrics import GROUPS, OPTIONAL, CaseScore, Group, PromptScore, view_score
-from artifact.facts.fact import Fact, Perspective
+from artifact.facts.fact import NO_RELATION, Fact, Perspective, fill
 from artifact.lm.decoder import Aligned, Decoder, RowEdits
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
 from artifact.lm.load import LanguageModel
@@ -57,7 +57,8 @@ def score_cases(
     Cases go in batches that fit `memory`. Raises PromptError for a prompt the model cannot be asked with, EditError for
     a case whose score is not finite.
     """
-    cases = [_asked(model, case, fact) for case, fact in enumerate(facts)]
+    contexts = _contexts(edits, len(facts))
+    cases = [_asked(model, case, fact, contexts[case]) for case, fact in enumerate(facts)]
     asked = [prompts for views in cases for groups, _ in views.values() for prompts in groups.values()]
     wanted = dict.fromkeys(text for prompts in asked for _, texts in prompts for text in texts)
     readings = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
@@ -97,7 +98,40 @@ def _prompt_score(prompt: str, readings: Sequence[_Reading]) -> PromptScore:
     return PromptScore(prompt, new, true, new_right, true_right, another[0][0] if another else None)
 
 
-def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _View]:
+def removals(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    edits: Sequence[Edit] | Edit | None = None,
+    memory: Memory | None = None,
+) -> list[PromptScore | None]:
+    """Of every fact, whether the old relation is still stated: the "rm" prompt with the word "None" and the relation as
+    its new and true continuations. None for a fact without relation fields. Arguments and errors as of `score_cases`.
+    """
+    contexts, asked = _contexts(edits, len(facts)), dict[int, tuple[str, list[_Continuation]]]()
+    for case, fact in enumerate(facts):
+        if fact.relation is None or fact.removal_template is None:
+            continue
+        prompt = fill(fact.removal_template, fact.subject)
+        encoded = model.tokens.encode(contexts[case] + prompt)
+        texts = [tuple(model.tokens.continuation(f" {text}")) for text in (NO_RELATION, fact.relation)]
+        fed = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
+        asked[case] = (prompt, fed)
+    wanted = dict.fromkeys(text for _, texts in asked.values() for text in texts)
+    readings = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
+    scores = {
+        case: _prompt_score(prompt, [readings[text] for text in texts]) for case, (prompt, texts) in asked.items()
+    }
+    return [scores.get(case) for case in range(len(facts))]
+
+
+def _contexts(edits: Sequence[Edit] | Edit | None, cases: int) -> list[str]:
+    """What each case's edit puts before its prompts."""
+    if edits is None or isinstance(edits, Edit):
+        return ["" if edits is None else edits.context] * cases
+    return [edit.context for edit in edits]
+
+
+def _asked(model: LanguageModel, case: int, fact: Fact, context: str = "") -> dict[Perspective, _View]:
     """What is asked of one fact, by perspective; PromptError, with its case id, where the model cannot be asked so."""
     views: dict[Perspective, _View] = {}
     try:
@@ -111,7 +145,7 @@ def _asked(model: LanguageModel, case: int, fact: Fact) -> dict[Perspective, _Vi
                 for prompt in getattr(view, group):
                     against = (own[prompt],) if prompt in own else foils
                     texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *against)]
-                    encoded = model.tokens.encode(prompt)
+                    encoded = model.tokens.encode(context + prompt)
                     asked = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
                     prompts.append((prompt, asked))
             views[view.perspective] = (groups, view.harder_foil)

@@ -2,20 +2,22 @@
 
 Covers what hooks cannot give cheaply: start at any layer from stored states, run any suffix of tokens against stored
 keys and values, logits only where they are read, and a different weight edit for every row of a batch. A family file
-(families/) says what its weights are called and how its blocks differ. It does not cover loading
-(load.py), tokens (tokens.py), or the choice of the next token (editing/prefixes.py, evaluation/generate.py).
+(families/) says what its weights are called and how its blocks differ. It does not cover loading (load.py), tokens
+(tokens.py), the choice of the next token (editing/prefixes.py, evaluation/generate.py), or sliding windows: a model
+with one takes no text longer than its window (families/).
 
 Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed`
 is the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of its
 down-projection. In a gated MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's
-output: the one that goes through the activation function; `key` is the product.
+output: the one that goes through the activation function; `key` is the product. Where a family norms what a module
+gives before it is added (OLMo 2, Gemma 2), `mlp` and `attn` are the outputs before that norm.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, G head of keys and values, V vocabulary, I and O input and output width of a linear layer, R rank of an
 edit, N any number of rows or tokens, X any axes. tests/test_shapes.py holds names to their letters.
 
-Tested equal to transformers' logits (float32, 1e-4 relative) on every family: tests/lm/test_decoder.py and
-tests/lm/test_llama.py.
+Tested equal to transformers' logits (float32, 1e-4 relative) on every family: tests/lm/test_decoder.py,
+tests/lm/test_llama.py and tests/lm/test_conformance.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from artifact.lm.attention import attended, seen_after
 
 Site = Literal["hidden", "mlp", "attn", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
@@ -54,6 +58,11 @@ class Family(Protocol):
     """Linear weights are stored (I, O), as GPT-2's Conv1D does, instead of (O, I)."""
     rms_norm: bool
     """Norms divide by the root mean square (Llama) instead of taking the mean off as well and adding a bias."""
+    attention_scale: float | None
+    """Factor on the products of queries and keys; None: one over the root of a head's width."""
+    attention_cap: float | None
+    """Those products x become cap * tanh(x / cap) (Gemma 2); None: they stay. `logit_cap`: the same of logits."""
+    logit_cap: float | None
     blocks: str
     """Name of the list of blocks; `embedding` and `final_norm` are the names of these two."""
     embedding: str
@@ -75,9 +84,21 @@ class Family(Protocol):
         ...
 
     def name(self, part: str, layer: int) -> str:
-        """Name of a part of a block (attn_norm, mlp_norm, attn_out, mlp_up, mlp_down; mlp_gate where there is one) in
-        transformers' words.
+        """Name of a part of a block (attn_out, mlp_up, mlp_down; mlp_gate where there is one; attn_norm and mlp_norm
+        before a module, attn_after and mlp_after on what it gives) in transformers' words.
         """
+        ...
+
+    def has(self, part: str) -> bool:
+        """Whether the family's blocks have a part, such as one of the norms."""
+        ...
+
+    def rows(self, part: str) -> slice | None:
+        """Which outputs of the layer that `name` names are this part, where it holds several (Phi-3); None: all."""
+        ...
+
+    def scaled(self, weight_D: Tensor, wide_XD: Tensor, dtype: torch.dtype) -> Tensor:
+        """Of a root-mean-square norm: what was divided, in float32, times its weight, in `dtype`."""
         ...
 
     def key(self, decoder: "Decoder", layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
@@ -223,7 +244,7 @@ class Decoder:
         edits = edits or {}
         left = 0 if past is None else past[0].shape[2]
         position_XT = self._positions(left, hidden_BTD, aligned)
-        normed_BTD = self.norm(family.name("attn_norm", layer), hidden_BTD)
+        normed_BTD = self._normed("attn_norm", layer, hidden_BTD)
         query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, position_XT, edits)
         packing = aligned.packing if aligned else None
         if packing is not None:
@@ -232,12 +253,14 @@ class Decoder:
         if past is not None:
             key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
             value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
-        mixed_BHTK = F.scaled_dot_product_attention(
+        mixed_BHTK = attended(
             query_BHTK,
-            _for_each_query(key_BHTK, query_BHTK),
-            _for_each_query(value_BHTK, query_BHTK),
-            attn_mask=aligned.seen_B1TK if aligned else _seen(left, hidden_BTD.shape[1], hidden_BTD.device),
-            is_causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
+            key_BHTK,
+            value_BHTK,
+            seen=aligned.seen_B1TK if aligned else seen_after(left, hidden_BTD.shape[1], hidden_BTD.device),
+            causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
+            scale=family.attention_scale,
+            cap=family.attention_cap,
         )
         mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
         if packing is not None:
@@ -247,15 +270,19 @@ class Decoder:
         attn_BTD = self.linear(family.name("attn_out", layer), mixed_BTD, edits)
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
         if not family.parallel:
-            hidden_BTD = hidden_BTD + attn_BTD
-            normed_BTD = self.norm(family.name("mlp_norm", layer), hidden_BTD)
+            hidden_BTD = hidden_BTD + self.added("attn", layer, attn_BTD)
+        if not family.parallel or family.has("mlp_norm"):  # GPT-J has one norm for both modules
+            normed_BTD = self._normed("mlp_norm", layer, hidden_BTD)
         normed_BTD = _visit(at_site, "normed", layer, normed_BTD)
-        up_BTM = _visit(at_site, "up", layer, self.linear(family.name(family.activated, layer), normed_BTD, edits))
+        up_BTM = _visit(at_site, "up", layer, self.project(family.activated, layer, normed_BTD, edits))
         key_BTM = _visit(at_site, "key", layer, family.key(self, layer, up_BTM, normed_BTD, edits))
         mlp_BTD = self.linear(family.name("mlp_down", layer), key_BTM, edits)
         mlp_BTD = _visit(at_site, "mlp", layer, mlp_BTD)
         # The order of this sum is transformers', so that float32 results agree to the last bits.
-        hidden_BTD = attn_BTD + mlp_BTD + hidden_BTD if family.parallel else hidden_BTD + mlp_BTD
+        if family.parallel:
+            hidden_BTD = attn_BTD + mlp_BTD + hidden_BTD
+        else:
+            hidden_BTD = hidden_BTD + self.added("mlp", layer, mlp_BTD)
         return _visit(at_site, "hidden", layer, hidden_BTD), new
 
     def blocks(
@@ -299,14 +326,21 @@ class Decoder:
             keys.append(layer_keys)
         return Run(states, outputs, keys)
 
-    def onward(self, word_BTD: Tensor, keys: list[LayerKeys], edits: RowEdits | None = None) -> Tensor:
+    def onward(
+        self,
+        word_BTD: Tensor,
+        keys: list[LayerKeys],
+        edits: RowEdits | None = None,
+        aligned: Aligned | None = None,
+    ) -> Tensor:
         """Final states (B, T, D) of the next tokens of texts whose earlier tokens have their keys and values, by layer,
-        in `keys`: an empty list for the first tokens. The new tokens' are added to it.
+        in `keys`: an empty list for the first tokens. The new tokens' are added to it. `aligned`: their positions and
+        what they see, where texts are of different lengths.
         """
-        hidden_BTD = self.embed(word_BTD, keys[0][0].shape[2] if keys else 0)
+        hidden_BTD = self.embed(word_BTD, keys[0][0].shape[2] if keys else 0, aligned)
         for layer in range(self.layers):
             past = keys[layer] if layer < len(keys) else None
-            hidden_BTD, new = self.block(layer, hidden_BTD, past=past, edits=edits)
+            hidden_BTD, new = self.block(layer, hidden_BTD, past=past, aligned=aligned, edits=edits)
             if past is None:
                 keys.append(new)
             else:
@@ -316,7 +350,12 @@ class Decoder:
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Next-token logits (N, V) in float32 for final states (N, D): give only the positions that are read."""
         normed_ND = self.norm(self.family.final_norm, hidden_ND)
-        return F.linear(normed_ND, self.head_VD, self.weights.get(f"{self.family.head}.bias")).float()
+        return self.capped(F.linear(normed_ND, self.head_VD, self.weights.get(f"{self.family.head}.bias"))).float()
+
+    def capped(self, logits_X: Tensor) -> Tensor:
+        """Logits as the family caps them: cap * tanh(x / cap), or as they are."""
+        cap = self.family.logit_cap
+        return logits_X if cap is None else (logits_X / cap).tanh() * cap
 
     @property
     def head_VD(self) -> Tensor:
@@ -328,15 +367,39 @@ class Decoder:
         weight = self.weights[f"{name}.weight"]
         if self.family.rms_norm:
             wide = x.float()
-            return weight * (wide * (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()).to(x.dtype)
+            divided = wide * (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
+            return self.family.scaled(weight, divided, x.dtype)
         return F.layer_norm(x, (self.width,), weight, self.weights[f"{name}.bias"], self.epsilon)
 
-    def linear(self, name: str, input_XI: Tensor, edits: RowEdits) -> Tensor:
-        """The linear layer `name`, with its rows' edits where there are any."""
-        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        output_XO = F.linear(input_XI, weight.t() if self.family.input_first else weight, bias)
-        change = edits.get(name)
-        return output_XO if change is None else output_XO + change.output(input_XI)
+    def _normed(self, part: str, layer: int, x: Tensor) -> Tensor:
+        """`x` through a norm of a block, or as it is where the family's blocks have no such norm."""
+        return self.norm(self.family.name(part, layer), x) if self.family.has(part) else x
+
+    def added(self, module: Literal["attn", "mlp"], layer: int, output_XD: Tensor) -> Tensor:
+        """What a module's output adds to the state: itself, or its norm where the family has one there."""
+        return self._normed(f"{module}_after", layer, output_XD)
+
+    def moved(self, layer: int, mlp_XD: Tensor, change_XD: Tensor) -> Tensor:
+        """By how much the state after a block moves when its MLP's output does: as much, but for a norm after it."""
+        if not self.family.has("mlp_after"):
+            return change_XD
+        return self.added("mlp", layer, mlp_XD + change_XD) - self.added("mlp", layer, mlp_XD)
+
+    def project(self, part: str, layer: int, input_XI: Tensor, edits: RowEdits) -> Tensor:
+        """The linear layer that is a part of a block, or the part of a layer that holds several."""
+        return self.linear(self.family.name(part, layer), input_XI, edits, self.family.rows(part))
+
+    def linear(self, name: str, input_XI: Tensor, edits: RowEdits, rows: slice | None = None) -> Tensor:
+        """The linear layer `name`, with its rows' edits where there are any; of its outputs all, or `rows`."""
+        weight, bias, change = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"), edits.get(name)
+        weight_OI = weight.t() if self.family.input_first else weight
+        if rows is not None:
+            weight_OI, bias = weight_OI[rows], None if bias is None else bias[rows]
+        output_XO = F.linear(input_XI, weight_OI, bias)
+        if change is None:
+            return output_XO
+        changed_XO = change.output(input_XI)
+        return output_XO + (changed_XO if rows is None else changed_XO[..., rows])
 
     def heads_apart(self, x_BTD: Tensor, heads: int | None = None) -> Tensor:
         """(B, T, D) as (B, H, T, K) with so many `heads` (default: as many as queries have)."""
@@ -346,17 +409,3 @@ class Decoder:
 def _visit(at_site: AtSite | None, site: Site, layer: int, value: Tensor) -> Tensor:
     replaced = at_site(site, layer, value) if at_site else None
     return value if replaced is None else replaced
-
-
-def _for_each_query(stored_BGPK: Tensor, query_BHTK: Tensor) -> Tensor:
-    """Keys or values of P tokens and G groups for every head of the queries: repeated for the heads of its group."""
-    group = query_BHTK.shape[1] // stored_BGPK.shape[1]
-    # Repeated here: the attention kernel that float32 takes on a GPU knows no groups.
-    return stored_BGPK if group == 1 else stored_BGPK.repeat_interleave(group, dim=1)
-
-
-def _seen(start: int, tokens: int, device: torch.device) -> Tensor | None:
-    """Which of the P+T keys each of the T queries sees, (T, P+T); None where plain causality or everything is meant."""
-    if start == 0 or tokens == 1:
-        return None
-    return torch.ones(tokens, start + tokens, dtype=torch.bool, device=device).tril(start)

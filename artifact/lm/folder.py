@@ -12,8 +12,8 @@ import msgspec
 
 from artifact.errors import ModelError
 from artifact.io import fit, reason, sha256_of
-from artifact.lm.families import family_type, refuse_quantised
-from artifact.lm.families.sizes import check_size
+from artifact.lm.families import FAMILIES, family_type, refuse_quantised
+from artifact.lm.families.sizes import Sizes, check_size
 from artifact.lm.tokens import Tokens
 from artifact.reading import read_bytes
 from artifact.terminal import muted
@@ -98,13 +98,13 @@ def _last_line(error: Exception) -> str:
 def _refuse_code(path: Path, given: dict[str, Any]) -> None:
     if given.get("auto_map") or given.get("custom_pipelines"):
         raise ModelError(
-            f"{path}: asks for code of its own (auto_map), which is never run; expected a gpt2, gptj or llama model "
-            "that transformers knows by itself"
+            f"{path}: asks for code of its own (auto_map), which is never run; expected a model that "
+            f"transformers knows by itself ({', '.join(FAMILIES)})"
         )
 
 
-def read_tokens(folder: Path, config: Any, positions: int, rows: int) -> Tokens:
-    """The folder's tokenizer for a model with so many positions and rows of its embedding.
+def read_tokens(folder: Path, config: Any, sizes: Sizes) -> Tokens:
+    """The folder's tokenizer for a model of these sizes.
 
     Raises ModelError in one line for a folder without one, and for one that is damaged or cannot be used.
     """
@@ -121,7 +121,7 @@ def read_tokens(folder: Path, config: Any, positions: int, rows: int) -> Tokens:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=config, local_files_only=True, trust_remote_code=False, use_fast=True
             )
-        return Tokens(tokenizer, positions, rows, config.bos_token_id if config.model_type == "llama" else None)
+        return Tokens(tokenizer, sizes.positions, sizes.vocabulary, config.bos_token_id, sizes.limited_by)
     except (ModelError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  (tokenizers' panics are not Exceptions)

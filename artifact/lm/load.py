@@ -105,7 +105,7 @@ def load_folder(
         raise ModelError(f"{folder / CONFIG}: {error}") from None
     where = str(folder)
     tensors = matched(family, sizes, stored_tensors(folder), where)
-    tokens = read_tokens(folder, config, sizes.positions, sizes.vocabulary)
+    tokens = read_tokens(folder, config, sizes)
     check_fits(name or where, size_of(tensors.values(), dtype), device, dtype)
     with ThreadPoolExecutor(1) as beside:  # hashing takes as long as reading, and another core
         hashing = beside.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")

@@ -66,15 +66,24 @@ class Tokens:
     `special_ids` are those that stand for no text, `special_texts` how they are written. `byte_level`: tokens are
     bytes of the text and its spaces, as those of GPT-2. `cleans_spaces`: whether transformers 4, which the released
     code ran on, cleans spaces when it decodes: as the tokenizer's files say, and yes where they say nothing. `notes`
-    are lines for the user. `begin` is the begin token that the model's configuration names, where it means one.
+    are lines for the user. `begin` is the begin token that the model's configuration names, where it means one;
+    `limited_by` its key that allows fewer positions than the model has, such as sliding_window.
 
     Raises ModelError for a tokenizer without offsets, with no begin and no end token, with tokens of its own inside a
     text, and for one whose ids of a continuation cannot be told.
     """
 
-    def __init__(self, tokenizer: Any, limit: int, rows: int | None = None, begin: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        limit: int,
+        rows: int | None = None,
+        begin: int | None = None,
+        limited_by: str = "",
+    ) -> None:
         self._tokenizer = tokenizer
         self.limit = limit
+        self._positions = f"{limit} positions" + (f" ({limited_by})" if limited_by else "")
         self._rows = sys.maxsize if rows is None else rows
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError("the tokenizer tells no character offsets; give a model with a fast one (tokenizer.json)")
@@ -180,7 +189,7 @@ class Tokens:
         offsets = (*((0, 0) for _ in self.opening), *(tuple(pair) for pair in encoded["offset_mapping"]))
         if len(ids) > self.limit:
             raise PromptError(
-                f"the prompt {short(text)!r} has {len(ids)} tokens and the model {self.limit} positions; shorten it"
+                f"the prompt {short(text)!r} has {len(ids)} tokens and the model {self._positions}; shorten it"
             )
         if beyond := [at for at, token in enumerate(ids) if token >= self._rows]:
             start, stop = offsets[beyond[0]]
@@ -230,7 +239,7 @@ class Tokens:
         if len(ids) > self.limit:
             raise PromptError(
                 f"the prompt {short(prompt.text)!r} of {len(prompt.ids)} tokens with the {len(target)} tokens after "
-                f"it exceeds the model's {self.limit} positions; shorten one of them"
+                f"it exceeds the model's {self._positions}; shorten one of them"
             )
         return ids
 
@@ -270,7 +279,7 @@ class Tokens:
         """
         width = max(len(row) for row in rows)
         if whole and width > self.limit:
-            raise PromptError(f"a text of {width} tokens exceeds the model's {self.limit} positions; shorten it")
+            raise PromptError(f"a text of {width} tokens exceeds the model's {self._positions}; shorten it")
         padded = [[*row, *[self.end_id] * (width - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.long, device=device)
 

@@ -127,9 +127,16 @@ def matched(family: Base, sizes: Sizes, stored: Mapping[str, Stored], where: str
     bare = not any(name.startswith(prefix) for name in stored)
     head = f"{family.head}.weight"
     expected = family.tensors(sizes)
-    if head in stored or not sizes.tied:
+
+    def usual(name: str) -> str:
+        first, dot, rest = name.partition(".")
+        if first in (family.head, family.also_head):
+            return f"{family.head}{dot}{rest}"
+        return prefix + name if bare else name
+
+    given = {usual(name): name for name in stored}
+    if head in given or not sizes.tied:
         expected[head] = (sizes.vocabulary, sizes.width)
-    given = {(prefix + name if bare and not name.startswith(f"{family.head}.") else name): name for name in stored}
     extra = [given[name] for name in given if name not in expected and not family.buffers.fullmatch(name)]
     missing = [name for name in expected if name not in given]
     if missing or extra:

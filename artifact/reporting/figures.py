@@ -75,7 +75,9 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
     suffix, RunError when the file cannot be written.
     """
     form = figure_form(path)
-    effects_TL = np.asarray(trace["scores"]) - trace["corrupted"]
+    untouched = trace["clean"] if trace.get("direction") == "corrupt" else trace["corrupted"]
+    effects_TL = np.asarray(trace["scores"]) - untouched
+    read = {"logp": "log p", "ld": "the logit of "}.get(trace.get("metric", "p"), "p")
 
     def draw() -> Figure:
         named = range(0, len(effects_TL), -(-len(effects_TL) // _MOST_LABELS))
@@ -89,7 +91,7 @@ def trace_figure(trace: Mapping[str, Any], path: Path) -> None:
         axis.set_xlabel("layer")
         axis.tick_params(length=2, width=0.5)
         figure.colorbar(image, ax=axis).set_label(
-            f"indirect effect on p({_drawable(trace['answer'].strip(), _MOST_CHARACTERS)})"
+            f"indirect effect on {read}({_drawable(trace['answer'].strip(), _MOST_CHARACTERS)})"
         )
         return figure
 

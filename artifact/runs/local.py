@@ -5,7 +5,6 @@ Covers what each kind of unit does to a case. runner.py stores the records.
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -170,9 +169,7 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
         if isinstance(traced, ArtifactError):
             records[statement.case_id] = _failed(statement.case_id, traced)
         else:
-            payload = asdict(traced)
-            del payload["case_id"]
-            records[statement.case_id] = Record(statement.case_id, "done", payload)
+            records[statement.case_id] = Record(statement.case_id, "done", traced.told())
     return [records[statement.case_id] for statement in statements]
 
 

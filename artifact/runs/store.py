@@ -106,11 +106,14 @@ class Store:
         if environment not in known:
             self._put("environments", msgspec.json.encode([*known, environment]).decode())
 
+    def description(self) -> bytes:
+        """The content of run.json."""
+        return msgspec.json.format(msgspec.json.encode(self.info()), indent=1) + b"\n"
+
     def write_description(self) -> None:
         """run.json beside the journal: what the run is, for people and scripts that do not open SQLite."""
-        text = msgspec.json.format(msgspec.json.encode(self.info()), indent=1)
         try:
-            write_atomically(self.folder / DESCRIPTION, text + b"\n")
+            write_atomically(self.folder / DESCRIPTION, self.description())
         except FileExistsError:
             raise RunError(f"{self.folder / DESCRIPTION}: is not a regular file; remove it") from None
         except OSError as error:

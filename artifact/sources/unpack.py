@@ -44,7 +44,7 @@ def unpack(
         with ZipFile(archive) as opened:
             if why := too_large_inside(opened, archive.stat().st_size):
                 raise Unusable(f"{archive}: is {why}; run kloc fetch {archive.parent.name} again")
-            entries = _entries(opened, archive)
+            entries = files_of(opened, archive, f"run kloc fetch {archive.parent.name} again")
             taken = _by_content(opened, entries, archive, member, say)
     except DAMAGED_ARCHIVE as error:
         raise Unusable(
@@ -80,15 +80,15 @@ def records_of(content: bytes) -> list[Any] | None:
     return decoded if isinstance(decoded, list) else None
 
 
-def _entries(opened: ZipFile, archive: Path) -> list[ZipInfo]:
-    """The archive's files; Unusable when any path leads out of it."""
+def files_of(opened: ZipFile, archive: Path, remedy: str) -> list[ZipInfo]:
+    """The archive's files; Unusable, with the remedy, when any path leads out of it."""
     entries = []
     for entry in opened.infolist():
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
             raise Unusable(
                 f"{archive}: names a path outside itself ({fit(entry.filename, 80)!r}), so nothing of it is unpacked; "
-                f"run kloc fetch {archive.parent.name} again"
+                f"{remedy}"
             )
         if not entry.is_dir() and "__MACOSX" not in path.parts:
             entries.append(entry)

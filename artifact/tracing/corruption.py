@@ -1,4 +1,4 @@
-"""Which tokens a causal trace corrupts, and the noise it adds to their embeddings.
+"""Which tokens a causal trace corrupts, and what takes the place of their embeddings: noise, other tokens, a mean.
 
 Covers the spans of both perspectives and the noise of the released code: numpy's RandomState(1), restarted for every
 trace, shape (samples, span, width), added in float64 to the word embeddings before positions. Source: the
@@ -18,6 +18,9 @@ from artifact.facts.subject import subject_start
 from artifact.lm.decoder import Decoder
 from artifact.lm.tokens import Encoded, Tokens
 
+Corruption = Literal["noise", "replace", "mean"]
+"""Noise on the embeddings, the tokens of another prompt (symmetric token replacement), or a mean embedding."""
+CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 RelationSpan = Literal["all", "after", "template"]
 RELATION_SPANS: tuple[RelationSpan, ...] = get_args(RelationSpan)
 
@@ -87,6 +90,14 @@ def embedding_spread(decoder: Decoder, tokens: Tokens, subjects: Sequence[str]) 
     ids = [i for subject in subjects for i in tokens.ids(subject)]
     with torch.no_grad():
         return decoder.words(torch.tensor([ids], device=decoder.device)).double().cpu().std().item()
+
+
+def mean_word(decoder: Decoder, ids: Sequence[int]) -> Tensor:
+    """The mean (D,) of these tokens' word embeddings, in float64: what the corruption `mean` puts in their place."""
+    if not ids:
+        raise SettingError("the corruption mean needs tokens to average and got none; give a fact file")
+    with torch.no_grad():
+        return decoder.words(torch.tensor([list(ids)], device=decoder.device))[0].double().mean(0)
 
 
 def noise(samples: int, span: int, width: int, draw: int = 0) -> np.ndarray:

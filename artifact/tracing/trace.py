@@ -6,11 +6,12 @@ paper; golden numbers: tests/reference/trace, 1e-5.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from artifact.errors import ArtifactError, DoesNotFit, PromptError, SettingError
 from artifact.facts.fact import Perspective, Statement
@@ -18,9 +19,10 @@ from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
-from artifact.tracing.corruption import RelationSpan, corrupted_tokens, subject_tokens
+from artifact.tracing.corruption import Corruption, RelationSpan, corrupted_tokens, subject_tokens
 from artifact.tracing.kinds import KindWord, SeverWord, TraceKind, trace_kind
-from artifact.tracing.sweep import Cells, Swept, sweep
+from artifact.tracing.replacement import donor_ids
+from artifact.tracing.sweep import METRICS, Cells, Direction, Metric, Swept, sweep
 from artifact.tracing.windows import MOST_WINDOW
 
 _MOST_SAMPLES = 10_000
@@ -28,12 +30,27 @@ _MOST_SAMPLES = 10_000
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One metric of a traced fact: without corruption, with it, and after restoring each (token, layer)."""
+
+    clean: float
+    corrupted: float
+    scores: list[list[float]]
+
+    @property
+    def normalised(self) -> list[list[float]] | None:
+        """(score - corrupted) / (clean - corrupted); None where the corruption changes nothing."""
+        whole = self.clean - self.corrupted
+        return [[(one - self.corrupted) / whole for one in row] for row in self.scores] if whole else None
+
+
+@dataclass(frozen=True)
 class Trace:
     """One traced fact. Probabilities are of the clean greedy answer's first token at the last position.
 
     `tokens` and `answer` are the tokens' texts; one that holds a part of a character is its bytes, as <0xE6>
-    (Tokens.label). scores_TL holds the mean over noise samples after restoring (token, layer); the indirect effect is
-    scores - corrupted.
+    (Tokens.label). scores_TL holds the mean over samples after restoring (token, layer); the indirect effect is
+    scores - corrupted. `metrics` are all that the same passes give, `foils` the tokens that `ld` compares with.
     """
 
     case_id: int
@@ -45,11 +62,21 @@ class Trace:
     clean: float
     corrupted: float
     scores: list[list[float]]
+    metrics: dict[Metric, Measured]
+    foils: tuple[str, ...]
+
+    def told(self) -> dict[str, Any]:
+        """What a record of a case keeps: the probabilities, not the other metrics."""
+        left_out = ("case_id", "metrics", "foils")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
 
 
 @dataclass(frozen=True)
 class TraceSettings:
     """What is restored and how: the two words of a kind (kinds.py), window of layers (for windowed kinds), noise.
+
+    `corruption` says what takes the place of the corrupted embeddings: noise, the tokens of donors, or a mean. In the
+    direction `restore` clean outputs are put into the corrupted run, in `corrupt` corrupted ones into the clean run.
 
     `noise_level` multiplies unit noise; `fresh_noise` is the released severed tracing, in which the frozen values come
     from the generator's first draw and the scored run from its second. Raises SettingError for words without a kind
@@ -64,6 +91,8 @@ class TraceSettings:
     fresh_noise: bool = True
     perspective: Perspective = "entity"
     relation_span: RelationSpan = "all"
+    corruption: Corruption = "noise"
+    direction: Direction = "restore"
 
     def __post_init__(self) -> None:
         if not (1 <= self.samples <= _MOST_SAMPLES and 1 <= self.window <= MOST_WINDOW):
@@ -80,11 +109,19 @@ class TraceSettings:
         """The kind that `kind` and `sever` stand for."""
         return trace_kind(self.kind, self.sever)
 
-    def cells(self, layers: int) -> Cells:
-        """What a sweep over a model of so many layers restores."""
+    def cells(self, layers: int, donors: int = 0, mean_D: Tensor | None = None) -> Cells:
+        """What a sweep over a model of so many layers restores; with as many `donors`, or `mean_D`, not under noise."""
         kind = self.trace_kind
-        windows = kind.windows(layers, self.window)
-        return Cells(kind.site, windows, self.samples, self.noise_level, kind.severed, self.fresh_noise)
+        return Cells(
+            kind.site,
+            kind.windows(layers, self.window),
+            {"noise": self.samples, "replace": donors, "mean": 1}[self.corruption],
+            self.noise_level,
+            kind.severed,
+            self.fresh_noise and self.corruption == "noise",
+            self.direction,
+            mean_D,
+        )
 
 
 _NONE = -1
@@ -152,53 +189,87 @@ class _Asked(NamedTuple):
     statement: Statement
     encoded: Encoded
     span: tuple[int, ...]
+    donors: tuple[tuple[int, ...], ...]
 
 
-def trace(model: LanguageModel, statement: Statement, settings: TraceSettings, memory: Memory | None = None) -> Trace:
-    """Trace one fact. Raises PromptError for a prompt or subject the model cannot be asked with."""
-    (traced,) = trace_all(model, [statement], settings, memory)
+def trace(
+    model: LanguageModel,
+    statement: Statement,
+    settings: TraceSettings,
+    memory: Memory | None = None,
+    donors: Sequence[str] = (),
+    mean_D: Tensor | None = None,
+) -> Trace:
+    """Trace one fact. Raises PromptError for a prompt, subject or donor the model cannot be asked with."""
+    (traced,) = trace_all(model, [statement], settings, memory, [donors], mean_D)
     if isinstance(traced, ArtifactError):
         raise traced
     return traced
 
 
 def trace_all(
-    model: LanguageModel, statements: Sequence[Statement], settings: TraceSettings, memory: Memory | None = None
+    model: LanguageModel,
+    statements: Sequence[Statement],
+    settings: TraceSettings,
+    memory: Memory | None = None,
+    donors: Sequence[Sequence[str]] | None = None,
+    mean_D: Tensor | None = None,
 ) -> list[Trace | ArtifactError]:
-    """Trace many facts, those of one length together; an error in the place of one that cannot be traced."""
+    """Trace many facts, those of one length together; an error in the place of one that cannot be traced.
+
+    The corruption `replace` needs `donors`, each statement's prompts (replacement.py), and `mean` an embedding, mean_D;
+    SettingError where they are missing.
+    """
+    if settings.corruption == "mean" and mean_D is None:
+        raise SettingError("the corruption mean needs an embedding and got none; give one (replacement.mean_of)")
     memory = memory or Memory(default_memory(model.decoder.device))
     traced: dict[int, Trace | ArtifactError] = {}
-    lengths: dict[int, list[_Asked]] = {}
+    alike: dict[tuple[int, int], list[_Asked]] = {}
     for number, statement in enumerate(statements):
         try:
             encoded = model.tokens.encode(statement.prompt)
             span = corrupted_tokens(encoded, statement, settings.perspective, settings.relation_span)
+            ids = _donors(model, encoded, span, settings, donors[number] if donors else ())
         except ArtifactError as error:
             traced[number] = error
         else:
-            lengths.setdefault(len(encoded.ids), []).append(_Asked(number, statement, encoded, span))
+            alike.setdefault((len(encoded.ids), len(ids)), []).append(_Asked(number, statement, encoded, span, ids))
     _check_noise(settings.noise_level, model.decoder)
-    for _, asked in sorted(lengths.items()):
-        traced |= _trace_one_length(model, asked, settings, memory)
+    for _, asked in sorted(alike.items()):
+        traced |= _trace_one_length(model, asked, settings, memory, mean_D)
     return [traced[number] for number in range(len(statements))]
 
 
+def _donors(
+    model: LanguageModel, encoded: Encoded, span: Sequence[int], settings: TraceSettings, prompts: Sequence[str]
+) -> tuple[tuple[int, ...], ...]:
+    if settings.corruption != "replace":
+        return ()
+    if not prompts:
+        raise PromptError(f"the prompt {encoded.text!r} has no donor to replace its tokens; give one")
+    return tuple(donor_ids(model.tokens, encoded, span, prompt) for prompt in prompts)
+
+
 def _trace_one_length(
-    model: LanguageModel, asked: Sequence[_Asked], settings: TraceSettings, memory: Memory
+    model: LanguageModel, asked: Sequence[_Asked], settings: TraceSettings, memory: Memory, mean_D: Tensor | None
 ) -> dict[int, Trace | ArtifactError]:
-    """The traces of statements of as many tokens, by their places in the list."""
-    cells, tokens = settings.cells(model.decoder.layers), len(asked[0].encoded.ids)
+    """The traces of statements of as many tokens and donors, by their places in the list."""
+    donors, tokens = len(asked[0].donors), len(asked[0].encoded.ids)
+    cells = settings.cells(model.decoder.layers, donors, mean_D)
 
     def fitting(left: Sequence[_Asked]) -> int:
-        # Severed under fresh noise, one run is scored and the outputs of another are frozen.
-        return memory.facts(model.decoder, tokens, settings.samples, 2 if cells.severed and cells.fresh_noise else 1)
+        # Severed under fresh noise, one run is scored and the outputs of another are frozen; in the direction `corrupt`
+        # the clean run is kept once for every sample.
+        runs = 2 if cells.fresh or cells.direction == "corrupt" else 1
+        return memory.facts(model.decoder, tokens, cells.samples, runs)
 
     def compute(part: Sequence[_Asked]) -> Swept | DoesNotFit:
-        return sweep(model.decoder, [one.encoded.ids for one in part], [one.span for one in part], cells, memory)
+        ids, spans = [one.encoded.ids for one in part], [one.span for one in part]
+        return sweep(model.decoder, ids, spans, cells, memory, [one.donors for one in part] if donors else None)
 
     def alone(one: _Asked) -> Swept | DoesNotFit:
         return DoesNotFit(
-            f"case {one.statement.case_id}: one fact of {tokens} tokens, {settings.samples} samples does not fit the "
+            f"case {one.statement.case_id}: one fact of {tokens} tokens, {cells.samples} samples does not fit the "
             "device's memory; take a larger device, or fewer --samples"
         )
 
@@ -213,6 +284,12 @@ def _trace_of(model: LanguageModel, one: _Asked, swept: Swept, f: int) -> Trace 
     """Fact f of a sweep as a Trace; PromptError where its numbers are not finite."""
     if not np.isfinite([swept.clean_F[f], swept.corrupted_F[f], *swept.scores_FTL[f].flat]).all():
         return _not_finite(one.statement)
+    metrics = {
+        metric: Measured(
+            float(swept.clean_QF[q, f]), float(swept.corrupted_QF[q, f]), swept.metrics_QFTL[q, f].tolist()
+        )
+        for q, metric in enumerate(METRICS)
+    }
     return Trace(
         case_id=one.statement.case_id,
         tokens=tuple(model.tokens.label(i) for i in one.encoded.ids),
@@ -223,6 +300,8 @@ def _trace_of(model: LanguageModel, one: _Asked, swept: Swept, f: int) -> Trace 
         clean=swept.clean_F[f],
         corrupted=swept.corrupted_F[f],
         scores=swept.scores_FTL[f].tolist(),
+        metrics=metrics,
+        foils=tuple(model.tokens.label(foil) for foil in swept.foil_F[f]),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_models import configuration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
@@ -15,43 +16,16 @@ from artifact.lm.families.gpt2 import GPT2
 from artifact.lm.families.sizes import BOUNDS, check_size
 
 
-@st.composite
-def configurations(draw: st.DrawFn) -> Any:
-    heads, wide, layers = draw(st.integers(1, 4)), 2 * draw(st.integers(1, 4)), draw(st.integers(1, 3))
-    vocabulary, positions = draw(st.integers(3, 40)), draw(st.integers(1, 40))
-    inner, tied = draw(st.none() | st.integers(1, 30)), draw(st.booleans())
-    name = draw(st.sampled_from(sorted(FAMILIES)))
-    if name == "llama":
-        return LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=heads * wide,
-            intermediate_size=inner or 7,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=draw(st.sampled_from([n for n in (1, 2, 3, 4) if heads % n == 0])),
-            head_dim=draw(st.sampled_from([wide, wide + 2])),
-            max_position_embeddings=positions,
-            attention_bias=draw(st.booleans()),
-            mlp_bias=draw(st.booleans()),
-            tie_word_embeddings=tied,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    shape = {"n_embd": heads * wide, "n_head": heads, "n_layer": layers, "n_positions": positions, "n_inner": inner}
-    shape |= {"vocab_size": vocabulary, "tie_word_embeddings": tied, "bos_token_id": 0, "eos_token_id": 0}
-    return GPT2Config(**shape) if name == "gpt2" else GPTJConfig(**shape, rotary_dim=wide)
-
-
 @settings(max_examples=40, deadline=None)
-@given(configurations())
-def test_expected_tensors_are_those_of_transformers_module(config: Any) -> None:
+@given(st.sampled_from(list(FAMILIES)), st.data())
+def test_expected_tensors_are_those_of_transformers_module(name: str, data: st.DataObject) -> None:
+    config = configuration(name, lambda options: data.draw(st.sampled_from(list(options))))
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
     family = family_of(config)
     expected = family.tensors(family.sizes(config))
-    head = f"{family.head}.weight"
     found = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    assert found.pop(head) == expected[f"{family.embedding}.weight"]
+    assert found.pop("lm_head.weight") == expected[f"{family.embedding}.weight"]
     assert expected == found
     assert family.sizes(config).tied is bool(config.tie_word_embeddings)
 
@@ -69,10 +43,10 @@ def odd_heads() -> LlamaConfig:
         (GPTJConfig(n_embd=12, n_head=3, rotary_dim=6), "rotary_dim 6 does not fit heads of width 4"),
         (GPTJConfig(n_embd=16, n_head=2, rotary_dim=3), "rotary_dim 3 does not fit heads of width 8"),
         (LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=3), "3 key/value heads do not divide"),
-        (odd_heads(), "heads of width 5 cannot be rotated"),
+        (odd_heads(), "5 entries of heads of width 5 cannot be rotated"),
         (GPT2Config(activation_function="relu"), "activation_function = 'relu' is not supported"),
-        (SimpleNamespace(model_type="bert"), "'bert' is not supported; expected gpt2, gptj or llama"),
-        (SimpleNamespace(model_type=["gpt2"]), "is not supported; expected gpt2, gptj or llama"),
+        (SimpleNamespace(model_type="bert"), "'bert' is not supported; expected gpt2, gptj, llama, .*or phi3"),
+        (SimpleNamespace(model_type=["gpt2"]), "is not supported; expected gpt2, gptj, llama, "),
     ],
 )
 def test_refused_configurations(config: Any, says: str) -> None:

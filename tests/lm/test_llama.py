@@ -145,8 +145,8 @@ def test_each_row_carries_its_own_edit() -> None:
     [
         ({"hidden_act": "gelu"}, "configuration hidden_act = 'gelu' is not supported; expected 'silu'"),
         (
-            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
-            "rotary positions of type 'linear' are not supported; expected default or llama3",
+            {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4, "factor": 2.0}},
+            r"rotary positions of type 'proportional' \(rope_type\) are not supported; expected default, linear, .*",
         ),
     ],
 )

@@ -7,6 +7,7 @@ Llama 2 has it (a space before the first word, by a normaliser or by the pre-tok
 from typing import Any
 
 import pytest
+import torch
 from pieces import pieces
 from tiny_llama import SPECIAL, VOCABULARY, byte_tokenizer
 from tokenizers import pre_tokenizers, processors
@@ -145,3 +146,42 @@ def test_texts_that_cannot_follow_a_prompt() -> None:
     assert tokens.fed(prompt, fits) == (*prompt.ids, *fits[:-1]) and len(tokens.fed(prompt, fits)) == 8
     with pytest.raises(PromptError, match="tokens with the .* tokens after it exceeds the model's 8 positions"):
         tokens.fed(prompt, [*fits, 5])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_subject_at_the_start_and_after_a_space_is_found_whole(kind: str) -> None:
+    """Peers take one token too few or too many where the subject opens the prompt, or stands after a space."""
+    tokens = Tokens(KINDS[kind](), 64)
+    for text in ("New Delhi is in", "The city of New Delhi is in", "In New Delhi"):
+        encoded = tokens.encode(text)
+        span = encoded.find("New Delhi")
+        assert tokens.decode([encoded.ids[at] for at in span]).strip() == "New Delhi"
+        before = tokens.encode(text[: text.index("New Delhi")].strip() or "New Delhi")
+        first = len(before.ids) if text.index("New Delhi") else encoded.opening
+        assert span[0] == first and encoded.offsets[span[-1]][1] == text.index("New Delhi") + len("New Delhi")
+
+
+def test_a_token_that_merges_the_subjects_end_with_what_follows_is_its_last() -> None:
+    """Sentence-piece writes `Tokyo.` as one piece: the subject's last token is that piece, not the one before it."""
+    tokens = Tokens(pieces("first"), 64)
+    encoded = tokens.encode("The capital of Japan is Tokyo.")
+    span = encoded.find("Tokyo")
+    start, stop = encoded.offsets[span[-1]]
+    assert encoded.text[start:stop].endswith("Tokyo.") and span[-1] == len(encoded.ids) - 1
+    assert tokens.encode("The capital of Japan is Tokyo").find("Tokyo")[0] == span[0]
+
+
+def test_a_begin_token_moves_every_place_by_one() -> None:
+    opened, plain = Tokens(byte_tokenizer(begins=True), 64), Tokens(byte_tokenizer(), 64)
+    for text in ("France is", "The capital of France is"):
+        places = opened.encode(text).find("France"), plain.encode(text).find("France")
+        assert places[0] == tuple(at + 1 for at in places[1])
+
+
+def test_a_missing_pad_token_is_not_needed() -> None:
+    made = byte_tokenizer()
+    assert made.pad_token_id is None
+    tokens = Tokens(made, 64)
+    rows = [tokens.ids("The capital"), tokens.ids("The capital of France is")]
+    padded = tokens.pad(rows, torch.device("cpu"))
+    assert padded.shape == (2, len(rows[1])) and padded[0, : len(rows[0])].tolist() == rows[0]

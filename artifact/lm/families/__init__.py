@@ -13,7 +13,7 @@ from artifact.errors import ModelError
 from artifact.lm.families.base import Base
 from artifact.terminal import short
 
-_FILES = ("gpt2", "gptj", "llama")
+_FILES = ("gpt2", "gptj", "llama", "neox", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3", "phi3")
 FAMILIES: Mapping[str, type[Base]] = {
     family.model_type: family for family in (import_module(f"{__name__}.{file}").FAMILY for file in _FILES)
 }
@@ -42,7 +42,9 @@ def family_of(config: Any) -> Base:
     refuse_quantised(getattr(config, "quantization_config", None))
     kind = family_type(config.model_type)
     for key, value in kind.required.items():
-        given = getattr(config, key, value)
-        if given != value:
-            raise ModelError(f"configuration {key} = {given!r} is not supported; expected {value!r}")
+        expected = value if isinstance(value, tuple) else (value,)
+        given = getattr(config, key, expected[0])
+        if given not in expected:
+            words = " or ".join(map(repr, expected))
+            raise ModelError(f"configuration {key} = {short(repr(given))} is not supported; expected {words}")
     return kind.of(config)

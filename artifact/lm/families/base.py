@@ -5,10 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from artifact.lm.decoder import Decoder, Family, RowEdits
+from artifact.lm.families.rotary import Rotary
 from artifact.lm.families.sizes import Sizes
 
 
@@ -22,12 +24,19 @@ class Base(Family, ABC):
     parts: ClassVar[Mapping[str, str]]
     """The name of each part within its block."""
     head = "lm_head"
+    also_head: ClassVar[str] = ""
+    """Another name of the output layer, which some files or modules have."""
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    rotary: Rotary
+    """Rotary positions, in a family that has them."""
     required: ClassVar[Mapping[str, object]]
-    """Configuration that the pass assumes; another value is refused at loading."""
+    """Configuration that the pass assumes, one value or several in a tuple; another is refused at loading."""
     sizes_read: ClassVar[Mapping[str, str]]
     """Configuration keys that are sizes, and of which kind (sizes.BOUNDS)."""
     sizes_optional: ClassVar[frozenset[str]] = frozenset()
-    also_read: ClassVar[tuple[str, ...]]
+    also_read: ClassVar[tuple[str, ...]] = ()
     """What else of the configuration decides the pass, beside `required`."""
     buffers: ClassVar[re.Pattern[str]]
     """Tensors that files carry and the pass does not need, such as causal masks."""
@@ -42,8 +51,10 @@ class Base(Family, ABC):
         """How large the model is."""
 
     @abstractmethod
-    def linear(self, sizes: Sizes) -> Mapping[str, tuple[int, int]]:
-        """The shapes of a block's linear layers by part, as files store them; all other parts are norms."""
+    def linear(self, sizes: Sizes) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of a block's linear layers by part, as files store them, and of norms of another width than the
+        model's; all other parts are norms of that width.
+        """
 
     def biased(self, part: str) -> bool:
         """Whether a part of a block has a bias."""
@@ -65,16 +76,38 @@ class Base(Family, ABC):
     def name(cls, part: str, layer: int) -> str:
         return f"{cls.blocks}.{layer}.{cls.parts[part]}"
 
+    @classmethod
+    def has(cls, part: str) -> bool:
+        return part in cls.parts
+
+    def rows(self, part: str) -> slice | None:
+        return None
+
+    def scaled(self, weight_D: Tensor, wide_XD: Tensor, dtype: torch.dtype) -> Tensor:
+        return weight_D * wide_XD.to(dtype)
+
     def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
         return word_BTD
+
+    def rotate(self, x_BHTK: Tensor, position_XT: Tensor, layer: int = 0) -> Tensor:
+        """Queries or keys of a layer, turned by their positions."""
+        return self.rotary.turn(x_BHTK, position_XT)
 
     def apart(
         self, decoder: Decoder, layer: int, normed_BTD: Tensor, edits: RowEdits, key_heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, T, K), keys and values (B, `key_heads`, T, K), not rotated yet."""
+        """Queries (B, H, T, K), keys and values (B, `key_heads`, T, K), not rotated yet.
+
+        Where the family norms queries or keys, its weight's width says whether each head is normed or all in one.
+        """
 
         def heads(part: str, count: int) -> Tensor:
-            return decoder.heads_apart(decoder.linear(self.name(part, layer), normed_BTD, edits), count)
+            x_BTD = decoder.project(part, layer, normed_BTD, edits)
+            if self.has(f"{part}_norm"):
+                norm = self.name(f"{part}_norm", layer)
+                width = len(decoder.weights[f"{norm}.weight"])
+                x_BTD = decoder.norm(norm, x_BTD.unflatten(-1, (-1, width))).flatten(-2)
+            return decoder.heads_apart(x_BTD, count)
 
         return heads("attn_query", decoder.heads), heads("attn_key", key_heads), heads("attn_value", key_heads)
 

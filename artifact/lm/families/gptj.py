@@ -9,6 +9,7 @@ from torch import Tensor
 from artifact.errors import ModelError
 from artifact.lm.decoder import Decoder, RowEdits
 from artifact.lm.families.base import GPT
+from artifact.lm.families.rotary import Rotary
 from artifact.lm.families.sizes import Sizes, head_width
 
 _PARTS = {
@@ -36,7 +37,8 @@ class GPTJ(GPT):
     required = {"activation_function": "gelu_new"}
 
     def __init__(self, rotary: int) -> None:
-        self.rotary = rotary
+        pair_F = torch.arange(0, rotary, 2, dtype=torch.float32)
+        self.rotary = Rotary(10000.0 ** (-pair_F / rotary), neighbours=True)
 
     @classmethod
     def of(cls, config: Any) -> "GPTJ":
@@ -64,17 +66,6 @@ class GPTJ(GPT):
     ) -> tuple[Tensor, ...]:
         query, key, value = self.apart(decoder, layer, normed_BTD, edits, decoder.heads)
         return self.rotate(query, position_XT), self.rotate(key, position_XT), value
-
-    def rotate(self, x_BHTK: Tensor, position_XT: Tensor) -> Tensor:
-        """Rotate neighbouring pairs of the first `rotary` entries by position times 10000^(-2i/rotary)."""
-        position = position_XT[:, None, :, None].float()  # spread over heads and pairs
-        pairs = torch.arange(0, self.rotary, 2, dtype=torch.float32, device=x_BHTK.device)
-        angle = position * 10000.0 ** (-pairs / self.rotary)
-        cos, sin = angle.cos().to(x_BHTK.dtype), angle.sin().to(x_BHTK.dtype)
-        turned, rest = x_BHTK[..., : self.rotary], x_BHTK[..., self.rotary :]
-        even, odd = turned[..., 0::2], turned[..., 1::2]
-        rotated = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-        return torch.cat((rotated, rest), dim=-1)
 
 
 FAMILY = GPTJ

@@ -1,6 +1,6 @@
 """How large a model is by its configuration, and the bounds within which a size makes sense."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from artifact.errors import ModelError
@@ -12,7 +12,9 @@ BOUNDS = {"layers": 10_000, "width": 1_000_000, "heads": 100_000, "vocabulary": 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What every family has: `inner` is the MLP's width, `tied` whether the head may be the embedding itself."""
+    """What every family has: `inner` is the MLP's width, `tied` whether the head may be the embedding itself;
+    `limited_by`: the configuration's key that says how many positions a text may take, where it is another than theirs.
+    """
 
     layers: int
     width: int
@@ -22,6 +24,11 @@ class Sizes:
     positions: int
     epsilon: float
     tied: bool
+    limited_by: str = ""
+
+    def up_to(self, most: int | None, key: str) -> "Sizes":
+        """With no more positions than `most`, which the configuration's `key` says; None and 0 are no limit."""
+        return replace(self, positions=most, limited_by=key) if most and most < self.positions else self
 
     @classmethod
     def of(cls, config: Any, inner: int | None, epsilon: float) -> "Sizes":

@@ -1,0 +1,107 @@
+"""Tiny random models of every family: configurations of chosen settings, modules, and folders with a tokenizer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_llama import byte_tokenizer
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.utils import logging
+
+from artifact.lm.families import FAMILIES
+
+Choose = Callable[[Sequence[Any]], Any]
+BOTH = (False, True)
+SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
+VOCABULARY = 400
+"""Of `byte_tokenizer`."""
+
+
+def rotations(choose: Choose, width: int, kinds: Sequence[str] = SCALINGS) -> dict[str, Any]:
+    """Rotary settings for `width` turned entries."""
+    kind = choose(kinds)
+    given: dict[str, Any] = {"rope_type": kind, "rope_theta": choose([500.0, 1e4, 1e6])}
+    if kind not in ("default", "longrope"):
+        given["factor"] = choose([2.0, 8.0])
+    if kind in ("llama3", "yarn"):
+        given["original_max_position_embeddings"] = choose([16, 24])
+    if kind == "llama3":
+        given |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if kind == "yarn":
+        given |= {"attention_factor": choose([None, 1.25]), "truncate": choose(BOTH)}
+    if kind == "longrope":
+        given |= {"short_factor": [1.0 + 0.1 * pair for pair in range(width // 2)], "long_factor": [4.0] * (width // 2)}
+    return given
+
+
+def configuration(
+    family: str, choose: Choose, *, vocabulary: int = 40, layers: int | None = None, positions: int = 32
+) -> Any:
+    """A transformers configuration of a family, each setting one of those that `choose` is given."""
+    groups, each, wide = choose([1, 2]), choose([1, 3]), 2 * choose([2, 4])
+    heads, layers, inner = groups * each, layers or choose([1, 2, 3]), choose([7, 24])
+    given = {"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    given |= {"initializer_range": 0.3, "tie_word_embeddings": choose(BOTH)}
+    if family in ("gpt2", "gptj"):
+        shape = {"n_embd": heads * wide, "n_head": heads, "n_layer": layers, "n_positions": positions, "n_inner": inner}
+        return CONFIG_MAPPING[family](**given, **shape, **({"rotary_dim": wide} if family == "gptj" else {}))
+    given |= {"hidden_size": heads * wide, "num_hidden_layers": layers, "num_attention_heads": heads}
+    given |= {"intermediate_size": inner, "max_position_embeddings": positions}
+    if family != "gpt_neox":
+        given["num_key_value_heads"] = groups
+    if family in ("llama", "mistral", "qwen2", "qwen3") or family.startswith("gemma"):
+        wide = given["head_dim"] = choose([wide, wide + 2])
+    return CONFIG_MAPPING[family](**given, **_own(family, choose, wide, layers))
+
+
+def _own(family: str, choose: Choose, wide: int, layers: int) -> dict[str, Any]:
+    """The settings that a family has for itself, with heads of `wide` entries."""
+    if family in ("gpt_neox", "phi3"):
+        share = choose([0.5, 1.0])
+        kinds = SCALINGS if family == "gpt_neox" else ("default", "longrope")
+        rope = rotations(choose, int(wide * share), kinds) | {"partial_rotary_factor": share}
+        if family == "phi3":
+            return {"rope_parameters": rope, "original_max_position_embeddings": 24}
+        own = {"rope_parameters": rope, "hidden_act": choose(["gelu", "gelu_new", "gelu_fast"])}
+        return own | {"use_parallel_residual": choose(BOTH), "attention_bias": choose(BOTH)}
+    own = {"rope_parameters": rotations(choose, wide)}
+    if family in ("llama", "qwen3", "olmo2", "gemma2", "gemma3_text"):
+        own["attention_bias"] = choose(BOTH)
+    if family == "llama":
+        own["mlp_bias"] = choose(BOTH)
+    if family == "mistral":
+        own["sliding_window"] = choose([None, 24])
+    if family in ("qwen2", "qwen3"):
+        own |= {"use_sliding_window": choose(BOTH), "sliding_window": 24, "max_window_layers": 1}
+    if family.startswith("gemma"):
+        own |= {"query_pre_attn_scalar": choose([4, 16]), "sliding_window": 24}
+        own |= {"final_logit_softcapping": choose([None, 3.0])}
+    if family == "gemma2":
+        own["attn_logit_softcapping"] = choose([None, 3.0])
+    if family == "gemma3_text":
+        near, far = rotations(choose, wide, ["default"]), rotations(choose, wide, ["default", "linear"])
+        own["rope_parameters"] = {"sliding_attention": near, "full_attention": far}
+        own["layer_types"] = [choose(["sliding_attention", "full_attention"]) for _ in range(layers)]
+    return own
+
+
+def module_of(config: Any, seed: int = 0) -> Any:
+    """A module of random weights, norms and biases away from ones and zeros, so that a swapped name shows."""
+    logging.set_verbosity_error()  # it warns of scalings that no published model has
+    torch.manual_seed(seed)
+    module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # the one that caps products
+    for name, parameter in module.named_parameters():
+        if "norm" in name or "ln_" in name or "bias" in name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return module.eval()
+
+
+def write_model(folder: Path, module: Any, *, begins: bool = False, **more: Any) -> Path:
+    """The folder with a module and the byte-level tokenizer in it."""
+    module.save_pretrained(folder, **more)
+    byte_tokenizer(begins=begins).save_pretrained(folder)
+    return folder
+
+
+__all__ = ["FAMILIES", "VOCABULARY", "configuration", "module_of", "write_model"]

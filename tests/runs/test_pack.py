@@ -1,0 +1,143 @@
+"""A run packed on one machine is verified on another; what is changed, hostile or unfinished is refused in one line."""
+
+import json
+import shutil
+import sqlite3
+import stat
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+import pytest
+
+from artifact.cli import call
+from artifact.errors import RunError
+from artifact.runs.pack import MANIFEST, pack, unpacked
+
+EXAMPLE = Path(__file__).parents[2] / "results" / "example-world"
+Contents = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    shutil.copytree(EXAMPLE, folder / "run", ignore=shutil.ignore_patterns("report", "run.lock", "ro-crate*"))
+    pack(folder / "run", folder / "run.zip")
+    return folder / "run.zip"
+
+
+@pytest.fixture(scope="module")
+def contents(packed: Path) -> Contents:
+    with ZipFile(packed) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(path: Path, contents: Contents, links: tuple[str, ...] = ()) -> Path:
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            entry = ZipInfo(name)
+            entry.compress_type = ZIP_DEFLATED
+            entry.external_attr = ((stat.S_IFLNK if name in links else stat.S_IFREG) | 0o644) << 16
+            archive.writestr(entry, content)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(RunError) as caught, unpacked(path):
+        pass
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message
+
+
+def test_a_pack_gives_back_the_run_byte_for_byte_and_its_verdict(packed: Path, capsys) -> None:
+    with unpacked(packed) as (folder, manifest):
+        for name in ("run.json", "run.sqlite"):
+            assert (folder / name).read_bytes() == (EXAMPLE / name).read_bytes()
+        assert manifest.machines[""][0]["packages"]["torch"]
+    assert not folder.exists()
+    assert call(["verify", str(EXAMPLE)]) == 0
+    verdict = capsys.readouterr().out
+    assert call(["verify", str(packed)]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(verdict) and "was computed on: " in said and "torch 2.13.0" in said
+
+
+def test_equal_runs_give_equal_packs(packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed.parent / "run", tmp_path / "again")
+    pack(tmp_path / "again", tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
+
+
+def test_runs_of_several_models_are_packed_together(packed: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(packed.parent / "run", tmp_path / "runs" / name)
+    manifest = pack(tmp_path / "runs", tmp_path / "runs.zip")
+    assert set(manifest.files) == {f"{run}/{file}" for run in ("one", "two") for file in ("run.json", "run.sqlite")}
+    with unpacked(tmp_path / "runs.zip") as (folder, _):
+        assert sorted(path.name for path in folder.iterdir()) == ["one", "two"]
+
+
+def test_a_changed_byte_is_refused(packed: Path, contents: Contents, tmp_path: Path) -> None:
+    content = bytearray(contents["run.sqlite"])
+    content[len(content) // 2] ^= 1
+    assert "'run.sqlite' has sha256" in refusal(zipped(tmp_path / "a.zip", {**contents, "run.sqlite": bytes(content)}))
+    whole = bytearray(packed.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (tmp_path / "b.zip").write_bytes(whole)
+    assert "is not a whole pack" in refusal(tmp_path / "b.zip")
+
+
+def changed_manifest(contents: Contents, change: Callable[[dict], object]) -> Contents:
+    manifest = json.loads(contents[MANIFEST])
+    change(manifest)
+    return {**contents, MANIFEST: json.dumps(manifest).encode()}
+
+
+def test_hostile_packs_are_refused(contents: Contents, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    for name in ("../outside", str(outside), "run/../../outside", "C:\\outside"):
+        assert "names a path outside itself" in refusal(zipped(tmp_path / "p.zip", {**contents, name: b"x"}))
+    assert not outside.exists()
+    assert "holds a link" in refusal(
+        zipped(tmp_path / "l.zip", {**contents, "run.json": b"/etc/passwd"}, ("run.json",))
+    )
+    bomb = {**contents, "run.sqlite": bytes(200_000_000)}
+    assert "unpacks to" in refusal(zipped(tmp_path / "z.zip", bomb))
+    assert "manifest and content differ ('more')" in refusal(zipped(tmp_path / "m.zip", {**contents, "more": b"x"}))
+
+
+def test_a_manifest_that_lies_is_refused(contents: Contents, tmp_path: Path) -> None:
+    def told(change: Callable[[dict], object]) -> str:
+        return refusal(zipped(tmp_path / "t.zip", changed_manifest(contents, change)))
+
+    assert "expected 1" in told(lambda manifest: manifest["files"]["run.json"].update(size=1))
+    assert "other machines" in told(lambda manifest: manifest["machines"][""][0].update(gpu="NVIDIA H100"))
+    assert "has format 2, expected 1" in told(lambda manifest: manifest.update(format=2))
+    assert "cannot be read" in told(lambda manifest: manifest.update(more=1))
+    assert "holds no run" in told(lambda manifest: manifest.update(machines={}))
+    extra = changed_manifest(contents, lambda m: m["files"].update({"a.py": m["files"]["run.json"]}))
+    assert "'a.py', which is no file of a run" in refusal(zipped(tmp_path / "e.zip", {**extra, "a.py": b"x"}))
+    assert "holds no manifest.json" in refusal(zipped(tmp_path / "n.zip", {"run.json": b"{}"}))
+    (tmp_path / "text.zip").write_text("no archive")
+    assert "is not a whole pack" in refusal(tmp_path / "text.zip")
+
+
+def test_a_description_of_another_run_is_refused(contents: Contents, tmp_path: Path) -> None:
+
+    other = contents["run.json"].replace(b'"protocol": "released"', b'"protocol": "mine"')
+    told = {"size": len(other), "sha256": sha256(other).hexdigest()}
+    forged = changed_manifest(contents, lambda manifest: manifest["files"].update({"run.json": told}))
+    assert "is not what the journal says" in refusal(zipped(tmp_path / "d.zip", {**forged, "run.json": other}))
+
+
+def test_an_unfinished_run_is_not_packed(packed: Path, tmp_path: Path, capsys) -> None:
+
+    shutil.copytree(packed.parent / "run", tmp_path / "run")
+    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as connection:
+        connection.execute("delete from records where unit = 'rome-entity' and case_id = 0")
+    assert call(["contribute", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run.zip").exists()
+    assert call(["contribute", str(packed.parent / "run"), "--out", str(tmp_path / "ok.zip")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "ok.zip")
