@@ -20,7 +20,8 @@ from artifact.editing.edit import Edit, LowRank
 from artifact.editing.hparams import ValueHparams
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.value import KEPT_PROMPT, STOP_LOSS
+from artifact.editing.objective import KEPT_PROMPT
+from artifact.editing.value import STOP_LOSS
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Family
 from artifact.lm.tokens import Tokens

@@ -26,6 +26,7 @@ from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     edit,
     facts,
     fetch,
+    figures,
     generate,
     knockout,
     make,

@@ -1,6 +1,7 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Dtype,
     Edits,
     Memory,
     Model,
@@ -24,6 +26,7 @@ from artifact.cli.app import (
 )
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, MethodName
+from artifact.editing.site import TOKEN_WORDS, FactToken, Module, Place, after_words
 from artifact.errors import EditError, FactError, SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective, View, read_facts
 from artifact.facts.joint import refuse_conflicts
@@ -56,6 +59,21 @@ def edit(
     perspective: Annotated[
         Perspective, Parameter(help="The perspective to edit from: the entity's or the relation's.")
     ] = "entity",
+    site: Annotated[
+        Module | None,
+        Parameter(help=f"The module whose output projection is edited, for {_named('sites')} (default: mlp)."),
+    ] = None,
+    token: Annotated[
+        FactToken | None,
+        Parameter(
+            help=f"The token whose key is edited, for {_named('sites')} (default: subject_last). The layer is that of "
+            "--hparams.",
+        ),
+    ] = None,
+    on: Annotated[
+        Path | None,
+        Parameter(help="A file of kloc edit: compute this edit on the model that carries that one. Score with both."),
+    ] = None,
     moments: Annotated[
         Path | None, Parameter(help=f"Folder of second moments in the published layout, for {_named('moments')}.")
     ] = None,
@@ -69,18 +87,26 @@ def edit(
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
     ] = None,
+    facts: Annotated[
+        Path | None,
+        Parameter(
+            help=f"JSON file of other facts, for {_named('facts')}. Default: the facts that come with the package."
+        ),
+    ] = None,
     history: Annotated[
         Path | None,
         Parameter(help="JSON list of records edited before, in order: MEND's edit, as released, depends on them."),
     ] = None,
     any_model: AnyModel = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
-    from artifact.editing.edit_file import write_edit
+    from artifact.editing.edit import with_edit
+    from artifact.editing.edit_file import read_edit, write_edit
     from artifact.editing.mend_history import History
     from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.lm.device import use_tf32
@@ -93,12 +119,19 @@ def edit(
             f"--history is for {_named('ordered_by')} as released, whose edits depend on those before them; this is "
             f"{method} under {protocol_words(followed.name, followed.switches())}; leave it out"
         )
-    files = {"--prefixes": prefixes, "--hparams": hparams, "--mend-weights": mend_weights, "--history": history}
+    files = {
+        "--on": on,
+        "--prefixes": prefixes,
+        "--hparams": hparams,
+        "--mend-weights": mend_weights,
+        "--history": history,
+        "--facts": facts,
+    }
     check_outputs({"--out": out}, (request, *files.values(), moments, model))
     check_inputs(files)
     cases, views = _requests(request, chosen, perspective)
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     editor = make_editor(
         loaded,
@@ -109,26 +142,39 @@ def edit(
         prefixes=prefixes,
         moments=moments,
         mend_weights=mend_weights,
+        facts=facts,
+        place=Place(site, token),
         any_model=any_model,
     )
+    below = None if on is None else read_edit(on, loaded, any_model)
+    if below is not None:
+        notes = (*editor.notes, *filter(None, [below.note]))
+        editor = replace(editor, model=with_edit(loaded, below.edit), notes=notes)
     before = History()
     if earlier:
         editor.count_rows(earlier, before)
     (edited,) = editor.edits([views], before)
     if isinstance(edited, EditError):
         raise edited
-    if not edited.edit.changes:
+    if not (edited.edit.changes or edited.edit.context):
         raise EditError(
             f"{edited.told()['unedited_reason']}: the released code scores the unedited model, and no change is "
             "written; give other hyperparameters with --hparams"
         )
     of_request = {"cases": cases} | ({"request_sha256": sha256_of(request)} if request.is_file() else {})
     description = _description(editor, perspective, len(earlier)) | of_request
+    if on is not None:
+        description |= {"on": f"{on.name}, sha256 {sha256_of(on)}"}
     write_edit(out, edited.edit, loaded, description)
     for line in _lines(editor, edited, views, description):
         say(line)
     # Name a file that the method does not read.
-    for option, path in {"moments": moments, "prefixes": prefixes, "mend_weights": mend_weights}.items():
+    for option, path in {
+        "moments": moments,
+        "prefixes": prefixes,
+        "mend_weights": mend_weights,
+        "facts": facts,
+    }.items():
         if path is not None and option not in chosen.files:
             say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")
     if chosen.undone(followed.switches()):
@@ -163,7 +209,8 @@ def _description(editor: "Editor", perspective: Perspective, earlier: int) -> di
         "revision": editor.model.revision,
         "hparams": settings["hash"],
         "hparams_source": settings["hparams_source"],
-        **{key: str(settings[key]) for key in ("moments", "weights") if key in settings},
+        **({"site": editor.hparams.site, "token": editor.hparams.fact_token} if editor.method.sites else {}),
+        **{key: str(settings[key]) for key in ("moments", "facts", "weights") if key in settings},
         **({"history": str(earlier)} if editor.ordered else {}),
         **({"notes": "; ".join(editor.notes)} if editor.notes else {}),
     }
@@ -177,10 +224,17 @@ def _lines(editor: "Editor", edited: "Edited", views: Sequence[View], descriptio
     yield ", ".join(f"{name} {value:.4g}" for name, value in edited.told().items() if not isinstance(value, str))
     if edited.note:
         yield edited.note
+    if editor.method.sites:
+        module, at = editor.hparams.site, TOKEN_WORDS[editor.hparams.fact_token]
+        parallel = editor.model.decoder.family.parallel
+        layers = ", ".join(map(str, editor.hparams.edited))
+        yield f"site: {module} at {at}, layer {layers}; {after_words(module, parallel)}"
+    if "on" in description:
+        yield f"on top of {description['on']}: score and apply the two together"
     if editor.ordered:
         earlier = description["history"]
         yield f"as released, normalised with the rows of {earlier} edits before it (--history) and its own"
-    shown = [name for name in ("protocol", "hparams", "moments", "weights") if name in description]
+    shown = [name for name in ("protocol", "hparams", "moments", "facts", "weights") if name in description]
     yield ", ".join(f"{name} {description[name]}" for name in shown)
     yield f"hyperparameters: {description['hparams_source']}"
     yield from editor.notes
@@ -194,6 +248,7 @@ def score(
     edits: Edits = _NO_FILES,
     any_model: AnyModel = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
@@ -213,7 +268,7 @@ def score(
     check_outputs({"--json": json_file}, (cases, *edits, model))
     check_inputs({"--edit": edits})
     facts = read_facts(cases)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     added, files = read_edits(edits, loaded, any_model)
     budget = memory_budget(memory, str(loaded.decoder.device))

@@ -1,4 +1,4 @@
-"""kloc moments: second moments of the down-projection's inputs from texts the user has."""
+"""kloc moments: second moments of an output projection's inputs from texts the user has."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, load_model
 from artifact.cli.bounds import between
+from artifact.editing.site import Module
 from artifact.errors import Interrupted, SettingError
 from artifact.progress import Display, display
 from artifact.terminal import complain, say
@@ -29,6 +30,10 @@ def moments(
     layers: Annotated[
         str | None, Parameter(help="Layers, such as 13,14 (default: those that ROME and MEMIT edit).")
     ] = None,
+    site: Annotated[
+        Module,
+        Parameter(help="Whose keys: the inputs of the MLP's or of the attention's output projection."),
+    ] = "mlp",
     samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
     device: Device = None,
     batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding included.")] = 4096,
@@ -58,6 +63,7 @@ def moments(
                     source,
                     moment_layers(METHODS, loaded.name, loaded.decoder.layers) if chosen is None else chosen,
                     out,
+                    site=site,
                     samples=samples,
                     batch_tokens=batch_tokens,
                     checkpoint_seconds=60 * checkpoint_minutes,

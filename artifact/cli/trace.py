@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from artifact.cli.app import (
     Correct,
     Device,
+    Dtype,
     Memory,
     Model,
     Protocol,
@@ -80,11 +81,12 @@ def trace(
     ] = "p",
     sever: Annotated[SeverWord | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")] = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
-    figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf or .png).")] = None,
+    figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf, .svg or .png).")] = None,
 ) -> int:
     """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
@@ -110,7 +112,7 @@ def trace(
     settings = TraceSettings(
         given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span, corruption, direction
     )
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     settings, mean_D, corrupted_by = _corrupted(loaded, settings, noise, facts, known, len(donors))
     budget = memory_budget(memory, str(loaded.decoder.device))
@@ -155,6 +157,9 @@ def trace(
         foils = f" minus that of {', '.join(map(repr, found.foils))}" if metric == "ld" else ""
         say(f"metric {metric}: the answer's {'logit' if metric == 'ld' else 'log probability'}{foils}")
     say(f"answer {found.answer!r}: clean {shown.clean:.4f}, corrupted {shown.corrupted:.4f}")
+    put = "restored" if direction == "restore" else "corrupted"
+    say(f"the answer's {metric} with one state {put}; *: a corrupted token; columns: {settings.trace_kind.layer_words}")
+    say(f"{'':>17} " + " ".join(f"{layer:>5}" for layer in range(loaded.decoder.layers)))
     for position, (token, row) in enumerate(zip(found.tokens, shown.scores, strict=True)):
         mark = "*" if position in found.span else " "
         say(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))

@@ -36,7 +36,19 @@ _FILES = (CONFIG, "generation_config.json", "chat_template.jinja", "tokenizer.mo
 _LICENCE_FILES = ("LICEN", "NOTICE", "USE_POLICY")
 """What the names of files open with that must go with a model."""
 _LICENCES = {"world": "MIT", SMOLLM2: "Apache-2.0"} | {model.name: model.licence for model in HUB_MODELS.values()}
-_TOLD = ("method", "perspective", "protocol", "cases", "request_sha256", "hparams", "hparams_source", "history")
+_TOLD = (
+    "method",
+    "perspective",
+    "protocol",
+    "cases",
+    "request_sha256",
+    "hparams",
+    "hparams_source",
+    "site",
+    "token",
+    "on",
+    "history",
+)
 """What a card says of an edit file's own words; others may hold paths of the machine it was made on."""
 
 
@@ -85,6 +97,8 @@ def write_model(
     out = Path(os.path.abspath(out))
     if model.folder is None:
         raise ModelError(f"{model.name}: was not read from a folder, so there is nothing to write it from; load one")
+    if edit.context:
+        raise EditError("an edit in context changes no weight, it stands before every prompt; give an edit of weights")
     check_place(out, model.folder)
     tensors = _base_tensors(model.folder, float32)
     changed = _add(tensors, edit.tensors(model.decoder))

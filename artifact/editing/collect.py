@@ -26,6 +26,7 @@ import torch
 
 from artifact.editing.moments import PROVENANCE, any_moment_file
 from artifact.editing.npz import UNREADABLE, read_array, write_arrays
+from artifact.editing.site import MODULES, Module
 from artifact.editing.sums import KeySums
 from artifact.editing.sums import write_moments as write_files
 from artifact.editing.texts import Reader, Source
@@ -51,6 +52,7 @@ class CollectionSettings(msgspec.Struct, frozen=True):
     samples: int
     form: str
     window: int = WINDOW
+    site: Module = "mlp"
 
 
 class Progress(msgspec.Struct):
@@ -100,6 +102,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     cut: int
     skipped: int
     batch_tokens: int
+    site: Module = "mlp"
 
 
 def collect(
@@ -108,6 +111,7 @@ def collect(
     layers: Sequence[int],
     out: Path,
     *,
+    site: Module = "mlp",
     samples: int = SAMPLES,
     batch_tokens: int = BATCH_TOKENS,
     checkpoint_seconds: float = 600,
@@ -115,7 +119,8 @@ def collect(
     tell: Callable[[int, int], None] = lambda texts, tokens: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Collected:
-    """Second moments of `layers` over the first `samples` texts of `source`, as published files in the folder `out`.
+    """Second moments of the keys of `site` in `layers` over the first `samples` texts of `source`, as published files
+    in the folder `out`.
 
     Resumes from `out`'s checkpoint where there is one; where the same moments are there already, returns what they are.
     Calls tell(texts, tokens so far) at the start and after every batch, stop() after every batch, and say(line) when
@@ -124,9 +129,9 @@ def collect(
     checkpoint that is damaged or of other settings; DeviceError for too little memory; RunError when `out` cannot be
     written.
     """
-    collection = _Collection(
-        model, source, _checked(model, layers, samples, batch_tokens), out, samples, batch_tokens, say
-    )
+    checked = _checked(model, layers, samples, batch_tokens)
+    settings = CollectionSettings(model.weights_sha256, checked, samples, source.form, site=site)
+    collection = _Collection(model, source, settings, out, batch_tokens, say)
     if collection.finished is not None:
         return collection.finished
     collection.resume()
@@ -159,22 +164,21 @@ class _Collection:
         self,
         model: LanguageModel,
         source: Source,
-        layers: tuple[int, ...],
+        settings: CollectionSettings,
         out: Path,
-        samples: int,
         batch_tokens: int,
         say: Callable[[str], None],
     ) -> None:
         self._model, self._source, self._out, self._batch_tokens = model, source, out, batch_tokens
-        self._settings = CollectionSettings(model.weights_sha256, layers, samples, source.form)
+        self._settings = settings
         self._reader = Reader(source)
         self._refused: str | None = None
         self.partial = out / PARTIAL
         self.progress = Progress()
         self.finished = self._finished()
         if self.finished is None:
-            what, remedy = f"the sums of {len(layers)} layers", "give fewer --layers at a time"
-            self.sums = in_one(lambda: KeySums(model, layers), what, remedy)
+            what, remedy = f"the sums of {len(settings.layers)} layers", "give fewer --layers at a time"
+            self.sums = in_one(lambda: KeySums(model, settings.layers, settings.site), what, remedy)
             self._memory = Memory(default_memory(model.decoder.device), say)  # of what weights and sums leave
 
     def window(self) -> tuple[list[list[int]], Progress]:
@@ -290,6 +294,7 @@ class _Collection:
             cut=progress.cut,
             skipped=progress.skipped,
             batch_tokens=self._batch_tokens,
+            site=settings.site,
         )
         try:
             content = msgspec.json.format(msgspec.json.encode(collected), indent=1) + b"\n"
@@ -303,7 +308,8 @@ class _Collection:
         """These moments where `out` holds them already; SettingError where it holds others, which stay untouched."""
         if self.partial.exists() or not self._out.is_dir():
             return None
-        files = sorted(self._out.glob(any_moment_file(self._model.decoder)))
+        decoder = self._model.decoder
+        files = sorted(file for site in MODULES for file in self._out.glob(any_moment_file(decoder, site)))
         if not files:
             return None
         try:
@@ -311,7 +317,9 @@ class _Collection:
         except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
             collected = None
         if collected is not None and self._source.resumable:
-            settings = CollectionSettings(collected.weights_sha256, collected.layers, collected.samples, collected.form)
+            settings = CollectionSettings(
+                collected.weights_sha256, collected.layers, collected.samples, collected.form, site=collected.site
+            )
             same = settings == self._settings and self._reader.go_to(collected.source_bytes, 0, collected.source_sha256)
             if same and (collected.texts == collected.samples or not self._source.stream.read(1)):
                 return collected

@@ -1,7 +1,8 @@
 """An edit as a safetensors file: new minus old by transformers' parameter name, and what it was made with.
 
-The metadata holds the hash of the edited model's weights (made_for.py). A file is trusted with nothing: names, shapes,
-types and numbers are checked: the numbers as the model holds them, and added to its weights.
+The metadata holds the hash of the edited model's weights (made_for.py), and the text of an edit in context. A file is
+trusted with nothing: names, shapes, types and numbers are checked: the numbers as the model holds them, and added to
+its weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel
 
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+CONTEXT = "context"
+"""The entry of the metadata that holds the text of an edit in context."""
 _GIVE = "give a file written by kloc edit"
 
 
@@ -44,7 +47,8 @@ def write_edit(path: Path, edit: Edit, model: LanguageModel, about: Mapping[str,
     for parameter, delta in tensors.items():
         if not _finite_sum(model.decoder, parameter, delta):
             raise EditError(f"{parameter}: the weight with its change is not finite in {_word(model.decoder.dtype)}")
-    replace_file(path, tensors, {**about, made_for.KEY: model.weights_sha256})
+    context = {CONTEXT: edit.context} if edit.context else {}
+    replace_file(path, tensors, {**about, **context, made_for.KEY: model.weights_sha256})
 
 
 def read_edit(path: Path, model: LanguageModel, any_model: bool = False) -> EditFile:
@@ -64,8 +68,9 @@ def read_edit(path: Path, model: LanguageModel, any_model: bool = False) -> Edit
         by_layer.setdefault(layer, {})[part] = (
             delta.t() if part == "weight" and not decoder.family.input_first else delta
         )
-    edit = Edit({layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in by_layer.items()})
-    if not edit.norm() > 0:
+    changes = {layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in by_layer.items()}
+    edit = Edit(changes, about.get(CONTEXT, ""))
+    if not edit.context and not edit.norm() > 0:
         raise EditError(f"{path}: changes nothing: every entry is zero in {_word(decoder.dtype)}; {_GIVE}")
     return EditFile(path, edit, about, note)
 
@@ -86,7 +91,7 @@ def read_edits(
         for parameter, delta in edit.tensors(model.decoder).items():
             if not _finite_sum(model.decoder, parameter, delta):
                 raise EditError(f"{named}: added to {parameter} together they are not finite; give fewer edits")
-        if not edit.norm() > 0:
+        if not edit.context and not edit.norm() > 0:
             raise EditError(f"{named}: change nothing together: they cancel out; give other edits")
     return edit, files
 
@@ -99,7 +104,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, about = read_file(path)
     except (OSError, ValueError) as error:
         raise EditError(f"{path}: cannot be read as a safetensors file ({reason(error)}); {_GIVE}") from None
-    if not tensors:
+    if not tensors and CONTEXT not in about:
         raise EditError(f"{path}: holds no weight change; {_GIVE}")
     return tensors, about
 

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
 from artifact.editing.edit import Edited, with_edit
-from artifact.editing.hparams import Hparams, hparams_hash
+from artifact.editing.hparams import Hparams, hparams_hash, told
 from artifact.editing.mend_history import History
 from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import tensors_hash, tensors_of
@@ -20,7 +18,7 @@ from artifact.editing.moments import Moments
 from artifact.editing.prefixes import SEED
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, FactError
-from artifact.facts.fact import View
+from artifact.facts.fact import Fact, View
 from artifact.facts.joint import refuse_conflicts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
@@ -44,6 +42,9 @@ class Editor:
     notes: Sequence[str] = ()
     source: str = ""
     """Where hyperparameters come from that a file gave, in words; empty for the model's own."""
+    facts: Sequence[Fact] = ()
+    """The facts of the data, where the method reads them (Method.facts)."""
+    facts_source: str = ""
     kept: Any = None
     """What the method keeps of the edits that the model carries (Method.keeps); None of an unedited one."""
 
@@ -84,12 +85,14 @@ class Editor:
         """What a run keeps of the settings: resolved hyperparameters with their hash, and the sources of the rest."""
         hparams: Hparams = self.hparams
         source = self.source or self.method.hparams_source(hparams, self.model.name, self.model.decoder.layers)
-        settings: dict[str, Any] = {"hparams": msgspec.to_builtins(hparams), "hash": hparams_hash(hparams)}
+        settings: dict[str, Any] = {"hparams": told(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:
             settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}
         if self.moments is not None:
             settings["moments"] = self.moments.source
+        if self.facts:
+            settings["facts"] = f"{len(self.facts)} facts of {self.facts_source}"
         if self.network is not None:
             settings["weights"] = f"{self.network.source}, sha256 {tensors_hash(tensors_of(self.network))[:12]}"
         return settings

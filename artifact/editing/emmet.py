@@ -9,16 +9,18 @@ Shape letters as in memit.py.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from artifact.editing.memit import MemitEdit, memit
 from artifact.editing.methods.emmet import EmmetHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments import Moments, key_width
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError
 from artifact.facts.fact import View
+from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 
@@ -34,17 +36,24 @@ def emmet(
 ) -> list[MemitEdit | EditError]:
     """An edit for each group of views, as `memit` makes them."""
     weight = hparams.mom2_update_weight
-    constrained = moments.ridged(hparams.update_norm_lambda / weight)
+    ridge = hparams.update_norm_lambda / weight
+    if ridge:
+        moments = moments.with_added(("ridge", ridge), partial(_ridge, ridge))
 
     def adjust(layer: int, key_FM: Tensor, sizes: Sequence[int]) -> Tensor:
         key_FM = key_FM.double()
-        solved_FM = constrained.solve(model.decoder, layer, key_FM) / weight
+        solved_FM = moments.solve(model.decoder, layer, key_FM) / weight
         if set(sizes) == {1}:
             return solved_FM / (solved_FM * key_FM).sum(1, keepdim=True)
         parts = zip(key_FM.split(list(sizes)), solved_FM.split(list(sizes)), strict=True)
         return torch.cat([_adjusted(key_NM, solved_NM, hparams.emmet_lambda) for key_NM, solved_NM in parts])
 
     return memit(model, groups, hparams, templates, moments, protocol, memory, adjust)
+
+
+def _ridge(ridge: float, decoder: Decoder, layer: int) -> Tensor:
+    width = key_width(decoder, layer)
+    return ridge * torch.eye(width, dtype=torch.float64, device=decoder.device)
 
 
 def _adjusted(key_NM: Tensor, solved_NM: Tensor, added: float) -> Tensor:

@@ -6,10 +6,11 @@ published.py). Values for GPT-2 XL and GPT-J are the published ones (docs/protoc
 """
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
+from artifact.editing.site import FactToken, Module
 from artifact.errors import SettingError
 
 
@@ -62,9 +63,8 @@ class ValueHparams(Hparams, frozen=True, kw_only=True):
     clamp_norm_factor: Clamp
     kl_factor: Annotated[float, says("Weight of the divergence on '{subject} is a'.", ge=0, le=1e6)] = 0.0625
     mom2_adjustment: bool
-    fact_token: Annotated[
-        Literal["subject_last"], says("The token whose key is edited; only the subject's last is known here.")
-    ] = "subject_last"
+    fact_token: Annotated[FactToken, says("The token whose key is edited.")] = "subject_last"
+    site: Annotated[Module, says("The module whose output projection is edited.")] = "mlp"
 
     def check(self, layers: int) -> None:
         super().check(layers)
@@ -77,6 +77,17 @@ class ValueHparams(Hparams, frozen=True, kw_only=True):
             raise SettingError("hyperparameter v_loss_layer lies below the edited layer; give a layer at or above it")
 
 
+def told(hparams: msgspec.Struct) -> dict[str, Any]:
+    """The resolved values by name, as they are recorded. What is younger than the published files is left out where it
+    says what they do, so that hashes stay.
+    """
+    values: dict[str, Any] = msgspec.to_builtins(hparams)
+    return {name: value for name, value in values.items() if _YOUNGER.get(name, ()) != value}
+
+
+_YOUNGER = {"site": "mlp"}
+
+
 def hparams_hash(hparams: msgspec.Struct) -> str:
     """First 12 hex digits of the sha256 of the resolved values, sorted by name."""
-    return hashlib.sha256(msgspec.json.encode(hparams, order="sorted")).hexdigest()[:12]
+    return hashlib.sha256(msgspec.json.encode(told(hparams), order="sorted")).hexdigest()[:12]

@@ -7,7 +7,10 @@ last layer) / layers left, measured again with the layers below already changed;
 keys at the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{memit,rake_memit}, 1e-4 relative.
 The value optimisation is value.py's, the solve moments.py's. Methods that differ from MEMIT in what they solve alone
-(emmet.py, alphaedit.py) give their own `adjust`.
+(emmet.py, alphaedit.py) give their own `adjust`; MEMIT-Merge (arXiv 2502.07322, no published code) has facts of one key
+share a value (`merge`). The site (site.py) is as published the MLP at the subject's last token. At the attention's
+output projection the state is the one that the attention's output is added to: in a block whose MLP reads it, that
+between the two.
 
 Shape letters as in lm/decoder.py, and F fact, N facts of one edit.
 """
@@ -22,8 +25,10 @@ from torch import Tensor
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, row_edits
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments import Moments
+from artifact.editing.objective import Objective, Row, fact_row, merged, objective, until_lookup
 from artifact.editing.protocol import Protocol
-from artifact.editing.value import Objective, Row, Terms, objective, optimise, subject_row, until_subject
+from artifact.editing.site import PROJECTIONS, FactToken, Module
+from artifact.editing.value import Terms, optimise
 from artifact.errors import DoesNotFit, EditError
 from artifact.facts.fact import View, fill
 from artifact.lm.decoder import Decoder, Site
@@ -83,19 +88,25 @@ def memit(
     protocol: Protocol,
     memory: Memory | None = None,
     adjust: Adjust | None = None,
+    merge: float | None = None,
 ) -> list[MemitEdit | EditError]:
     """An edit for each group of views, as if each group were the only one; EditError in the place of a failed one.
 
     A group is written jointly: one view for a single edit, many for a mass edit. `templates` are groups of context
     prefixes ("{}" is the prompt), averaged within the group first. Groups go in batches that fit `memory`. `adjust` is
-    MEMIT's (lambda C + K K^T)^-1 K by default.
+    MEMIT's (lambda C + K K^T)^-1 K by default. `merge`: views of a group whose keys at the last layer have at least
+    that cosine share one value, for the prompts of all of them, and one key, their mean.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     flat = [template for group in templates for template in group]
-    asked = [_asked(model, views, flat) for views in groups]
+    asked = [_asked(model, views, flat, hparams.fact_token) for views in groups]
 
     def adjusted(layer: int, key_FM: Tensor, sizes: Sequence[int]) -> Tensor:
         return _adjusted(model, moments, layer, key_FM, sizes, hparams.mom2_update_weight)
+
+    def _keys(part: Sequence[_Asked]) -> Tensor:
+        views, last = [view for one in part for view in one.views], hparams.layers[-1:]
+        return keys_of(model, views, last, templates, hparams.site, hparams.fact_token)[last[0]]
 
     def fitting(left: Sequence[_Asked]) -> int:
         rows = count = longest = 0
@@ -108,7 +119,8 @@ def memit(
         return count
 
     def compute(part: Sequence[_Asked]) -> list[MemitEdit | EditError]:
-        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory)
+        shared = _Shared.of([len(one.views) for one in part], _keys(part) if merge is not None else None, merge)
+        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory, shared)
         note = moments.note(hparams.layers)
         return [replace(one, note=note) if isinstance(one, MemitEdit) else one for one in edits]
 
@@ -124,7 +136,7 @@ def memit(
 
 
 class _Asked(NamedTuple):
-    """A group of views written jointly, and their prompts' rows up to the subject's last token: with every prefix, and
+    """A group of views written jointly, and their prompts' rows up to the edited token: with every prefix, and
     bare.
     """
 
@@ -133,21 +145,29 @@ class _Asked(NamedTuple):
     bare: Sequence[Row]
 
 
-def _asked(model: LanguageModel, views: Sequence[View], flat: Sequence[str]) -> _Asked:
+def _asked(model: LanguageModel, views: Sequence[View], flat: Sequence[str], token: FactToken) -> _Asked:
+    def until(template: str, view: View) -> Row:
+        return until_lookup(fact_row(model, template, view.subject, token=token))
+
     return _Asked(
         views,
-        [until_subject(subject_row(model, fill(t, view.template), view.subject)) for view in views for t in flat],
-        [until_subject(subject_row(model, view.template, view.subject)) for view in views],
+        [until(fill(t, view.template), view) for view in views for t in flat],
+        [until(view.template, view) for view in views],
     )
 
 
 @torch.no_grad()
 def keys_of(
-    model: LanguageModel, views: Sequence[View], layers: Sequence[int], templates: Sequence[Sequence[str]]
+    model: LanguageModel,
+    views: Sequence[View],
+    layers: Sequence[int],
+    templates: Sequence[Sequence[str]],
+    site: Module = "mlp",
+    token: FactToken = "subject_last",
 ) -> dict[int, Tensor]:
     """The keys (N, M) of views in each of these layers, lowest first, as MEMIT takes them."""
     flat = [template for group in templates for template in group]
-    states, keys = _States(model, [_asked(model, views, flat)], len(flat), layers[0]), {}
+    states, keys = _States(model, [_asked(model, views, flat, token)], len(flat), site, layers[0]), {}
     for at, layer in enumerate(layers):
         keys[layer] = _grouped_mean(states.prefixed(states.block(layer)), [len(group) for group in templates])
         if layer != layers[-1]:
@@ -163,6 +183,7 @@ def _memit(
     adjust: Adjust,
     protocol: Protocol,
     memory: Memory,
+    shared: "_Shared",
 ) -> list[MemitEdit | EditError]:
     """`memit` for the groups of one batch."""
     if (why := _cannot_spread(model.decoder, hparams.layers[0])) is not None:
@@ -171,33 +192,39 @@ def _memit(
     views = [view for group in groups for view in group.views]
     flat = [template for group in templates for template in group]
     removals = flat if protocol.memit_all_removal_prefixes else flat[:REMOVAL_PREFIXES]
-    objectives: list[Objective] = [objective(model, view, flat, removals, protocol) for view in views]
+    token = hparams.fact_token
+    objectives: list[Objective] = [objective(model, view, flat, removals, protocol, token) for view in views]
+    objectives = [merged([objectives[f] for f in members]) for members in shared.members]
     with torch.no_grad():
-        states = _States(model, groups, len(flat), layers[0])
-        start_FD = states.at_last(layers[0], layers[-1] + 1)
-    optimised = optimise(model, layers[-1], objectives, start_FD, hparams, memory)
+        states = _States(model, groups, len(flat), hparams.site, layers[0])
+        start_FD = shared.mean(states.at_last(layers[0], layers[-1] + 1))
+    optimised = optimise(model, [layers[-1]] * len(objectives), objectives, start_FD, hparams, memory)
     value_FD = start_FD.float() + optimised.delta_FD
     with torch.no_grad():
-        written = _write(model, states, value_FD, hparams, templates, adjust)
+        written = _write(model, states, value_FD, hparams, templates, adjust, shared)
 
     results: list[MemitEdit | EditError] = []
-    sizes, first = states.sizes, 0
+    sizes, first = shared.sizes, 0
     parts = {layer: one.split(sizes) for layer, one in written.items()}
+    dtype = model.decoder.dtype
+    names = {layer: model.decoder.family.name(PROJECTIONS[hparams.site].part, layer) for layer in layers}
     for number, (size, values_ND) in enumerate(zip(sizes, value_FD.split(sizes), strict=True)):
         own = {layer: parts[layer][number] for layer in layers}
         facts = slice(first, first + size)
-        results.append(optimised.idle(facts) or _edited(model.decoder, own, values_ND, optimised.history[facts]))
+        results.append(optimised.idle(facts) or _edited(names, own, values_ND, optimised.history[facts], dtype))
         first += size
     return results
 
 
 def _cannot_spread(decoder: Decoder, layer: int) -> EditError | None:
-    """Why a residual of the state cannot be written as a change of MLPs' outputs; None where it can."""
-    if not decoder.family.has("mlp_after"):
+    """Why a residual of the state cannot be written as a change of modules' outputs; None where it can."""
+    family = decoder.family
+    norms = [family.name(part, layer) for part in ("attn_after", "mlp_after") if family.has(part)]
+    if not norms:
         return None
     return EditError(
-        f"MEMIT spreads a change of the state over MLPs' outputs, and this model norms them before they are added "
-        f"({decoder.family.name('mlp_after', layer)}); use another method"
+        f"MEMIT spreads a change of the state over modules' outputs, and this model norms them before they are added "
+        f"({norms[-1]}); use another method"
     )
 
 
@@ -208,30 +235,34 @@ def _write(
     hparams: MemitHparams,
     templates: Sequence[Sequence[str]],
     adjust: Adjust,
+    shared: "_Shared",
 ) -> dict[int, Written]:
     """What goes into each layer of all facts, lowest first; each layer is read with those below it changed."""
     decoder, layers = model.decoder, hparams.layers
     written: dict[int, Written] = {}
     for at, layer in enumerate(layers):
         key_BTM = states.block(layer)
-        key_FM = _grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates])
-        current_FD = states.at_last(layer + 1, layers[-1] + 1)
+        key_FM = shared.mean(_grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates]))
+        current_FD = shared.mean(states.at_last(layer + 1, layers[-1] + 1))
         residual_FD = (value_FD - current_FD).double() / (len(layers) - at)
-        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjust(layer, key_FM, states.sizes))
+        written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjust(layer, key_FM, shared.sizes))
         if layer != layers[-1]:
-            name = decoder.family.name("mlp_down", layer)
-            edits = [Edit({name: own.change(decoder.dtype)}) for own in written[layer].split(states.sizes)]
-            states.add(row_edits(edits, states.row_group)[name].output(key_BTM))
+            name = decoder.family.name(PROJECTIONS[hparams.site].part, layer)
+            edits = [Edit({name: own.change(decoder.dtype)}) for own in written[layer].split(shared.sizes)]
+            states.add(layer, row_edits(edits, states.row_group)[name].output(key_BTM))
             states.advance(layer + 1, layers[at + 1])
     return written
 
 
 def _edited(
-    decoder: Decoder, written: Mapping[int, Written], values_ND: Tensor, history: Sequence[Sequence[Terms]]
+    names: Mapping[int, str],
+    written: Mapping[int, Written],
+    values_ND: Tensor,
+    history: Sequence[Sequence[Terms]],
+    dtype: torch.dtype,
 ) -> MemitEdit | EditError:
-    """One group's edit; an error where it or a loss is not finite."""
-    name = decoder.family.name
-    edit = Edit({name("mlp_down", layer): own.change(decoder.dtype) for layer, own in written.items()})
+    """One group's edit of the weights `names`, by layer; an error where it or a loss is not finite."""
+    edit = Edit({names[layer]: own.change(dtype) for layer, own in written.items()})
     try:
         norm = checked_norm(edit, [terms[0] for fact in history for terms in fact])
     except EditError as error:
@@ -256,6 +287,46 @@ def _adjusted(
     return torch.cat([moments.regularised(model.decoder, layer, key_NM, weight) for key_NM in parts])
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """The facts (by number, over all groups) that share a value, a list for each value; and each group's values."""
+
+    members: Sequence[Sequence[int]]
+    sizes: Sequence[int]
+
+    @classmethod
+    def of(cls, facts: Sequence[int], key_FM: Tensor | None, merge: float | None) -> "_Shared":
+        """Groups of so many facts; those of a group whose key is like that of the value's first one join it."""
+        members: list[list[int]] = []
+        sizes: list[int] = []
+        first = 0
+        for size in facts:
+            before = len(members)
+            for fact in range(first, first + size):
+                place = None if key_FM is None or merge is None else _like(key_FM, fact, members[before:], merge)
+                if place is None:
+                    members.append([fact])
+                else:
+                    members[before + place].append(fact)
+            sizes.append(len(members) - before)
+            first += size
+        return cls(members, sizes)
+
+    def mean(self, x_FX: Tensor) -> Tensor:
+        """The mean over each value's facts."""
+        if len(self.members) == len(x_FX):
+            return x_FX
+        return torch.stack([x_FX[list(members)].mean(0) for members in self.members])
+
+
+def _like(key_FM: Tensor, fact: int, members: Sequence[Sequence[int]], merge: float) -> int | None:
+    """The place of the first value whose first fact has a key like this one's."""
+    for place, (leader, *_) in enumerate(members):
+        if float(torch.cosine_similarity(key_FM[fact].double(), key_FM[leader].double(), dim=0)) >= merge:
+            return place
+    return None
+
+
 class _States:
     """The rows' states on their way up: entering a layer, or after it once `block` has run, with its change added.
 
@@ -263,8 +334,9 @@ class _States:
     group; row_group: each row's group.
     """
 
-    def __init__(self, model: LanguageModel, groups: Sequence[_Asked], prefixes: int, layer: int) -> None:
-        self._decoder = model.decoder
+    def __init__(self, model: LanguageModel, groups: Sequence[_Asked], prefixes: int, site: Module, layer: int) -> None:
+        self._decoder, self._key = model.decoder, PROJECTIONS[site].key
+        self._enters = site == "attn" and not model.decoder.family.parallel
         self.sizes = [len(group.views) for group in groups]
         group_F = [number for number, size in enumerate(self.sizes) for _ in range(size)]
         self.row_group = [number for number in group_F for _ in range(prefixes)] + group_F
@@ -273,33 +345,44 @@ class _States:
         self._lookup_B = torch.tensor([row.lookup for row in inputs], device=self._decoder.device)
         word_BTD = self._decoder.words(model.tokens.pad([row.ids for row in inputs], self._decoder.device))
         self._hidden_BTD = self._decoder.blocks(self._decoder.embed(word_BTD), 0, layer)
+        self._entry_BTD = self._hidden_BTD
 
     def block(self, layer: int) -> Tensor:
-        """Run one block over all rows; returns the inputs of its down-projection (B, T, M)."""
-        seen: list[Tensor] = []
+        """Run one block over all rows; returns the inputs of the edited projection (B, T, M)."""
+        key_BTM, self._entry_BTD, self._hidden_BTD = self._run(layer, self._hidden_BTD)
+        return key_BTM
+
+    def _run(self, layer: int, hidden_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One block's key (B, T, M), the state that the module's output is added to, and the block's output."""
+        seen: dict[Site, Tensor] = {}
 
         def read(site: Site, at: int, value_BTX: Tensor) -> None:
-            if site == "key":
-                seen.append(value_BTX)
+            if site in (self._key, "attn"):
+                seen[site] = value_BTX
 
-        self._hidden_BTD, _ = self._decoder.block(layer, self._hidden_BTD, at_site=read)
-        return seen[0]
+        after_BTD, _ = self._decoder.block(layer, hidden_BTD, at_site=read)
+        return seen[self._key], hidden_BTD + seen["attn"] if self._enters else after_BTD, after_BTD
 
     def prefixed(self, value_BTX: Tensor) -> Tensor:
         """Values at the lookup positions of the prompts with prefixes."""
         return _at(value_BTX[: self._bare], self._lookup_B[: self._bare])
 
     def at_last(self, first: int, stop: int) -> Tensor:
-        """States (F, D) after layer stop-1 at the lookup position of every fact's bare prompt; nothing is kept of it.
+        """States (F, D) of layer stop-1 at the lookup position of every fact's bare prompt; nothing is kept of it.
 
-        The rows' states stand before block `first`.
+        The rows' states stand before block `first`, or in the block just run where that is `stop`.
         """
-        bare_FTD = self._decoder.blocks(self._hidden_BTD[self._bare :], first, stop)
-        return _at(bare_FTD, self._lookup_B[self._bare :])
+        entry_FTD = self._entry_BTD[self._bare :]
+        if first < stop:
+            before_FTD = self._decoder.blocks(self._hidden_BTD[self._bare :], first, stop - 1)
+            _, entry_FTD, _ = self._run(stop - 1, before_FTD)
+        return _at(entry_FTD, self._lookup_B[self._bare :])
 
-    def add(self, added_BTD: Tensor) -> None:
-        """A change of the layer just run adds this to the states after it."""
-        self._hidden_BTD = self._hidden_BTD + added_BTD
+    def add(self, layer: int, added_BTD: Tensor) -> None:
+        """A change of the layer just run adds this to its module's output."""
+        self._entry_BTD = self._entry_BTD + added_BTD
+        entry_BTD = self._entry_BTD
+        self._hidden_BTD = self._decoder.after_attention(layer, entry_BTD, {}) if self._enters else entry_BTD
 
     def advance(self, first: int, stop: int) -> None:
         """Run the unedited layers first..stop-1 over all rows."""

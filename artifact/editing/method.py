@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from artifact.editing.hparams import Hparams
+from artifact.editing.site import Module, Place
 from artifact.editing.tuned import shipped
 from artifact.errors import SettingError
 from artifact.facts.fact import Perspective
@@ -62,6 +63,10 @@ class Method:
     prefixes: Literal["list", "groups"] | None = None
     """Context prefixes that it reads (editing/prefixes.py): a list of templates (with the hyperparameter
     context_template_length_params, as RomeHparams has it), or groups that are averaged first."""
+    facts: bool = False
+    """It reads the other facts of the data (--facts)."""
+    wording: str = ""
+    """Words that it puts into prompts; a model whose vocabulary lacks them cannot be edited by it."""
     network: bool = False
     """It reads a network trained for the model (--mend-weights)."""
     dense: bool = False
@@ -70,6 +75,8 @@ class Method:
     """The protocol's switch under which each edit depends on those before it; empty: never."""
     count_rows: "Callable[[Editor, Groups, History, int | None], None] | None" = None
     """For such a method: adds what the edits of groups would leave to a history, without making them."""
+    sites: bool = False
+    """It edits either module and any token (site.py)."""
     keeps: "Callable[[Editor, Sequence[View], Edited], object] | None" = None
     """What the next edit of a sequence must know of an edit, and of those before it, on the model that carries them."""
     undone_by: str = ""
@@ -99,7 +106,7 @@ class Method:
     @property
     def files(self) -> tuple[str, ...]:
         """The options of `kloc edit` whose files it reads."""
-        read = {"moments": self.moments, "prefixes": self.prefixes, "mend_weights": self.network}
+        read = {"moments": self.moments, "prefixes": self.prefixes, "mend_weights": self.network, "facts": self.facts}
         return tuple(option for option, reads in read.items() if reads)
 
     def ordered(self, switches: Mapping[str, bool]) -> bool:
@@ -111,15 +118,26 @@ class Method:
         return switches.get(self.undone_by, False)
 
     def hparams_for(
-        self, model: str, layers: int, overrides: Path | None = None, decoder: "Decoder | None" = None
+        self,
+        model: str,
+        layers: int,
+        overrides: Path | None = None,
+        decoder: "Decoder | None" = None,
+        place: Place | None = None,
     ) -> Any:
-        """The hyperparameters for a model of that name and depth, with the overrides of a JSON file.
+        """The hyperparameters for a model of that name and depth, with the overrides of a JSON file, and edited at
+        `place` where it says so.
 
         Raises SettingError for a file with an unknown key, a wrong type, a layer that the model does not have, or
-        another module than the one edited: of `decoder`, or without one of any known family.
+        another module than the one edited (of `decoder`, or without one of any known family), or a place that the
+        method does not take.
         """
-        known = self.default(model)
-        hparams = self._override(known.hparams if known else self.scaled(layers), overrides, decoder)
+        known, place = self.default(model), place or Place()
+        hparams = self._override(known.hparams if known else self.scaled(layers), overrides, decoder, place.site)
+        if changes := place.changes():
+            if not self.sites:
+                raise SettingError(f"{self.name} takes no --site and no --token: it edits where it was published")
+            hparams = msgspec.structs.replace(hparams, **changes)
         hparams.check(layers)
         return hparams
 
@@ -138,12 +156,12 @@ class Method:
         words = known.source if known else "GPT-2 XL's at the same fraction of the depth, no paper values"
         return words if hparams == self.hparams_for(model, layers) else f"{words}; some given instead"
 
-    def _override(self, hparams: Hparams, path: Path | None, decoder: "Decoder | None") -> Hparams:
+    def _override(self, hparams: Hparams, path: Path | None, decoder: "Decoder | None", site: Module | None) -> Hparams:
         if path is None:
             return hparams
         from artifact.editing.published import hyperparameters_of
 
-        given = hyperparameters_of(path, decoder, self.name)
+        given = hyperparameters_of(path, decoder, site, self.name)
         try:
             return msgspec.convert({**msgspec.to_builtins(hparams), **given}, type(hparams))
         except msgspec.ValidationError as error:

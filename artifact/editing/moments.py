@@ -1,8 +1,8 @@
-"""Second moments of the down-projection's inputs, C = E[k k^T]: their files, and what edits solve with them.
+"""Second moments of an output projection's inputs, C = E[k k^T]: their files, and what edits solve with them.
 
-Covers the published npz layout (a sum with its count), reading it, solving (C^-1 k for ROME, (lambda C + K K^T)^-1 K
-for MEMIT), and the null space of C for AlphaEdit. Summing over texts is sums.py's, reading texts and checkpoints
-collect.py's.
+Covers the MLP's and the attention's projection (site.py), the published npz layout (a sum with its count), reading it,
+solving (C^-1 k for ROME, (lambda C + K K^T)^-1 K for MEMIT), and the null space of C for AlphaEdit. Summing over texts
+is sums.py's, reading texts and checkpoints collect.py's.
 
 What is kept where: a matrix that is read from a file is dropped as soon as it is factored; its Cholesky factor stays on
 the model's device in float64 (8 M^2 bytes a layer: 0.33 GB for GPT-2 XL, so 1.6 GB for its five layers, and 2.1 GB for
@@ -12,11 +12,12 @@ matrices for a moment, reading a file one in float32 in the computer's memory.
 A matrix that is symmetric and not positive definite (published sums are float32) is factored by LU, as the released
 code inverts every matrix, and each edit's record says so; a singular or asymmetric one is an error that names the file.
 
-Shape letters: M MLP width, N key, B key solved for on its own, R row of a part of a matrix.
+Shape letters: M key width (the MLP's, or that of all heads), N key, B key solved for on its own, R row of a part of a
+matrix.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing.npz import UNREADABLE, array_form, read_array
+from artifact.editing.site import PROJECTIONS, Module
 from artifact.errors import EditError, SettingError
 from artifact.io import open_regular, reason
 from artifact.lm.decoder import Decoder
@@ -68,17 +70,19 @@ class _LU:
 class Moments:
     """Second moments by layer: `source` says where they come from; each layer is factored once.
 
-    `texts_sha256` is the hash of the texts that matrices computed here are the sums over.
+    `texts_sha256` is the hash of the texts that matrices computed here are the sums over; `site` the module whose
+    projection the keys enter.
     """
 
     source: str
     folder: Path | None = None
     given_MM: dict[int, Tensor] = field(default_factory=dict)
     texts_sha256: str = ""
-    ridge: float = 0.0
-    """Added to the diagonal of every matrix."""
+    site: Module = "mlp"
+    added: Callable[[Decoder, int], Tensor] | None = None
+    """What is added to each layer's matrix, (M, M) in float64 on the decoder's device."""
     _factors: dict[int, _Cholesky | _LU] = field(default_factory=dict)
-    _ridged: "dict[float, Moments]" = field(default_factory=dict)
+    _derived: "dict[Hashable, Moments]" = field(default_factory=dict)
     _spaces: dict[tuple[int, float], Tensor] = field(default_factory=dict)
     _counts: dict[int, float] = field(default_factory=dict)
 
@@ -98,17 +102,13 @@ class Moments:
                 f"{self._named(decoder, layer)}: the matrix of layer {layer} is not symmetric, as second moments are; "
                 f"{_AGAIN}"
             )
-        if self.ridge:
-            matrix_MM = matrix_MM + self.ridge * torch.eye(len(matrix_MM), dtype=torch.float64, device=decoder.device)
-        return matrix_MM
+        return matrix_MM if self.added is None else matrix_MM + self.added(decoder, layer)
 
-    def ridged(self, ridge: float) -> "Moments":
-        """The same with `ridge` more on every diagonal, made once."""
-        if not ridge:
-            return self
-        if ridge not in self._ridged:
-            self._ridged[ridge] = replace(self, ridge=self.ridge + ridge, _factors={}, _ridged={}, _spaces={})
-        return self._ridged[ridge]
+    def with_added(self, name: Hashable, added: Callable[[Decoder, int], Tensor]) -> "Moments":
+        """The same with something added to each layer's matrix, made once under that name."""
+        if name not in self._derived:
+            self._derived[name] = replace(self, added=added, _factors={}, _derived={}, _spaces={})
+        return self._derived[name]
 
     def null_space(self, decoder: Decoder, layer: int, below: float) -> Tensor:
         """Orthonormal columns (M, N) in float64 that span the directions in which C is below a threshold: AlphaEdit's P
@@ -126,7 +126,7 @@ class Moments:
         """
         if self.folder is None or OTHER_CORPUS in self.source:
             return None
-        files = sorted(files_below(self.folder, any_moment_file(decoder)))
+        files = sorted(files_below(self.folder, any_moment_file(decoder, self.site)))
         samples = {file.stem.rpartition("_")[2] for file in files}
         count = int(samples.pop()) if len(samples) == 1 and min(samples).isdigit() else None
         return {"mom2_dataset": "wikipedia", "mom2_n_samples": count, "mom2_dtype": "float32"}
@@ -209,7 +209,7 @@ class Moments:
         try:
             with open_regular(file) as stream, ZipFile(stream) as archive:
                 shape, _ = array_form(archive, "mom2.mom2")
-                if prod(shape) > key_width(decoder, layer) ** 2:
+                if prod(shape) > key_width(decoder, layer, self.site) ** 2:
                     self._check_shape(decoder, layer, shape)  # before gigabytes are read
                 total, count = read_array(archive, "mom2.mom2"), read_array(archive, "mom2.count", most=_SMALL)
         except UNREADABLE as error:
@@ -222,17 +222,16 @@ class Moments:
         return torch.from_numpy(total).to(decoder.device).double().div_(self._counts[layer])
 
     def _check_shape(self, decoder: Decoder, layer: int, shape: tuple[int, ...]) -> None:
-        rows = key_width(decoder, layer)
+        rows = key_width(decoder, layer, self.site)
         if shape != (rows, rows):
             raise SettingError(
                 f"moments ({self.source}): layer {layer} is {shape}, this model needs {(rows, rows)}; "
                 "give the moments of this model"
             )
 
-    @staticmethod
-    def file(folder: Path, decoder: Decoder, layer: int) -> Path:
+    def file(self, folder: Path, decoder: Decoder, layer: int) -> Path:
         """A layer's file in the folder or below it; SettingError unless there is one."""
-        name = moment_file(decoder, layer, "*")
+        name = moment_file(decoder, layer, "*", self.site)
         files = sorted(folder.glob(name)) or sorted(files_below(folder, name))
         if not files:
             raise SettingError(f"{folder}: no file {name} in it; give a folder in the published layout")
@@ -290,8 +289,8 @@ def _is_symmetric(matrix_MM: Tensor) -> bool:
     return True
 
 
-def read_moments(folder: Path) -> Moments:
-    """Moments from a folder in the published layout: the files' own folder or any above it.
+def read_moments(folder: Path, site: Module = "mlp") -> Moments:
+    """Moments of a module's keys from a folder in the published layout: the files' own folder or any above it.
 
     Files made by `kloc moments` say so in `source`, with the texts they were made from.
     """
@@ -301,7 +300,7 @@ def read_moments(folder: Path) -> Moments:
     with suppress(KeyError):  # the published files have none
         made = provenance(folder)
         source += f", {OTHER_CORPUS}: {made['source']}, {made['texts']} texts, {made['tokens']} tokens"
-    return Moments(source=source, folder=folder)
+    return Moments(source=source, folder=folder, site=site)
 
 
 def provenance(folder: Path) -> dict[str, Any]:
@@ -314,17 +313,17 @@ def provenance(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def moment_file(decoder: Decoder, layer: int, texts: str) -> str:
+def moment_file(decoder: Decoder, layer: int, texts: str, site: Module = "mlp") -> str:
     """The published name of a layer's file over that many texts."""
-    return f"{decoder.family.name('mlp_down', layer)}_float32_mom2_{texts}.npz"
+    return f"{decoder.family.name(PROJECTIONS[site].part, layer)}_float32_mom2_{texts}.npz"
 
 
-def any_moment_file(decoder: Decoder) -> str:
+def any_moment_file(decoder: Decoder, site: Module = "mlp") -> str:
     """A pattern for the files of all layers, over any number of texts."""
-    return moment_file(decoder, 0, "*").replace(".0.", ".*.", 1)
+    return moment_file(decoder, 0, "*", site).replace(".0.", ".*.", 1)
 
 
-def key_width(decoder: Decoder, layer: int) -> int:
-    """M of a layer: the input width of its down-projection."""
-    shape = decoder.weights[f"{decoder.family.name('mlp_down', layer)}.weight"].shape
+def key_width(decoder: Decoder, layer: int, site: Module = "mlp") -> int:
+    """M of a layer: the input width of its module's output projection."""
+    shape = decoder.weights[f"{decoder.family.name(PROJECTIONS[site].part, layer)}.weight"].shape
     return shape[0] if decoder.family.input_first else shape[1]

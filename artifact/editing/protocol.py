@@ -7,12 +7,17 @@ docs/protocol.md.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from artifact.errors import SettingError
 
 ProtocolName = Literal["released", "corrected"]
+
+
+def _switch(released: str, corrected: str) -> Any:
+    """A switch, with what the released code does and what is done where it is corrected, in words."""
+    return field(metadata={"released": released, "corrected": corrected})
 
 
 @dataclass(frozen=True)
@@ -20,52 +25,81 @@ class Protocol:
     """Every way in which the released code's behaviour is followed (True as it does) or corrected."""
 
     name: ProtocolName
-    removal_without_space: bool
-    """Relation edits train the word "None" without its leading space, glued to the prompt, and score it with one."""
-    removal_nll_by_relation_length: bool
-    """The NLL of a removal row is divided by the relation's token count instead of its own target's."""
-    memit_all_removal_prefixes: bool
-    """Relation MEMIT takes every prefixed removal prompt: its slice of five is over groups, not prefixes."""
-    prefixes_as_released: bool
-    """ROME's and MEMIT's prefixes: a length counts the token that opens the text, the end token may be drawn, and the
-    text is not stripped. Corrected: a length counts what is drawn, no end token is drawn, and the text is stripped."""
-    target_as_text: bool
-    """ROME and MEMIT decode a target of several tokens, write its text after the prompt, and tokenise the whole: a
-    target cut inside a character is scored one place late; corrected, its ids are appended. They are in both for a
-    tokenizer that is not byte-level, which the released code never ran on."""
-    target_spaces_cleaned: bool
-    """A target written after its prompt as text (target_as_text) is decoded with transformers' clean-up of spaces,
-    where the tokenizer's files ask for it or say nothing; corrected, every space is kept (ROME, MEMIT)."""
-    ft_at_last_position: bool
-    """Fine-tuning scores all target tokens at the prompt's last position instead of teacher forced."""
-    ft_bias: bool
-    """Fine-tuning trains the projection's bias beside its weight."""
-    kn_without_space: bool
-    """KN attributes and writes its texts without their leading space."""
-    kn_undone: bool
-    """KN's edit is undone before the evaluation, so that its row scores the unedited model."""
-    kn_without_neuron_scored: bool
-    """A KN edit with no neuron above the threshold is the unedited model, scored and counted, not a failed case."""
-    mend_steps_swapped: bool
-    """MEND's learned step sizes, learned in the order of its inner weights, are applied in the order of the model's."""
-    mend_training_mode: bool
-    """MEND's rows are normalised by statistics over all edits so far instead of the trained file's."""
-    records_in_file_order: bool
-    """Records are taken in the order of their file, the first 7,500 of them, instead of by case id."""
-    relation_span_from_file: bool
-    """Relation traces corrupt the words that the authors' rel_known_1000.json names, with the noise of these words'
-    embeddings, where that file is there; otherwise the prompt without its subject, with the subjects' noise."""
-    severed_fresh_noise: bool
-    """Severed tracing freezes values that came from other noise than the scored run's."""
-    tf32: bool
-    """Matrix products in TF32 where the GPU has it, as torch 1.11 did by default; float32 otherwise."""
+    removal_without_space: bool = _switch(
+        'relation edits train the word "None" glued to the prompt, without its leading space, and score it with one',
+        "trained with the space, too",
+    )
+    removal_nll_by_relation_length: bool = _switch(
+        'the NLL of a removal prompt (its target is "None") is divided by the relation\'s number of tokens',
+        "divided by its own number of tokens",
+    )
+    memit_all_removal_prefixes: bool = _switch(
+        "relation MEMIT takes all six prefixed removal prompts: its slice [:5] is over groups of prefixes",
+        "takes five",
+    )
+    prefixes_as_released: bool = _switch(
+        "ROME's and MEMIT's prefixes: a length counts the token that opens the text (ROME draws 4 and 9 tokens, "
+        "MEMIT's ten count the opener's own), the end token may be drawn, nothing is stripped",
+        "lengths count drawn tokens alone, the end token is never drawn, texts are stripped",
+    )
+    target_as_text: bool = _switch(
+        "ROME, MEMIT: a target of several tokens is decoded, written after its prompt as text, and read again. A "
+        "target whose tokens hold parts of characters, such as 東京, then has one token more, and each of its tokens "
+        "is scored one place late. Only for byte-level tokenizers, the kind that the released code ran on; with "
+        "others the ids are appended",
+        "the target's ids are appended",
+    )
+    target_spaces_cleaned: bool = _switch(
+        "ROME, MEMIT: a target written as text (target_as_text) is decoded as in transformers 4: spaces before "
+        "punctuation are cleaned up if the tokenizer's files ask for it or say nothing, as GPT-2's do",
+        "every space is kept",
+    )
+    ft_at_last_position: bool = _switch(
+        "FT scores all target tokens at the prompt's last position", "each token is scored at its own place"
+    )
+    ft_bias: bool = _switch("FT trains the projection's bias beside its weight", "the weight alone")
+    kn_without_space: bool = _switch("KN takes its ground truth and target without their leading space", "with it")
+    kn_undone: bool = _switch(
+        "KN's edit is undone before the evaluation: its rows score the unedited model, and say so", "the edited model"
+    )
+    kn_without_neuron_scored: bool = _switch(
+        "a KN edit with no neuron above the threshold is the unedited model: scored, marked in its record, and "
+        "counted in the row's name",
+        "a failed case",
+    )
+    mend_steps_swapped: bool = _switch(
+        "MEND's step sizes, learned in the order of its inner weights, are applied in the model's own order (GPT-2 "
+        "XL: each pair swapped)",
+        "each step size goes to the weight it was learned for",
+    )
+    mend_training_mode: bool = _switch(
+        "MEND never leaves training mode: the first edit discards the trained file's normalisation, and each edit "
+        "estimates it anew from the rows of all edits so far, so that every number depends on the cases before it",
+        "the file's statistics",
+    )
+    records_in_file_order: bool = _switch(
+        "records are taken in the order of their file, the first 7,500", "by case id, the first 7,500"
+    )
+    relation_span_from_file: bool = _switch(
+        "relation traces corrupt the words that the field subject of the authors' rel_known_1000.json names, with "
+        "three standard deviations of these words' embeddings as noise",
+        "all of the prompt but its subject, with the subjects' noise",
+    )
+    severed_fresh_noise: bool = _switch(
+        "severed traces: the frozen values and the scored run have different noise", "the same noise"
+    )
+    tf32: bool = _switch("matrix products in TF32 where the GPU has it, as torch did by default then", "float32")
 
     def switches(self) -> dict[str, bool]:
         """Every switch by name."""
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
 
-SWITCHES: tuple[str, ...] = tuple(field.name for field in fields(Protocol) if field.name != "name")
+SWITCH_WORDS: dict[str, tuple[str, str]] = {
+    one.name: (one.metadata["released"], one.metadata["corrected"]) for one in fields(Protocol) if one.metadata
+}
+"""By switch: what the released code does, and what is done where the switch is corrected."""
+SWITCHES: tuple[str, ...] = tuple(SWITCH_WORDS)
 PROTOCOLS: dict[str, Protocol] = {
     "released": Protocol("released", **dict.fromkeys(SWITCHES, True)),
     "corrected": Protocol("corrected", **dict.fromkeys(SWITCHES, False)),

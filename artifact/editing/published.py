@@ -13,6 +13,7 @@ import msgspec
 
 from artifact.editing.mend import Network
 from artifact.editing.moments import Moments
+from artifact.editing.site import PROJECTIONS, Module
 from artifact.editing.tuned import is_tuned, tuned_of
 from artifact.errors import SettingError
 from artifact.lm.decoder import Decoder, Family
@@ -37,8 +38,11 @@ _UNUSED = ("n_toks", "model_name", "calculate_objective_value", "device", "stats
 _ELSEWHERE = {*_MODULES, *_MOMENTS, *_MEND_DATA, *_ONE_VALUE, *_UNUSED}
 
 
-def hyperparameters_of(path: Path, decoder: Decoder | None, method: str) -> dict[str, Any]:
-    """The hyperparameters of a published file, without what is settled elsewhere; the method's of a `kloc tune` file.
+def hyperparameters_of(
+    path: Path, decoder: Decoder | None, site: Module | None = None, method: str = ""
+) -> dict[str, Any]:
+    """The hyperparameters of a published file, without what is settled elsewhere; `site` is the edited module where it
+    is not the file's own word or, without one, the MLP. Those of `method` in a file of `kloc tune`.
 
     Raises SettingError for a file that is not a JSON object, and for one that names another module than the one edited:
     of `decoder`, or without one of any family known here.
@@ -52,7 +56,8 @@ def hyperparameters_of(path: Path, decoder: Decoder | None, method: str) -> dict
             raise SettingError(f"{path}: kloc tune chose nothing for {method} in it, only for {', '.join(chosen)}")
         return chosen[method].hparams
     for key in _MODULES:
-        expected = _expected(key, decoder)
+        edited = site or ("attn" if given.get("site") == "attn" else "mlp")
+        expected = _expected(key, decoder, edited)
         if key in given and str(given[key]).replace("{}", "0") not in expected:
             wanted = " or ".join(dict.fromkeys(name.replace(".0", ".{}", 1) for name in expected))
             raise SettingError(f"{path}: {key} names {given[key]!r}, and {wanted} is used here; give a file for it")
@@ -97,17 +102,17 @@ def _plain_name(model: str) -> str:
     return model.rsplit("/", 1)[-1].lower().removesuffix("-6b")
 
 
-def _expected(key: str, decoder: Decoder | None) -> Sequence[str]:
+def _expected(key: str, decoder: Decoder | None, site: Module) -> Sequence[str]:
     """What a published file may name under `key`, for layer 0."""
     if decoder is None:
-        return [name for family in FAMILIES.values() for name in _names(family, key, tied=None)]
-    return _names(decoder.family, key, tied=f"{decoder.family.head}.weight" not in decoder.weights)
+        return [name for family in FAMILIES.values() for name in _names(family, key, site, tied=None)]
+    return _names(decoder.family, key, site, tied=f"{decoder.family.head}.weight" not in decoder.weights)
 
 
-def _names(family: Family | type[Base], key: str, tied: bool | None) -> list[str]:
+def _names(family: Family | type[Base], key: str, site: Module, tied: bool | None) -> list[str]:
     down = family.name("mlp_down", 0)
     return {
-        "rewrite_module_tmp": [down],
+        "rewrite_module_tmp": [family.name(PROJECTIONS[site].part, 0)],
         "layer_module_tmp": [f"{family.blocks}.0"],
         "mlp_module_tmp": [down.rpartition(".")[0]],
         "attn_module_tmp": [family.name("attn_out", 0).rpartition(".")[0]],

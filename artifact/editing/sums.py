@@ -18,6 +18,7 @@ from torch import Tensor
 from artifact.editing import made_for
 from artifact.editing.moments import Moments, key_width, moment_file
 from artifact.editing.npz import write_arrays
+from artifact.editing.site import PROJECTIONS, Module
 from artifact.errors import SettingError
 from artifact.lm.decoder import Site
 from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
@@ -25,20 +26,21 @@ from artifact.lm.load import LanguageModel
 
 
 class KeySums:
-    """Sums of k k^T over the tokens of texts, k the input of a layer's down-projection; uncentred.
+    """Sums of k k^T over the tokens of texts, k the input of a layer's output projection (of `site`); uncentred.
 
     totals_MM: layer -> (M, M) in float64 on the model's device; `tokens`: how many keys are in each.
     """
 
-    def __init__(self, model: LanguageModel, layers: Sequence[int]) -> None:
+    def __init__(self, model: LanguageModel, layers: Sequence[int], site: Module = "mlp") -> None:
         decoder = model.decoder
+        self.site = site
         self._model = model
         self.tokens = 0
         self._texts = 0
         self._summed = dict.fromkeys(layers, 0)
         self.totals_MM: dict[int, Tensor] = {}
         for layer in layers:
-            width = key_width(decoder, layer)
+            width = key_width(decoder, layer, site)
             self.totals_MM[layer] = torch.zeros(width, width, dtype=torch.float64, device=decoder.device)
 
     def add(self, texts: Sequence[Sequence[int]]) -> None:
@@ -52,8 +54,10 @@ class KeySums:
         length_B = torch.tensor([len(text) for text in texts], device=decoder.device)
         real_BT = torch.arange(ids_BT.shape[1], device=decoder.device) < length_B[:, None]
 
+        key = PROJECTIONS[self.site].key
+
         def read(site: Site, layer: int, value_BTM: Tensor) -> None:
-            if site == "key" and layer in self.totals_MM:
+            if site == key and layer in self.totals_MM:
                 done = self._summed[layer] - self._texts
                 keys_NM = value_BTM[done:][real_BT[done:]].float()
                 self.totals_MM[layer].add_(keys_NM.t() @ keys_NM)
@@ -87,6 +91,7 @@ def compute_moments(
     ridge: float = 0.0,
     batch: int = 64,
     memory: Memory | None = None,
+    site: Module = "mlp",
 ) -> Moments:
     """Second moments in memory over every token of `texts` (ids), for `layers`: KeySums over the tokens' number.
 
@@ -98,7 +103,7 @@ def compute_moments(
     encoded = sorted(texts, key=len)
 
     def summed() -> KeySums:
-        sums = KeySums(model, layers)
+        sums = KeySums(model, layers, site)
         budget = memory or Memory(default_memory(model.decoder.device))
         for _ in batches(encoded, lambda left: sums.fitting(left[:batch], budget), sums.add, budget):
             pass
@@ -115,6 +120,7 @@ def compute_moments(
         words,
         given_MM={layer: total.div_(sums.tokens).cpu() for layer, total in sums.totals_MM.items()},
         texts_sha256=hashlib.sha256(told).hexdigest(),
+        site=site,
     )
 
 
@@ -130,7 +136,7 @@ def write_moments(folder: Path, model: LanguageModel, sums: KeySums, texts: int)
     comment = f"{made_for.KEY}={model.weights_sha256}"
     paths = []
     for layer, total_MM in sums.totals_MM.items():
-        paths.append(folder / moment_file(model.decoder, layer, str(texts)))
+        paths.append(folder / moment_file(model.decoder, layer, str(texts), sums.site))
         content = (
             ("mom2.constructor", "util.runningstats.SecondMoment()"),
             ("mom2.count", np.int64(sums.tokens)),

@@ -6,11 +6,12 @@ keys and values, logits only where they are read, and a different weight edit fo
 (tokens.py), the choice of the next token (editing/prefixes.py, evaluation/generate.py), or sliding windows: a model
 with one takes no text longer than its window (families/).
 
-Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `normed`
-is the input of the MLP's up-projection, `up` its output before the activation function, `key` the input of its
-down-projection. In a gated MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's
-output: the one that goes through the activation function; `key` is the product. Where a family norms what a module
-gives before it is added (OLMo 2, Gemma 2), `mlp` and `attn` are the outputs before that norm.
+Sites, one vocabulary everywhere: `hidden` (block output), `mlp`, `attn` (module outputs), at (layer, token); `mixed`
+is the input of the attention's output projection (the heads' weighted values side by side), `normed` the input of the
+MLP's up-projection, `up` its output before the activation function, `key` the input of its down-projection. In a gated
+MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's output: the one that goes
+through the activation function; `key` is the product. Where a family norms what a module gives before it is added
+(OLMo 2, Gemma 2), `mlp` and `attn` are the outputs before that norm.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, G head of keys and values, V vocabulary, I and O input and output width of a linear layer, R rank of an
@@ -30,7 +31,7 @@ from torch.nn import functional as F
 
 from artifact.lm.attention import attended, seen_after
 
-Site = Literal["hidden", "mlp", "attn", "normed", "up", "key"]
+Site = Literal["hidden", "mlp", "attn", "mixed", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
 """Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
 LayerKeys = tuple[Tensor, Tensor]
@@ -267,23 +268,30 @@ class Decoder:
             mixed_BTD = packing.packed(mixed_BTD)
         if read_N is not None:
             mixed_BTD, hidden_BTD, normed_BTD = (x.index_select(1, read_N) for x in (mixed_BTD, hidden_BTD, normed_BTD))
+        mixed_BTD = _visit(at_site, "mixed", layer, mixed_BTD)
         attn_BTD = self.linear(family.name("attn_out", layer), mixed_BTD, edits)
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
         if not family.parallel:
             hidden_BTD = hidden_BTD + self.added("attn", layer, attn_BTD)
-        if not family.parallel or family.has("mlp_norm"):  # GPT-J has one norm for both modules
+            return self.after_attention(layer, hidden_BTD, edits, at_site), new
+        if family.has("mlp_norm"):  # GPT-J has one norm for both modules
             normed_BTD = self._normed("mlp_norm", layer, hidden_BTD)
-        normed_BTD = _visit(at_site, "normed", layer, normed_BTD)
-        up_BTM = _visit(at_site, "up", layer, self.project(family.activated, layer, normed_BTD, edits))
-        key_BTM = _visit(at_site, "key", layer, family.key(self, layer, up_BTM, normed_BTD, edits))
-        mlp_BTD = self.linear(family.name("mlp_down", layer), key_BTM, edits)
-        mlp_BTD = _visit(at_site, "mlp", layer, mlp_BTD)
+        mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
         # The order of this sum is transformers', so that float32 results agree to the last bits.
-        if family.parallel:
-            hidden_BTD = attn_BTD + mlp_BTD + hidden_BTD
-        else:
-            hidden_BTD = hidden_BTD + self.added("mlp", layer, mlp_BTD)
-        return _visit(at_site, "hidden", layer, hidden_BTD), new
+        return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
+
+    def after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None = None) -> Tensor:
+        """A block's output (..., D), where it is not parallel, from states (..., D) with the attention's output."""
+        mlp_XD = self._mlp(layer, self._normed("mlp_norm", layer, hidden_XD), edits, at_site)
+        return _visit(at_site, "hidden", layer, hidden_XD + self.added("mlp", layer, mlp_XD))
+
+    def _mlp(self, layer: int, normed_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
+        """The output (..., D) of the block's MLP."""
+        family = self.family
+        normed_XD = _visit(at_site, "normed", layer, normed_XD)
+        up_XM = _visit(at_site, "up", layer, self.project(family.activated, layer, normed_XD, edits))
+        key_XM = _visit(at_site, "key", layer, family.key(self, layer, up_XM, normed_XD, edits))
+        return _visit(at_site, "mlp", layer, self.linear(family.name("mlp_down", layer), key_XM, edits))
 
     def blocks(
         self,

@@ -215,6 +215,10 @@ class Tokens:
         """Ids of a text that stands alone, checked as `encode` checks them, without opening."""
         return list(self.encode(text).ids[len(self.opening) :])
 
+    def count(self, text: str) -> int:
+        """How many ids a text has, however many they are."""
+        return len(self.opening) + len(self._plain(text))
+
     def continuation(self, text: str) -> list[int]:
         """Ids of a text that goes on after another, as " Paris" after a prompt; PromptError as `encode` raises it."""
         if not text.strip():

@@ -4,7 +4,7 @@ Covers the panels of Figures 2 and 3, their words and their CSV. Nothing here is
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Panel:
 
     @property
     def title(self) -> str:
-        return f"{'subject' if self.perspective == 'entity' else 'relation'} corrupted ({self.perspective} perspective)"
+        return f"{self.perspective} perspective, {'subject' if self.perspective == 'entity' else 'relation'} corrupted"
 
     @property
     def aie_RL(self) -> np.ndarray:
@@ -74,9 +74,9 @@ class Chart:
         return f"aie-{file_name(self.kind)}"
 
     @property
-    def file_names(self) -> list[str]:
-        """The figure's files (figures.py): the chart, and each panel alone."""
-        return [f"{self.name}.pdf", f"{self.name}.png", *map(panel_file, self.panels)]
+    def csv(self) -> bytes:
+        """The figure's numbers."""
+        return chart_csv(self)
 
     @property
     def fingerprint(self) -> bytes:
@@ -91,6 +91,11 @@ class Chart:
     def printed_kind(self) -> str:
         """What is restored, in words."""
         return TRACE_KINDS[self.kind].words(self.panels[0].window)
+
+    @property
+    def layer_words(self) -> str:
+        """What the axis of layers counts."""
+        return TRACE_KINDS[self.kind].layer_words
 
     @property
     def summary(self) -> str:
@@ -131,22 +136,23 @@ def charts(store: Store, traced: Mapping[TraceKey, Traces] | None = None) -> lis
     ]
 
 
-def panel_file(panel: Panel) -> str:
-    """File name of a single panel's PNG."""
-    return f"aie-{file_name(panel.unit)}.png"
-
-
 def chart_csv(chart: Chart) -> bytes:
     """Mean AIE (probability), 95% interval of the mean (normal approximation) and facts, by unit, role and layer."""
     header = ("unit", "kind", "perspective", "role", "layer", "facts", "aie", "low", "high")
-    rows: list[list[object]] = []
-    for panel in chart.panels:
-        for effect in panel.effects:
-            for layer, (mean, half) in enumerate(zip(effect.mean(), effect.half_width(), strict=True)):
-                numbers = [mean] if np.isnan(half) else [mean, mean - half, mean + half]
-                written = [Number(f"{x:.6f}") for x in numbers] + [""] * (3 - len(numbers))
-                rows.append([panel.unit, chart.kind, panel.perspective, effect.role, layer, effect.facts, *written])
+    rows = [
+        [panel.unit, chart.kind, panel.perspective, effect.role, *numbers]
+        for panel in chart.panels
+        for effect in panel.effects
+        for numbers in layer_rows(effect)
+    ]
     return csv_bytes(header, rows)
+
+
+def layer_rows(effect: RoleEffects) -> Iterator[list[object]]:
+    """A row for each layer: layer, facts, mean, and the interval's ends, which are empty below two facts."""
+    for layer, (mean, half) in enumerate(zip(effect.mean(), effect.half_width(), strict=True)):
+        numbers = [mean] if np.isnan(half) else [mean, mean - half, mean + half]
+        yield [layer, effect.facts, *(Number(f"{x:.6f}") for x in numbers), *[""] * (3 - len(numbers))]
 
 
 def largest_half_width(panel: Panel) -> float | None:

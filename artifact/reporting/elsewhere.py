@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from artifact.evaluation.metrics import Column
+from artifact.evaluation.metrics import Column, Metric
 from artifact.reporting.expected import Bound, Claim, Order
 from artifact.reporting.figure_claims import figure_claim
 from artifact.reporting.intervals import Estimate, paired_change
@@ -106,7 +106,8 @@ def _bound(bound: Bound, rows: Sequence[MeasuredRow]) -> Iterator[_Part]:
 
 def _order(order: Order, run: MeasuredRun) -> Iterator[_Part]:
     """Each method's column after edits from one perspective minus the other, fact by fact, in points."""
-    column = ("success", Column(order.perspective, order.group))
+    metric: Metric = "success"
+    column = metric, Column(order.perspective, order.group)
     units = {(unit.method, unit.perspective): unit for unit in run.info.plan.units if unit.does == "edit"}
     rows = {(row.method, row.edited): row for row in run.rows if not row.undone and column in row.values}
     for method in dict.fromkeys(row.method for row in run.rows):

@@ -122,7 +122,8 @@ class _Sentence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     sentence: str
     where: str
     models: tuple[str, ...]
-    predicate: str
+    predicate: tuple[str, ...]
+    """Its conditions in words, in the order of bounds, orders and effects; a claim holds if all of them do."""
     bounds: tuple[Bound, ...]
     orders: tuple[Order, ...]
     notes: tuple[str, ...]
@@ -341,6 +342,11 @@ def _claim(claim: _Claim, cells: tuple[PublishedCell, ...], file: _File, path: P
             raise _unknown(path, f"claim {claim.id}.models", name, file.models)
     for effect in claim.effects:
         _check_effect(effect, claim, path)
+    if len(claim.predicate) != (conditions := len(claim.bounds) + len(claim.orders) + len(claim.effects)):
+        raise ExpectedError(
+            f"{path}: claim {claim.id}.predicate: expected a sentence for each of its {conditions} conditions, got "
+            f"{len(claim.predicate)}"
+        )
     # A claim about several tables compares them, so it needs the methods that all of them have.
     rows = {(cell.table, cell.model, cell.method) for cell in cells}
     needed = tuple(

@@ -21,7 +21,7 @@ from typing import Any
 import jinja2
 import msgspec
 
-from artifact.editing.protocol import corrected_switches, protocol_words
+from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
@@ -30,13 +30,15 @@ from artifact.plans import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
-from artifact.reporting.charts import Chart, chart_csv, charts, largest_half_width, panel_file
+from artifact.reporting.charts import Chart, largest_half_width
 from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
+from artifact.reporting.gallery import Shown, gallery
 from artifact.reporting.resources import paper_folder
-from artifact.reporting.severed import SeveredChart, severed_charts
+from artifact.reporting.summary import summarised
+from artifact.reporting.switches import load_worth, switch_lines
 from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
@@ -48,6 +50,8 @@ PAPER_TITLE = (
     "Does Knowledge Localization Hold True? Surprising Differences Between Entity and Relation Perspectives in "
     "Language Models"
 )
+_FORMS = ("pdf", "png")
+"""Of a report's figures."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +96,27 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     """The report as it is to stand in `folder`, from which figures that are still right are read back."""
     runs = [measured_run(store) for store in stores]
     verdict = reach_verdict(expected, runs)
-    drawings = Drawings(folder)
+    drawings, worth = Drawings(folder), load_worth()
     files: dict[str, bytes] = {}
     parts = []
-    for run, prefix in zip(runs, _prefixes([run.info.model for run in runs], by_model), strict=True):
-        part, made = _part(run, prefix, drawings)
+    for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
+        part, made = _part(run, prefix, drawings, verdict.paper)
+        part["switches"] = switch_lines(run.info.switches, worth)
         files |= made
         parts.append(part)
-    if any(part["charts"] for part in parts):
+    if any(part["gallery"].every for part in parts):
         files[INDEX] = drawings.content
     paper, second = _by_table(verdict.paper), _by_table(verdict.second_source)
     paper_grids, second_grids = ([grids.paper_grid(*table) for table in tables.items()] for tables in (paper, second))
     files |= _table_files([*paper_grids, *second_grids])
     files |= {f"tables/{name}.csv": grids.paper_csv(table) for name, table in {**paper, **second}.items()}
+    before = tuple(part["before"] for part in parts if part["before"])
     context = {
         "title": PAPER_TITLE,
+        "summary": summarised(runs, verdict, before),
         "verdict": verdict,
+        "compared": verdict.counts["reproduced"] + verdict.counts["outside tolerance"] > 0,
+        "worth": worth,
         "parts": parts,
         "metric_words": grids.METRIC_WORDS,
         "paper_grids": paper_grids,
@@ -115,30 +124,31 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
         "table_files": sorted(name for name in files if name.startswith("tables/")),
-        "panel_file": panel_file,
     }
     files["report.html"] = template("report.html.j2").render(context).encode()
     files["report.md"] = template("report.md.j2").render(context).encode()
     files["verdict.json"] = verdict_json(verdict)
     files["timings.json"] = _timings(runs)
-    return Report(files, verdict, tuple(part["before"] for part in parts if part["before"]))
+    return Report(files, verdict, before)
 
 
-def _part(run: MeasuredRun, prefix: str, drawings: Drawings) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _part(
+    run: MeasuredRun, prefix: str, drawings: Drawings, paper: Sequence[JudgedRow]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the page says of one run, and the run's files by path."""
-    drawn = charts(run.store, run.traced.traces)
-    severed = severed_charts(drawn)
+    shown = gallery(run, paper)
+    drawn = shown.traces
     settings = [_setting(method, value) for method, value in sorted(run.info.settings.items())]
     tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
-    figures = _figures(prefix, drawn, severed, drawings)
+    figures = _figures(prefix, shown.every, drawings)
     files = {**figures, **_run_tables(run, prefix, tables)}
-    images = [panel_file(panel) for chart in drawn for panel in chart.panels] + [f"{one.name}.png" for one in severed]
     part = {
         "prefix": prefix,
         **{f"{kind}_grids": made for kind, made in tables.items()},
-        "charts": drawn,
-        "severed": severed,
-        "images": {name: base64.b64encode(figures[f"figures/{prefix}{name}"]).decode() for name in images},
+        "gallery": shown,
+        "images": {
+            one.name: base64.b64encode(figures[f"figures/{prefix}{one.name}.png"]).decode() for one in shown.every
+        },
         "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
         "before": measured_before(run, drawn),
         "settings": settings,
@@ -178,6 +188,7 @@ def _described(run: MeasuredRun) -> dict[str, Any]:
         "reasons": counted_reasons(store),
         "progress": progress,
         "protocol": protocol_words(info.protocol, info.switches),
+        "followed": sum(all_switches(info.switches).values()),
         "facts_each": _facts_each(progress, len(info.cases)),
         "environments": [
             {key: _plain(value) for key, value in sorted(e.items()) if key != REHEARSED} for e in store.environments()
@@ -187,7 +198,7 @@ def _described(run: MeasuredRun) -> dict[str, Any]:
     }
 
 
-def _prefixes(models: Sequence[str], by_model: bool) -> list[str]:
+def prefixes(models: Sequence[str], by_model: bool) -> list[str]:
     """What a run's files and headings open with where several runs stand in one report: the model's name.
 
     A folder's name may hold what neither an id nor a LaTeX label may, and two folders may bear one name.
@@ -229,21 +240,17 @@ def repeat_command(info: RunInfo) -> str:
     return shlex.join(words)
 
 
-def _figures(
-    prefix: str, drawn: Sequence[Chart], severed: Sequence[SeveredChart], drawings: Drawings
-) -> dict[str, bytes]:
+def _figures(prefix: str, every: Sequence[Shown], drawings: Drawings) -> dict[str, bytes]:
     """The figures' files and their CSV, by path inside the report folder; matplotlib is loaded to draw alone."""
 
-    def draw(one: Chart | SeveredChart) -> dict[str, bytes]:
-        from artifact.reporting.figures import chart_files, severed_files
+    def draw(one: Shown) -> dict[str, bytes]:
+        from artifact.reporting.figures import figure_files
 
-        made = chart_files(one) if isinstance(one, Chart) else severed_files(one)
-        return {f"{prefix}{name}": content for name, content in made.items()}
+        return {f"{prefix}{name}": content for name, content in figure_files(one, _FORMS).items()}
 
-    files = {f"figures/{prefix}{chart.name}.csv": chart_csv(chart) for chart in drawn}
-    every: list[Chart | SeveredChart] = [*drawn, *severed]
+    files = {f"figures/{prefix}{one.name}.csv": one.csv for one in every}
     for one in every:
-        names = [f"{prefix}{name}" for name in one.file_names]
+        names = [f"{prefix}{one.name}.{form}" for form in _FORMS]
         made = drawings.files(f"{prefix}{one.name}", names, one.fingerprint, partial(draw, one))
         files |= {f"figures/{name}": content for name, content in made.items()}
     return files

@@ -1,13 +1,14 @@
 """Severed effects by layer for each token role: what is left of a hidden state's effect without MLP or attention.
 
-Covers the data of one figure a perspective: a panel a role, a line for each kind of trace that Figure 3 shows
-(kinds.py). figures.py draws it; its numbers stand in the CSV files of charts.py.
+Covers the data of one figure a perspective, and its CSV: a panel a role, a line for each kind of trace that Figure 3
+shows (kinds.py). curves.py draws it.
 """
 
 from dataclasses import dataclass
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.reporting.charts import Chart, fingerprint
+from artifact.reporting.charts import Chart, fingerprint, layer_rows
+from artifact.reporting.escapes import csv_bytes
 from artifact.tracing.averages import RoleEffects, roles
 from artifact.tracing.kinds import TRACE_KINDS
 
@@ -27,9 +28,20 @@ class SeveredChart:
         return f"severed-{self.perspective}"
 
     @property
-    def file_names(self) -> list[str]:
-        """The figure's files (figures.py)."""
-        return [f"{self.name}.pdf", f"{self.name}.png"]
+    def corrupted_words(self) -> str:
+        """What was corrupted, in words."""
+        return f"{'subject' if self.perspective == 'entity' else 'relation'} corrupted ({self.perspective} perspective)"
+
+    @property
+    def csv(self) -> bytes:
+        """Mean effect (probability), 95% interval and facts, by role, line of the figure and layer."""
+        rows = [
+            [self.perspective, role, _LINES[kind].line, *numbers]
+            for role, lines in self.effects.items()
+            for kind, effect in lines.items()
+            for numbers in layer_rows(effect)
+        ]
+        return csv_bytes(("perspective", "role", "severed", "layer", "facts", "aie", "low", "high"), rows)
 
     @property
     def fingerprint(self) -> bytes:

@@ -27,10 +27,13 @@ from artifact.editing.prefixes import (
 )
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
+from artifact.editing.site import Module, Place
 from artifact.editing.sums import compute_moments
 from artifact.editing.texts import documentation
 from artifact.editing.tuned import is_tuned, tuned_of, words
-from artifact.errors import SettingError
+from artifact.errors import PromptError, SettingError
+from artifact.facts.dataset import Data
+from artifact.facts.datasets import OWN, built_in_for
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.reading import read_json
@@ -53,13 +56,16 @@ def make_editor(
     prefixes: Path | Sequence[Any] | None = None,
     moments: Path | Moments | None = None,
     mend_weights: Path | None = None,
+    facts: Path | Data | None = None,
+    place: Place | None = None,
     any_model: bool = False,
     named: Collection[Path] = (),
 ) -> Editor:
-    """The editing method called `name` (ft, kn, mend, rome, memit) on a model, every setting resolved.
+    """The editing method called `name` (editing/methods) on a model, every setting resolved.
 
-    `hparams`, `prefixes`, `moments` and `mend_weights` are files or folders as `kloc edit` takes them; what is not
-    given is drawn, computed, or the world's own. Batches fit `memory` (default: by what is free on the device).
+    `hparams`, `prefixes`, `moments`, `mend_weights` and `facts` are files or folders as `kloc edit` takes them; what is
+    not given is drawn, computed, the world's own, or the facts that come with the package. `place` says where
+    to edit, where not as published. Batches fit `memory` (default: by what is free on the device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
     `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
@@ -67,7 +73,7 @@ def make_editor(
     """
     method = METHODS[name]
     memory = memory or Memory(default_memory(model.decoder.device))
-    resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder)
+    resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder, place)
     network = matrices = None
     others: list[str] = []
     if method.network:
@@ -80,15 +86,18 @@ def make_editor(
         network = read_network(path).to(model.decoder.device)
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
     if method.moments:
-        matrices = read_moments(moments) if isinstance(moments, Path) else moments
-        matrices = matrices or default_moments(model, resolved.edited, memory)
+        matrices = read_moments(moments, resolved.site) if isinstance(moments, Path) else moments
+        matrices = matrices or default_moments(model, resolved.edited, memory, resolved.site)
         others.append(moments_note(matrices, model, resolved.edited, any_model, matrices.folder in named))
+    data = _data(model, facts) if method.facts else None
     return Editor(
         model,
         method,
         resolved,
         protocol,
         memory,
+        facts=data.facts if data else (),
+        facts_source=data.source if data else "",
         prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released),
         moments=matrices,
         network=network,
@@ -102,6 +111,13 @@ def _tuned_words(hparams: Path | None) -> str:
     if hparams is None or not is_tuned(content := read_json(hparams)):
         return ""
     return words(tuned_of(content, hparams), hparams)
+
+
+def _data(model: LanguageModel, given: Path | Data | None) -> Data:
+    """The facts that a method reads beside the edited one: of a file, or those that come with the package."""
+    if isinstance(given, Data):
+        return given
+    return OWN.load(given, "authors", False) if given else built_in_for(model.name)
 
 
 def _prefixes(
@@ -130,16 +146,26 @@ def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
+    wording, printed = METHODS[method].wording, METHODS[method].printed
+    if wording:
+        try:
+            model.tokens.encode(wording)
+        except PromptError as error:
+            return f"{printed} writes {wording!r} into prompts: {error}"
     if METHODS[method].network and own_network(model.name) is None and mend_weights is None:
         return (
-            f"{METHODS[method].printed} needs weights trained for {model.name} and none are given; name a file with "
+            f"{printed} needs weights trained for {model.name} and none are given; name a file with "
             "--mend-weights, or train one with kloc mend-train"
         )
     return None
 
 
 def default_moments(
-    model: LanguageModel, layers: Sequence[int], memory: Memory | None = None, of_text: bool = False
+    model: LanguageModel,
+    layers: Sequence[int],
+    memory: Memory | None = None,
+    site: Module = "mlp",
+    of_text: bool = False,
 ) -> Moments:
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself; with
     `of_text` a real text that every Python brings (texts.documentation).
@@ -148,8 +174,8 @@ def default_moments(
         from artifact.world.facts import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
-        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory)
-    width = key_width(model.decoder, layers[0])
+        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory, site=site)
+    width = key_width(model.decoder, layers[0], site)
     if of_text:
         paragraphs, source = documentation()
         read: list[list[int]] = []
@@ -157,12 +183,11 @@ def default_moments(
             if sum(map(len, read)) >= _KEYS * width:
                 break
             read.append([*model.tokens.opening, *model.tokens.ids(text)][: model.decoder.positions])
-        return compute_moments(
-            model, read, layers, f"the first {len(read)} of {source}", RIDGE, batch=16, memory=memory
-        )
+        source = f"the first {len(read)} of {source}"
+        return compute_moments(model, read, layers, source, RIDGE, batch=16, memory=memory, site=site)
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)
     texts = [[*model.tokens.opening, *drawn] for drawn in sample(model, count, length, SEED, top=50)]
     source = f"{count} texts drawn from the model itself"
-    return compute_moments(model, texts, layers, source, RIDGE, batch=16, memory=memory)
+    return compute_moments(model, texts, layers, source, RIDGE, batch=16, memory=memory, site=site)

@@ -43,6 +43,11 @@ class TraceKind:
         """What is restored, with the window where there is one."""
         return f"{self.printed} of {window} layers" if self.windowed else self.printed
 
+    @property
+    def layer_words(self) -> str:
+        """What an axis of layers counts."""
+        return "centre layer of the window" if self.windowed else "layer"
+
     def windows(self, layers: int, window: int) -> list[range]:
         """The restored layers of every centre layer: itself, or a window about it, cut at both ends of the model."""
         return around(layers, window if self.windowed else 1)

@@ -147,7 +147,7 @@ def test_every_hyperparameter_says_what_it_is(method) -> None:
         ("ft", {"kl_factor": 0.1}, "<= 0"),
         ("kn", {"adaptive_threshold": 1.5}, "< 1"),
         ("mend", {"layers": [6]}, "layer 6 is not in this model"),
-        ("rome", {"fact_token": "last"}, "fact_token"),
+        ("rome", {"fact_token": "first"}, "fact_token"),
     ],
 )
 def test_bad_hyperparameters(method, content, says, tmp_path) -> None:

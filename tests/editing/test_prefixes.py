@@ -11,6 +11,7 @@ import torch
 from tiny_llama import llama_module, write_folder
 
 from artifact.editing import prefixes
+from artifact.editing.objective import fact_row
 from artifact.editing.prefixes import (
     OPENED_LENGTH,
     OPENERS,
@@ -23,7 +24,6 @@ from artifact.editing.prefixes import (
     sample,
 )
 from artifact.editing.protocol import PROTOCOLS
-from artifact.editing.value import subject_row
 from artifact.errors import DeviceError, SettingError
 from artifact.lm.device import Memory, use_tf32
 from artifact.lm.load import load, load_folder
@@ -92,7 +92,7 @@ def test_spaces_are_cleaned_as_the_tokenizers_files_say(setting, cleaned, tmp_pa
     # A target of several tokens is written after its prompt the same way (Protocol.target_spaces_cleaned).
     target = model.tokens.ids(" Rome , Italy")
     rows = [
-        subject_row(model, "{} is in", "It", target, written=one)
+        fact_row(model, "{} is in", "It", target, written=one)
         for one in (model.tokens.decode_as_released, model.tokens.decode)
     ]
     written = [model.tokens.decode(row.ids) for row in rows]

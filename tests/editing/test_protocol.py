@@ -10,6 +10,7 @@ from cheap import description
 from pieces import pieces
 
 from artifact.cli import call
+from artifact.editing.objective import fact_row, objective
 from artifact.editing.protocol import (
     PROTOCOLS,
     SWITCHES,
@@ -18,7 +19,6 @@ from artifact.editing.protocol import (
     protocol_part,
     protocol_words,
 )
-from artifact.editing.value import objective, subject_row
 from artifact.errors import PromptError, RunError, SettingError
 from artifact.facts.fact import Fact
 from artifact.lm.tokens import Tokens
@@ -193,4 +193,4 @@ def test_a_target_read_shorter_than_its_ids_is_refused(tiny, monkeypatch) -> Non
     model = tiny("tiny-gpt2")
     target = model.tokens.continuation(" 東京" * 4)
     with pytest.raises(PromptError, match="--correct target_as_text appends the ids"):
-        subject_row(model, "{} is", "France", target, written=lambda ids: "!")
+        fact_row(model, "{} is", "France", target, written=lambda ids: "!")

@@ -15,9 +15,9 @@ from artifact.editing import value
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.rome import RomeHparams
 from artifact.editing.moments import Moments, read_moments
+from artifact.editing.objective import objective
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import REMOVAL_PREFIXES, RomeEdit, rome
-from artifact.editing.value import objective
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.lm.device import Memory

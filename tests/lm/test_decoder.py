@@ -158,7 +158,7 @@ def test_sites_are_seen_and_replaced(model: LanguageModel) -> None:
     word_BTD = decoder.words(torch.tensor([[5, 9, 13]]))
     with torch.no_grad():
         decoder.blocks(decoder.embed(word_BTD), at_site=lambda site, layer, _: seen.append((layer, site)))
-        sites = ("attn", "normed", "up", "key", "mlp", "hidden")
+        sites = ("mixed", "attn", "normed", "up", "key", "mlp", "hidden")
         assert seen == [(layer, site) for layer in range(decoder.layers) for site in sites]
         silent = decoder.block(
             0, decoder.embed(word_BTD), at_site=lambda site, _, value: value * 0 if site in ("attn", "mlp") else None

@@ -253,17 +253,30 @@ def shared_smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture(scope="module")
-def blank_figures() -> Iterator[None]:
-    """Figures are blanks of about their size, for tests that look at none: drawing takes most of a report's time."""
+@contextmanager
+def _blanks() -> Iterator[None]:
     from PIL import Image
 
     from artifact.reporting import figures
 
     blank = io.BytesIO()
-    Image.new("RGB", (1540, 700), "white").save(blank, "png")
+    Image.new("RGB", (1050, 1100), "white").save(blank, "png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "figure_bytes", lambda draw, *forms: [blank.getvalue() for _ in forms])
+        yield
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Figures are blanks of about their size, for modules that look at none: drawing takes most of a report's time."""
+    with _blanks():
+        yield
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """The same for one test."""
+    with _blanks():
         yield
 
 

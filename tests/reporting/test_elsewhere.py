@@ -37,11 +37,11 @@ def test_the_paper_s_numbers_hold_on_another_model_and_missing_traces_are_named(
     found = answers()
     assert list(found) == [claim.id for claim in CLAIMS]
     assert found["T1"].status == "holds on smollm2" and found["T3"].status == "holds on smollm2"
-    assert re.fullmatch(
-        r"T1 holds on smollm2 \(ROME: relation reliability 97\.0 \[9\d\.\d, 9\d\.\d\] after relation edits, claimed 91 to "
-        r"100: 3\.0 points inside\)",
-        found["T1"].sentence,
+    interval = r"97\.0 \[9\d\.\d, 9\d\.\d\]"
+    words = (
+        rf"T1 holds on smollm2 \(ROME: relation reliability {interval} after relation edits, claimed 91 to 100: 3\.0 "
     )
+    assert re.fullmatch(rf"{words}points inside\)", found["T1"].sentence)
     # The range of two points that T2 names is narrower than the interval of these facts.
     assert found["T2"].status == "undecided on smollm2" and "relation generality 75.0" in found["T2"].figures
     assert found["F1"].status == "not run" and found["F1"].figures == "needs traces of mlp"

@@ -121,7 +121,7 @@ def test_the_page_is_well_formed_and_self_contained(files: dict[str, bytes]) -> 
     assert all(resource.startswith("data:image/png;base64,") for resource in page.resources)
     assert "@import" not in files["report.html"].decode() and "url(" not in files["report.html"].decode()
     assert page.tables == page.captions > 0 and page.unscoped == 0
-    assert len(page.alts) == 2 and all(page.alts)
+    assert len(page.alts) == 3 and all(page.alts)
     assert len(page.ids) == len(set(page.ids))
     for link in page.links:
         if link.startswith("#"):
@@ -139,11 +139,15 @@ def test_the_first_lines_say_what_ran_and_that_it_is_no_evidence(files: dict[str
         assert text.index("no evidence") < text.index("nothing was compared with the paper")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evidence_has_no_such_notice(build: Build, full_size: dict[str, Any]) -> None:
     files = made(build(**full_size))
     assert "no evidence" not in parsed(files).text
     assert "8 of 48 published values were compared: 8 reproduced" in parsed(files).text
-    assert "figures/" not in "".join(files)
+    assert {name for name in files if name.startswith("figures/")} == {
+        "figures/drawn.json",
+        *(f"figures/edits-{asked}.{form}" for asked in ("entity", "relation") for form in ("pdf", "png", "csv")),
+    }
 
 
 def test_reasons_are_escaped_where_they_stand(files: dict[str, bytes]) -> None:
@@ -209,6 +213,7 @@ def test_an_unwritable_folder_is_one_clear_line(smoke: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_a_killed_process_left_is_cleared(build: Build) -> None:
     store = build(cases=0)
     left = store.report_folder / "tables" / "success.tex.part"
@@ -218,6 +223,7 @@ def test_what_a_killed_process_left_is_cleared(build: Build) -> None:
     assert not left.exists() and (store.report_folder / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_empty_run_has_a_report(build: Build) -> None:
     files = made(build(cases=0))
     assert "nothing was compared" in parsed(files).text
@@ -227,14 +233,16 @@ def test_every_kind_of_trace_is_drawn(build: Build) -> None:
     """Heat maps of five kinds from two perspectives, and the severed effects of each as lines."""
     files = made(build(plan=SMOKE, cases=3))
     kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
-    for name in (*(f"aie-{kind}" for kind in kinds), "severed-entity", "severed-relation"):
+    for name in (*(f"aie-{kind}" for kind in kinds), "severed-entity", "severed-relation", "edits-entity"):
+        assert b"\n" in files[f"figures/{name}.csv"]
         assert files[f"figures/{name}.pdf"].startswith(b"%PDF") and files[f"figures/{name}.png"].startswith(b"\x89PNG")
     page = parsed(files)
-    assert len(page.alts) == 2 * len(kinds) + 2 and all(page.alts)
+    assert len(page.alts) == 2 + len(kinds) + 2 and all(page.alts)
     assert "MLP window of 3 layers" in page.text and "hidden state, attention severed" in page.text
     assert "severed scores come from other noise" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_models_stand_in_one_report(build: Build, full_size: dict[str, Any], tmp_path: Path) -> None:
     xl, j = build(**full_size), build(**{**full_size, "model": "gpt-j"})
     path, report = render(xl, j, folder=tmp_path / "report")
@@ -249,6 +257,7 @@ def test_two_models_stand_in_one_report(build: Build, full_size: dict[str, Any],
         make_report([j, build(**{**full_size, "model": "gpt-j"})], load_expected(), tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_method_without_weights_is_skipped_with_its_reason(build: Build, full_size: dict[str, Any]) -> None:
     mend = Unit("mend-relation", "edit", batch=8, method="mend", perspective="relation")
     plan = msgspec.structs.replace(ROME, units=(*ROME.units, mend))
@@ -260,6 +269,7 @@ def test_a_method_without_weights_is_skipped_with_its_reason(build: Build, full_
     assert "4 skipped, " in parsed(report.files).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_status_is_marked_by_its_state_and_not_by_words_in_it(build: Build, full_size: dict[str, Any]) -> None:
     reason = "its weights lie outside the folder"
     store = build(**full_size, excluded={"rome-relation": reason})
@@ -295,6 +305,7 @@ def test_the_first_lines_say_how_many_facts_a_unit_takes(build: Build) -> None:
     assert f"over a list of 100 facts, of which each unit takes {min(takes)} to {max(takes)}." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_run_says_so(build: Build, full_size: dict[str, Any]) -> None:
     files = made(build(**{**full_size, "cases": 20, "planned": 30}))
     assert "The run is unfinished: 60 of 90 cases are stored." in parsed(files).text

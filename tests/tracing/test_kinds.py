@@ -36,7 +36,7 @@ from artifact.plans import find_plans, narrowed
 from artifact.plans.paper import SMOKE
 from artifact.reporting.charts import Chart, Panel
 from artifact.reporting.expected import KindName
-from artifact.reporting.figures import severed_files
+from artifact.reporting.figures import figure_files
 from artifact.reporting.severed import severed_charts
 from artifact.tracing.averages import RoleEffects
 
@@ -67,7 +67,7 @@ def chart(kind):
 assert chart("attn-layer").printed_kind == "attention of one layer"
 (severed,) = severed_charts([chart("hidden"), chart("severed-both")])
 assert severed.summary.endswith("nothing severed 0.250, both severed 0.250")
-assert len(severed_files(severed)) == 2
+assert len(figure_files(severed)) == 2
 """
 
 

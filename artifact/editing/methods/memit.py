@@ -85,6 +85,7 @@ METHOD = Method(
     edits=_edits,
     joint=True,
     moments=True,
+    sites=True,
     prefixes="groups",
     batch=32,
     smoke_batch=8,

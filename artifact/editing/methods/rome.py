@@ -70,6 +70,7 @@ METHOD = Method(
     },
     edits=_edits,
     moments=True,
+    sites=True,
     prefixes="list",
     batch=16,
     smoke_batch=4,

@@ -39,22 +39,13 @@ def _of(hparams: Hparams) -> RRomeHparams:
 
 
 def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made":
-    from artifact.editing.rome import BARE, rome
+    from artifact.editing.rome import BARE, Variant, rome
 
     assert editor.moments is not None
     views = [view for (view,) in groups]
     everywhere = BARE if editor.hparams.enable_prompt_keys else editor.prefixes
-    return rome(
-        editor.model,
-        views,
-        editor.hparams,
-        editor.prefixes,
-        editor.moments,
-        editor.protocol,
-        editor.memory,
-        keyed=everywhere,
-        measured=everywhere,
-    )
+    settings = (editor.hparams, editor.prefixes, editor.moments, editor.protocol, editor.memory)
+    return rome(editor.model, views, *settings, Variant(keyed=everywhere, measured=everywhere))
 
 
 METHOD = Method(

@@ -1,0 +1,64 @@
+"""kloc figures: a run's figures for a paper, in the form and width that it asks for."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from artifact.cli.app import app, check_outputs, words, writing
+from artifact.cli.bounds import inches
+from artifact.cli.runs import RunFolder, say_damage
+from artifact.io import write_atomically
+from artifact.terminal import say
+
+_ALL: list[str] = []
+
+
+@app.command
+def figures(
+    run_folder: RunFolder,
+    *,
+    form: Annotated[
+        Literal["pdf", "svg", "png"], Parameter(name="--format", help="Form of the files; a PNG has 300 dots an inch.")
+    ] = "pdf",
+    width: Annotated[
+        str,
+        Parameter(
+            help="Width on paper, in in, cm, mm or pt: fonts keep their size. From 5.5in on, panels stand side by side."
+        ),
+    ] = "3.3in",
+    only: Annotated[list[str], Parameter(help="Only these figures, by name, such as aie-mlp,edits-entity.")] = _ALL,
+    out: Annotated[Path | None, Parameter(help="Folder to write to (default: figures in the run's folder).")] = None,
+) -> int:
+    """Draw a run's figures for a paper, and print each file's path. No model is loaded."""
+    from artifact.reporting.expected import load_expected
+    from artifact.reporting.gallery import chosen, gallery
+    from artifact.reporting.report import prefixes
+    from artifact.reporting.verdict import measured_run, reach_verdict
+    from artifact.runs.store import reading_all
+
+    broad = inches(width)
+    folder = out or run_folder / "figures"
+    with reading_all(run_folder) as stores:
+        runs = [measured_run(store) for store in stores]
+        paper = reach_verdict(load_expected(), runs).paper
+        names = prefixes([run.info.model for run in runs], stores[0].folder != run_folder)
+        every = [
+            (f"{prefix}{one.name}", one)
+            for run, prefix in zip(runs, names, strict=True)
+            for one in gallery(run, paper).every
+        ]
+        damage = say_damage(stores)
+    wanted = chosen(every, words(only))
+    paths = [folder / f"{name}.{form}" for name, _ in wanted]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_outputs({f"figure {path.name}": path for path in paths})
+    from artifact.reporting.figures import figure_files
+
+    for path, (_, one) in zip(paths, wanted, strict=True):
+        (content,) = figure_files(one, (form,), broad).values()
+        with writing(path):
+            write_atomically(path, content)
+        say(path)
+    return damage

@@ -1,0 +1,51 @@
+"""MEMIT-Merge: MEMIT whose facts of one key share one value. editing/memit.py makes the edits."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from artifact.editing.hparams import Hparams, says
+from artifact.editing.method import Default, Groups, Method
+from artifact.editing.methods.memit import METHOD as MEMIT
+from artifact.editing.methods.memit import MemitHparams
+from artifact.lm.work import Efficiency
+
+if TYPE_CHECKING:
+    from artifact.editing.method import Editor, History, Made
+
+
+class MemitMergeHparams(MemitHparams, frozen=True, kw_only=True):
+    """MEMIT's hyperparameters, and when keys are one."""
+
+    merge_cosine: Annotated[
+        float, says("Facts of a group whose keys have at least this cosine share a value.", gt=0, le=1)
+    ] = 0.99
+
+
+def _of(hparams: Hparams) -> MemitMergeHparams:
+    return MemitMergeHparams(**msgspec.structs.asdict(hparams))
+
+
+def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made":
+    from artifact.editing.memit import memit
+
+    assert editor.moments is not None
+    settings = (editor.hparams, editor.prefixes, editor.moments, editor.protocol, editor.memory)
+    return memit(editor.model, groups, *settings, merge=editor.hparams.merge_cosine)
+
+
+METHOD = Method(
+    name="memit_merge",
+    printed="MEMIT-Merge",
+    defaults={name: Default(_of(one.hparams), one.source) for name, one in MEMIT.defaults.items()},
+    scaled=lambda layers: _of(MEMIT.scaled(layers)),
+    edits=_edits,
+    joint=True,
+    moments=True,
+    prefixes="groups",
+    batch=MEMIT.batch,
+    work=MEMIT.work,
+    efficiency=Efficiency(0.41, "as MEMIT", 0.35),
+    steps="v_num_grad_steps",
+    value_rows=MEMIT.value_rows,
+)

@@ -1,0 +1,144 @@
+"""Lines and points: severed effects by layer for each token role, and success after each edit, method by method.
+
+Covers drawing severed.py's and edit_charts.py's data, with 95% intervals, on one scale a figure. figures.py turns them
+into files.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from artifact.facts.fact import Perspective
+from artifact.reporting.edit_charts import EditChart, Mark
+from artifact.reporting.intervals import Estimate
+from artifact.reporting.look import (
+    COLUMN_INCHES,
+    SIDE_BY_SIDE_INCHES,
+    SOFT,
+    drawable,
+    layer_axis,
+    lines_of,
+    new_figure,
+    set_title,
+    title_text,
+    wrapped,
+)
+from artifact.reporting.severed import SeveredChart
+from artifact.tracing.kinds import TRACE_KINDS
+
+# Okabe and Ito's colours, told apart by colour-blind readers; the markers and their places differ, too.
+_EDITS: dict[Perspective, tuple[str, str, float]] = {
+    "relation": ("#D55E00", "o", -0.17),
+    "entity": ("#0072B2", "s", 0.17),
+}
+"""Of edits by perspective: colour, marker, and how far below a method's line."""
+_ROLE = 7.5
+"""Size of a role's name in points."""
+_LINE = 0.155
+"""Inches of a line of text."""
+
+
+def severed_curves(chart: SeveredChart, width: float = COLUMN_INCHES) -> Figure:
+    """A panel a role, a line for each thing that was severed, `width` inches wide."""
+    columns = min(len(chart.effects), 3 if width >= SIDE_BY_SIDE_INCHES else 2)
+    rows = -(-len(chart.effects) // columns)
+    title = title_text([f"Average indirect effect of the hidden state, {chart.corrupted_words}"], width)
+    figure = new_figure(width, 0.7 + _LINE * lines_of(title) + 1.2 * rows)
+    set_title(figure, title)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    inches = (width - 0.5) / columns - 0.1
+    for axis, (role, lines) in zip(axes, chart.effects.items(), strict=False):
+        for kind, effect in lines.items():
+            mean_L, half_L = effect.mean(), np.nan_to_num(effect.half_width())
+            layers_L, traced = np.arange(len(mean_L)), TRACE_KINDS[kind]
+            colour, style = traced.look
+            axis.plot(layers_L, mean_L, style, color=colour, linewidth=1.2, label=traced.line)
+            axis.fill_between(layers_L, mean_L - half_L, mean_L + half_L, color=colour, alpha=0.15, linewidth=0)
+        facts = next(iter(lines.values())).facts
+        axis.set_title(wrapped(f"{role} ({facts})", inches, _ROLE), loc="left", fontsize=_ROLE)
+        axis.axhline(0, color="#888888", linewidth=0.5)
+        layer_axis(axis, len(next(iter(lines.values())).mean()), inches)
+        axis.label_outer()
+    for axis in axes[len(chart.effects) :]:
+        axis.set_axis_off()
+    for axis in axes[max(0, len(chart.effects) - columns) : len(chart.effects)]:
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel("layer")
+    figure.supylabel("probability of the answer", fontsize=_ROLE)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=3 if width >= 3.25 else 2,
+        frameon=False,
+        handlelength=1.5,
+        columnspacing=1.0,
+    )
+    return figure
+
+
+def edit_marks(chart: EditChart, width: float = COLUMN_INCHES) -> Figure:
+    """Success after each edit, a line a method, a panel a group of prompts, `width` inches wide."""
+    columns = len(chart.panels) if width >= SIDE_BY_SIDE_INCHES else 1
+    rows = -(-len(chart.panels) // columns)
+    title = title_text([chart.title], width)
+    figure = new_figure(width, 0.85 + _LINE * (lines_of(title) + 1.2 * rows) + 0.29 * len(chart.methods) * rows)
+    set_title(figure, title)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis, panel in zip(axes, chart.panels, strict=True):
+        if panel.unedited is not None:
+            _unedited(axis, panel.unedited.scaled(100))
+        for mark in panel.marks:
+            _mark(axis, chart.methods.index(mark.method), mark)
+        axis.set_title(panel.group, loc="left")
+        axis.set_xlabel("success, percent")
+        axis.label_outer()
+    axes[0].set_yticks(range(len(chart.methods)), [wrapped(drawable(name, 60), 0.95) for name in chart.methods])
+    axes[0].set_ylim(len(chart.methods) - 0.5, -0.5)
+    axes[0].set_xlim(-3, 103)
+    for axis in axes:
+        axis.grid(axis="x", color="#dddddd", linewidth=0.4)
+        axis.set_axisbelow(True)
+    # One entry a look, whichever panel has it.
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    order = [name for name in _ORDER if name in entries]
+    figure.legend(
+        [entries[name] for name in order],
+        order,
+        loc="outside lower center",
+        ncols=4 if columns > 1 else 2,
+        frameon=False,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
+    return figure
+
+
+_ORDER = ("after a relation edit", "after an entity edit", "unedited model", "published")
+
+
+def _unedited(axis: Axes, estimate: Estimate) -> None:
+    axis.axvspan(estimate.low, estimate.high, color=SOFT, alpha=0.18, linewidth=0)
+    axis.axvline(estimate.mean, color=SOFT, linestyle="--", linewidth=1, label="unedited model")
+
+
+def _mark(axis: Axes, line: int, mark: Mark) -> None:
+    """One edit's number with its interval, and the published one."""
+    colour, marker, below = _EDITS[mark.edited]
+    place, words = line + below, _ORDER[0] if mark.edited == "relation" else _ORDER[1]
+    if mark.measured is not None:
+        one = mark.measured.scaled(100)
+        axis.plot([one.low, one.high], [place, place], color=colour, linewidth=1.1)
+        axis.plot([one.mean], [place], marker, color=colour, markersize=3.6, label=words)
+    if mark.published is not None:
+        axis.plot(
+            [mark.published],
+            [place],
+            "D",
+            markersize=5.6,
+            markerfacecolor="none",
+            markeredgecolor="#000000",
+            markeredgewidth=0.8,
+            label=_ORDER[3],
+        )

@@ -1,0 +1,134 @@
+"""The page's first lines: what runs establish, what they do not, and what it would take; and what to call the page.
+
+Covers choosing and wording the statements. Numbers and statuses are verdict.py's; a page of the embedded world is a
+pipeline check, which is no evidence about the paper.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from artifact.editing.methods import printed_name
+from artifact.reporting.baseline import MeasuredBefore
+from artifact.reporting.verdict import JudgedClaim, MeasuredRun, Verdict
+
+EMBEDDED = "world"
+"""The model of the embedded world, by its name in run.json."""
+FULL_NEEDS = "an NVIDIA GPU with 48 GB, 69 GB of disk and about 5.5 hours on an H100 (computed, not measured)"
+SAMPLE_NEEDS = "a GPU with 24 GB and about 11 minutes on an H100 (computed, not measured)"
+"""What README says of the two plans; a test holds them together."""
+_DECIDED = {"holds", "does not hold"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One statement of the summary, and the command that it ends in, if any."""
+
+    words: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a page is, its heading, and its first lines in three groups."""
+
+    kind: str
+    heading: str
+    established: tuple[Line, ...]
+    open: tuple[Line, ...]
+    takes: tuple[Line, ...]
+
+
+def summarised(runs: Sequence[MeasuredRun], verdict: Verdict, before: Sequence[MeasuredBefore]) -> Summary:
+    """The summary of the page of these runs; `before` are their comparisons with our earlier measurements."""
+    plan, evidence = runs[0].info.plan, any(run.info.evidence for run in runs)
+    judged = [claim for claim in verdict.claims if _DECIDED & set(claim.states)]
+    waiting = [claim for claim in verdict.claims if not _DECIDED & set(claim.states)]
+    kind = _kind(runs)
+    title = f"{plan.title[:1].upper()}{plan.title[1:]}"
+    return Summary(
+        kind=kind,
+        heading=f"Pipeline check: {plan.title}" if kind.startswith("pipeline") else title,
+        established=(
+            *(Line(f"claim {one.claim.id}, {one.claim.sentence}: {one.status}") for one in judged),
+            *((Line(_compared(verdict)),) if evidence else ()),
+            *(Line(_ran(run)) for run in runs),
+            *(Line(f"{_as_before(one)}: {one.sentence}") for one in before),
+        ),
+        open=tuple(_open(runs, verdict, waiting)),
+        takes=tuple(_takes(runs, verdict, waiting)),
+    )
+
+
+def _as_before(before: MeasuredBefore) -> str:
+    return "an earlier run of ours gave other numbers" if before.others else "the installation works as ours did"
+
+
+def _kind(runs: Sequence[MeasuredRun]) -> str:
+    if all(run.info.model == EMBEDDED for run in runs):
+        return "pipeline check (not evidence)"
+    return "reproduction report" if any(run.info.evidence for run in runs) else "report on another model or other data"
+
+
+def _compared(verdict: Verdict) -> str:
+    counts = verdict.counts
+    compared = counts["reproduced"] + counts["outside tolerance"]
+    partial = ", on a part of the facts" if any(cell.partial for cell in verdict.cells) else ""
+    return (
+        f"of the paper's {len(verdict.cells)} values {compared} were compared{partial}: {counts['reproduced']} lie "
+        f"within their tolerance, {counts['outside tolerance']} outside"
+    )
+
+
+def _ran(run: MeasuredRun) -> str:
+    """What was computed, in one sentence."""
+    units, counts = run.info.plan.units, run.store.counts()
+    done: Counter[str] = Counter()
+    for unit in units:
+        done[unit.does] += counts[unit.name]["done"] if unit.name in counts else 0
+    methods = dict.fromkeys(printed_name(unit.method) for unit in units if unit.does == "edit")
+    parts = []
+    if methods:
+        parts.append(f"{done['edit']:,} edits with {_and(list(methods))}")
+    if done["trace"]:
+        parts.append(f"{done['trace']:,} traces")
+    if done["unedited"]:
+        parts.append(f"the unedited model on {done['unedited']:,} facts")
+    lost = sum(one[state] for one in counts.values() for state in ("failed", "excluded"))
+    reasons = f"; {lost:,} cases failed or were excluded, with their reasons below" if lost else "; no case failed"
+    computed = _and(parts) if parts else "no case yet"
+    return f"computed on {run.info.model}: {computed}{reasons}"
+
+
+def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[JudgedClaim]) -> list[Line]:
+    found = []
+    if not any(run.info.evidence for run in runs):
+        found.append(
+            Line(
+                f"anything about the paper: none of its {len(verdict.cells)} published values was compared, and none "
+                f"of its {len(verdict.claims)} claims was judged"
+            )
+        )
+    elif waiting:
+        found += [Line(f"claim {one.claim.id}: {one.status}") for one in waiting]
+    if any(run.info.evidence for run in runs) and (missing := verdict.counts["not run"] + verdict.counts["skipped"]):
+        found.append(Line(f"{missing} of the paper's {len(verdict.cells)} values, which were not run or were skipped"))
+    if any(cell.partial for cell in verdict.cells):
+        found.append(Line("the paper's values on all of its facts: part of them was run, so intervals are judged"))
+    if all(run.info.model == EMBEDDED for run in runs):
+        found.append(Line("how the methods do on real text: the facts are made up, and the model was trained on them"))
+    return found
+
+
+def _takes(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[JudgedClaim]) -> list[Line]:
+    partial = any(cell.partial for cell in verdict.cells)
+    if not waiting and not partial and not verdict.counts["not run"]:
+        return []
+    lines = [Line(f"every claim, in full: {FULL_NEEDS}:", "kloc full")]
+    if not any(run.info.evidence for run in runs):
+        lines.append(Line(f"every claim on GPT-2 XL, on 200 facts: {SAMPLE_NEEDS}:", "kloc run sample"))
+    return [*lines, Line("hours, memory and disk for another machine:", "kloc doctor --estimate full")]
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -1,0 +1,87 @@
+"""The page's first lines: what is established, what is not, what it would take, and never more than was judged."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artifact.reporting.baseline import MeasuredBefore
+from artifact.reporting.expected import load_expected
+from artifact.reporting.summary import FULL_NEEDS, SAMPLE_NEEDS, Summary, summarised
+from artifact.reporting.verdict import measured_run, reach_verdict
+from artifact.runs.store import Store
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+Build = Callable[..., Store]
+
+
+def summary(*stores: Store, before: tuple[MeasuredBefore, ...] = ()) -> Summary:
+    runs = [measured_run(store) for store in stores]
+    return summarised(runs, reach_verdict(load_expected(), runs), before)
+
+
+def words(lines: Any) -> str:
+    return "\n".join(line.words for line in lines)
+
+
+def test_the_embedded_world_is_a_pipeline_check_and_establishes_nothing_about_the_paper(smoke: Store) -> None:
+    same = MeasuredBefore("a machine", 9, 9, 0.1, ())
+    found = summary(smoke, before=(same, replace(same, same=8, others=("x",))))
+    assert found.kind == "pipeline check (not evidence)"
+    assert found.heading == "Pipeline check: every stage once, on a small model"
+    said = words(found.established)
+    assert "claim" not in said and "compared" not in said
+    assert "computed on world: 44 edits with ROME, 44 traces and the unedited model on 24 facts" in said
+    assert "8 cases failed or were excluded" in said
+    assert "the installation works as ours did: 9 of 9" in said and "gave other numbers: 8 of 9" in said
+    assert "anything about the paper: none of its 48 published values was compared" in words(found.open)
+    assert [line.command for line in found.takes] == ["kloc full", "kloc run sample", "kloc doctor --estimate full"]
+
+
+def test_another_model_is_neither_a_pipeline_check_nor_a_reproduction(build: Build) -> None:
+    found = summary(build(model="smollm2"))
+    assert found.kind == "report on another model or other data" and not found.heading.startswith("Pipeline")
+    assert "made up" not in words(found.open) and "anything about the paper" in words(found.open)
+
+
+def test_a_run_of_the_paper_says_what_was_judged_and_what_was_not(build: Build, full_size: dict[str, Any]) -> None:
+    found = summary(build(**full_size))
+    assert found.kind == "reproduction report" and found.heading == "ROME from both perspectives"
+    assert "of the paper's 48 values 8 were compared: 8 lie within their tolerance, 0 outside" in words(
+        found.established
+    )
+    assert "claim T1" not in words(found.established) and "claim T1: not run: needs gpt2-xl (FT, KN" in words(
+        found.open
+    )
+    assert "40 of the paper's 48 values" in words(found.open)
+    part = summary(build(**{**full_size, "cases": 20, "planned": 30}))
+    assert "on a part of the facts" in words(part.established) and "intervals are judged" in words(part.open)
+
+
+def test_a_judged_claim_is_established_and_an_undecided_one_is_open(build: Build, full_size: dict[str, Any]) -> None:
+    runs = [measured_run(build(**full_size))]
+    verdict = reach_verdict(load_expected(), runs)
+    first, second, third, *rest = verdict.claims
+    claims = (
+        replace(first, status="does not hold for gpt2-xl", states=("does not hold",)),
+        replace(second, status="undecided for gpt2-xl", states=("undecided",)),
+        replace(third, status="holds for gpt2-xl; not run: needs gpt-j", states=("holds",)),
+        *rest,
+    )
+    found = summarised(runs, replace(verdict, claims=claims), ())
+    said, waiting = words(found.established), words(found.open)
+    assert f"claim F1, {first.claim.sentence}: does not hold for gpt2-xl" in said
+    assert "claim F3, " in said and "holds for gpt2-xl; not run: needs gpt-j" in said
+    assert "claim F2: undecided" in waiting and "claim F2" not in said and "claim F1" not in waiting
+
+
+@pytest.mark.parametrize(("plan", "needs"), [("full", FULL_NEEDS), ("run sample", SAMPLE_NEEDS)])
+def test_what_it_takes_is_what_readme_says(plan: str, needs: str) -> None:
+    (row,) = re.findall(rf"^\| .*\| `kloc {plan}` \|.*$", README, re.MULTILINE)
+    time = re.search(r"about ([\d.]+) (hours|minutes)", needs)
+    assert time and f"+ {time[1]} {'h' if time[2] == 'hours' else 'min'} |" in row
+    for size in re.findall(r"(\d+) GB", needs):
+        assert f"{size} GB" in (README if plan == "full" else row)
