@@ -59,6 +59,14 @@ def claims_elsewhere(claims: Sequence[Claim], run: MeasuredRun) -> tuple[Answer,
     return tuple(_answer(claim, run) for claim in claims)
 
 
+def elsewhere_json(answers: Sequence[Answer]) -> list[dict[str, str]]:
+    """The answers as verdict.json holds them."""
+    return [
+        {"id": one.claim.id, "model": one.model, "state": one.state, "figures": one.figures, "status": one.status}
+        for one in answers
+    ]
+
+
 def _answer(claim: Claim, run: MeasuredRun) -> Answer:
     model = run.info.model
     if claim.kinds:

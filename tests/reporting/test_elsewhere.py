@@ -1,5 +1,6 @@
 """What a model without published values says of the claims: each state from numbers that leave no other, in words."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from artifact.cli import call
 from artifact.reporting.elsewhere import Answer, claims_elsewhere
 from artifact.reporting.expected import load_expected
+from artifact.reporting.report import render
 from artifact.reporting.verdict import measured_run
 
 CLAIMS = load_expected().claims
@@ -38,10 +41,8 @@ def test_the_paper_s_numbers_hold_on_another_model_and_missing_traces_are_named(
     assert list(found) == [claim.id for claim in CLAIMS]
     assert found["T1"].status == "holds on smollm2" and found["T3"].status == "holds on smollm2"
     interval = r"97\.0 \[9\d\.\d, 9\d\.\d\]"
-    words = (
-        rf"T1 holds on smollm2 \(ROME: relation reliability {interval} after relation edits, claimed 91 to 100: 3\.0 "
-    )
-    assert re.fullmatch(rf"{words}points inside\)", found["T1"].sentence)
+    words = rf"T1 holds on smollm2 \(ROME: relation reliability {interval} after relation edits, "
+    assert re.fullmatch(rf"{words}claimed 91 to 100: 3\.0 points inside\)", found["T1"].sentence)
     # The range of two points that T2 names is narrower than the interval of these facts.
     assert found["T2"].status == "undecided on smollm2" and "relation generality 75.0" in found["T2"].figures
     assert found["F1"].status == "not run" and found["F1"].figures == "needs traces of mlp"
@@ -77,3 +78,19 @@ def test_a_row_whose_edit_was_taken_back_says_nothing(answers) -> None:
     found = answers(undone=True, cases=40)
     assert {found[name].state for name in ("T1", "T2", "T3")} == {"not run"}
     assert found["T1"].status == "not run" and "scored with the edit" in found["T1"].figures
+
+
+@pytest.mark.usefixtures("blank_figures")
+def test_the_page_its_files_and_the_commands_say_it_first(build, full_size, capsys) -> None:
+    store = build(**(full_size | {"model": "smollm2", "evidence": False, "cases": 40}))
+    page, report = render(store)
+    html, text = page.read_text(), page.with_name("report.md").read_text()
+    assert html.index("The paper’s claims on smollm2") < html.index('<h2 id="claims">')
+    assert all(line in text for line in report.elsewhere) and len(report.elsewhere) == len(CLAIMS)
+    written = json.loads(page.with_name("verdict.json").read_text())["elsewhere"]
+    assert [one["id"] for one in written] == [claim.id for claim in CLAIMS]
+    assert call(["verify", str(store.folder)]) == 0
+    assert report.elsewhere[-1] in capsys.readouterr().out
+    page, report = render(build(**(full_size | {"cases": 40})))
+    assert report.elsewhere == () and "elsewhere" not in json.loads(page.with_name("verdict.json").read_text())
+    assert "’s claims on " not in page.read_text()
