@@ -108,7 +108,8 @@ class Search:
         start: Hparams = self.editor.hparams
         best: dict[str, Any] = {}
         tried: dict[str, Tried] = {}
-        total = 1 + sum(max(0, len(values) - 1) for values in self.grid.values())
+        own = msgspec.to_builtins(start)
+        total = 1 + sum(_plain(value) != _plain(own[key]) for key, values in self.grid.items() for value in values)
         for key, values in self.grid.items():
             here = [best, *({**best, key: _plain(value)} for value in values)]
             candidates = {hparams_hash(self._hparams(one)): one for one in reversed(here)}
@@ -118,12 +119,12 @@ class Search:
                     if stop():
                         return None
                     tried[one] = self._tried(one, candidates[one])
-                    self.tell(len(tried), max(total, len(tried)), tried[one].words)
+                    self.tell(len(tried), total, tried[one].words)
             best = tried[chosen_of([(one, tried[one]) for one in order])].values
         made = self._hparams(best)
         grid = {key: [_plain(value) for value in values] for key, values in self.grid.items()}
         assert type(made) is type(start)
-        return Chosen(msgspec.to_builtins(made), hparams_hash(made), best, grid, list(tried.values()))
+        return Chosen(_plain(made), hparams_hash(made), best, grid, list(tried.values()))
 
     def _hparams(self, values: Mapping[str, Any]) -> Any:
         return with_values(self.editor.method.name, self.editor.hparams, values, self.editor.model.decoder.layers)
@@ -186,7 +187,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value)
+    return msgspec.json.decode(msgspec.json.encode(value))  # lists, as a file has them
 
 
 class Checkpoint:
