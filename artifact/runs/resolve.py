@@ -19,7 +19,6 @@ from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
 from artifact.editing.tuned import read_tuned
 from artifact.errors import DeviceError, FactError, SettingError
-from artifact.facts.aside import without_aside
 from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
@@ -28,6 +27,7 @@ from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
+from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
@@ -36,12 +36,10 @@ from artifact.runs.order import Order
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
-from artifact.tracing.trace import greedy_answers, is_answer
 
 SAMPLES = 10
 PAPER_WINDOW = 10 / 48
 """The paper's window of restored layers, as a share of GPT-2 XL's."""
-_ASKED_TOGETHER = 16
 _MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
@@ -208,10 +206,10 @@ def prepare(
     subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = readable(model, inputs.relation_words, "relation words", say)
     if plan.facts:
-        inputs = _only_answered(model, inputs, plan, asked.limit, budget)
+        inputs = only_answered(model, inputs, plan, asked.limit, budget)
     elif data_set(plan, name, given).selected and not plan.of_the_paper:
         # Another model would leave the few that a small plan traces out, one by one.
-        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan, budget))
+        inputs = replace(inputs, traced=answered_statements(model, inputs.traced, plan, budget))
     context = Context(
         model,
         inputs,
@@ -331,46 +329,6 @@ def _moments_used(context: Context) -> MomentsUsed | None:
         return None
     used = context.moments
     return MomentsUsed(used.source, moments_sha256(used, context.model.decoder, layers))
-
-
-def _answered(model: LanguageModel, traced: Data, plan: Plan, memory: Memory) -> Data:
-    """The first statements that the model answers as the data says, as many as a unit traces."""
-    most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
-    answered: list[Statement] = []
-    for start in range(0, len(traced.statements), _ASKED_TOGETHER):
-        if len(answered) >= most:
-            break
-        part = traced.statements[start : start + _ASKED_TOGETHER]
-        said = zip(part, greedy_answers(model, part, memory), strict=True)
-        answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
-    return replace(traced, statements=answered[:most], note=note)
-
-
-def _only_answered(model: LanguageModel, inputs: Inputs, plan: Plan, limit: int | None, memory: Memory) -> Inputs:
-    """The first facts that the model answers, none of them set aside, as many as a unit takes; traces ask the same.
-
-    Raises FactError where it answers none.
-    """
-    data = without_aside(inputs.edited)
-    most = min(max(unit.most or len(data.facts) for unit in plan.units), limit or len(data.facts))
-    answered: list[Fact] = []
-    asked = 0
-    while len(answered) < most and asked < len(data.facts):
-        part = data.facts[asked : asked + _ASKED_TOGETHER]
-        asked += len(part)
-        statements = [fact.statement for fact in part]
-        said = zip(part, statements, greedy_answers(model, statements, memory), strict=True)
-        answered += [fact for fact, one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    if not answered:
-        raise FactError(
-            f"{data.source}: {model.name} answers none of {asked} facts; ask for another model or give other facts"
-        )
-    note = f"{data.note}; of the first {asked}, {len(answered)} are answered by {model.name}, the first {most} taken"
-    edited = replace(data, facts=answered[:most], statements=[], odd=(), cases=(), note=note)
-    traced = replace(edited, statements=[fact.statement for fact in answered[:most]])
-    own = inputs.traced.note.removeprefix(inputs.edited.note)  # what is said of the words that relation traces corrupt
-    return replace(inputs, edited=edited, traced=replace(traced, note=f"{note}{own}"))
 
 
 def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:
