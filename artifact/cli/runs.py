@@ -23,6 +23,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
+from artifact.cli.bounds import between
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
@@ -66,6 +67,10 @@ class RunOptions:
     ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
+    seed: Annotated[
+        int | None,
+        Parameter(help="Draw the context prefixes by this seed (default: 2409).", validator=between(0, 2**31)),
+    ] = None
 
 
 @Parameter(name="*")
@@ -98,7 +103,7 @@ def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> in
 
 @app.command
 def run(
-    plan: Annotated[str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full.")],
+    plan: Annotated[str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real, mechanism.")],
     *,
     options: RunOptions = _OPTIONS,
     narrowing: Narrowing = _WHOLE,
@@ -134,6 +139,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         options.moments,
         options.mend_weights,
         options.any_model,
+        options.seed,
         options.hparams,
     )
     shard = _shard(narrowing.shard)

@@ -42,6 +42,8 @@ class Editor:
     notes: Sequence[str] = ()
     source: str = ""
     """Where hyperparameters come from that a file gave, in words; empty for the model's own."""
+    prefix_seed: int = SEED
+    """By which prefixes that nobody gave are drawn."""
     facts: Sequence[Fact] = ()
     """The facts of the data, where the method reads them (Method.facts)."""
     facts_source: str = ""
@@ -88,7 +90,7 @@ class Editor:
         settings: dict[str, Any] = {"hparams": told(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:
-            settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}
+            settings |= {"prefixes": self.prefixes, "prefix_seed": self.prefix_seed}
         if self.moments is not None:
             settings["moments"] = self.moments.source
         if self.facts:

@@ -36,10 +36,9 @@ from artifact.runs.order import Order
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
+from artifact.tracing.edges import scaled_window
 
 SAMPLES = 10
-PAPER_WINDOW = 10 / 48
-"""The paper's window of restored layers, as a share of GPT-2 XL's."""
 _MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
@@ -106,12 +105,14 @@ class Context:
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
     """Files and folders that were fetched by the model's name."""
+    prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """By method, those of the run that goes on; others are drawn."""
+    seed: int | None = None
+    """By which they are drawn; None takes the package's own."""
     hparams: Path | None = None
     """A file of kloc tune; methods that it does not have keep the model's values."""
     of_text: bool = False
     """Whether second moments that nobody gave are those of a real text."""
-    prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """By method, those of the run that goes on; others are drawn."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
@@ -131,6 +132,7 @@ class Context:
                 facts=self.inputs.edited,
                 any_model=self.any_model,
                 named=self.named,
+                seed=self.seed,
             )
         return self._editors[method]
 
@@ -228,6 +230,7 @@ def prepare(
         prefixes=begun_prefixes(begun),
         hparams=given.hparams,
         of_text=bool(plan.facts),
+        seed=given.seed,
     )
     info = _described(plan, name, reason, device, asked, context)
     for line in info.file_notes:
@@ -255,9 +258,7 @@ def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str],
     thread for a tiny model there.
     """
     if plan.facts:
-        window = max(1, round(PAPER_WINDOW * model.decoder.layers))
-        units = (msgspec.structs.replace(unit, window=window) if unit.does == "trace" else unit for unit in plan.units)
-        plan = msgspec.structs.replace(plan, units=tuple(units))
+        plan = _scaled(plan, model.decoder.layers)
     if device != "cpu":
         return plan
     if model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
@@ -269,6 +270,17 @@ def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str],
     few = tuple(unit for unit in SMOKE_FEW_FACTS.units if unit.name in kept)
     say("plan: few facts, as this model takes seconds for each without a GPU")
     return msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
+
+
+def _scaled(plan: Plan, layers: int) -> Plan:
+    """The plan with traces' windows as the same share of the depth as the paper's of GPT-2 XL's 48 layers."""
+    return msgspec.structs.replace(
+        plan,
+        units=tuple(
+            msgspec.structs.replace(unit, window=scaled_window(layers, unit.window)) if unit.does == "trace" else unit
+            for unit in plan.units
+        ),
+    )
 
 
 def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, context: Context) -> RunInfo:
