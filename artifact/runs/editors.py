@@ -5,6 +5,7 @@ world's corpus or the model's own samples, MEND's weights from the world's folde
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,9 @@ def default_moments(
         for text in paragraphs:
             if sum(map(len, read)) >= _KEYS * width:
                 break
-            read.append([*model.tokens.opening, *model.tokens.ids(text)][: model.decoder.positions])
-        source = f"the first {len(read)} of {source}"
+            with suppress(PromptError):  # longer than the model reads, or with words that it does not know
+                read.append([*model.tokens.opening, *model.tokens.ids(text)])
+        source = f"the first {len(read)} that it reads of {source}"
         return compute_moments(model, read, layers, source, RIDGE, batch=16, memory=memory, site=site)
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
