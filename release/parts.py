@@ -1,7 +1,7 @@
 """What an installation is made of, from pip's report of it: wheels by hash, a bill of materials in SPDX 2.3, licences.
 
     pip install --report REPORT ...        (add --dry-run --ignore-installed to look without installing)
-    python release/parts.py REPORT OUT
+    python release/parts.py OUT REPORT...        (several where an installation took several commands)
 
 Writes into the folder OUT:
 - requirements.txt: every package by version and sha256, for `pip install --require-hashes`, and for the same Python and
@@ -138,8 +138,9 @@ def licences(parts: list[dict[str, str]]) -> str:
     return head + "".join(rows)
 
 
-def main(report_file: str, out: str) -> None:
-    report = json.loads(Path(report_file).read_text())
+def main(out: str, *reports: str) -> None:
+    first, *others = [json.loads(Path(file).read_text()) for file in reports]
+    report = {**first, "install": [item for one in (first, *others) for item in one["install"]]}
     parts, folder = parts_of(report), Path(out)
     created = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), UTC)
     folder.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ def test_parts_are_pinned_by_hash_and_listed_with_their_licence(
     file = tmp_path / "report.json"
     file.write_text(json.dumps(reported()))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    parts.main(str(file), str(tmp_path / "out"))
+    parts.main(str(tmp_path / "out"), str(file))
     lines = (tmp_path / "out" / "requirements.txt").read_text().splitlines()
     assert "Python 3.11 on linux x86_64" in lines[0]
     assert lines[1:] == [
