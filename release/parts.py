@@ -39,11 +39,13 @@ def parts_of(report: dict[str, Any]) -> list[dict[str, str]]:
     for item in report["install"]:
         about, source = item["metadata"], item["download_info"]
         name = re.sub(r"[-_.]+", "-", about["name"]).lower()
-        hashes = (source.get("archive_info") or {}).get("hashes", {})
-        if "sha256" not in hashes and name != OURS:
+        path = Path(unquote(urlsplit(source["url"]).path))
+        digest = (source.get("archive_info") or {}).get("hashes", {}).get("sha256", "")
+        if not digest and source["url"].startswith("file:") and path.is_file():  # pip 23.0 does not say it
+            digest = sha256(path.read_bytes()).hexdigest()
+        if not digest and name != OURS:
             raise ValueError(f"{name}: has no sha256 in pip's report; install it from a wheel")
-        file = unquote(Path(urlsplit(source["url"]).path).name) if hashes else ""
-        part = {"name": name, "version": about["version"], "file": file, "sha256": hashes.get("sha256", "")}
+        part = {"name": name, "version": about["version"], "file": path.name if digest else "", "sha256": digest}
         expression = about.get("license_expression") or _installed_expression(about["name"])
         words = expression or _licence_words(about)
         parts.append({**part, "licence": words, "spdx": words if expression or words in _PLAIN else ""})
