@@ -23,10 +23,11 @@ import msgspec
 
 from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
-from artifact.evaluation.metrics import METRICS, columns_of
+from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
+from artifact.plans.tasks import TASKS
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
@@ -40,7 +41,7 @@ from artifact.reporting.gallery import Gallery, Shown, gallery
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
-from artifact.reporting.tables import JudgedRow, counted_reasons
+from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -120,7 +121,6 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "worth": worth,
         "parts": parts,
         "metric_words": grids.METRIC_WORDS,
-        "columns_of": {metric: columns_of(metric) for metric in METRICS},
         "paper_grids": paper_grids,
         "second_grids": second_grids,
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
@@ -155,6 +155,7 @@ def _part(
         "before": measured_before(run, drawn),
         "gini": gini_words(drawn) if shown.flows else [],
         "settings": settings,
+        "columns_of": {metric: shown_columns(metric, run.rows) for metric in METRICS},
         **_described(run),
     }
     return part, files
@@ -167,6 +168,7 @@ def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, st
         "own": [grids.own_grid(metric, rows, hashes) for metric in METRICS] if rows else [],
         "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
         "trace": [grids.trace_grid(drawn)] if drawn else [],
+        "question": [grid for findings in run.findings.values() for grid in findings.grids],
     }
 
 
@@ -176,7 +178,8 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
     files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
     if run.rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
-    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in (*tables["gap"], *tables["trace"])}
+    flat = (*tables["gap"], *tables["trace"], *tables["question"])
+    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in flat}
 
 
 def _flow_tables(run: MeasuredRun, prefix: str, shown: Gallery) -> dict[str, bytes]:
@@ -354,6 +357,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
             "knockout": f"knock out attention, {unit.perspective} prompt",
+            "task": TASKS[unit.task].words if unit.task in TASKS else unit.task,
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
         progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
