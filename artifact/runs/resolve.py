@@ -113,6 +113,8 @@ class Context:
     """A file of kloc tune; methods that it does not have keep the model's values."""
     of_text: bool = False
     """Whether second moments that nobody gave are those of a real text."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
