@@ -106,7 +106,8 @@ def run(
     plan: Annotated[
         str,
         Parameter(
-            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, beyond."
+            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
+            "beyond."
         ),
     ],
     *,
