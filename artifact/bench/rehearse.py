@@ -19,6 +19,7 @@ import torch
 from artifact.bench.estimate import planned_facts, plans_on, spell, unit_efficiency, unit_work
 from artifact.bench.facts import paper_facts, paper_statements
 from artifact.bench.given import random_given, random_model, random_moments
+from artifact.bench.planned import planned
 from artifact.bench.shapes import ShapeName, Timed, matrix_rate, timed
 from artifact.bench.work import STEPS_SOURCE
 from artifact.editing.editor import Editor
@@ -296,7 +297,7 @@ class _Stage:
         return self._work(unit, 1.0) / (unit_efficiency(unit).cpu * self._rate)
 
     def _work(self, unit: Unit, share: float | None) -> float:
-        return unit_work(unit, self._model, self._protocol, share).products
+        return unit_work(unit, planned(self._model), self._protocol, share).products
 
     def _held(self, what: str, work: Callable[[], Any]) -> Any:
         """The result of `work`; RunError in one line where it runs out of memory."""
