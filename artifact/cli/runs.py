@@ -23,6 +23,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
+from artifact.cli.bounds import between
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
@@ -63,6 +64,10 @@ class RunOptions:
     ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
+    seed: Annotated[
+        int | None,
+        Parameter(help="Draw the context prefixes by this seed (default: 2409).", validator=between(0, 2**31)),
+    ] = None
 
 
 @Parameter(name="*")
@@ -125,7 +130,9 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
+    given = Given(
+        options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model, options.seed
+    )
     shard = _shard(narrowing.shard)
     asked = Asked(
         options.model,
@@ -223,7 +230,7 @@ def report(
     *,
     out: Annotated[Path | None, Parameter(help="Folder to write to (default: report in the run's folder).")] = None,
 ) -> int:
-    """Render a run's report again from its journal. No model is loaded."""
+    """Render a run's report again from its stored records. No model is loaded."""
     from artifact.reporting.report import render
     from artifact.runs.store import reading_all
 
@@ -243,7 +250,7 @@ def verify(
 ) -> int:
     """Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged.
 
-    A file that kloc contribute wrote is first held against its hashes.
+    A file that kloc contribute wrote is first checked against its hashes.
     """
     if not run_folder.is_file():
         return _verify(run_folder)
@@ -291,7 +298,7 @@ def baseline(
     hardware: Annotated[str, Parameter(help="The machine in words, for the report.")],
     out: Annotated[Path, Parameter(help="File to write, such as expected/measured/smoke-world.json.")],
 ) -> int:
-    """Keep a run's numbers as our own measurement, with which later runs of the same kind are compared."""
+    """Keep a run's numbers in a file, so that later runs of the same kind are compared with them."""
     from artifact.reporting.baseline import baseline_json
     from artifact.reporting.charts import charts
     from artifact.reporting.verdict import measured_run

@@ -23,7 +23,7 @@ import msgspec
 
 from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
-from artifact.evaluation.metrics import METRICS, columns_of
+from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
@@ -35,11 +35,12 @@ from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
-from artifact.reporting.gallery import Shown, gallery
+from artifact.reporting.flow_charts import extraction_csv, finished_flows, gini_csv, gini_words
+from artifact.reporting.gallery import Gallery, Shown, gallery
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
-from artifact.reporting.tables import JudgedRow, counted_reasons
+from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -119,7 +120,6 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "worth": worth,
         "parts": parts,
         "metric_words": grids.METRIC_WORDS,
-        "columns_of": {metric: columns_of(metric) for metric in METRICS},
         "paper_grids": paper_grids,
         "second_grids": second_grids,
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
@@ -142,7 +142,7 @@ def _part(
     settings = [_setting(method, value) for method, value in sorted(run.info.settings.items())]
     tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
     figures = _figures(prefix, shown.every, drawings)
-    files = {**figures, **_run_tables(run, prefix, tables)}
+    files = {**figures, **_run_tables(run, prefix, tables), **_flow_tables(run, prefix, shown)}
     part = {
         "prefix": prefix,
         **{f"{kind}_grids": made for kind, made in tables.items()},
@@ -152,7 +152,9 @@ def _part(
         },
         "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
         "before": measured_before(run, drawn),
+        "gini": gini_words(drawn) if shown.flows else [],
         "settings": settings,
+        "columns_of": {metric: shown_columns(metric, run.rows) for metric in METRICS},
         **_described(run),
     }
     return part, files
@@ -175,6 +177,14 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
     if run.rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
     return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in (*tables["gap"], *tables["trace"])}
+
+
+def _flow_tables(run: MeasuredRun, prefix: str, shown: Gallery) -> dict[str, bytes]:
+    """The files of a run's knockouts, by path; none without knockouts."""
+    if not shown.flows:
+        return {}
+    files = {f"tables/{prefix}extraction.csv": extraction_csv(finished_flows(run.store))}
+    return files | ({f"tables/{prefix}gini.csv": gini_csv(shown.traces)} if shown.traces else {})
 
 
 def _described(run: MeasuredRun) -> dict[str, Any]:
@@ -343,6 +353,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
             "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
+            "knockout": f"knock out attention, {unit.perspective} prompt",
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
         progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
