@@ -40,7 +40,7 @@ from artifact.plans import find_plans
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.inputs import Given, needed_sources
-from artifact.sizes import size_words
+from artifact.sizes import hours, size_words, spell
 from artifact.sources.catalogue import SOURCES
 from artifact.sources.fetch import remaining
 from artifact.tracing.edges import EDGES
@@ -403,18 +403,6 @@ def _total_lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int)
         facts = min(200, int(200 * 8 * 3600 / sample_seconds))
         less = f"kloc run sample --limit {facts} takes about 8 h" if facts else "kloc smoke takes much less"
         yield f"without a GPU that is too long: {less}; or give --limit or --only, or estimate a GPU with --rate"
-
-
-def hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}" if seconds < 360_000 else f"{seconds / 3600:.0f}"
-
-
-def spell(seconds: float) -> str:
-    """Seconds in the unit that a person would use."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 20 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _rate(rate: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import torch
 
-from artifact.bench.estimate import planned_facts, plans_on, spell, unit_efficiency, unit_work
+from artifact.bench.estimate import planned_facts, plans_on, unit_efficiency, unit_work
 from artifact.bench.facts import paper_facts, paper_statements
 from artifact.bench.given import random_given, random_model, random_moments
 from artifact.bench.planned import planned
@@ -39,7 +39,7 @@ from artifact.runs.noise import noise_level
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import Rehearsed, keep
 from artifact.runs.resolve import Asked, Context, factor_bytes, run_device
-from artifact.sizes import size_words
+from artifact.sizes import size_words, spell
 from artifact.sources.catalogue import HUB_MODELS
 
 UNIT_SECONDS = 3.0
