@@ -28,6 +28,13 @@ def smoke(session: nox.Session) -> None:
     session.run("kloc", "smoke", *session.posargs, env=KEEP_COMPILED)
 
 
+@nox.session(default=False)
+def beyond(session: nox.Session) -> None:
+    """Every question beyond the paper on the embedded world, small: under 5 minutes on two cores."""
+    session.install(*PIP, ".")
+    session.run("kloc", "run", "beyond", "--model", "world", *session.posargs, env=KEEP_COMPILED)
+
+
 @nox.session(name="smoke-real", default=False)
 def smoke_real(session: nox.Session) -> None:
     """The smoke run on a real language model, SmolLM2 from a Python package: two cores, 20 minutes, 1 GB; no hub."""
@@ -128,6 +135,18 @@ def cluster(session: nox.Session) -> None:
     """Shards and Ray, on a cluster of processes on this machine: 4 minutes on two cores, Ray takes 200 MB."""
     session.install(*PIP, "-e", ".[cluster]", *_group("tests"))
     session.run("pytest", *(session.posargs or CLUSTER_TESTS), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
+
+
+@nox.session(default=False)
+def seeds(session: nox.Session) -> None:
+    """ROME's and MEMIT's smoke edits with five draws of the context prefixes, for `kloc answer`: 15 minutes."""
+    session.install(*PIP, ".")
+    narrowed = ("--methods", "rome,memit", "--only", "table1", "--only", "table2")
+    runs = [f"results/seeds/{seed}" for seed in range(1, 6)]
+    for seed, folder in enumerate(runs, 1):
+        command = ("run", "smoke", "--model", "world", *narrowed, "--seed", str(seed), "--out", folder)
+        session.run("kloc", *command, env=KEEP_COMPILED)
+    session.run("kloc", "answer", *runs, "--seeds", "expected/measured/seeds/smoke-world.json")
 
 
 @nox.session(default=False)

@@ -40,6 +40,8 @@ class Editor:
     moments: Moments | None = None
     network: Network | None = None
     notes: Sequence[str] = ()
+    prefix_seed: int = SEED
+    """By which prefixes that nobody gave are drawn."""
     facts: Sequence[Fact] = ()
     """The facts of the data, where the method reads them (Method.facts)."""
     facts_source: str = ""
@@ -86,7 +88,7 @@ class Editor:
         settings: dict[str, Any] = {"hparams": told(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:
-            settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}
+            settings |= {"prefixes": self.prefixes, "prefix_seed": self.prefix_seed}
         if self.moments is not None:
             settings["moments"] = self.moments.source
         if self.facts:

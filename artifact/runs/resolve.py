@@ -106,6 +106,10 @@ class Context:
     """Files and folders that were fetched by the model's name."""
     prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """By method, those of the run that goes on; others are drawn."""
+    seed: int | None = None
+    """By which they are drawn; None takes the package's own."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
@@ -124,6 +128,7 @@ class Context:
                 facts=self.inputs.edited,
                 any_model=self.any_model,
                 named=self.named,
+                seed=self.seed,
             )
         return self._editors[method]
 
@@ -213,6 +218,7 @@ def prepare(
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
         prefixes=begun_prefixes(begun),
+        seed=given.seed,
     )
     info = _described(plan, name, reason, device, asked, context)
     for line in info.file_notes:
