@@ -8,6 +8,7 @@ An estimate is the mean difference over facts divided by its standard deviation,
 probability, a logit) stand on one axis. Shape letters: S specification, F fact, P permutation (of signs).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,7 +104,7 @@ class Curve:
                 levels = found.setdefault(choice, [])
                 if level not in levels:
                     levels.append(level)
-        return {choice: sorted(levels) for choice, levels in found.items()}
+        return {choice: sorted(levels, key=_natural) for choice, levels in found.items()}
 
     @cached_property
     def explained(self) -> dict[str, float]:
@@ -164,6 +165,12 @@ def curve_of(finding: str, specifications: Sequence[Specification]) -> Curve | N
     p_S, median_p = flipped(scaled)
     entries = [Entry(*one) for one in zip(kept, found, p_S.tolist(), strict=True)]
     return Curve(finding, tuple(sorted(entries, key=lambda one: one.estimate.mean)), median_p)
+
+
+def _natural(level: str) -> tuple[int, str]:
+    """Levels that open with a number in its order, before all others."""
+    number = re.match(r"\d+", level)
+    return (int(number[0]), level) if number else (10**9, level)
 
 
 def _standardised(series: Series) -> Series:

@@ -11,9 +11,10 @@ from importlib import import_module
 from artifact.reporting.cells import Grid, Scale
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
+from artifact.reporting.multiverse import Curve
 from artifact.runs.store import Store
 
-_FILES = ("where", "mechanism")
+_FILES = ("where", "mechanism", "multiverse")
 """Plans' names: a file each."""
 POINTS = Scale(2, 100.0, signed=True)
 """Fractions and probabilities as points."""
@@ -35,7 +36,7 @@ class Findings:
 
     quantities: Mapping[str, Quantity]
     grids: tuple[Grid, ...] = ()
-    charts: tuple[LineChart, ...] = field(default=())
+    charts: tuple[LineChart | Curve, ...] = field(default=())
     shown: str = ""
 
     @property
