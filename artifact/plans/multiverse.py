@@ -14,8 +14,7 @@ def multiverse_units(most: int, batch: int) -> tuple[Unit, ...]:
     )
 
 
-PLANS: Mapping[str, tuple[Plan, ...]] = {
-    "multiverse": (Plan("multiverse", "which choices carry the findings of the figures", multiverse_units(20, 4)),)
-}
+MULTIVERSE = Plan("multiverse", "which choices carry the findings of the figures", multiverse_units(20, 4))
+PLANS: Mapping[str, tuple[Plan, ...]] = {"multiverse": (MULTIVERSE,)}
 BEYOND = multiverse_units(8, 8)
 """Its units at a small size."""

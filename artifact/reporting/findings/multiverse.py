@@ -111,7 +111,11 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
         least = _least_sure([one for one in found if one is not None]) if None not in found else None
         if least is None:
             continue
-        named = {"corruption": corruption, "span": span, "window": f"{window} layers" if window else ""}
+        named = {
+            "corruption": corruption,
+            "span": span,
+            "window": f"{window} layer{'s' if window > 1 else ''}" if window else "",
+        }
         named |= {"direction": direction, "metric": metric, "form": form}
         own = all(named[choice] == level for choice, level in OWN.items() if named[choice])
         own = own and form == _FORMS[0] and window in (0, windows[-1])
@@ -129,12 +133,19 @@ def _grid(curves: Sequence[Curve]) -> Grid:
     names = list(dict.fromkeys(choice for curve in curves for choice in curve.explained))
     lines = []
     for curve in curves:
-        counts = [Cell(float(count), scale=COUNT) for count in (len(curve.entries), curve.agree, curve.contradict)]
+        counts = [Cell(float(count), scale=COUNT) for count in (curve.agree, curve.contradict)]
         shares = [Cell(curve.explained.get(name), scale=_SHARE) for name in names]
-        lines.append(Line((curve.finding,), (*counts, *shares)))
+        lines.append(Line((curve.finding, str(len(curve.entries))), (*counts, *shares)))
     caption = (
         "For each finding of the figures: specifications, how many agree with it and how many contradict it (the 95% "
         "interval lies above or below zero), and how much of the spread of the estimates each choice explains (eta "
         "squared, percent)."
     )
-    return Grid("multiverse", "Multiverse", caption, ("finding",), ("all", "agree", "contradict", *names), tuple(lines))
+    return Grid(
+        "multiverse",
+        "Multiverse",
+        caption,
+        ("finding", "specifications"),
+        ("agree", "contradict", *names),
+        tuple(lines),
+    )

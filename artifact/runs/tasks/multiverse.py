@@ -7,11 +7,12 @@ tokens are traced once.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from artifact.errors import ArtifactError
+from artifact.errors import ArtifactError, PromptError
 from artifact.facts.fact import Fact, Perspective, Statement
 from artifact.plans.unit import Unit
 from artifact.runs.record import Record
@@ -21,7 +22,7 @@ from artifact.tracing.averages import trace_numbers
 from artifact.tracing.choices import CORRUPTED, METRICS, Choice, RelationSpan, choices
 from artifact.tracing.corruption import corrupted_tokens
 from artifact.tracing.kinds import TRACE_KINDS
-from artifact.tracing.replacement import find_donors, mean_of
+from artifact.tracing.replacement import donor_ids, find_donors, mean_of
 from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
 
 _DIGITS = 7
@@ -108,14 +109,29 @@ class _Every:
             direction=choice.direction,
         )
         mean_D = self._mean(_span_word(choice)) if corruption == "mean" else None
-        donors = [self._donors.get(one.case_id, ()) for one in statements] if corruption == "replace" else None
-        prompts = None if donors is None else [() if isinstance(one, str) else one for one in donors]
-        found = trace_all(context.model, statements, settings, context.memory, prompts, mean_D)
-        if donors is None:
-            return found
+        if corruption != "replace":
+            return trace_all(context.model, statements, settings, context.memory, mean_D=mean_D)
+        donors = [self._donors_within(one, _span_word(choice)) for one in statements]
+        prompts = [() if isinstance(one, str) else one for one in donors]
+        found = trace_all(context.model, statements, settings, context.memory, prompts)
         return [
             ArtifactError(donor) if isinstance(donor, str) else one for donor, one in zip(donors, found, strict=True)
         ]
+
+    def _donors_within(self, one: Statement, span: RelationSpan) -> tuple[str, ...] | str:
+        """The statement's donors that differ from it in the span alone, or why it has none."""
+        donors = self._donors.get(one.case_id, "no donor: the statement is not one of the data's")
+        if isinstance(donors, str):
+            return donors
+        tokens = self._context.model.tokens
+        encoded = tokens.encode(one.prompt)
+        corrupted = corrupted_tokens(encoded, one, self._perspective, span)
+        kept = []
+        for donor in donors:
+            with suppress(PromptError):
+                donor_ids(tokens, encoded, corrupted, donor)
+                kept.append(donor)
+        return tuple(kept) or "no donor: none differs in the corrupted tokens alone"
 
     def _mean(self, span: RelationSpan) -> Any:
         key = f"multiverse mean {self._perspective} {span}"
