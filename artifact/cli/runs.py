@@ -101,7 +101,10 @@ def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> in
 @app.command
 def run(
     plan: Annotated[
-        str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, beyond.")
+        str,
+        Parameter(
+            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, mechanism, multiverse, beyond."
+        ),
     ],
     *,
     options: RunOptions = _OPTIONS,

@@ -19,6 +19,8 @@ import numpy as np
 from artifact.reporting.escapes import Number, csv_bytes
 from artifact.reporting.intervals import Estimate, Series, estimates
 
+LEAST_FACTS = 5
+"""A specification that rests on fewer facts is left out, and counted: its interval would mean nothing."""
 FLIPS = 2000
 """Drawn signs: a p-value of 0.05 then has a standard error of 0.005."""
 _SEED = 2409
@@ -59,12 +61,13 @@ class Entry:
 @dataclass(frozen=True)
 class Curve:
     """One finding's specifications, the smallest estimate first. `median_p` is the two-sided sign-flip test of the
-    median over specifications.
+    median over specifications. `few` were left out, because they rest on fewer than LEAST_FACTS facts.
     """
 
     finding: str
     entries: tuple[Entry, ...]
     median_p: float
+    few: int = 0
 
     @property
     def name(self) -> str:
@@ -135,6 +138,8 @@ class Curve:
         if own:
             one = own[0].estimate
             words += f"; the paper's own choice: {one.mean:.2f} [{one.low:.2f}, {one.high:.2f}], n = {one.n}"
+        if self.few:
+            words += f"; {self.few} more rest on fewer than {LEAST_FACTS} facts and are left out"
         return words
 
     @property
@@ -156,15 +161,17 @@ class Curve:
 
 
 def curve_of(finding: str, specifications: Sequence[Specification]) -> Curve | None:
-    """The curve of a finding; specifications with fewer than two facts are left out, None where none is left."""
-    kept = [one for one in specifications if len(one.differences.cases_N) > 1 and np.ptp(one.differences.values_N) > 0]
+    """The curve of a finding; None where no specification rests on enough facts."""
+    enough = [one for one in specifications if len(one.differences.cases_N) >= LEAST_FACTS]
+    kept = [one for one in enough if np.ptp(one.differences.values_N) > 0]
     if not kept:
         return None
     scaled = [_standardised(one.differences) for one in kept]
     found = [one for one in estimates(scaled, rates=False) if one is not None]
     p_S, median_p = flipped(scaled)
     entries = [Entry(*one) for one in zip(kept, found, p_S.tolist(), strict=True)]
-    return Curve(finding, tuple(sorted(entries, key=lambda one: one.estimate.mean)), median_p)
+    few = len(specifications) - len(enough)
+    return Curve(finding, tuple(sorted(entries, key=lambda one: one.estimate.mean)), median_p, few)
 
 
 def _natural(level: str) -> tuple[int, str]:

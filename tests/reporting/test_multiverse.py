@@ -47,10 +47,9 @@ def test_a_known_effect_and_a_known_confounding_choice() -> None:
 
 
 def test_an_estimate_is_in_standard_deviations() -> None:
-    (one,) = curve_of(
-        "F1", [Specification({"metric": "p"}, Series(np.arange(4), np.array([1.0, 2.0, 3.0, 4.0])))]
-    ).entries
-    assert one.estimate.mean == pytest.approx(2.5 / np.std([1, 2, 3, 4], ddof=1))
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    (one,) = curve_of("F1", [Specification({"metric": "p"}, Series(np.arange(5), values))]).entries
+    assert one.estimate.mean == pytest.approx(3 / np.std(values, ddof=1))
 
 
 def test_without_an_effect_the_test_is_seldom_sure() -> None:
@@ -73,10 +72,13 @@ def test_signs_are_flipped_for_all_specifications_together() -> None:
     assert flipped([strong])[0][0] == pytest.approx(1 / 2000)
 
 
-def test_specifications_without_facts_are_left_out() -> None:
-    alike = Specification({"metric": "p"}, Series(np.arange(3), np.ones(3)))
-    single = Specification({"metric": "p"}, Series(np.arange(1), np.ones(1)))
-    assert curve_of("F1", [alike, single]) is None
+def test_specifications_of_few_facts_are_left_out_and_counted() -> None:
+    alike = Specification({"metric": "p"}, Series(np.arange(6), np.ones(6)))
+    few = Specification({"metric": "p"}, Series(np.arange(4), np.arange(4.0)))
+    assert curve_of("F1", [alike, few]) is None
+    curve = curve_of("F1", [few, *invented(1.0, 0.0)])
+    assert (len(curve.entries), curve.few) == (18, 1)
+    assert curve.summary.endswith("; 1 more rest on fewer than 5 facts and are left out")
 
 
 def test_two_hundred_specifications_are_drawn_the_same_each_time() -> None:

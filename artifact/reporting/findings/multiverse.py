@@ -16,7 +16,7 @@ from artifact.reporting.expected import Claim, load_expected
 from artifact.reporting.figure_claims import TracedEffects, differences
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Series, wilson
-from artifact.reporting.multiverse import Curve, Specification, curve_of
+from artifact.reporting.multiverse import LEAST_FACTS, Curve, Specification, curve_of
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, traces_of
 from artifact.tracing.choices import CORRUPTED, DIRECTIONS, METRICS, OWN, RELATION_SPANS, Choice, windows_of
@@ -139,7 +139,8 @@ def _grid(curves: Sequence[Curve]) -> Grid:
     caption = (
         "For each finding of the figures: specifications, how many agree with it and how many contradict it (the 95% "
         "interval lies above or below zero), and how much of the spread of the estimates each choice explains (eta "
-        "squared, percent)."
+        f"squared, percent). Specifications with fewer than {LEAST_FACTS} facts are left out: "
+        f"{sum(curve.few for curve in curves)}."
     )
     return Grid(
         "multiverse",
