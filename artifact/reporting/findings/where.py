@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from artifact.editing.site import FACT_TOKENS, MODULES, TOKEN_WORDS, FactToken, Module
-from artifact.evaluation.metrics import GROUPS, VALUES, Column, Group
+from artifact.evaluation.metrics import VALUES, Column, Group
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line, Scale
 from artifact.reporting.findings import Findings, Quantity
@@ -25,6 +25,8 @@ from artifact.runs.store import Store
 _PRINTED: Mapping[Module, str] = {"mlp": "MLP", "attn": "attention"}
 _SHARE = Scale(1, 100)
 Key = tuple[Perspective, Module, FactToken]
+SHOWN: tuple[Group, ...] = ("reliability", "generality", "specificity")
+"""Groups of prompts in the table and the figure."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Site:
 
     def whole(self, perspective: Perspective) -> np.ndarray:
         """By layer (L,), the mean success over reliability, generality and specificity and over facts; -1 without."""
-        whole_FL = np.mean([self.column(perspective, group) for group in GROUPS], axis=0)
+        whole_FL = np.mean([self.column(perspective, group) for group in SHOWN], axis=0)
         return np.array(
             [one_F[np.isfinite(one_F)].mean() if np.isfinite(one_F).any() else -1.0 for one_F in whole_FL.T]
         )
@@ -153,7 +155,7 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
         if site.shared == len(site.cases_F):
             continue
         at, found = site.best_layer(perspective), regressions[perspective, module, token]
-        success = [site.column(perspective, group)[:, at] for group in GROUPS]
+        success = [site.column(perspective, group)[:, at] for group in SHOWN]
         of = [*success, site.effects_FL[:, at]]
         numbers = estimates([_series(site, column_F) for column_F in of])
         cells = [Cell.of(one, SCALES["success"]) for one in numbers[:3]] + [Cell.of(numbers[3], PROBABILITY)]
@@ -186,7 +188,7 @@ def _chart(sites: Mapping[Key, Site], of_layers: int, model: str) -> LineChart:
     for (perspective, module, token), site in sites.items():
         if site.shared == len(site.cases_F):
             continue
-        named = [(group, site.column(perspective, group)) for group in GROUPS]
+        named = [(group, site.column(perspective, group)) for group in SHOWN]
         lines = [_line(site, name, rows_FL) for name, rows_FL in (*named, ("effect", site.effects_FL))]
         title = f"{perspective}: {_PRINTED[module]}, {TOKEN_WORDS[token]}"
         panels.append(LinePanel(title, tuple(line for line in lines if any(line.estimates))))
