@@ -110,6 +110,16 @@ def image(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite: golden numbers, properties, faults, the command line. No network but loopback."""
+    _tests(session)
+
+
+@nox.session(default=False, python=["3.11", "3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """The test suite on every Python at hand (`nox -s pythons-3.12` for one); others are skipped, and nox says so."""
+    _tests(session)
+
+
+def _tests(session: nox.Session) -> None:
     session.install(*PIP, "-e", ".", *_group("tests"))
     session.install(*PIP, "--no-deps", *_group("page"))
     workers = (

@@ -235,9 +235,9 @@ def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict
 
 def repeat_command(info: RunInfo) -> str:
     """The command that makes the run again."""
-    plan = info.plan.name
-    words = ["kloc", *([plan] if plan in ("smoke", "full") else ["run", plan]), "--model", info.model]
-    only, methods = narrowing_of(info.plan)
+    plan, (only, methods) = info.plan.name, narrowing_of(info.plan)
+    own = plan == "full" or (plan == "smoke" and not (only or methods or info.shard))  # `kloc smoke` narrows nothing
+    words = ["kloc", *([] if own else ["run"]), plan, "--model", info.model]
     words += [word for name in only for word in ("--only", name)]
     words += ["--methods", ",".join(methods)] if methods else []
     if info.shard is not None:
