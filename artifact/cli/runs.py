@@ -103,7 +103,8 @@ def run(
     plan: Annotated[
         str,
         Parameter(
-            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, mechanism, multiverse, beyond."
+            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, mechanism, "
+            "multiverse, beyond."
         ),
     ],
     *,
