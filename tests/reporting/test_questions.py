@@ -1,6 +1,7 @@
 """Questions beyond the paper: predicates over intervals, what a run answers, and the regression of where to edit."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
