@@ -108,7 +108,7 @@ def run(
         str,
         Parameter(
             help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
-            "both, beyond."
+            "both, multiverse, beyond."
         ),
     ],
     *,
