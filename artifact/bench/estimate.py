@@ -7,7 +7,7 @@ GPU has been measured: there the share is assumed, and memory traffic and the st
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import cast
@@ -227,7 +227,7 @@ def _unit_lines(plan: PlanEstimate) -> Iterator[str]:
 def _plan(plan: Plan, model: str, machine: Machine, protocol: Protocol, limit: int | None) -> PlanEstimate:
     shape = Shape.of(SHAPES[model])
     units = [_unit(unit, model, shape, machine, protocol, limit) for unit in plan.units]
-    methods = {unit.method for unit in plan.units if unit.method != "none"}
+    methods = list(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     layers = moment_layers(methods, model, shape.layers)
     names, optional = needed_sources(plan, model, Given())
     names = names if model in names else (model, *names)
@@ -246,14 +246,17 @@ def _plan(plan: Plan, model: str, machine: Machine, protocol: Protocol, limit: i
     )
 
 
-def _device_memory(shape: Shape, model: str, methods: Iterable[str], layers: int, context: str) -> dict[str, float]:
+def _device_memory(shape: Shape, model: str, methods: Sequence[str], layers: int, context: str) -> dict[str, float]:
     """Bytes of each part of the device's memory, for methods that read second moments of so many layers."""
     factor = factor_bytes(shape) if layers else 0
     network = max((METHODS[name].network_bytes(shape) for name in methods), default=0)
+    passing = ["factoring"] if layers else []
+    passing += [f"{METHODS[name].printed}'s network" for name in methods if METHODS[name].network]
+    most = " or ".join([*filter(None, [", ".join(passing)]), "one fact's batch"])
     return {
         "weights": float(shape.weights),
         f"factors of {layers} layers' second moments": float(layers * factor),
-        "factoring, MEND's network or one fact's batch": max(factor + factor / 2, network, _least_batch(shape, model)),
+        most: max(factor + factor / 2, network, _least_batch(shape, model)),
         context: _CONTEXT,
     }
 
