@@ -27,6 +27,7 @@ from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
+from artifact.plans.tasks import TASKS
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
@@ -167,6 +168,7 @@ def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, st
         "own": [grids.own_grid(metric, rows, hashes) for metric in METRICS] if rows else [],
         "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
         "trace": [grids.trace_grid(drawn)] if drawn else [],
+        "question": [grid for findings in run.findings.values() for grid in findings.grids],
     }
 
 
@@ -176,7 +178,8 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
     files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
     if run.rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
-    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in (*tables["gap"], *tables["trace"])}
+    flat = (*tables["gap"], *tables["trace"], *tables["question"])
+    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in flat}
 
 
 def _flow_tables(run: MeasuredRun, prefix: str, shown: Gallery) -> dict[str, bytes]:
@@ -232,9 +235,9 @@ def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict
 
 def repeat_command(info: RunInfo) -> str:
     """The command that makes the run again."""
-    plan = info.plan.name
-    words = ["kloc", *([plan] if plan in ("smoke", "full") else ["run", plan]), "--model", info.model]
-    only, methods = narrowing_of(info.plan)
+    plan, (only, methods) = info.plan.name, narrowing_of(info.plan)
+    own = plan == "full" or (plan == "smoke" and not (only or methods or info.shard))  # `kloc smoke` narrows nothing
+    words = ["kloc", *([] if own else ["run"]), plan, "--model", info.model]
     words += [word for name in only for word in ("--only", name)]
     words += ["--methods", ",".join(methods)] if methods else []
     if info.shard is not None:
@@ -354,6 +357,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
             "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
             "knockout": f"knock out attention, {unit.perspective} prompt",
+            "task": TASKS[unit.task].words if unit.task in TASKS else unit.task,
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
         progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})

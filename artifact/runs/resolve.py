@@ -108,6 +108,8 @@ class Context:
     """By method, those of the run that goes on; others are drawn."""
     seed: int | None = None
     """By which they are drawn; None takes the package's own."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
