@@ -35,6 +35,13 @@ def test_it_has_every_row_and_every_trace_of_the_paper_s_tables_and_figures() ->
     assert {unit.most for unit in REAL.units if unit.does == "trace"} == {TRACED} and TRACED >= 60
 
 
+def test_windows_are_the_paper_s_share_of_the_depth() -> None:
+    for layers, window in ((48, 10), (30, 6), (12, 2), (1, 1)):
+        units = REAL.at_depth(layers).units
+        assert {unit.window for unit in units if unit.does == "trace"} == {window}
+        assert [unit.name for unit in units] == [unit.name for unit in REAL.units]
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 40])
 def test_rounds_take_every_batch_once_and_in_order(count: int) -> None:
     batches = list(range(count))
@@ -47,24 +54,23 @@ def test_rounds_take_every_batch_once_and_in_order(count: int) -> None:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A run of a part of the plan on the world's facts, and its lines."""
     folder, said = tmp_path_factory.mktemp("real") / "run", io.StringIO()
-    words = f"run real --model world --facts world --methods ft --only table2 --only figure2 --limit 5 --out {folder}"
+    words = f"run real --model world --facts world --methods ft --only table2 --limit 5 --out {folder}"
     with redirect_stdout(said):
         assert call(words.split()) == 0
     return folder, said.getvalue().splitlines()
 
 
 def test_a_run_takes_what_the_model_answers_and_nothing_that_is_set_aside(ran) -> None:
-    """In rounds, with windows of the paper's share of six layers, and the same facts in every unit."""
+    """In rounds, and the same facts in every unit."""
     folder, lines = ran
     with reading(folder) as store:
         info = store.info()
         first = [fact.case_id for fact in world().facts if not is_aside(fact)][:5]
         assert info.cases == info.traced.cases == first
-        assert {unit.window for unit in info.plan.units if unit.does == "trace"} == {1}
         assert all(store.done(unit) == set(first) for unit in info.plan.units)
         assert "are answered by world, the first 5 taken" in info.data_note
     begun = [number for number, line in enumerate(lines) if line.startswith("ft-entity: ")]
-    assert len(begun) > 1 and any(line.startswith("trace-") for line in lines[begun[0] : begun[-1]])
+    assert len(begun) > 1 and any(line.startswith("unedited: ") for line in lines[begun[0] : begun[-1]])
 
 
 def test_edits_are_shown_by_relation_where_the_data_are(ran, monkeypatch) -> None:
