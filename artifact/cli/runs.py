@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -107,7 +108,7 @@ def run(
         str,
         Parameter(
             help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
-            "beyond."
+            "multiverse, beyond."
         ),
     ],
     *,
@@ -269,7 +270,7 @@ def verify(
 
     A file that kloc contribute wrote is first checked against its hashes.
     """
-    if not run_folder.is_file():
+    if not isfile(run_folder):
         return _verify(run_folder)
     from artifact.runs.pack import unpacked
 

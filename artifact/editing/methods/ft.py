@@ -53,11 +53,11 @@ def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made
 
 def _work(shape: Shape, hparams: FtHparams, lengths: Lengths, perspective: Perspective) -> Work:
     """Blocks after the trained one there and back, and Adam over its weight."""
-    tokens, square = lengths.prompts[perspective].mean, shape.width**2
+    tokens, weight = lengths.prompts[perspective].mean, shape.width * shape.inner
     above = shape.layers - hparams.layer - 1
     # There and back: the change times the stored input, and the weight's gradient.
     step = reading(shape, above, tokens, tokens, 1, back=True) + head(shape, 1, back=True)
-    step += Work(2 * 8 * square * tokens, FLOAT * 4 * square * (_ADAM_VECTORS + 4), 2)
+    step += Work(4 * weight * tokens, FLOAT * weight * (_ADAM_VECTORS + 4), 2)
     return blocks(shape, hparams.layer + 1, tokens, tokens) + step.times(hparams.num_steps)
 
 

@@ -40,7 +40,7 @@ def _work(shape: Shape, hparams: KnHparams, lengths: Lengths, perspective: Persp
     """The prompt once, then its last token for each point of the integral, a row more at each layer."""
     tokens, layers = lengths.prompts[perspective].tokens, shape.layers
     point = blocks(shape, layers * (layers - 1) / 2, 1, tokens, back=True) + head(shape, layers, back=True)
-    point += Work(2 * 8 * shape.width**2 * layers)
+    point += Work(4 * shape.width * shape.inner * layers)
     points = replace(point.times(hparams.steps), passes=3.0 * layers)  # all points go together
     return blocks(shape, layers, tokens, tokens) + head(shape, 1) + points
 
