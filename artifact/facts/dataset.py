@@ -14,7 +14,8 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement, parse_facts
-from artifact.facts.odd import OddRecord, decode_records
+from artifact.facts.layouts import decode_records
+from artifact.facts.odd import OddRecord
 from artifact.facts.templates import with_relation
 from artifact.reading import read_bytes
 
