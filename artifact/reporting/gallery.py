@@ -11,11 +11,12 @@ from artifact.errors import SettingError
 from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
 from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
+from artifact.reporting.line_charts import LineChart
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | FlowChart
+Shown = Chart | SeveredChart | EditChart | FlowChart | LineChart
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,12 @@ class Gallery:
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
     flows: tuple[FlowChart, ...]
+    questions: tuple[LineChart, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
         """All of them, in the order of the page."""
-        return (*self.edits, *self.traces, *self.severed, *self.flows)
+        return (*self.edits, *self.traces, *self.severed, *self.flows, *self.questions)
 
 
 def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
@@ -42,6 +44,7 @@ def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
         tuple(drawn),
         tuple(severed_charts(drawn)),
         tuple(flow_charts(finished_flows(run.store))),
+        tuple(chart for findings in run.findings.values() for chart in findings.charts),
     )
 
 
