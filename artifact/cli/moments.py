@@ -31,9 +31,7 @@ def moments(
             allow_leading_hyphen=True,
         ),
     ] = None,
-    layers: Annotated[
-        str | None, Parameter(help="Layers, such as 13,14 (default: those that ROME and MEMIT edit).")
-    ] = None,
+    layers: Annotated[str | None, Parameter(help="Layers, such as 13,14 (default: those that a method edits).")] = None,
     site: Annotated[
         Module,
         Parameter(help="Whose keys: the inputs of the MLP's or of the attention's output projection."),
