@@ -110,7 +110,7 @@ def run(
         str,
         Parameter(
             help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
-            "multiverse, beyond."
+            "both, multiverse, beyond."
         ),
     ],
     *,
