@@ -20,4 +20,5 @@ class Task:
 
 TASKS: Mapping[str, Task] = {
     "where": Task("edit at every layer of a module, and trace it", "artifact.runs.tasks.where:compute"),
+    "multiverse": Task("trace in every way of the multiverse", "artifact.runs.tasks.multiverse:compute"),
 }

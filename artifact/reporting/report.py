@@ -34,6 +34,7 @@ from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import Chart, largest_half_width
 from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
+from artifact.reporting.elsewhere import claims_elsewhere, elsewhere_json
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.flow_charts import extraction_csv, finished_flows, gini_csv, gini_words
@@ -63,6 +64,8 @@ class Report:
     files: dict[str, bytes]
     verdict: Verdict
     before: tuple[MeasuredBefore, ...]
+    elsewhere: tuple[str, ...] = ()
+    """What models without published values say of the claims, a line each."""
 
 
 def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -> tuple[Path, Report]:
@@ -104,6 +107,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
         part, made = _part(run, prefix, drawings, verdict.paper)
         part["switches"] = switch_lines(run.info.switches, worth)
+        part["elsewhere"] = claims_elsewhere(expected.claims, run)
         files |= made
         parts.append(part)
     if any(part["gallery"].every for part in parts):
@@ -129,9 +133,10 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     }
     files["report.html"] = template("report.html.j2").render(context).encode()
     files["report.md"] = template("report.md.j2").render(context).encode()
-    files["verdict.json"] = verdict_json(verdict)
+    elsewhere = [answer for part in parts for answer in part["elsewhere"]]
+    files["verdict.json"] = verdict_json(verdict, elsewhere_json(elsewhere))
     files["timings.json"] = _timings(runs)
-    return Report(files, verdict, before)
+    return Report(files, verdict, before, tuple(answer.sentence for answer in elsewhere))
 
 
 def _part(

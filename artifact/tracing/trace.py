@@ -19,10 +19,11 @@ from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
-from artifact.tracing.corruption import Corruption, RelationSpan, corrupted_tokens, subject_tokens
+from artifact.tracing.choices import METRICS, Corruption, Direction, Metric, RelationSpan
+from artifact.tracing.corruption import corrupted_tokens, subject_tokens
 from artifact.tracing.kinds import KindWord, SeverWord, TraceKind, trace_kind
 from artifact.tracing.replacement import donor_ids
-from artifact.tracing.sweep import METRICS, Cells, Direction, Metric, Swept, sweep
+from artifact.tracing.sweep import Cells, Swept, sweep
 from artifact.tracing.windows import MOST_WINDOW
 
 _MOST_SAMPLES = 10_000
