@@ -24,7 +24,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
-from artifact.cli.bounds import between
+from artifact.cli.bounds import between, count
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
@@ -85,6 +85,9 @@ class Narrowing:
     engine: Annotated[
         Literal["local", "ray"], Parameter(help="Compute in this process, or on a Ray cluster's GPUs.")
     ] = "local"
+    gpus_per_worker: Annotated[
+        int, count("With --engine ray: GPUs of each worker, over which a larger model is spread.", 1000)
+    ] = 1
 
 
 _OPTIONS, _WHOLE = RunOptions(), Narrowing()
@@ -140,6 +143,8 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
+    if narrowing.gpus_per_worker != 1 and narrowing.engine != "ray":
+        raise SettingError("--gpus-per-worker needs --engine ray; a run in this process uses the cards that it sees")
     given = Given(
         options.facts,
         options.relation_source,
@@ -160,6 +165,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         shard,
         correct,
         dtype=options.dtype,
+        gpus_per_worker=narrowing.gpus_per_worker,
     )
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.

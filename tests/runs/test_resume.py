@@ -174,6 +174,19 @@ def test_ray_workers_reserve_the_main_memory_of_their_weights(
     assert second["num_gpus"] == bool(has.get("GPU")) and cluster.info == info
 
 
+def test_a_ray_worker_holds_a_group_of_cards(begun: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Rays()
+    ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 9, "GPU": 4, "memory": 1e12}}]
+    monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(begun, __version__, "here", "one", 1, []))
+    monkeypatch.setattr(Worker, "compute", lambda *_: (Computed([], 0.0, {}), []))
+    cluster = Cluster(ray, PLAN, replace(ASKED, gpus_per_worker=2), silent)
+    cluster.start(None)
+    list(cluster.compute(PLAN.units[0], [(one,) for one in range(5)], lambda: False))
+    assert [one["num_gpus"] for one in ray.reserved] == [2, 2]  # four cards are two groups
+    with pytest.raises(RunError, match="--gpus-per-worker 5: no machine of the Ray cluster has as many .* is 4"):
+        Cluster(ray, PLAN, replace(ASKED, gpus_per_worker=5), silent).start(None)
+
+
 def test_moments_are_made_within_the_runs_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Memory | None] = []
     monkeypatch.setattr("artifact.runs.resolve.default_moments", default_moments)
