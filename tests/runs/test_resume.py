@@ -49,14 +49,14 @@ def moments() -> Moments:
 
 @pytest.fixture(autouse=True)
 def _made_once(moments: Moments, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artifact.runs.resolve.default_moments", lambda *_: moments)
+    monkeypatch.setattr("artifact.runs.resolve.default_moments", lambda *_, **__: moments)
 
 
 @pytest.fixture(scope="module")
 def begun(moments: Moments) -> RunInfo:
     """What a run is that began on another machine, whose device drew one token otherwise."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("artifact.runs.resolve.default_moments", lambda *_: moments)
+        patched.setattr("artifact.runs.resolve.default_moments", lambda *_, **__: moments)
         info = prepare(PLAN, ASKED, silent)[1]
     settings = json.loads(json.dumps(info.settings))
     settings["rome"]["prefixes"][20] = "elsewhere . {}"
