@@ -57,6 +57,8 @@ class Method:
     scaled: Callable[[int], Hparams]
     edits: "Callable[[Editor, Groups, History | None], Made]"
     joint: bool = False
+    alone_as: str = ""
+    """The method that it is for a fact edited alone; empty: itself."""
     moments: bool = False
     """It reads second moments of its layers."""
     prefixes: Literal["list", "groups"] | None = None

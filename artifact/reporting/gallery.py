@@ -1,4 +1,4 @@
-"""All figures of a run as data, in the order of the page: success after each edit, heat maps, severed effects.
+"""All figures of a run as data, in the order of the page: success after edits, transfer gaps, heat maps, severed effects.
 
 Covers naming and choosing them. Loads no matplotlib; figures.py draws them.
 """
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from artifact.errors import SettingError
 from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
+from artifact.reporting.further import GapChart, gap_charts
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart
+Shown = Chart | SeveredChart | EditChart | GapChart
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,21 @@ class Gallery:
     edits: tuple[EditChart, ...]
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
+    gaps: tuple[GapChart, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
         """All of them, in the order of the page."""
-        return (*self.edits, *self.traces, *self.severed)
+        return (*self.edits, *self.gaps, *self.traces, *self.severed)
 
 
 def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
     """The figures of a run. `paper` are the published rows, shown beside a run that counts as evidence."""
     drawn = charts(run.store, run.traced.traces)
     beside = paper if run.info.evidence else ()
-    return Gallery(tuple(edit_charts(run.info.model, run.rows, beside)), tuple(drawn), tuple(severed_charts(drawn)))
+    edits = edit_charts(run.info.model, run.rows, beside)
+    gaps = gap_charts(run.info.model, run.store, run.rows)
+    return Gallery(tuple(edits), tuple(drawn), tuple(severed_charts(drawn)), tuple(gaps))
 
 
 def chosen(every: Sequence[tuple[str, Shown]], only: Sequence[str]) -> list[tuple[str, Shown]]:

@@ -21,12 +21,14 @@ from typing import Any
 import jinja2
 import msgspec
 
+from artifact.editing.methods import printed_name
 from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, columns_of
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
+from artifact.plans.unit import CONTROL_WORDS
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
@@ -35,6 +37,7 @@ from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
+from artifact.reporting.further import further_grids
 from artifact.reporting.gallery import Shown, gallery
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
@@ -164,6 +167,7 @@ def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, st
     return {
         "own": [grids.own_grid(metric, rows, hashes) for metric in METRICS] if rows else [],
         "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
+        "further": further_grids(run.store, rows),
         "trace": [grids.trace_grid(drawn)] if drawn else [],
     }
 
@@ -174,7 +178,11 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
     files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
     if run.rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
-    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in (*tables["gap"], *tables["trace"])}
+    return files | {
+        f"tables/{prefix}{grid.name}.csv": grid_csv(grid)
+        for name in ("gap", "further", "trace")
+        for grid in tables[name]
+    }
 
 
 def _described(run: MeasuredRun) -> dict[str, Any]:
@@ -339,9 +347,10 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     for unit in info.plan.units:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
+        control = "" if unit.control is None else f", {CONTROL_WORDS[unit.control]}"
         does = {
             "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
-            "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
+            "edit": f"edit with {printed_name(unit.method)}{control}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
