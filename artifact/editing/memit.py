@@ -119,7 +119,8 @@ def memit(
         return count
 
     def compute(part: Sequence[_Asked]) -> list[MemitEdit | EditError]:
-        shared = _Shared.of([len(one.views) for one in part], _keys(part) if merge is not None else None, merge)
+        sizes = [len(one.views) for one in part]
+        shared = _Shared.of(sizes, None if merge is None or max(sizes) == 1 else _keys(part), merge)
         edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory, shared)
         note = moments.note(hparams.layers)
         return [replace(one, note=note) if isinstance(one, MemitEdit) else one for one in edits]

@@ -1,4 +1,4 @@
-"""All figures of a run as data, in the order of the page: success after edits, transfer gaps, heat maps, severed effects.
+"""All figures of a run as data, in the order of the page: edits, transfer gaps, heat maps, severed effects.
 
 Covers naming and choosing them. Loads no matplotlib; figures.py draws them.
 """
