@@ -72,8 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer what is asked of one model; False when it is something else."""
         files = sorted(file.name for file in folder.iterdir())
         resolve = f"/{repo}/resolve/{revision}/"
-        if path in (f"/api/models/{repo}/revision/{revision}", f"/api/models/{repo}"):
-            found = {"id": repo, "sha": revision, "siblings": [{"rfilename": name} for name in files]}
+        about = f"/api/models/{repo}"
+        if path in (about, f"{about}/revision/{revision}", f"{about}/revision/main"):
+            found = {"id": repo, "sha": revision, "siblings": [_sibling(folder / name) for name in files]}
             self._send(json.dumps(found).encode(), body, {"Content-Type": "application/json"})
         elif path.startswith(f"/api/models/{repo}/tree/{revision}"):
             tree = [
@@ -99,6 +100,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(content)
+
+
+def _sibling(file: Path) -> dict[str, object]:
+    """A file as a listing with sizes has it: large ones with their sha256."""
+    size = file.stat().st_size
+    told = {"rfilename": file.name, "size": size, "blobId": _hash(file)}
+    large = {"lfs": {"sha256": _hash(file), "size": size, "pointerSize": 9}}
+    return told | (large if file.suffix in (".safetensors", ".bin") else {})
 
 
 def _hash(file: Path) -> str:

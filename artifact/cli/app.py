@@ -17,6 +17,7 @@ from artifact.cli.bounds import size
 from artifact.editing.protocol import ProtocolName
 from artifact.errors import RunError, SettingError
 from artifact.io import FULL, check_writable, is_device, open_regular, place_of, reason, write_atomically
+from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.terminal import complain
 
 app = App(
@@ -30,16 +31,23 @@ app = App(
     default_parameter=Parameter(negative=""),  # a flag that is off by default needs no --no-... beside it
 )
 
-Model = Annotated[str, Parameter(help="world, gpt2, gpt2-xl, gpt-j, smollm2, or the folder of a transformers model.")]
+Model = Annotated[
+    str,
+    Parameter(
+        help="world, gpt2, gpt2-xl, gpt-j, smollm2, a model of the hub (org/name, org/name@revision), or the "
+        "folder of a transformers model."
+    ),
+]
 RunModel = Annotated[
     str,
     Parameter(
         help="auto: the plan's own (for smoke: GPT-2 small where it can be fetched, else the embedded world); or a "
-        "model's name or folder."
+        "model's name (of the hub too: org/name, org/name@revision) or folder."
     ),
 ]
 Protocol = Annotated[ProtocolName, Parameter(help="Do as the released code does, or with its defects corrected.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, or one GPU such as cuda:1 (default: a GPU, else the CPU).")]
+Dtype = Annotated[DtypeName, Parameter(help="Type of the weights. What an edit computes stays in float32 and float64.")]
 Correct = Annotated[
     list[str],
     Parameter(
@@ -75,12 +83,12 @@ def memory_budget(asked: str | None, device: str) -> Any:
     return Memory(limit, complain)
 
 
-def load_model(model: str, device: str | None = None) -> Any:
+def load_model(model: str, device: str | None = None, dtype: DtypeName = "float32") -> Any:
     """The model, on the device asked for or the one that is chosen (lm/device.py)."""
     from artifact.lm.device import choose_device
     from artifact.lm.load import load
 
-    loaded = load(model, choose_device(device)[0])
+    loaded = load(model, choose_device(device)[0], torch_dtype(dtype))
     for line in loaded.tokens.notes:
         complain(line)
     return loaded

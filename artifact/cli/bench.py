@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from artifact.cli.app import Device, Memory, Protocol, app, memory_budget
+from artifact.cli.app import Device, Dtype, Memory, Protocol, app, memory_budget
 from artifact.cli.bounds import between, count
 from artifact.editing.methods import MethodName
 from artifact.terminal import say
@@ -33,7 +33,7 @@ def bench_trace(
     *,
     shape: Shape = "gpt2",
     device: Device = None,
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], Parameter(help="Precision.")] = "float32",
+    dtype: Dtype = "float32",
     kind: Annotated[list[KindWord] | None, Parameter(help="Kinds of tracing (default: hidden and mlp).")] = None,
     tokens: Annotated[int, Parameter(help="Tokens of the prompt.", validator=between(2, 1000))] = 10,
     samples: Annotated[int, count("Noise samples.", _SAMPLES)] = 10,

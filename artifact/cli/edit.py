@@ -11,6 +11,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Dtype,
     Edits,
     Memory,
     Model,
@@ -98,6 +99,7 @@ def edit(
     ] = None,
     any_model: AnyModel = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
@@ -129,7 +131,7 @@ def edit(
     check_inputs(files)
     cases, views = _requests(request, chosen, perspective)
     earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     editor = make_editor(
         loaded,
@@ -246,6 +248,7 @@ def score(
     edits: Edits = _NO_FILES,
     any_model: AnyModel = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
@@ -265,7 +268,7 @@ def score(
     check_outputs({"--json": json_file}, (cases, *edits, model))
     check_inputs({"--edit": edits})
     facts = read_facts(cases)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     added, files = read_edits(edits, loaded, any_model)
     budget = memory_budget(memory, str(loaded.decoder.device))

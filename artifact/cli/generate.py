@@ -5,7 +5,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import AnyModel, Device, Edits, Model, app, check_inputs, check_outputs, load_model, write_json
+from artifact.cli.app import (
+    AnyModel,
+    Device,
+    Dtype,
+    Edits,
+    Model,
+    app,
+    check_inputs,
+    check_outputs,
+    load_model,
+    write_json,
+)
 from artifact.cli.bounds import count
 from artifact.terminal import say
 
@@ -21,6 +32,7 @@ def generate(
     tokens: Annotated[int, count("Most tokens of the continuation.", 1_000_000)] = 20,
     any_model: AnyModel = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the continuation here.")] = None,
 ) -> int:
     """Go on from a prompt with the likeliest token each time, unedited or with edits. No weight is changed."""
@@ -29,7 +41,7 @@ def generate(
 
     check_outputs({"--json": json_file}, (*edits, model))
     check_inputs({"--edit": edits})
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     edit, files = read_edits(edits, loaded, any_model)
     found = greedy(loaded, prompt, tokens, edit)
     notes = [file.note for file in files if file.note]

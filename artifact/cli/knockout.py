@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Memory, Model, app, check_outputs, load_model, memory_budget, write_json
+from artifact.cli.app import Device, Dtype, Memory, Model, app, check_outputs, load_model, memory_budget, write_json
 from artifact.cli.bounds import count
 from artifact.facts.fact import Statement
 from artifact.facts.subject import subject_start
@@ -30,6 +30,7 @@ def knockout(
         str | None, Parameter(help="The prompt's wording with {} for the subject, where the prompt names it twice.")
     ] = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the numbers here.")] = None,
 ) -> int:
@@ -38,7 +39,7 @@ def knockout(
 
     check_outputs({"--json": json_file}, (model,))
     subject_start(prompt, subject, template)  # before the model is loaded
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     edge = Edge(start, end)
     budget = memory_budget(memory, str(loaded.decoder.device))
     found = knock_out(loaded, Statement(0, prompt, subject, template), [edge], window, budget)

@@ -12,6 +12,7 @@ from artifact.cli.app import (
     AnyModel,
     Correct,
     Device,
+    Dtype,
     Limit,
     Memory,
     Out,
@@ -47,6 +48,7 @@ class RunOptions:
     out: Out = None
     limit: Limit = None
     device: Device = None
+    dtype: Dtype = "float32"
     memory: Memory = None
     facts: Annotated[str | None, Parameter(help=f"{', '.join(DATASETS)}, or a file (default: the plan's own).")] = None
     relation_source: Annotated[
@@ -125,7 +127,17 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = plans[:1]
     given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
     shard = _shard(narrowing.shard)
-    asked = Asked(options.model, options.protocol, options.limit, options.memory, options.device, given, shard, correct)
+    asked = Asked(
+        options.model,
+        options.protocol,
+        options.limit,
+        options.memory,
+        options.device,
+        given,
+        shard,
+        correct,
+        dtype=options.dtype,
+    )
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None

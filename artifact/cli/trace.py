@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from artifact.cli.app import (
     Correct,
     Device,
+    Dtype,
     Memory,
     Model,
     Protocol,
@@ -80,6 +81,7 @@ def trace(
     ] = "p",
     sever: Annotated[SeverWord | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")] = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
     correct: Correct = _NONE,
@@ -110,7 +112,7 @@ def trace(
     settings = TraceSettings(
         given, kind, window, samples, sever, followed.severed_fresh_noise, corrupt, relation_span, corruption, direction
     )
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
     settings, mean_D, corrupted_by = _corrupted(loaded, settings, noise, facts, known, len(donors))
     budget = memory_budget(memory, str(loaded.decoder.device))

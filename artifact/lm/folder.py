@@ -1,7 +1,8 @@
 """What a model folder holds besides its weights: configuration and tokenizer, read as data.
 
-Nothing in a folder is run. A folder that asks for code of its own is refused before transformers sees it; the sizes in
-a configuration are checked before anything is made from them, and only the keys that a family reads are passed on.
+Nothing in a folder is run. A folder that asks for code of its own is refused before transformers sees it, unless it
+names copies of transformers' own classes of its family, as Phi-3's do, which are not run either. The sizes in a
+configuration are checked before anything is made from them, and only the keys that a family reads are passed on.
 """
 
 import hashlib
@@ -55,7 +56,7 @@ def read_config(folder: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"{folder}: holds no {CONFIG}, so it is not a transformers model; name a folder that is one")
     given = read_object(path)
-    _refuse_code(path, given)
+    _refuse_code(path, given, _own_classes(given.get("model_type")))
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
         _refuse_code(settings, read_object(settings))
@@ -95,8 +96,21 @@ def _last_line(error: Exception) -> str:
     return fit(lines[-1] if lines else type(error).__name__, 200)
 
 
-def _refuse_code(path: Path, given: dict[str, Any]) -> None:
-    if given.get("auto_map") or given.get("custom_pipelines"):
+def _own_classes(model_type: object) -> frozenset[str]:
+    """The names of transformers' own classes of a family: a folder may name copies of these, which are not run."""
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        return frozenset()
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return frozenset((CONFIG_MAPPING[model_type].__name__, str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])))
+
+
+def _refuse_code(path: Path, given: dict[str, Any], own: frozenset[str] = frozenset()) -> None:
+    named = given.get("auto_map")
+    if isinstance(named, dict) and {str(one).rpartition(".")[2] for one in named.values()} <= own:
+        named = None
+    if named or given.get("custom_pipelines"):
         raise ModelError(
             f"{path}: asks for code of its own (auto_map), which is never run; expected a model that "
             f"transformers knows by itself ({', '.join(FAMILIES)})"

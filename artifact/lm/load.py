@@ -24,7 +24,8 @@ from artifact.lm.families.sizes import Sizes
 from artifact.lm.folder import CONFIG, read_config, read_tokens, tokenizer_hash
 from artifact.lm.smollm2 import SMOLLM2, converted
 from artifact.lm.tokens import Tokens
-from artifact.lm.weights import Stored, matched, placed, size_of, stored_tensors, untied
+from artifact.lm.weights import Stored, entries, matched, placed, size_of, stored_tensors, untied
+from artifact.sources.any_hub import HubId, hub_id, resolved, small_files, whole
 from artifact.sources.catalogue import HUB_MODELS, WORLD
 from artifact.sources.download import Say
 from artifact.sources.fetch import cached, fetch
@@ -61,7 +62,8 @@ class LanguageModel:
 def load(
     name: str, device: str | None = None, dtype: torch.dtype = torch.float32, say: Say = lambda line: None
 ) -> LanguageModel:
-    """The model called `name` (world, gpt2, gpt2-xl, gpt-j, smollm2) or the folder of a transformers model.
+    """The model called `name` (world, gpt2, gpt2-xl, gpt-j, smollm2), of the hub (org/name, org/name@revision), or of a
+    folder in transformers' layout.
 
     `device` is cpu, cuda or cuda:N; without it device.py chooses. A model that does not fit the device is not fetched.
     Raises ModelError for that, an unknown name, a folder that is not a model, and a family or configuration that the
@@ -78,10 +80,36 @@ def load(
     if name == SMOLLM2:
         folder, revision = converted()
         return load_folder(folder, name=name, revision=revision, device=device, dtype=dtype)
+    if (asked := hub_id(name)) is not None:
+        return _load_hub(asked, device, dtype, say)
     if not Path(name).is_dir():
         known = ", ".join(["world", *HUB_MODELS, SMOLLM2])
-        raise ModelError(f"model {name!r} is neither a known name ({known}) nor a folder; name one of these")
+        raise ModelError(
+            f"model {name!r} is neither a known name ({known}), a folder, nor a model of the hub (org/name, "
+            "org/name@revision); name one of these"
+        )
     return load_folder(Path(name), device=device, dtype=dtype)
+
+
+def _load_hub(asked: HubId, device: str, dtype: torch.dtype, say: Say) -> LanguageModel:
+    """A model of the hub; its configuration says whether it is known and fits before its weights are fetched."""
+    model = resolved(asked, say)
+    _, family, sizes = described(small_files(model))
+    check_fits(model.repo, dtype.itemsize * entries(family, sizes), device, dtype)
+    return load_folder(whole(model, say), name=model.repo, revision=model.revision, device=device, dtype=dtype)
+
+
+def described(folder: Path) -> tuple[Any, Base, Sizes]:
+    """A folder's configuration, and the family and sizes that it says; ModelError for what the decoder does not know.
+
+    The weights are not looked at, and need not be there.
+    """
+    config = read_config(folder)
+    try:
+        family = family_of(config)
+        return config, family, family.sizes(config)
+    except ModelError as error:
+        raise ModelError(f"{folder / CONFIG}: {error}") from None
 
 
 def load_folder(
@@ -97,12 +125,7 @@ def load_folder(
     Nothing of the folder is run. Raises ModelError, in one line, for a folder that is not a model of a known family,
     whole, with finite weights and a tokenizer.
     """
-    config = read_config(folder)
-    try:
-        family = family_of(config)
-        sizes = family.sizes(config)
-    except ModelError as error:
-        raise ModelError(f"{folder / CONFIG}: {error}") from None
+    config, family, sizes = described(folder)
     where = str(folder)
     tensors = matched(family, sizes, stored_tensors(folder), where)
     tokens = read_tokens(folder, config, sizes)

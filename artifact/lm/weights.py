@@ -160,6 +160,12 @@ def matched(family: Base, sizes: Sizes, stored: Mapping[str, Stored], where: str
     return tensors
 
 
+def entries(family: Base, sizes: Sizes) -> int:
+    """Entries of all tensors of a model, by its configuration alone; its output layer counted where it is its own."""
+    head = 0 if sizes.tied else sizes.vocabulary * sizes.width
+    return head + sum(prod(shape) for shape in family.tensors(sizes).values())
+
+
 def size_of(stored: Iterable[Stored], dtype: torch.dtype) -> int:
     """Bytes that the tensors take in a type."""
     return dtype.itemsize * sum(prod(tensor.shape) for tensor in stored)

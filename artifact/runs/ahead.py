@@ -13,6 +13,7 @@ from typing import Any
 from artifact.editing.protocol import all_switches, protocol_of
 from artifact.errors import NotBegun, RunError
 from artifact.lm.device import check_fits, parse_bytes
+from artifact.lm.dtype import BYTES
 from artifact.plans.unit import Plan
 from artifact.runs.describe import first_difference
 from artifact.runs.inputs import check_given
@@ -38,7 +39,7 @@ def check_ahead(plan: Plan, model: str, asked: Asked, folder: Path | None, local
     if local:
         device, _ = run_device(plan, asked)
         if model in HUB_MODELS:
-            check_fits(model, HUB_MODELS[model].size, device)
+            check_fits(model, HUB_MODELS[model].size * BYTES[asked.dtype] // BYTES["float32"], device)
 
 
 def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:

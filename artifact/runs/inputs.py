@@ -16,6 +16,7 @@ from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts.dataset import Data, DataSet, RelationSource
 from artifact.facts.datasets import DATASETS, OWN, default_for, traced_for
 from artifact.facts.datasets.known import with_relation_words
+from artifact.lm.dtype import DtypeName
 from artifact.plans.paper import PAPER_MODELS
 from artifact.plans.unit import Plan
 from artifact.sources.cache import converted_folder
@@ -137,17 +138,20 @@ def run_mend_weights(model: str, given: Given) -> tuple[Path | None, str]:
         return None, f"MEND's published weights are unavailable ({error}); or name a file with --mend-weights"
 
 
-def evidence(plan: Plan, model: str, inputs: Inputs, given: Given) -> tuple[bool, str]:
+def evidence(plan: Plan, model: str, inputs: Inputs, given: Given, dtype: DtypeName = "float32") -> tuple[bool, str]:
     """Whether a run may be held against the paper, and why not in words.
 
-    It may with one of the paper's models by name, its weights those whose hash is pinned, under one of the paper's
-    plans, on the paper's data (DataSet.evidence), every file with the hash that is pinned or was recorded at the first
-    fetch. Templates for relation prompts, a limit and the protocol change tolerances and marks, and are said there.
+    It may with one of the paper's models by name in float32, its weights those whose hash is pinned, under one of the
+    paper's plans, on the paper's data (DataSet.evidence), every file with the hash that is pinned or was recorded at
+    the first fetch. Templates for relation prompts, a limit and the protocol change tolerances and marks, and are said
+    there.
     """
     if model == "world":
         return False, WORLD_NOTE
     if given.any_model:
         return False, ANY_MODEL_NOTE
+    if dtype != "float32":
+        return False, f"{OTHER_NOTE.rstrip('.')}, or weights in {dtype}."
     if model not in PAPER_MODELS or not plan.of_the_paper or not data_set(plan, model, given).evidence:
         return False, OTHER_NOTE
     read = zip(_data_sets(plan, model, given), (inputs.edited, inputs.traced), strict=True)

@@ -22,6 +22,7 @@ from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory, choose_device, default_memory, free_memory, in_one, parse_bytes, use_tf32
+from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
@@ -80,6 +81,7 @@ class Asked:
     """Switches of the released protocol that are corrected one by one."""
     model_reason: str = ""
     """Why this model, where `auto` chose it (run_model)."""
+    dtype: DtypeName = "float32"
 
 
 @dataclass
@@ -243,8 +245,8 @@ def _loaded(
     device, why = run_device(plan, asked)
     use_tf32(protocol.tf32)
     words = protocol_words(protocol.name, protocol.switches())
-    say(f"device: {device} ({why}), float32, protocol {words}")
-    model = in_one(lambda: load(name, device, say=say), f"model {name}")
+    say(f"device: {device} ({why}), {asked.dtype}, protocol {words}")
+    model = in_one(lambda: load(name, device, torch_dtype(asked.dtype), say), f"model {name}")
     for line in model.tokens.notes:
         say(line)
     return model, device
@@ -269,7 +271,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
     """The run's description, every setting resolved: the editors are made here."""
     model, protocol, inputs = context.model, context.protocol, context.inputs
     editors = {method: context.editor(method) for method in context.methods if context.lacking(method) is None}
-    counts, note = evidence(plan, name, inputs, asked.given)
+    counts, note = evidence(plan, name, inputs, asked.given, asked.dtype)
     return RunInfo(
         plan=plan,
         model=name,
@@ -279,7 +281,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         tokenizer_sha256=model.tokenizer_sha256,
         layers=model.decoder.layers,
         device=device,
-        dtype="float32",
+        dtype=asked.dtype,
         protocol=protocol.name,
         switches=protocol.switches(),
         data_source=inputs.edited.source,
@@ -302,7 +304,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         limit=asked.limit,
         moments=_moments_used(context),
         file_notes=list(dict.fromkeys(line for editor in editors.values() for line in editor.notes)),
-        given=asked.given.options(),
+        given=asked.given.options() | ({"--dtype": asked.dtype} if asked.dtype != "float32" else {}),
         shard=asked.shard,
         memory=context.memory.most,
     )

@@ -146,6 +146,8 @@ def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()
         parts.append(asked.protocol)
     if asked.correct:
         parts.append(protocol_part(asked.correct))
+    if asked.dtype != "float32":
+        parts.append(asked.dtype)
     if asked.shard is not None:
         parts.append("{}of{}".format(*asked.shard))
     return "-".join(parts)

@@ -73,6 +73,14 @@ class HubModel(_Sized):
         """The files without which it cannot be loaded; of the others a repository holds some."""
         return self.weights, "config.json", "tokenizer.json"
 
+    def size_of(self, name: str) -> int | None:
+        """The size that a file must have; None where it is not known."""
+        return self.size if self.exact and name == self.weights else None
+
+    def most_of(self, name: str | None, small: int) -> int:
+        """Most bytes of a file, `small` of those beside the weights and of a listing (None)."""
+        return self.most if name == self.weights else small
+
     @property
     def pickled(self) -> bool:
         """Whether the weights are a pickle, which is read as tensors alone and converted to safetensors once."""

@@ -8,11 +8,13 @@ since the guard cannot see it.
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from artifact.errors import ArtifactError, ModelError
 from artifact.io import fit, reason
@@ -29,12 +31,57 @@ MOST_REQUESTS = 500
 """Most requests for one model, which takes about 20."""
 _SECONDS_BETWEEN_LOOKS = 0.5
 _RESET = re.compile(r"\bt\s*=\s*(\d+)")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 """What may become the name of a file in the hub's cache."""
 
 
-def snapshot(model: HubModel, tell: Tell | None) -> Path:
-    """The folder of the model's files in the hub's cache, downloaded where they are not there.
+class ListedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file as the hub lists it: bytes, and its sha256 where the hub knows it."""
+
+    size: int
+    sha256: str | None = None
+
+
+def listing(model: HubModel, revision: str) -> tuple[str, dict[str, ListedFile]]:
+    """The commit that a revision of the model's repository stands for, and its files.
+
+    Raises ModelError, with what the hub did.
+    """
+    hub_cache()
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
+    guard = _Guard(model, download.PATIENCE, any_commit=True)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            guard.refuse("HF_HUB_OFFLINE is set")
+        with _guarded(guard):
+            info = HfApi().model_info(model.repo, revision=revision, files_metadata=True)
+    except ArtifactError:
+        raise
+    except Exception as error:  # hub and network errors share no base class
+        raise _not_fetched(model, revision, guard.refused or reason(error)) from None
+    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+        raise _not_fetched(model, revision, f"the hub names the revision {_quoted(str(info.sha))}")
+    files = {}
+    for one in info.siblings or ():
+        if _PLAIN.fullmatch(one.rfilename) and isinstance(one.size, int):
+            digest = one.lfs.sha256 if one.lfs is not None else None
+            files[one.rfilename] = ListedFile(one.size, digest)
+    return info.sha, files
+
+
+def _not_fetched(model: HubModel, revision: str, why: str) -> ModelError:
+    return ModelError(
+        f"{model.name}: {model.repo}@{revision[:8]} cannot be fetched ({why}); "
+        "connect to the hub, set HF_ENDPOINT to a mirror, or name a folder that holds the model"
+    )
+
+
+def snapshot(model: HubModel, tell: Tell | None, names: Sequence[str] = ()) -> Path:
+    """The folder of the model's files in the hub's cache, downloaded where they are not there: `names`, or all.
 
     Raises ModelError, with what the hub did. Their hashes are verify.py's to check.
     """
@@ -47,15 +94,12 @@ def snapshot(model: HubModel, tell: Tell | None) -> Path:
     try:
         with _telling(model, tell), _guarded(guard):
             folder = snapshot_download(
-                model.repo, revision=model.revision, allow_patterns=list(model.files), cache_dir=cache
+                model.repo, revision=model.revision, allow_patterns=list(names or model.files), cache_dir=cache
             )
     except ArtifactError:
         raise
     except Exception as error:  # hub, network and disk errors share no base class
-        raise ModelError(
-            f"{model.name}: {model.repo}@{model.revision[:8]} cannot be fetched ({guard.refused or reason(error)}); "
-            "connect to the hub, set HF_ENDPOINT to a mirror, or name a folder that holds the model"
-        ) from None
+        raise _not_fetched(model, model.revision, guard.refused or reason(error)) from None
     return Path(folder)
 
 
@@ -83,13 +127,13 @@ class _Guard:
     that the client's own threads and retries end, too.
     """
 
-    def __init__(self, model: HubModel, patience: Patience) -> None:
+    def __init__(self, model: HubModel, patience: Patience, any_commit: bool = False) -> None:
         from huggingface_hub import constants
 
         self._endpoint = constants.ENDPOINT
         self.refused: str | None = None
         self.arrived = 0
-        self._model, self._patience = model, patience
+        self._model, self._patience, self._any_commit = model, patience, any_commit
         self._requests = 0
         self._names: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -148,7 +192,7 @@ class _Guard:
 
     def _look_at_names(self, headers: Any, method: str, status: int) -> None:
         commit = headers.get("X-Repo-Commit")
-        if commit is not None and commit != self._model.revision:
+        if commit is not None and commit != self._model.revision and not self._any_commit:
             self.refuse(f"the hub names the revision {_quoted(commit)}, not {self._model.revision}")
         if method != "HEAD" or status >= 400:
             return
@@ -167,8 +211,9 @@ class _Guard:
                 continue
             if (size := number(told)) is None:
                 self.refuse(f"the hub's {header} {_quoted(told)} is not a number")
-            exact = self._model.exact and name == self._model.weights and (method == "HEAD" or status == 200)
-            if size > most or (exact and size != self._model.size):
+            known = self._model.size_of(name) if name and (method == "HEAD" or status == 200) else None
+            exact = known is not None
+            if size > most or (exact and size != known):
                 self.refuse(f"{name or 'its listing'}: expected {'' if exact else 'at most '}{most} bytes, got {size}")
 
     def _follow(self, url: Any, to: str, name: str | None) -> None:
@@ -192,7 +237,7 @@ class _Guard:
         return path.partition(beginning)[2] or None
 
     def _most(self, name: str | None) -> int:
-        return self._model.most if name == self._model.weights else SMALL
+        return self._model.most_of(name, SMALL)
 
     def took(self, count: int) -> None:
         """Count bytes; raises once the transfer was refused."""

@@ -190,6 +190,20 @@ def test_rome_writes_its_value(both: tuple[LanguageModel, Any], facts: dict[int,
     PASSED[model.name, "ROME"] = "yes"
 
 
+def test_weights_in_bfloat16_are_edited_by_float32_algebra(tokens: Tokens, facts: dict[int, Fact]) -> None:
+    module = module_of(configuration("llama", Random(5).choice, vocabulary=VOCABULARY, layers=3, positions=128))
+    decoder = from_module(module.to(torch.bfloat16))
+    model = LanguageModel("llama", "r", decoder, tokens)
+    hparams = RomeHparams(layers=(1,), v_loss_layer=2, v_num_grad_steps=4)
+    moments = compute_moments(model, [[5, 9, 300, 41], [17, 2, 80]] * 20, [1], "texts")
+    (found,) = rome(model, [facts[0].view("entity")], hparams, ["{}"], moments, RELEASED, MEMORY)
+    assert isinstance(found, RomeEdit), found
+    assert (found.delta_D.dtype, found.target_D.dtype) == (torch.float32, torch.float32)
+    assert moments.matrix(decoder, 1).dtype == torch.float64
+    (change,) = found.edit.tensors(decoder).values()
+    assert change.dtype == torch.bfloat16 and bool(change.isfinite().all())
+
+
 def test_ft_trains_what_is_evaluated(both: tuple[LanguageModel, Any], facts: dict[int, Fact]) -> None:
     """The second pass's loss is that under the edit of the first."""
     model, _ = both

@@ -45,6 +45,21 @@ def test_a_folder_that_asks_for_code_is_refused(
     assert not (folder / "ran").exists()
 
 
+def test_copies_of_transformers_own_classes_are_not_asked_for(folder: Path) -> None:
+    """Phi-3's folders name them; they are not run either. Any other class is refused."""
+    named = {"AutoConfig": "configuration_gpt2.GPT2Config", "AutoModelForCausalLM": "modeling_gpt2.GPT2LMHeadModel"}
+    changed(folder / "config.json", auto_map=named)
+    load_folder(folder)
+    for other in (
+        {"AutoConfig": "a.GPT2Config", "AutoModel": "b.Other"},
+        {"AutoModel": ["b.GPT2Config"]},
+        "GPT2Config",
+    ):
+        changed(folder / "config.json", auto_map=other)
+        with pytest.raises(ModelError, match="asks for code of its own"):
+            load_folder(folder)
+
+
 ABSURD = {
     "n_layer": [0, -1, 10**12, 2.5, "6", True, None, [6], {}],
     "n_embd": [0, -64, 10**15, "64", 65],

@@ -44,6 +44,9 @@ def inputs(edited: str = "", traced: str | None = PLAIN_SOURCES["known"].files[0
 
 def test_evidence_needs_the_pinned_weights(cached: Path) -> None:
     assert evidence(XL, "gpt2-xl", inputs(), Given()) == (True, "")
+    counts, note = evidence(XL, "gpt2-xl", inputs(), Given(), "bfloat16")
+    assert not counts and note.endswith("other facts, or weights in bfloat16.")
+    assert not evidence(XL, "openai-community/gpt2-xl", inputs(), Given())[0]
     cached.write_bytes(WRONG)
     counts, note = evidence(XL, "gpt2-xl", inputs(), Given())
     assert not counts and "model.safetensors of gpt2-xl is not, or not made from, the file with sha256" in note
