@@ -58,7 +58,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         (["trace", "--model", "a\u202eb", "--prompt", "a", "--subject", "a"], "\\u202e"),
         (["trace", "--model", "x" * 5000, "--prompt", "a", "--subject", "a"], "xxx...xxx"),
         (["verify", "x/" * 2500], "x/x"),
-        ([*SET, "--figure", "f.docx"], "ends in .pdf or .png"),
+        ([*SET, "--figure", "f.docx"], "ends in .pdf, .svg or .png"),
         (["smoke", "--shard", "0/0", "--model", TINY], "--shard"),
     ],
 )

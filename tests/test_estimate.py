@@ -21,7 +21,7 @@ from artifact.bench.estimate import Machine, other_machine
 from artifact.bench.facts import synthetic_facts, word_tokens
 from artifact.bench.given import random_given
 from artifact.bench.shapes import SHAPES, random_module
-from artifact.bench.work import scored, traced
+from artifact.bench.work import knocked, scored, traced
 from artifact.cli import call
 from artifact.editing.edit import Edited
 from artifact.editing.editor import Editor
@@ -37,9 +37,12 @@ from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, from_module
 from artifact.lm.work import Shape
 from artifact.plans import PLANS
+from artifact.tracing.cut import Cut, knock_out
+from artifact.tracing.edges import EDGES, places
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.sweep import sweep
 from artifact.tracing.trace import TraceSettings
+from artifact.tracing.windows import around
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "scaling.md"
 LAYERS, FACTS, BOUND = 4, 2, 0.1
@@ -156,6 +159,19 @@ def test_tracing(tiny: Tiny, kind: Any, sever: Any, fresh: bool, first: int) -> 
     lengths = Traced(8, 8 - first, sum(range(1, 9 - first)))
     found = traced(shape, settings.trace_kind, 3, lengths, 2, fresh)
     assert found.products == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_knockouts(tiny: Tiny, name: str) -> None:
+    model, shape = tiny(name)
+    where = places(8, (2, 3))
+    pairs = [edge.pairs(where) for edge in EDGES.values()]
+    cuts = [Cut(fact, one) for fact in range(2) for one in pairs]
+    ids, windows = [list(range(20, 28)), list(range(50, 58))], around(LAYERS, 2)
+    with sdpa_kernel(SDPBackend.MATH):
+        counted = operations(lambda: knock_out(model.decoder, ids, cuts, windows, Memory(10**10), extraction=True)) / 2
+    found = knocked(shape, 2, 8, [8 - min(reading for reading, _ in one) for one in pairs])
+    assert found.products == pytest.approx(counted, rel=0.05)
 
 
 def test_tracing_counts_what_was_measured() -> None:

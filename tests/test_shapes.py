@@ -19,6 +19,7 @@ from tiny_llama import llama_module, write_folder
 
 import artifact
 from artifact.lm.load import load
+from artifact.plans.mechanism import MECHANISM
 from artifact.plans.paper import SMOKE
 from artifact.runs.local import compute
 from artifact.runs.resolve import Asked, prepare
@@ -83,7 +84,7 @@ def context():
     return found
 
 
-@pytest.mark.parametrize("unit", SMOKE.units, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [*SMOKE.units, MECHANISM.units[0]], ids=lambda unit: unit.name)
 def test_names_say_the_shape(context, unit) -> None:
     wrongs: set[str] = set()
     with watched(wrongs):

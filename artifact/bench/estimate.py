@@ -15,7 +15,16 @@ from typing import cast
 import torch
 
 from artifact.bench.shapes import SHAPES, ShapeName, matrix_rate, timed
-from artifact.bench.work import STEPS_SOURCE, factor_bytes, factor_products, scored, solve_bytes, traced, with_steps
+from artifact.bench.work import (
+    STEPS_SOURCE,
+    factor_bytes,
+    factor_products,
+    knocked,
+    scored,
+    solve_bytes,
+    traced,
+    with_steps,
+)
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.protocol import Protocol, protocol_of
@@ -33,6 +42,7 @@ from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
 from artifact.sources.catalogue import SOURCES
 from artifact.sources.fetch import remaining
+from artifact.tracing.edges import EDGES
 
 RECORD_BYTES = 7_000
 """Of one case in the journal: what `kloc bench report` prints for a run of the paper's proportions."""
@@ -51,6 +61,7 @@ _SIDE = 1 << 26
 EFFICIENCY = {
     "trace": Efficiency(0.54, "54 to 65% measured", 0.40),
     "unedited": Efficiency(0.55, "55 to 70% measured", 0.40),
+    "knockout": Efficiency(0.40, "assumed", 0.30),
 }
 """Of units that edit nothing; methods have their own. CPU figures were measured on two cores of an Intel Xeon (198
 GFLOP/s, GPT-2 small) before rows were packed; BENCHMARKS.md has newer ratios. Seconds become a share with the
@@ -255,7 +266,12 @@ def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = 
     shape = Shape.of(SHAPES[model])
     if unit.does == "trace":
         lengths, fresh = PAPER_LENGTHS.traced[unit.perspective], protocol.severed_fresh_noise
-        return traced(shape, unit.trace_kind, unit.window, lengths, fresh_noise=fresh)
+        return traced(shape, unit.trace_kind, unit.window_of(shape.layers), lengths, fresh_noise=fresh)
+    if unit.does == "knockout":
+        prompt = PAPER_LENGTHS.prompts[unit.perspective]
+        # Edges out of the last token are computed at that token alone, the others from the subject on.
+        onward = [1 if edge.start == "last" else prompt.onward for edge in EDGES.values()]
+        return knocked(shape, unit.window_of(shape.layers), prompt.mean, onward)
     if unit.does == "unedited":
         return scored(shape, PAPER_LENGTHS)
     method = METHODS[unit.method]

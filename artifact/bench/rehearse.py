@@ -161,6 +161,10 @@ class _RandomContext(Context):
             )
         return self._editors[method]
 
+    def items(self, unit: Unit) -> Sequence[Any]:
+        """As of a run; knockouts take statements without an answer, which random weights need not give."""
+        return self.inputs.traced.statements if unit.does == "knockout" else super().items(unit)
+
     def lacking(self, method: str) -> str | None:
         return None
 

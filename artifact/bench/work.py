@@ -5,6 +5,7 @@ an optimisation may stop early, an estimate expects the share of its steps that 
 ROME and MEMIT stop below a loss of 0.05 (editing/value.py), FT below 0.01 (editing/ft.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,9 @@ import msgspec
 
 from artifact.editing.method import Method
 from artifact.facts.lengths import Lengths, Traced
-from artifact.lm.work import FLOAT, VECTORS, Shape, Work, blocks, head
+from artifact.lm.work import FLOAT, VECTORS, Shape, Work, blocks, head, reading
 from artifact.tracing.kinds import TraceKind
+from artifact.tracing.windows import around, steps
 
 STEPS_SOURCE = "SmolLM2 135M on 16 known facts"
 """The run that Method.stops was measured in: a small real language model, as none on GPT-2 XL or GPT-J has been made.
@@ -58,6 +60,22 @@ def traced(
     work += replace(sweep, passes=traced.restored * layers)
     work += head(shape, samples * groups[layers] * traced.restored)
     return replace(work, passes=work.passes * traced.sweeps)
+
+
+def knocked(shape: Shape, window: int, tokens: float, onward: Sequence[float]) -> Work:
+    """Knocking out edges of one fact of so many tokens, with extraction and lens, in windows about every layer.
+
+    `onward`: for each edge the tokens from the first one that loses an edge to the end. Windows that have not diverged
+    yet share their rows, and the last block goes on with the last token alone (tracing/cut.py).
+    """
+    layers = shape.layers
+    path, _ = steps(around(layers, window), range(layers), layers)
+    groups = [len(step.inside) for step in path]
+    work = blocks(shape, layers, tokens, tokens) + head(shape, 1 + layers * tokens + 2 * layers)
+    for count in onward:
+        work += blocks(shape, sum(groups[:-1]), count, tokens) + reading(shape, 1, count, tokens, 1).times(groups[-1])
+        work += head(shape, groups[-1] + 2 * sum(groups))
+    return replace(work, passes=layers * (1 + len(onward)))
 
 
 def solve_bytes(shape: Shape, layers: int) -> Work:

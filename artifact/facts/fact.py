@@ -80,6 +80,20 @@ class Fact:
             self.case_id, self.prompt, self.subject, self.template, self.object_true, self.relation_id or None
         )
 
+    def statement_of(self, perspective: Perspective) -> "Statement | None":
+        """The fact as a prompt that the unedited model may answer; None where the record lacks the relation's fields.
+
+        Entity: the rewrite prompt, answered with o_c. Relation: the prompt that names s and o_c ("rm"), answered with
+        the relation.
+        """
+        if perspective == "entity":
+            return self.statement
+        if self.relation is None or self.removal_template is None:
+            return None
+        prompt = fill(self.removal_template, self.subject)
+        relation_id = self.relation_id or None
+        return Statement(self.case_id, prompt, self.subject, self.removal_template, self.relation, relation_id)
+
     def view(self, perspective: Perspective) -> View:
         """The fact as `perspective` sees it; raises FactError when the relation fields are missing."""
         if perspective == "entity":

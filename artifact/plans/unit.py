@@ -7,9 +7,10 @@ import msgspec
 
 from artifact.editing.methods import MethodName
 from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS, KindWord, SeverWord, TraceKind, trace_kind
 
-UnitKind = Literal["trace", "unedited", "edit"]
+UnitKind = Literal["trace", "unedited", "edit", "knockout"]
 Control = Literal["random_layer", "random_direction", "shuffled_subject"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 CONTROL_WORDS: Mapping[Control, str] = {
@@ -23,9 +24,11 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One thing to do to each fact: trace it, score the unedited model on it, or edit it and score the edited model.
+    """One thing to do to each fact: trace it, score the unedited model on it, edit it and score the edited model, or
+    knock out attention.
 
-    `kind`, `window` and `sever` describe a trace, `method` an edit, `perspective` both: what is corrupted, or edited.
+    `kind`, `window` and `sever` describe a trace, `method` an edit, `perspective` both: what is corrupted, or edited;
+    of a knockout which prompt is asked. `window` counts layers; where it is `scaled`, layers of a model of 48.
     `most` is how many facts it takes at most (None: all), `batch` how many are computed together: batches are cut from
     the plan's list of cases and never from what is left, so that an interrupted run gives the same numbers.
 
@@ -46,6 +49,11 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     """What is done in the place of the edit, to see what an edit that should do nothing does."""
     further: bool = False
     """Whether removal and generation are scored too (evaluation/further.py)."""
+    scaled: bool = False
+
+    def window_of(self, layers: int) -> int:
+        """The window on a model of so many layers."""
+        return scaled_window(layers, self.window) if self.scaled else self.window
 
     @property
     def trace_kind(self) -> TraceKind:
@@ -59,7 +67,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
             return ("table1", "table2")
         if self.does == "edit":
             return ("table1",) if self.perspective == "relation" else ("table2",)
-        return self.trace_kind.figures
+        return self.trace_kind.figures if self.does == "trace" else ()
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -104,10 +104,10 @@ class Chart:
         for panel in self.panels:
             role, layer = panel.peak
             parts.append(
-                f"{panel.perspective} perspective, {panel.facts} facts: away from the last token the AIE is largest "
-                f"at the {panel.effects[role].role}, layer {layer}: {panel.aie_RL[role, layer]:.3f}"
+                f"{panel.perspective} perspective {panel.aie_RL[role, layer]:.3f}, at the {panel.effects[role].role}, "
+                f"layer {layer}"
             )
-        return "; ".join(parts)
+        return f"largest AIE away from the last token: {'; '.join(parts)}"
 
 
 def finished_traces(store: Store) -> dict[TraceKey, Traces]:
@@ -165,7 +165,7 @@ def _panel(unit: Unit, traces: Traces, counts: Counter[str]) -> Panel:
     return Panel(
         unit=unit.name,
         kind=unit.trace_kind.name,
-        window=unit.window,
+        window=unit.window_of(traces.effects_FRL.shape[-1]),
         perspective=unit.perspective,
         effects=tuple(traces.role_effects()),
         facts=len(traces.cases_F),

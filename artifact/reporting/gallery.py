@@ -1,4 +1,5 @@
-"""All figures of a run as data, in the order of the page: edits, transfer gaps, heat maps, severed effects.
+"""All figures of a run as data, in the order of the page: success after each edit, transfer gaps, heat maps, severed
+effects, attention knockouts.
 
 Covers naming and choosing them. Loads no matplotlib; figures.py draws them.
 """
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 from artifact.errors import SettingError
 from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
+from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
 from artifact.reporting.further import GapChart, gap_charts
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | GapChart
+Shown = Chart | SeveredChart | EditChart | GapChart | FlowChart
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,26 @@ class Gallery:
     edits: tuple[EditChart, ...]
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
+    flows: tuple[FlowChart, ...]
     gaps: tuple[GapChart, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
         """All of them, in the order of the page."""
-        return (*self.edits, *self.gaps, *self.traces, *self.severed)
+        return (*self.edits, *self.gaps, *self.traces, *self.severed, *self.flows)
 
 
 def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
     """The figures of a run. `paper` are the published rows, shown beside a run that counts as evidence."""
     drawn = charts(run.store, run.traced.traces)
     beside = paper if run.info.evidence else ()
-    edits = edit_charts(run.info.model, run.rows, beside)
-    gaps = gap_charts(run.info.model, run.store, run.rows)
-    return Gallery(tuple(edits), tuple(drawn), tuple(severed_charts(drawn)), tuple(gaps))
+    return Gallery(
+        tuple(edit_charts(run.info.model, run.rows, beside)),
+        tuple(drawn),
+        tuple(severed_charts(drawn)),
+        tuple(flow_charts(finished_flows(run.store))),
+        tuple(gap_charts(run.info.model, run.store, run.rows)),
+    )
 
 
 def chosen(every: Sequence[tuple[str, Shown]], only: Sequence[str]) -> list[tuple[str, Shown]]:

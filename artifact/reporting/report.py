@@ -37,8 +37,9 @@ from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
+from artifact.reporting.flow_charts import extraction_csv, finished_flows, gini_csv, gini_words
 from artifact.reporting.further import further_grids
-from artifact.reporting.gallery import Shown, gallery
+from artifact.reporting.gallery import Gallery, Shown, gallery
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
@@ -145,7 +146,7 @@ def _part(
     settings = [_setting(method, value) for method, value in sorted(run.info.settings.items())]
     tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
     figures = _figures(prefix, shown.every, drawings)
-    files = {**figures, **_run_tables(run, prefix, tables)}
+    files = {**figures, **_run_tables(run, prefix, tables), **_flow_tables(run, prefix, shown)}
     part = {
         "prefix": prefix,
         **{f"{kind}_grids": made for kind, made in tables.items()},
@@ -155,6 +156,7 @@ def _part(
         },
         "half_widths": {panel.unit: largest_half_width(panel) for chart in drawn for panel in chart.panels},
         "before": measured_before(run, drawn),
+        "gini": gini_words(drawn) if shown.flows else [],
         "settings": settings,
         **_described(run),
     }
@@ -183,6 +185,14 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
         for name in ("gap", "further", "trace")
         for grid in tables[name]
     }
+
+
+def _flow_tables(run: MeasuredRun, prefix: str, shown: Gallery) -> dict[str, bytes]:
+    """The files of a run's knockouts, by path; none without knockouts."""
+    if not shown.flows:
+        return {}
+    files = {f"tables/{prefix}extraction.csv": extraction_csv(finished_flows(run.store))}
+    return files | ({f"tables/{prefix}gini.csv": gini_csv(shown.traces)} if shown.traces else {})
 
 
 def _described(run: MeasuredRun) -> dict[str, Any]:
@@ -352,6 +362,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
             "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
             "edit": f"edit with {printed_name(unit.method)}{control}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
+            "knockout": f"knock out attention, {unit.perspective} prompt",
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
         progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})

@@ -28,7 +28,9 @@ from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
 from artifact.runs.resolve import SAMPLES, Context
 from artifact.runs.store import NOT_ANSWERED
-from artifact.tracing.trace import TraceSettings, greedy_answers, is_answer, trace_all
+from artifact.tracing.edges import EDGES
+from artifact.tracing.knockout import Knockout, knockout_all
+from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
 
 Item = Fact | Statement | OddRecord
 
@@ -165,34 +167,59 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
     settings = TraceSettings(
         context.noise_level if relation is None else relation,
         kind=unit.kind,
-        window=unit.window,
+        window=unit.window_of(context.model.decoder.layers),
         sever=unit.sever,
         samples=SAMPLES,
         fresh_noise=context.protocol.severed_fresh_noise,
         perspective=unit.perspective,
     )
-    records = {}
-    if relation is not None:
-        for one in statements:
-            reason = _without_words(one)
-            if reason:
-                records[one.case_id] = Record(one.case_id, "excluded", {"reason": reason})
+    excluded = {one.case_id: _without_words(one) for one in statements} if relation is not None else {}
+    records = {case: Record(case, "excluded", {"reason": reason}) for case, reason in excluded.items() if reason}
     # A trace is hundreds of passes: what does not count is left out after one.
-    asked = [statement for statement in statements if statement.case_id not in records]
-    for statement, answer in zip(asked, greedy_answers(context.model, asked, context.memory), strict=True):
+    records |= _unanswered([one for one in statements if one.case_id not in records], context)
+    left = [statement for statement in statements if statement.case_id not in records]
+    records |= _told(left, trace_all(context.model, left, settings, context.memory))
+    return [records[statement.case_id] for statement in statements]
+
+
+def _knockout(unit: Unit, items: Sequence[Any], context: Context) -> list[Record]:
+    """Every edge of the table, in windows about every layer."""
+    asked = [one if isinstance(one, Statement) else one.statement_of(unit.perspective) for one in items]
+    reason = "the record has no relation fields, so it has no prompt that asks for its relation"
+    statements = [one for one in asked if one is not None]
+    records = {
+        item.case_id: Record(item.case_id, "excluded", {"reason": reason})
+        for item, one in zip(items, asked, strict=True)
+        if one is None
+    }
+    records |= _unanswered(statements, context)
+    left = [statement for statement in statements if statement.case_id not in records]
+    window = unit.window_of(context.model.decoder.layers)
+    records |= _told(left, knockout_all(context.model, left, list(EDGES.values()), window, context.memory))
+    return [records[item.case_id] for item in items]
+
+
+def _unanswered(statements: Sequence[Statement], context: Context) -> dict[int, Record]:
+    """Records of the statements that the model does not answer as their source says, by case."""
+    records = {}
+    for statement, answer in zip(statements, greedy_answers(context.model, statements, context.memory), strict=True):
         if isinstance(answer, ArtifactError):
             records[statement.case_id] = _failed(statement.case_id, answer)
         elif not is_answer(context.model, statement, answer):
             said = context.model.tokens.label(answer).strip()
             reason = f"{NOT_ANSWERED} {said!r}, not {statement.answer!r}"
             records[statement.case_id] = Record(statement.case_id, "excluded", {"reason": reason})
-    left = [statement for statement in statements if statement.case_id not in records]
-    for statement, traced in zip(left, trace_all(context.model, left, settings, context.memory), strict=True):
-        if isinstance(traced, ArtifactError):
-            records[statement.case_id] = _failed(statement.case_id, traced)
-        else:
-            records[statement.case_id] = Record(statement.case_id, "done", traced.told())
-    return [records[statement.case_id] for statement in statements]
+    return records
+
+
+def _told(statements: Sequence[Statement], found: Sequence[Trace | Knockout | ArtifactError]) -> dict[int, Record]:
+    """What was found of each statement as its record, by case."""
+    return {
+        statement.case_id: _failed(statement.case_id, one)
+        if isinstance(one, ArtifactError)
+        else Record(statement.case_id, "done", one.told())
+        for statement, one in zip(statements, found, strict=True)
+    }
 
 
 def _failed(case_id: int, error: ArtifactError) -> Record:
@@ -214,4 +241,4 @@ def _views(score: CaseScore) -> dict[str, Any]:
     return {"views": msgspec.to_builtins(score.views)}
 
 
-_COMPUTE = {"unedited": _unedited, "edit": _edit, "trace": _trace}
+_COMPUTE = {"unedited": _unedited, "edit": _edit, "trace": _trace, "knockout": _knockout}

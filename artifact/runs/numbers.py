@@ -14,6 +14,7 @@ from artifact.evaluation.metrics import VALUES, case_values
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.unit import Unit
 from artifact.tracing.averages import roles, trace_numbers
+from artifact.tracing.flow import knockout_numbers
 
 LAYOUT = hashlib.sha256(
     repr(
@@ -25,9 +26,11 @@ _FORM = np.dtype("<f8")
 
 
 def case_numbers(unit: Unit, payload: Mapping[str, Any]) -> np.ndarray:
-    """One finished case's numbers: a trace's averages by role, or a scored case's values in the order of VALUES."""
+    """One finished case's numbers: a trace's averages by role, a knockout's changes, or a case's scores."""
     if unit.does == "trace":
         return trace_numbers(unit.perspective, payload)
+    if unit.does == "knockout":
+        return knockout_numbers(payload)
     return np.array(case_values(payload.get("views", {})))
 
 

@@ -11,6 +11,7 @@ Shape letters as in lm/decoder.py, and F fact, C cut, R row (one for each cut), 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +20,8 @@ from torch.nn import functional
 
 from artifact.lm.decoder import Aligned, AtSite, Decoder, LayerKeys, Site
 from artifact.lm.device import Memory, batches
+from artifact.tracing.flow import MODULES
 from artifact.tracing.windows import steps
-
-MODULES: tuple[Site, ...] = ("attn", "mlp")
-"""The modules whose outputs are read through the output head."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,10 @@ class _Clean:
         if extraction:
             layers_XLF = [
                 torch.stack(
-                    [has_first(decoder, value_FTD[:, -1], self.answer_F) for value_FTD in self.run.outputs[site]]
+                    [
+                        has_first(decoder, site, layer, value_FTD[:, -1], self.answer_F)
+                        for layer, value_FTD in enumerate(self.run.outputs[site])
+                    ]
                 )
                 for site in MODULES
             ]
@@ -185,8 +187,8 @@ class _Rows:
         """A visitor that notes of every group which rows' module outputs have the answer first."""
 
         def visit(site: Site, layer: int, value_BTD: Tensor) -> Tensor | None:
-            if site in MODULES:
-                first_B = has_first(self.decoder, value_BTD[:, -1], self.answer_R.repeat(len(first_XRL)))
+            if site == "attn" or site == "mlp":
+                first_B = has_first(self.decoder, site, layer, value_BTD[:, -1], self.answer_R.repeat(len(first_XRL)))
                 for group_XRL, first_R in zip(first_XRL, first_B.split(len(self.fact_R)), strict=True):
                     group_XRL[MODULES.index(site), :, layer] = first_R
             return None
@@ -201,13 +203,16 @@ class _Rows:
         return key, value
 
 
-def has_first(decoder: Decoder, output_BD: Tensor, answer_B: Tensor) -> Tensor:
-    """Whether each module output, times the output layer's matrix alone, has the answer's token first.
+def has_first(
+    decoder: Decoder, module: Literal["attn", "mlp"], layer: int, output_BD: Tensor, answer_B: Tensor
+) -> Tensor:
+    """Whether what each module output adds to the state, times the output layer's matrix, has the answer first.
 
     Neither the final norm nor the head's bias is applied: what a module adds to the residual stream is read, as by Geva
     et al. 2023 (arXiv 2304.14767, section 6).
     """
-    return functional.linear(output_BD, decoder.head_VD).argmax(-1) == answer_B
+    added_BD = decoder.added(module, layer, output_BD)
+    return functional.linear(added_BD, decoder.head_VD).argmax(-1) == answer_B
 
 
 def _read(probability_BV: Tensor, answer_B: Tensor) -> np.ndarray:

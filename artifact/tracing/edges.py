@@ -6,11 +6,19 @@ edge is one more entry of EDGES.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 Role = Literal["last", "relation", "subject"]
 ROLES: tuple[Role, ...] = get_args(Role)
 _WORDS: Mapping[Role, str] = {"last": "last token", "relation": "relation", "subject": "subject"}
+# Okabe and Ito's colours, told apart by colour-blind readers; the line styles differ too.
+_LOOKS: Mapping[tuple[Role, Role], tuple[str, Any]] = {
+    ("last", "subject"): ("#0072B2", "-"),
+    ("last", "relation"): ("#D55E00", "--"),
+    ("last", "last"): ("#000000", ":"),
+    ("relation", "subject"): ("#009E73", "-."),
+    ("subject", "relation"): ("#CC79A7", (0, (5, 1))),
+}
 WINDOW = 9
 """Layers of a window on a model of 48 (Geva et al. 2023, arXiv 2304.14767); other models take their share."""
 _DEPTH = 48
@@ -22,6 +30,11 @@ class Edge:
 
     start: Role
     end: Role
+
+    @property
+    def look(self) -> tuple[str, Any]:
+        """Colour and line style in figures."""
+        return _LOOKS.get((self.start, self.end), ("#56B4E9", "-"))
 
     @property
     def name(self) -> str:

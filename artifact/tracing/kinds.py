@@ -41,7 +41,7 @@ class TraceKind:
 
     def words(self, window: int) -> str:
         """What is restored, with the window where there is one."""
-        return f"{self.printed} of {window} layers" if self.windowed else self.printed
+        return f"{self.printed} of {window} layer{'s' if window != 1 else ''}" if self.windowed else self.printed
 
     @property
     def layer_words(self) -> str:

@@ -7,8 +7,8 @@ tests/reference/knockout, 1e-5. The computation is in cut.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
 from artifact.tracing.corruption import subject_tokens
-from artifact.tracing.cut import MODULES, Cut, Flow, knock_out
+from artifact.tracing.cut import Cut, Flow, knock_out
 from artifact.tracing.edges import Edge, Role, places
+from artifact.tracing.flow import MODULES
 from artifact.tracing.windows import MOST_WINDOW, around
 
 
@@ -56,6 +57,12 @@ class Knockout:
     cuts: list[EdgeCut]
     extracted: dict[str, list[int]] | None
     lens: list[list[float]] | None
+
+    def told(self) -> dict[str, Any]:
+        """What a record of a case keeps."""
+        told = asdict(self)
+        del told["case_id"]
+        return told
 
 
 class _Asked(NamedTuple):

@@ -1,0 +1,32 @@
+"""The plan mechanism, from the command line to the page, on facts of the embedded world."""
+
+import json
+from pathlib import Path
+
+from artifact.cli import call
+from artifact.facts.datasets.world import world
+from artifact.plans.mechanism import MECHANISM
+from artifact.runs.store import reading
+
+
+def test_the_plan_runs_and_its_page_shows_it(tmp_path: Path, capsys) -> None:
+    folder, facts = tmp_path / "run", {fact.case_id: fact for fact in world().facts}
+    assert call(["run", "mechanism", "--model", "world", "--limit", "2", "--out", str(folder)]) == 0
+    with reading(folder) as store:
+        for unit in MECHANISM.units:
+            records = store.records(unit)
+            assert [record.status for record in records] == ["done", "done"]
+            if unit.does == "knockout":
+                told = records[0].payload
+                assert [cut["edge"] for cut in told["cuts"]] == [
+                    "last-subject", "last-relation", "last-last", "relation-subject", "subject-relation",
+                ]  # fmt: skip
+                answer = facts[records[0].case_id].statement_of(unit.perspective).answer
+                assert told["answer"].strip() == answer.split()[0]
+        info = store.info()
+    assert {unit.window_of(info.layers) for unit in info.plan.units} == {1}
+    page = (folder / "report" / "report.html").read_text()
+    assert "information travels" in page and "Gini" in page and "MLP window of 1 layer:" in page
+    names = {path.name for path in (folder / "report").rglob("*")}
+    assert {"knockout.pdf", "extraction.png", "lens.csv", "extraction.csv", "gini.csv"} <= names
+    assert json.loads((folder / "report" / "verdict.json").read_text())
