@@ -30,6 +30,7 @@ METHOD = Method(
     scaled=lambda layers: IkeHparams(),
     edits=_edits,
     facts=True,
+    carries=False,
     wording="New Fact: Prompt:",
     batch=8,
     work=lambda shape, hparams, lengths, perspective: Work(0),
