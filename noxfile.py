@@ -131,6 +131,18 @@ def cluster(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def seeds(session: nox.Session) -> None:
+    """ROME's and MEMIT's smoke edits with five draws of the context prefixes, for `kloc answer`: 15 minutes."""
+    session.install(*PIP, ".")
+    narrowed = ("--methods", "rome,memit", "--only", "table1", "--only", "table2")
+    runs = [f"results/seeds/{seed}" for seed in range(1, 6)]
+    for seed, folder in enumerate(runs, 1):
+        command = ("run", "smoke", "--model", "world", *narrowed, "--seed", str(seed), "--out", folder)
+        session.run("kloc", *command, env=KEEP_COMPILED)
+    session.run("kloc", "answer", *runs, "--seeds", "expected/measured/seeds/smoke-world.json")
+
+
+@nox.session(default=False)
 def archive(session: nox.Session) -> None:
     """Archives of source and results, the wheel, its parts by hash, checksums: dist/archive. `-- --try` runs them."""
     session.install(*PIP, ".")

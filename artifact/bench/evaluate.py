@@ -133,6 +133,6 @@ def _nlls(score: CaseScore) -> list[float]:
         nll
         for view in score.views.values()
         for group in GROUPS
-        for prompt in view.prompts[group]
+        for prompt in view.prompts.get(group, ())
         for nll in (prompt.target_new, prompt.target_true)
     ]

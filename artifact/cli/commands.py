@@ -18,6 +18,7 @@ import cyclopts
 from artifact import __version__
 from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     STOPPED,
+    answers,
     apply,
     bench,
     compare,

@@ -283,11 +283,12 @@ def score(
     say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {protocol_name}")
     for perspective in PERSPECTIVES:
         for group in GROUPS:
-            groups = [case[perspective][group] for case in by_case if perspective in case]
+            groups = [case[perspective][group] for case in by_case if group in case.get(perspective, {})]
             of_cases = [figures for figures in groups if figures["success"] is not None]
             if of_cases:
                 means = {metric: sum(figures[metric] for figures in of_cases) / len(of_cases) for metric in METRICS}
-                say(f"{perspective} {group}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
+                shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items())
+                say(f"{perspective} {group.replace('_', ' ')}: {shown}")
         written = [one.generation[perspective].exact for one in further if perspective in one.generation]
         if written:
             say(f"{perspective} generation: exact {sum(written) / len(written):.4f}")

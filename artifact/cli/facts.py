@@ -16,6 +16,13 @@ facts_app = App(name="facts", help="Your own facts: check a file, begin one, con
 app.command(facts_app)
 _SHOWN = 20
 """Most lines of one kind."""
+_COUNTED = {
+    "paraphrase_prompts": "a rephrasing",
+    "neighborhood_prompts": "neighbours",
+    "other_subject_prompts": "other subjects of their relation",
+    "other_relation_prompts": "other relations of their subject",
+}
+"""What is counted of converted records, by field."""
 
 
 def _say_some(lines: list[str]) -> None:
@@ -108,14 +115,19 @@ def convert(
     say(f"{len(records)} of {total} records converted: {out}")
     _say_some(reasons)
     _say_some([f"record {number}: {why}" for number, why in made.left_out.items()])
-    for what, prompts in (("a rephrasing", "paraphrase_prompts"), ("neighbours", "neighborhood_prompts")):
-        say(f"with {what}: {sum(bool(record[prompts]) for record in records)} of {len(records)} records")
-    say(f"prompts about other facts left out, because their answer is not the fact's true object: {made.unused}")
+    for prompts, what in _COUNTED.items():
+        if any(prompts in record for record in records):
+            say(f"with {what}: {sum(bool(record.get(prompts)) for record in records)} of {len(records)} records")
+    if made.unused:
+        say(f"prompts about other facts left out, because their answer is not the fact's true object: {made.unused}")
     ids = sum("relation_id" in record["requested_rewrite"] for record in records)
-    say(
-        f"relation perspective: this layout has none; `kloc run` with --relation-source templates builds it for "
-        f"records with a known relation_id, which {ids} have; docs/facts.md says how to add it"
-    )
+    if related := sum("relation" in record["requested_rewrite"] for record in records):
+        say(f"relation perspective: {related} of {len(records)} records, with prompts from templates")
+    else:
+        say(
+            "relation perspective: none; `kloc run` with --relation-source templates builds it for records with a "
+            f"known relation_id, which {ids} have; docs/facts.md says how to add it"
+        )
     return 0
 
 

@@ -23,6 +23,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
+from artifact.cli.bounds import between
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
@@ -63,6 +64,10 @@ class RunOptions:
     ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
+    seed: Annotated[
+        int | None,
+        Parameter(help="Draw the context prefixes by this seed (default: 2409).", validator=between(0, 2**31)),
+    ] = None
 
 
 @Parameter(name="*")
@@ -125,7 +130,9 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
     elif options.model != "auto":
         plans = plans[:1]
-    given = Given(options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model)
+    given = Given(
+        options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model, options.seed
+    )
     shard = _shard(narrowing.shard)
     asked = Asked(
         options.model,

@@ -43,6 +43,8 @@ class Editor:
     """Those of a second module, where the method rewrites two."""
     network: Network | None = None
     notes: Sequence[str] = ()
+    prefix_seed: int = SEED
+    """By which prefixes that nobody gave are drawn."""
     facts: Sequence[Fact] = ()
     """The facts of the data, where the method reads them (Method.facts)."""
     facts_source: str = ""
@@ -95,7 +97,7 @@ class Editor:
         settings: dict[str, Any] = {"hparams": told(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:
-            settings |= {"prefixes": self.prefixes, "prefix_seed": SEED}
+            settings |= {"prefixes": self.prefixes, "prefix_seed": self.prefix_seed}
         if self.moments is not None:
             settings["moments"] = self.moments.source
         if self.facts:

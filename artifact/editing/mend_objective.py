@@ -201,7 +201,7 @@ class Objective:
     @torch.no_grad()
     def success(self, network: Network, items: Sequence[Item], swapped: bool) -> dict[str, float]:
         """Success by perspective and kind of prompt, such as "entity reliability": the mean over the views of the
-        share of prompts at which the wanted text has the lower NLL, the target, or for specificity the foil.
+        share of prompts at which the wanted text has the lower NLL, the target, or for specificity what is true.
 
         `swapped`: step sizes dealt out as the released code does, instead of as they were learned.
         """
@@ -222,8 +222,9 @@ class Objective:
         """Each prompt of a view with the wanted continuation and the other one, by kind of prompt."""
         pairs = []
         for group in ("reliability", "generality", "specificity"):
-            wanted, other = (view.foil, view.target) if group == "specificity" else (view.target, view.foil)
             for prompt in getattr(view, group):
+                kept = group == "specificity"
+                wanted, other = (view.truth(prompt), view.target) if kept else (view.target, view.foil)
                 pairs.append((group, (sentence(self.model, prompt, wanted), sentence(self.model, prompt, other))))
         return pairs
 

@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 from artifact.facts.fact import NO_RELATION, Perspective
 
-Group = Literal["reliability", "generality", "specificity"]
-GROUPS: tuple[Group, ...] = ("reliability", "generality", "specificity")
+Group = Literal["reliability", "generality", "specificity", "other_relations"]
+GROUPS: tuple[Group, ...] = ("reliability", "generality", "specificity", "other_relations")
+UNTOUCHED: tuple[Group, ...] = ("specificity", "other_relations")
+"""Groups about facts that an edit must leave as they are: the true continuation is wanted, o* is not."""
+OPTIONAL: tuple[Group, ...] = ("other_relations",)
+"""Groups that only some data sets have: without prompts they have no column and nothing in a record."""
 Metric = Literal["success", "accuracy", "magnitude"]
 METRICS: tuple[Metric, ...] = ("success", "accuracy", "magnitude")
 ANOTHER_RELATION = "another relation"
@@ -29,20 +33,21 @@ class Column:
 
     @property
     def name(self) -> str:
-        return f"{self.perspective} {self.group}" + (f" against {self.foil}" if self.foil else "")
+        return f"{self.perspective} {self.group.replace('_', ' ')}" + (f" against {self.foil}" if self.foil else "")
 
     @property
     def against(self) -> str:
         """What the wanted continuation is compared with: an object, the word "None", or another relation."""
         if self.perspective == "relation":
             return self.foil or NO_RELATION
-        return "o*" if self.group == "specificity" else "o_c"
+        return "o*" if self.group in UNTOUCHED else "o_c"
 
 
 COLUMNS = (
     Column("entity", "reliability"),
     Column("entity", "generality"),
     Column("entity", "specificity"),
+    Column("entity", "other_relations"),
     Column("relation", "reliability"),
     Column("relation", "generality"),
     Column("relation", "reliability", ANOTHER_RELATION),
@@ -99,15 +104,17 @@ class CaseScore:
 def view_score(prompts: Mapping[Group, Sequence[PromptScore]], foil: str | None = None) -> ViewScore:
     """The metrics of one case's prompts; `foil` names the relation of their `another`.
 
-    success: share of prompts whose new continuation has the lower NLL (specificity: the true one). accuracy: share
-    whose new (specificity: true) continuation is the argmax at every token; a rephrasing counts only if the edited
-    prompt was right too (equation 7). magnitude: mean p(new) - p(true), p = exp(-NLL) (specificity: reversed).
+    success: share of prompts whose new continuation has the lower NLL (UNTOUCHED: the true one). accuracy: share
+    whose new (UNTOUCHED: true) continuation is the argmax at every token; a rephrasing counts only if the edited
+    prompt was right too (equation 7). magnitude: mean p(new) - p(true), p = exp(-NLL) (UNTOUCHED: reversed).
     """
     edited_right = all(p.new_right for p in prompts.get("reliability", ()))
     metrics: dict[Group, dict[Metric, float | None]] = {}
     for group in GROUPS:
         scores = prompts.get(group, ())
-        if group == "specificity":
+        if group in OPTIONAL and not scores:
+            continue
+        if group in UNTOUCHED:
             sides = [(p.target_true, p.target_new, p.true_right) for p in scores]
         else:
             sides = [(p.target_new, p.target_true, p.new_right and edited_right) for p in scores]

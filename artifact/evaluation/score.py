@@ -16,7 +16,7 @@ import torch
 
 from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
-from artifact.evaluation.metrics import GROUPS, CaseScore, Group, PromptScore, view_score
+from artifact.evaluation.metrics import GROUPS, OPTIONAL, CaseScore, Group, PromptScore, view_score
 from artifact.facts.fact import NO_RELATION, Fact, Perspective, fill
 from artifact.lm.decoder import Aligned, Decoder, RowEdits
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
@@ -137,10 +137,14 @@ def _asked(model: LanguageModel, case: int, fact: Fact, context: str = "") -> di
     try:
         for view in fact.views():
             foils = (view.foil,) if view.harder_foil is None else (view.foil, view.harder_foil)
-            texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *foils)]
-            groups: dict[Group, _Asked] = {group: [] for group in GROUPS}
+            own = dict(view.answers)
+            groups: dict[Group, _Asked] = {
+                group: [] for group in GROUPS if group not in OPTIONAL or getattr(view, group)
+            }
             for group, prompts in groups.items():
                 for prompt in getattr(view, group):
+                    against = (own[prompt],) if prompt in own else foils
+                    texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *against)]
                     encoded = model.tokens.encode(context + prompt)
                     asked = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
                     prompts.append((prompt, asked))

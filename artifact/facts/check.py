@@ -8,7 +8,7 @@ from artifact.facts.datasets.known import edit_cases
 from artifact.facts.fact import PERSPECTIVES, Fact, Perspective, Statement, is_counterfact, parse_statement, repeats
 from artifact.facts.joint import refuse_conflicts
 from artifact.facts.odd import OddRecord, each, look_at
-from artifact.facts.relations import RELATIONS
+from artifact.facts.relations import table_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def uses(checked: Checked, methods: str, joint: str) -> Iterator[str]:
         f"{_count(one.another_relation for one in related)} with a harder foil"
     )
     if len(facts) > len(related):
-        built = _count(fact.relation is None and fact.relation_id in RELATIONS for fact in facts)
+        built = _count(fact.relation is None and table_of(fact.relation_id) is not None for fact in facts)
         yield (
             f"without relation fields: {len(facts) - len(related)}; --relation-source templates can build them for "
             f"{built} in `kloc run`"

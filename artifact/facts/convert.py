@@ -2,16 +2,19 @@
 
 Covers EasyEdit's CounterFact, KnowEdit and zsRE. They have prompts with the subject in place, one rephrasing, and
 prompts about other facts. One of these serves as a neighbour only where its answer is the fact's true object, since
-specificity compares the true object with the new one. None of them has relation prompts.
+specificity compares the true object with the new one. None of them has relation prompts. LRE's files are relations, of
+which datasets/lre.py makes records of both perspectives.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from artifact.errors import FactError, PromptError
+from artifact.facts.datasets.lre import Relation, cases_of, parse_relation
 from artifact.facts.fact import parse_fact
 from artifact.facts.layouts import LayoutName
 from artifact.facts.subject import subject_start
@@ -46,7 +49,7 @@ class _Layout:
     others: Callable[[Mapping[str, Any]], Iterable[tuple[object, object]]]
 
 
-_FIELDS: dict[LayoutName, _Layout] = {
+_FIELDS: dict[str, _Layout] = {
     "easyedit": _Layout("prompt", "target_new", "ground_truth", ("rephrase_prompt",), _easyedit_others),
     "knowedit": _Layout("prompt", "target_new", "ground_truth", ("rephrase", "rephrase_prompt"), _knowedit_others),
     "zsre": _Layout("src", "alt", "answers", ("rephrase",), _zsre_others),
@@ -71,9 +74,12 @@ class Converted:
 def convert(raw: object, layout: LayoutName, source: str) -> Converted:
     """The records of a decoded file of `layout`, without relation prompts; each keeps its case_id, or takes its place.
 
-    Left out are records with a field missing, whose subject does not occur once and as a word in the prompt, with the
-    case_id of an earlier one, and those that parse_fact refuses.
+    A relation of LRE becomes records of its pairs, with relation prompts where it is one of LRE's own (relations.py);
+    FactError for one without a template. Left out are records with a field missing, whose subject does not occur once
+    and as a word in the prompt, with the case_id of an earlier one, and those that parse_fact refuses.
     """
+    if layout == "lre":
+        return _of_relations(raw, source)
     made, seen = Converted(), set[int]()
     for number, row in enumerate(raw if isinstance(raw, list) else [raw]):
         try:
@@ -87,6 +93,26 @@ def convert(raw: object, layout: LayoutName, source: str) -> Converted:
         seen.add(case_id)
         made.records.append(record | {"case_id": case_id})
         made.unused += unused
+    return made
+
+
+def _of_relations(raw: object, source: str) -> Converted:
+    relations: list[Relation] = []
+    for number, one in enumerate(raw if isinstance(raw, list) else [raw]):
+        named = f"{source}: relation {number}" if isinstance(raw, list) else source
+        first_id = relations[-1].first_id + len(relations[-1].pairs) if relations else 0
+        name = one.get("name") if isinstance(raw, list) and isinstance(one, dict) else Path(source).stem
+        relations.append(parse_relation(one, named, str(name).replace(" ", "_"), first_id))
+    cases, made = cases_of(relations), Converted()
+    made.left_out = dict(cases.left_out)
+    for record in sorted(cases.records, key=lambda record: record["case_id"]):
+        try:
+            parse_fact(record, record["case_id"], source)
+        except FactError as error:
+            made.left_out[record["case_id"]] = str(error).removeprefix(f"{source}: record {record['case_id']}: ")
+        else:
+            made.records.append(record)
+    made.left_out = dict(sorted(made.left_out.items()))
     return made
 
 

@@ -5,15 +5,16 @@ add_rel_prompt, rm_rel_prompt, rel_prompts), and that of the known facts used fo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from artifact.errors import FactError, PromptError
+from artifact.facts.checks import Checks
 from artifact.facts.layouts import refuse_other_layouts
-from artifact.facts.relations import RELATIONS, another_relation, kinds_among
+from artifact.facts.relations import another_relation, kinds_among, table_of
 from artifact.facts.subject import subject_start
 from artifact.reading import read_json
 from artifact.terminal import short
@@ -25,14 +26,22 @@ NO_RELATION = "None"
 """The foil of the relation perspective: the literal word that the paper's evaluation compares the relation with."""
 
 
+class Question(NamedTuple):
+    """A complete prompt about another fact, and its true answer."""
+
+    prompt: str
+    answer: str
+
+
 @dataclass(frozen=True)
 class View:
     """One perspective of a fact: how it is asked, what an edit writes, and the prompts that judge the edit.
 
     `template` keeps one "{}" for the subject. `target` is what an edit writes (o* or r), `foil` what it is compared
     with (o_c or the word "None"), `harder_foil` a second one (the relation perspective's other relation). `removal` is
-    the relation perspective's second prompt, whose relation the edit takes away. `reliability`, `generality` and
-    `specificity` are complete prompts.
+    the relation perspective's second prompt, whose relation the edit takes away. `reliability`, `generality`,
+    `specificity` (other subjects) and `other_relations` (of the same subject) are complete prompts; `answers` are those
+    of the prompts whose true answer is not the foil.
     """
 
     perspective: Perspective
@@ -45,6 +54,12 @@ class View:
     generality: tuple[str, ...]
     specificity: tuple[str, ...]
     harder_foil: str | None = None
+    other_relations: tuple[str, ...] = ()
+    answers: tuple[Question, ...] = ()
+
+    def truth(self, prompt: str) -> str:
+        """What is true of a prompt about another fact: its own answer, or the foil, which neighbours share."""
+        return dict(self.answers).get(prompt, self.foil)
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,8 @@ class Fact:
     """One record: subject s, true object o_c, new object o*, and the prompts of both perspectives.
 
     `another_relation` is a relation that the same kind of subject has, drawn by the case's own seed (relations.py).
+    `neighbourhood` are prompts about other subjects with the same o_c; `other_subjects` (same relation) and
+    `other_relations` (same subject) carry their own answers.
     """
 
     case_id: int
@@ -67,6 +84,8 @@ class Fact:
     removal_template: str | None
     relation_paraphrases: tuple[str, ...]
     another_relation: str | None = None
+    other_subjects: tuple[Question, ...] = ()
+    other_relations: tuple[Question, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -106,7 +125,9 @@ class Fact:
                 removal=None,
                 reliability=(self.prompt,),
                 generality=self.paraphrases,
-                specificity=self.neighbourhood,
+                specificity=(*self.neighbourhood, *(one.prompt for one in self.other_subjects)),
+                other_relations=tuple(one.prompt for one in self.other_relations),
+                answers=(*self.other_subjects, *self.other_relations),
             )
         if self.relation is None or self.add_template is None or self.removal_template is None:
             raise FactError(
@@ -181,12 +202,22 @@ class _Rewrite(msgspec.Struct):
     rm_rel_prompt: _Text | None = None
 
 
+class _Question(msgspec.Struct):
+    prompt: _Text
+    answer: _Text
+
+
+_Questions = Annotated[list[_Question], msgspec.Meta(max_length=LIST_LIMIT)]
+
+
 class _FactRecord(msgspec.Struct):
     requested_rewrite: _Rewrite
     case_id: _Id | None = None
     paraphrase_prompts: _Texts = []
     neighborhood_prompts: _Texts = []
     rel_prompts: _Texts = []
+    other_subject_prompts: _Questions = []
+    other_relation_prompts: _Questions = []
 
 
 class _KnownRecord(msgspec.Struct):
@@ -242,7 +273,7 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
     """One record, the `number`-th of `source`, without its harder foil (with_foils); FactError as in parse_facts."""
     record = _convert(row, _FactRecord, source, number)
     rewrite, relation = record.requested_rewrite, record.requested_rewrite.relation
-    check = _Checks(source, number)
+    check = Checks(source, number)
     _check_record(record, check)
     check.end()
     return Fact(
@@ -258,10 +289,12 @@ def parse_fact(row: object, number: int, source: str) -> Fact:
         add_template=rewrite.add_rel_prompt,
         removal_template=rewrite.rm_rel_prompt,
         relation_paraphrases=tuple(record.rel_prompts),
+        other_subjects=tuple(Question(one.prompt, one.answer.strip()) for one in record.other_subject_prompts),
+        other_relations=tuple(Question(one.prompt, one.answer.strip()) for one in record.other_relation_prompts),
     )
 
 
-def _check_record(record: _FactRecord, check: "_Checks") -> None:
+def _check_record(record: _FactRecord, check: Checks) -> None:
     """Note the texts of a record that are not what they must be."""
     rewrite = record.requested_rewrite
     for name in ("prompt", "add_rel_prompt", "rm_rel_prompt"):
@@ -279,10 +312,19 @@ def _check_record(record: _FactRecord, check: "_Checks") -> None:
         for at, text in enumerate(getattr(record, name)):
             check.filled(f"{name}[{at}]", text)
             check.complete(f"{name}[{at}]", text)
+    for name in ("other_subject_prompts", "other_relation_prompts"):
+        for at, question in enumerate(getattr(record, name)):
+            check.filled(f"{name}[{at}].prompt", question.prompt)
+            check.complete(f"{name}[{at}].prompt", question.prompt)
+            check.filled(f"{name}[{at}].answer", question.answer)
+            if question.answer.strip() == new.strip() != "":
+                check.refuse(
+                    f"{name}[{at}].answer is {short(new.strip())!r}, which the edit writes; leave the prompt out"
+                )
     _check_relation(rewrite, check)
 
 
-def _check_relation(rewrite: _Rewrite, check: "_Checks") -> None:
+def _check_relation(rewrite: _Rewrite, check: Checks) -> None:
     """The relation's fields: all three or none, and a name other than the foil."""
     names = ("relation", "add_rel_prompt", "rm_rel_prompt")
     missing = [f"requested_rewrite.{name}" for name in names if getattr(rewrite, name) is None]
@@ -301,7 +343,7 @@ def _check_relation(rewrite: _Rewrite, check: "_Checks") -> None:
 def parse_statement(row: object, number: int, source: str) -> Statement:
     """One known fact, the `number`-th of `source`; FactError as in parse_statements."""
     known = _convert(row, _KnownRecord, source, number)
-    check = _Checks(source, number)
+    check = Checks(source, number)
     check.filled("subject", known.subject)
     check.complete("prompt", known.prompt)
     subject, prompt = short(known.subject), short(known.prompt)
@@ -330,47 +372,19 @@ def parse_statement(row: object, number: int, source: str) -> Statement:
 
 def with_foils(facts: Sequence[Fact]) -> list[Fact]:
     """Each fact with the other relation it is compared with: from the table, or from the file's own relations."""
-    named = [(f.relation_id, f.relation, f.subject) for f in facts if f.relation and f.relation_id not in RELATIONS]
+    named = [(f.relation_id, f.relation, f.subject) for f in facts if f.relation and not table_of(f.relation_id)]
     own = kinds_among(named)
     return [
         replace(
             fact,
             another_relation=another_relation(
-                fact.case_id, fact.relation_id, fact.relation, RELATIONS if fact.relation_id in RELATIONS else own
+                fact.case_id, fact.relation_id, fact.relation, table_of(fact.relation_id) or own
             ),
         )
         if fact.relation
         else fact
         for fact in facts
     ]
-
-
-@dataclass(frozen=True)
-class _Checks:
-    """What one record's texts must be: `faults` with the field of each, which `end` raises as one FactError."""
-
-    source: str
-    number: int
-    faults: list[str] = field(default_factory=list)
-
-    def refuse(self, why: str) -> None:
-        self.faults.append(f"record {self.number}: {why}")
-
-    def end(self) -> None:
-        if self.faults:
-            raise FactError(f"{self.source}: {self.faults[0]}", self.faults[1:])
-
-    def filled(self, field: str, text: str) -> None:
-        if not text.strip():
-            self.refuse(f"{field} is empty; give it a text")
-
-    def template(self, field: str, text: str) -> None:
-        if text.count("{}") != 1:
-            self.refuse(f"{field} must hold exactly one {{}} for the subject, got {short(text)!r}; correct the record")
-
-    def complete(self, field: str, text: str) -> None:
-        if "{}" in text:
-            self.refuse(f"{field} must not hold {{}}, got {short(text)!r}; write the text in full")
 
 
 def rows_of(raw: object, source: str) -> Sequence[object]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from artifact.errors import FactError
 
-LayoutName = Literal["easyedit", "knowedit", "zsre"]
+LayoutName = Literal["easyedit", "knowedit", "zsre", "lre"]
 """Those that convert.py turns into our records."""
 _LAYOUTS: tuple[tuple[str, frozenset[str], LayoutName | None], ...] = (
     ("KnowEdit's layout", frozenset({"target_new", "portability"}), "knowedit"),
@@ -13,7 +13,7 @@ _LAYOUTS: tuple[tuple[str, frozenset[str], LayoutName | None], ...] = (
     ("zsRE's layout", frozenset({"src", "answers"}), "zsre"),
     ("zsRE's layout", frozenset({"src", "alt"}), "zsre"),
     ("zsRE's layout", frozenset({"input", "output", "rephrases"}), None),
-    ("the layout of relations (LRE)", frozenset({"prompt_templates", "samples"}), None),
+    ("LRE's layout of relations", frozenset({"prompt_templates", "samples"}), "lre"),
     ("RippleEdits' layout", frozenset({"example_type", "edit"}), None),
     ("KnowEdit's WikiBio layout", frozenset({"concept", "labels"}), None),
 )

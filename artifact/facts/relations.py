@@ -1,8 +1,9 @@
-"""The relations of CounterFact and the known facts: written names, aliases and subject types, by Wikidata property.
+"""The relations of CounterFact, the known facts and LRE: written names, aliases and subject types, by relation id.
 
-Covers the 34 relation ids of both files, and the harder foil of the relation perspective: another relation that the
-same kind of subject has. Names and aliases are Wikidata's property labels, shortened where the label explains itself; a
-type is what most of a relation's subjects are in CounterFact, our reading. Prompts are templates.py's.
+Covers the 34 Wikidata properties of the first two, the 26 files of LRE, and the harder foil of the relation
+perspective: another relation that the same kind of subject has, of the same table. Names and aliases of properties are
+Wikidata's labels, shortened where the label explains itself; those of LRE's files are ours. A type is what most of a
+relation's subjects are, our reading. Prompts are templates.py's.
 """
 
 import hashlib
@@ -51,6 +52,41 @@ work
     P495 country of origin; origin, country where it was made
 """
 
+_LRE = """
+place
+    city_in_country country; nation, state
+    country_capital_city capital; capital city, seat of government
+    country_currency currency; money, official currency
+    country_language language; official language, language spoken
+    country_largest_city largest city; biggest city, most populous city
+    landmark_in_country country; nation, location
+    landmark_on_continent continent; part of the world
+person
+    person_band_lead_singer band; group, lead singer of
+    person_father father; dad, male parent
+    person_mother mother; mom, female parent
+    person_native_language native language; mother tongue, first language
+    person_occupation occupation; profession, job
+    person_plays_instrument instrument; musical instrument, instrument played
+    person_plays_position_in_sport position played; playing position, role in the team
+    person_plays_pro_sport sport; game played, discipline
+    person_university university; alma mater, place of study
+    presidents_birth_year year of birth; birth year
+    presidents_election_year year of election; election year
+organization
+    company_ceo chief executive; CEO, head of the company
+    company_hq headquarters location; headquarters, head office
+thing
+    food_from_country country of origin; origin, country it comes from
+    product_by_company maker; manufacturer, developer
+star
+    star_constellation constellation; group of stars
+character
+    pokemon_evolutions evolution; evolved form
+    superhero_archnemesis archenemy; nemesis, rival
+    superhero_person secret identity; real name, alter ego
+"""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -61,9 +97,9 @@ class Kind:
     subject_type: str
 
 
-def _read() -> dict[str, Kind]:
+def _read(table: str) -> dict[str, Kind]:
     kinds, subject_type = {}, ""
-    for line in _TABLE.strip().splitlines():
+    for line in table.strip().splitlines():
         if not line.startswith(" "):
             subject_type = line
             continue
@@ -73,8 +109,15 @@ def _read() -> dict[str, Kind]:
     return kinds
 
 
-RELATIONS = _read()
+RELATIONS = _read(_TABLE)
 """Wikidata property -> its relation, for the 34 of CounterFact."""
+LRE_RELATIONS = dict(sorted(_read(_LRE).items()))
+"""LRE's file -> its relation, for the 26 files."""
+
+
+def table_of(relation_id: str) -> Mapping[str, Kind] | None:
+    """The table that has a relation of that id; None for one without a written name."""
+    return next((table for table in (RELATIONS, LRE_RELATIONS) if relation_id in table), None)
 
 
 def kinds_among(triples: Iterable[tuple[str, str, str]]) -> dict[str, Kind]:

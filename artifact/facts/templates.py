@@ -1,7 +1,7 @@
 """The relation prompts by rule, where the authors' relation data are missing: `--relation-source templates`.
 
 Covers the prompts that ask for the relation of a subject and an object, and the relation fields of a fact whose
-relation is one of the 34 of relations.py. The main prompt is the paper's ("The relation between Lyon and Beirut is");
+relation has a written name (relations.py). The main prompt is the paper's ("The relation between Lyon and Beirut is");
 the rephrasings are ours, committed and in a fixed order, so that every reconstruction is the same. Data made from it
 are marked (dataset.py).
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from artifact.errors import FactError
 from artifact.facts.fact import Fact
-from artifact.facts.relations import RELATIONS, another_relation
+from artifact.facts.relations import RELATIONS, another_relation, table_of
 from artifact.terminal import short
 
 _MAIN = "The relation between {{}} and {object} is"
@@ -52,12 +52,12 @@ def rephrased(subject: str, obj: str) -> tuple[str, ...]:
 
 def relation_prompts(relation_id: str, subject: str, new: str, true: str) -> RelationPrompts:
     """The relation fields by rule; FactError for a relation that is not in relations.py, naming it."""
-    kind = RELATIONS.get(relation_id)
-    if kind is None:
+    if (table := table_of(relation_id)) is None:
         raise FactError(
             f"relation_id {short(relation_id)!r} has no written name here ({len(RELATIONS)} Wikidata properties of "
             "CounterFact have one); give a file with the relation fields"
         )
+    kind = table[relation_id]
     return RelationPrompts(
         (kind.name, *kind.aliases), relation_prompt(new), relation_prompt(true), rephrased(subject, new)
     )
@@ -76,5 +76,5 @@ def with_relation(fact: Fact) -> Fact:
         add_template=made.add,
         removal_template=made.removal,
         relation_paraphrases=made.rephrasings,
-        another_relation=another_relation(fact.case_id, fact.relation_id, name, RELATIONS),
+        another_relation=another_relation(fact.case_id, fact.relation_id, name, table_of(fact.relation_id) or {}),
     )

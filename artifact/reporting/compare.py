@@ -15,7 +15,7 @@ import msgspec
 
 from artifact.editing.methods import printed_name
 from artifact.errors import RunError
-from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric, columns_of
+from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric
 from artifact.facts.fact import Perspective
 from artifact.plans.unit import CONTROL_WORDS, Control, Unit
 from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
@@ -23,7 +23,7 @@ from artifact.reporting.escapes import csv_bytes, markdown
 from artifact.reporting.grids import METRIC_WORDS, edit_name
 from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.report import template
-from artifact.reporting.tables import scored_cases, undone
+from artifact.reporting.tables import scored_cases, shown_columns, undone
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 
@@ -132,7 +132,7 @@ def difference_grid(comparison: Comparison) -> Grid:
 def comparison_grid(comparison: Comparison, metric: Metric) -> Grid:
     """Both runs' means for one metric, a column of the tables a line, and the paired difference with its interval."""
     lines, scale = [], SCALES[metric]
-    for unit, column in product(comparison.units, columns_of(metric)):
+    for unit, column in product(comparison.units, shown_columns(metric, comparison.units)):
         pair = unit.values.get((metric, column))
         cells = (
             Cell(pair.first if pair else None, scale=scale),

@@ -11,7 +11,7 @@ from artifact.facts.fact import Perspective
 from artifact.reporting.cells import COUNT, POINTS, PROBABILITY, SCALES, UNITS, Cell, Grid, Line, Scale
 from artifact.reporting.charts import Chart, Panel
 from artifact.reporting.escapes import csv_bytes
-from artifact.reporting.tables import TRANSFER_GROUPS, JudgedCell, JudgedRow, MeasuredRow, Value
+from artifact.reporting.tables import TRANSFER_GROUPS, JudgedCell, JudgedRow, MeasuredRow, Value, shown_columns
 
 METRIC_WORDS: dict[Metric, str] = {
     "success": "share of prompts whose wanted continuation has the lower NLL per token, in percent",
@@ -30,7 +30,7 @@ def own_grid(metric: Metric, rows: Sequence[MeasuredRow], hashes: Mapping[str, s
 
     `hashes` are those of the methods' settings.
     """
-    lines, columns, scale = [], columns_of(metric), SCALES[metric]
+    lines, columns, scale = [], shown_columns(metric, rows), SCALES[metric]
     for row in rows:
         values = [row.values.get((metric, column)) for column in columns]
         edit = row.edited is not None

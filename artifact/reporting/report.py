@@ -24,7 +24,7 @@ import msgspec
 from artifact.editing.methods import printed_name
 from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
-from artifact.evaluation.metrics import METRICS, columns_of
+from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
@@ -43,7 +43,7 @@ from artifact.reporting.gallery import Gallery, Shown, gallery
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
-from artifact.reporting.tables import JudgedRow, counted_reasons
+from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -123,7 +123,6 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "worth": worth,
         "parts": parts,
         "metric_words": grids.METRIC_WORDS,
-        "columns_of": {metric: columns_of(metric) for metric in METRICS},
         "paper_grids": paper_grids,
         "second_grids": second_grids,
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
@@ -158,6 +157,7 @@ def _part(
         "before": measured_before(run, drawn),
         "gini": gini_words(drawn) if shown.flows else [],
         "settings": settings,
+        "columns_of": {metric: shown_columns(metric, run.rows) for metric in METRICS},
         **_described(run),
     }
     return part, files

@@ -5,15 +5,15 @@ that counts as evidence. verdict.py judges claims.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from artifact.editing.methods import METHODS, printed_name
-from artifact.evaluation.metrics import METRICS, VALUES, Column, Group, Metric
+from artifact.evaluation.metrics import METRICS, OPTIONAL, VALUES, Column, Group, Metric, columns_of
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.unit import CONTROL_WORDS, Control, Unit
 from artifact.reporting.expected import PublishedCell, Tolerance
@@ -27,6 +27,13 @@ Cases = Mapping[tuple[Metric, Column], Series]
 TRANSFER_GROUPS: tuple[Group, ...] = ("reliability", "generality")
 """Groups of prompts that both perspectives have."""
 _NONE = Series(np.empty(0, dtype=np.int64), np.empty(0))
+
+
+class HasValues(Protocol):
+    """A row of a table: its numbers by metric and column."""
+
+    @property
+    def values(self) -> Mapping[tuple[Metric, Column], Any]: ...
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,12 @@ def own_rows(store: Store) -> list[MeasuredRow]:
         _row(store, unit, counts[unit.name], values("mean", "change", unit), values("gap", "gap of changes", unit))
         for unit in units
     ]
+
+
+def shown_columns(metric: Metric, rows: Iterable[HasValues]) -> tuple[Column, ...]:
+    """The metric's columns, without those of groups that no row has prompts for (OPTIONAL)."""
+    held = {column for row in rows for one, column in row.values if one == metric}
+    return tuple(column for column in columns_of(metric) if column.group not in OPTIONAL or column in held)
 
 
 def scored_cases(store: Store, unit: Unit) -> dict[tuple[Metric, Column], Series]:

@@ -55,18 +55,20 @@ def make_editor(
     place: Place | None = None,
     any_model: bool = False,
     named: Collection[Path] = (),
+    seed: int | None = None,
 ) -> Editor:
     """The editing method called `name` (editing/methods) on a model, every setting resolved.
 
     `hparams`, `prefixes`, `moments`, `mend_weights` and `facts` are files or folders as `kloc edit` takes them; what is
-    not given is drawn, computed, the world's own, or the facts that come with the package. `place` says where
-    to edit, where not as published. Batches fit `memory` (default: by what is free on the device).
+    not given is drawn (prefixes by `seed`, default SEED), computed, the world's own, or the facts that come with the
+    package. `place` says where to edit, where not as published. Batches fit `memory` (default: by what is free on the
+    device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
     `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
     whose network is missing.
     """
-    method = METHODS[name]
+    method, prefix_seed = METHODS[name], SEED if seed is None else seed
     memory = memory or Memory(default_memory(model.decoder.device))
     resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder, place)
     network = matrices = None
@@ -99,7 +101,8 @@ def make_editor(
         memory,
         facts=data.facts if data else (),
         facts_source=data.source if data else "",
-        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released),
+        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released, prefix_seed),
+        prefix_seed=prefix_seed,
         moments=matrices,
         more_moments=more,
         network=network,
@@ -115,15 +118,20 @@ def _data(model: LanguageModel, given: Path | Data | None) -> Data:
 
 
 def _prefixes(
-    method: Method, model: LanguageModel, hparams: Any, given: Path | Sequence[Any] | None, as_released: bool
+    method: Method,
+    model: LanguageModel,
+    hparams: Any,
+    given: Path | Sequence[Any] | None,
+    as_released: bool,
+    seed: int,
 ) -> Sequence[Any]:
     """The context prefixes in the method's form: as given, of a file, or drawn."""
     if method.prefixes is None or not (given is None or isinstance(given, Path)):
         return given if method.prefixes and not isinstance(given, Path) and given else ()
     if method.prefixes == "groups":
-        return read_groups(given) if given else draw_groups(model, as_released=as_released)
+        return read_groups(given) if given else draw_groups(model, seed, as_released)
     lengths = hparams.context_template_length_params
-    return read_prefixes(given) if given else draw_prefixes(model, lengths, as_released=as_released)
+    return read_prefixes(given) if given else draw_prefixes(model, lengths, seed, as_released)
 
 
 def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:

@@ -40,7 +40,9 @@ ANY_MODEL_NOTE = (
 
 @dataclass(frozen=True)
 class Given:
-    """What the user names for a run: facts by name or file, moments, weights; None leaves it to the plan."""
+    """What the user names for a run: facts by name or file, moments, weights, and the seed that context prefixes are
+    drawn by; None leaves it to the plan.
+    """
 
     facts: str | None = None
     relation_source: RelationSource = "authors"
@@ -48,10 +50,12 @@ class Given:
     mend_weights: Path | None = None
     any_model: bool = False
     """Whether files made for another model are used all the same."""
+    seed: int | None = None
 
     def options(self) -> dict[str, str]:
         """The command line's options by name, to repeat the run with; a flag's value is empty."""
-        named = {"--facts": self.facts, "--moments": self.moments, "--mend-weights": self.mend_weights}
+        named: dict[str, object] = {"--facts": self.facts, "--moments": self.moments, "--seed": self.seed}
+        named["--mend-weights"] = self.mend_weights
         if self.relation_source != "authors":
             named["--relation-source"] = self.relation_source
         flags = {ANY_MODEL: ""} if self.any_model else {}

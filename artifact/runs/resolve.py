@@ -109,6 +109,8 @@ class Context:
     """By method, those of the run that goes on; others are drawn."""
     controlled: Sequence[str] = ()
     """Methods of which the plan edits another layer, too (controls.py)."""
+    seed: int | None = None
+    """By which they are drawn; None takes the package's own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
@@ -127,6 +129,7 @@ class Context:
                 facts=self.inputs.edited,
                 any_model=self.any_model,
                 named=self.named,
+                seed=self.seed,
             )
         return self._editors[method]
 
@@ -230,6 +233,7 @@ def prepare(
         ],
         prefixes=begun_prefixes(begun),
         controlled=tuple(dict.fromkeys(unit.method for unit in plan.units if unit.control == "random_layer")),
+        seed=given.seed,
     )
     info = _described(plan, name, reason, device, asked, context)
     for line in info.file_notes:

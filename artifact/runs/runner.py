@@ -148,6 +148,8 @@ def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()
         parts.append(protocol_part(asked.correct))
     if asked.dtype != "float32":
         parts.append(asked.dtype)
+    if asked.given.seed is not None:
+        parts.append(f"seed{asked.given.seed}")
     if asked.shard is not None:
         parts.append("{}of{}".format(*asked.shard))
     return "-".join(parts)

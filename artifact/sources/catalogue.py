@@ -1,7 +1,7 @@
 """What is fetched, as data: where from, at which revision, how large, with which hash, under which licence, what for.
 
-Covers the models, CounterFact, the known facts, the authors' relation data, the published second moments and MEND's
-published weights; and the embedded world, which comes with the package. Fetching is fetch.py's. The embedded
+Covers the models, CounterFact, the known facts, LRE, the authors' relation data, the published second moments and
+MEND's published weights; and the embedded world, which comes with the package. Fetching is fetch.py's. The embedded
 world is not evidence for or against the paper: its editing site is installed by training.
 
 A hash that no source publishes is recorded when the file is first fetched and enforced from then on (lock.py).
@@ -142,7 +142,8 @@ _ROME = "Meng et al., Locating and Editing Factual Associations in GPT, NeurIPS 
 _MEND = "Mitchell et al., Fast Model Editing at Scale, ICLR 2022"
 _ROME_LICENCE = "MIT (kmeng01/rome)"
 _HOST = "https://rome.baulab.info/data"
-_RAKE = "https://raw.githubusercontent.com/weiyifan1023/RaKE/main"
+_RAW = "https://raw.githubusercontent.com"
+_RAKE = f"{_RAW}/weiyifan1023/RaKE/main"
 
 
 _GPT2_TOKENIZER = {
@@ -246,6 +247,38 @@ def _facts(name: str, file: str, size: int, sha256: str, purpose: str, other_byt
     )
 
 
+LRE_COMMIT = "1b9ec3cf2b8368e42bde7e80fcef384312a6ec07"
+_LRE_FILES = {
+    "city_in_country": (2_716, "5fd8f9e99e6d8567d05cfb4e7c9324ed03b07ba1ebf827614b7b58a811bc11a5"),
+    "company_ceo": (30_559, "c75f9b31c872b85601b7163b2c7a8f11c439f2852a876d5a126401d57ea3a81b"),
+    "company_hq": (66_199, "22c86cf64b908db86c73b17add31e59fd6022ac74e500840fcad35bd706a8e4e"),
+    "country_capital_city": (2_553, "9945d2da1fa1145c1d7e59ac61a25ebee74299c00bd53fc9308167f9e1d44fc0"),
+    "country_currency": (2_868, "4a1a49afbdc4792fc330196475f456a22bc49dfe0ec9eb966439e4f36081d99b"),
+    "country_language": (2_615, "0996525735107934f0d2e467e6fac7d2c785c42e8300ccb41ae6e9b5dfde2b76"),
+    "country_largest_city": (2_374, "ffb5e18dc1f26a101786905db84f087370bb191067ff8d9f1294156b1d9bdccc"),
+    "food_from_country": (2_831, "2e308f61974de104eaa29a432bca1232802f9c6e1ea145151f384d96412d4a21"),
+    "landmark_in_country": (79_212, "58d545ec481a0d22be5f8ce1f50410093349daf002f3e7c1f8ad26c2c1fde581"),
+    "landmark_on_continent": (90_709, "64ec992304e0cc91ac4ada2e7d32d13401e171ea9e09fa65525273842b82160b"),
+    "person_band_lead_singer": (2_439, "ad4943c8bc14d649577dafce7acb8d81b2a56ea1f39ca806cdba20880dcd6742"),
+    "person_father": (106_139, "796e03665de86d7441b2374fb443c1ddebc77749c01c4bab92c571fda4c8753d"),
+    "person_mother": (106_459, "bcf99ade0df1d9d8a03d40149aaf054cc7ecbd7f20ec6afe071d9361d2875d02"),
+    "person_native_language": (87_179, "ad6f699fbad04cecf45a424713249803921598187c6302dd2a8e20702f4c1928"),
+    "person_occupation": (61_552, "57e89f94c17ff0fd55d5e3ad3aa24ee5e118a3ff7447fff88457113a0e4ce7a7"),
+    "person_plays_instrument": (37_311, "e7c92e6a4d35b6198775a6f6062c948ca95aaedf2cc84a009b07989e4ccac08a"),
+    "person_plays_position_in_sport": (92_028, "adfc0605d1f31809329171e9ef348ca354b372934d8197e6e20693b0cb9e1c6f"),
+    "person_plays_pro_sport": (23_894, "adfea3a51c0315818a63ec0a421fba45818f3854212f9999910c80eac934165c"),
+    "person_university": (9_813, "739fc4a11861d30a71852243fc6e06e8d34143b8e0ca3dd65cb9bb3bc5a0190c"),
+    "pokemon_evolutions": (3_888, "254e3982935571cfd4311ea774da0d2a4b2a577c6c86e0f74508a9651efc6494"),
+    "presidents_birth_year": (1_646, "4b6e7cf48aff48db010a0aa78ab674f0cebeb2d950203d0723a1e7227cb3ad23"),
+    "presidents_election_year": (1_658, "16a81b72fd253b82d7571d63e0e5ed3906eb62fde565b31ed2cd81967bfc46ee"),
+    "product_by_company": (48_382, "373dac4b5322dc29ca800b8bf38bac78a0d9297e56ee877100733f68e9c3da40"),
+    "star_constellation": (29_802, "328aa42c7960f8ce5a75a1fbe766141e0b22473c6a35d8b2e8165a4050188bde"),
+    "superhero_archnemesis": (9_351, "bd335092e081782d7e49a4a3472c0aac54b14999a3b78e68f6d94fe7ed7dcb38"),
+    "superhero_person": (9_779, "3b3a3a03d4b5c0b91343d4e7d562a434a17ae85ef286ed151bafee65c19a7804"),
+}
+"""LRE's factual relations at that commit: a file each, its bytes and sha256."""
+
+
 PLAIN_SOURCES = {
     source.name: source
     for source in (
@@ -300,6 +333,22 @@ PLAIN_SOURCES = {
             purpose="the relation perspective of both data sets, by the authors",
             instead="or run with --relation-source templates, which is judged with wider tolerances",
         ),
+        PlainSource(
+            name="lre",
+            files=tuple(
+                PlainFile(
+                    name=f"{name}.json",
+                    urls=(f"{_RAW}/evandez/relations/{LRE_COMMIT}/data/factual/{name}.json",),
+                    size=size,
+                    exact=True,
+                    sha256=sha256,
+                )
+                for name, (size, sha256) in _LRE_FILES.items()
+            ),
+            licence="MIT (evandez/relations)",
+            citation="Hernandez et al., Linearity of Relation Decoding in Transformer Language Models, ICLR 2024",
+            purpose="real facts of 26 relations, --facts lre; not facts of the paper",
+        ),
         _moments("gpt2-xl", "gpt2-xl", range(13, 18), "c_proj", 163_840_000),
         _moments("gpt-j", "EleutherAI_gpt-j-6B", range(3, 9), "fc_out", 1_073_740_000),
         _mend("gpt2-xl", "mend-10tok-gpt2-xl.pt", 1_500_000_000),
@@ -308,13 +357,16 @@ PLAIN_SOURCES = {
 }
 
 SOURCES: dict[str, Source] = {**HUB_MODELS, **PLAIN_SOURCES}
-GROUPS = {"full": tuple(name for name in SOURCES if name != "gpt2")}
+GROUPS = {"full": tuple(name for name in SOURCES if name not in ("gpt2", "lre"))}
 """Names for several sources: `full` is all that the paper's tables and figures take."""
 
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A fetched file: the source it belongs to, its name in the cache, and its hash where one is pinned."""
+    """A fetched file: the source it belongs to, its name in the cache, and its hash where one is pinned.
+
+    The name is empty for a source of several files, which is the folder of all of them.
+    """
 
     source: str
     name: str
@@ -322,11 +374,14 @@ class NamedFile:
 
 
 def file_named(key: str) -> NamedFile:
-    """The file called counterfact, known, rel_counterfact, rel_known, mend-gpt2-xl or mend-gpt-j; else FactError."""
+    """The file called counterfact, known, rel_counterfact, rel_known, mend-gpt2-xl or mend-gpt-j, or all files of a
+    source of several; else FactError.
+    """
     for source in PLAIN_SOURCES.values():
         for member in source.members:
             if member.key == key:
                 return NamedFile(source.name, member.name)
-        if source.name == key and not source.members and len(source.files) == 1:
-            return NamedFile(source.name, source.files[0].name, source.files[0].sha256)
+        if source.name == key and not source.members:
+            whole = len(source.files) > 1
+            return NamedFile(key, "") if whole else NamedFile(key, source.files[0].name, source.files[0].sha256)
     raise FactError(f"{key!r} is not a file that is fetched; see kloc fetch for those that are")

@@ -159,14 +159,20 @@ def discard(source: Source) -> None:
 
 
 def path_of(key: str) -> Path:
-    """The path of a fetched file (catalogue.file_named); MEND's is the converted one where it is there.
+    """The path of a fetched file, or the folder of a source of several (catalogue.file_named); MEND's is the converted
+    one where it is there.
 
     Its size is compared with the pinned or the recorded one, or with the most that an estimate lets it have; its hash
     is not (`kloc fetch` and `kloc fetch --check` do).
     Raises FactError, for MEND ModelError, when it is not in the cache, with the command that fetches it.
     """
     file = file_named(key)
-    return _there(PLAIN_SOURCES[file.source], file.name)
+    source = PLAIN_SOURCES[file.source]
+    if file.name:
+        return _there(source, file.name)
+    for one in source.files:
+        _there(source, one.name)
+    return source_folder(source)
 
 
 def moments_folder(model: str) -> Path:
@@ -174,12 +180,9 @@ def moments_folder(model: str) -> Path:
 
     Raises ModelError when none are published, or a file is not in the cache.
     """
-    source = PLAIN_SOURCES.get(f"moments-{model}")
-    if source is None:
+    if (name := f"moments-{model}") not in PLAIN_SOURCES:
         raise ModelError(f"{model}: no second moments are published for it; give --moments, as kloc moments writes it")
-    for file in source.files:
-        _there(source, file.name)
-    return source_folder(source)
+    return path_of(name)
 
 
 def remaining(source: Source) -> int:

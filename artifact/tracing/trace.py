@@ -169,11 +169,17 @@ def greedy_answers(
 
 
 def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
-    """Whether the statement's expected answer, where its source gives one, begins with `token`."""
+    """Whether the statement's expected answer, where its source gives one, begins with `token`, which is no blank.
+
+    A tokenizer that writes digits one by one puts a blank before a year: it says nothing of the year.
+    """
+    if not statement.answer:
+        return True
     try:
-        return not statement.answer or token == model.tokens.continuation(f" {statement.answer}")[0]
+        right = token == model.tokens.continuation(f" {statement.answer}")[0]
     except PromptError:
         return False  # a word that is not in the vocabulary is not what the model says
+    return right and bool(model.tokens.label(token).strip())
 
 
 class _Asked(NamedTuple):

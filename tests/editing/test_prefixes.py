@@ -27,7 +27,11 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import DeviceError, SettingError
 from artifact.lm.device import Memory, use_tf32
 from artifact.lm.load import load, load_folder
+from artifact.plans.paper import SMOKE
 from artifact.runs.editors import make_editor
+from artifact.runs.inputs import Given
+from artifact.runs.resolve import Asked
+from artifact.runs.runner import run_name
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 GOLDEN = json.loads((REFERENCE / "context_prefixes" / "tiny-gpt2.json").read_text())
@@ -276,3 +280,20 @@ def test_prefix_files(tmp_path) -> None:
         path.write_text(json.dumps(bad))
         with pytest.raises(SettingError, match="JSON list of templates"):
             read_prefixes(path)
+
+
+def test_a_run_s_seed_decides_the_draw_of_both_methods(tiny) -> None:
+    """Without a seed the package's own; the same seed draws the same; the settings name it."""
+    model, protocol = tiny("tiny-gpt2"), PROTOCOLS["released"]
+
+    def made(method: str, seed: int | None) -> dict[str, Any]:
+        return make_editor(model, method, protocol, moments=REFERENCE / "moments" / "tiny-gpt2", seed=seed).described()
+
+    for method in ("rome", "memit"):
+        own, other = made(method, None), made(method, 7)
+        assert own["prefixes"] != other["prefixes"] and own["hash"] == other["hash"]
+        assert other == made(method, 7) and own == made(method, own["prefix_seed"])
+        assert (own["prefix_seed"], other["prefix_seed"]) == (2409, 7)
+    given = Given(seed=7)
+    assert given.options() == {"--seed": "7"} and Given().options() == {}
+    assert run_name(SMOKE, "world", Asked(given=given)) == "smoke-world-seed7"

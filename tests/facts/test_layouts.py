@@ -25,7 +25,7 @@ FILES = {
     "zsRE's": {"subject": "A", "src": "Who?", "pred": "B", "rephrase": "W?", "alt": "C", "answers": ["D"], "loc": "nq"},
     "MQuAKE's": {"case_id": 1, "requested_rewrite": [{"prompt": "{} is", "subject": "A"}], "questions": ["Who?"]},
     "RippleEdits'": {"example_type": "popular", "edit": {"prompt": "A is B."}},
-    "relations": {"name": "capital", "prompt_templates": ["{} is"], "samples": [{"subject": "A", "object": "B"}]},
+    "LRE's": {"name": "capital", "prompt_templates": ["{} is"], "samples": [{"subject": "A", "object": "B"}]},
     "WikiBio": {"text": "t", "labels": "l", "concept": "c", "locality": {}},
 }
 
@@ -44,7 +44,7 @@ def test_another_layout_is_named(name: str, listed: bool, tmp_path: Path) -> Non
         with pytest.raises(FactError, match="facts.json: no edit case in this file: it looks like") as error:
             read()
         assert name in str(error.value) and "\n" not in str(error.value)
-        remedy = {"KnowEdit's": "--from knowedit", "EasyEdit's": "--from easyedit", "zsRE's": "--from zsre"}
+        remedy = {f"{one}'s": f"--from {one.lower()}" for one in ("KnowEdit", "EasyEdit", "zsRE", "LRE")}
         assert remedy.get(name, "see docs/facts.md") in str(error.value)
 
 

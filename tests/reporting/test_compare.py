@@ -15,12 +15,14 @@ import pytest
 
 from artifact.cli import call
 from artifact.errors import RunError
-from artifact.evaluation.metrics import COLUMNS, VALUES, Column, Metric
+from artifact.evaluation.metrics import COLUMNS, OPTIONAL, VALUES, Column, Metric
 from artifact.plans.unit import Plan, Unit
 from artifact.reporting.compare import Comparison, PairedUnit, compare, comparison_csv, comparison_text
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.store import Store, writing
 
+SHOWN = [column for column in COLUMNS if column.group not in OPTIONAL]
+HELD = {value for value in VALUES if value[1] in SHOWN}
 Build = Callable[..., Store]
 Shares = dict[str, dict[tuple[str, str], float]]
 CALL = "import sys; from artifact.cli import call; sys.exit(call(sys.argv[1:]))"
@@ -65,7 +67,7 @@ def test_the_same_run_twice_differs_in_nothing(smoke: Store, capsys: pytest.Capt
         ("entity", "ROME"),
     ]
     for unit in found.units:
-        assert set(unit.values) == set(VALUES)
+        assert set(unit.values) == HELD
         for value in unit.values.values():
             assert value.first == value.second
             assert value.change == Estimate(0.0, 0.0, 0.0, 24 if unit.edited is None else 22)
@@ -74,10 +76,10 @@ def test_the_same_run_twice_differs_in_nothing(smoke: Store, capsys: pytest.Capt
     assert "Nothing differs between the descriptions of the two runs." in printed
     lines = [cells(line) for line in printed.splitlines() if line.startswith("|")]
     assert lines[0] == ["edited", "method", "column", "first", "second", "second - first", "n"]
-    assert [line[:3] for line in lines[2 : 2 + len(COLUMNS)]] == [
-        ["no edit", "unedited", column.name] for column in COLUMNS
+    assert [line[:3] for line in lines[2 : 2 + len(SHOWN)]] == [
+        ["no edit", "unedited", column.name] for column in SHOWN
     ]
-    assert len(lines) == 2 + 3 * len(COLUMNS)
+    assert len(lines) == 2 + 3 * len(SHOWN)
     assert {line[5] for line in lines[2:]} == {"0.0 [0.0, 0.0]"}
     assert "Trace units not compared: 2." in printed and "Only in" not in printed
 
@@ -122,7 +124,7 @@ def test_columns_and_units_without_shared_cases_say_so(build: Build, shares: Sha
     del shares["rome-entity"]["relation", "generality"]
     some, none = build(shares=shares), build(cases=0, planned=24)
     unit = unit_of(compare(some, build()), "entity")
-    assert ("success", Column("relation", "generality")) not in unit.values and len(unit.values) == len(VALUES) - 3 - 2
+    assert ("success", Column("relation", "generality")) not in unit.values and len(unit.values) == len(HELD) - 3 - 2
     assert "| entity edit | ROME | relation generality | n/a | n/a | n/a | 0 |" in printed_of(compare(some, build()))
     found = compare(some, none)
     assert len(found.units) == 3 and not any(unit.values for unit in found.units)
@@ -234,7 +236,7 @@ def test_the_csv_holds_every_metric_as_printed(
     assert call(command) == 0
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 3 * len(VALUES)
+    assert len(lines) == 3 * len(HELD)
     printed = capsys.readouterr().out
     for line in lines:
         harder = " against another relation" if line["against"] == "another relation" else ""
