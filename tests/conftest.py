@@ -1,11 +1,15 @@
 """What many tests share: the golden numbers' folder, the tiny models they were made with, and their facts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
+from artifact.editing.method import Default
+from artifact.editing.methods import METHODS
 from artifact.facts.fact import Fact, read_facts
 from artifact.lm.load import LanguageModel, load_folder
 
@@ -53,3 +57,15 @@ def model(request: pytest.FixtureRequest, tiny: Callable[[str], LanguageModel]) 
 @pytest.fixture(scope="session")
 def facts() -> dict[int, Fact]:
     return {fact.case_id: fact for fact in read_facts(REFERENCE / "facts.json")}
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Optimisations on the embedded world take so many steps: for what is true of every step."""
+    few = 4
+    for name, method in METHODS.items():
+        if method.steps:
+            hparams = msgspec.structs.replace(method.hparams_for("world", 6), **{method.steps: few})
+            fewer = {**method.defaults, "world": Default(hparams, "fewer steps than chosen")}
+            monkeypatch.setitem(METHODS, name, replace(method, defaults=fewer))
+    return few

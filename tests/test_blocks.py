@@ -66,6 +66,7 @@ SAID = {
     ("docs/models.md", "pip install -c constraints.txt"): "it installs packages, which needs a network",
     ("docs/python.md", ""): "tests/test_python.py::test_the_document_runs_from_top_to_bottom",
     ("docs/running.md", "docker run"): CONTAINER,
+    ("docs/tour.md", "$ "): "tests/test_tour.py::test_the_tour_prints_what_it_says",
     ("docs/scaling.md", "$ kloc doctor"): "tests/test_estimate.py::test_the_document_says_what_its_commands_print",
 }
 """By document and first words: the test that runs the block, or why no test does."""

@@ -1,6 +1,7 @@
 """The command line as a user types it: what is written, what is refused, with which exit code."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,13 @@ def test_the_embedded_world_answers(capsys) -> None:
     rewrite = facts[0]["requested_rewrite"]
     prompt = rewrite["prompt"].format(rewrite["subject"])
     assert call(["trace", "--model", "world", "--prompt", prompt, "--subject", rewrite["subject"]]) == 0
-    assert repr(" " + rewrite["target_true"]["str"]) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert repr(" " + rewrite["target_true"]["str"]) in said
+    lines = said.splitlines()
+    head = next(n for n, line in enumerate(lines) if line.split() == ["0", "1", "2", "3", "4", "5"])
+    assert "the answer's p with one state restored; *: a corrupted token; columns: layer" in lines[head - 1]
+    # A layer's number stands above the end of its column.
+    assert all(lines[head + 1][end - 1] != " " for end in (match.end() for match in re.finditer(r"\d", lines[head])))
 
 
 @pytest.mark.parametrize(

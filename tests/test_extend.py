@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,47 @@ ROOT = Path(artifact.__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "extend.md").read_text()
 
 
+SERVER = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from artifact.cli import call
+import artifact.reporting.figures
+artifact.reporting.figures.figure_bytes = lambda draw, *forms: [b""] * len(forms)
+for line in sys.stdin:
+    asked, out, err, code = json.loads(line), io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        if isinstance(asked, list):
+            code = call(asked)
+        else:
+            exec(asked, {})
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class Extended:
+    """A process that has the extended package: it loads torch once and draws no figure."""
+
+    def __init__(self, folder: Path) -> None:
+        here = os.environ | {"PYTHONPATH": str(folder)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=folder, env=here, text=True, **pipes)
+        self.folder = folder
+
+    def ask(self, asked: object, expected: int = 0) -> str:
+        """What Python code or a command's words print: what they answer, or the error that is expected."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        code, out, err = json.loads(self.process.stdout.readline())
+        assert code == expected, err
+        return err if expected else out
+
+    def kloc(self, *words: object, code: int = 0) -> str:
+        return self.ask([str(word) for word in words], code)
+
+
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extended]:
     """A copy of the repository's package to which all that the document adds is added."""
     copy = tmp_path_factory.mktemp("extended")
     for folder in ("artifact", "paper", "expected"):
@@ -29,20 +69,10 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         before = (copy / where).read_text()
         assert before.count(f"{removed}\n") == 1, f"{where} has no line {removed}"
         (copy / where).write_text(before.replace(f"{removed}\n", f"{added}\n"))
-    return copy
-
-
-def python(folder: Path, code: str, *words: object, expected: int = 0) -> str:
-    """What code prints with the package in that folder: what it answers, or the error that is expected."""
-    command, here = [sys.executable, "-c", code, *map(str, words)], os.environ | {"PYTHONPATH": str(folder)}
-    ran = subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == expected, ran.stderr
-    return ran.stderr if expected else ran.stdout
-
-
-def kloc(folder: Path, *words: object, code: int = 0) -> str:
-    start = "import sys; from artifact.cli import main; sys.argv[0] = 'kloc'; main()"
-    return python(folder, start, *words, expected=code)
+    found = Extended(copy)
+    with found.process:
+        yield found
+        found.process.kill()
 
 
 def test_every_table_has_its_row() -> None:
@@ -52,12 +82,12 @@ def test_every_table_has_its_row() -> None:
         assert (ROOT / file).parent.is_dir() and (ROOT / re.findall(r"`([^`]+\.py)`", line)[0]).is_file()
 
 
-def test_a_method(extended: Path) -> None:
-    assert "direct" in kloc(extended, "edit", "--help") and "direct" in kloc(extended, "bench", "edit", "--help")
-    assert "has no one-at-a-time way" in kloc(extended, "bench", "edit", "--method", "direct", code=2)
-    out = extended / "run"
+def test_a_method(extended: Extended) -> None:
+    assert "direct" in extended.kloc("edit", "--help") and "direct" in extended.kloc("bench", "edit", "--help")
+    assert "has no one-at-a-time way" in extended.kloc("bench", "edit", "--method", "direct", code=2)
+    out = extended.folder / "run"
     words = ("run", "smoke", "--model", "world", "--limit", "3", "--methods", "direct", "--only", "table2")
-    kloc(extended, *words, "--out", out)
+    extended.kloc(*words, "--out", out)
     page = (out / "report" / "report.md").read_text()
     assert re.search(r"entity edit.*Direct", page)
 
@@ -77,21 +107,21 @@ print(float((logits_BTV - expected_BTV).abs().max() / expected_BTV.abs().max()))
 """
 
 
-def test_a_family(extended: Path) -> None:
-    assert float(python(extended, FAMILY)) < 1e-4
+def test_a_family(extended: Extended) -> None:
+    assert float(extended.ask(FAMILY)) < 1e-4
 
 
-def test_a_data_set(extended: Path) -> None:
-    assert "everyday, birthplaces, or a file" in " ".join(kloc(extended, "smoke", "--help").replace("│", " ").split())
-    out = extended / "facts"
+def test_a_data_set(extended: Extended) -> None:
+    assert "everyday, birthplaces, or a file" in " ".join(extended.kloc("smoke", "--help").replace("│", " ").split())
+    out = extended.folder / "facts"
     words = ("run", "smoke", "--model", "world", "--facts", "birthplaces", "--limit", "1", "--only", "figure2")
-    kloc(extended, *words, "--out", out)
+    extended.kloc(*words, "--out", out)
     info = json.loads((out / "run.json").read_text())
     assert info["data_source"] == "birthplaces of the embedded world" and len(info["cases"]) == 18
 
 
-def test_a_kind_of_trace(extended: Path) -> None:
-    out = extended / "trace.json"
+def test_a_kind_of_trace(extended: Extended) -> None:
+    out = extended.folder / "trace.json"
     words = ("trace", "--model", "world", "--prompt", "The birthplace of Zikim Dinuv is", "--subject", "Zikim Dinuv")
-    kloc(extended, *words, "--kind", "attn-layer", "--json", out)
+    extended.kloc(*words, "--kind", "attn-layer", "--json", out)
     assert json.loads(out.read_text())["kind"] == "attn-layer"

@@ -20,6 +20,14 @@ from artifact.io import FULL, check_writable, is_device, open_regular, place_of,
 from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.terminal import complain
 
+
+def _default(value: Any) -> str | None:
+    """A default as the help shows it: not at all where it is nothing, off or none of a list."""
+    if value is None or value is False or value == []:
+        return None
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 app = App(
     name="kloc",
     version=__version__,
@@ -28,7 +36,8 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative=""),  # a flag that is off by default needs no --no-... beside it
+    # A flag that is off by default needs no --no-... beside it, and no word that it is off.
+    default_parameter=Parameter(negative="", show_default=_default),
 )
 
 Model = Annotated[

@@ -14,7 +14,7 @@ from artifact.tracing.kinds import KindWord
 
 bench_app = App(
     name="bench",
-    help="Compare this package with the one-at-a-time way: same work, one run, and how far results differ.",
+    help="Compare this package with the one-at-a-time way on the same work: time, and how far results differ.",
 )
 app.command(bench_app)
 

@@ -24,10 +24,14 @@ def figures(
     width: Annotated[
         str,
         Parameter(
-            help="Width on paper, in in, cm, mm or pt: fonts keep their size. From 5.5in on, panels stand side by side."
+            help="Width on paper, such as 3.3in, 84mm, 8.4cm or 241pt. Fonts keep their size. From 5.5in on, panels "
+            "stand side by side."
         ),
     ] = "3.3in",
-    only: Annotated[list[str], Parameter(help="Only these figures, by name, such as aie-mlp,edits-entity.")] = _ALL,
+    only: Annotated[
+        list[str],
+        Parameter(help="Only these figures, by name, such as aie-mlp,edits-entity (default: all)."),
+    ] = _ALL,
     out: Annotated[Path | None, Parameter(help="Folder to write to (default: figures in the run's folder).")] = None,
 ) -> int:
     """Draw a run's figures for a paper, and print each file's path. No model is loaded."""

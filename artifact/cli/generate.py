@@ -27,7 +27,7 @@ _NO_FILES: list[Path] = []
 def generate(
     *,
     model: Model,
-    prompt: Annotated[str, Parameter(help="The text to go on from.")],
+    prompt: Annotated[str, Parameter(help="The text to continue.")],
     edits: Edits = _NO_FILES,
     tokens: Annotated[int, count("Most tokens of the continuation.", 1_000_000)] = 20,
     any_model: AnyModel = False,
@@ -35,7 +35,7 @@ def generate(
     dtype: Dtype = "float32",
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the continuation here.")] = None,
 ) -> int:
-    """Go on from a prompt with the likeliest token each time, unedited or with edits. No weight is changed."""
+    """Continue a prompt with the likeliest token each time, unedited or with edits. No weight is changed."""
     from artifact.editing.edit_file import read_edits
     from artifact.evaluation.generate import generate as greedy
 

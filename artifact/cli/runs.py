@@ -100,7 +100,9 @@ def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> in
 
 @app.command
 def run(
-    plan: Annotated[str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full.")],
+    plan: Annotated[
+        str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, beyond.")
+    ],
     *,
     options: RunOptions = _OPTIONS,
     narrowing: Narrowing = _WHOLE,
@@ -230,7 +232,7 @@ def report(
     *,
     out: Annotated[Path | None, Parameter(help="Folder to write to (default: report in the run's folder).")] = None,
 ) -> int:
-    """Render a run's report again from its journal. No model is loaded."""
+    """Render a run's report again from its stored records. No model is loaded."""
     from artifact.reporting.report import render
     from artifact.runs.store import reading_all
 
@@ -250,7 +252,7 @@ def verify(
 ) -> int:
     """Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged.
 
-    A file that kloc contribute wrote is first held against its hashes.
+    A file that kloc contribute wrote is first checked against its hashes.
     """
     if not run_folder.is_file():
         return _verify(run_folder)
@@ -298,7 +300,7 @@ def baseline(
     hardware: Annotated[str, Parameter(help="The machine in words, for the report.")],
     out: Annotated[Path, Parameter(help="File to write, such as expected/measured/smoke-world.json.")],
 ) -> int:
-    """Keep a run's numbers as our own measurement, with which later runs of the same kind are compared."""
+    """Keep a run's numbers in a file, so that later runs of the same kind are compared with them."""
     from artifact.reporting.baseline import baseline_json
     from artifact.reporting.charts import charts
     from artifact.reporting.verdict import measured_run

@@ -88,7 +88,7 @@ def trace(
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
     figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf, .svg or .png).")] = None,
 ) -> int:
-    """Causal tracing of one prompt: the answer's probability with each (token, layer) restored."""
+    """Causal tracing of one prompt: the answer's probability with each token's state restored in each layer."""
     from artifact.editing.protocol import corrected_switches, protocol_of, protocol_words
     from artifact.lm.device import use_tf32
     from artifact.runs.noise import noise_number

@@ -44,7 +44,7 @@ class Protocol:
     )
     target_as_text: bool = _switch(
         "ROME, MEMIT: a target of several tokens is decoded, written after its prompt as text, and read again. A "
-        "target whose tokens hold parts of characters, such as 東京, then has one token more, and each of its tokens "
+        "target whose tokens hold parts of characters, as in Japanese, then has one token more, and each of its tokens "
         "is scored one place late. Only for byte-level tokenizers, the kind that the released code ran on; with "
         "others the ids are appended",
         "the target's ids are appended",
