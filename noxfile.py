@@ -28,6 +28,13 @@ def smoke(session: nox.Session) -> None:
     session.run("kloc", "smoke", *session.posargs, env=KEEP_COMPILED)
 
 
+@nox.session(default=False)
+def beyond(session: nox.Session) -> None:
+    """Every question beyond the paper on the embedded world, small: under 5 minutes on two cores."""
+    session.install(*PIP, ".")
+    session.run("kloc", "run", "beyond", "--model", "world", *session.posargs, env=KEEP_COMPILED)
+
+
 @nox.session(name="smoke-real", default=False)
 def smoke_real(session: nox.Session) -> None:
     """The smoke run on a real language model, SmolLM2 from a Python package: two cores, 20 minutes, 1 GB; no hub."""

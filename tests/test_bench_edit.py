@@ -34,7 +34,8 @@ _SPREAD = {"v_num_grad_steps": 6, "layers": (0, 1)}
 FEWER = {"rome": {"v_num_grad_steps": 6}, "ft": {"num_steps": 6}} | dict.fromkeys(
     ("memit", "emmet", "alphaedit"), _SPREAD
 )
-"""Fewer steps than the shapes', to save time, and two layers for MEMIT's kind: the second is read with the first changed."""
+"""Fewer steps than the shapes', to save time, and two layers for MEMIT's kind: the second is read with the first
+changed."""
 
 
 @pytest.fixture(params=TINY)

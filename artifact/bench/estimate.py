@@ -186,6 +186,11 @@ def estimate(
 def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
     """The plans of that name, each with the model it is estimated and rehearsed on; SettingError for an unknown one."""
     plans = find_plans(name)
+    if any(unit.does == "task" for plan in plans for unit in plan.units):
+        raise SettingError(
+            f"plan {name}: has no estimate and no rehearsal; run it with --limit 2, and kloc status says how long a "
+            "fact takes"
+        )
     if plans == (SMOKE,) and not cuda:
         plans = (SMOKE_FEW_FACTS,)
     return [(plan, cast(ShapeName, model)) for plan in plans for model in plan.models or ("gpt2",)]

@@ -100,7 +100,9 @@ def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> in
 
 @app.command
 def run(
-    plan: Annotated[str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full.")],
+    plan: Annotated[
+        str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, beyond.")
+    ],
     *,
     options: RunOptions = _OPTIONS,
     narrowing: Narrowing = _WHOLE,

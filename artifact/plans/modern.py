@@ -5,33 +5,41 @@ an edit of another layer, one of equal norm and random direction, and one of ano
 a fact edited alone is another one is left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from artifact.editing.methods import METHODS
-from artifact.plans.unit import CONTROLS, Plan, edit_units, unedited
+from artifact.plans.unit import CONTROLS, Plan, Unit, edit_units, unedited
 
 MOST = 60
-"""Facts that each unit takes."""
+"""Facts that each unit takes, and BEYOND_FACTS in the plan `beyond`."""
+BEYOND_FACTS = 4
 _FIRST = ("rome", "memit")
 """The paper's methods that the others are read against; the first is the controls'."""
 
 
-def _modern() -> Plan:
-    batches = {name: method.batch for name, method in METHODS.items() if not method.alone_as}
-    first = {name: batches[name] for name in _FIRST}
-    others = {name: batch for name, batch in reversed(batches.items()) if name not in first}
+def units(most: int, methods: Sequence[str]) -> tuple[Unit, ...]:
+    """The unedited model, ROME and MEMIT, ROME's controls, and the other methods, `most` facts each."""
+    first = {name: METHODS[name].batch for name in _FIRST}
+    others = {name: METHODS[name].batch for name in methods if name not in first}
     controlled = {_FIRST[0]: first[_FIRST[0]]}
-    controls = [unit for control in CONTROLS for unit in edit_units(controlled, MOST, control, further=True)]
-    return Plan(
-        name="modern",
-        title=f"modern editors, removal, generation and controls from {MOST} facts each",
-        units=(
-            unedited(64, MOST, further=True),
-            *edit_units(first, MOST, further=True),
-            *controls,
-            *edit_units(others, MOST, further=True),
-        ),
+    controls = [unit for control in CONTROLS for unit in edit_units(controlled, most, control, further=True)]
+    return (
+        unedited(64, most, further=True),
+        *edit_units(first, most, further=True),
+        *controls,
+        *edit_units(others, most, further=True),
     )
 
 
-PLANS: Mapping[str, tuple[Plan, ...]] = {"modern": (_modern(),)}
+_ALONE = tuple(name for name, method in reversed(METHODS.items()) if not method.alone_as)
+PLANS: Mapping[str, tuple[Plan, ...]] = {
+    "modern": (
+        Plan(
+            name="modern",
+            title=f"modern editors, removal, generation and controls from {MOST} facts each",
+            units=units(MOST, _ALONE),
+        ),
+    )
+}
+BEYOND = units(BEYOND_FACTS, [name for name in _ALONE if not METHODS[name].smoke_batch])
+"""Of the paper's methods ROME and MEMIT alone: the smoke plan has all of them."""

@@ -5,12 +5,12 @@ from typing import Literal, get_args
 
 import msgspec
 
-from artifact.editing.methods import MethodName
+from artifact.editing.methods import MethodName, printed_name
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS, KindWord, SeverWord, TraceKind, trace_kind
 
-UnitKind = Literal["trace", "unedited", "edit", "knockout"]
+UnitKind = Literal["trace", "unedited", "edit", "knockout", "task"]
 Control = Literal["random_layer", "random_direction", "shuffled_subject"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 CONTROL_WORDS: Mapping[Control, str] = {
@@ -24,8 +24,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One thing to do to each fact: trace it, score the unedited model on it, edit it and score the edited model, or
-    knock out attention.
+    """One thing to do to each fact: trace it, score the unedited model on it, edit it and score the edited model, knock
+    out attention, or a task of a question beyond the paper.
 
     `kind`, `window` and `sever` describe a trace, `method` an edit, `perspective` both: what is corrupted, or edited;
     of a knockout which prompt is asked. `window` counts layers; where it is `scaled`, layers of a model of 48.
@@ -50,15 +50,27 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     further: bool = False
     """Whether removal and generation are scored too (evaluation/further.py)."""
     scaled: bool = False
+    task: str = ""
+    """For `task`: which (tasks.py), and its own settings by name."""
+    options: tuple[tuple[str, str | int | float], ...] = ()
 
     def window_of(self, layers: int) -> int:
         """The window on a model of so many layers."""
         return scaled_window(layers, self.window) if self.scaled else self.window
 
+    def option(self, name: str, default: str | int | float = "") -> str | int | float:
+        """A task's setting."""
+        return dict(self.options).get(name, default)
+
     @property
     def trace_kind(self) -> TraceKind:
         """The kind of trace that `kind` and `sever` stand for."""
         return trace_kind(self.kind, self.sever)
+
+    @property
+    def printed_method(self) -> str:
+        """The method's printed name, and the control's where it is one."""
+        return printed_name(self.method) + ("" if self.control is None else f", {CONTROL_WORDS[self.control]}")
 
     @property
     def parts(self) -> tuple[Part, ...]:

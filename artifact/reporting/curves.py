@@ -14,6 +14,7 @@ from artifact.facts.fact import Perspective
 from artifact.reporting.edit_charts import EditChart, Mark
 from artifact.reporting.further import GapChart
 from artifact.reporting.intervals import Estimate
+from artifact.reporting.line_charts import LineChart
 from artifact.reporting.look import (
     COLUMN_INCHES,
     SIDE_BY_SIDE_INCHES,
@@ -143,6 +144,47 @@ def _named(figure: Figure, axes: Sequence[Axes], methods: Sequence[str]) -> None
 
 
 _ORDER = ("after a relation edit", "after an entity edit", "unedited model", "published")
+
+
+def layer_lines(chart: LineChart, width: float = COLUMN_INCHES) -> Figure:
+    """A panel of lines by layer each, with 95% bands, `width` inches wide."""
+    columns = min(len(chart.panels), 3 if width >= SIDE_BY_SIDE_INCHES else 2)
+    rows = -(-len(chart.panels) // columns)
+    title = title_text([chart.title], width)
+    figure = new_figure(width, 0.8 + _LINE * lines_of(title) + 1.35 * rows)
+    set_title(figure, title)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    inches = (width - 0.5) / columns - 0.1
+    names = list(dict.fromkeys(line.name for panel in chart.panels for line in panel.lines))
+    for axis, panel in zip(axes, chart.panels, strict=False):
+        for line in panel.lines:
+            colour, style = _LINES[names.index(line.name) % len(_LINES)]
+            there = [(at, one) for at, one in zip(line.layers, line.estimates, strict=True) if one is not None]
+            at_L = [at for at, _ in there]
+            axis.plot(at_L, [one.mean for _, one in there], style, color=colour, linewidth=1.2, label=line.name)
+            low, high = [one.low for _, one in there], [one.high for _, one in there]
+            axis.fill_between(at_L, low, high, color=colour, alpha=0.12, linewidth=0)
+        axis.set_title(wrapped(panel.title, inches, _ROLE), loc="left", fontsize=_ROLE)
+        axis.axhline(0, color="#888888", linewidth=0.5)
+        layer_axis(axis, chart.of_layers, inches)
+        axis.label_outer()
+    for axis in axes[len(chart.panels) :]:
+        axis.set_axis_off()
+    figure.supylabel(chart.axis, fontsize=_ROLE)
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=4 if width >= SIDE_BY_SIDE_INCHES else 2,
+        frameon=False,
+        handlelength=1.6,
+    )
+    return figure
+
+
+_LINES = (("#0072B2", "-"), ("#009E73", "--"), ("#CC79A7", ":"), ("#D55E00", "-."), ("#000000", "-"))
+"""Okabe and Ito's colours; the strokes differ, too."""
 
 
 def _unedited(axis: Axes, estimate: Estimate) -> None:

@@ -12,11 +12,12 @@ from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
 from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
 from artifact.reporting.further import GapChart, gap_charts
+from artifact.reporting.line_charts import LineChart
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | GapChart | FlowChart
+Shown = Chart | SeveredChart | EditChart | GapChart | FlowChart | LineChart
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class Gallery:
     severed: tuple[SeveredChart, ...]
     flows: tuple[FlowChart, ...]
     gaps: tuple[GapChart, ...] = ()
+    questions: tuple[LineChart, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
         """All of them, in the order of the page."""
-        return (*self.edits, *self.gaps, *self.traces, *self.severed, *self.flows)
+        return (*self.edits, *self.gaps, *self.traces, *self.severed, *self.flows, *self.questions)
 
 
 def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
@@ -45,6 +47,7 @@ def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
         tuple(severed_charts(drawn)),
         tuple(flow_charts(finished_flows(run.store))),
         tuple(gap_charts(run.info.model, run.store, run.rows)),
+        tuple(chart for findings in run.findings.values() for chart in findings.charts),
     )
 
 

@@ -21,14 +21,13 @@ from typing import Any
 import jinja2
 import msgspec
 
-from artifact.editing.methods import printed_name
 from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
-from artifact.plans.unit import CONTROL_WORDS
+from artifact.plans.tasks import TASKS
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
@@ -171,6 +170,7 @@ def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, st
         "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
         "further": further_grids(run.store, rows),
         "trace": [grids.trace_grid(drawn)] if drawn else [],
+        "question": [grid for findings in run.findings.values() for grid in findings.grids],
     }
 
 
@@ -180,11 +180,8 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
     files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
     if run.rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
-    return files | {
-        f"tables/{prefix}{grid.name}.csv": grid_csv(grid)
-        for name in ("gap", "further", "trace")
-        for grid in tables[name]
-    }
+    flat = [grid for kind in ("gap", "further", "trace", "question") for grid in tables[kind]]
+    return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in flat}
 
 
 def _flow_tables(run: MeasuredRun, prefix: str, shown: Gallery) -> dict[str, bytes]:
@@ -357,12 +354,12 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     for unit in info.plan.units:
         counted = recorded.get(unit.name, Counter())
         planned = info.planned(unit)
-        control = "" if unit.control is None else f", {CONTROL_WORDS[unit.control]}"
         does = {
             "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
-            "edit": f"edit with {printed_name(unit.method)}{control}, {unit.perspective} perspective",
+            "edit": f"edit with {unit.printed_method}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
             "knockout": f"knock out attention, {unit.perspective} prompt",
+            "task": TASKS[unit.task].words if unit.task in TASKS else unit.task,
         }[unit.does]
         counts = {status: counted[status] for status in ("done", "failed", "excluded")}
         progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})

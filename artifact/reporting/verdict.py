@@ -6,7 +6,7 @@ measured. The second source is shown beside the run and decides nothing. tables.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -17,6 +17,8 @@ from artifact.errors import RunError
 from artifact.reporting.checks import JudgedCheck, check_json, judge_check
 from artifact.reporting.expected import Bound, Claim, Expected, Order, PublishedCell, load_expected
 from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
+from artifact.reporting.findings import Findings, findings_of
+from artifact.reporting.questions import JudgedQuestion, answered, load_questions, questions_json
 from artifact.reporting.tables import CellState, JudgedCell, JudgedRow, MeasuredRow, judged_rows, own_rows
 from artifact.runs.describe import RunInfo
 from artifact.runs.seals import Checked
@@ -66,7 +68,8 @@ class _Condition:
 class Verdict:
     """Everything runs say about the paper. `paper` and `second_source` are the published rows with judged cells.
 
-    `checks` are judged counts of the data, `journals` what the checksums say of each run's records.
+    `checks` are judged counts of the data, `journals` what the checksums say of each run's records. `questions` are
+    those beyond the paper, which decide nothing of the verdict.
     """
 
     infos: tuple[RunInfo, ...]
@@ -75,6 +78,7 @@ class Verdict:
     claims: tuple[JudgedClaim, ...]
     checks: tuple[JudgedCheck, ...] = ()
     journals: tuple[Checked, ...] = ()
+    questions: tuple[JudgedQuestion, ...] = ()
 
     @property
     def damage(self) -> str:
@@ -135,11 +139,13 @@ class MeasuredRun:
     info: RunInfo
     rows: tuple[MeasuredRow, ...]
     traced: TracedEffects
+    findings: Mapping[str, Findings] = field(default_factory=dict)
+    """What it measured for the questions beyond the paper, by plan."""
 
 
 def measured_run(store: Store) -> MeasuredRun:
     """A run with everything averaged that the verdict and the page need."""
-    return MeasuredRun(store, store.info(), tuple(own_rows(store)), traced_effects(store))
+    return MeasuredRun(store, store.info(), tuple(own_rows(store)), traced_effects(store), findings_of(store))
 
 
 def verdict_of(*stores: Store) -> Verdict:
@@ -168,6 +174,7 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
             for check in expected.checks
         ),
         journals=tuple(run.store.checked() for run in runs),
+        questions=answered(load_questions(), {model: run.findings for model, run in by_model.items()}),
     )
 
 
@@ -228,6 +235,7 @@ def verdict_json(verdict: Verdict) -> bytes:
             for judged in verdict.claims
         ],
         "checks": check_json(verdict.checks),
+        "questions": questions_json(verdict.questions),
         "second_source": [_cell_json(cell) for row in verdict.second_source for cell in row.cells],
     }
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"

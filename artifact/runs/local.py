@@ -5,6 +5,7 @@ Covers what each kind of unit does to a case. runner.py stores the records.
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import batches
+from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Unit
 from artifact.runs.controls import controlled_edit, controlled_editor, controlled_views
 from artifact.runs.describe import RunInfo
@@ -241,4 +243,10 @@ def _views(score: CaseScore) -> dict[str, Any]:
     return {"views": msgspec.to_builtins(score.views)}
 
 
-_COMPUTE = {"unedited": _unedited, "edit": _edit, "trace": _trace, "knockout": _knockout}
+def _task(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
+    module, _, function = TASKS[unit.task].compute.partition(":")
+    found: list[Record] = getattr(import_module(module), function)(unit, facts, context)
+    return found
+
+
+_COMPUTE = {"unedited": _unedited, "edit": _edit, "trace": _trace, "knockout": _knockout, "task": _task}

@@ -111,6 +111,8 @@ class Context:
     """Methods of which the plan edits another layer, too (controls.py)."""
     seed: int | None = None
     """By which they are drawn; None takes the package's own."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 

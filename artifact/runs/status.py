@@ -196,7 +196,8 @@ def total_line(runs: Sequence[RunStatus]) -> str:
 
 
 def _sort_of(unit: Unit) -> tuple[str, str]:
-    return unit.does, unit.method if unit.does == "edit" else unit.trace_kind.name if unit.does == "trace" else ""
+    of = {"edit": unit.method, "trace": unit.trace_kind.name, "task": unit.task}
+    return unit.does, of.get(unit.does, "")
 
 
 def _seconds(units: Sequence[Unit], spent: Mapping[str, tuple[float, int]]) -> float | None:

@@ -1,0 +1,23 @@
+"""What a unit can do to a fact beyond tracing, scoring and editing it: one entry a task, for the questions' plans.
+
+No torch: reports name tasks. What a task computes is a file in runs/tasks/; what its records answer is a file in
+reporting/findings/.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: what it does in words, and "module:function", which takes (unit, facts, context) and gives a record a
+    fact.
+    """
+
+    words: str
+    compute: str
+
+
+TASKS: Mapping[str, Task] = {
+    "where": Task("edit at every layer of a module, and trace it", "artifact.runs.tasks.where:compute"),
+}

@@ -1,0 +1,37 @@
+"""The plan `where`: which site an edit succeeds at, module by token by layer, beside the indirect effects there."""
+
+from collections.abc import Mapping
+
+from artifact.editing.site import MODULES
+from artifact.facts.fact import PERSPECTIVES
+from artifact.plans.unit import Plan, Unit
+
+FACTS = 50
+"""Facts of the plan, and BEYOND_FACTS of the plan `beyond`."""
+BEYOND_FACTS = 4
+TOKENS = "subject_last last relation_last"
+"""In this order: the relation's last token is mostly the prompt's, and then edited once, as that."""
+
+
+def units(most: int, batch: int, step: int = 1) -> tuple[Unit, ...]:
+    """A unit for each module and perspective: `most` facts, every `step`-th layer."""
+    return tuple(
+        Unit(
+            f"where-{site}-{perspective}",
+            "task",
+            batch=batch,
+            most=most,
+            method="rome",
+            perspective=perspective,
+            task="where",
+            options=(("site", site), ("tokens", TOKENS), ("step", step)),
+        )
+        for perspective in reversed(PERSPECTIVES)
+        for site in MODULES
+    )
+
+
+PLANS: Mapping[str, tuple[Plan, ...]] = {
+    "where": (Plan("where", "where to edit: both modules, three tokens, every layer", units(FACTS, batch=2)),)
+}
+BEYOND = units(BEYOND_FACTS, batch=4)

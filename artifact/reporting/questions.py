@@ -1,0 +1,184 @@
+"""The questions beyond the paper: each with a prediction written down before any run, and what runs answer.
+
+Covers reading expected/questions.json and judging its predicates, model by model, from what the plans' files in
+findings/ measured. An answer is yes where every condition's 95% interval lies on its predicted side, no where one lies
+on the other, undecided where an interval holds the margin, and not run without the numbers. Answers never change the
+verdict on the paper, nor its exit code.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from artifact.errors import ExpectedError
+from artifact.reporting.cells import Cell, Scale
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.intervals import Estimate
+from artifact.reporting.resources import expected_folder
+
+Answer = Literal["yes", "no", "undecided", "not run"]
+FILE = "questions.json"
+_DIGITS = 6
+
+
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One inequality of a prediction, about a quantity by name: `above` or `below` a number, or `within` so much of
+    zero (equivalence: both one-sided tests at 2.5%).
+    """
+
+    quantity: str
+    above: float | None = None
+    below: float | None = None
+    within: float | None = None
+
+    def answer(self, estimate: Estimate) -> Answer:
+        """Where the 95% interval lies."""
+        low, high = estimate.low, estimate.high
+        if self.above is not None:
+            return "yes" if low > self.above else "no" if high <= self.above else "undecided"
+        if self.below is not None:
+            return "yes" if high < self.below else "no" if low >= self.below else "undecided"
+        assert self.within is not None
+        if -self.within < low and high < self.within:
+            return "yes"
+        return "no" if low >= self.within or high <= -self.within else "undecided"
+
+    def words(self, scale: Scale) -> str:
+        """The inequality in words, its bound as the quantity is printed."""
+        if self.within is not None:
+            return f"{self.quantity}, predicted within {scale(self.within)} of zero"
+        side, bound = ("above", self.above) if self.above is not None else ("below", self.below)
+        assert bound is not None
+        return f"{self.quantity}, predicted {side} {scale(bound)}"
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question: its sentence, the plan that answers it, and the prediction in words and as conditions."""
+
+    id: str
+    sentence: str
+    plan: str
+    prediction: str
+    conditions: tuple[Condition, ...]
+    notes: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """What one model's run answers: condition by condition, with the quantity, and the figure that shows it."""
+
+    model: str
+    answer: Answer
+    conditions: tuple[tuple[Condition, Quantity, Answer], ...] = ()
+    figure: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """Each condition with its quantity, interval and answer."""
+        return [
+            f"{one.words(quantity.scale)}: {measured_words(quantity)}, {answer}"
+            for one, quantity, answer in self.conditions
+        ]
+
+    @property
+    def words(self) -> str:
+        """The same in one line."""
+        return "; ".join(self.lines)
+
+
+@dataclass(frozen=True)
+class JudgedQuestion:
+    """A question and its answers, a model each; none where no run has the plan."""
+
+    question: Question
+    answers: tuple[ModelAnswer, ...]
+
+
+def measured_words(quantity: Quantity) -> str:
+    """A quantity as it is printed: the number, its interval and n."""
+    if quantity.estimate is None:
+        return "was not measured"
+    cell = Cell.of(quantity.estimate, quantity.scale)
+    return f"{cell} (n = {quantity.estimate.n})"
+
+
+def load_questions(folder: Path | None = None) -> tuple[Question, ...]:
+    """The questions of expected/questions.json; ExpectedError names the field that is wrong."""
+    path = (folder or expected_folder()) / FILE
+    try:
+        questions = msgspec.json.decode(path.read_bytes(), type=_File).questions
+    except OSError as error:
+        raise ExpectedError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ExpectedError(f"{path}: {error}; correct the field as expected/README.md describes") from None
+    for question in questions:
+        for one in question.conditions:
+            if sum(bound is not None for bound in (one.above, one.below, one.within)) != 1:
+                raise ExpectedError(
+                    f"{path}: question {question.id}: {one.quantity!r} needs one of above, below and within; correct it"
+                )
+    ids = [question.id for question in questions]
+    if twins := {one for one in ids if ids.count(one) > 1}:
+        raise ExpectedError(f"{path}: question {min(twins)} stands twice; remove one of them")
+    return questions
+
+
+def answered(questions: Sequence[Question], found: Mapping[str, Mapping[str, Findings]]) -> tuple[JudgedQuestion, ...]:
+    """Each question with the answers of the runs: `found` are their findings, by model and plan."""
+    return tuple(
+        JudgedQuestion(
+            question,
+            tuple(
+                _judged(question, model, plans[question.plan])
+                for model, plans in found.items()
+                if question.plan in plans
+            ),
+        )
+        for question in questions
+    )
+
+
+def _judged(question: Question, model: str, findings: Findings) -> ModelAnswer:
+    conditions = []
+    for one in question.conditions:
+        quantity = findings.quantities.get(one.quantity, Quantity(None))
+        conditions.append((one, quantity, "not run" if quantity.estimate is None else one.answer(quantity.estimate)))
+    answers: list[Answer] = [answer for _, _, answer in conditions]
+    order: tuple[Answer, ...] = ("not run", "no", "undecided", "yes")
+    whole = next(answer for answer in order if answer in answers)
+    return ModelAnswer(model, whole, tuple(conditions), findings.figure)
+
+
+def questions_json(every: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
+    """verdict.json's entry: every question with its prediction, and each model's answer with its numbers."""
+    return [
+        {
+            **{name: getattr(one.question, name) for name in ("id", "sentence", "plan", "prediction")},
+            "answers": [
+                {
+                    "model": answer.model,
+                    "answer": answer.answer,
+                    "conditions": [_condition_json(*condition) for condition in answer.conditions],
+                }
+                for answer in one.answers
+            ],
+        }
+        for one in every
+    ]
+
+
+def _condition_json(condition: Condition, quantity: Quantity, answer: Answer) -> dict[str, Any]:
+    estimate = quantity.estimate
+    numbers = (
+        None
+        if estimate is None
+        else {name: round(getattr(estimate, name), _DIGITS) for name in ("mean", "low", "high")} | {"n": estimate.n}
+    )
+    return {"condition": condition.words(Scale(6)), "measured": numbers, "answer": answer}

@@ -1,0 +1,175 @@
+"""The task `where`: ROME at every layer of one module and at each token, and the indirect effects of the same sites.
+
+Covers one perspective of one module. All layers of a fact are optimised in one batch (editing/value_pass.py), so that
+what an edit leaves alone is computed once. A record holds, by token, the scores of the edited model at each layer and
+the fact's indirect effects there, one layer restored at a time; the effects are missing where the model does not answer
+the fact's prompt. Tokens that are one in all of a fact's prompts are edited once.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+
+from artifact.editing.edit import Edit
+from artifact.editing.moments import Moments
+from artifact.editing.objective import KEPT_PROMPT, fact_row
+from artifact.editing.rome import RomeEdit, rome
+from artifact.editing.site import FactToken, Module
+from artifact.errors import ArtifactError, EditError
+from artifact.evaluation.metrics import CaseScore, case_values
+from artifact.evaluation.score import score_cases
+from artifact.facts.fact import Fact, View
+from artifact.lm.load import LanguageModel
+from artifact.plans.unit import Unit
+from artifact.runs.editors import default_moments
+from artifact.runs.record import Record
+from artifact.runs.resolve import SAMPLES, Context
+from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
+
+_NO_RELATION = "the record has no relation fields, so it cannot be edited through the relation perspective"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """A unit's settings: the module, the tokens, and the layers, every `step`-th."""
+
+    site: Module
+    tokens: tuple[FactToken, ...]
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, unit: Unit, layers: int) -> "_Settings":
+        tokens = cast(tuple[FactToken, ...], tuple(str(unit.option("tokens")).split()))
+        return cls(cast(Module, unit.option("site")), tokens, tuple(range(0, layers, int(unit.option("step", 1)))))
+
+
+def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+    """A record a fact, in order; one without the relation's fields is left out of the relation perspective."""
+    usable = [fact for fact in facts if unit.perspective == "entity" or fact.relation is not None]
+    made = {fact.case_id: Record(fact.case_id, "excluded", {"reason": _NO_RELATION}) for fact in facts}
+    if usable:
+        settings = _Settings.of(unit, context.model.decoder.layers)
+        effects = _effects(unit, usable, settings, context)
+        edited = _edited(unit, usable, settings, context)
+        before = score_cases(context.model, usable, memory=context.memory)
+        for fact, effect, tokens, score in zip(usable, effects, edited, before, strict=True):
+            payload = {"layers": settings.layers, "before": _scored(score, unit), "tokens": tokens, "effects": effect}
+            made[fact.case_id] = Record(fact.case_id, "done", payload)
+    return [made[fact.case_id] for fact in facts]
+
+
+def _edited(
+    unit: Unit, facts: Sequence[Fact], settings: _Settings, context: Context
+) -> list[dict[FactToken, dict[str, Any]]]:
+    """By fact and token: the edited model's scores at each layer, or that the token is the same as another."""
+    editor = context.editor("rome")
+    moments = all_moments(context, settings.site)
+    found: list[dict[FactToken, dict[str, Any]]] = [{} for _ in facts]
+    for token in settings.tokens:
+        left = []
+        for fact, tokens in zip(facts, found, strict=True):
+            same = next((one for one in tokens if _same(context.model, fact.view(unit.perspective), one, token)), None)
+            if same is None:
+                left.append((fact, tokens))
+            else:
+                tokens[token] = {"same_as": same}
+        if not left:
+            continue
+        hparams = msgspec.structs.replace(editor.hparams, site=settings.site, fact_token=token)
+        places = [(fact, layer) for fact, _ in left for layer in settings.layers]
+        edits = rome(
+            context.model,
+            [fact.view(unit.perspective) for fact, _ in places],
+            hparams,
+            editor.prefixes,
+            moments,
+            editor.protocol,
+            context.memory,
+            layers=[layer for _, layer in places],
+        )
+        scores = iter(_scores([fact for fact, _ in places], edits, context))
+        for _, tokens in left:
+            tokens[token] = {"layers": [_told(next(scores), unit) for _ in settings.layers]}
+    return found
+
+
+_Outcome = tuple[RomeEdit, CaseScore] | EditError
+
+
+def _scores(facts: Sequence[Fact], edits: Sequence[RomeEdit | EditError], context: Context) -> list[_Outcome]:
+    """Each edit with the scores of its fact under it."""
+    made = [(fact, edit) for fact, edit in zip(facts, edits, strict=True) if isinstance(edit, RomeEdit)]
+    changes: list[Edit] = [edit.edit for _, edit in made]
+    scored = iter(score_cases(context.model, [fact for fact, _ in made], changes, context.memory) if made else [])
+    return [(edit, next(scored)) if isinstance(edit, RomeEdit) else edit for edit in edits]
+
+
+def _told(outcome: _Outcome, unit: Unit) -> dict[str, Any]:
+    if isinstance(outcome, EditError):
+        return {"reason": str(outcome)}
+    edit, score = outcome
+    return {"norm": edit.norm, "loss": edit.losses[-1], "steps": len(edit.losses), **_scored(score, unit)}
+
+
+def _scored(score: CaseScore, unit: Unit) -> dict[str, Any]:
+    """A case's numbers (metrics.VALUES), and the mean probability of what the edit writes at its own prompt."""
+    own = score.views[unit.perspective].prompts["reliability"]
+    written = sum(math.exp(-prompt.target_new) for prompt in own) / len(own)
+    return {"values": case_values(msgspec.to_builtins(score.views)), "written": written}
+
+
+def _same(model: LanguageModel, view: View, one: FactToken, other: FactToken) -> bool:
+    """Whether two tokens are one in all prompts of a view's edit."""
+    prompts = (view.template, view.removal or view.template, KEPT_PROMPT)
+    rows = [[fact_row(model, text, view.subject, token=token) for text in prompts] for token in (one, other)]
+    return rows[0] == rows[1]
+
+
+def _effects(
+    unit: Unit, facts: Sequence[Fact], settings: _Settings, context: Context
+) -> list[dict[str, list[float]] | None]:
+    """By fact: each token's indirect effect of the module at each layer, in probability; None where the model does not
+    answer the prompt, or it cannot be traced."""
+    statements = [fact.statement for fact in facts]
+    level = context.relation_noise_level if unit.perspective == "relation" else None
+    traced = TraceSettings(
+        context.noise_level if level is None else level,
+        kind=settings.site,
+        window=1,
+        samples=SAMPLES,
+        perspective=unit.perspective,
+    )
+    answers = greedy_answers(context.model, statements, context.memory)
+    known = [
+        number
+        for number, (statement, answer) in enumerate(zip(statements, answers, strict=True))
+        if isinstance(answer, int) and is_answer(context.model, statement, answer)
+    ]
+    found: list[dict[str, list[float]] | None] = [None] * len(facts)
+    traces = trace_all(context.model, [statements[number] for number in known], traced, context.memory)
+    for number, trace in zip(known, traces, strict=True):
+        if not isinstance(trace, ArtifactError):
+            fact = facts[number]
+            found[number] = {one: _effect(context.model, fact, one, trace, settings) for one in settings.tokens}
+    return found
+
+
+def _effect(model: LanguageModel, fact: Fact, token: FactToken, trace: Trace, settings: _Settings) -> list[float]:
+    at = fact_row(model, fact.template, fact.subject, token=token).lookup
+    return [trace.scores[at][layer] - trace.corrupted for layer in settings.layers]
+
+
+def all_moments(context: Context, site: Module) -> Moments:
+    """Second moments of all layers of a module, computed once a run from the texts that the run's own come from."""
+    name = f"moments {site}"
+    if name not in context.kept:
+        if site == "mlp" and context.moments_folder is not None:
+            context.kept[name] = context.moments
+        else:
+            layers = range(context.model.decoder.layers)
+            context.kept[name] = default_moments(context.model, layers, context.memory, site)
+    kept: Moments = context.kept[name]
+    return kept

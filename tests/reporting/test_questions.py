@@ -1,0 +1,98 @@
+"""Questions beyond the paper: predicates over intervals, what a run answers, and the regression of where to edit."""
+
+import json
+
+import numpy as np
+import pytest
+
+from artifact.errors import ExpectedError
+from artifact.plans import PLANS
+from artifact.plans.beyond import QUESTION_PLANS
+from artifact.plans.tasks import TASKS
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings.regression import explained
+from artifact.reporting.intervals import Estimate
+from artifact.reporting.questions import Condition, Question, answered, load_questions, questions_json
+
+
+@pytest.mark.parametrize(
+    ("condition", "low", "high", "answer"),
+    [
+        (Condition("q", above=0.0), 0.1, 0.2, "yes"),
+        (Condition("q", above=0.0), -0.2, 0.0, "no"),
+        (Condition("q", above=0.0), -0.1, 0.2, "undecided"),
+        (Condition("q", below=0.5), 0.1, 0.4, "yes"),
+        (Condition("q", below=0.5), 0.5, 0.6, "no"),
+        (Condition("q", below=0.5), 0.4, 0.6, "undecided"),
+        (Condition("q", within=0.05), -0.04, 0.04, "yes"),
+        (Condition("q", within=0.05), 0.05, 0.2, "no"),
+        (Condition("q", within=0.05), -0.3, -0.06, "no"),
+        (Condition("q", within=0.05), -0.06, 0.04, "undecided"),
+    ],
+)
+def test_a_condition_is_read_off_the_interval(condition: Condition, low: float, high: float, answer: str) -> None:
+    assert condition.answer(Estimate((low + high) / 2, low, high, 9)) == answer
+
+
+def test_a_question_is_answered_by_its_worst_condition() -> None:
+    question = Question("Q", "Is it?", "p", "it is", (Condition("a", above=0), Condition("b", above=0)))
+    high, mixed = Quantity(Estimate(1, 0.5, 2, 4)), Quantity(Estimate(1, -1, 2, 4))
+    found = {
+        "one": {"p": Findings({"a": high, "b": high})},
+        "two": {"p": Findings({"a": high, "b": mixed})},
+        "three": {"p": Findings({"a": high})},
+        "four": {},
+    }
+    (judged,) = answered([question], found)
+    assert {one.model: one.answer for one in judged.answers} == {"one": "yes", "two": "undecided", "three": "not run"}
+    (written,) = questions_json([judged])
+    assert written["answers"][0]["conditions"][0]["measured"] == {"mean": 1, "low": 0.5, "high": 2, "n": 4}
+    assert "was not measured" in judged.answers[2].words
+
+
+def test_the_questions_name_plans_and_a_bad_file_its_field(tmp_path) -> None:
+    questions = load_questions()
+    assert {question.id for question in questions} >= {"Q1", "N2"}
+    assert all(question.conditions for question in questions)
+    file = tmp_path / "questions.json"
+    content = {"id": "Q", "sentence": "?", "plan": "p", "prediction": "so", "conditions": [{"quantity": "a"}]}
+    for bad, says in (([content], "needs one of above"), ([], "")):
+        file.write_text(json.dumps({"questions": bad}))
+        if says:
+            with pytest.raises(ExpectedError, match=says):
+                load_questions(tmp_path)
+    file.write_text(json.dumps({"questions": [content | {"conditions": []}] * 2}))
+    with pytest.raises(ExpectedError, match="stands twice"):
+        load_questions(tmp_path)
+
+
+def test_every_task_of_a_plan_is_known_and_beyond_has_every_questions_plan() -> None:
+    units = [unit for plans in PLANS.values() for plan in plans for unit in plan.units if unit.does == "task"]
+    assert units and {unit.task for unit in units} <= set(TASKS)
+    asked = {question.plan for question in load_questions()} & set(PLANS)
+    assert asked <= set(QUESTION_PLANS)
+
+
+def test_the_regression_is_that_of_least_squares() -> None:
+    """R squared of layer dummies, and with the effect beside them, are those of numpy's least squares."""
+    draw = np.random.default_rng(0)
+    effect_FL = draw.normal(size=(12, 4))
+    score_FL = draw.normal(size=4) + 0.7 * effect_FL + draw.normal(size=(12, 4))
+    found = explained(score_FL, effect_FL)
+    assert found is not None and found.rho is not None
+    layer = np.tile(np.eye(4), (12, 1))
+
+    def r_squared(design: np.ndarray) -> float:
+        y = score_FL.ravel()
+        left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+        return float(1 - (left**2).sum() / ((y - y.mean()) ** 2).sum())
+
+    alone, both = r_squared(layer), r_squared(np.column_stack([layer, effect_FL.ravel()]))
+    assert found.of_layer.mean == pytest.approx(alone)
+    assert found.gained.mean == pytest.approx(both - alone)
+    assert found.gained.low <= found.gained.mean <= found.gained.high
+    from scipy.stats import spearmanr
+
+    rhos = [spearmanr(score_FL[:, at], effect_FL[:, at]).statistic for at in range(4)]
+    assert found.rho.mean == pytest.approx(np.mean(rhos))
+    assert explained(score_FL[:2], effect_FL[:2]) is None
