@@ -4,12 +4,20 @@
 # torch's default build needs NVIDIA driver 580 or newer. For an older driver take torch's build for CUDA 12.6 (driver 525 or
 # newer): --build-arg TORCH_INDEX=ADDRESS --build-arg BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04, where ADDRESS is the
 # package index that torch's installation page names for that CUDA.
+# The default base is Ubuntu 24.04, whose Python is 3.12. It is pinned by its tag; to pin it by digest, give
+# --build-arg BASE_IMAGE=nvidia/cuda@sha256:... as your registry names it.
+# Two builds on one day and one base give equal layers: files made here have one time, compiled Python none, and logs and
+# caches with times inside are removed. Build with `--output type=image,rewrite-timestamp=true` and the same
+# --build-arg SOURCE_DATE_EPOCH to have the image's own times equal, too. Packages of the base's distribution are those
+# of the day.
 ARG SOURCE=
+ARG SOURCE_DATE_EPOCH=1795651200
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 ARG TORCH_INDEX=
 
 FROM ${BASE_IMAGE} AS build
 ARG TORCH_INDEX
+ARG SOURCE_DATE_EPOCH
 ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -23,25 +31,40 @@ COPY paper paper
 COPY expected expected
 COPY tests tests
 COPY results/example-world results/example-world
+COPY release/parts.py release/parts.py
 # With what the tests of the embedded world need, so that the image can show that it works.
 # The local version of another build (2.13.0+cu126) satisfies the pin.
+# What was installed, by version and sha256: share/parts, as requirements, SPDX and licences.
+# Compiled files hold no time: those that pip would make hold that of their source.
 RUN if [ -n "${TORCH_INDEX}" ]; then \
-        /opt/kloc/bin/pip install --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"; \
+        /opt/kloc/bin/pip install --no-compile --report report-torch.json --index-url "${TORCH_INDEX}" \
+            "$(grep '^torch==' constraints.txt)"; \
     fi \
-    && /opt/kloc/bin/pip install -c constraints.txt . pytest pytest-timeout hypothesis \
+    && /opt/kloc/bin/pip install --no-compile --report report.json -c constraints.txt . pytest pytest-timeout hypothesis \
     && install -d /opt/kloc/share \
-    && cp -r pyproject.toml tests results/example-world /opt/kloc/share/
+    && /opt/kloc/bin/python release/parts.py /opt/kloc/share/parts ./report*.json \
+    && cp -r pyproject.toml tests results/example-world /opt/kloc/share/ \
+    && find /opt/kloc -name __pycache__ -prune -exec rm -rf {} + \
+    && { /opt/kloc/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/kloc/lib || true; } \
+    && find /opt/kloc -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +
 
 FROM ${BASE_IMAGE}
 ARG SOURCE
+ARG SOURCE_DATE_EPOCH
 ENV DEBIAN_FRONTEND=noninteractive
 # hadolint ignore=DL3008
-RUN apt-get update \
+RUN touch /tmp/begin \
+    && apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache \
     && groupadd --gid 10001 kloc \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kloc \
-    && install -d -o 10001 -g 10001 /cache /results
+    && install -d -o 10001 -g 10001 /cache /results \
+    && find /var/log -type f -delete \
+    && find / -xdev -newer /tmp/begin ! -path '/proc*' ! -path '/sys*' ! -path '/dev*' \
+        -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} + \
+    && rm /tmp/begin \
+    && touch -d "@${SOURCE_DATE_EPOCH}" /tmp
 COPY --from=build /opt/kloc /opt/kloc
 ENV PATH=/opt/kloc/bin:$PATH \
     HF_HOME=/cache \

@@ -1,6 +1,19 @@
-"""One way to write a size in bytes for a person."""
+"""One way to write a size in bytes, or a time in seconds, for a person."""
 
 
 def size_words(size: float) -> str:
     """Bytes in GB with one decimal, below 0.1 GB in MB (both decimal, as disks and downloads are sold)."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def hours(seconds: float) -> str:
+    """Seconds as hours, to a hundredth where there are few."""
+    return f"{seconds / 3600:.2f}" if seconds < 360_000 else f"{seconds / 3600:.0f}"
+
+
+def spell(seconds: float) -> str:
+    """Seconds in the unit that a person would use."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 20 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

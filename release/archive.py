@@ -93,7 +93,7 @@ def build(out: Path, runs: list[Path]) -> str:
         report = Path(scratch, "report.json")
         dry = ("--dry-run", "--ignore-installed", "--quiet", "--report", str(report))
         pip("install", *dry, "-c", str(ROOT / "constraints.txt"), str(clean))
-        subprocess.run([sys.executable, str(ROOT / "release" / "parts.py"), str(report), str(out)], check=True)
+        subprocess.run([sys.executable, str(ROOT / "release" / "parts.py"), str(out), str(report)], check=True)
     write_sums(out)
     return top
 

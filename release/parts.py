@@ -1,7 +1,7 @@
 """What an installation is made of, from pip's report of it: wheels by hash, a bill of materials in SPDX 2.3, licences.
 
     pip install --report REPORT ...        (add --dry-run --ignore-installed to look without installing)
-    python release/parts.py REPORT OUT
+    python release/parts.py OUT REPORT...        (several where an installation took several commands)
 
 Writes into the folder OUT:
 - requirements.txt: every package by version and sha256, for `pip install --require-hashes`, and for the same Python and
@@ -39,11 +39,13 @@ def parts_of(report: dict[str, Any]) -> list[dict[str, str]]:
     for item in report["install"]:
         about, source = item["metadata"], item["download_info"]
         name = re.sub(r"[-_.]+", "-", about["name"]).lower()
-        hashes = (source.get("archive_info") or {}).get("hashes", {})
-        if "sha256" not in hashes and name != OURS:
+        path = Path(unquote(urlsplit(source["url"]).path))
+        digest = (source.get("archive_info") or {}).get("hashes", {}).get("sha256", "")
+        if not digest and source["url"].startswith("file:") and path.is_file():  # pip 23.0 does not say it
+            digest = sha256(path.read_bytes()).hexdigest()
+        if not digest and name != OURS:
             raise ValueError(f"{name}: has no sha256 in pip's report; install it from a wheel")
-        file = unquote(Path(urlsplit(source["url"]).path).name) if hashes else ""
-        part = {"name": name, "version": about["version"], "file": file, "sha256": hashes.get("sha256", "")}
+        part = {"name": name, "version": about["version"], "file": path.name if digest else "", "sha256": digest}
         expression = about.get("license_expression") or _installed_expression(about["name"])
         words = expression or _licence_words(about)
         parts.append({**part, "licence": words, "spdx": words if expression or words in _PLAIN else ""})
@@ -138,8 +140,9 @@ def licences(parts: list[dict[str, str]]) -> str:
     return head + "".join(rows)
 
 
-def main(report_file: str, out: str) -> None:
-    report = json.loads(Path(report_file).read_text())
+def main(out: str, *reports: str) -> None:
+    first, *others = [json.loads(Path(file).read_text()) for file in reports]
+    report = {**first, "install": [item for one in (first, *others) for item in one["install"]]}
     parts, folder = parts_of(report), Path(out)
     created = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), UTC)
     folder.mkdir(parents=True, exist_ok=True)

@@ -52,17 +52,17 @@ def configuration(
         given["num_key_value_heads"] = groups
     if family in ("llama", "mistral", "qwen2", "qwen3") or family.startswith("gemma"):
         wide = given["head_dim"] = choose([wide, wide + 2])
-    return CONFIG_MAPPING[family](**given, **_own(family, choose, wide, layers))
+    return CONFIG_MAPPING[family](**given, **_own(family, choose, wide, layers, positions))
 
 
-def _own(family: str, choose: Choose, wide: int, layers: int) -> dict[str, Any]:
+def _own(family: str, choose: Choose, wide: int, layers: int, positions: int) -> dict[str, Any]:
     """The settings that a family has for itself, with heads of `wide` entries."""
     if family in ("gpt_neox", "phi3"):
         share = choose([0.5, 1.0])
         kinds = SCALINGS if family == "gpt_neox" else ("default", "longrope")
         rope = rotations(choose, int(wide * share), kinds) | {"partial_rotary_factor": share}
         if family == "phi3":
-            return {"rope_parameters": rope, "original_max_position_embeddings": 24}
+            return {"rope_parameters": rope, "original_max_position_embeddings": 3 * positions // 4}
         own = {"rope_parameters": rope, "hidden_act": choose(["gelu", "gelu_new", "gelu_fast"])}
         return own | {"use_parallel_residual": choose(BOTH), "attention_bias": choose(BOTH)}
     own = {"rope_parameters": rotations(choose, wide)}
@@ -71,11 +71,11 @@ def _own(family: str, choose: Choose, wide: int, layers: int) -> dict[str, Any]:
     if family == "llama":
         own["mlp_bias"] = choose(BOTH)
     if family == "mistral":
-        own["sliding_window"] = choose([None, 24])
+        own["sliding_window"] = choose([None, 3 * positions // 4])
     if family in ("qwen2", "qwen3"):
-        own |= {"use_sliding_window": choose(BOTH), "sliding_window": 24, "max_window_layers": 1}
+        own |= {"use_sliding_window": choose(BOTH), "sliding_window": 3 * positions // 4, "max_window_layers": 1}
     if family.startswith("gemma"):
-        own |= {"query_pre_attn_scalar": choose([4, 16]), "sliding_window": 24}
+        own |= {"query_pre_attn_scalar": choose([4, 16]), "sliding_window": 3 * positions // 4}
         own |= {"final_logit_softcapping": choose([None, 3.0])}
     if family == "gemma2":
         own["attn_logit_softcapping"] = choose([None, 3.0])

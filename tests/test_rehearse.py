@@ -19,6 +19,7 @@ from artifact.bench import rehearse as module
 from artifact.bench import shapes
 from artifact.bench.estimate import planned_facts, unit_work
 from artifact.bench.facts import paper_facts, paper_statements, word_tokens
+from artifact.bench.planned import planned
 from artifact.bench.rehearse import Rehearsal, rehearse
 from artifact.bench.work import with_steps
 from artifact.cli import call
@@ -70,9 +71,9 @@ def test_every_unit_is_computed_and_adds_up(monkeypatch: pytest.MonkeyPatch) -> 
     said: list[str] = []
     (one,) = rehearse("smoke", "released", said.append, device="cpu")
     assert [unit.name for unit in one.units] == [unit.name for unit in SMOKE_FEW_FACTS.units] == [*computed]
-    for unit, planned in zip(one.units, SMOKE_FEW_FACTS.units, strict=True):
-        assert unit.facts == planned_facts(planned) == planned.most
-        assert unit.batch == len(computed[unit.name]) == min(planned.batch, unit.facts)
+    for unit, asked in zip(one.units, SMOKE_FEW_FACTS.units, strict=True):
+        assert unit.facts == planned_facts(asked) == asked.most
+        assert unit.batch == len(computed[unit.name]) == min(asked.batch, unit.facts)
         assert all(record.status == "done" for record in computed[unit.name])
         assert unit.seconds > 0 and unit.peak > 0 and 0 < unit.expected <= unit.most
         assert sum(line.split()[:2] == [unit.name, str(unit.batch)] for line in said) == 1
@@ -92,7 +93,7 @@ def test_at_most_and_expected_follow_the_steps_that_were_taken() -> None:
     unit = Unit("rome-entity", "edit", batch=2, method="rome")
     assert module._share(unit, context, records) == 0.5
     assert module._share(Unit("kn-entity", "edit", batch=2, method="kn"), context, records) == 1.0
-    half, whole = (unit_work(unit, "gpt2", PROTOCOLS["released"], share).products for share in (0.5, 1.0))
+    half, whole = (unit_work(unit, planned("gpt2"), PROTOCOLS["released"], share).products for share in (0.5, 1.0))
     assert half < whole
     assert with_steps(METHODS["kn"], "as it is", 0.5) == "as it is"
 
@@ -150,7 +151,7 @@ def test_batches_that_are_halved_are_said(monkeypatch: pytest.MonkeyPatch) -> No
         return real(model, layer, objectives, *rest)
 
     monkeypatch.setattr(value, "_optimise", small)
-    monkeypatch.setattr(value, "_together", lambda *given: min(len(given[3]), given[4].limit // 500_000_000))
+    monkeypatch.setattr(value, "_together", lambda *given: min(len(given[2]), given[4].limit // 500_000_000))
     said: list[str] = []
     (one,) = rehearse("smoke", "released", said.append, device="cpu")
     assert set(one.said) == {"out of memory: going on with batches for 1.00 GB"}

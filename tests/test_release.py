@@ -5,6 +5,7 @@ import json
 import tarfile
 import tomllib
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,7 +85,7 @@ def test_parts_are_pinned_by_hash_and_listed_with_their_licence(
     file = tmp_path / "report.json"
     file.write_text(json.dumps(reported()))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
-    parts.main(str(file), str(tmp_path / "out"))
+    parts.main(str(tmp_path / "out"), str(file))
     lines = (tmp_path / "out" / "requirements.txt").read_text().splitlines()
     assert "Python 3.11 on linux x86_64" in lines[0]
     assert lines[1:] == [
@@ -104,11 +105,16 @@ def test_parts_are_pinned_by_hash_and_listed_with_their_licence(
     assert again == bill
 
 
-def test_a_part_without_a_hash_is_refused() -> None:
+def test_a_part_without_a_hash_is_refused(tmp_path: Path) -> None:
     report = reported()
     del report["install"][1]["download_info"]["archive_info"]
     with pytest.raises(ValueError, match="odd-name: has no sha256"):
         script("parts").parts_of(report)
+    wheel = tmp_path / "odd_name-2.0-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel of this machine, whose hash pip 23.0 leaves out")
+    report["install"][1]["download_info"]["url"] = wheel.as_uri()
+    part = next(part for part in script("parts").parts_of(report) if part["name"] == "odd-name")
+    assert (part["sha256"], part["file"]) == (sha256(wheel.read_bytes()).hexdigest(), wheel.name)
 
 
 def test_an_archive_has_the_same_bytes_whenever_and_wherever_it_is_made(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import cast
 
 import torch
 
-from artifact.bench.shapes import SHAPES, ShapeName, matrix_rate, timed
+from artifact.bench.planned import Card, Planned, card_lines, cards_of, planned
+from artifact.bench.shapes import ShapeName, matrix_rate, timed
 from artifact.bench.work import (
     STEPS_SOURCE,
     factor_bytes,
@@ -39,7 +40,7 @@ from artifact.plans import find_plans
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.inputs import Given, needed_sources
-from artifact.sizes import size_words
+from artifact.sizes import hours, size_words, spell
 from artifact.sources.catalogue import SOURCES
 from artifact.sources.fetch import remaining
 from artifact.tracing.edges import EDGES
@@ -106,7 +107,8 @@ class UnitEstimate:
 
 @dataclass(frozen=True)
 class PlanEstimate:
-    """One model's part of a plan. `device` holds the parts of the device's memory by name, `host` the host's memory,
+    """One model's part of a plan. `device` holds the parts of the device's memory by name, `cards` what each of several
+    cards holds of it (none: there is one device), `host` the host's memory,
     `load` the seconds before and after the work, `downloads` what is still to be fetched; sizes in bytes.
     """
 
@@ -114,6 +116,7 @@ class PlanEstimate:
     model: str
     units: Sequence[UnitEstimate]
     device: dict[str, float]
+    cards: Sequence[Card]
     host: float
     load: float
     downloads: int
@@ -136,8 +139,8 @@ class PlanEstimate:
 
     @property
     def least(self) -> float:
-        """The least memory of the device."""
-        return sum(self.device.values())
+        """The least memory of the device, or of the fullest of several cards."""
+        return max((card.size for card in self.cards), default=sum(self.device.values()))
 
 
 def this_machine(protocol: str, correct: Sequence[str] = ()) -> Machine:
@@ -173,14 +176,25 @@ def other_machine(rate: str, bandwidth: str, memory: str) -> Machine:
 
 
 def estimate(
-    name: str, machine: Machine, protocol: str, limit: int | None = None, correct: Sequence[str] = ()
+    name: str,
+    machine: Machine,
+    protocol: str,
+    limit: int | None = None,
+    correct: Sequence[str] = (),
+    model: Planned | None = None,
+    cards: int = 1,
 ) -> list[PlanEstimate]:
-    """What the plan called `name` takes on `machine`, model by model. Raises SettingError for an unknown plan.
+    """What the plan called `name` takes on `machine`, model by model, or on the `model` given. SettingError for an
+    unknown plan.
 
-    A plan that names no model is estimated on GPT-2 small.
+    A plan that names no model is estimated on GPT-2 small. Layers are spread over so many `cards`, each as the machine
+    describes one.
     """
     followed = protocol_of(protocol, correct)
-    return [_plan(plan, model, machine, followed, limit) for plan, model in plans_on(name, machine.cuda)]
+    plans = plans_on(name, machine.cuda)
+    if model is not None:
+        return [_plan(plans[0][0], model, machine, followed, limit, cards)]
+    return [_plan(plan, planned(of), machine, followed, limit, cards) for plan, of in plans]
 
 
 def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
@@ -229,24 +243,27 @@ def _unit_lines(plan: PlanEstimate) -> Iterator[str]:
     yield f"{'in all, hours':<58}{products / 1e12:>10.0f}{'':>12}{hours(plan.seconds):>9}{hours(plan.expected):>10}"
 
 
-def _plan(plan: Plan, model: str, machine: Machine, protocol: Protocol, limit: int | None) -> PlanEstimate:
-    shape = Shape.of(SHAPES[model])
-    units = [_unit(unit, model, shape, machine, protocol, limit) for unit in plan.units]
+def _plan(
+    plan: Plan, model: Planned, machine: Machine, protocol: Protocol, limit: int | None, cards: int
+) -> PlanEstimate:
+    shape, name = model.shape, model.name
+    units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
     methods = {unit.method for unit in plan.units if unit.method != "none"}
-    layers = moment_layers(methods, model, shape.layers)
-    names, optional = needed_sources(plan, model, Given())
-    names = names if model in names else (model, *names)
+    layers = moment_layers(methods, name, shape.layers)
+    names, optional = needed_sources(plan, name, Given())
+    names = names if name in names or name not in SOURCES else (name, *names)
     file = factor_bytes(shape) / 2 if layers else 0  # a published matrix is float32
-    device = _device_memory(shape, model, methods, len(layers), "CUDA itself" if machine.cuda else "the process")
+    device = _device_memory(shape, name, methods, len(layers), "CUDA itself" if machine.cuda else "the process")
     rate = _FACTOR_RATE if machine.cuda else machine.rate / 2
     return PlanEstimate(
         plan=plan.name,
-        model=model,
+        model=name,
         units=units,
         device=device,
+        cards=cards_of(shape, sum(device.values()) - device["weights"], cards),
         host=shape.weights + file + _CONTEXT if machine.cuda else sum(device.values()) + CPU_BUDGET,
         load=shape.weights / LOAD_RATE + len(layers) * factor_products(shape) / rate,
-        downloads=sum(remaining(SOURCES[source]) for source in (*names, *optional)),
+        downloads=model.downloads + sum(remaining(SOURCES[source]) for source in (*names, *optional)),
         results=RECORD_BYTES * sum(unit.facts for unit in units),
     )
 
@@ -263,12 +280,12 @@ def _device_memory(shape: Shape, model: str, methods: Iterable[str], layers: int
     }
 
 
-def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = None) -> Work:
+def unit_work(unit: Unit, model: Planned, protocol: Protocol, share: float | None = None) -> Work:
     """What one fact of the unit takes on the model's shape, its scoring included, solves of a batch apart.
 
     `share`: how much of the most steps an optimisation takes that may stop early (default: the expected share).
     """
-    shape = Shape.of(SHAPES[model])
+    shape = model.shape
     if unit.does == "trace":
         lengths, fresh = PAPER_LENGTHS.traced[unit.perspective], protocol.severed_fresh_noise
         return traced(shape, unit.trace_kind, unit.window_of(shape.layers), lengths, fresh_noise=fresh)
@@ -282,26 +299,25 @@ def unit_work(unit: Unit, model: str, protocol: Protocol, share: float | None = 
     method = METHODS[unit.method]
     if share is None:
         share = method.stops.get(unit.perspective, 1.0)
-    hparams = with_steps(method, method.hparams_for(model, shape.layers), share)
+    hparams = with_steps(method, method.hparams_for(model.name, shape.layers), share)
     edit = method.work(shape, hparams, PAPER_LENGTHS, unit.perspective)
     return scored(shape, PAPER_LENGTHS, method.dense) + edit
 
 
-def _unit(
-    unit: Unit, model: str, shape: Shape, machine: Machine, protocol: Protocol, limit: int | None
-) -> UnitEstimate:
+def _unit(unit: Unit, model: Planned, machine: Machine, protocol: Protocol, limit: int | None) -> UnitEstimate:
+    shape = model.shape
     facts = planned_facts(unit, limit)
     most, expected = (unit_work(unit, model, protocol, share) for share in (1.0, None))
     reached = unit_efficiency(unit)
     efficiency = reached.gpu if machine.cuda else reached.cpu
     rate = efficiency * machine.rate
-    ahead = _ahead(unit, model, shape, protocol, facts) / rate
+    ahead = _ahead(unit, model.name, shape, protocol, facts) / rate
     if not machine.cuda:
         of_most, of_expected = (facts * work.products / rate for work in (most, expected))
         return UnitEstimate(unit.name, facts, most, efficiency, of_most, of_expected, ahead)
     # The facts of a batch stop one by one: its passes end with the last, which is taken to need every step.
     batches = ceil(facts / unit.batch) * most.passes * (shape.block / machine.bandwidth + _PASS_SECONDS)
-    if layers := len(moment_layers([unit.method] if unit.method in METHODS else [], model, shape.layers)):
+    if layers := len(moment_layers([unit.method] if unit.method in METHODS else [], model.name, shape.layers)):
         batches += ceil(facts / unit.batch) * solve_bytes(shape, layers).bytes / machine.bandwidth
     of_most, of_expected = (
         facts * (work.products / rate + work.bytes / machine.bandwidth) + batches for work in (most, expected)
@@ -338,12 +354,14 @@ def _least_batch(shape: Shape, model: str) -> float:
 def _memory_lines(plan: PlanEstimate, machine: Machine) -> Iterator[str]:
     where = "GPU memory" if machine.cuda else "memory"
     parts = " + ".join(f"{name} {size_words(size)}" for name, size in plan.device.items() if size)
-    yield f"{where}: {parts} = {size_words(plan.least)} at least; batches use the rest"
+    yield f"{where}: {parts} = {size_words(sum(plan.device.values()))} at least; batches use the rest"
+    yield from card_lines(plan.cards)
     if machine.cuda:
         yield f"host memory: {size_words(plan.host)}"
-        budget = GPU_SHARE * (machine.memory - sum(list(plan.device.values())[:2]) - _CONTEXT)
+        kept = plan.least if plan.cards else sum(list(plan.device.values())[:2]) + _CONTEXT
+        budget = GPU_SHARE * (machine.memory - kept)
         if plan.least > machine.memory:
-            yield f"does not fit {size_words(machine.memory)}: take a larger device"
+            yield f"does not fit {size_words(machine.memory)}: take a larger device, or more of them (--cards)"
         else:
             batches = f"batches of {size_words(budget)}, 60% of what weights and factors leave"
             yield f"fits {size_words(machine.memory)}: {batches}"
@@ -385,18 +403,6 @@ def _total_lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int)
         facts = min(200, int(200 * 8 * 3600 / sample_seconds))
         less = f"kloc run sample --limit {facts} takes about 8 h" if facts else "kloc smoke takes much less"
         yield f"without a GPU that is too long: {less}; or give --limit or --only, or estimate a GPU with --rate"
-
-
-def hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}" if seconds < 360_000 else f"{seconds / 3600:.0f}"
-
-
-def spell(seconds: float) -> str:
-    """Seconds in the unit that a person would use."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 20 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _rate(rate: float) -> str:

@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 import torch
 
-from artifact.bench.estimate import planned_facts, plans_on, spell, unit_efficiency, unit_work
+from artifact.bench.estimate import planned_facts, plans_on, unit_efficiency, unit_work
 from artifact.bench.facts import paper_facts, paper_statements
 from artifact.bench.given import random_given, random_model, random_moments
+from artifact.bench.planned import planned
 from artifact.bench.shapes import ShapeName, Timed, matrix_rate, timed
 from artifact.bench.work import STEPS_SOURCE
 from artifact.editing.editor import Editor
@@ -38,7 +39,7 @@ from artifact.runs.noise import noise_level
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import Rehearsed, keep
 from artifact.runs.resolve import Asked, Context, factor_bytes, run_device
-from artifact.sizes import size_words
+from artifact.sizes import size_words, spell
 from artifact.sources.catalogue import HUB_MODELS
 
 UNIT_SECONDS = 3.0
@@ -300,7 +301,7 @@ class _Stage:
         return self._work(unit, 1.0) / (unit_efficiency(unit).cpu * self._rate)
 
     def _work(self, unit: Unit, share: float | None) -> float:
-        return unit_work(unit, self._model, self._protocol, share).products
+        return unit_work(unit, planned(self._model), self._protocol, share).products
 
     def _held(self, what: str, work: Callable[[], Any]) -> Any:
         """The result of `work`; RunError in one line where it runs out of memory."""

@@ -33,7 +33,8 @@ def with_steps(method: Method, hparams: Any, share: float) -> Any:
 def scored(shape: Shape, lengths: Lengths, dense: bool = False) -> Work:
     """Scoring one case, both perspectives; with `dense` under an edit of one whole down-projection (FT)."""
     work = blocks(shape, shape.layers, lengths.case, lengths.case) + head(shape, lengths.reads)
-    return work + Work(8 * shape.width**2 * lengths.case, FLOAT * 8 * shape.width**2) if dense else work
+    weight = shape.width * shape.inner
+    return work + Work(2 * weight * lengths.case, FLOAT * 2 * weight) if dense else work
 
 
 def traced(
@@ -54,7 +55,7 @@ def traced(
     sweep = blocks(shape, sum(groups[: layers - 1]), samples * traced.onward, tokens)
     sweep += blocks(shape, last, samples * traced.restored, tokens)
     projected = last * samples * (traced.onward - traced.restored)
-    sweep += Work(6 * shape.width**2 * projected, FLOAT * VECTORS / 4 * shape.width * projected)
+    sweep += Work(2 * shape.attention_in * projected, FLOAT * VECTORS / 4 * shape.width * projected)
     if kind.site != "hidden":  # the first layer of a window, of the restored token
         sweep += blocks(shape, len({at.start for at in windows}), samples * traced.restored, tokens)
     work += replace(sweep, passes=traced.restored * layers)
@@ -85,12 +86,12 @@ def solve_bytes(shape: Shape, layers: int) -> Work:
 
 def factor_bytes(shape: Shape) -> int:
     """Bytes of one layer's factor of second moments: 8 M^2."""
-    return 8 * (4 * shape.width) ** 2
+    return 8 * shape.inner**2
 
 
 def factor_products(shape: Shape) -> float:
     """Operations of factoring one layer's second moments in float64: M^3 / 3."""
-    return (4 * shape.width) ** 3 / 3
+    return shape.inner**3 / 3
 
 
 def _groups(windows: list[range], layer: int) -> int:

@@ -32,6 +32,7 @@ app = App(
     name="kloc",
     version=__version__,
     help="Re-run, measure and judge 'Does Knowledge Localization Hold True?' (CIKM 2024).",
+    help_format="plaintext",
     print_error=False,
     exit_on_error=False,
     result_action="return_value",

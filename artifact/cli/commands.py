@@ -38,6 +38,7 @@ from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     sequence,
     status,
     trace,
+    tune,
 )
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, SettingError

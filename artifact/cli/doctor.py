@@ -17,11 +17,12 @@ import msgspec
 from cyclopts import Parameter
 
 from artifact import __version__
-from artifact.cli.app import Correct, Device, Limit, Protocol, app, check_outputs, words, write_json
+from artifact.cli.app import Correct, Device, Dtype, Limit, Protocol, app, check_outputs, words, write_json
 from artifact.cli.bounds import count
 from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
+from artifact.lm.dtype import DtypeName
 from artifact.plans import PLANS
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
@@ -45,6 +46,14 @@ def doctor(
         str | None,
         Parameter(help="Measure this plan here: compute one batch of each unit, with random weights; fetch nothing."),
     ] = None,
+    model: Annotated[
+        str | None,
+        Parameter(help="Estimate for this model: its name, one of the hub, or a folder. Its weights are not needed."),
+    ] = None,
+    dtype: Dtype = "float32",
+    cards: Annotated[
+        int, count("Estimate with the layers of one model spread over this many cards of each machine.", 1000)
+    ] = 1,
     limit: Limit = None,
     protocol: Protocol = "released",
     correct: Correct | None = None,
@@ -69,8 +78,12 @@ def doctor(
     Exit code 2: nothing can run, or the rehearsal does not fit.
     """
     other = (rate, bandwidth, gpu_memory)
-    if estimate is None and (any(other) or gpus != 1):
-        raise SettingError("--rate, --bandwidth, --gpu-memory and --gpus need --estimate; name a plan with it")
+    shaped = (model, dtype, cards)
+    if estimate is None and (any(other) or gpus != 1 or shaped != (None, "float32", 1)):
+        raise SettingError(
+            "--rate, --bandwidth, --gpu-memory, --gpus, --model, --dtype and --cards need --estimate; name a plan with "
+            "it"
+        )
     if estimate is None and rehearse is None:
         for option, value in (("--correct", correct), ("--limit", limit)):
             if value:
@@ -83,7 +96,11 @@ def doctor(
         raise SettingError("--estimate and --rehearse are two ways to the same numbers; give one of them")
     if rehearse is not None:
         return _rehearse(rehearse, protocol, limit, device, json_file, words(correct or []))
-    return _examine() if estimate is None else _estimate(estimate, protocol, limit, words(correct or []), other, gpus)
+    return (
+        _examine()
+        if estimate is None
+        else _estimate(estimate, protocol, limit, words(correct or []), other, gpus, shaped)
+    )
 
 
 def _estimate(
@@ -93,13 +110,22 @@ def _estimate(
     correct: list[str],
     other: tuple[str | None, str | None, str | None],
     gpus: int,
+    shaped: tuple[str | None, DtypeName, int],
 ) -> int:
-    """Print the estimate for this machine, or for one whose rate, bandwidth and memory are given."""
+    """Print the estimate for this machine, or for one whose rate, bandwidth and memory are given.
+
+    `shaped`: the model, its weights' type, and the cards that it is spread over.
+    """
     from artifact.bench.estimate import estimate, lines, other_machine, this_machine
+    from artifact.bench.planned import planned
     from artifact.plans import find_plans
 
     protocol_of(protocol, correct)
     find_plans(plan)  # a name that is unknown is said before anything is measured
+    model, dtype, cards = shaped
+    if model is None and dtype != "float32":
+        raise SettingError("--dtype needs --model with --estimate: the plans' own models run in float32; name a model")
+    asked = None if model is None else planned(model, dtype)
     rate, bandwidth, memory = other
     if rate is not None and bandwidth is not None and memory is not None:
         machine = other_machine(rate, bandwidth, memory)
@@ -107,7 +133,7 @@ def _estimate(
         raise SettingError("--rate, --bandwidth and --gpu-memory describe one machine; give all three")
     else:
         machine = this_machine(protocol, correct)
-    for line in lines(estimate(plan, machine, protocol, limit, correct), machine, gpus):
+    for line in lines(estimate(plan, machine, protocol, limit, correct, asked, cards), machine, gpus):
         say(line)
     return 0
 

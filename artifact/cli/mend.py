@@ -9,8 +9,10 @@ from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
 from artifact.cli.bounds import between, count
+from artifact.cli.fetch import named_data
 from artifact.errors import SettingError
-from artifact.facts.datasets import built_in_for
+from artifact.facts.aside import aside
+from artifact.facts.datasets import DATASETS, built_in_for
 from artifact.facts.fact import Fact, parse_facts
 from artifact.io import is_device
 from artifact.reading import decode_json, read_bytes
@@ -23,8 +25,13 @@ def mend_train(
     model: Model,
     out: Annotated[Path, Parameter(help="safetensors file for the network. Its checkpoint is FILE.partial.")],
     facts: Annotated[
-        Path | None, Parameter(help="JSON file of CounterFact-style records (default: the model's built-in facts).")
+        str | None,
+        Parameter(
+            help=f"JSON file of CounterFact-style records, or {', '.join(DATASETS)}, of which the facts set aside are "
+            "taken (default: the model's built-in facts)."
+        ),
     ] = None,
+    limit: Annotated[int | None, count("Facts to take at most, from the start.", 1_000_000)] = None,
     steps: Annotated[int | None, count("Most training steps.")] = None,
     seed: Annotated[
         int | None, Parameter(help="Seed of the split, the start and every draw.", validator=between(0, 2**63 - 1))
@@ -69,7 +76,7 @@ def mend_train(
     use_tf32(False)
     if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)  # sums in another order would give another network
-    records, source, sha256 = _records(facts, loaded.name)
+    records, source, sha256 = _records(facts, loaded.name, limit)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
     weights = loaded.weights_sha256
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
@@ -102,10 +109,18 @@ def mend_train(
     return 0
 
 
-def _records(path: Path | None, model: str) -> tuple[Sequence[Fact], str, str]:
-    """The facts of a file, or the model's built-in ones, with their source in words and its sha256."""
-    if path is None:
+def _records(facts: str | None, model: str, limit: int | None) -> tuple[Sequence[Fact], str, str]:
+    """The facts of a file, the ones set aside of a data set, or the model's built-in ones, with their source in words
+    and its sha256.
+    """
+    if facts is None:
         data = built_in_for(model)
-        return data.facts, data.source, data.sha256
+        return data.facts[:limit], data.source, data.sha256
+    if facts in DATASETS:
+        data = named_data(facts)
+        taken = aside(data.facts)[:limit]
+        return taken, f"{len(taken)} facts set aside of {data.source}", data.sha256
+    path = Path(facts)
     content = read_bytes(path)  # once: a pipe gives its content a single time
-    return parse_facts(decode_json(content, str(path)), str(path)), path.name, hashlib.sha256(content).hexdigest()
+    records = parse_facts(decode_json(content, str(path)), str(path))[:limit]
+    return records, path.name, hashlib.sha256(content).hexdigest()

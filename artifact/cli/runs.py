@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,6 +63,9 @@ class RunOptions:
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND network that was trained for the model; the world has its own.")
     ] = None
+    hparams: Annotated[
+        Path | None, Parameter(help="File of kloc tune; methods that it does not have keep the model's values.")
+    ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
     seed: Annotated[
@@ -101,7 +105,11 @@ def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> in
 @app.command
 def run(
     plan: Annotated[
-        str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, beyond.")
+        str,
+        Parameter(
+            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
+            "beyond."
+        ),
     ],
     *,
     options: RunOptions = _OPTIONS,
@@ -133,7 +141,13 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     elif options.model != "auto":
         plans = plans[:1]
     given = Given(
-        options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model, options.seed
+        options.facts,
+        options.relation_source,
+        options.moments,
+        options.mend_weights,
+        options.any_model,
+        options.seed,
+        options.hparams,
     )
     shard = _shard(narrowing.shard)
     asked = Asked(
@@ -197,6 +211,8 @@ def _say_outcome(folder: Path, computed: Sequence[Path], page: Path, rendered: A
     for line in filter(None, (missing, left)):
         say(line)
     say(f"verdict: {rendered.verdict.sentence}")
+    for line in rendered.elsewhere:
+        say(line)
     say(page)
     return 2 if failed or left else rendered.verdict.exit_code
 
@@ -254,7 +270,7 @@ def verify(
 
     A file that kloc contribute wrote is first checked against its hashes.
     """
-    if not run_folder.is_file():
+    if not isfile(run_folder):
         return _verify(run_folder)
     from artifact.runs.pack import unpacked
 
@@ -272,13 +288,18 @@ def _words(value: Any) -> str:
 
 
 def _verify(run_folder: Path) -> int:
+    from artifact.reporting.elsewhere import claims_elsewhere
+    from artifact.reporting.expected import load_expected
     from artifact.reporting.grids import verdict_lines
-    from artifact.reporting.verdict import verdict_of
+    from artifact.reporting.verdict import measured_run, reach_verdict
     from artifact.runs.status import not_computed
     from artifact.runs.store import reading_all
 
+    expected = load_expected()
     with reading_all(run_folder) as stores:
-        verdict, missing = verdict_of(*stores), not_computed(stores)
+        runs = [measured_run(store) for store in stores]
+        verdict, missing = reach_verdict(expected, runs), not_computed(stores)
+        elsewhere = [answer for run in runs for answer in claims_elsewhere(expected.claims, run)]
         say_damage(stores)
     say(f"verdict: {verdict.sentence}")
     for checked in verdict.journals:
@@ -288,6 +309,8 @@ def _verify(run_folder: Path) -> int:
         say(missing)
     for judged in verdict.claims:
         say(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
+    for answer in elsewhere:
+        say(answer.sentence)
     for line in verdict_lines(verdict.cells):
         say(line)
     return verdict.exit_code

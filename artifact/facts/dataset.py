@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -52,18 +52,19 @@ class Data:
 class DataSet:
     """One data set: its name for `--facts`, how it is read, what must be fetched for it, and what it may be used for.
 
-    `load` takes the path of its file (None without one), where relation prompts come from, and whether the records are
-    taken by case id instead of in the file's order; it raises FactError for a file that cannot be used.
+    `load` takes the path of its file (a tuple of several, None without one), where relation prompts come from, and
+    whether the records are taken by case id instead of in the file's order; it raises FactError for a file that cannot
+    be used.
     """
 
     name: str
     printed: str
     relations: str
     """Where the relation prompts come from, in words."""
-    load: Callable[[Path | None, RelationSource, bool], Data]
-    files: Mapping[RelationSource, str] = field(default_factory=dict)
-    """The fetched file that is read (its key in sources/catalogue.py), by the source of the relation prompts; empty for
-    what needs none."""
+    load: Callable[[Any, RelationSource, bool], Data]
+    files: Mapping[RelationSource, str | tuple[str, ...]] = field(default_factory=dict)
+    """The fetched file that is read (its key in sources/catalogue.py), or several, by the source of the relation
+    prompts; empty for what needs none."""
     default_for: str = ""
     """What takes it without `--facts`: PAPER, a model's name, or OTHER_MODELS."""
     evidence: bool = False
@@ -78,6 +79,11 @@ class DataSet:
     """Whether the statements were chosen for what one model answers: a small plan takes the first that its own does."""
     cases: int | None = None
     """How many cases the paper's plans take."""
+
+    def keys(self, relation_source: RelationSource) -> tuple[str, ...]:
+        """The fetched files that are read, by their keys in sources/catalogue.py."""
+        keys = self.files.get(relation_source, ())
+        return (keys,) if isinstance(keys, str) else keys
 
 
 def read_records(path: Path) -> tuple[object, str]:

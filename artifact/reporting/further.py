@@ -24,7 +24,7 @@ from artifact.runs.store import Store
 _COLUMNS = ("removal", *(f"{perspective} generation" for perspective in PERSPECTIVES))
 
 
-def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> list[Grid]:
+def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]:
     """The table of removal and generation, each edit with its paired change against the unedited model; none for a run
     that did not score them.
     """
@@ -40,7 +40,7 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> list[Grid]:
     found = dict(zip(wanted, estimates(list(wanted.values()), [kind == "mean" for kind, _, _ in wanted]), strict=True))
     lines = [_line(row, found) for row in rows if any(("mean", row.unit, column) in found for column in _COLUMNS)]
     if not lines:
-        return []
+        return ()
     grid = Grid(
         name="further",
         title="Beyond success: removal and generation",
@@ -51,7 +51,7 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> list[Grid]:
         columns=(*(f"{column}{words}" for column in _COLUMNS for words in ("", ", change")), "n"),
         lines=tuple(lines),
     )
-    return [grid]
+    return (grid,)
 
 
 def _line(row: MeasuredRow, found: Mapping[tuple[str, str, str], Estimate | None]) -> Line:

@@ -34,10 +34,10 @@ from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import Chart, largest_half_width
 from artifact.reporting.crate import CRATE, crate_json
 from artifact.reporting.drawings import INDEX, Drawings
+from artifact.reporting.elsewhere import claims_elsewhere, elsewhere_json
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.flow_charts import extraction_csv, finished_flows, gini_csv, gini_words
-from artifact.reporting.further import further_grids
 from artifact.reporting.gallery import Gallery, Shown, gallery
 from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
@@ -64,6 +64,8 @@ class Report:
     files: dict[str, bytes]
     verdict: Verdict
     before: tuple[MeasuredBefore, ...]
+    elsewhere: tuple[str, ...] = ()
+    """What models without published values say of the claims, a line each."""
 
 
 def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -> tuple[Path, Report]:
@@ -105,6 +107,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
         part, made = _part(run, prefix, drawings, verdict.paper)
         part["switches"] = switch_lines(run.info.switches, worth)
+        part["elsewhere"] = claims_elsewhere(expected.claims, run)
         files |= made
         parts.append(part)
     if any(part["gallery"].every for part in parts):
@@ -130,9 +133,10 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     }
     files["report.html"] = template("report.html.j2").render(context).encode()
     files["report.md"] = template("report.md.j2").render(context).encode()
-    files["verdict.json"] = verdict_json(verdict)
+    elsewhere = [answer for part in parts for answer in part["elsewhere"]]
+    files["verdict.json"] = verdict_json(verdict, elsewhere_json(elsewhere))
     files["timings.json"] = _timings(runs)
-    return Report(files, verdict, before)
+    return Report(files, verdict, before, tuple(answer.sentence for answer in elsewhere))
 
 
 def _part(
@@ -168,7 +172,6 @@ def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, st
     return {
         "own": [grids.own_grid(metric, rows, hashes) for metric in METRICS] if rows else [],
         "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
-        "further": further_grids(run.store, rows),
         "trace": [grids.trace_grid(drawn)] if drawn else [],
         "question": [grid for findings in run.findings.values() for grid in findings.grids],
     }
@@ -180,7 +183,7 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
     files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
     if run.rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
-    flat = [grid for kind in ("gap", "further", "trace", "question") for grid in tables[kind]]
+    flat = [grid for kind in ("gap", "trace", "question") for grid in tables[kind]]
     return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in flat}
 
 
@@ -237,9 +240,9 @@ def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict
 
 def repeat_command(info: RunInfo) -> str:
     """The command that makes the run again."""
-    plan = info.plan.name
-    words = ["kloc", *([plan] if plan in ("smoke", "full") else ["run", plan]), "--model", info.model]
-    only, methods = narrowing_of(info.plan)
+    plan, (only, methods) = info.plan.name, narrowing_of(info.plan)
+    own = plan == "full" or (plan == "smoke" and not (only or methods or info.shard))  # `kloc smoke` narrows nothing
+    words = ["kloc", *([] if own else ["run"]), plan, "--model", info.model]
     words += [word for name in only for word in ("--only", name)]
     words += ["--methods", ",".join(methods)] if methods else []
     if info.shard is not None:

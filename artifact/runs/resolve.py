@@ -17,6 +17,7 @@ from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
+from artifact.editing.tuned import read_tuned
 from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement, View
@@ -26,6 +27,7 @@ from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
+from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.controls import another_layer
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
@@ -35,10 +37,9 @@ from artifact.runs.order import Order
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
-from artifact.tracing.trace import greedy_answers, is_answer
+from artifact.tracing.edges import scaled_window
 
 SAMPLES = 10
-_ASKED_TOGETHER = 16
 _MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
@@ -111,6 +112,10 @@ class Context:
     """Methods of which the plan edits another layer, too (controls.py)."""
     seed: int | None = None
     """By which they are drawn; None takes the package's own."""
+    hparams: Path | None = None
+    """A file of kloc tune; methods that it does not have keep the model's values."""
+    of_text: bool = False
+    """Whether second moments that nobody gave are those of a real text."""
     kept: dict[str, Any] = field(default_factory=dict)
     """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
@@ -128,6 +133,7 @@ class Context:
                 prefixes=self.prefixes.get(method),
                 moments=moments,
                 mend_weights=self.mend_weights if METHODS[method].network else None,
+                hparams=self.hparams_of(method),
                 facts=self.inputs.edited,
                 any_model=self.any_model,
                 named=self.named,
@@ -162,7 +168,11 @@ class Context:
     @property
     def moment_layers(self) -> list[int]:
         """The layers whose second moments the plan's methods read."""
-        return moment_layers(self.methods, self.model.name, self.model.decoder.layers)
+        return moment_layers(self.methods, self.model.name, self.model.decoder.layers, self.hparams_of)
+
+    def hparams_of(self, method: str) -> Path | None:
+        """The user's file of hyperparameters, if it has the method's."""
+        return self.hparams if self.hparams is not None and method in read_tuned(self.hparams).methods else None
 
     @cached_property
     def moments(self) -> Moments:
@@ -172,11 +182,11 @@ class Context:
         depth = self.model.decoder.layers
         others = (another_layer(self.editor_layers(method), depth) for method in self.controlled)
         layers = {*self.moment_layers, *(layer for one in others for layer in one)}
-        return default_moments(self.model, sorted(layers), self.memory)
+        return default_moments(self.model, sorted(layers), self.memory, of_text=self.of_text)
 
     def editor_layers(self, method: str) -> tuple[int, ...]:
         """The layers that a method edits on this model."""
-        return METHODS[method].hparams_for(self.model.name, self.model.decoder.layers).edited
+        return METHODS[method].hparams_for(self.model.name, self.model.decoder.layers, self.hparams_of(method)).edited
 
     def following(self, fact: Fact) -> Fact:
         """The next fact of the data of which every perspective can be asked, the first after the last."""
@@ -215,9 +225,11 @@ def prepare(
     budget = Memory(limit, say)
     subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = readable(model, inputs.relation_words, "relation words", say)
-    if data_set(plan, name, given).selected and not plan.of_the_paper:
+    if plan.facts:
+        inputs = only_answered(model, inputs, plan, asked.limit, budget)
+    elif data_set(plan, name, given).selected and not plan.of_the_paper:
         # Another model would leave the few that a small plan traces out, one by one.
-        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan, budget))
+        inputs = replace(inputs, traced=answered_statements(model, inputs.traced, plan, budget))
     context = Context(
         model,
         inputs,
@@ -235,6 +247,8 @@ def prepare(
         ],
         prefixes=begun_prefixes(begun),
         controlled=tuple(dict.fromkeys(unit.method for unit in plan.units if unit.control == "random_layer")),
+        hparams=given.hparams,
+        of_text=bool(plan.facts),
         seed=given.seed,
     )
     info = _described(plan, name, reason, device, asked, context)
@@ -259,7 +273,11 @@ def _loaded(
 
 
 def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str], None]) -> Plan:
-    """The plan, with few facts for a smoke run of a large model on a CPU; one thread for a tiny model there."""
+    """The plan with its windows for the model's depth, with few facts for a smoke run of a large model on a CPU; one
+    thread for a tiny model there.
+    """
+    if plan.facts:
+        plan = _scaled(plan, model.decoder.layers)
     if device != "cpu":
         return plan
     if model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
@@ -271,6 +289,17 @@ def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str],
     few = tuple(unit for unit in SMOKE_FEW_FACTS.units if unit.name in kept)
     say("plan: few facts, as this model takes seconds for each without a GPU")
     return msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
+
+
+def _scaled(plan: Plan, layers: int) -> Plan:
+    """The plan with traces' windows as the same share of the depth as the paper's of GPT-2 XL's 48 layers."""
+    return msgspec.structs.replace(
+        plan,
+        units=tuple(
+            msgspec.structs.replace(unit, window=scaled_window(layers, unit.window)) if unit.does == "trace" else unit
+            for unit in plan.units
+        ),
+    )
 
 
 def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, context: Context) -> RunInfo:
@@ -331,20 +360,6 @@ def _moments_used(context: Context) -> MomentsUsed | None:
         return None
     used = context.moments
     return MomentsUsed(used.source, moments_sha256(used, context.model.decoder, layers))
-
-
-def _answered(model: LanguageModel, traced: Data, plan: Plan, memory: Memory) -> Data:
-    """The first statements that the model answers as the data says, as many as a unit traces."""
-    most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
-    answered: list[Statement] = []
-    for start in range(0, len(traced.statements), _ASKED_TOGETHER):
-        if len(answered) >= most:
-            break
-        part = traced.statements[start : start + _ASKED_TOGETHER]
-        said = zip(part, greedy_answers(model, part, memory), strict=True)
-        answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
-    return replace(traced, statements=answered[:most], note=note)
 
 
 def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:

@@ -124,6 +124,11 @@ def whole(model: AnyModel, say: Say = lambda line: None, tell: Tell | None = Non
     return _fetched(model, model.files, tell)
 
 
+def missing_bytes(model: AnyModel) -> int:
+    """Bytes of the model's files that are still to be fetched."""
+    return sum(model.listed[name].size for name in _missing(model, model.files))
+
+
 def _described(repo: str, revision: str, files: Mapping[str, ListedFile]) -> AnyModel:
     weights = [name for name in files if name.endswith((".safetensors", ".bin"))]
     return AnyModel(

@@ -58,6 +58,8 @@ OPTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (f"{TRAIN} --out out/n.safetensors", "--lr --validation --seed", NUMBERS),
     ("report in/run", "--out", FILES),
     ("verify", "", TEXTS),
+    ("answer", "", TEXTS),
+    ("facts describe", "", TEXTS),
     ("status", "", TEXTS),
     ("compare in/run", "", TEXTS),
     ("compare in/run in/run", "--metric", TEXTS),
@@ -95,6 +97,9 @@ OUTPUTS = (
     (MOMENTS, "--out", ""),
     ("report in/run", "--out", ""),
     ("recover in/run", "--out", ""),
+    ("contribute in/run", "--out", ".zip"),
+    ("answer in/run", "--json", ""),
+    ("facts describe world", "--out", ""),
 )
 VARIABLES = (
     *("KLOC_CACHE", "KLOC_MIRROR", "XDG_CACHE_HOME", "HOME", "TMPDIR", "COLUMNS", "LINES", "TERM", "TZ", "LANG"),
@@ -106,7 +111,13 @@ ODD_WORDS = (
 )
 ODD_LINES = (
     *("trace", "edit --help x", "trace -- --model", "bench", "world", "smoke --limit", "run", "status a b", "merge"),
-    *("verify in/model", "report in/facts.json", "recover in/model --out out/r", "compare in/run in/model"),
+    *(
+        "verify in/model",
+        "verify in/facts.json",
+        "report in/facts.json",
+        "recover in/model --out out/r",
+        "compare in/run in/model",
+    ),
     *("score --model in/model --cases in/model", "edit --model in/facts.json"),
     *("trace --model in/run --prompt ab --subject a", "run full --limit 1 --device cpu --out out/x"),
     "moments --model in/model --texts in/model/model.safetensors --out out/m",

@@ -15,7 +15,7 @@ from artifact.evaluation.metrics import Column
 from artifact.reporting import answers as module
 from artifact.reporting.answers import Answer, answers, load_questions, prediction_interval, seeds_json, seeds_of
 from artifact.reporting.verdict import MeasuredRun, measured_run
-from artifact.runs.store import Store
+from artifact.runs.store import Store, reading
 
 Build = Callable[..., Store]
 EXAMPLE = Path(__file__).parents[2] / "results" / "example-world"
@@ -122,3 +122,10 @@ def test_the_command_writes_the_answers(tmp_path: Path, capsys: pytest.CaptureFi
     kept = json.loads((tmp_path / "answers.json").read_bytes())["answers"]
     assert [one["question"] for one in kept] == [line for line in lines if not line.startswith(" ")]
     assert call(["answer", str(EXAMPLE), str(EXAMPLE)]) == 2
+
+
+def test_our_seeds_answer_for_the_example() -> None:
+    with reading(EXAMPLE) as store:
+        found = by_id([measured_run(store)])
+    for question in ("transfers-entity", "transfers-relation"):
+        assert "95% prediction interval over 5 other seeds" in found[question].over_seeds

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from artifact.errors import RunError
+from artifact.plans import narrowed
 from artifact.plans.paper import SMOKE
 from artifact.plans.unit import Plan, Unit
 from artifact.reporting.charts import chart_csv, charts, largest_half_width
@@ -323,6 +324,8 @@ def test_tolerances_notes_and_settings_are_on_the_page(files: dict[str, bytes]) 
 
 def test_command_to_repeat(build: Build, full_size: dict[str, Any], smoke: Store) -> None:
     assert repeat_command(smoke.info()) == "kloc smoke --model world"
+    narrowed_info = msgspec.structs.replace(smoke.info(), plan=narrowed(SMOKE, ("table2",), ("rome",)))
+    assert repeat_command(narrowed_info) == "kloc run smoke --model world --only table2 --methods rome"
     info = build(**{**full_size, "cases": 5, "limit": 5}).info()
     assert repeat_command(info) == "kloc run tables --model gpt2-xl --limit 5"
     corrected = msgspec.structs.replace(info, protocol="corrected", limit=None)

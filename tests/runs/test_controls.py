@@ -87,6 +87,6 @@ def test_a_run_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (folder / "report" / "report.md").read_text()
     assert "Beyond success: removal and generation" in text and "ROME, another layer" in text
     page = (folder / "report" / "report.html").read_text()
-    assert "What is left, and what is written" in page and "transfer-gap" in json.dumps(
+    assert "Beyond success: removal and generation" in page and "transfer-gap" in json.dumps(
         sorted(path.name for path in (folder / "report" / "figures").iterdir())
     )

@@ -53,11 +53,11 @@ def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made
 
 def _work(shape: Shape, hparams: FtHparams, lengths: Lengths, perspective: Perspective) -> Work:
     """Blocks after the trained one there and back, and Adam over its weight."""
-    tokens, square = lengths.prompts[perspective].mean, shape.width**2
+    tokens, weight = lengths.prompts[perspective].mean, shape.width * shape.inner
     above = shape.layers - hparams.layer - 1
     # There and back: the change times the stored input, and the weight's gradient.
     step = reading(shape, above, tokens, tokens, 1, back=True) + head(shape, 1, back=True)
-    step += Work(2 * 8 * square * tokens, FLOAT * 4 * square * (_ADAM_VECTORS + 4), 2)
+    step += Work(4 * weight * tokens, FLOAT * weight * (_ADAM_VECTORS + 4), 2)
     return blocks(shape, hparams.layer + 1, tokens, tokens) + step.times(hparams.num_steps)
 
 
@@ -70,11 +70,9 @@ METHOD = Method(
         "world": Default(
             FtHparams(layers=(0,), lr=2e-3, norm_constraint=1e-2), "chosen on the embedded world, no paper values"
         ),
-        # GPT-2 XL's limit leaves this model's facts as they are: of the known facts 2, 5, 6, 7 and 10, edited in the
-        # entity perspective, the prompt then gave the new object for one, and with this for all five.
-        "smollm2": Default(FtHparams(layers=(0,), norm_constraint=5e-3), "chosen on smollm2, no paper values"),
     },
     scaled=lambda layers: FtHparams(layers=(0,)),
+    grid=lambda layers: {"norm_constraint": [5e-4, 2e-3, 5e-3], "layers": [[0], [layers // 3]]},
     edits=_edits,
     joint=True,
     dense=True,

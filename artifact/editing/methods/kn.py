@@ -40,7 +40,7 @@ def _work(shape: Shape, hparams: KnHparams, lengths: Lengths, perspective: Persp
     """The prompt once, then its last token for each point of the integral, a row more at each layer."""
     tokens, layers = lengths.prompts[perspective].tokens, shape.layers
     point = blocks(shape, layers * (layers - 1) / 2, 1, tokens, back=True) + head(shape, layers, back=True)
-    point += Work(2 * 8 * shape.width**2 * layers)
+    point += Work(4 * shape.width * shape.inner * layers)
     points = replace(point.times(hparams.steps), passes=3.0 * layers)  # all points go together
     return blocks(shape, layers, tokens, tokens) + head(shape, 1) + points
 
@@ -54,6 +54,7 @@ METHOD = Method(
         "world": Default(KnHparams(), "chosen on the embedded world, no paper values"),
     },
     scaled=lambda layers: KnHparams(),
+    grid=lambda layers: {"adaptive_threshold": [0.1, 0.2]},
     edits=_edits,
     undone_by="kn_undone",
     unchanged="without a neuron",

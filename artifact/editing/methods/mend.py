@@ -45,12 +45,12 @@ def _count_rows(editor: "Editor", groups: Groups, history: "History", most: int 
 def _work(shape: Shape, hparams: MendHparams, lengths: Lengths, perspective: Perspective) -> Work:
     """A whole pass over prompt and target, back to its lowest layer, and the network's own layers."""
     prompt, edited = lengths.prompts[perspective], len(hparams.layers)
-    tokens, both = prompt.tokens + prompt.target, 5 * shape.width
+    tokens, both = prompt.tokens + prompt.target, shape.width + shape.inner
     lowest = hparams.layers[0]
     model = blocks(shape, lowest + 1, tokens, tokens)
     model += blocks(shape, shape.layers - lowest - 1, tokens, tokens, back=True)
     # The way back ends at the lowest layer's MLP.
-    model += Work(8 * shape.width**2 * tokens) + head(shape, prompt.target, back=True)
+    model += Work(2 * shape.width * shape.inner * tokens) + head(shape, prompt.target, back=True)
     # Two weights a layer; in the model's last layer only the scored tokens have a gradient.
     top = hparams.layers[-1] == shape.layers - 1
     rows = 2 * ((edited - top) * (prompt.mean + prompt.target) + top * prompt.target)
@@ -59,7 +59,7 @@ def _work(shape: Shape, hparams: MendHparams, lengths: Lengths, perspective: Per
 
 def _network_bytes(shape: Shape) -> int:
     """For both shapes of a weight its low-rank layers, two factors each."""
-    both = 5 * shape.width
+    both = shape.width + shape.inner
     return FLOAT * 2 * _LAYERS * 2 * both * min(RANK, both)
 
 
@@ -72,6 +72,7 @@ METHOD = Method(
         "world": Default(MendHparams(layers=(3, 4, 5)), "chosen on the embedded world, no paper values"),
     },
     scaled=lambda layers: MendHparams(layers=tuple(range(max(0, layers - 3), layers))),
+    grid=lambda layers: {"lr_scale": [0.5, 1.0, 2.0]},
     edits=_edits,
     joint=True,
     network=True,
