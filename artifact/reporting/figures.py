@@ -23,6 +23,8 @@ from artifact.reporting.gallery import Shown
 from artifact.reporting.heatmaps import heat_map, prompt_map
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.look import COLUMN_INCHES, FORMS, figure_bytes
+from artifact.reporting.multiverse import Curve
+from artifact.reporting.specification_curves import specification_curve
 
 
 def drawn(one: Shown, width: float = COLUMN_INCHES) -> Figure:
@@ -31,6 +33,8 @@ def drawn(one: Shown, width: float = COLUMN_INCHES) -> Figure:
         return heat_map(one, width)
     if isinstance(one, GapChart):
         return gap_marks(one, width)
+    if isinstance(one, Curve):
+        return specification_curve(one, width)
     if isinstance(one, LineChart):
         return layer_lines(one, width)
     if isinstance(one, FlowChart):

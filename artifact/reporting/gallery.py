@@ -13,11 +13,12 @@ from artifact.reporting.edit_charts import EditChart, edit_charts
 from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
 from artifact.reporting.further import GapChart, gap_charts
 from artifact.reporting.line_charts import LineChart
+from artifact.reporting.multiverse import Curve
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | GapChart | FlowChart | LineChart
+Shown = Chart | SeveredChart | EditChart | GapChart | FlowChart | LineChart | Curve
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Gallery:
     severed: tuple[SeveredChart, ...]
     flows: tuple[FlowChart, ...]
     gaps: tuple[GapChart, ...] = ()
-    questions: tuple[LineChart, ...] = ()
+    questions: tuple[LineChart | Curve, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
