@@ -37,6 +37,7 @@ from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     runs,
     status,
     trace,
+    tune,
 )
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, SettingError

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, FactError, SettingError
+from artifact.facts.dataset import Data
 from artifact.io import sha256_of
 from artifact.progress import Display, display
 from artifact.sizes import size_words
@@ -81,6 +82,16 @@ def obtain(names: Sequence[str], optional: Sequence[str] = ()) -> None:
                 if source.name not in optional:
                     raise
                 show.say(f"{source.name}: left out ({error})")
+
+
+def named_data(facts: str) -> Data:
+    """The data set or the user's file of that name, fetched where it can be."""
+    from artifact.runs.inputs import Given, named_data_set, read_data, sources_of
+
+    given = Given(facts=facts)
+    chosen = named_data_set(facts)
+    obtain(sources_of(chosen, given))
+    return read_data(chosen, given, by_id=False)
 
 
 def _names(what: tuple[str, ...]) -> list[str]:

@@ -34,6 +34,8 @@ from artifact.plans.unit import Part
 from artifact.terminal import complain, say
 
 if TYPE_CHECKING:
+    from artifact.plans.unit import Plan
+    from artifact.runs.resolve import Asked
     from artifact.runs.store import Store
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of one run for each model.")]
@@ -62,6 +64,9 @@ class RunOptions:
     ] = None
     mend_weights: Annotated[
         Path | None, Parameter(help="MEND network that was trained for the model; the world has its own.")
+    ] = None
+    hparams: Annotated[
+        Path | None, Parameter(help="File of kloc tune; methods that it does not have keep the model's values.")
     ] = None
     retry_failed: Annotated[bool, Parameter(help="Compute failed cases again and replace their records.")] = False
     any_model: AnyModel = False
@@ -102,7 +107,11 @@ def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> in
 @app.command
 def run(
     plan: Annotated[
-        str, Parameter(help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full; beyond the paper: where, beyond.")
+        str,
+        Parameter(
+            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
+            "both, multiverse, beyond."
+        ),
     ],
     *,
     options: RunOptions = _OPTIONS,
@@ -114,40 +123,16 @@ def run(
 
 def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.cli.fetch import obtain
-    from artifact.editing.protocol import protocol_of
-    from artifact.plans import find_plans, narrowed
-    from artifact.plans.paper import PAPER_MODELS
     from artifact.progress import display
     from artifact.reporting.report import render
     from artifact.runs.ahead import check_ahead
-    from artifact.runs.inputs import Given, needed_sources
-    from artifact.runs.resolve import Asked
+    from artifact.runs.inputs import needed_sources
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.store import reading_all
 
-    methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
-    protocol_of(options.protocol, correct)  # an unknown switch is said before anything is fetched
-    plans = [narrowed(plan, narrowing.only, methods) for plan in find_plans(name)]
-    several = len(plans) > 1 and options.model in ("auto", *PAPER_MODELS)
-    if options.model in PAPER_MODELS:
-        plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
-    elif options.model != "auto":
-        plans = plans[:1]
-    given = Given(
-        options.facts, options.relation_source, options.moments, options.mend_weights, options.any_model, options.seed
-    )
-    shard = _shard(narrowing.shard)
-    asked = Asked(
-        options.model,
-        options.protocol,
-        options.limit,
-        options.memory,
-        options.device,
-        given,
-        shard,
-        correct,
-        dtype=options.dtype,
-    )
+    methods = words(narrowing.methods)
+    asked = _asked(options, narrowing)
+    plans, several = _plans(name, options.model, narrowing.only, methods)
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None
@@ -164,7 +149,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         if out is None and model != "auto":
             out = Path("results") / run_name(plan, model, asked, narrowed_to)
         check_ahead(plan, model, asked, out, local=narrowing.engine == "local")
-    needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
+    needed = [needed_sources(plan, model, asked.given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.
     obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
     computed = []
@@ -185,6 +170,50 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     return _say_outcome(root or folder, computed, page, rendered)
 
 
+def _asked(options: RunOptions, narrowing: Narrowing) -> "Asked":
+    """What the run is asked for; SettingError for an unknown switch or part, before anything is fetched."""
+    from artifact.editing.protocol import protocol_of
+    from artifact.runs.inputs import Given
+    from artifact.runs.resolve import Asked
+
+    correct = tuple(sorted(set(words(options.correct))))
+    protocol_of(options.protocol, correct)
+    given = Given(
+        options.facts,
+        options.relation_source,
+        options.moments,
+        options.mend_weights,
+        options.any_model,
+        options.seed,
+        options.hparams,
+    )
+    return Asked(
+        options.model,
+        options.protocol,
+        options.limit,
+        options.memory,
+        options.device,
+        given,
+        _shard(narrowing.shard),
+        correct,
+        dtype=options.dtype,
+    )
+
+
+def _plans(name: str, model: str, only: Sequence[str], methods: Sequence[str]) -> tuple[list["Plan"], bool]:
+    """The plans of that name for the model, narrowed; whether they are of several models and share one folder."""
+    from artifact.plans import find_plans, narrowed
+    from artifact.plans.paper import PAPER_MODELS
+
+    plans = [narrowed(plan, only, methods) for plan in find_plans(name)]
+    several = len(plans) > 1 and model in ("auto", *PAPER_MODELS)
+    if model in PAPER_MODELS:
+        plans = [plan for plan in plans if model in plan.models] or plans[:1]
+    elif model != "auto":
+        plans = plans[:1]
+    return plans, several
+
+
 def _say_outcome(folder: Path, computed: Sequence[Path], page: Path, rendered: Any) -> int:
     """Print what came of a run and where its page is; the exit code."""
     from artifact.runs.status import failed_units, left_line, not_computed
@@ -198,6 +227,8 @@ def _say_outcome(folder: Path, computed: Sequence[Path], page: Path, rendered: A
     for line in filter(None, (missing, left)):
         say(line)
     say(f"verdict: {rendered.verdict.sentence}")
+    for line in rendered.elsewhere:
+        say(line)
     say(page)
     return 2 if failed or left else rendered.verdict.exit_code
 
@@ -273,13 +304,18 @@ def _words(value: Any) -> str:
 
 
 def _verify(run_folder: Path) -> int:
+    from artifact.reporting.elsewhere import claims_elsewhere
+    from artifact.reporting.expected import load_expected
     from artifact.reporting.grids import verdict_lines
-    from artifact.reporting.verdict import verdict_of
+    from artifact.reporting.verdict import measured_run, reach_verdict
     from artifact.runs.status import not_computed
     from artifact.runs.store import reading_all
 
+    expected = load_expected()
     with reading_all(run_folder) as stores:
-        verdict, missing = verdict_of(*stores), not_computed(stores)
+        runs = [measured_run(store) for store in stores]
+        verdict, missing = reach_verdict(expected, runs), not_computed(stores)
+        elsewhere = [answer for run in runs for answer in claims_elsewhere(expected.claims, run)]
         say_damage(stores)
     say(f"verdict: {verdict.sentence}")
     for checked in verdict.journals:
@@ -289,6 +325,8 @@ def _verify(run_folder: Path) -> int:
         say(missing)
     for judged in verdict.claims:
         say(f"{judged.claim.id}: {judged.status}" + (f" ({judged.margin})" if judged.margin else ""))
+    for answer in elsewhere:
+        say(answer.sentence)
     for line in verdict_lines(verdict.cells):
         say(line)
     return verdict.exit_code

@@ -40,6 +40,8 @@ class Editor:
     moments: Moments | None = None
     network: Network | None = None
     notes: Sequence[str] = ()
+    source: str = ""
+    """Where hyperparameters come from that a file gave, in words; empty for the model's own."""
     prefix_seed: int = SEED
     """By which prefixes that nobody gave are drawn."""
     facts: Sequence[Fact] = ()
@@ -84,7 +86,7 @@ class Editor:
     def described(self) -> dict[str, Any]:
         """What a run keeps of the settings: resolved hyperparameters with their hash, and the sources of the rest."""
         hparams: Hparams = self.hparams
-        source = self.method.hparams_source(hparams, self.model.name, self.model.decoder.layers)
+        source = self.source or self.method.hparams_source(hparams, self.model.name, self.model.decoder.layers)
         settings: dict[str, Any] = {"hparams": told(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:

@@ -13,6 +13,7 @@ import msgspec
 
 from artifact.editing.hparams import Hparams
 from artifact.editing.site import Module, Place
+from artifact.editing.tuned import shipped
 from artifact.errors import SettingError
 from artifact.facts.fact import Perspective
 from artifact.facts.lengths import Lengths, Prompt
@@ -88,6 +89,9 @@ class Method:
     """The same in the smoke plan; 0: the plan leaves it out."""
     work: Callable[[Shape, Any, Lengths, Perspective], Work]
     efficiency: Efficiency
+    grid: Callable[[int], Mapping[str, Sequence[Any]]] = lambda layers: {}
+    """By hyperparameter, the values that `kloc tune` tries on a model of so many layers, in the order in which it takes
+    the hyperparameters."""
     steps: str = ""
     """The hyperparameter that says how many steps its optimisation takes at most."""
     stops: Mapping[Perspective, float] = field(default_factory=dict)
@@ -128,8 +132,8 @@ class Method:
         another module than the one edited (of `decoder`, or without one of any known family), or a place that the
         method does not take.
         """
-        known, place = self.defaults.get(model), place or Place()
-        hparams = _override(known.hparams if known else self.scaled(layers), overrides, decoder, place.site)
+        known, place = self.default(model), place or Place()
+        hparams = self._override(known.hparams if known else self.scaled(layers), overrides, decoder, place.site)
         if changes := place.changes():
             if not self.sites:
                 raise SettingError(f"{self.name} takes no --site and no --token: it edits where it was published")
@@ -137,11 +141,32 @@ class Method:
         hparams.check(layers)
         return hparams
 
+    def default(self, model: str) -> Default | None:
+        """A model's own values: published, or chosen by `kloc tune` and part of the package; None without any."""
+        if model in self.defaults:
+            return self.defaults[model]
+        if self.name not in (tuned := shipped(model)):
+            return None
+        values, source = tuned[self.name]
+        return Default(msgspec.convert(values, type(self.scaled(1))), source)
+
     def hparams_source(self, hparams: Hparams, model: str, layers: int) -> str:
         """Where a model's hyperparameters come from, in words, and whether they are paper values."""
-        known = self.defaults.get(model)
+        known = self.default(model)
         words = known.source if known else "GPT-2 XL's at the same fraction of the depth, no paper values"
         return words if hparams == self.hparams_for(model, layers) else f"{words}; some given instead"
+
+    def _override(self, hparams: Hparams, path: Path | None, decoder: "Decoder | None", site: Module | None) -> Hparams:
+        if path is None:
+            return hparams
+        from artifact.editing.published import hyperparameters_of
+
+        given = hyperparameters_of(path, decoder, site, self.name)
+        try:
+            return msgspec.convert({**msgspec.to_builtins(hparams), **given}, type(hparams))
+        except msgspec.ValidationError as error:
+            known = ", ".join(type(hparams).__struct_fields__)
+            raise SettingError(f"{path}: {error}; the hyperparameters are {known}") from None
 
 
 def value_work(shape: Shape, layer: int, steps: int, rows: int, lengths: Lengths, prompt: Prompt) -> Work:
@@ -161,16 +186,3 @@ def value_work(shape: Shape, layer: int, steps: int, rows: int, lengths: Lengths
     both = reading(shape, above, rows * onward + 1, keys, read, back=True) + head(shape, read, back=True)
     stored = blocks(shape, layer + 1, rows * width, width) + reading(shape, above, rows * before, before, 0)
     return stored + both.times(steps - 1) + there
-
-
-def _override(hparams: Hparams, path: Path | None, decoder: "Decoder | None", site: Module | None) -> Hparams:
-    if path is None:
-        return hparams
-    from artifact.editing.published import hyperparameters_of
-
-    given = hyperparameters_of(path, decoder, site)
-    try:
-        return msgspec.convert({**msgspec.to_builtins(hparams), **given}, type(hparams))
-    except msgspec.ValidationError as error:
-        known = ", ".join(type(hparams).__struct_fields__)
-        raise SettingError(f"{path}: {error}; the hyperparameters are {known}") from None

@@ -14,6 +14,7 @@ import msgspec
 from artifact.editing.mend import Network
 from artifact.editing.moments import Moments
 from artifact.editing.site import PROJECTIONS, Module
+from artifact.editing.tuned import is_tuned, tuned_of
 from artifact.errors import SettingError
 from artifact.lm.decoder import Decoder, Family
 from artifact.lm.families import FAMILIES
@@ -37,9 +38,11 @@ _UNUSED = ("n_toks", "model_name", "calculate_objective_value", "device", "stats
 _ELSEWHERE = {*_MODULES, *_MOMENTS, *_MEND_DATA, *_ONE_VALUE, *_UNUSED}
 
 
-def hyperparameters_of(path: Path, decoder: Decoder | None, site: Module | None = None) -> dict[str, Any]:
+def hyperparameters_of(
+    path: Path, decoder: Decoder | None, site: Module | None = None, method: str = ""
+) -> dict[str, Any]:
     """The hyperparameters of a published file, without what is settled elsewhere; `site` is the edited module where it
-    is not the file's own word or, without one, the MLP.
+    is not the file's own word or, without one, the MLP. Those of `method` in a file of `kloc tune`.
 
     Raises SettingError for a file that is not a JSON object, and for one that names another module than the one edited:
     of `decoder`, or without one of any family known here.
@@ -47,6 +50,11 @@ def hyperparameters_of(path: Path, decoder: Decoder | None, site: Module | None 
     given = read_json(path)
     if not isinstance(given, dict):
         raise SettingError(f"{path}: holds no hyperparameters; expected a JSON object by name")
+    if is_tuned(given):
+        chosen = tuned_of(given, path).methods
+        if method not in chosen:
+            raise SettingError(f"{path}: kloc tune chose nothing for {method} in it, only for {', '.join(chosen)}")
+        return chosen[method].hparams
     for key in _MODULES:
         edited = site or ("attn" if given.get("site") == "attn" else "mlp")
         expected = _expected(key, decoder, edited)
@@ -69,6 +77,11 @@ def notes(path: Path | None, model: LanguageModel, moments: Moments | None, netw
     if path is None:
         return ()
     given = msgspec.convert(read_json(path), dict[str, Any])
+    if is_tuned(given):
+        tuned = tuned_of(given, path)
+        if tuned.weights_sha256 == model.weights_sha256:
+            return ()
+        return (f"{path.name} was tuned for {tuned.model}, or other weights of it; the model edited is {model.name}",)
     lines = []
     name = given.get("model_name")
     if name is not None and _plain_name(str(name)) != _plain_name(model.name):

@@ -1,4 +1,5 @@
-"""A source of texts as a stream: a text file, JSON lines, standard input, or the embedded world's corpus.
+"""A source of texts as a stream: a text file, JSON lines, standard input, or the embedded world's corpus; and a real
+English text that every Python brings, its documentation.
 
 Covers reading line by line with the place and the hash of all that was read, and finding that place again. No text is
 drawn at random, and none is changed but for its line's end.
@@ -19,6 +20,8 @@ from artifact.errors import SettingError
 from artifact.io import open_regular
 
 _BLOCK = 1 << 22
+_PROSE_WORDS = 12
+"""Fewest words of a paragraph that counts as prose."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,18 @@ def world_source() -> Source:
 
     corpus = "\n".join(generate(DEFAULT_SEED).corpus())
     return Source("the embedded world's corpus", io.BytesIO(corpus.encode()))
+
+
+def documentation() -> tuple[list[str], str]:
+    """The paragraphs of prose in Python's own documentation (pydoc_data), in the order of its topics, and what they are
+    in words. They differ a little between versions of Python.
+    """
+    from pydoc_data.topics import topics
+
+    parts = (" ".join(part.split()) for name in sorted(topics) for part in topics[name].split("\n\n"))
+    prose = dict.fromkeys(part for part in parts if len(part.split()) >= _PROSE_WORDS and "::" not in part)
+    version = ".".join(map(str, sys.version_info[:2]))
+    return list(prose), f"{len(prose)} paragraphs of Python {version}'s documentation"
 
 
 class _Line(msgspec.Struct):

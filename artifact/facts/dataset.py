@@ -7,13 +7,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement, parse_facts
-from artifact.facts.odd import OddRecord, decode_records
+from artifact.facts.layouts import decode_records
+from artifact.facts.odd import OddRecord
 from artifact.facts.templates import with_relation
 from artifact.reading import read_bytes
 
@@ -52,18 +53,19 @@ class Data:
 class DataSet:
     """One data set: its name for `--facts`, how it is read, what must be fetched for it, and what it may be used for.
 
-    `load` takes the path of its file (None without one), where relation prompts come from, and whether the records are
-    taken by case id instead of in the file's order; it raises FactError for a file that cannot be used.
+    `load` takes the path of its file (a tuple of several, None without one), where relation prompts come from, and
+    whether the records are taken by case id instead of in the file's order; it raises FactError for a file that cannot
+    be used.
     """
 
     name: str
     printed: str
     relations: str
     """Where the relation prompts come from, in words."""
-    load: Callable[[Path | None, RelationSource, bool], Data]
-    files: Mapping[RelationSource, str] = field(default_factory=dict)
-    """The fetched file that is read (its key in sources/catalogue.py), by the source of the relation prompts; empty for
-    what needs none."""
+    load: Callable[[Any, RelationSource, bool], Data]
+    files: Mapping[RelationSource, str | tuple[str, ...]] = field(default_factory=dict)
+    """The fetched file that is read (its key in sources/catalogue.py), or several, by the source of the relation
+    prompts; empty for what needs none."""
     default_for: str = ""
     """What takes it without `--facts`: PAPER, a model's name, or OTHER_MODELS."""
     evidence: bool = False
@@ -76,8 +78,15 @@ class DataSet:
     """What is noted of relation traces whose words no file names, where the paper's traces have such a file."""
     selected: bool = False
     """Whether the statements were chosen for what one model answers: a small plan takes the first that its own does."""
+    by_relation: bool = False
+    """Whether a run's page shows its edits by relation, too."""
     cases: int | None = None
     """How many cases the paper's plans take."""
+
+    def keys(self, relation_source: RelationSource) -> tuple[str, ...]:
+        """The fetched files that are read, by their keys in sources/catalogue.py."""
+        keys = self.files.get(relation_source, ())
+        return (keys,) if isinstance(keys, str) else keys
 
 
 def read_records(path: Path) -> tuple[object, str]:

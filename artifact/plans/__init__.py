@@ -15,7 +15,7 @@ from artifact.errors import SettingError
 from artifact.plans.paper import SMOKE_FEW_FACTS
 from artifact.plans.unit import PARTS, Part, Plan, Unit
 
-_FILES = ("paper", "mechanism", "where", "beyond")
+_FILES = ("paper", "real", "mechanism", "where", "multiverse", "both", "beyond")
 """One file here each, which ends in PLANS: plans by name."""
 PLANS: Mapping[str, tuple[Plan, ...]] = {
     name: plans for file in _FILES for name, plans in import_module(f"artifact.plans.{file}").PLANS.items()
@@ -50,11 +50,12 @@ def narrowed(plan: Plan, only: Sequence[str] = (), methods: Sequence[str] = ()) 
 def narrowing_of(plan: Plan) -> tuple[tuple[Part, ...], tuple[str, ...]]:
     """The shortest (only, methods) that `narrowed` gives this plan for; both empty for a whole or an unknown plan."""
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.does == "edit"))
+    names = [unit.name for unit in plan.units]
     for whole in (*PLANS.get(plan.name, ()), SMOKE_FEW_FACTS):
         if (whole.name, whole.models) == (plan.name, plan.models):
             for count, asked in product(range(len(PARTS) + 1), ((), methods)):
                 for only in combinations(PARTS, count):
-                    if _left(whole, only, asked) == plan.units:
+                    if [unit.name for unit in _left(whole, only, asked)] == names:
                         return only, asked
     return (), ()
 

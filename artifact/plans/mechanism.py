@@ -47,4 +47,6 @@ def mechanism_units(knocked: int | None = None, traced: int | None = None) -> tu
 MECHANISM = Plan(
     "mechanism", "how information travels: attention knockouts, extraction, lens", mechanism_units(200, 64)
 )
+BEYOND = mechanism_units(48, 16)
+"""Its units at a small size."""
 PLANS: Mapping[str, tuple[Plan, ...]] = {"mechanism": (MECHANISM,)}

@@ -1,7 +1,7 @@
 """What a plan is made of: units of work, each of which does one thing to a list of facts."""
 
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
@@ -10,6 +10,7 @@ from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS, KindWord, SeverWord, TraceKind, trace_kind
 
+T = TypeVar("T")
 UnitKind = Literal["trace", "unedited", "edit", "knockout", "task"]
 Part = Literal["table1", "table2", "figure2", "figure3"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -65,13 +66,35 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
         return self.trace_kind.figures if self.does == "trace" else ()
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """A named list of units, for the models it names (empty: whichever is asked for)."""
+class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A named list of units, for the models it names (empty: whichever is asked for).
+
+    run.json leaves out a field that has its default, as a unit's.
+    """
 
     name: str
     title: str
     units: tuple[Unit, ...]
     models: tuple[str, ...] = ()
+    facts: str = ""
+    """The data set that it takes without --facts, and of which only facts that the model answers, none of them set
+    aside: then traces' windows are the paper's share of the model's depth, and second moments are those of a real text.
+    """
+    rounds: int = 1
+    """The rounds in which it is computed: each takes the next part of every unit."""
+
+    def part(self, batches: Sequence[T], number: int) -> Sequence[T]:
+        """A unit's batches of the `number`-th round, from 0."""
+        cuts = [round(len(batches) * at / self.rounds) for at in (number, number + 1)]
+        return batches[cuts[0] : cuts[1]]
+
+    def at_depth(self, layers: int) -> "Plan":
+        """The plan with traces' windows as the same share of so many layers as they are of GPT-2 XL's 48."""
+        units = (
+            msgspec.structs.replace(unit, window=scaled_window(layers, unit.window)) if unit.does == "trace" else unit
+            for unit in self.units
+        )
+        return msgspec.structs.replace(self, units=tuple(units))
 
     @property
     def of_the_paper(self) -> bool:

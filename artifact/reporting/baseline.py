@@ -5,6 +5,7 @@ run beside the one that describes it. These are no expected values: they tell a 
 ours did, decide no status and no exit code, and no published value is among them (expected.py).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +25,27 @@ thread counts change a sum's last bits, and an optimisation of many steps carrie
 _DIGITS = 6
 
 
-class MeasuredValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MeasuredValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One number: a row's column of a metric, or a trace's clean, corrupted or largest average indirect effect.
 
-    Rates in percent, magnitudes and probabilities times 100.
+    Rates in percent, magnitudes and probabilities times 100; a row's with the ends of its 95% interval.
     """
 
     unit: str
     what: str
     value: float
     n: int
+    low: float | None = None
+    high: float | None = None
+
+    def allows(self, other: "MeasuredValue") -> bool:
+        """Whether another run's number is as this one: within POINTS, or, over fewer of its facts, where the mean of so
+        many of them lies in 19 of 20 draws: the interval as wide as such a part differs from the whole.
+        """
+        away = other.value - self.value
+        end = self.low if away < 0 else self.high
+        part = math.sqrt(self.n / other.n - 1) if 0 < other.n < self.n else 0.0
+        return abs(away) <= max(POINTS, 0.0 if end is None else abs(end - self.value) * part)
 
 
 class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,12 +67,16 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def describes(self, info: RunInfo) -> bool:
         """Whether a run of `info` is this run made again: the same plan, model, data, protocol and settings."""
         return (
-            (self.plan, self.model, self.protocol, self.limit)
-            == (info.plan.name, info.model, info.protocol, info.limit)
+            (self.plan, self.model, self.protocol) == (info.plan.name, info.model, info.protocol)
+            and (self.limit == info.limit or self.part_of(info))
             and (self.weights_sha256, self.data_sha256) == (info.weights_sha256, info.data_sha256)
             and self.settings == _hashes(info)
             and list(self.corrected) == corrected_switches(info.protocol, info.switches)
         )
+
+    def part_of(self, info: RunInfo) -> bool:
+        """Whether a run of `info` is of this one's first facts alone, in a plan that takes what the model answers."""
+        return bool(info.plan.facts) and info.limit is not None and self.limit is None
 
 
 @dataclass(frozen=True)
@@ -72,20 +88,32 @@ class MeasuredBefore:
     same: int
     largest: float
     others: tuple[str, ...]
+    part: bool = False
+    """The earlier run had more facts, and this one's are its first."""
 
     @property
     def sentence(self) -> str:
         """The comparison in one line."""
+        where = f"within {POINTS:g} points of our own measurement"
+        if self.part:
+            where = f"within {POINTS:g} points, or the 95% intervals for so many facts, of our own measurement"
         return (
-            f"{self.same} of {self.compared} numbers lie within {POINTS:g} points of our own measurement on "
-            f"{self.hardware}; the largest difference is {self.largest:.1f}"
+            f"{self.same} of {self.compared} numbers lie {where} on {self.hardware}; the largest difference is "
+            f"{self.largest:.1f}"
         )
 
 
 def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredValue]:
     """A run's numbers: every row by metric and column, every trace by its mean probabilities and largest effect."""
     values = [
-        MeasuredValue(row.unit, f"{metric}, {column.name}", round(value.mean.mean * 100, _DIGITS), value.mean.n)
+        MeasuredValue(
+            row.unit,
+            f"{metric}, {column.name}",
+            round(value.mean.mean * 100, _DIGITS),
+            value.mean.n,
+            round(value.mean.low * 100, _DIGITS),
+            round(value.mean.high * 100, _DIGITS),
+        )
         for row in run.rows
         for (metric, column), value in row.values.items()
     ]
@@ -118,7 +146,8 @@ def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> by
 def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | None = None) -> MeasuredBefore | None:
     """The run beside our own earlier one of the same kind; None where none was measured or nothing is finished.
 
-    Numbers over fewer facts than before are left out. ExpectedError for a file that is no baseline.
+    Numbers over another number of facts than before are left out, but for those of a part of a run. ExpectedError for a
+    file that is no baseline.
     """
     for path in sorted((folder or expected_folder() / "measured").glob("*.json")):
         try:
@@ -130,18 +159,20 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
         if not known.describes(run.info):
             continue
         before = {(one.unit, one.what): one for one in known.values}
+        part = known.part_of(run.info)
         pairs = [
-            (one, before[one.unit, one.what].value)
+            (one, was)
             for one in measured_values(run, drawn)
-            if (one.unit, one.what) in before and before[one.unit, one.what].n == one.n
+            if (was := before.get((one.unit, one.what))) is not None and (one.n == was.n or part)
         ]
         if pairs:
-            away = [(abs(one.value - value), one, value) for one, value in pairs]
             others = [
-                f"{one.unit}, {one.what}: {one.value:.1f}, was {value:.1f}" for d, one, value in away if d > POINTS
+                f"{one.unit}, {one.what}: {one.value:.1f}, was {was.value:.1f}"
+                for one, was in pairs
+                if not was.allows(one)
             ]
-            largest = max(difference for difference, _, _ in away)
-            return MeasuredBefore(known.hardware, len(pairs), len(pairs) - len(others), largest, tuple(others))
+            largest = max(abs(one.value - was.value) for one, was in pairs)
+            return MeasuredBefore(known.hardware, len(pairs), len(pairs) - len(others), largest, tuple(others), part)
     return None
 
 

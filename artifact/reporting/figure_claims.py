@@ -13,7 +13,7 @@ import numpy as np
 from artifact.facts.fact import Perspective
 from artifact.reporting.charts import finished_traces
 from artifact.reporting.expected import Claim, Effect, Region
-from artifact.reporting.intervals import Estimate, Series, paired_change
+from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, roles
@@ -38,6 +38,12 @@ def traced_effects(store: Store) -> TracedEffects:
 
 def difference(effect: Effect, traced: TracedEffects) -> Estimate | None:
     """Mean over facts of the region's effect minus its comparison's, in probability; None without a common fact."""
+    found = differences(effect, traced)
+    return None if found is None else estimates([found], rates=False)[0]
+
+
+def differences(effect: Effect, traced: TracedEffects) -> Series | None:
+    """The region's effect minus its comparison's, fact by fact; None where one of them has no fact."""
     above = _by_fact(effect.region, traced)
     if effect.over is not None:
         below = _by_fact(effect.over, traced)
@@ -45,7 +51,7 @@ def difference(effect: Effect, traced: TracedEffects) -> Estimate | None:
         assert effect.share is not None
         traces = traced.traces.get((effect.region.kind, effect.region.perspective))
         below = Series(traces.cases_F, effect.share * (traces.clean_F - traces.corrupted_F)) if traces else None
-    return None if above is None or below is None else paired_change(below, above)
+    return None if above is None or below is None else above.minus(below)
 
 
 def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[str, str]:

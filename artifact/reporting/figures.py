@@ -22,12 +22,16 @@ from artifact.reporting.gallery import Shown
 from artifact.reporting.heatmaps import heat_map, prompt_map
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.look import COLUMN_INCHES, FORMS, figure_bytes
+from artifact.reporting.multiverse import Curve
+from artifact.reporting.specification_curves import specification_curve
 
 
 def drawn(one: Shown, width: float = COLUMN_INCHES) -> Figure:
     """The figure of this data, `width` inches wide."""
     if isinstance(one, Chart):
         return heat_map(one, width)
+    if isinstance(one, Curve):
+        return specification_curve(one, width)
     if isinstance(one, LineChart):
         return layer_lines(one, width)
     if isinstance(one, FlowChart):

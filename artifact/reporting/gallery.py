@@ -12,11 +12,12 @@ from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
 from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
 from artifact.reporting.line_charts import LineChart
+from artifact.reporting.multiverse import Curve
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | FlowChart | LineChart
+Shown = Chart | SeveredChart | EditChart | FlowChart | LineChart | Curve
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Gallery:
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
     flows: tuple[FlowChart, ...]
-    questions: tuple[LineChart, ...] = ()
+    questions: tuple[LineChart | Curve, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:

@@ -209,8 +209,10 @@ def judge_claim(claim: Claim, cells: Mapping[str, JudgedCell], runs: Mapping[str
     return JudgedClaim(claim, "; ".join(judged), "; ".join(margins), tuple(states))
 
 
-def verdict_json(verdict: Verdict) -> bytes:
-    """verdict.json: sorted keys, one stable order of entries, no times, percent rounded to six places."""
+def verdict_json(verdict: Verdict, elsewhere: Sequence[dict[str, str]] = ()) -> bytes:
+    """verdict.json: sorted keys, one stable order of entries, no times, percent rounded to six places; with what other
+    models say of the claims, where there are such (elsewhere.py).
+    """
     content = {
         "runs": [
             {
@@ -237,6 +239,7 @@ def verdict_json(verdict: Verdict) -> bytes:
         "checks": check_json(verdict.checks),
         "questions": questions_json(verdict.questions),
         "second_source": [_cell_json(cell) for row in verdict.second_source for cell in row.cells],
+        **({"elsewhere": list(elsewhere)} if elsewhere else {}),
     }
     return msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
 

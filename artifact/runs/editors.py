@@ -5,6 +5,7 @@ world's corpus or the model's own samples, MEND's weights from the world's folde
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,19 @@ from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.editing.site import Module, Place
 from artifact.editing.sums import compute_moments
+from artifact.editing.texts import documentation
+from artifact.editing.tuned import is_tuned, tuned_of, words
 from artifact.errors import PromptError, SettingError
 from artifact.facts.dataset import Data
 from artifact.facts.datasets import OWN, built_in_for
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
+from artifact.reading import read_json
 from artifact.runs.describe import RunInfo
-from artifact.sources.catalogue import WORLD_MEND
+from artifact.sources.catalogue import own_network
 
+_KEYS = 16
+"""Keys a dimension that are read of a real text; the published moments are of thousands."""
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
 
@@ -77,7 +83,8 @@ def make_editor(
         missing = lacking(model, name, mend_weights)
         if missing is not None:
             raise SettingError(missing)
-        path = mend_weights or WORLD_MEND
+        path = mend_weights or own_network(model.name)
+        assert path is not None
         # Put on the device once, for all batches.
         network = read_network(path).to(model.decoder.device)
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
@@ -99,7 +106,15 @@ def make_editor(
         moments=matrices,
         network=network,
         notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
+        source=_tuned_words(hparams),
     )
+
+
+def _tuned_words(hparams: Path | None) -> str:
+    """Where the values of a tuned file come from; empty for none and for another file, which Method speaks of."""
+    if hparams is None or not is_tuned(content := read_json(hparams)):
+        return ""
+    return words(tuned_of(content, hparams), hparams)
 
 
 def _data(model: LanguageModel, given: Path | Data | None) -> Data:
@@ -146,7 +161,7 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
             model.tokens.encode(wording)
         except PromptError as error:
             return f"{printed} writes {wording!r} into prompts: {error}"
-    if METHODS[method].network and model.name != "world" and mend_weights is None:
+    if METHODS[method].network and own_network(model.name) is None and mend_weights is None:
         return (
             f"{printed} needs weights trained for {model.name} and none are given; name a file with "
             "--mend-weights, or train one with kloc mend-train"
@@ -155,15 +170,31 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
 
 
 def default_moments(
-    model: LanguageModel, layers: Sequence[int], memory: Memory | None = None, site: Module = "mlp"
+    model: LanguageModel,
+    layers: Sequence[int],
+    memory: Memory | None = None,
+    site: Module = "mlp",
+    of_text: bool = False,
 ) -> Moments:
-    """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself."""
+    """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself; with
+    `of_text` a real text that every Python brings (texts.documentation).
+    """
     if model.name == "world":
         from artifact.world.facts import DEFAULT_SEED, generate
 
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
         return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory, site=site)
     width = key_width(model.decoder, layers[0], site)
+    if of_text:
+        paragraphs, source = documentation()
+        read: list[list[int]] = []
+        for text in paragraphs:
+            if sum(map(len, read)) >= _KEYS * width:
+                break
+            with suppress(PromptError):  # longer than the model reads, or with words that it does not know
+                read.append([*model.tokens.opening, *model.tokens.ids(text)])
+        source = f"the first {len(read)} that it reads of {source}"
+        return compute_moments(model, read, layers, source, RIDGE, batch=16, memory=memory, site=site)
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)

@@ -51,11 +51,13 @@ class Given:
     any_model: bool = False
     """Whether files made for another model are used all the same."""
     seed: int | None = None
+    hparams: Path | None = None
+    """A file of kloc tune."""
 
     def options(self) -> dict[str, str]:
         """The command line's options by name, to repeat the run with; a flag's value is empty."""
         named: dict[str, object] = {"--facts": self.facts, "--moments": self.moments, "--seed": self.seed}
-        named["--mend-weights"] = self.mend_weights
+        named |= {"--mend-weights": self.mend_weights, "--hparams": self.hparams}
         if self.relation_source != "authors":
             named["--relation-source"] = self.relation_source
         flags = {ANY_MODEL: ""} if self.any_model else {}
@@ -76,8 +78,7 @@ def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...
     """Names of the sources that a run needs (sources/catalogue.py) and of those without which some rows are skipped."""
     methods = [METHODS[name] for name in dict.fromkeys(unit.method for unit in plan.units) if name in METHODS]
     names = [model] if model in PAPER_MODELS else []
-    keys = (one.files.get(given.relation_source) for one in _data_sets(plan, model, given))
-    names += dict.fromkeys(file_named(key).source for key in keys if key)
+    names += dict.fromkeys(name for one in _data_sets(plan, model, given) for name in sources_of(one, given))
     if any(one.moments for one in methods) and given.moments is None and _published(plan, model):
         names.append(f"moments-{model}")
     networks = [f"{one.name}-{model}" for one in methods if one.network and given.mend_weights is None]
@@ -87,7 +88,7 @@ def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...
 def check_given(plan: Plan, model: str, given: Given) -> None:
     """Raise FactError or SettingError for a file or folder of the user's that is not there or cannot be used."""
     if (chosen := data_set(plan, model, given)) is OWN:
-        _read(chosen, given, by_id=False)
+        read_data(chosen, given, by_id=False)
     if given.moments is not None and not given.moments.is_dir():
         raise SettingError(f"{given.moments}: is not a folder; give --moments a folder in the published layout")
     if given.mend_weights is not None and not given.mend_weights.is_file():
@@ -100,12 +101,20 @@ def data_set(plan: Plan, model: str, given: Given) -> DataSet:
     Raises SettingError for a name that is neither a data set nor a file.
     """
     if given.facts is None:
-        return default_for(model, plan.of_the_paper)
-    if given.facts not in DATASETS and not Path(given.facts).exists():
-        raise SettingError(
-            f"--facts {given.facts}: is neither a file nor one of {', '.join(DATASETS)}; give one of these"
-        )
-    return DATASETS.get(given.facts, OWN)
+        return DATASETS[plan.facts] if plan.facts else default_for(model, plan.of_the_paper)
+    return named_data_set(given.facts)
+
+
+def named_data_set(facts: str) -> DataSet:
+    """The data set of that name, or that of the user's file; SettingError for a name that is neither."""
+    if facts not in DATASETS and not Path(facts).exists():
+        raise SettingError(f"--facts {facts}: is neither a file nor one of {', '.join(DATASETS)}; give one of these")
+    return DATASETS.get(facts, OWN)
+
+
+def sources_of(one: DataSet, given: Given) -> list[str]:
+    """Names of the sources (sources/catalogue.py) that a data set is read from."""
+    return [file_named(key).source for key in one.keys(given.relation_source)]
 
 
 def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inputs:
@@ -117,8 +126,8 @@ def run_inputs(plan: Plan, model: str, given: Given, protocol: Protocol) -> Inpu
     """
     edits_from, traces_from = _data_sets(plan, model, given)
     by_id = not protocol.records_in_file_order
-    edited = _read(edits_from, given, by_id)
-    traced = edited if traces_from is edits_from else _read(traces_from, given, by_id)
+    edited = read_data(edits_from, given, by_id)
+    traced = edited if traces_from is edits_from else read_data(traces_from, given, by_id)
     relation_traces = any(unit.does == "trace" and unit.perspective == "relation" for unit in plan.units)
     if protocol.relation_span_from_file and relation_traces:
         return Inputs(edited, *_relation_words(traces_from, traced))
@@ -159,7 +168,7 @@ def evidence(plan: Plan, model: str, inputs: Inputs, given: Given, dtype: DtypeN
     if model not in PAPER_MODELS or not plan.of_the_paper or not data_set(plan, model, given).evidence:
         return False, OTHER_NOTE
     read = zip(_data_sets(plan, model, given), (inputs.edited, inputs.traced), strict=True)
-    others = (_other_bytes(one.files[given.relation_source], data.sha256) for one, data in read)
+    others = (_other_bytes(key, data.sha256) for one, data in read for key in one.keys(given.relation_source))
     if other := next(filter(None, others), "") or other_weights(model):
         return False, f"{OTHER_NOTE.rstrip('.')}: {other}."
     return True, ""
@@ -205,10 +214,11 @@ def _data_sets(plan: Plan, model: str, given: Given) -> tuple[DataSet, DataSet]:
     return (traced if does == {"trace"} else chosen), traced
 
 
-def _read(one: DataSet, given: Given, by_id: bool) -> Data:
-    key = one.files.get(given.relation_source)
-    path = path_of(key) if key else Path(given.facts) if one is OWN and given.facts else None
-    return one.load(path, given.relation_source, by_id)
+def read_data(one: DataSet, given: Given, by_id: bool) -> Data:
+    """The facts of a data set, of its fetched files or the user's; FactError for what is not there."""
+    paths = tuple(path_of(key) for key in one.keys(given.relation_source))
+    own = Path(given.facts) if one is OWN and given.facts else None
+    return one.load(paths if len(paths) > 1 else paths[0] if paths else own, given.relation_source, by_id)
 
 
 def _relation_words(one: DataSet, traced: Data) -> tuple[Data, Sequence[str]]:

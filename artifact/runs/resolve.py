@@ -17,6 +17,7 @@ from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moment_source import moments_sha256
 from artifact.editing.moments import Moments, key_width, read_moments
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
+from artifact.editing.tuned import read_tuned
 from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement, View
@@ -26,6 +27,7 @@ from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
+from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
@@ -34,10 +36,8 @@ from artifact.runs.order import Order
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
-from artifact.tracing.trace import greedy_answers, is_answer
 
 SAMPLES = 10
-_ASKED_TOGETHER = 16
 _MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
@@ -108,6 +108,10 @@ class Context:
     """By method, those of the run that goes on; others are drawn."""
     seed: int | None = None
     """By which they are drawn; None takes the package's own."""
+    hparams: Path | None = None
+    """A file of kloc tune; methods that it does not have keep the model's values."""
+    of_text: bool = False
+    """Whether second moments that nobody gave are those of a real text."""
     kept: dict[str, Any] = field(default_factory=dict)
     """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[str, Editor] = field(default_factory=dict)
@@ -125,6 +129,7 @@ class Context:
                 prefixes=self.prefixes.get(method),
                 moments=moments,
                 mend_weights=self.mend_weights if METHODS[method].network else None,
+                hparams=self.hparams_of(method),
                 facts=self.inputs.edited,
                 any_model=self.any_model,
                 named=self.named,
@@ -159,14 +164,18 @@ class Context:
     @property
     def moment_layers(self) -> list[int]:
         """The layers whose second moments the plan's methods read."""
-        return moment_layers(self.methods, self.model.name, self.model.decoder.layers)
+        return moment_layers(self.methods, self.model.name, self.model.decoder.layers, self.hparams_of)
+
+    def hparams_of(self, method: str) -> Path | None:
+        """The user's file of hyperparameters, if it has the method's."""
+        return self.hparams if self.hparams is not None and method in read_tuned(self.hparams).methods else None
 
     @cached_property
     def moments(self) -> Moments:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        return default_moments(self.model, self.moment_layers, self.memory)
+        return default_moments(self.model, self.moment_layers, self.memory, of_text=self.of_text)
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -199,9 +208,11 @@ def prepare(
     budget = Memory(limit, say)
     subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = readable(model, inputs.relation_words, "relation words", say)
-    if data_set(plan, name, given).selected and not plan.of_the_paper:
+    if plan.facts:
+        inputs = only_answered(model, inputs, plan, asked.limit, budget)
+    elif data_set(plan, name, given).selected and not plan.of_the_paper:
         # Another model would leave the few that a small plan traces out, one by one.
-        inputs = replace(inputs, traced=_answered(model, inputs.traced, plan, budget))
+        inputs = replace(inputs, traced=answered_statements(model, inputs.traced, plan, budget))
     context = Context(
         model,
         inputs,
@@ -218,6 +229,8 @@ def prepare(
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
         prefixes=begun_prefixes(begun),
+        hparams=given.hparams,
+        of_text=bool(plan.facts),
         seed=given.seed,
     )
     info = _described(plan, name, reason, device, asked, context)
@@ -242,7 +255,11 @@ def _loaded(
 
 
 def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str], None]) -> Plan:
-    """The plan, with few facts for a smoke run of a large model on a CPU; one thread for a tiny model there."""
+    """The plan with its windows for the model's depth, with few facts for a smoke run of a large model on a CPU; one
+    thread for a tiny model there.
+    """
+    if plan.facts:
+        plan = plan.at_depth(model.decoder.layers)
     if device != "cpu":
         return plan
     if model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
@@ -284,6 +301,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
         cases=inputs.edited.case_ids,
+        relations=_by_relation(inputs.edited) if data_set(plan, name, asked.given).by_relation else {},
         traced=TracedData(
             inputs.traced.source,
             inputs.traced.sha256,
@@ -297,6 +315,15 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         shard=asked.shard,
         memory=context.memory.most,
     )
+
+
+def _by_relation(data: Data) -> dict[str, list[int]]:
+    """The case ids of each relation, by its name and id, in alphabetical order."""
+    found: dict[str, list[int]] = {}
+    for fact in data.facts:
+        name = f"{fact.relation} ({fact.relation_id})" if fact.relation else fact.relation_id
+        found.setdefault(name, []).append(fact.case_id)
+    return dict(sorted(found.items()))
 
 
 def _limit(asked: Asked, begun: RunInfo | None, model: LanguageModel, methods: Sequence[str]) -> int:
@@ -314,20 +341,6 @@ def _moments_used(context: Context) -> MomentsUsed | None:
         return None
     used = context.moments
     return MomentsUsed(used.source, moments_sha256(used, context.model.decoder, layers))
-
-
-def _answered(model: LanguageModel, traced: Data, plan: Plan, memory: Memory) -> Data:
-    """The first statements that the model answers as the data says, as many as a unit traces."""
-    most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
-    answered: list[Statement] = []
-    for start in range(0, len(traced.statements), _ASKED_TOGETHER):
-        if len(answered) >= most:
-            break
-        part = traced.statements[start : start + _ASKED_TOGETHER]
-        said = zip(part, greedy_answers(model, part, memory), strict=True)
-        answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
-    return replace(traced, statements=answered[:most], note=note)
 
 
 def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: str | None = None) -> tuple[str, str]:

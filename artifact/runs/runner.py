@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from artifact.editing.protocol import protocol_part
@@ -69,9 +70,10 @@ def run_plan(
             store.write_description()
             reported = time.monotonic()
             try:
-                for unit in info.plan.units:
+                for number, unit in product(range(info.plan.rounds), info.plan.units):
+                    part = info.plan.part(info.batches(unit), number)
                     with stopping() as stop:
-                        _run_unit(store, unit, info.batches(unit), working, stop, show, retry_failed)
+                        _run_unit(store, unit, part, working, stop, show, retry_failed)
                     if stop.asked:
                         raise KeyboardInterrupt
                     if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
@@ -96,7 +98,7 @@ def _report(report: Callable[[Store], object], store: Store, show: Display) -> N
 def _run_unit(
     store: Store,
     unit: Unit,
-    batches: list[tuple[int, ...]],
+    batches: Sequence[tuple[int, ...]],
     engine: Engine,
     stop: Stop,
     show: Display,

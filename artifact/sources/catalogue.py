@@ -20,8 +20,14 @@ WORLD = _DATA / "world"
 """Folder of the embedded world: model, tokenizer, facts."""
 NEW_FACTS = _DATA / "new.json"
 """Two records with every field, to fill in: `kloc facts new`."""
-WORLD_MEND = _DATA / "mend-world.safetensors"
-"""MEND's network trained for the world: `kloc mend-train --model world --half`."""
+
+
+def own_network(model: str) -> Path | None:
+    """MEND's network that comes with the package for a model: the world's, of `kloc mend-train --model world --half`,
+    and SmolLM2's, of facts set aside; None for any other.
+    """
+    path = _DATA / f"mend-{model}.safetensors"
+    return path if model.isidentifier() and path.is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True)

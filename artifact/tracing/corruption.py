@@ -6,7 +6,6 @@ released code (docs/protocol.md); golden numbers in tests/reference/trace. It do
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,12 +16,7 @@ from artifact.facts.fact import Perspective, Statement
 from artifact.facts.subject import subject_start
 from artifact.lm.decoder import Decoder
 from artifact.lm.tokens import Encoded, Tokens
-
-Corruption = Literal["noise", "replace", "mean"]
-"""Noise on the embeddings, the tokens of another prompt (symmetric token replacement), or a mean embedding."""
-CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
-RelationSpan = Literal["all", "after", "template"]
-RELATION_SPANS: tuple[RelationSpan, ...] = get_args(RelationSpan)
+from artifact.tracing.choices import RELATION_SPANS, RelationSpan
 
 
 def subject_tokens(encoded: Encoded, statement: Statement) -> tuple[int, ...]:

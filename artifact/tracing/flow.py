@@ -14,6 +14,8 @@ from artifact.tracing.edges import ROLES, Edge
 
 MODULES: tuple[Literal["attn", "mlp"], ...] = ("attn", "mlp")
 """The modules whose outputs are read through the output head, in the order of arrays."""
+LEAST_DROP = 0.01
+"""Of the probability before: a fact whose probability never drops by as much says nothing about where it drops."""
 LENS_ROLES = ("subject", "relation", "last")
 """Of the subject and the relation the last token of each is read."""
 
@@ -101,9 +103,11 @@ def flows_of(cases_F: np.ndarray, numbers_FX: np.ndarray) -> Flows:
 def drop_depth(change_FL: np.ndarray) -> np.ndarray:
     """Where each fact's probability drops, as a share of the depth (F,): the mean layer, weighted by the drops.
 
-    0 is the first layer's centre of a very deep model, 1 the last's; nan for a fact whose probability drops nowhere.
+    0 is the first layer's centre of a very deep model, 1 the last's; nan for a fact whose probability drops by less
+    than LEAST_DROP everywhere, which rounding alone can do.
     """
     drop_FL = np.maximum(-change_FL, 0)
+    drop_FL = np.where(drop_FL.max(1, keepdims=True) < LEAST_DROP, 0, drop_FL)
     depth_L = (np.arange(change_FL.shape[1]) + 0.5) / change_FL.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         return (drop_FL * depth_L).sum(1) / drop_FL.sum(1)

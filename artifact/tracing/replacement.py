@@ -16,7 +16,8 @@ from artifact.facts.subject import subject_start
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded, Tokens
 from artifact.terminal import short
-from artifact.tracing.corruption import RelationSpan, corrupted_tokens, mean_word, subject_tokens
+from artifact.tracing.choices import RelationSpan
+from artifact.tracing.corruption import corrupted_tokens, mean_word, subject_tokens
 
 MOST_DONORS = 5
 """Donors of a fact, in the place of noise samples."""

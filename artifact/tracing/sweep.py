@@ -13,7 +13,6 @@ F*S), G group of R rows (one for each set of windows that are still alike), Q me
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,14 +20,9 @@ from torch import Tensor
 
 from artifact.lm.decoder import AtSite, Decoder, LayerKeys, Run, Site
 from artifact.lm.device import Memory, batches
+from artifact.tracing.choices import METRICS, Direction
 from artifact.tracing.corruption import corrupt_words, noise
 from artifact.tracing.windows import steps
-
-Direction = Literal["restore", "corrupt"]
-"""A clean value put into the corrupted run, or a corrupted one into the clean run."""
-Metric = Literal["p", "logp", "ld"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-"""The answer's probability, its logarithm, and the answer's logit minus the foil's, in the order of arrays."""
 
 
 @dataclass(frozen=True)

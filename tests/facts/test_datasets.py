@@ -235,7 +235,7 @@ def test_the_table() -> None:
     assert default_for("gpt2-xl", of_the_paper=True).name == "counterfact" and default_for("auto").name == "everyday"
     for name, one in {**DATASETS, "own": OWN}.items():
         assert one.name == name and one.traced in ("", *DATASETS)
-        for key in (*one.files.values(), *filter(None, [one.relation_words])):
+        for key in (*one.keys("authors"), *one.keys("templates"), *filter(None, [one.relation_words])):
             assert file_named(key).source in SOURCES
         row = rf"^\| [^|]*{re.escape(one.printed)}[^|]*\|.*\| {re.escape(one.relations)} \|$"
         assert re.search(row, PROTOCOL, re.MULTILINE | re.IGNORECASE), name

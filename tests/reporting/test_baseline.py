@@ -9,7 +9,8 @@ import pytest
 
 from artifact.cli import call
 from artifact.errors import ExpectedError
-from artifact.reporting.baseline import POINTS, Baseline, measured_before
+from artifact.plans.paper import SMOKE
+from artifact.reporting.baseline import POINTS, Baseline, MeasuredValue, measured_before
 from artifact.reporting.charts import charts
 from artifact.reporting.expected import load_expected
 from artifact.reporting.resources import expected_folder
@@ -17,6 +18,10 @@ from artifact.reporting.verdict import measured_run
 from artifact.runs.store import Store
 
 Build = Callable[..., Store]
+HIDDEN = msgspec.structs.replace(
+    SMOKE,
+    units=tuple(u for u in SMOKE.units if u.method in ("none", "rome") and u.does != "trace"),
+)
 
 
 def written(store: Store, folder: Path) -> Path:
@@ -89,3 +94,25 @@ def test_committed_measurements_are_whole_and_apart_from_the_expected_values() -
         assert known.hardware and known.values and known.model in file.name
     published = msgspec.to_builtins(load_expected())
     assert not any(word in str(published) for word in ("world", "smoke"))
+
+
+def test_a_part_of_a_run_lies_within_the_intervals_for_so_many_facts(build, shares, tmp_path) -> None:
+    """Of the plan real alone: its first facts may give other means, as far as a part of the whole may."""
+    real = msgspec.structs.replace(HIDDEN, name="real", facts="real")
+    written(build(plan=real, cases=100, odd_cases=False), tmp_path / "m")
+    found = before(build(plan=real, cases=10, limit=10, odd_cases=False), tmp_path / "m")
+    assert found is not None and found.part and 0 < found.same < found.compared == 3 * 19
+    assert "within 5 points, or the 95% intervals for so many facts, of our own measurement" in found.sentence
+    shares["rome-entity"]["entity", "reliability"] = 0.0
+    found = before(build(plan=real, cases=10, limit=10, odd_cases=False, shares=shares), tmp_path / "m")
+    assert any(text.startswith("rome-entity, success, entity reliability: 0.0, was ") for text in found.others)
+    assert before(build(plan=HIDDEN, cases=10, limit=10), tmp_path / "m") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "n", "allowed"), [(55, 100, True), (56, 100, False), (68, 20, True), (71, 20, False)]
+)
+def test_fewer_facts_may_differ_by_more(value: float, n: int, allowed: bool) -> None:
+    """Half of the interval is ten points: of a hundred facts twenty differ by twice as much in 19 of 20 draws."""
+    whole = MeasuredValue("u", "w", 50.0, 100, 40.0, 60.0)
+    assert whole.allows(MeasuredValue("u", "w", value, n)) is allowed

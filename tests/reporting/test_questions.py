@@ -1,12 +1,14 @@
 """Questions beyond the paper: predicates over intervals, what a run answers, and the regression of where to edit."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from artifact.errors import ExpectedError
 from artifact.plans import PLANS
+from artifact.plans.beyond import QUESTION_PLANS
 from artifact.plans.tasks import TASKS
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.findings.regression import explained
@@ -70,7 +72,9 @@ def test_every_task_of_a_plan_is_known_and_beyond_has_every_questions_plan() -> 
     assert units and {unit.task for unit in units} <= set(TASKS)
     (beyond,) = PLANS["beyond"]
     asked = {question.plan for question in load_questions()} & set(PLANS)
-    assert asked <= {unit.task or unit.name for unit in beyond.units}
+    assert asked <= set(QUESTION_PLANS)
+    assert all(set(import_module(f"artifact.plans.{name}").BEYOND) <= set(beyond.units) for name in QUESTION_PLANS)
+    assert len({unit.name for unit in beyond.units}) == len(beyond.units)
 
 
 def test_the_regression_is_that_of_least_squares() -> None:

@@ -8,9 +8,8 @@ from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import Perspective, Statement
 from artifact.lm.load import LanguageModel
 from artifact.tracing.averages import ENTITY_ROLES, RELATION_ROLES, role_tokens, trace_numbers, traces_of
+from artifact.tracing.choices import RELATION_SPANS, RelationSpan
 from artifact.tracing.corruption import (
-    RELATION_SPANS,
-    RelationSpan,
     corrupt_words,
     corrupted_tokens,
     noise,

@@ -37,7 +37,7 @@ def test_a_row_holds_the_record_s_numbers(tiny) -> None:
 
 
 def test_where_the_probability_drops() -> None:
-    change_FL = np.array([[-1.0, 0, 0, 0], [0, 0.5, 0, -0.2], [-0.1, -0.1, -0.1, -0.1], [0, 0, 0.3, 0]])
+    change_FL = np.array([[-1.0, 0, 0, 0], [0, 0.5, 0, -0.2], [-0.1, -0.1, -0.1, -0.1], [0, -0.009, 0.3, 0]])
     assert drop_depth(change_FL) == pytest.approx([0.125, 0.875, 0.5, np.nan], nan_ok=True)
 
 

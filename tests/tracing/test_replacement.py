@@ -16,9 +16,10 @@ from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
+from artifact.tracing.choices import METRICS
 from artifact.tracing.corruption import corrupt_words, mean_word, noise
 from artifact.tracing.replacement import donor_prompt, find_donors, mean_of
-from artifact.tracing.sweep import METRICS, Swept, sweep
+from artifact.tracing.sweep import Swept, sweep
 from artifact.tracing.trace import TraceSettings, trace, trace_all
 
 REFERENCE = Path(__file__).parent.parent / "reference"

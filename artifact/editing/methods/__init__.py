@@ -4,8 +4,9 @@ A new method is one file and its name here (docs/extend.md). Whoever needs a lis
 a cost asks this table.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from artifact.editing.method import Method
@@ -27,7 +28,11 @@ def printed_name(method: str) -> str:
     return METHODS[method].printed if method in METHODS else method
 
 
-def moment_layers(methods: Iterable[str], model: str, layers: int) -> list[int]:
-    """The layers whose second moments these methods read on a model of that name and depth, lowest first."""
-    chosen = (METHODS[name].hparams_for(model, layers) for name in methods if METHODS[name].moments)
+def moment_layers(
+    methods: Iterable[str], model: str, layers: int, file_of: Callable[[str], Path | None] = lambda name: None
+) -> list[int]:
+    """The layers whose second moments these methods read on a model of that name and depth, lowest first; with
+    `file_of` by the hyperparameters that a file has for a method.
+    """
+    chosen = (METHODS[name].hparams_for(model, layers, file_of(name)) for name in methods if METHODS[name].moments)
     return sorted({layer for hparams in chosen for layer in hparams.edited})

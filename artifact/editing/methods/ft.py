@@ -70,11 +70,9 @@ METHOD = Method(
         "world": Default(
             FtHparams(layers=(0,), lr=2e-3, norm_constraint=1e-2), "chosen on the embedded world, no paper values"
         ),
-        # GPT-2 XL's limit leaves this model's facts as they are: of the known facts 2, 5, 6, 7 and 10, edited in the
-        # entity perspective, the prompt then gave the new object for one, and with this for all five.
-        "smollm2": Default(FtHparams(layers=(0,), norm_constraint=5e-3), "chosen on smollm2, no paper values"),
     },
     scaled=lambda layers: FtHparams(layers=(0,)),
+    grid=lambda layers: {"norm_constraint": [5e-4, 2e-3, 5e-3], "layers": [[0], [layers // 3]]},
     edits=_edits,
     joint=True,
     dense=True,

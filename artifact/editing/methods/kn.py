@@ -54,6 +54,7 @@ METHOD = Method(
         "world": Default(KnHparams(), "chosen on the embedded world, no paper values"),
     },
     scaled=lambda layers: KnHparams(),
+    grid=lambda layers: {"adaptive_threshold": [0.1, 0.2]},
     edits=_edits,
     undone_by="kn_undone",
     unchanged="without a neuron",

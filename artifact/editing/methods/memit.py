@@ -1,6 +1,6 @@
 """MEMIT: hyperparameters, needs and work. editing/memit.py makes the edits."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from artifact.editing.hparams import Clamp, Layer, ValueHparams, says
 from artifact.editing.method import Default, Groups, Method, value_work
@@ -32,6 +32,13 @@ class MemitHparams(ValueHparams, frozen=True, kw_only=True):
 def _scaled(layers: int) -> MemitHparams:
     last, count = min(layers - 1, round(17 / 48 * layers)), max(1, round(5 / 48 * layers))
     return MemitHparams(layers=tuple(range(max(0, last - count + 1), last + 1)), v_loss_layer=layers - 1)
+
+
+def _grid(layers: int) -> dict[str, list[Any]]:
+    """Weights of the second moments and clamps, then windows of the published width that end at parts of the depth."""
+    count, ends = max(1, round(5 / 48 * layers)), [round(part * (layers - 1)) for part in (1 / 4, 1 / 2)]
+    windows = [list(range(max(0, end - count + 1), end + 1)) for end in ends]
+    return {"mom2_update_weight": [20000.0, 1000.0, 100.0], "clamp_norm_factor": [0.75, 4.0], "layers": windows}
 
 
 def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made":
@@ -72,14 +79,9 @@ METHOD = Method(
             ),
             "chosen on the embedded world, no paper values",
         ),
-        # GPT-2 XL's values leave this model's facts as they are: of the known facts 2, 5, 6, 7 and 10, edited in the
-        # entity perspective, the prompt then gave the new object for none, and with these for all five.
-        "smollm2": Default(
-            MemitHparams(layers=(9, 10, 11), v_loss_layer=29, mom2_update_weight=100.0),
-            "chosen on smollm2, no paper values",
-        ),
     },
     scaled=_scaled,
+    grid=_grid,
     edits=_edits,
     joint=True,
     moments=True,

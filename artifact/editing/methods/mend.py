@@ -72,6 +72,7 @@ METHOD = Method(
         "world": Default(MendHparams(layers=(3, 4, 5)), "chosen on the embedded world, no paper values"),
     },
     scaled=lambda layers: MendHparams(layers=tuple(range(max(0, layers - 3), layers))),
+    grid=lambda layers: {"lr_scale": [0.5, 1.0, 2.0]},
     edits=_edits,
     joint=True,
     network=True,

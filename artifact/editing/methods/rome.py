@@ -64,6 +64,10 @@ METHOD = Method(
         ),
     },
     scaled=_scaled,
+    grid=lambda layers: {
+        "layers": [[round(part * (layers - 1))] for part in (1 / 6, 1 / 2)],
+        "clamp_norm_factor": [4.0, 10.0],
+    },
     edits=_edits,
     moments=True,
     sites=True,

@@ -9,7 +9,7 @@ from importlib import import_module
 from artifact.facts.dataset import OTHER_MODELS, PAPER, Data, DataSet
 from artifact.facts.datasets import own
 
-_FILES = ("counterfact", "known", "lre", "world", "everyday")
+_FILES = ("counterfact", "known", "lre", "real", "world", "everyday")
 DATASETS: dict[str, DataSet] = {file: import_module(f"{__name__}.{file}").DATASET for file in _FILES}
 OWN = own.DATASET
 

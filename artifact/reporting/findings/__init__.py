@@ -11,9 +11,10 @@ from importlib import import_module
 from artifact.reporting.cells import Grid, Scale
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
+from artifact.reporting.multiverse import Curve
 from artifact.runs.store import Store
 
-_FILES = ("where",)
+_FILES = ("where", "mechanism", "multiverse", "both")
 """Plans' names: a file each."""
 POINTS = Scale(2, 100.0, signed=True)
 """Fractions and probabilities as points."""
@@ -29,16 +30,19 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run measured for a plan's questions: quantities by name, tables and figures; `figure` is the main one."""
+    """What a run measured for a plan's questions: quantities by name, tables and figures; `figure` is the main one:
+    `shown`, a figure that the run has anyway, or the first chart.
+    """
 
     quantities: Mapping[str, Quantity]
     grids: tuple[Grid, ...] = ()
-    charts: tuple[LineChart, ...] = field(default=())
+    charts: tuple[LineChart | Curve, ...] = field(default=())
+    shown: str = ""
 
     @property
     def figure(self) -> str:
         """The name of the figure that shows the answers; empty where there is none."""
-        return self.charts[0].name if self.charts else ""
+        return self.shown or (self.charts[0].name if self.charts else "")
 
 
 def findings_of(store: Store) -> dict[str, Findings]:

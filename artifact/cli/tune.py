@@ -1,0 +1,173 @@
+"""kloc tune: choose hyperparameters for a model on facts set aside."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from artifact.cli.app import (
+    Correct,
+    Device,
+    Memory,
+    Model,
+    Protocol,
+    app,
+    check_inputs,
+    check_outputs,
+    load_model,
+    memory_budget,
+    words,
+    writing,
+)
+from artifact.cli.bounds import count
+from artifact.cli.fetch import named_data
+from artifact.editing.methods import METHODS, MethodName
+from artifact.errors import Interrupted, SettingError
+from artifact.facts.datasets import DATASETS
+from artifact.progress import Display, display
+from artifact.terminal import say
+
+if TYPE_CHECKING:
+    from artifact.editing.editor import Editor
+
+_NONE: list[str] = []
+CASES = 24
+UNFINISHED = ".partial"
+"""Ending of the file beside --out that holds what was scored so far."""
+
+
+@app.command
+def tune(
+    *,
+    model: Model,
+    facts: Annotated[str, Parameter(help=f"{', '.join(DATASETS)}, or a file; only facts set aside are taken.")],
+    method: Annotated[list[MethodName], Parameter(help="Method to choose for; give it once for each.")],
+    out: Annotated[Path, Parameter(help="JSON file to write, which --hparams takes. Its checkpoint is FILE.partial.")],
+    cases: Annotated[int, count("Facts to judge on, at most.", 10_000)] = CASES,
+    grid: Annotated[
+        Path | None,
+        Parameter(help="JSON object by method of lists of values by hyperparameter (default: its own grid)."),
+    ] = None,
+    moments: Annotated[Path | None, Parameter(help="Folder of second moments of all layers that are tried.")] = None,
+    mend_weights: Annotated[Path | None, Parameter(help="MEND's network trained for the model.")] = None,
+    device: Device = None,
+    memory: Memory = None,
+    protocol: Protocol = "released",
+    correct: Correct = _NONE,
+) -> int:
+    """Choose a method's hyperparameters on a small grid. After an interruption the same command resumes."""
+    import msgspec
+
+    from artifact.editing.protocol import protocol_of, protocol_words
+    from artifact.editing.tuned import Tuned
+    from artifact.io import write_atomically
+    from artifact.lm.device import use_tf32
+    from artifact.runs.stop import stopping
+    from artifact.runs.tune import CRITERION, Checkpoint, Search, facts_to_tune_on
+
+    followed = protocol_of(protocol, words(correct))
+    chosen_methods = list(dict.fromkeys(method))
+    check_outputs({"--out": out}, (grid, moments, mend_weights, model, facts))
+    check_inputs({"--grid": grid, "--mend-weights": mend_weights})
+    given = _grids(grid, chosen_methods)
+    data = named_data(facts)
+    loaded = load_model(model, device)
+    use_tf32(followed.tf32)
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    judged = facts_to_tune_on(loaded, data.facts, cases, facts, budget)
+    told = protocol_words(followed.name, followed.switches())
+    editors = _editors(loaded, chosen_methods, given, followed, budget, moments, mend_weights)
+    ids = [fact.case_id for fact in judged]
+    checkpoint = Checkpoint(out.with_name(out.name + UNFINISHED))
+    say(f"{len(judged)} facts of {data.source}, set aside and answered by {loaded.name}; protocol {told}")
+    chosen = {}
+    with stopping() as stop, display() as show:
+        for name, (editor, values) in editors.items():
+            kept = checkpoint.of(name, str([loaded.weights_sha256, data.sha256, ids, told, editor.described()]))
+            search = Search(editor, judged, values, kept, checkpoint.write, _teller(show, name))
+            found = search.run(stop)
+            if found is None:
+                raise Interrupted(f"stopped; {checkpoint.path} keeps what was scored, and the same command goes on")
+            chosen[name] = found
+    used = next((one.moments.source for one, _ in editors.values() if one.moments is not None), "")
+    about = (loaded.name, loaded.revision, loaded.weights_sha256, told, data.source, data.sha256, ids, CRITERION)
+    with writing(out):
+        write_atomically(out, msgspec.json.format(msgspec.json.encode(Tuned(*about, chosen, used)), indent=1) + b"\n")
+    checkpoint.path.unlink(missing_ok=True)
+    for name, found in chosen.items():
+        say(f"{name}: {found.words}")
+    say(out)
+    return 0
+
+
+def _grids(path: Path | None, methods: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """The grids of a file by method; SettingError for a file of another form, or with another method."""
+    import msgspec
+
+    from artifact.reading import read_json
+
+    if path is None:
+        return {}
+    try:
+        given = msgspec.convert(read_json(path), dict[str, dict[str, list[Any]]])
+    except msgspec.ValidationError as error:
+        raise SettingError(f"{path}: {error}; expected lists of values by method and hyperparameter") from None
+    if others := [name for name in given if name not in methods]:
+        raise SettingError(f"{path}: has a grid for {others[0]}, which --method does not name; take it out or name it")
+    return given
+
+
+def _editors(
+    loaded: Any,
+    methods: Sequence[str],
+    given: Mapping[str, dict[str, list[Any]]],
+    followed: Any,
+    budget: Any,
+    moments: Path | None,
+    mend_weights: Path | None,
+) -> "dict[str, tuple[Editor, dict[str, list[Any]]]]":
+    """Each method with its start and its grid; one set of second moments for all layers that are tried."""
+    from artifact.editing.moments import read_moments
+    from artifact.runs.editors import default_moments, make_editor
+    from artifact.runs.tune import checked_grid
+
+    layers = loaded.decoder.layers
+    starts = {name: METHODS[name].hparams_for(loaded.name, layers) for name in methods}
+    grids = {
+        name: checked_grid(name, given.get(name, METHODS[name].grid(layers)), start, layers)
+        for name, start in starts.items()
+    }
+    asked = [name for name in methods if METHODS[name].moments]
+    tried = {layer for name in asked for layer in starts[name].edited}
+    tried |= {layer for name in asked for value in grids[name].get("layers", ()) for layer in value}
+    matrices: Any = None
+    if asked:
+        matrices = (
+            default_moments(loaded, sorted(tried), budget, of_text=True) if moments is None else read_moments(moments)
+        )
+    return {
+        name: (
+            make_editor(
+                loaded,
+                name,
+                followed,
+                budget,
+                moments=matrices if METHODS[name].moments else None,
+                mend_weights=mend_weights if METHODS[name].network else None,
+            ),
+            values,
+        )
+        for name, values in grids.items()
+    }
+
+
+def _teller(show: Display, name: str) -> Callable[[int, int, str], None]:
+    """What a search calls with the candidates that it has tried."""
+    bar = show.bar(name)
+
+    def tell(done: int, of: int, told: str) -> None:
+        bar.at(done, of, lambda rate: f"{done}/{of} candidates")
+        show.say(f"{name}: {told}")
+
+    return tell

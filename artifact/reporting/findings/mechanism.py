@@ -1,0 +1,73 @@
+"""What the plan `mechanism` measured: at which depth each edge of attention carries what the answer needs.
+
+Covers Q3's quantities and one table, a line an edge of each kind of prompt. The figures are flow_charts.py's.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.reporting.cells import Cell, Grid, Line, Scale
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.flow_charts import finished_flows
+from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.runs.store import Store
+from artifact.tracing.flow import EdgeFlow, Flows, drop_depth
+
+_DEPTH = Scale(1, 100)
+"""Percent of the depth."""
+_PERCENT = Scale(1, 100)
+
+
+def measured(store: Store) -> Findings | None:
+    """The findings of a run; None where it has no finished knockout."""
+    flows = finished_flows(store)
+    if not flows:
+        return None
+    quantities = {
+        f"depth at which the last token reads, subject minus relation, {perspective} prompt": Quantity(
+            _later(flows.get(perspective)), _DEPTH.of_change
+        )
+        for perspective in PERSPECTIVES
+    }
+    return Findings(quantities, (_grid(flows),), shown="knockout")
+
+
+def _later(flows: Flows | None) -> Estimate | None:
+    """By how much deeper the last token reads the subject than the relation, over facts where both matter."""
+    subject, relation = (flows.edge(name) if flows else None for name in ("last-subject", "last-relation"))
+    if flows is None or subject is None or relation is None:
+        return None
+    deeper = _depths(flows, subject).minus(_depths(flows, relation))
+    return estimates([deeper], rates=False)[0]
+
+
+def _depths(flows: Flows, edge: EdgeFlow) -> Series:
+    """The depth of the drop of each fact that has the edge and a drop."""
+    depth_F = drop_depth(edge.change_FL)
+    has_F = (edge.removed_F > 0) & np.isfinite(depth_F)
+    return Series(flows.cases_F[has_F], depth_F[has_F])
+
+
+def _grid(flows: Mapping[Perspective, Flows]) -> Grid:
+    lines = []
+    for perspective, one in flows.items():
+        for edge in one.edges:
+            has_F = edge.removed_F > 0
+            if not has_F.any():
+                continue
+            layer = int(edge.change_FL[has_F].mean(0).argmin())
+            change = Series(one.cases_F[has_F], edge.change_FL[has_F, layer])
+            found = estimates([change, _depths(one, edge)], rates=False)
+            cells = Cell.of(found[0], _PERCENT.of_change), Cell.of(found[1], _DEPTH)
+            lines.append(Line((perspective, edge.edge.printed, str(layer), str(int(has_F.sum()))), cells))
+    caption = (
+        "Attention knocked out, by prompt and edge: the layer about which the answer's probability falls most, by how "
+        "much (percent of the probability before), and where it falls, as the mean layer weighted by the falls "
+        "(percent of the depth). 95% intervals over facts."
+    )
+    heads = ("prompt", "edge", "layer", "facts")
+    return Grid(
+        "knockouts", "Attention knockouts", caption, heads, ("change there", "depth of the falls"), tuple(lines)
+    )

@@ -1,0 +1,152 @@
+"""What the plan `multiverse` measured: one specification curve for each finding of the figures.
+
+Covers gathering each specification's differences, fact by fact, with the predicates of expected/paper.json. A claim of
+several differences is represented by the one that is least sure: its smallest mean over its standard error.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.reporting.cells import COUNT, Cell, Grid, Line, Scale
+from artifact.reporting.expected import Claim, load_expected
+from artifact.reporting.figure_claims import TracedEffects, differences
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.intervals import Series, wilson
+from artifact.reporting.multiverse import LEAST_FACTS, Curve, Specification, curve_of
+from artifact.runs.store import Store
+from artifact.tracing.averages import Traces, traces_of
+from artifact.tracing.choices import CORRUPTED, DIRECTIONS, METRICS, OWN, RELATION_SPANS, Choice, windows_of
+from artifact.tracing.kinds import TRACE_KINDS
+
+_FORMS = ("as it is", "normalised")
+_SHARE = Scale(0, 100)
+
+
+class _Records:
+    """The records of a run's units, and the traces of any choice and metric in them."""
+
+    def __init__(self, store: Store) -> None:
+        self.layers = store.info().layers
+        self._records: dict[Perspective, list[tuple[int, Mapping[str, Any]]]] = {}
+        for unit in store.info().plan.units:
+            if unit.task == "multiverse":
+                done = [record for record in store.records(unit) if record.status == "done"]
+                self._records[unit.perspective] = [(record.case_id, record.payload["traces"]) for record in done]
+        self._known: dict[tuple[Any, ...], Traces | None] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._records.values())
+
+    def traces(self, perspective: Perspective, key: str, metric: int, normalised: bool) -> Traces | None:
+        """The traces of one choice in one metric; None without a fact."""
+        asked = (perspective, key, metric, normalised)
+        if asked not in self._known:
+            found = [
+                (case, traces[key][metric]) for case, traces in self._records.get(perspective, ()) if key in traces
+            ]
+            self._known[asked] = self._made(perspective, found, normalised) if found else None
+        return self._known[asked]
+
+    @staticmethod
+    def _made(
+        perspective: Perspective, found: Sequence[tuple[int, list[float | None]]], normalised: bool
+    ) -> Traces | None:
+        cases_F = np.array([case for case, _ in found])
+        numbers_FX = np.array([row for _, row in found], dtype=float)
+        traces = traces_of(perspective, cases_F, numbers_FX)
+        if not normalised:
+            return traces
+        whole_F = traces.clean_F - traces.corrupted_F
+        kept_F = np.abs(whole_F) > 1e-9
+        if not kept_F.any():
+            return None
+        whole_F = whole_F[kept_F]
+        return Traces(
+            perspective,
+            cases_F[kept_F],
+            np.ones(len(whole_F)),
+            np.zeros(len(whole_F)),
+            traces.shared_last_F[kept_F],
+            traces.tokens_FR[kept_F],
+            traces.effects_FRL[kept_F] / whole_F[:, None, None],
+        )
+
+
+def measured(store: Store) -> Findings | None:
+    """The findings of a run; None where it has no finished fact."""
+    records = _Records(store)
+    if not records:
+        return None
+    claims = [claim for claim in load_expected().claims if claim.effects]
+    curves = [curve for claim in claims if (curve := curve_of(claim.id, [*_specifications(claim, records)]))]
+    quantities = {
+        f"share of specifications that agree, {curve.finding}": Quantity(
+            wilson(curve.agree, len(curve.entries)), _SHARE
+        )
+        for curve in curves
+    }
+    return Findings(quantities, (_grid(curves),) if curves else (), tuple(curves))
+
+
+def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
+    """Every combination of the choices that the claim's traces depend on, with its differences."""
+    kinds = {TRACE_KINDS[kind] for kind in claim.kinds}
+    regions = [one for effect in claim.effects for one in (effect.region, effect.over) if one is not None]
+    spans = RELATION_SPANS if any(region.perspective == "relation" for region in regions) else ("",)
+    windows = windows_of(records.layers) if any(kind.windowed for kind in kinds) else [0]
+    every = product(CORRUPTED, spans, windows, DIRECTIONS, enumerate(METRICS), _FORMS)
+    for corruption, span, window, direction, (at, metric), form in every:
+        traces = {}
+        for kind, perspective in product(kinds, PERSPECTIVES):
+            own_span, own_window = span if perspective == "relation" else "", window if kind.windowed else 0
+            choice = Choice(kind.name, corruption, own_span, own_window, direction)
+            one = records.traces(perspective, choice.key, at, form != _FORMS[0])
+            if one is not None:
+                traces[kind.name, perspective] = one
+        found = [differences(effect, TracedEffects(traces)) for effect in claim.effects]
+        least = _least_sure([one for one in found if one is not None]) if None not in found else None
+        if least is None:
+            continue
+        named = {
+            "corruption": corruption,
+            "span": span,
+            "window": f"{window} layer{'s' if window > 1 else ''}" if window else "",
+        }
+        named |= {"direction": direction, "metric": metric, "form": form}
+        own = all(named[choice] == level for choice, level in OWN.items() if named[choice])
+        own = own and form == _FORMS[0] and window in (0, windows[-1])
+        yield Specification({choice: level for choice, level in named.items() if level}, least, own)
+
+
+def _least_sure(found: Sequence[Series]) -> Series | None:
+    """The difference with the smallest mean over its standard error; None where one has no spread over facts."""
+    if not found or any(len(one.cases_N) < 2 or np.ptp(one.values_N) == 0 for one in found):
+        return None
+    return min(found, key=lambda one: one.values_N.mean() / (one.values_N.std(ddof=1) / len(one.values_N) ** 0.5))
+
+
+def _grid(curves: Sequence[Curve]) -> Grid:
+    names = list(dict.fromkeys(choice for curve in curves for choice in curve.explained))
+    lines = []
+    for curve in curves:
+        counts = [Cell(float(count), scale=COUNT) for count in (curve.agree, curve.contradict)]
+        shares = [Cell(curve.explained.get(name), scale=_SHARE) for name in names]
+        lines.append(Line((curve.finding, str(len(curve.entries))), (*counts, *shares)))
+    caption = (
+        "For each finding of the figures: specifications, how many agree with it and how many contradict it (the 95% "
+        "interval lies above or below zero), and how much of the spread of the estimates each choice explains (eta "
+        f"squared, percent). Specifications with fewer than {LEAST_FACTS} facts are left out: "
+        f"{sum(curve.few for curve in curves)}."
+    )
+    return Grid(
+        "multiverse",
+        "Multiverse",
+        caption,
+        ("finding", "specifications"),
+        ("agree", "contradict", *names),
+        tuple(lines),
+    )

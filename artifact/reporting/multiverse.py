@@ -1,0 +1,206 @@
+"""Specification curves: one finding under every combination of the experimenter's choices.
+
+Covers the estimates in order with their intervals, the share that agrees with the finding, how much of the spread each
+choice explains, and a sign-flip test over facts, familywise over the curve. Sources: Simonsohn, Simmons and Nelson
+2020 (specification curves); Girardi et al., arXiv 2210.02794 (sign flips over all specifications together).
+
+An estimate is the mean difference over facts divided by its standard deviation, so that choices with different units (a
+probability, a logit) stand on one axis. Shape letters: S specification, F fact, P permutation (of signs).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from artifact.reporting.escapes import Number, csv_bytes
+from artifact.reporting.intervals import Estimate, Series, estimates
+
+LEAST_FACTS = 5
+"""A specification that rests on fewer facts is left out, and counted: its interval would mean nothing."""
+FLIPS = 2000
+"""Drawn signs: a p-value of 0.05 then has a standard error of 0.005."""
+_SEED = 2409
+_SURE = 0.05
+
+
+@dataclass(frozen=True)
+class Specification:
+    """One combination of choices: its level of each, and a difference a fact, in units of its own, above zero where the
+    fact agrees with the finding.
+    """
+
+    choices: Mapping[str, str]
+    differences: Series
+    own: bool = False
+    """Whether it is the paper's own."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A specification on the curve: its standardised estimate, and its p-value, familywise over the curve."""
+
+    specification: Specification
+    estimate: Estimate
+    p: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the 95% interval lies above zero."""
+        return self.estimate.low > 0
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether it lies below zero."""
+        return self.estimate.high < 0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One finding's specifications, the smallest estimate first. `median_p` is the two-sided sign-flip test of the
+    median over specifications. `few` were left out, because they rest on fewer than LEAST_FACTS facts.
+    """
+
+    finding: str
+    entries: tuple[Entry, ...]
+    median_p: float
+    few: int = 0
+
+    @property
+    def name(self) -> str:
+        """Stem of the figure's files."""
+        return f"curve-{self.finding}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.finding} under {len(self.entries)} specifications"
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What the figure is drawn from."""
+        return self.csv + repr([self.levels, self.title]).encode()
+
+    @property
+    def agree(self) -> int:
+        """How many specifications agree with the finding."""
+        return sum(one.agrees for one in self.entries)
+
+    @property
+    def contradict(self) -> int:
+        """How many contradict it."""
+        return sum(one.contradicts for one in self.entries)
+
+    @property
+    def sure(self) -> int:
+        """How many agree with a familywise p-value below 0.05."""
+        return sum(one.agrees and one.p < _SURE for one in self.entries)
+
+    @property
+    def levels(self) -> dict[str, list[str]]:
+        """The levels of every choice, in the order in which they first occur."""
+        found: dict[str, list[str]] = {}
+        for one in self.entries:
+            for choice, level in one.specification.choices.items():
+                levels = found.setdefault(choice, [])
+                if level not in levels:
+                    levels.append(level)
+        return {choice: sorted(levels, key=_natural) for choice, levels in found.items()}
+
+    @cached_property
+    def explained(self) -> dict[str, float]:
+        """Eta squared of every choice: the share of the spread between the means of its levels, the largest first."""
+        means = np.array([one.estimate.mean for one in self.entries])
+        whole = ((means - means.mean()) ** 2).sum()
+        shares = {}
+        for choice, levels in self.levels.items():
+            groups = [
+                np.array([o.estimate.mean for o in self.entries if o.specification.choices.get(choice) == level])
+                for level in levels
+            ]
+            between = sum(len(group) * (group.mean() - means.mean()) ** 2 for group in groups if len(group))
+            shares[choice] = float(between / whole) if whole > 0 else 0.0
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+    @property
+    def summary(self) -> str:
+        """What the curve says, made from its numbers."""
+        count = len(self.entries)
+        own = [one for one in self.entries if one.specification.own]
+        words = f"{self.agree} of {count} specifications agree, {self.contradict} contradict"
+        words += f"; {self.sure} agree with p < 0.05 familywise over the curve"
+        words += f"; the median specification has p = {self.median_p:.3f}"
+        if self.explained:
+            choice, share = next(iter(self.explained.items()))
+            words += f"; the choice that explains most of the spread is the {choice} ({share:.0%})"
+        if own:
+            one = own[0].estimate
+            words += f"; the paper's own choice: {one.mean:.2f} [{one.low:.2f}, {one.high:.2f}], n = {one.n}"
+        if self.few:
+            words += f"; {self.few} more rest on fewer than {LEAST_FACTS} facts and are left out"
+        return words
+
+    @property
+    def csv(self) -> bytes:
+        """Every specification with its choices, estimate (in standard deviations), interval, facts and p-value."""
+        choices = list(self.levels)
+        rows: list[list[object]] = [
+            [
+                place,
+                *(one.specification.choices.get(choice, "") for choice in choices),
+                "paper" if one.specification.own else "",
+                *(Number(f"{x:.4f}") for x in (one.estimate.mean, one.estimate.low, one.estimate.high)),
+                one.estimate.n,
+                Number(f"{one.p:.4f}"),
+            ]
+            for place, one in enumerate(self.entries, 1)
+        ]
+        return csv_bytes(("place", *choices, "own", "estimate", "low", "high", "facts", "p"), rows)
+
+
+def curve_of(finding: str, specifications: Sequence[Specification]) -> Curve | None:
+    """The curve of a finding; None where no specification rests on enough facts."""
+    enough = [one for one in specifications if len(one.differences.cases_N) >= LEAST_FACTS]
+    kept = [one for one in enough if np.ptp(one.differences.values_N) > 0]
+    if not kept:
+        return None
+    scaled = [_standardised(one.differences) for one in kept]
+    found = [one for one in estimates(scaled, rates=False) if one is not None]
+    p_S, median_p = flipped(scaled)
+    entries = [Entry(*one) for one in zip(kept, found, p_S.tolist(), strict=True)]
+    few = len(specifications) - len(enough)
+    return Curve(finding, tuple(sorted(entries, key=lambda one: one.estimate.mean)), median_p, few)
+
+
+def _natural(level: str) -> tuple[int, str]:
+    """Levels that open with a number in its order, before all others."""
+    number = re.match(r"\d+", level)
+    return (int(number[0]), level) if number else (10**9, level)
+
+
+def _standardised(series: Series) -> Series:
+    return Series(series.cases_N, series.values_N / series.values_N.std(ddof=1))
+
+
+def flipped(samples: Sequence[Series], flips: int = FLIPS) -> tuple[np.ndarray, float]:
+    """Two-sided p-values of sign flips: (S,) of every sample, familywise by the largest statistic, and the median's.
+
+    A fact's sign is flipped in all samples at once, so that what the samples have in common stays. The statistic is
+    that of a t-test, whose spread under flips is the root of the sum of squares.
+    """
+    cases_F = np.unique(np.concatenate([one.cases_N for one in samples]))
+    values_SF = np.zeros((len(samples), len(cases_F)))
+    for row, one in enumerate(samples):
+        values_SF[row, np.searchsorted(cases_F, one.cases_N)] = one.values_N
+    values_SF /= np.sqrt((values_SF**2).sum(1, keepdims=True))
+    draw = np.random.default_rng(_SEED)
+    signs_PF: Any = draw.choice([-1.0, 1.0], size=(flips, len(cases_F)))
+    signs_PF[0] = 1  # the data themselves are one of the flips
+    statistic_PS = signs_PF @ values_SF.T
+    largest_P = np.abs(statistic_PS).max(1)
+    ulp = 1e-12
+    p_S = (largest_P[:, None] >= np.abs(statistic_PS[0]) - ulp).mean(0)
+    median_P = np.abs(np.median(statistic_PS, axis=1))
+    return p_S, float((median_P >= median_P[0] - ulp).mean())

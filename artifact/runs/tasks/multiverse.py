@@ -1,0 +1,165 @@
+"""The task `multiverse`: one fact traced in every way of the grid (tracing/choices.py), from one perspective.
+
+A record holds, for each way, the numbers that averages need (tracing/averages.py), a row a metric; and how often a way
+had no number, by reason: a fact without a donor, a prompt without a template. Relation spans that corrupt the same
+tokens are traced once.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from artifact.errors import ArtifactError, PromptError
+from artifact.facts.fact import Fact, Perspective, Statement
+from artifact.plans.unit import Unit
+from artifact.runs.record import Record
+from artifact.runs.resolve import SAMPLES, Context
+from artifact.runs.store import NOT_ANSWERED
+from artifact.tracing.averages import trace_numbers
+from artifact.tracing.choices import CORRUPTED, METRICS, Choice, RelationSpan, choices
+from artifact.tracing.corruption import corrupted_tokens
+from artifact.tracing.kinds import TRACE_KINDS
+from artifact.tracing.replacement import donor_ids, find_donors, mean_of
+from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
+
+_DIGITS = 7
+"""Significant digits of the numbers that are kept."""
+_Traced = Trace | ArtifactError
+
+
+def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
+    """A record a fact, in order; one that the model does not answer is left out."""
+    statements = [fact.statement for fact in facts]
+    records: dict[int, Record] = {}
+    for one, answer in zip(statements, greedy_answers(context.model, statements, context.memory), strict=True):
+        if isinstance(answer, ArtifactError):
+            records[one.case_id] = Record(one.case_id, "failed", {"reason": str(answer)})
+        elif not is_answer(context.model, one, answer):
+            said = context.model.tokens.label(answer).strip()
+            reason = f"{NOT_ANSWERED} {said!r}, not {one.answer!r}"
+            records[one.case_id] = Record(one.case_id, "excluded", {"reason": reason})
+    left = [one for one in statements if one.case_id not in records]
+    every = _Every(unit.perspective, left, context)
+    rows: dict[int, dict[str, Any]] = {one.case_id: {} for one in left}
+    without: dict[int, Counter[str]] = {one.case_id: Counter() for one in left}
+    layers = context.model.decoder.layers
+    for choice in choices(unit.perspective, layers):
+        for one, traced in zip(left, every.traced(choice), strict=True):
+            if isinstance(traced, ArtifactError):
+                without[one.case_id][str(traced)] += 1
+            else:
+                rows[one.case_id][choice.key] = _rows(unit.perspective, choice, traced)
+    for case, found in rows.items():
+        records[case] = Record(case, "done", {"layers": layers, "traces": found, "without": dict(without[case])})
+    return [records[fact.case_id] for fact in facts]
+
+
+class _Every:
+    """Statements traced in one way after the other; what two ways share is computed once."""
+
+    def __init__(self, perspective: Perspective, statements: Sequence[Statement], context: Context) -> None:
+        self._perspective, self._statements, self._context = perspective, statements, context
+        self._found: dict[tuple[Any, ...], _Traced] = {}
+        data = [fact.statement for fact in context.inputs.edited.facts]
+        kept = context.kept
+        if (key := f"multiverse donors {perspective}") not in kept:
+            found = find_donors(context.model.tokens, data, perspective)
+            kept[key] = {one.case_id: donors for one, donors in zip(data, found, strict=True)}
+        self._donors: Mapping[int, tuple[str, ...] | str] = kept[key]
+        self._data = data
+
+    def traced(self, choice: Choice) -> list[_Traced]:
+        """Every statement's trace in this way, or why it has none."""
+        spans = [self._span(one, choice) for one in self._statements]
+        way = (choice.kind, choice.corruption, choice.window, choice.direction)
+        # A mean is that of its span's tokens, which other spans do not share.
+        own = choice.span if CORRUPTED[choice.corruption][0] == "mean" else ""
+        keys = [(one.case_id, span, own, *way) for one, span in zip(self._statements, spans, strict=True)]
+        new = [at for at, key in enumerate(keys) if isinstance(spans[at], tuple) and key not in self._found]
+        if new:
+            found = self._trace(choice, [self._statements[at] for at in new])
+            self._found |= {keys[at]: traced for at, traced in zip(new, found, strict=True)}
+        return [
+            span if isinstance(span, ArtifactError) else self._found[key] for span, key in zip(spans, keys, strict=True)
+        ]
+
+    def _span(self, one: Statement, choice: Choice) -> tuple[int, ...] | ArtifactError:
+        try:
+            encoded = self._context.model.tokens.encode(one.prompt)
+            return corrupted_tokens(encoded, one, self._perspective, _span_word(choice))
+        except ArtifactError as error:
+            return error
+
+    def _trace(self, choice: Choice, statements: Sequence[Statement]) -> list[_Traced]:
+        context, kind = self._context, TRACE_KINDS[choice.kind]
+        corruption, sigmas = CORRUPTED[choice.corruption]
+        settings = TraceSettings(
+            context.noise_level * sigmas / 3,
+            kind=kind.kind,
+            window=choice.window or 1,
+            samples=SAMPLES,
+            sever=kind.sever,
+            fresh_noise=context.protocol.severed_fresh_noise,
+            perspective=self._perspective,
+            relation_span=_span_word(choice),
+            corruption=corruption,
+            direction=choice.direction,
+        )
+        mean_D = self._mean(_span_word(choice)) if corruption == "mean" else None
+        if corruption != "replace":
+            return trace_all(context.model, statements, settings, context.memory, mean_D=mean_D)
+        donors = [self._donors_within(one, _span_word(choice)) for one in statements]
+        prompts = [() if isinstance(one, str) else one for one in donors]
+        found = trace_all(context.model, statements, settings, context.memory, prompts)
+        return [
+            ArtifactError(donor) if isinstance(donor, str) else one for donor, one in zip(donors, found, strict=True)
+        ]
+
+    def _donors_within(self, one: Statement, span: RelationSpan) -> tuple[str, ...] | str:
+        """The statement's donors that differ from it in the span alone, or why it has none."""
+        donors = self._donors.get(one.case_id, "no donor: the statement is not one of the data's")
+        if isinstance(donors, str):
+            return donors
+        tokens = self._context.model.tokens
+        encoded = tokens.encode(one.prompt)
+        corrupted = corrupted_tokens(encoded, one, self._perspective, span)
+        kept = []
+        for donor in donors:
+            with suppress(PromptError):
+                donor_ids(tokens, encoded, corrupted, donor)
+                kept.append(donor)
+        return tuple(kept) or "no donor: none differs in the corrupted tokens alone"
+
+    def _mean(self, span: RelationSpan) -> Any:
+        key = f"multiverse mean {self._perspective} {span}"
+        if key not in self._context.kept:
+            self._context.kept[key] = mean_of(self._context.model, self._data, self._perspective, span)
+        return self._context.kept[key]
+
+
+def _span_word(choice: Choice) -> RelationSpan:
+    return choice.span or "all"  # type: ignore[return-value]
+
+
+def _rows(perspective: Perspective, choice: Choice, traced: Trace) -> list[list[float | None]]:
+    """A row a metric of what averages need; in the direction `corrupt` an effect is what the clean run loses."""
+    rows = []
+    for metric in METRICS:
+        one = traced.metrics[metric]
+        scores = np.array(one.scores)
+        if choice.direction == "corrupt":
+            scores = one.clean + one.corrupted - scores
+        trace = {
+            "tokens": traced.tokens,
+            "subject": traced.subject,
+            "span": traced.span,
+            "clean": one.clean,
+            "corrupted": one.corrupted,
+            "scores": scores,
+        }
+        row = trace_numbers(perspective, trace)
+        rows.append([None if np.isnan(x) else float(f"{x:.{_DIGITS}g}") for x in row])
+    return rows

@@ -1,0 +1,57 @@
+"""The multiverse's records: each way is the trace that is asked for alone, and what is missing is counted."""
+
+import numpy as np
+import pytest
+
+from artifact.plans.multiverse import BEYOND, MULTIVERSE
+from artifact.runs.resolve import Asked, prepare
+from artifact.runs.tasks import multiverse as module
+from artifact.tracing.averages import trace_numbers
+from artifact.tracing.choices import METRICS, Choice, choices, windows_of
+from artifact.tracing.replacement import find_donors
+from artifact.tracing.trace import TraceSettings, trace
+
+WAYS = [
+    Choice("mlp", "noise, 5 sigma", "all", 1, "corrupt"),
+    Choice("hidden", "replacement", "all", 0, "restore"),
+    Choice("severed-attn", "noise, 1 sigma", "after", 0, "restore"),
+    Choice("hidden", "mean", "template", 0, "restore"),
+]
+
+
+@pytest.fixture(scope="module")
+def context():
+    found, _ = prepare(MULTIVERSE, Asked("world", limit=2), lambda line: None)
+    return found
+
+
+def test_a_way_in_a_record_is_its_own_trace(context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "choices", lambda *_: WAYS)
+    unit, facts = BEYOND[0], context.inputs.edited.facts[:3]
+    records = module.compute(unit, facts, context)
+    assert {record.status for record in records} == {"done"}
+    model, level = context.model, context.noise_level
+    statements = [fact.statement for fact in context.inputs.edited.facts]
+    donors = find_donors(model.tokens, statements, "relation")
+    for record, statement, own in zip(records, statements, donors, strict=False):
+        alone = trace(
+            model, statement, TraceSettings(level * 5 / 3, "mlp", 1, perspective="relation", direction="corrupt")
+        )
+        for row, metric in zip(record.payload["traces"][WAYS[0].key], METRICS, strict=True):
+            one = alone.metrics[metric]
+            told = {**vars(alone), "clean": one.clean, "corrupted": one.corrupted}
+            told["scores"] = one.clean + one.corrupted - np.array(one.scores)
+            expected = trace_numbers("relation", told)
+            np.testing.assert_allclose(np.array(row, dtype=float), expected, rtol=1e-4, atol=1e-4)
+        assert (WAYS[1].key in record.payload["traces"]) == (not isinstance(own, str))
+        if isinstance(own, str):
+            assert record.payload["without"][own] == 1
+
+
+def test_the_grid_has_every_combination() -> None:
+    """Windows that are the same on a shallow model are one."""
+    assert windows_of(48) == [1, 3, 5, 10] and windows_of(6) == [1]
+    entity, relation = ([*choices(perspective, 48)] for perspective in ("entity", "relation"))
+    kinds = 3 + 2 * 4  # hidden and two severed ones, and two modules in four windows
+    assert len(entity) == kinds * 5 * 2 and len(relation) == 3 * len(entity)
+    assert len({one.key for one in relation}) == len(relation)

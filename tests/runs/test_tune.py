@@ -1,0 +1,181 @@
+"""kloc tune: facts set aside alone, a search that says what it chose and goes on when stopped, a file for --hparams."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from artifact.cli import call
+from artifact.editing import tuned as tuned_files
+from artifact.editing.hparams import hparams_hash
+from artifact.editing.methods import METHODS
+from artifact.editing.tuned import Tried, read_tuned
+from artifact.errors import FactError, SettingError
+from artifact.facts.aside import aside, is_aside, without_aside
+from artifact.facts.datasets.world import world
+from artifact.lm.device import Memory
+from artifact.lm.load import load
+from artifact.runs.store import reading
+from artifact.runs.tune import FEWEST, MARGIN, Checkpoint, Search, checked_grid, chosen_of, facts_to_tune_on
+
+GRID = {"ft": {"norm_constraint": [1e-3, 1e-2], "num_steps": [2]}}
+TUNE = "tune --model world --facts world --method ft --cases 4 --grid grid.json --out tuned.json"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished search."""
+    folder = tmp_path_factory.mktemp("tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("grid.json").write_text(json.dumps(GRID))
+        assert call(TUNE.split()) == 0
+    return folder
+
+
+def test_facts_are_set_aside_by_their_subject_and_nothing_else() -> None:
+    facts = world().facts
+    kept = without_aside(world())
+    assert 0.1 < len(aside(facts)) / len(facts) < 0.35
+    assert [fact for fact in facts if not is_aside(fact)] == kept.facts
+    assert {fact.subject for fact in kept.facts}.isdisjoint(fact.subject for fact in aside(facts))
+    assert f"{len(aside(facts))} set aside for choosing hyperparameters and training" in kept.note
+    assert all(is_aside(fact) == is_aside(fact.statement) for fact in facts)
+
+
+def test_the_best_success_decides_then_specificity_then_the_grid_s_order() -> None:
+    def of(*scores: tuple[float, float]) -> str:
+        return chosen_of([(str(n), Tried({}, *score, 0)) for n, score in enumerate(scores)])
+
+    assert of((0.5, 1.0), (0.9, 0.2)) == "1"
+    assert of((0.9, 0.2), (0.9 - MARGIN, 0.8)) == "1", "within the margin specificity decides"
+    assert of((0.9, 0.2), (0.9 - 2 * MARGIN, 1.0)) == "0"
+    assert of((0.9, 0.5), (0.9, 0.5)) == "0"
+
+
+@pytest.mark.parametrize(
+    ("grid", "says"),
+    [
+        ({}, "rome: the grid is empty"),
+        ({"v_lr": []}, "rome: the grid is empty"),
+        ({"lr": [1]}, "the grid names 'lr'; the hyperparameters are"),
+        ({"layers": [[99]]}, "layer 99 is not in this model of 6 layers"),
+        ({"v_lr": ["fast"]}, "correct the grid"),
+    ],
+    ids=str,
+)
+def test_a_grid_that_cannot_be_tried_is_one_line(grid: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingError, match=says.replace("[", r"\[")) as refused:
+        checked_grid("rome", grid, METHODS["rome"].hparams_for("world", 6), 6)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_method_declares_a_grid_that_its_hyperparameters_take() -> None:
+    for name, method in METHODS.items():
+        if grid := method.grid(30):
+            assert checked_grid(name, grid, method.scaled(30), 30) == {key: list(grid[key]) for key in grid}
+    assert {"ft", "kn", "mend", "rome", "memit"} <= {name for name, one in METHODS.items() if one.grid(30)}
+
+
+def test_too_few_facts_are_refused() -> None:
+    model = load("world", "cpu")
+    few = [fact for fact in world().facts if is_aside(fact)][: FEWEST - 1]
+    with pytest.raises(FactError, match=f"few: 3 of 3 facts are set aside .* expected at least {FEWEST}"):
+        facts_to_tune_on(model, few, 24, "few", Memory(10**9, print))
+
+
+def test_what_is_chosen_stands_with_all_that_was_tried(tuned: Path) -> None:
+    found = read_tuned(tuned / "tuned.json")
+    start = METHODS["ft"].hparams_for("world", 6)
+    ft = found.methods["ft"]
+    assert found.cases == [fact.case_id for fact in aside(world().facts)][:4] and "specificity" in found.criterion
+    assert ft.grid == GRID["ft"] and {} in [one.values for one in ft.tried]
+    assert ft.hparams == msgspec.json.decode(msgspec.json.encode(start)) | ft.values
+    hparams = METHODS["ft"].hparams_for("world", 6, tuned / "tuned.json")
+    assert hparams_hash(hparams) == ft.hash
+    assert not list(tuned.glob("*.partial"))
+
+
+def test_hparams_takes_the_file_and_the_run_names_it(tuned: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tuned)
+    request = Path("one.json")
+    request.write_text(json.dumps(json.loads((Path(tuned_files.__file__).parents[1] / "facts/data/world/facts.json")
+                                             .read_text())[0]))  # fmt: skip
+    edit = f"edit --model world --request {request} --hparams tuned.json --out e.safetensors --method"
+    assert call([*edit.split(), "ft"]) == 0
+    assert "chosen by kloc tune on 4 facts of world set aside (tuned.json, sha256 " in capsys.readouterr().out
+    assert call([*edit.split(), "kn"]) == 2
+    assert "kloc tune chose nothing for kn in it, only for ft" in capsys.readouterr().err
+    run = "run real --model world --facts world --methods ft --only table2 --limit 4 --hparams tuned.json --out run"
+    assert call(run.split()) == 0
+    with reading(Path("run")) as store:
+        info = store.info()
+    assert "(tuned.json, sha256 " in info.settings["ft"]["hparams_source"]
+    assert info.settings["ft"]["hash"] == read_tuned(Path("tuned.json")).methods["ft"].hash
+    assert info.given["--hparams"] == "tuned.json"
+    assert not {fact.case_id for fact in aside(world().facts)} & set(info.cases) and len(info.cases) == 4
+    assert "set aside for choosing hyperparameters" in info.data_note
+
+
+def test_a_stopped_search_goes_on_and_tries_nothing_twice(tuned: Path, tmp_path) -> None:
+    from artifact.editing.protocol import protocol_of
+    from artifact.runs.editors import make_editor
+
+    model, made = load("world", "cpu"), []
+    editor = make_editor(model, "ft", protocol_of("released", ()))
+    facts = aside(world().facts)[:4]
+    path = tmp_path / "kept.partial"
+
+    def search(identity: str, stop: Callable[[], bool]) -> Any:
+        kept = Checkpoint(path)
+        own = kept.of("ft", identity)
+        return Search(editor, facts, GRID["ft"], own, lambda: made.append(kept.write())).run(stop)
+
+    assert search("a", lambda: len(made) == 2) is None and len(made) == 2
+    found = search("a", lambda: False)
+    assert msgspec.to_builtins(found) == msgspec.to_builtins(read_tuned(tuned / "tuned.json").methods["ft"])
+    assert len(made) == len(found.tried)
+    assert Checkpoint(path).of("ft", "another") == {}, "other facts or settings begin anew"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--facts absent", "is neither a file nor one of"),
+        ("--facts few.json", "expected at least 4"),
+        ("--grid other.json", "has a grid for rome, which --method does not name"),
+        ("--grid text.json", "is not valid JSON"),
+        ("--cases 0", "--cases"),
+        ("--model absent", "absent"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(words: str, says: str, tuned: Path, tmp_path, monkeypatch,
+                                                      capsys) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("grid.json").write_text(json.dumps(GRID))
+    Path("other.json").write_text('{"rome": {"v_lr": [0.5]}}')
+    Path("text.json").write_text("text")
+    everything = json.loads((Path(tuned_files.__file__).parents[1] / "facts/data/world/facts.json").read_text())
+    Path("few.json").write_text(json.dumps(everything[:2]))
+    option, value = words.split()
+    line = TUNE.split()
+    line[line.index(option) + 1] = value
+    assert call(line) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kloc: ") and error.count("\n") == 1 and says in error
+    assert not Path("tuned.json").exists()
+
+
+def test_values_that_come_with_the_package_are_a_model_s_own(tuned: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tuned_files, "FOLDER", tmp_path)
+    (tmp_path / "some_model.json").write_bytes((tuned / "tuned.json").read_bytes())
+    own = METHODS["ft"].hparams_for("some_model", 6)
+    assert hparams_hash(own) == read_tuned(tuned / "tuned.json").methods["ft"].hash
+    assert "set aside (some_model.json, sha256 " in METHODS["ft"].hparams_source(own, "some_model", 6)
+    assert METHODS["rome"].hparams_for("some_model", 6) == METHODS["rome"].scaled(6)
+    (tmp_path / "broken.json").write_text('{"tuned": true, "methods": {}}')
+    with pytest.raises(SettingError, match="broken.json: .* expected a file that kloc tune wrote"):
+        METHODS["ft"].hparams_for("broken", 6)
