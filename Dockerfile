@@ -56,7 +56,7 @@ ENV DEBIAN_FRONTEND=noninteractive
 RUN touch /tmp/begin \
     && apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
-    && find /var/lib/apt/lists -type f -newer /tmp/begin -delete \
+    && find /var/lib/apt/lists -type f ! -name lock -delete \
     && rm -f /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache \
     && groupadd --gid 10001 kloc \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kloc \
