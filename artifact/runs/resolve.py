@@ -301,7 +301,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
         cases=inputs.edited.case_ids,
-        relations=_by_relation(inputs.edited) if data_set(plan, name, asked.given).by_relation else {},
+        relations=inputs.edited.relations() if data_set(plan, name, asked.given).by_relation else {},
         traced=TracedData(
             inputs.traced.source,
             inputs.traced.sha256,
@@ -315,15 +315,6 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         shard=asked.shard,
         memory=context.memory.most,
     )
-
-
-def _by_relation(data: Data) -> dict[str, list[int]]:
-    """The case ids of each relation, by its name and id, in alphabetical order."""
-    found: dict[str, list[int]] = {}
-    for fact in data.facts:
-        name = f"{fact.relation} ({fact.relation_id})" if fact.relation else fact.relation_id
-        found.setdefault(name, []).append(fact.case_id)
-    return dict(sorted(found.items()))
 
 
 def _limit(asked: Asked, begun: RunInfo | None, model: LanguageModel, methods: Sequence[str]) -> int:
