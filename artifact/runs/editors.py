@@ -11,6 +11,7 @@ from typing import Any
 
 from artifact.editing import made_for
 from artifact.editing.editor import Editor
+from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import read_network
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
@@ -78,20 +79,21 @@ def make_editor(
     memory = memory or Memory(default_memory(model.decoder.device))
     resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder, place)
     network = matrices = None
+    more: dict[Module, Moments] = {}
     others: list[str] = []
     if method.network:
-        missing = lacking(model, name, mend_weights)
-        if missing is not None:
-            raise SettingError(missing)
-        path = mend_weights or own_network(model.name)
-        assert path is not None
-        # Put on the device once, for all batches.
-        network = read_network(path).to(model.decoder.device)
+        path, network = _network(model, name, mend_weights)
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
     if method.moments:
-        matrices = read_moments(moments, resolved.site) if isinstance(moments, Path) else moments
-        matrices = matrices or default_moments(model, resolved.edited, memory, resolved.site)
-        others.append(moments_note(matrices, model, resolved.edited, any_model, matrices.folder in named))
+        site, *second = resolved.moment_sites
+        if isinstance(moments, Path):
+            matrices, more = read_moments(moments, site), {one: read_moments(moments, one) for one in second}
+        else:
+            fits = moments if moments is not None and moments.site == site else None
+            matrices = fits or default_moments(model, resolved.edited, memory, site)
+            more = {one: default_moments(model, resolved.edited, memory, one) for one in second}
+        for one in (matrices, *more.values()):
+            others.append(moments_note(one, model, resolved.edited, any_model, one.folder in named))
     data = _data(model, facts) if method.facts else None
     return Editor(
         model,
@@ -104,10 +106,21 @@ def make_editor(
         prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released, prefix_seed),
         prefix_seed=prefix_seed,
         moments=matrices,
+        more_moments=more,
         network=network,
         notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
         source=_tuned_words(hparams),
     )
+
+
+def _network(model: LanguageModel, name: str, given: Path | None) -> tuple[Path, Network]:
+    """The method's trained network and its file, put on the device once, for all batches."""
+    missing = lacking(model, name, given)
+    if missing is not None:
+        raise SettingError(missing)
+    path = given or own_network(model.name)
+    assert path is not None
+    return path, read_network(path).to(model.decoder.device)
 
 
 def _tuned_words(hparams: Path | None) -> str:

@@ -28,6 +28,7 @@ from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.answered import answered_statements, only_answered
+from artifact.runs.controls import another_layer
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
@@ -36,7 +37,6 @@ from artifact.runs.order import Order
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
-from artifact.tracing.edges import scaled_window
 
 SAMPLES = 10
 _MOST_FACTS = 1_000_000_000
@@ -82,6 +82,8 @@ class Asked:
     model_reason: str = ""
     """Why this model, where `auto` chose it (run_model)."""
     dtype: DtypeName = "float32"
+    gpus_per_worker: int = 1
+    """GPUs that each worker of a Ray cluster holds; a model larger than one of them is spread over these."""
 
 
 @dataclass
@@ -107,6 +109,8 @@ class Context:
     """Files and folders that were fetched by the model's name."""
     prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """By method, those of the run that goes on; others are drawn."""
+    controlled: Sequence[str] = ()
+    """Methods of which the plan edits another layer, too (controls.py)."""
     seed: int | None = None
     """By which they are drawn; None takes the package's own."""
     hparams: Path | None = None
@@ -176,7 +180,20 @@ class Context:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        return default_moments(self.model, self.moment_layers, self.memory, of_text=self.of_text)
+        depth = self.model.decoder.layers
+        others = (another_layer(self.editor_layers(method), depth) for method in self.controlled)
+        layers = {*self.moment_layers, *(layer for one in others for layer in one)}
+        return default_moments(self.model, sorted(layers), self.memory, of_text=self.of_text)
+
+    def editor_layers(self, method: str) -> tuple[int, ...]:
+        """The layers that a method edits on this model."""
+        return METHODS[method].hparams_for(self.model.name, self.model.decoder.layers, self.hparams_of(method)).edited
+
+    def following(self, fact: Fact) -> Fact:
+        """The next fact of the data of which every perspective can be asked, the first after the last."""
+        facts = [one for one in self.inputs.edited.facts if one.relation is not None]
+        place = {one.case_id: at for at, one in enumerate(facts)}
+        return facts[(place.get(fact.case_id, 0) + 1) % len(facts)]
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -230,6 +247,7 @@ def prepare(
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
         prefixes=begun_prefixes(begun),
+        controlled=tuple(dict.fromkeys(unit.method for unit in plan.units if unit.control == "random_layer")),
         hparams=given.hparams,
         of_text=bool(plan.facts),
         seed=given.seed,
@@ -260,7 +278,7 @@ def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str],
     thread for a tiny model there.
     """
     if plan.facts:
-        plan = _scaled(plan, model.decoder.layers)
+        plan = plan.at_depth(model.decoder.layers)
     if device != "cpu":
         return plan
     if model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
@@ -272,17 +290,6 @@ def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str],
     few = tuple(unit for unit in SMOKE_FEW_FACTS.units if unit.name in kept)
     say("plan: few facts, as this model takes seconds for each without a GPU")
     return msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
-
-
-def _scaled(plan: Plan, layers: int) -> Plan:
-    """The plan with traces' windows as the same share of the depth as the paper's of GPT-2 XL's 48 layers."""
-    return msgspec.structs.replace(
-        plan,
-        units=tuple(
-            msgspec.structs.replace(unit, window=scaled_window(layers, unit.window)) if unit.does == "trace" else unit
-            for unit in plan.units
-        ),
-    )
 
 
 def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, context: Context) -> RunInfo:
@@ -313,6 +320,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
         cases=inputs.edited.case_ids,
+        relations=inputs.edited.relations() if data_set(plan, name, asked.given).by_relation else {},
         traced=TracedData(
             inputs.traced.source,
             inputs.traced.sha256,
