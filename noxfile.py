@@ -31,7 +31,7 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def beyond(session: nox.Session) -> None:
-    """Every question beyond the paper on the embedded world, small, and its known site: under 5 minutes on two cores."""
+    """The questions beyond the paper on the embedded world, small, and its known site: under 5 minutes, two cores."""
     session.install(*PIP, ".", *_group("tests"))
     session.run("kloc", "run", "beyond", "--model", "world", *session.posargs, env=KEEP_COMPILED)
     session.run("pytest", "-q", *BEYOND_TESTS, env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
