@@ -67,6 +67,9 @@ SAID = {
     ("docs/python.md", ""): "tests/test_python.py::test_the_document_runs_from_top_to_bottom",
     ("docs/running.md", "docker run"): CONTAINER,
     ("docs/tour.md", "$ "): "tests/test_tour.py::test_the_tour_prints_what_it_says",
+    ("docs/scaling.md", "kloc doctor --estimate smoke --model meta"): (
+        "it asks a hub for the configuration; tests/test_planned.py plans the same shape from a folder"
+    ),
     ("docs/scaling.md", "$ kloc doctor"): "tests/test_estimate.py::test_the_document_says_what_its_commands_print",
 }
 """By document and first words: the test that runs the block, or why no test does."""
