@@ -126,7 +126,7 @@ def bench_edit(
         timing=timing,
         our_steps=tuple(bench.steps(edited) for edited in ours),
         loop_steps=tuple(fact.steps for fact in looped),
-        difference=max(_difference(edited.edit, fact.edit) for edited, fact in zip(ours, looped, strict=False)),
+        difference=max(relative_difference(edited.edit, fact.edit) for edited, fact in zip(ours, looped, strict=False)),
         neurons=_neurons(ours, looped) if isinstance(hparams, KnHparams) else None,
         solve=_solve(bench, hparams.layers, facts, device) if isinstance(hparams, MemitHparams) else None,
     )
@@ -176,7 +176,7 @@ class _Bench:
         return self._steps or len(edited.losses)
 
 
-def _difference(ours: Edit, loop: Edit) -> float:
+def relative_difference(ours: Edit, loop: Edit) -> float:
     """Norm of the difference of two edits over the norm of the second."""
     apart = [_apart(ours.changes.get(name), loop.changes.get(name)) for name in {**ours.changes, **loop.changes}]
     return sum(distance * distance for distance in apart) ** 0.5 / loop.norm()

@@ -7,7 +7,7 @@ GPU has been measured: there the share is assumed, and memory traffic and the st
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import cast
@@ -248,7 +248,7 @@ def _plan(
 ) -> PlanEstimate:
     shape, name = model.shape, model.name
     units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
-    methods = {unit.method for unit in plan.units if unit.method != "none"}
+    methods = list(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     layers = moment_layers(methods, name, shape.layers)
     names, optional = needed_sources(plan, name, Given())
     names = names if name in names or name not in SOURCES else (name, *names)
@@ -268,14 +268,17 @@ def _plan(
     )
 
 
-def _device_memory(shape: Shape, model: str, methods: Iterable[str], layers: int, context: str) -> dict[str, float]:
+def _device_memory(shape: Shape, model: str, methods: Sequence[str], layers: int, context: str) -> dict[str, float]:
     """Bytes of each part of the device's memory, for methods that read second moments of so many layers."""
     factor = factor_bytes(shape) if layers else 0
     network = max((METHODS[name].network_bytes(shape) for name in methods), default=0)
+    passing = ["factoring"] if layers else []
+    passing += [f"{METHODS[name].printed}'s network" for name in methods if METHODS[name].network]
+    most = " or ".join([*filter(None, [", ".join(passing)]), "one fact's batch"])
     return {
         "weights": float(shape.weights),
         f"factors of {layers} layers' second moments": float(layers * factor),
-        "factoring, MEND's network or one fact's batch": max(factor + factor / 2, network, _least_batch(shape, model)),
+        most: max(factor + factor / 2, network, _least_batch(shape, model)),
         context: _CONTEXT,
     }
 

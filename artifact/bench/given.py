@@ -20,6 +20,7 @@ from artifact.editing.method import Method
 from artifact.editing.methods.mend import RANK
 from artifact.editing.moments import key_width
 from artifact.editing.prefixes import OPENED_LENGTH, OPENERS
+from artifact.editing.site import Module
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel, from_module
 
@@ -69,12 +70,12 @@ def _prefixes(method: Method, vocabulary: int, hparams: Any) -> Sequence[Any]:
     return ()
 
 
-def random_moments(decoder: Decoder, layer: int) -> Tensor:
+def random_moments(decoder: Decoder, layer: int, site: Module = "mlp") -> Tensor:
     """A symmetric positive definite matrix (M, M) in float32, of condition about 20, seeded by the layer.
 
     All but 64 of its eigenvalues are 0.015, below AlphaEdit's threshold.
     """
-    width = key_width(decoder, layer)
+    width = key_width(decoder, layer, site)
     generator = torch.Generator(decoder.device).manual_seed(layer)
     factor_MR = torch.randn(width, 64, device=decoder.device, generator=generator) * (8 / width) ** 0.5
     matrix_MM = factor_MR @ factor_MR.t()

@@ -75,6 +75,9 @@ Edits = Annotated[
     list[Path],
     Parameter(name="--edit", consume_multiple=1, help="Weight changes written by kloc edit, one or more; they add up."),
 ]
+NO_FILES: list[Path] = []
+NO_WORDS: list[str] = []
+"""Defaults of options that may be given several times."""
 Limit = Annotated[int | None, Parameter(help="Take at most this many facts in each unit.")]
 
 

@@ -20,7 +20,7 @@ def apply(
 ) -> int:
     """Write an edited model that transformers loads, with a model card. The model's own files do not change."""
     from artifact.editing.apply import check_place, total, write_model
-    from artifact.editing.edit_file import read_edits
+    from artifact.editing.edit_file import notes_of, read_edits
 
     check_place(out)
     check_inputs({"--edit": edits})
@@ -36,8 +36,7 @@ def apply(
             f"stored in {whole.dtype}: norm {whole.stored:.4g}, {whole.stored / whole.asked:.4f} of what was asked; "
             f"rounding error {whole.error / whole.asked:.2%} (--float32 rounds nothing away)"
         )
-    for file in files:
-        if file.note:
-            say(file.note)
+    for line in notes_of(files):
+        say(line)
     say(out)
     return 0

@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from artifact.cli.app import Device, Dtype, Memory, Protocol, app, memory_budget
 from artifact.cli.bounds import between, count
 from artifact.editing.methods import MethodName
+from artifact.editing.site import MODULES, FactToken, Module
 from artifact.terminal import say
 from artifact.tracing.edges import EdgeName
 from artifact.tracing.kinds import KindWord
@@ -166,6 +167,32 @@ def bench_knockout(
     )
     for line in comparison.lines():
         say(line)
+    return 0
+
+
+@bench_app.command(name="where")
+def bench_where(
+    *,
+    site: Annotated[list[Module] | None, Parameter(help="Modules to edit (default: both).")] = None,
+    token: Annotated[FactToken, Parameter(help="The token whose key is edited.")] = "subject_last",
+    shape: Shape = "gpt2",
+    device: Device = None,
+    operations: Operations = True,
+    memory: Memory = None,
+    protocol: Protocol = "released",
+) -> int:
+    """One fact edited at all layers in one sweep against one edit a layer: seconds a site, ratio and agreement.
+
+    The protocol decides only whether the GPU may use TF32 in matrix products.
+    """
+    from artifact.bench.where import bench_where as compare
+
+    device = _ready(shape, device, protocol)
+    say("rome, one fact, every layer; weights, request and second moments are random")
+    for one in site or MODULES:
+        budget = None if memory is None else memory_budget(memory, device)
+        for line in compare(shape, device, one, token, memory=budget, count=operations).lines():
+            say(line)
     return 0
 
 

@@ -1,13 +1,15 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    NO_FILES,
+    NO_WORDS,
     AnyModel,
     Correct,
     Device,
@@ -36,15 +38,65 @@ from artifact.terminal import say
 if TYPE_CHECKING:
     from artifact.editing.edit import Edited
     from artifact.editing.editor import Editor
-
-_NONE: list[str] = []
-_NO_FILES: list[Path] = []
+    from artifact.editing.protocol import Protocol as Followed
+    from artifact.evaluation.further import FurtherScore
+    from artifact.lm.device import Memory as Budget
+    from artifact.lm.load import LanguageModel
 
 
 def _named(what: str) -> str:
     """The methods that have something, in words: "ft, mend and memit"."""
     *names, last = [name for name, method in METHODS.items() if getattr(method, what)]
     return f"{', '.join(names)} and {last}" if names else last
+
+
+@Parameter(name="*")
+@dataclass
+class EditFiles:
+    """The files and folders that an edit may read."""
+
+    on: Annotated[
+        Path | None,
+        Parameter(help="A file of kloc edit: compute this edit on the model that carries that one. Score with both."),
+    ] = None
+    moments: Annotated[
+        Path | None, Parameter(help=f"Folder of second moments in the published layout, for {_named('moments')}.")
+    ] = None
+    prefixes: Annotated[
+        Path | None,
+        Parameter(help="JSON list of context templates (memit: a list of lists). Default: drawn from the model."),
+    ] = None
+    hparams: Annotated[
+        Path | None, Parameter(help="JSON object of hyperparameters; the others keep the model's values.")
+    ] = None
+    mend_weights: Annotated[
+        Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
+    ] = None
+    facts: Annotated[
+        Path | None,
+        Parameter(
+            help=f"JSON file of other facts, for {_named('facts')}. Default: the facts that come with the package."
+        ),
+    ] = None
+    history: Annotated[
+        Path | None,
+        Parameter(help="JSON list of records edited before, in order: MEND's edit, as released, depends on them."),
+    ] = None
+
+    def check(self, out: Path, request: Path, model: str) -> None:
+        """Refuse files that cannot be read, and an `out` in the place of one of them; moments are a folder."""
+        files = {f"--{name.replace('_', '-')}": path for name, path in asdict(self).items() if name != "moments"}
+        check_outputs({"--out": out}, (request, *files.values(), self.moments, model))
+        check_inputs(files)
+
+    def unused(self, method: Method) -> Iterator[str]:
+        """A line for each file given that the method does not read."""
+        for name in ("moments", "prefixes", "mend_weights", "facts"):
+            if (path := getattr(self, name)) is not None and name not in method.files:
+                yield f"--{name.replace('_', '-')} {path} is not used: {method.name} reads no such file"
+
+
+_FILES = EditFiles()
 
 
 @app.command
@@ -70,86 +122,79 @@ def edit(
             "--hparams.",
         ),
     ] = None,
-    on: Annotated[
-        Path | None,
-        Parameter(help="A file of kloc edit: compute this edit on the model that carries that one. Score with both."),
-    ] = None,
-    moments: Annotated[
-        Path | None, Parameter(help=f"Folder of second moments in the published layout, for {_named('moments')}.")
-    ] = None,
-    prefixes: Annotated[
-        Path | None,
-        Parameter(help="JSON list of context templates (memit: a list of lists). Default: drawn from the model."),
-    ] = None,
-    hparams: Annotated[
-        Path | None, Parameter(help="JSON object of hyperparameters; the others keep the model's values.")
-    ] = None,
-    mend_weights: Annotated[
-        Path | None, Parameter(help="MEND's trained network: .safetensors, .npz, or the published .pt.")
-    ] = None,
-    facts: Annotated[
-        Path | None,
-        Parameter(
-            help=f"JSON file of other facts, for {_named('facts')}. Default: the facts that come with the package."
-        ),
-    ] = None,
-    history: Annotated[
-        Path | None,
-        Parameter(help="JSON list of records edited before, in order: MEND's edit, as released, depends on them."),
-    ] = None,
+    files: EditFiles = _FILES,
     any_model: AnyModel = False,
     device: Device = None,
     dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
-    correct: Correct = _NONE,
+    correct: Correct = NO_WORDS,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
-    from artifact.editing.edit import with_edit
-    from artifact.editing.edit_file import read_edit, write_edit
-    from artifact.editing.mend_history import History
-    from artifact.editing.protocol import protocol_of, protocol_words
+    from artifact.editing.edit_file import write_edit
+    from artifact.editing.protocol import protocol_of
     from artifact.lm.device import use_tf32
-    from artifact.runs.editors import make_editor
 
-    followed = protocol_of(protocol, words(correct))
-    chosen = METHODS[method]
-    if history is not None and not chosen.ordered(followed.switches()):
-        raise SettingError(
-            f"--history is for {_named('ordered_by')} as released, whose edits depend on those before them; this is "
-            f"{method} under {protocol_words(followed.name, followed.switches())}; leave it out"
-        )
-    files = {
-        "--on": on,
-        "--prefixes": prefixes,
-        "--hparams": hparams,
-        "--mend-weights": mend_weights,
-        "--history": history,
-        "--facts": facts,
-    }
-    check_outputs({"--out": out}, (request, *files.values(), moments, model))
-    check_inputs(files)
+    followed, chosen = protocol_of(protocol, words(correct)), METHODS[method]
+    _refuse_history(files.history, chosen, followed)
+    files.check(out, request, model)
     cases, views = _requests(request, chosen, perspective)
-    earlier = [] if history is None else [[fact.view(perspective)] for fact in read_facts(history)]
+    earlier = [] if files.history is None else [[fact.view(perspective)] for fact in read_facts(files.history)]
     loaded = load_model(model, device, dtype)
     use_tf32(followed.tf32)
-    editor = make_editor(
-        loaded,
-        method,
-        followed,
-        memory_budget(memory, str(loaded.decoder.device)),
-        hparams=hparams,
-        prefixes=prefixes,
-        moments=moments,
-        mend_weights=mend_weights,
-        facts=facts,
-        place=Place(site, token),
-        any_model=any_model,
-    )
-    below = None if on is None else read_edit(on, loaded, any_model)
-    if below is not None:
-        notes = (*editor.notes, *filter(None, [below.note]))
-        editor = replace(editor, model=with_edit(loaded, below.edit), notes=notes)
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    editor = _editor(loaded, method, followed, budget, files, Place(site, token), any_model)
+    edited = _edited(editor, views, earlier)
+    of_request = {"cases": cases} | ({"request_sha256": sha256_of(request)} if request.is_file() else {})
+    description = _description(editor, perspective, len(earlier)) | of_request
+    if files.on is not None:
+        description |= {"on": f"{files.on.name}, sha256 {sha256_of(files.on)}"}
+    write_edit(out, edited.edit, loaded, description)
+    for line in (*_lines(editor, edited, views, description), *files.unused(chosen)):
+        say(line)
+    if chosen.undone(followed.switches()):
+        say(f"the released evaluation undoes {chosen.printed}'s edit before it scores; this file holds the edit itself")
+    say(out)
+    return 0
+
+
+def _refuse_history(history: Path | None, method: Method, followed: "Followed") -> None:
+    """SettingError for edits before this one where it does not depend on them."""
+    from artifact.editing.protocol import protocol_words
+
+    if history is not None and not method.ordered(followed.switches()):
+        raise SettingError(
+            f"--history is for {_named('ordered_by')} as released, whose edits depend on those before them; this is "
+            f"{method.name} under {protocol_words(followed.name, followed.switches())}; leave it out"
+        )
+
+
+def _editor(
+    loaded: "LanguageModel",
+    method: str,
+    followed: "Followed",
+    budget: "Budget",
+    files: EditFiles,
+    place: Place,
+    any_model: bool,
+) -> "Editor":
+    """The method with its files, on the model that carries the edit of --on, where one is given."""
+    from artifact.editing.edit import with_edit
+    from artifact.editing.edit_file import notes_of, read_edit
+    from artifact.runs.editors import make_editor
+
+    read = {name: path for name, path in vars(files).items() if name not in ("on", "history")}
+    editor = make_editor(loaded, method, followed, budget, **read, place=place, any_model=any_model)
+    if files.on is None:
+        return editor
+    below = read_edit(files.on, loaded, any_model)
+    return replace(editor, model=with_edit(loaded, below.edit), notes=(*editor.notes, *notes_of([below])))
+
+
+def _edited(editor: "Editor", views: Sequence[View], earlier: Sequence[Sequence[View]]) -> "Edited":
+    """The edit of all views together, after the earlier ones; EditError where there is none to write."""
+    from artifact.editing.mend_history import History
+
     before = History()
     if earlier:
         editor.count_rows(earlier, before)
@@ -161,26 +206,7 @@ def edit(
             f"{edited.told()['unedited_reason']}: the released code scores the unedited model, and no change is "
             "written; give other hyperparameters with --hparams"
         )
-    of_request = {"cases": cases} | ({"request_sha256": sha256_of(request)} if request.is_file() else {})
-    description = _description(editor, perspective, len(earlier)) | of_request
-    if on is not None:
-        description |= {"on": f"{on.name}, sha256 {sha256_of(on)}"}
-    write_edit(out, edited.edit, loaded, description)
-    for line in _lines(editor, edited, views, description):
-        say(line)
-    # Name a file that the method does not read.
-    for option, path in {
-        "moments": moments,
-        "prefixes": prefixes,
-        "mend_weights": mend_weights,
-        "facts": facts,
-    }.items():
-        if path is not None and option not in chosen.files:
-            say(f"--{option.replace('_', '-')} {path} is not used: {method} reads no such file")
-    if chosen.undone(followed.switches()):
-        say(f"the released evaluation undoes {chosen.printed}'s edit before it scores; this file holds the edit itself")
-    say(out)
-    return 0
+    return edited
 
 
 def _requests(path: Path, method: Method, perspective: Perspective) -> tuple[str, list[View]]:
@@ -245,22 +271,22 @@ def score(
     *,
     model: Model,
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
-    edits: Edits = _NO_FILES,
+    edits: Edits = NO_FILES,
     any_model: AnyModel = False,
     device: Device = None,
     dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
-    correct: Correct = _NONE,
+    correct: Correct = NO_WORDS,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, unedited or with an edit: success, accuracy and magnitude of both perspectives, whether the old
     relation is gone, and whether the model writes the target by itself.
     """
-    from artifact.editing.edit_file import read_edits
+    from artifact.editing.edit_file import notes_of, read_edits
     from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.evaluation.further import further_json, further_scores
-    from artifact.evaluation.metrics import GROUPS, METRICS, case_json
+    from artifact.evaluation.metrics import case_json
     from artifact.evaluation.score import score_cases
     from artifact.lm.device import use_tf32
 
@@ -275,12 +301,21 @@ def score(
     scores = score_cases(loaded, facts, added, budget)
     further = further_scores(loaded, facts, added, budget)
     by_case = [case_json(score) | {"further": further_json(more)} for score, more in zip(scores, further, strict=True)]
-    notes = [file.note for file in files if file.note]
+    notes = notes_of(files)
     protocol_name = protocol_words(followed.name, followed.switches())
     described = {"model": loaded.name, "revision": loaded.revision, "protocol": protocol_name}
     write_json(json_file, described | {"notes": notes, "cases": by_case})
     edited = f"edited by {', '.join(path.name for path in edits)}" if edits else "unedited"
     say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {protocol_name}")
+    for line in (*_means(by_case, further), *notes):
+        say(line)
+    return 0
+
+
+def _means(by_case: Sequence[Mapping[str, Any]], further: Sequence["FurtherScore"]) -> Iterator[str]:
+    """The means over the cases, a line for each perspective's group, generation, and the relation's removal."""
+    from artifact.evaluation.metrics import GROUPS, METRICS
+
     for perspective in PERSPECTIVES:
         for group in GROUPS:
             groups = [case[perspective][group] for case in by_case if group in case.get(perspective, {})]
@@ -288,13 +323,10 @@ def score(
             if of_cases:
                 means = {metric: sum(figures[metric] for figures in of_cases) / len(of_cases) for metric in METRICS}
                 shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items())
-                say(f"{perspective} {group.replace('_', ' ')}: {shown}")
+                yield f"{perspective} {group.replace('_', ' ')}: {shown}"
         written = [one.generation[perspective].exact for one in further if perspective in one.generation]
         if written:
-            say(f"{perspective} generation: exact {sum(written) / len(written):.4f}")
+            yield f"{perspective} generation: exact {sum(written) / len(written):.4f}"
     removed = [one.removed for one in further if one.removed is not None]
     if removed:
-        say(f"relation removal: success {sum(removed) / len(removed):.4f}")
-    for line in notes:
-        say(line)
-    return 0
+        yield f"relation removal: success {sum(removed) / len(removed):.4f}"

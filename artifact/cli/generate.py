@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    NO_FILES,
     AnyModel,
     Device,
     Dtype,
@@ -20,15 +21,13 @@ from artifact.cli.app import (
 from artifact.cli.bounds import count
 from artifact.terminal import say
 
-_NO_FILES: list[Path] = []
-
 
 @app.command
 def generate(
     *,
     model: Model,
     prompt: Annotated[str, Parameter(help="The text to continue.")],
-    edits: Edits = _NO_FILES,
+    edits: Edits = NO_FILES,
     tokens: Annotated[int, count("Most tokens of the continuation.", 1_000_000)] = 20,
     any_model: AnyModel = False,
     device: Device = None,
@@ -36,7 +35,7 @@ def generate(
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the continuation here.")] = None,
 ) -> int:
     """Continue a prompt with the likeliest token each time, unedited or with edits. No weight is changed."""
-    from artifact.editing.edit_file import read_edits
+    from artifact.editing.edit_file import notes_of, read_edits
     from artifact.evaluation.generate import generate as greedy
 
     check_outputs({"--json": json_file}, (*edits, model))
@@ -44,7 +43,7 @@ def generate(
     loaded = load_model(model, device, dtype)
     edit, files = read_edits(edits, loaded, any_model)
     found = greedy(loaded, prompt, tokens, edit)
-    notes = [file.note for file in files if file.note]
+    notes = notes_of(files)
     result = {"model": loaded.name, "revision": loaded.revision, "edits": [path.name for path in edits]}
     result |= {"prompt": prompt, "text": found.text, "ids": found.ids, "ended": found.ended, "notes": notes}
     write_json(json_file, result)

@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 
 from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
@@ -14,9 +15,14 @@ from artifact.errors import SettingError
 from artifact.facts.aside import aside
 from artifact.facts.datasets import DATASETS, built_in_for
 from artifact.facts.fact import Fact, parse_facts
+from artifact.facts.layouts import decode_records
 from artifact.io import is_device
-from artifact.reading import decode_json, read_bytes
+from artifact.reading import read_bytes
 from artifact.terminal import say
+
+if TYPE_CHECKING:
+    from artifact.editing.mend_train import MendTraining, Trained
+    from artifact.lm.load import LanguageModel
 
 
 @app.command
@@ -52,22 +58,15 @@ def mend_train(
     half: Annotated[bool, Parameter(help="Store the network's layers in float16, at half the size.")] = False,
 ) -> int:
     """Train MEND's network from both perspectives. After an interruption the same command resumes."""
-    import msgspec
     import torch
 
-    from artifact.editing import made_for
-    from artifact.editing.hparams import hparams_hash
-    from artifact.editing.mend_train import FIGURES, UNFINISHED, MendTraining, train
+    from artifact.editing.mend_train import FIGURES, UNFINISHED, train
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
     from artifact.lm.device import use_tf32
     from artifact.runs.resolve import SMALL_EMBEDDING
 
-    given = {"steps": steps, "seed": seed, "validation": validation, "rank": rank, "batch": batch, "lr": lr}
-    try:
-        training = msgspec.convert({key: value for key, value in given.items() if value is not None}, MendTraining)
-    except msgspec.ValidationError as error:
-        raise SettingError(f"mend-train: {error}; give another value") from None
+    training = _training(steps=steps, seed=seed, validation=validation, rank=rank, batch=batch, lr=lr)
     if is_device(out):
         raise SettingError(f"--out {out}: is a device, beside which no checkpoint can stand; name a file")
     check_outputs({"--out": out}, (facts, hparams, model))
@@ -78,21 +77,46 @@ def mend_train(
         torch.set_num_threads(1)  # sums in another order would give another network
     records, source, sha256 = _records(facts, loaded.name, limit)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
-    weights = loaded.weights_sha256
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
     dtype = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
-    trained = train(
-        loaded, records, resolved, training, checkpoint=checkpoint, identity=f"{weights} {sha256}", dtype=dtype, say=say
-    )
-    about = {
+    identity = f"{loaded.weights_sha256} {sha256}"
+    trained = train(loaded, records, resolved, training, checkpoint=checkpoint, identity=identity, dtype=dtype, say=say)
+    write_network(trained.network, out, _about(loaded, resolved, training, trained, source, sha256), dtype)
+    checkpoint.unlink(missing_ok=True)
+    for name, figures in trained.figures.items():
+        say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    say(out)
+    return 0
+
+
+def _training(**given: Any) -> "MendTraining":
+    """How to train, with what the user gives; SettingError for a value that is of no use."""
+    from artifact.editing.mend_train import MendTraining
+
+    try:
+        return msgspec.convert({key: value for key, value in given.items() if value is not None}, MendTraining)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"mend-train: {error}; give another value") from None
+
+
+def _about(
+    loaded: "LanguageModel", hparams: Any, training: "MendTraining", trained: "Trained", source: str, sha256: str
+) -> dict[str, Any]:
+    """What the network's file says of its making."""
+    import torch
+
+    from artifact.editing import made_for
+    from artifact.editing.hparams import hparams_hash
+
+    return {
         "model": loaded.name,
         "revision": loaded.revision,
-        made_for.KEY: weights,
+        made_for.KEY: loaded.weights_sha256,
         "facts": source,
         "facts_sha256": sha256,
-        "hparams": msgspec.to_builtins(resolved),
-        "hparams_hash": hparams_hash(resolved),
+        "hparams": msgspec.to_builtins(hparams),
+        "hparams_hash": hparams_hash(hparams),
         "training": msgspec.to_builtins(training),
         "steps": trained.steps,
         "best_step": trained.best_step,
@@ -101,12 +125,6 @@ def mend_train(
         "pad_row_note": "no [PAD] row: trained without the extra logit of the published code",
         "torch": torch.__version__,
     }
-    write_network(trained.network, out, about, dtype)
-    checkpoint.unlink(missing_ok=True)
-    for name, figures in trained.figures.items():
-        say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
-    say(out)
-    return 0
 
 
 def _records(facts: str | None, model: str, limit: int | None) -> tuple[Sequence[Fact], str, str]:
@@ -122,5 +140,5 @@ def _records(facts: str | None, model: str, limit: int | None) -> tuple[Sequence
         return taken, f"{len(taken)} facts set aside of {data.source}", data.sha256
     path = Path(facts)
     content = read_bytes(path)  # once: a pipe gives its content a single time
-    records = parse_facts(decode_json(content, str(path)), str(path))[:limit]
+    records = parse_facts(decode_records(content, str(path)), str(path))[:limit]
     return records, path.name, hashlib.sha256(content).hexdigest()

@@ -34,6 +34,8 @@ from artifact.plans.unit import Part
 from artifact.terminal import complain, say
 
 if TYPE_CHECKING:
+    from artifact.plans.unit import Plan
+    from artifact.runs.resolve import Asked
     from artifact.runs.store import Store
 
 RunFolder = Annotated[Path, Parameter(help="Folder of a run, or of one run for each model.")]
@@ -108,7 +110,7 @@ def run(
         str,
         Parameter(
             help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
-            "multiverse, beyond."
+            "both, multiverse, beyond."
         ),
     ],
     *,
@@ -121,46 +123,16 @@ def run(
 
 def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.cli.fetch import obtain
-    from artifact.editing.protocol import protocol_of
-    from artifact.plans import find_plans, narrowed
-    from artifact.plans.paper import PAPER_MODELS
     from artifact.progress import display
     from artifact.reporting.report import render
     from artifact.runs.ahead import check_ahead
-    from artifact.runs.inputs import Given, needed_sources
-    from artifact.runs.resolve import Asked
+    from artifact.runs.inputs import needed_sources
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.store import reading_all
 
-    methods, correct = words(narrowing.methods), tuple(sorted(set(words(options.correct))))
-    protocol_of(options.protocol, correct)  # an unknown switch is said before anything is fetched
-    plans = [narrowed(plan, narrowing.only, methods) for plan in find_plans(name)]
-    several = len(plans) > 1 and options.model in ("auto", *PAPER_MODELS)
-    if options.model in PAPER_MODELS:
-        plans = [plan for plan in plans if options.model in plan.models] or plans[:1]
-    elif options.model != "auto":
-        plans = plans[:1]
-    given = Given(
-        options.facts,
-        options.relation_source,
-        options.moments,
-        options.mend_weights,
-        options.any_model,
-        options.seed,
-        options.hparams,
-    )
-    shard = _shard(narrowing.shard)
-    asked = Asked(
-        options.model,
-        options.protocol,
-        options.limit,
-        options.memory,
-        options.device,
-        given,
-        shard,
-        correct,
-        dtype=options.dtype,
-    )
+    methods = words(narrowing.methods)
+    asked = _asked(options, narrowing)
+    plans, several = _plans(name, options.model, narrowing.only, methods)
     narrowed_to = [*narrowing.only, *methods]
     # Several models stand side by side in one folder, with one report; one of them by name is put there, too.
     root = None
@@ -177,7 +149,7 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         if out is None and model != "auto":
             out = Path("results") / run_name(plan, model, asked, narrowed_to)
         check_ahead(plan, model, asked, out, local=narrowing.engine == "local")
-    needed = [needed_sources(plan, model, given) for plan, model in zip(plans, models, strict=True)]
+    needed = [needed_sources(plan, model, asked.given) for plan, model in zip(plans, models, strict=True)]
     # All of it first: what cannot be had should not be found out after days on the first model.
     obtain(*(list(dict.fromkeys(chain.from_iterable(kind))) for kind in zip(*needed, strict=True)))
     computed = []
@@ -196,6 +168,50 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
         computed.append(folder)
         page, rendered = report(root or folder)
     return _say_outcome(root or folder, computed, page, rendered)
+
+
+def _asked(options: RunOptions, narrowing: Narrowing) -> "Asked":
+    """What the run is asked for; SettingError for an unknown switch or part, before anything is fetched."""
+    from artifact.editing.protocol import protocol_of
+    from artifact.runs.inputs import Given
+    from artifact.runs.resolve import Asked
+
+    correct = tuple(sorted(set(words(options.correct))))
+    protocol_of(options.protocol, correct)
+    given = Given(
+        options.facts,
+        options.relation_source,
+        options.moments,
+        options.mend_weights,
+        options.any_model,
+        options.seed,
+        options.hparams,
+    )
+    return Asked(
+        options.model,
+        options.protocol,
+        options.limit,
+        options.memory,
+        options.device,
+        given,
+        _shard(narrowing.shard),
+        correct,
+        dtype=options.dtype,
+    )
+
+
+def _plans(name: str, model: str, only: Sequence[str], methods: Sequence[str]) -> tuple[list["Plan"], bool]:
+    """The plans of that name for the model, narrowed; whether they are of several models and share one folder."""
+    from artifact.plans import find_plans, narrowed
+    from artifact.plans.paper import PAPER_MODELS
+
+    plans = [narrowed(plan, only, methods) for plan in find_plans(name)]
+    several = len(plans) > 1 and model in ("auto", *PAPER_MODELS)
+    if model in PAPER_MODELS:
+        plans = [plan for plan in plans if model in plan.models] or plans[:1]
+    elif model != "auto":
+        plans = plans[:1]
+    return plans, several
 
 
 def _say_outcome(folder: Path, computed: Sequence[Path], page: Path, rendered: Any) -> int:

@@ -27,6 +27,7 @@ from artifact.lm.load import LanguageModel
 from artifact.lm.smollm2 import SMOLLM2
 from artifact.lm.weights import matched, stored_tensors
 from artifact.reading import read_bytes
+from artifact.sizes import dtype_word
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.convert import SHARD
 from artifact.terminal import shown
@@ -153,7 +154,7 @@ def _add(tensors: dict[str, Tensor], deltas: Mapping[str, Tensor]) -> dict[str, 
     for name, delta in deltas.items():
         before, dtype = tensors[name].double(), tensors[name].dtype
         after = (before + delta.double()).to(dtype)
-        word = str(dtype).removeprefix("torch.")
+        word = dtype_word(dtype)
         if not bool(after.isfinite().all()):
             raise EditError(f"{name}: the weight with its change is not finite in {word}; give a smaller change")
         change, tensors[name] = after.double() - before, after

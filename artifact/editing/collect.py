@@ -35,6 +35,7 @@ from artifact.io import check_writable, reason, write_atomically
 from artifact.lm.device import Memory, batches, default_memory, in_one
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Tokens
+from artifact.sizes import dtype_word
 
 SAMPLES = 100_000
 """Texts of the published statistics."""
@@ -280,7 +281,7 @@ class _Collection:
             model=model.name,
             revision=model.revision,
             weights_sha256=settings.weights_sha256,
-            dtype=str(model.decoder.dtype).removeprefix("torch."),
+            dtype=dtype_word(model.decoder.dtype),
             positions=model.tokens.limit,
             layers=settings.layers,
             source=self._source.name,

@@ -19,6 +19,7 @@ from artifact.errors import EditError
 from artifact.io import reason
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel
+from artifact.sizes import dtype_word
 
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 CONTEXT = "context"
@@ -46,7 +47,8 @@ def write_edit(path: Path, edit: Edit, model: LanguageModel, about: Mapping[str,
     tensors = edit.tensors(model.decoder)
     for parameter, delta in tensors.items():
         if not _finite_sum(model.decoder, parameter, delta):
-            raise EditError(f"{parameter}: the weight with its change is not finite in {_word(model.decoder.dtype)}")
+            held = dtype_word(model.decoder.dtype)
+            raise EditError(f"{parameter}: the weight with its change is not finite in {held}")
     context = {CONTEXT: edit.context} if edit.context else {}
     replace_file(path, tensors, {**about, **context, made_for.KEY: model.weights_sha256})
 
@@ -71,7 +73,7 @@ def read_edit(path: Path, model: LanguageModel, any_model: bool = False) -> Edit
     changes = {layer: Dense(parts.get("weight"), parts.get("bias")) for layer, parts in by_layer.items()}
     edit = Edit(changes, about.get(CONTEXT, ""))
     if not edit.context and not edit.norm() > 0:
-        raise EditError(f"{path}: changes nothing: every entry is zero in {_word(decoder.dtype)}; {_GIVE}")
+        raise EditError(f"{path}: changes nothing: every entry is zero in {dtype_word(decoder.dtype)}; {_GIVE}")
     return EditFile(path, edit, about, note)
 
 
@@ -96,6 +98,11 @@ def read_edits(
     return edit, files
 
 
+def notes_of(files: Sequence[EditFile]) -> list[str]:
+    """What must be said of the files, a line each."""
+    return [file.note for file in files if file.note]
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; EditError for one that is damaged, empty, or not a regular file."""
     if path.exists() and not path.is_file():
@@ -116,9 +123,8 @@ def _checked(path: Path, decoder: Decoder, parameter: str, delta: Tensor) -> Ten
     if weight is None or not parameter.startswith(f"{decoder.family.blocks}."):
         raise EditError(f"{path}: {shown} is not a weight of this model's blocks; give an edit of this model")
     if delta.dtype not in _TYPES:
-        raise EditError(
-            f"{path}: {shown} is of type {_word(delta.dtype)}; expected one of {', '.join(map(_word, _TYPES))}; {_GIVE}"
-        )
+        types = ", ".join(map(dtype_word, _TYPES))
+        raise EditError(f"{path}: {shown} is of type {dtype_word(delta.dtype)}; expected one of {types}; {_GIVE}")
     if delta.shape != weight.shape:
         raise EditError(
             f"{path}: {shown} must be of shape {tuple(weight.shape)}, got {tuple(delta.shape)}; give an edit of this "
@@ -126,17 +132,15 @@ def _checked(path: Path, decoder: Decoder, parameter: str, delta: Tensor) -> Ten
         )
     held = delta.to(weight.device, weight.dtype)
     if not bool(held.isfinite().all()):
-        where = "" if not bool(delta.isfinite().all()) else f" in {_word(weight.dtype)}, the model's type"
+        where = "" if not bool(delta.isfinite().all()) else f" in {dtype_word(weight.dtype)}, the model's type"
         raise EditError(f"{path}: {shown} is not finite{where}; {_GIVE}")
     if not _finite_sum(decoder, parameter, held):
-        raise EditError(f"{path}: {shown} added to the model's weight is not finite in {_word(weight.dtype)}; {_GIVE}")
+        raise EditError(
+            f"{path}: {shown} added to the model's weight is not finite in {dtype_word(weight.dtype)}; {_GIVE}"
+        )
     return held
 
 
 def _finite_sum(decoder: Decoder, parameter: str, delta: Tensor) -> bool:
     weight = decoder.weights[parameter]
     return bool((weight + delta.to(weight.device, weight.dtype)).isfinite().all())
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

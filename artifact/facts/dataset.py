@@ -13,7 +13,8 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement, parse_facts
-from artifact.facts.odd import OddRecord, decode_records
+from artifact.facts.layouts import decode_records
+from artifact.facts.odd import OddRecord
 from artifact.facts.templates import with_relation
 from artifact.reading import read_bytes
 
@@ -77,6 +78,8 @@ class DataSet:
     """What is noted of relation traces whose words no file names, where the paper's traces have such a file."""
     selected: bool = False
     """Whether the statements were chosen for what one model answers: a small plan takes the first that its own does."""
+    by_relation: bool = False
+    """Whether a run's page shows its edits by relation, too."""
     cases: int | None = None
     """How many cases the paper's plans take."""
 

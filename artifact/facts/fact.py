@@ -13,10 +13,9 @@ import msgspec
 
 from artifact.errors import FactError, PromptError
 from artifact.facts.checks import Checks
-from artifact.facts.layouts import refuse_other_layouts
+from artifact.facts.layouts import read_rows, refuse_other_layouts
 from artifact.facts.relations import another_relation, kinds_among, table_of
 from artifact.facts.subject import subject_start
-from artifact.reading import read_json
 from artifact.terminal import short
 
 _T = TypeVar("_T")
@@ -260,13 +259,13 @@ def is_counterfact(raw: object) -> bool:
 
 
 def read_facts(path: Path | str) -> list[Fact]:
-    """The facts of a JSON file: one CounterFact-style record or a list; FactError as of parse_facts."""
-    return parse_facts(read_json(path), str(path))
+    """The facts of a file of CounterFact-style records (layouts.py); FactError as of parse_facts."""
+    return parse_facts(read_rows(path), str(path))
 
 
 def read_statements(path: Path | str) -> list[Statement]:
     """`parse_statements` of a file."""
-    return parse_statements(read_json(path), str(path))
+    return parse_statements(read_rows(path), str(path))
 
 
 def parse_fact(row: object, number: int, source: str) -> Fact:

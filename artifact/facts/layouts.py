@@ -1,8 +1,15 @@
-"""Layouts of other projects' fact files, recognised by their fields, so that an error can name them and the remedy."""
+"""How a file of facts is laid out: records in JSON or JSON lines, by id, and the layouts of other projects.
 
-from typing import Literal
+The others are recognised by their fields, so that an error can name them and the remedy.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
 
 from artifact.errors import FactError
+from artifact.reading import decode_json, read_bytes
 
 LayoutName = Literal["easyedit", "knowedit", "zsre", "lre"]
 """Those that convert.py turns into our records."""
@@ -17,6 +24,38 @@ _LAYOUTS: tuple[tuple[str, frozenset[str], LayoutName | None], ...] = (
     ("RippleEdits' layout", frozenset({"example_type", "edit"}), None),
     ("KnowEdit's WikiBio layout", frozenset({"concept", "labels"}), None),
 )
+
+
+def read_rows(path: Path | str) -> object:
+    """The decoded records of a file, as `decode_records`; FactError when it cannot be read."""
+    return decode_records(read_bytes(path), str(path))
+
+
+def decode_records(content: bytes, source: str) -> object:
+    """Decoded records: JSON, or JSON lines, with or without a byte-order mark; records by id become a list.
+
+    Raises FactError as `decode_json` does.
+    """
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        decoded = decode_json(content, source)
+    except FactError:
+        try:
+            return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        raise
+    if not isinstance(decoded, dict) or {"requested_rewrite", "subject"} & decoded.keys():
+        return decoded  # a list, or one record
+    if decoded and all(isinstance(row, dict) for row in decoded.values()):
+        return [_with_id(row, key) for key, row in decoded.items()]
+    return decoded
+
+
+def _with_id(row: dict[str, Any], key: object) -> dict[str, Any]:
+    """A record by id, with that id where it has none of its own."""
+    named = "known_id" if "requested_rewrite" not in row else "case_id"
+    return row if named in row or not str(key).isdigit() else {named: int(str(key)), **row}
 
 
 def refuse_other_layouts(raw: object, source: str) -> None:

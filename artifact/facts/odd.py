@@ -1,20 +1,17 @@
 """Facts of a file in which a few records are odd: these become failed cases, and the others go on.
 
-Covers what a data set of many records may hold: an odd record now and then, records by id, JSON lines, a byte-order
-mark, numbers written as text. A record without the rephrasings that nearly all others have is odd, too. A file in which
-more than one record in twenty is odd is refused, so that a small file is read as strictly as fact.py reads a request.
+Covers what a data set of many records may hold: an odd record now and then, numbers written as text. A
+record without the rephrasings that nearly all others have is odd, too. A file in which more than one record in twenty
+is odd is refused, so that a small file is read as strictly as fact.py reads a request.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement, parse_fact, refuse_repeats, rows_of, with_foils
-from artifact.reading import decode_json
 
 _T = TypeVar("_T")
 MOST_ODD = 1 / 20
@@ -32,27 +29,6 @@ class OddRecord:
     reason: str
     statement: Statement | None = None
     others: tuple[str, ...] = ()
-
-
-def decode_records(content: bytes, source: str) -> object:
-    """Decoded records: JSON, or JSON lines, with or without a byte-order mark; records by id become a list.
-
-    Raises FactError as `decode_json` does.
-    """
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    try:
-        decoded = decode_json(content, source)
-    except FactError:
-        try:
-            return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass
-        raise
-    if not isinstance(decoded, dict) or {"requested_rewrite", "subject"} & decoded.keys():
-        return decoded  # a list, or one record
-    if decoded and all(isinstance(row, dict) for row in decoded.values()):
-        return [_with_id(row, key) for key, row in decoded.items()]
-    return decoded
 
 
 def parse_records(raw: object, source: str, every: bool = False) -> list[Fact | OddRecord]:
@@ -115,12 +91,6 @@ def _without_rephrasings(records: Sequence[Fact | OddRecord], every: bool) -> di
                 reason = f"record {number}: {field} is missing or empty; give it a rephrasing"
                 odd.setdefault(number, OddRecord(fact.case_id, reason, fact.statement))
     return odd
-
-
-def _with_id(row: dict[str, Any], key: object) -> dict[str, Any]:
-    """A record by id, with that id where it has none of its own."""
-    named = "known_id" if "requested_rewrite" not in row else "case_id"
-    return row if named in row or not str(key).isdigit() else {named: int(str(key)), **row}
 
 
 def _id_of(row: object, number: int) -> int:

@@ -18,7 +18,7 @@ import torch
 
 from artifact.errors import DeviceError, ModelError, SettingError
 from artifact.lm.decoder import Decoder
-from artifact.sizes import size_words
+from artifact.sizes import dtype_word, size_words
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -173,7 +173,7 @@ def check_fits(name: str, size: int, device: str, dtype: torch.dtype = torch.flo
     """Raise ModelError, in GB, when weights of `size` bytes in `dtype` do not fit the device with room to work."""
     needed, free = round(size * ROOM), free_memory(device)
     if needed > free:
-        where, words = "GPU" if device.startswith("cuda") else "host", str(dtype).removeprefix("torch.")
+        where, words = "GPU" if device.startswith("cuda") else "host", dtype_word(dtype)
         raise ModelError(
             f"{name}: needs about {size_words(needed)} of {where} memory in {words}, and {size_words(free)} are free; "
             "free some, or take a larger machine (kloc doctor --estimate)"

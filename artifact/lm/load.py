@@ -25,6 +25,7 @@ from artifact.lm.folder import CONFIG, read_config, read_tokens, tokenizer_hash
 from artifact.lm.smollm2 import SMOLLM2, converted
 from artifact.lm.tokens import Tokens
 from artifact.lm.weights import Stored, entries, matched, placed, size_of, stored_tensors, untied
+from artifact.sizes import dtype_word
 from artifact.sources.any_hub import HubId, hub_id, resolved, small_files, whole
 from artifact.sources.catalogue import HUB_MODELS, WORLD
 from artifact.sources.download import Say
@@ -142,10 +143,7 @@ def from_module(module: Any, device: str = "cpu") -> Decoder:
     family = family_of(module.config)
     sizes = family.sizes(module.config)
     state = module.state_dict()
-    stored = {
-        name: Stored(tuple(value.shape), str(value.dtype).removeprefix("torch."), value.detach)
-        for name, value in state.items()
-    }
+    stored = {name: Stored(tuple(value.shape), dtype_word(value.dtype), value.detach) for name, value in state.items()}
     tensors = matched(family, sizes, stored, type(module).__name__)
     weights = {name: tensor.read().to(device) for name, tensor in tensors.items()}
     return _decoder(family, sizes, untied(weights, family))

@@ -22,6 +22,7 @@ from artifact.io import reason
 from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
 from artifact.lm.folder import read_object
+from artifact.sizes import dtype_word
 from artifact.sources.pickles import load_tensors
 from artifact.terminal import short, shown
 
@@ -112,7 +113,7 @@ def _pickled(path: Path) -> dict[str, Stored]:
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
         if not plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise ModelError(f"{path}: {_said(name)} is not stored whole; expected plain, dense tensors")
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = dtype_word(tensor.dtype)
         tensors[name] = Stored(tuple(tensor.shape), dtype, tensor.detach)
     return tensors
 

@@ -20,5 +20,6 @@ class Task:
 
 TASKS: Mapping[str, Task] = {
     "where": Task("edit at every layer of a module, and trace it", "artifact.runs.tasks.where:compute"),
+    "both": Task("edit both perspectives, alone and together", "artifact.runs.tasks.both:compute"),
     "multiverse": Task("trace in every way of the multiverse", "artifact.runs.tasks.multiverse:compute"),
 }

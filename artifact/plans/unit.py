@@ -88,6 +88,14 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
         cuts = [round(len(batches) * at / self.rounds) for at in (number, number + 1)]
         return batches[cuts[0] : cuts[1]]
 
+    def at_depth(self, layers: int) -> "Plan":
+        """The plan with traces' windows as the same share of so many layers as they are of GPT-2 XL's 48."""
+        units = (
+            msgspec.structs.replace(unit, window=scaled_window(layers, unit.window)) if unit.does == "trace" else unit
+            for unit in self.units
+        )
+        return msgspec.structs.replace(self, units=tuple(units))
+
     @property
     def of_the_paper(self) -> bool:
         """Whether it takes the paper's facts, second moments and hyperparameters, and so may be held against it."""

@@ -30,6 +30,7 @@ from artifact.plans import narrowing_of
 from artifact.plans.tasks import TASKS
 from artifact.reporting import grids
 from artifact.reporting.baseline import MeasuredBefore, measured_before
+from artifact.reporting.by_relation import relation_grids
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import Chart, largest_half_width
 from artifact.reporting.crate import CRATE, crate_json
@@ -168,22 +169,22 @@ def _part(
 
 def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, str]) -> dict[str, list[Grid]]:
     """A run's tables by kind: its own numbers, transfer gaps and traces, as far as it has them."""
-    rows = run.rows
     return {
-        "own": [grids.own_grid(metric, rows, hashes) for metric in METRICS] if rows else [],
-        "gap": [grids.gap_grid(metric, rows) for metric in METRICS] if any(row.gaps for row in rows) else [],
+        "own": [grids.own_grid(metric, run.rows, hashes) for metric in METRICS] if run.rows else [],
+        "gap": [grids.gap_grid(metric, run.rows) for metric in METRICS] if any(row.gaps for row in run.rows) else [],
         "trace": [grids.trace_grid(drawn)] if drawn else [],
+        "relation": relation_grids(run),
         "question": [grid for findings in run.findings.values() for grid in findings.grids],
     }
 
 
 def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]]) -> dict[str, bytes]:
     """The files of a run's tables, by path."""
-    every = [grid for made in tables.values() for grid in made]
-    files = _table_files(every, prefix, f" on {run.info.model}" if prefix else "")
+    of = f" on {run.info.model}" if prefix else ""
+    files = _table_files([grid for made in tables.values() for grid in made], prefix, of)
     if run.rows:
         files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
-    flat = (*tables["gap"], *tables["trace"], *tables["question"])
+    flat = [grid for kind, made in tables.items() if kind != "own" for grid in made]
     return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in flat}
 
 

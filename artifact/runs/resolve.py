@@ -36,7 +36,6 @@ from artifact.runs.order import Order
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
-from artifact.tracing.edges import scaled_window
 
 SAMPLES = 10
 _MOST_FACTS = 1_000_000_000
@@ -260,7 +259,7 @@ def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str],
     thread for a tiny model there.
     """
     if plan.facts:
-        plan = _scaled(plan, model.decoder.layers)
+        plan = plan.at_depth(model.decoder.layers)
     if device != "cpu":
         return plan
     if model.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
@@ -272,17 +271,6 @@ def _fitting(plan: Plan, model: LanguageModel, device: str, say: Callable[[str],
     few = tuple(unit for unit in SMOKE_FEW_FACTS.units if unit.name in kept)
     say("plan: few facts, as this model takes seconds for each without a GPU")
     return msgspec.structs.replace(SMOKE_FEW_FACTS, units=few)
-
-
-def _scaled(plan: Plan, layers: int) -> Plan:
-    """The plan with traces' windows as the same share of the depth as the paper's of GPT-2 XL's 48 layers."""
-    return msgspec.structs.replace(
-        plan,
-        units=tuple(
-            msgspec.structs.replace(unit, window=scaled_window(layers, unit.window)) if unit.does == "trace" else unit
-            for unit in plan.units
-        ),
-    )
 
 
 def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, context: Context) -> RunInfo:
@@ -313,6 +301,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
         cases=inputs.edited.case_ids,
+        relations=_by_relation(inputs.edited) if data_set(plan, name, asked.given).by_relation else {},
         traced=TracedData(
             inputs.traced.source,
             inputs.traced.sha256,
@@ -326,6 +315,15 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         shard=asked.shard,
         memory=context.memory.most,
     )
+
+
+def _by_relation(data: Data) -> dict[str, list[int]]:
+    """The case ids of each relation, by its name and id, in alphabetical order."""
+    found: dict[str, list[int]] = {}
+    for fact in data.facts:
+        name = f"{fact.relation} ({fact.relation_id})" if fact.relation else fact.relation_id
+        found.setdefault(name, []).append(fact.case_id)
+    return dict(sorted(found.items()))
 
 
 def _limit(asked: Asked, begun: RunInfo | None, model: LanguageModel, methods: Sequence[str]) -> int:

@@ -392,7 +392,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
         one["switches"] = all_switches(one["switches"])
     apart = ["model_reason", "cases", "given", "file_notes", "memory"]
     # Runs of earlier versions did not say these.
-    apart += [name for name in ("moments", "tokenizer_sha256", "reconstructed") if not then.get(name)]
+    apart += [name for name in ("moments", "tokenizer_sha256", "reconstructed", "relations") if not then.get(name)]
     difference = first_difference(then, now, apart)
     if difference is not None:
         name, before, here = difference

@@ -19,6 +19,7 @@ from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
+from artifact.sizes import dtype_word
 from artifact.tracing.choices import METRICS, Corruption, Direction, Metric, RelationSpan
 from artifact.tracing.corruption import corrupted_tokens, subject_tokens
 from artifact.tracing.kinds import KindWord, SeverWord, TraceKind, trace_kind
@@ -312,5 +313,5 @@ def _check_noise(level: float, decoder: Decoder) -> None:
     square = torch.finfo(torch.float32).max / decoder.width
     most = min(torch.finfo(decoder.dtype).max, square**0.5) / 9
     if level > most:
-        word = str(decoder.dtype).removeprefix("torch.")
+        word = dtype_word(decoder.dtype)
         raise SettingError(f"the noise level {level:g} is beyond what {word} holds; give at most {most:.0g}, or s3")

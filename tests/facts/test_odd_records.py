@@ -9,8 +9,9 @@ from artifact.cli import call
 from artifact.errors import FactError
 from artifact.evaluation.score import score_cases
 from artifact.facts.datasets.own import own
-from artifact.facts.fact import Fact, parse_facts
-from artifact.facts.odd import OddRecord, decode_records, parse_records
+from artifact.facts.fact import Fact, parse_facts, read_facts
+from artifact.facts.layouts import decode_records
+from artifact.facts.odd import OddRecord, parse_records
 from artifact.runs.store import reading
 from artifact.sources.catalogue import WORLD
 
@@ -151,3 +152,13 @@ def test_a_paraphrase_without_its_subject_is_scored_as_released(tiny) -> None:
     (fact,) = parse_facts([CASE_4402], "counterfact.json")
     (score,) = score_cases(tiny("tiny-gpt2"), [fact])
     assert len(score.views["entity"].prompts["generality"]) == 2
+
+
+def test_requests_are_read_as_a_run_s_facts_are(tmp_path: Path) -> None:
+    """One reader: JSON lines and records by id are as good for kloc edit and score as for a run."""
+    records = RECORDS[:2]
+    plain, lines, by_id = (tmp_path / name for name in ("plain.json", "lines.jsonl", "by_id.json"))
+    plain.write_text(json.dumps(records))
+    lines.write_text("".join(json.dumps(record) + "\n" for record in records))
+    by_id.write_text(json.dumps({record["case_id"]: record for record in records}))
+    assert read_facts(plain) == read_facts(lines) == read_facts(by_id)

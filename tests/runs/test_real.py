@@ -1,19 +1,25 @@
 """The plan real: facts that the model answers, none of them set aside, in rounds; a real text's second moments."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from artifact.cli import call
 from artifact.editing.texts import documentation
 from artifact.facts.aside import is_aside
+from artifact.facts.datasets import DATASETS
 from artifact.facts.datasets.world import world
 from artifact.lm.load import load
 from artifact.plans import PLANS, narrowing_of
 from artifact.plans.paper import PAPER_METHODS
 from artifact.plans.real import EDITED, REAL, TRACED
+from artifact.reporting.by_relation import relation_grids
+from artifact.reporting.verdict import measured_run
 from artifact.runs.editors import default_moments
-from artifact.runs.store import reading
+from artifact.runs.store import Store, reading
 from artifact.tracing.kinds import TRACE_KINDS
 
 TINY = Path(__file__).parents[1] / "reference" / "models" / "tiny-gpt2"
@@ -29,6 +35,13 @@ def test_it_has_every_row_and_every_trace_of_the_paper_s_tables_and_figures() ->
     assert {unit.most for unit in REAL.units if unit.does == "trace"} == {TRACED} and TRACED >= 60
 
 
+def test_windows_are_the_paper_s_share_of_the_depth() -> None:
+    for layers, window in ((48, 10), (30, 6), (12, 2), (1, 1)):
+        units = REAL.at_depth(layers).units
+        assert {unit.window for unit in units if unit.does == "trace"} == {window}
+        assert [unit.name for unit in units] == [unit.name for unit in REAL.units]
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 40])
 def test_rounds_take_every_batch_once_and_in_order(count: int) -> None:
     batches = list(range(count))
@@ -37,21 +50,41 @@ def test_rounds_take_every_batch_once_and_in_order(count: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_a_run_takes_what_the_model_answers_and_nothing_that_is_set_aside(tmp_path, monkeypatch, capsys) -> None:
-    """In rounds, with windows of the paper's share of six layers, and the same facts in every unit."""
-    monkeypatch.chdir(tmp_path)
-    words = "run real --model world --facts world --methods ft --only table2 --only figure2 --limit 5 --out run"
-    assert call(words.split()) == 0
-    lines = capsys.readouterr().out.splitlines()
-    with reading(Path("run")) as store:
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run of a part of the plan on the world's facts, and its lines."""
+    folder, said = tmp_path_factory.mktemp("real") / "run", io.StringIO()
+    words = f"run real --model world --facts world --methods ft --only table2 --limit 5 --out {folder}"
+    with redirect_stdout(said):
+        assert call(words.split()) == 0
+    return folder, said.getvalue().splitlines()
+
+
+def test_a_run_takes_what_the_model_answers_and_nothing_that_is_set_aside(ran) -> None:
+    """In rounds, and the same facts in every unit."""
+    folder, lines = ran
+    with reading(folder) as store:
         info = store.info()
         first = [fact.case_id for fact in world().facts if not is_aside(fact)][:5]
         assert info.cases == info.traced.cases == first
-        assert {unit.window for unit in info.plan.units if unit.does == "trace"} == {1}
         assert all(store.done(unit) == set(first) for unit in info.plan.units)
         assert "are answered by world, the first 5 taken" in info.data_note
     begun = [number for number, line in enumerate(lines) if line.startswith("ft-entity: ")]
-    assert len(begun) > 1 and any(line.startswith("trace-") for line in lines[begun[0] : begun[-1]])
+    assert len(begun) > 1 and any(line.startswith("unedited: ") for line in lines[begun[0] : begun[-1]])
+
+
+def test_edits_are_shown_by_relation_where_the_data_are(ran, monkeypatch) -> None:
+    """A table an edited perspective, a line a relation with enough facts, and none for data without relations."""
+    assert DATASETS["real"].by_relation and DATASETS["lre"].by_relation and not DATASETS["world"].by_relation
+    with reading(ran[0]) as store:
+        assert relation_grids(measured_run(store)) == []
+        cases = store.info().cases
+        shown = msgspec.structs.replace(store.info(), relations={"many (a)": cases[:3], "few (b)": cases[3:]})
+        monkeypatch.setattr(Store, "info", lambda self: shown)
+        (grid,) = relation_grids(measured_run(store))
+    (line,) = grid.lines
+    assert (grid.name, grid.columns, line.heads) == ("by-relation-entity", ("FT", "facts"), ("entity edit", "many (a)"))
+    assert line.cells[0].n == 3 and str(line.cells[1].number) == "3"
 
 
 def test_a_model_that_answers_nothing_is_refused_in_a_line(tmp_path, monkeypatch, capsys) -> None:

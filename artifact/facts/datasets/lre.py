@@ -243,4 +243,5 @@ DATASET = DataSet(
     load=lre,
     files={"authors": "lre", "templates": "lre"},
     selected=True,
+    by_relation=True,
 )

@@ -35,4 +35,5 @@ DATASET = DataSet(
     files={"authors": ("known", "lre"), "templates": ("known", "lre")},
     own_reading=OWN_READING,
     selected=True,
+    by_relation=True,
 )

@@ -1,0 +1,19 @@
+"""The plan `both`: one fact edited through both perspectives, alone, one on the other, and together."""
+
+from collections.abc import Mapping
+
+from artifact.plans.unit import Plan, Unit
+
+FACTS, BEYOND_FACTS = 100, 8
+"""Facts of the plan, and of the plan `beyond`."""
+
+
+def units(most: int, batch: int) -> tuple[Unit, ...]:
+    """All arms of `most` facts, so many together."""
+    return (Unit("both", "task", batch=batch, most=most, method="memit", task="both"),)
+
+
+PLANS: Mapping[str, tuple[Plan, ...]] = {
+    "both": (Plan("both", "both perspectives of one fact: alone, in turn and together", units(FACTS, batch=4)),)
+}
+BEYOND = units(BEYOND_FACTS, batch=8)

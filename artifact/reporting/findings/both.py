@@ -1,0 +1,144 @@
+"""What the plan `both` measured: whether the edits of both perspectives of a fact add, interfere or help each other.
+
+Covers N2's quantities and one table. With d an arm's change against the unedited model, the interaction is
+I = d(both) - (d(E) + d(R)), fact by fact. It is additive where its 95% interval lies within MARGIN of zero (two
+one-sided tests at 2.5%), else interfering below zero and synergistic above it.
+
+Shape letters: F fact, V number of a scored case.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from artifact.evaluation.metrics import VALUES, Column, Group, Metric
+from artifact.facts.fact import PERSPECTIVES
+from artifact.reporting.cells import PROBABILITY, Cell, Grid, Line, Scale
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.runs.store import Store
+
+MARGIN = 0.05
+"""Points of success or probability within which an interaction counts as none."""
+SINGLE = ("E", "R")
+GROUPS: tuple[Group, ...] = ("reliability", "generality")
+_CHANGE = Scale(1, 100, signed=True)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Finished facts: numbers of the unedited model before_FV, and under each arm (nan where it failed); cosines."""
+
+    cases_F: np.ndarray
+    before_FV: np.ndarray
+    arms: Mapping[str, np.ndarray]
+    cosines: Mapping[str, np.ndarray]
+
+    def change(self, arm: str, metric: Metric, column: Column) -> Series:
+        """d of one arm: its change against the unedited model, of the facts that have both."""
+        at = VALUES.index((metric, column))
+        return _finite(self.cases_F, self.arms[arm][:, at] - self.before_FV[:, at])
+
+    def interaction(self, arm: str, metric: Metric, column: Column) -> Series:
+        """I of one arm that holds both edits."""
+        alone = [self.change(single, metric, column) for single in SINGLE]
+        return self.change(arm, metric, column).minus(alone[0]).minus(alone[1])
+
+    def over_the_better(self, arm: str, metric: Metric, column: Column) -> Series:
+        """d of one arm minus the larger of the two single edits' d."""
+        one, other = (self.change(single, metric, column) for single in SINGLE)
+        one, other = one.among(other.cases_N), other.among(one.cases_N)
+        better = Series(one.cases_N, np.maximum(one.values_N, other.values_N))
+        return self.change(arm, metric, column).minus(better)
+
+
+def _finite(cases_F: np.ndarray, values_F: np.ndarray) -> Series:
+    whole_F = np.isfinite(values_F)
+    return Series(cases_F[whole_F], values_F[whole_F])
+
+
+def scored_facts(store: Store) -> Scored | None:
+    """The finished facts of a run; None where it has none of the plan."""
+    records = [
+        record
+        for unit in store.info().plan.units
+        if unit.task == "both"
+        for record in store.records(unit)
+        if record.status == "done"
+    ]
+    if not records:
+        return None
+    payloads = [record.payload for record in records]
+    nothing = [np.nan] * len(VALUES)
+
+    def numbers(values: list[float | None]) -> list[float]:
+        return [np.nan if value is None else float(value) for value in values]
+
+    arms = {
+        arm: np.array([numbers(payload["arms"][arm].get("values", nothing)) for payload in payloads])
+        for arm in payloads[0]["arms"]
+    }
+    cosines = {
+        name: np.array([payload["cosines"].get(name, np.nan) for payload in payloads])
+        for name in ("keys", "values", "deltas")
+    }
+    before_FV = np.array([numbers(payload["before"]) for payload in payloads])
+    return Scored(np.array([record.case_id for record in records]), before_FV, arms, cosines)
+
+
+def measured(store: Store) -> Findings | None:
+    """The findings of a run; None where it has no records of the plan."""
+    scored = scored_facts(store)
+    if scored is None:
+        return None
+    quantities: dict[str, Quantity] = {}
+    for arm in scored.arms:
+        if arm in SINGLE:
+            continue
+        for perspective in PERSPECTIVES:
+            series = scored.interaction(arm, "magnitude", Column(perspective, "reliability"))
+            quantities[f"{perspective} interaction, {arm}"] = Quantity(estimates([series], rates=False)[0])
+    return Findings(quantities, (_grid(scored),))
+
+
+def outcome(estimate: Estimate | None, margin: float = MARGIN) -> str:
+    """What an interaction's interval says, in a word."""
+    if estimate is None:
+        return "not measured"
+    if -margin < estimate.low and estimate.high < margin:
+        return "additive"
+    return "interfering" if estimate.high < 0 else "synergistic" if estimate.low > 0 else "undecided"
+
+
+def _grid(scored: Scored) -> Grid:
+    lines = []
+    for perspective in PERSPECTIVES:
+        for group in GROUPS:
+            column = Column(perspective, group)
+            for arm in scored.arms:
+                of = [scored.change(arm, metric, column) for metric in ("success", "magnitude")]
+                if arm not in SINGLE:
+                    of += [scored.interaction(arm, metric, column) for metric in ("success", "magnitude")]
+                    of.append(scored.over_the_better(arm, "magnitude", column))
+                found = estimates(of, rates=False)
+                found += [None] * (5 - len(found))
+                said = "" if arm in SINGLE else outcome(found[3])
+                scales = (_CHANGE, PROBABILITY.of_change, _CHANGE, PROBABILITY.of_change, PROBABILITY.of_change)
+                cells = [Cell.of(one, scale) for one, scale in zip(found, scales, strict=True)]
+                lines.append(Line((f"{perspective} {group}", arm), (*cells, said)))
+    columns = ("change, success", "change, magnitude", "I, success", "I, magnitude", "over the better", "outcome")
+    alike = [
+        f"{name} {one.mean:.3f}"
+        for name, values_F in scored.cosines.items()
+        if (one := estimates([_finite(scored.cases_F, values_F)], rates=False)[0]) is not None
+    ]
+    caption = (
+        "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), the "
+        "interaction I = d(both) - (d(E) + d(R)) of each fact, and d(both) minus the better single edit. Where the two "
+        "single changes add up to more than there is to gain, I is below zero however well both are written: the last "
+        f"number then tells. Additive where the interval of I lies within {MARGIN:g} of zero, by magnitude. "
+        f"{len(scored.cases_F)} facts; 95% intervals "
+        f"over facts. Mean cosines between the two single edits: {', '.join(alike)}."
+    )
+    return Grid("both", "Both perspectives of one fact", caption, ("prompts", "arm"), columns, tuple(lines))

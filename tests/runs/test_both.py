@@ -1,0 +1,157 @@
+"""Both perspectives of a fact: each arm's edit is what its definition gives with explicit weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from artifact.editing.edit import Edit
+from artifact.editing.editor import Editor
+from artifact.editing.memit import memit
+from artifact.editing.methods import METHODS
+from artifact.editing.methods.memit import MemitHparams
+from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.sums import compute_moments
+from artifact.facts.fact import fill, parse_facts
+from artifact.lm.device import Memory
+from artifact.lm.load import LanguageModel, load_folder
+from artifact.reporting.findings.both import MARGIN, Scored, outcome
+from artifact.reporting.intervals import Estimate
+from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms, late_layers
+
+REFERENCE = Path(__file__).parent.parent / "reference"
+FOLDER = REFERENCE / "models" / "tiny-gpt2"
+PREFIXES = [["{}"], ["The report said. {}", "Yesterday, {}"]]
+LAYER = 1
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return load_folder(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def editor(model: LanguageModel) -> Editor:
+    records = json.loads((REFERENCE / "facts.json").read_text())
+    texts = [model.tokens.ids(text) for record in records for text in record["neighborhood_prompts"]]
+    hparams = MemitHparams(
+        layers=(LAYER,), v_loss_layer=model.decoder.layers - 1, v_num_grad_steps=4, mom2_update_weight=10.0
+    )
+    return Editor(
+        model,
+        METHODS["memit"],
+        hparams,
+        PROTOCOLS["released"],
+        Memory(10**9),
+        prefixes=PREFIXES,
+        moments=compute_moments(model, texts, range(model.decoder.layers), "test", ridge=0.1),
+    )
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Any, Any]:
+    (fact,) = parse_facts(json.loads((REFERENCE / "facts.json").read_text())[:1], "test")
+    return fact.view("entity"), fact.view("relation")
+
+
+@pytest.fixture(scope="module")
+def made(editor: Editor, pair: tuple[Any, Any]) -> Any:
+    return arms(editor, [pair])
+
+
+def weight(model: LanguageModel, edit: object, layer: int = LAYER) -> torch.Tensor:
+    assert isinstance(edit, Edit)
+    return edit.tensors(model.decoder)[f"transformer.h.{layer}.mlp.c_proj.weight"]
+
+
+@torch.no_grad()
+def key_and_state(text: str, subject: str, model: LanguageModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """The projection's input and the block's output at the subject's last token, in transformers' own model."""
+    peer, seen = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval(), {}
+    block = peer.transformer.h[LAYER]
+    block.mlp.c_proj.register_forward_hook(lambda _, given, __: seen.update(key=given[0]))
+    block.register_forward_hook(lambda _, __, output: seen.update(state=output))
+    encoded = model.tokens.encode(text)
+    start = text.index(subject)
+    at = encoded.span(start, start + len(subject))[-1]
+    peer(torch.tensor([encoded.ids]))
+    state = seen["state"][0] if isinstance(seen["state"], tuple) else seen["state"]
+    return seen["key"][0, at].double(), state[0, at].double()
+
+
+def mean_key(view: Any, model: LanguageModel) -> torch.Tensor:
+    texts = [[fill(t, fill(view.template, view.subject)) for t in group] for group in PREFIXES]
+    groups = [torch.stack([key_and_state(text, view.subject, model)[0] for text in group]).mean(0) for group in texts]
+    return torch.stack(groups).mean(0)
+
+
+@pytest.mark.parametrize(("arm", "first", "then"), [("E then R", 0, 1), ("R then E", 1, 0)])
+def test_then_is_an_edit_of_a_model_whose_files_hold_the_first(
+    arm: str, first: int, then: int, made: Any, editor: Editor, pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model = editor.model
+    before = weight(model, made.edits[ARMS[first]][0])
+    peer = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    peer.transformer.h[LAYER].mlp.c_proj.weight.data += before
+    peer.save_pretrained(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((FOLDER / file).read_bytes())
+    edited = load_folder(tmp_path)
+    assert editor.moments is not None
+    (second,) = memit(edited, [[pair[then]]], editor.hparams, PREFIXES, editor.moments, editor.protocol)
+    torch.testing.assert_close(
+        weight(model, made.edits[arm][0]), before + weight(edited, second.edit), rtol=1e-3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("arm", ["joint", "merged"])
+def test_together_is_the_solution_with_explicit_matrices(
+    arm: str, made: Any, editor: Editor, pair: tuple[Any, Any]
+) -> None:
+    """(lambda C + K K^T)^-1 K times what the values are away from the states: two columns, or their mean as one."""
+    model, moments = editor.model, editor.moments
+    assert moments is not None
+    merge = ANY_KEYS if arm == "merged" else None
+    (found,) = memit(model, [list(pair)], editor.hparams, PREFIXES, moments, editor.protocol, merge=merge)
+    keys = torch.stack([mean_key(view, model) for view in pair], 1)
+    states = torch.stack([key_and_state(fill(v.template, v.subject), v.subject, model)[1] for v in pair], 1)
+    if arm == "merged":
+        keys, states = keys.mean(1, keepdim=True), states.mean(1, keepdim=True)
+    assert found.values_ND.shape[0] == keys.shape[1]
+    matrix = editor.hparams.mom2_update_weight * moments.matrix(model.decoder, LAYER) + keys @ keys.t()
+    expected = torch.linalg.solve(matrix, keys) @ (found.values_ND.double().t() - states).t()
+    torch.testing.assert_close(weight(model, made.edits[arm][0]).double(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_split_is_the_sum_of_an_early_and_a_late_edit(made: Any, editor: Editor) -> None:
+    (split,) = made.edits["split"]
+    (late,) = late_layers(editor)
+    assert late > LAYER
+    torch.testing.assert_close(weight(editor.model, split), weight(editor.model, made.edits["E"][0]))
+    assert weight(editor.model, split, late).norm() > 0
+    assert set(made.edits) == set(ARMS) and made.cosines[0]["keys"] <= 1
+
+
+def test_an_interaction_is_the_change_of_both_minus_the_sum_of_the_single_changes() -> None:
+    from artifact.evaluation.metrics import VALUES, Column
+
+    at, column = VALUES.index(("magnitude", Column("entity", "reliability"))), Column("entity", "reliability")
+
+    def facts(*values: float) -> np.ndarray:
+        found = np.full((len(values), len(VALUES)), np.nan)
+        found[:, at] = values
+        return found
+
+    arms_of = {"E": facts(0.5, 0.6, np.nan), "R": facts(0.2, 0.1, 0.3), "joint": facts(0.4, 0.9, 0.1)}
+    scored = Scored(np.array([1, 2, 3]), facts(0.1, 0.0, 0.0), arms_of, {})
+    found = scored.interaction("joint", "magnitude", column)
+    assert found.cases_N.tolist() == [1, 2]  # the third has no entity edit
+    np.testing.assert_allclose(found.values_N, [0.3 - 0.4 - 0.1, 0.9 - 0.6 - 0.1])
+    np.testing.assert_allclose(scored.over_the_better("joint", "magnitude", column).values_N, [-0.1, 0.3])
+    for low, high, word in ((-0.04, 0.04, "additive"), (-0.4, -0.1, "interfering"), (0.1, 0.2, "synergistic")):
+        assert outcome(Estimate((low + high) / 2, low, high, 9)) == word
+    assert outcome(Estimate(0.0, -2 * MARGIN, MARGIN / 2, 9)) == "undecided"
