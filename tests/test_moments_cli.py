@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from artifact.cli import call
+from artifact.editing.methods import METHODS, moment_layers
 from artifact.progress import Bar, Words
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -27,6 +28,11 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
+def names(model: str, depth: int, count: int) -> list[str]:
+    """The files of the layers that the methods edit."""
+    return [NAME.format(layer, count) for layer in moment_layers(METHODS, model, depth)]
+
+
 def command(texts: object, out: Path, *more: str) -> list[str]:
     return ["moments", "--model", TINY, "--texts", str(texts), "--out", str(out), *more]
 
@@ -39,7 +45,7 @@ def test_from_texts_to_an_edit(texts, tmp_path, capsys) -> None:
     described = json.loads((out / "moments.json").read_text())
     assert said[-1] == str(out) and said[0].startswith(f"texts.txt: {count} texts, {described['tokens']} tokens")
     assert said[1].startswith("1 cut at the model's 128 positions, 0 skipped")
-    assert {path.name for path in out.iterdir()} == {"moments.json", NAME.format(2, count)}
+    assert {path.name for path in out.iterdir()} == {"moments.json", *names("tiny-gpt2", 6, count)}
     assert str(texts.parent) not in described["source"]
     assert (described["texts"], described["longest"], described["source_bytes"]) == (count, 128, texts.stat().st_size)
 
@@ -64,7 +70,7 @@ def test_layers_and_samples_asked_for(texts, tmp_path) -> None:
 def test_the_world_has_texts_of_its_own(tmp_path, capsys) -> None:
     assert call(["moments", "--model", "world", "--samples", "20", "--out", str(tmp_path)]) == 0
     assert "the embedded world's corpus: 20 texts" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.glob("*.npz")) == [NAME.format(0, 20), NAME.format(1, 20)]
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == names("world", 6, 20)
 
 
 def piped(content: bytes, monkeypatch) -> None:

@@ -164,9 +164,7 @@ def _value(
     inputs = peer.inputs(texts)
     at_B = torch.tensor([peer.subject_last(t, view.subject) for t in (*prefixed, KEPT_PROMPT)], device=device)
     every_B = torch.arange(len(texts), device=device)
-    scored_BT = torch.full(inputs["input_ids"].shape, -100, device=device)
-    for row, length in enumerate(inputs["attention_mask"][:-1].sum(1).tolist()):
-        scored_BT[row, length - len(target) : length] = torch.tensor(target, device=device)
+    scored_BT = _scored(inputs, target)
     mask_BT = (scored_BT != -100).float()
 
     delta_D = torch.zeros(peer.module.config.n_embd, device=device, requires_grad=True)
@@ -205,6 +203,14 @@ def _value(
                 if delta_D.norm() > most:
                     delta_D.mul_(most / delta_D.norm())
     return start[0] + delta_D.detach(), steps
+
+
+def _scored(inputs: Mapping[str, Tensor], target: Sequence[int]) -> Tensor:
+    """The target's ids (B, T) at the positions that say them, -100 elsewhere; the last row is scored nowhere."""
+    scored_BT = torch.full_like(inputs["input_ids"], -100)
+    for row, length in enumerate(inputs["attention_mask"][:-1].sum(1).tolist()):
+        scored_BT[row, length - len(target) : length] = scored_BT.new_tensor(target)
+    return scored_BT
 
 
 def _first(output: Any) -> Tensor:

@@ -1,8 +1,9 @@
 """kloc moments: second moments of an output projection's inputs from texts the user has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -12,6 +13,9 @@ from artifact.editing.site import Module
 from artifact.errors import Interrupted, SettingError
 from artifact.progress import Display, display
 from artifact.terminal import complain, say
+
+if TYPE_CHECKING:
+    from artifact.editing.texts import Source
 
 
 @app.command
@@ -27,9 +31,7 @@ def moments(
             allow_leading_hyphen=True,
         ),
     ] = None,
-    layers: Annotated[
-        str | None, Parameter(help="Layers, such as 13,14 (default: those that ROME and MEMIT edit).")
-    ] = None,
+    layers: Annotated[str | None, Parameter(help="Layers, such as 13,14 (default: those that a method edits).")] = None,
     site: Annotated[
         Module,
         Parameter(help="Whose keys: the inputs of the MLP's or of the attention's output projection."),
@@ -46,7 +48,6 @@ def moments(
     from artifact.editing.methods import METHODS, moment_layers
     from artifact.editing.texts import open_source, world_source
     from artifact.lm.device import use_tf32
-    from artifact.runs.stop import stopping
 
     check_counts(samples, batch_tokens)
     if texts is None and model != "world":
@@ -55,31 +56,41 @@ def moments(
     with world_source() if texts is None else open_source(texts) as source:
         loaded = load_model(model, device)
         use_tf32(False)  # sums over millions of tokens are worth full float32
-        try:
-            # With a source that cannot be read again there is nothing to keep: it stops at once.
-            with stopping(source.resumable) as stop, display() as show:
-                sums = collect(
-                    loaded,
-                    source,
-                    moment_layers(METHODS, loaded.name, loaded.decoder.layers) if chosen is None else chosen,
-                    out,
-                    site=site,
-                    samples=samples,
-                    batch_tokens=batch_tokens,
-                    checkpoint_seconds=60 * checkpoint_minutes,
-                    stop=stop,
-                    tell=_texts(show, samples),
-                    say=complain,
-                )
-        except KeyboardInterrupt:
-            kept = "the last checkpoint stays, and the same command goes on from there"
-            lost = f"{source.name} cannot be read again, so nothing is kept; give a file to go on with it"
-            raise Interrupted(f"stopped at once; {kept if source.resumable else lost}") from None
+        with _stopping(source) as stop, display() as show:
+            sums = collect(
+                loaded,
+                source,
+                moment_layers(METHODS, loaded.name, loaded.decoder.layers) if chosen is None else chosen,
+                out,
+                site=site,
+                samples=samples,
+                batch_tokens=batch_tokens,
+                checkpoint_seconds=60 * checkpoint_minutes,
+                stop=stop,
+                tell=_texts(show, samples),
+                say=complain,
+            )
     say(f"{sums.source}: {sums.texts} texts, {sums.tokens} tokens, longest {sums.longest}")
     say(f"{sums.cut} cut at the model's {sums.positions} positions, {sums.skipped} skipped (empty, unknown words)")
     say(f"layers {', '.join(map(str, sums.layers))} of {sums.model}; text sha256 {sums.source_sha256[:12]}")
     say(out)
     return 0
+
+
+@contextmanager
+def _stopping(source: "Source") -> Iterator[Callable[[], bool]]:
+    """Ctrl-C stops after the batch in hand; with a source that cannot be read again there is nothing to keep, and it
+    stops at once. Interrupted says what is left.
+    """
+    from artifact.runs.stop import stopping
+
+    try:
+        with stopping(source.resumable) as stop:
+            yield stop
+    except KeyboardInterrupt:
+        kept = "the last checkpoint stays, and the same command goes on from there"
+        lost = f"{source.name} cannot be read again, so nothing is kept; give a file to go on with it"
+        raise Interrupted(f"stopped at once; {kept if source.resumable else lost}") from None
 
 
 def _layers(text: str) -> list[int]:

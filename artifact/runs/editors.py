@@ -11,6 +11,7 @@ from typing import Any
 
 from artifact.editing import made_for
 from artifact.editing.editor import Editor
+from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import read_network
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
@@ -80,13 +81,7 @@ def make_editor(
     network = matrices = None
     others: list[str] = []
     if method.network:
-        missing = lacking(model, name, mend_weights)
-        if missing is not None:
-            raise SettingError(missing)
-        path = mend_weights or own_network(model.name)
-        assert path is not None
-        # Put on the device once, for all batches.
-        network = read_network(path).to(model.decoder.device)
+        path, network = _network(model, name, mend_weights)
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
     if method.moments:
         matrices = read_moments(moments, resolved.site) if isinstance(moments, Path) else moments
@@ -108,6 +103,16 @@ def make_editor(
         notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
         source=_tuned_words(hparams),
     )
+
+
+def _network(model: LanguageModel, name: str, given: Path | None) -> tuple[Path, Network]:
+    """The method's trained network and its file, put on the device once, for all batches."""
+    missing = lacking(model, name, given)
+    if missing is not None:
+        raise SettingError(missing)
+    path = given or own_network(model.name)
+    assert path is not None
+    return path, read_network(path).to(model.decoder.device)
 
 
 def _tuned_words(hparams: Path | None) -> str:
