@@ -22,6 +22,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NOX = "it makes environments and installs packages, which needs a network; continuous integration runs it"
 CONTAINER = "it needs a container engine; continuous integration builds and runs the image"
 GRAMMAR = "it lists commands and options with placeholders; tests/test_documents.py looks up each of them in the help"
+REAL = "it takes a real model and hours; tests/runs/test_real.py runs the same plan on a tiny one"
 SAID = {
     ("README.md", "pip install nox"): NOX,
     ("README.md", "docker build -t kloc-artifact .\n"): CONTAINER,
@@ -64,6 +65,9 @@ SAID = {
         "import csv",
     ): "tests/test_cli_facts.py::test_the_document_s_way_from_a_spreadsheet_ends_in_records",
     ("docs/models.md", "pip install -c constraints.txt"): "it installs packages, which needs a network",
+    ("docs/models.md", "kloc tune --model smollm2"): REAL,
+    ("docs/running.md", "kloc run real --model smollm2"): REAL,
+    ("docs/running.md", 'python3 -c "import sqlite3'): REAL,
     ("docs/python.md", ""): "tests/test_python.py::test_the_document_runs_from_top_to_bottom",
     ("docs/running.md", "docker run"): CONTAINER,
     ("docs/tour.md", "$ "): "tests/test_tour.py::test_the_tour_prints_what_it_says",
