@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NOX = "it makes environments and installs packages, which needs a network; continuous integration runs it"
 CONTAINER = "it needs a container engine; continuous integration builds and runs the image"
 GRAMMAR = "it lists commands and options with placeholders; tests/test_documents.py looks up each of them in the help"
-REAL = "it takes a real model and hours; tests/runs/test_real.py runs the same plan on a tiny one"
+HOURS = "it takes hours, on a real model that another package brings; nox -s smoke-real runs a part of it"
 SAID = {
     ("README.md", "pip install nox"): NOX,
     ("README.md", "docker build -t kloc-artifact .\n"): CONTAINER,
@@ -64,16 +64,14 @@ SAID = {
         "docs/facts.md",
         "import csv",
     ): "tests/test_cli_facts.py::test_the_document_s_way_from_a_spreadsheet_ends_in_records",
+    ("docs/models.md", "kloc tune --model smollm2"): HOURS,
     ("docs/models.md", "pip install -c constraints.txt"): "it installs packages, which needs a network",
-    ("docs/models.md", "kloc tune --model smollm2"): REAL,
-    ("docs/running.md", "kloc run real --model smollm2"): REAL,
-    ("docs/running.md", 'python3 -c "import sqlite3'): REAL,
     ("docs/python.md", ""): "tests/test_python.py::test_the_document_runs_from_top_to_bottom",
     ("docs/running.md", "docker run"): CONTAINER,
+    ("docs/running.md", "kloc run real --model smollm2"): HOURS,
+    ("docs/running.md", "python3 -c"): "it works on the run that the block before it makes, in hours",
+    ("docs/scaling.md", "kloc doctor --estimate smoke --model meta-llama"): "it reads a configuration from the hub",
     ("docs/tour.md", "$ "): "tests/test_tour.py::test_the_tour_prints_what_it_says",
-    ("docs/scaling.md", "kloc doctor --estimate smoke --model meta"): (
-        "it asks a hub for the configuration; tests/test_planned.py plans the same shape from a folder"
-    ),
     ("docs/scaling.md", "$ kloc doctor"): "tests/test_estimate.py::test_the_document_says_what_its_commands_print",
 }
 """By document and first words: the test that runs the block, or why no test does."""

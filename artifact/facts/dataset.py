@@ -4,6 +4,7 @@ The table is datasets/, one file a data set. A loader takes the path of a file t
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,16 @@ class Data:
     def case_ids(self) -> list[int]:
         """The cases of units that edit or score, odd ones in their place."""
         return list(self.cases) or [fact.case_id for fact in self.facts]
+
+    def relations(self) -> dict[str, list[int]]:
+        """The case ids of each relation by its name, with its id where two have that name, in alphabetical order."""
+        names = {fact.relation_id: fact.relation or fact.relation_id for fact in self.facts}
+        often = Counter(names.values())
+        found: dict[str, list[int]] = {}
+        for fact in self.facts:
+            name = names[fact.relation_id]
+            found.setdefault(f"{name} ({fact.relation_id})" if often[name] > 1 else name, []).append(fact.case_id)
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from artifact.evaluation.metrics import Column, Metric
+from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting.expected import Bound, Claim, Order
 from artifact.reporting.figure_claims import figure_claim
 from artifact.reporting.intervals import Estimate, paired_change
 from artifact.reporting.tables import MeasuredRow, scored_cases
 from artifact.reporting.verdict import MeasuredRun
 
+FEWEST = 10
+"""Facts below which a claim is undecided, whatever the interval: of so few it says little."""
 State = Literal["holds", "does not hold", "undecided", "not run"]
 _WORLD = "world"
 
@@ -73,7 +76,8 @@ def _answer(claim: Claim, run: MeasuredRun) -> Answer:
         if missing := [kind for kind in claim.kinds if kind not in run.traced.kinds]:
             return Answer(claim, model, "not run", f"needs traces of {', '.join(missing)}")
         word, sentence = figure_claim(claim, run.info, run.traced)
-        return Answer(claim, model, _state(word), sentence.partition("(")[2].removesuffix(")"))
+        few = any(len(run.traced.traces[kind, one].cases_F) < FEWEST for kind in claim.kinds for one in PERSPECTIVES)
+        return Answer(claim, model, "undecided" if few else _state(word), sentence.partition("(")[2].removesuffix(")"))
     parts = [
         *(part for bound in claim.bounds for part in _bound(bound, run.rows)),
         *(part for order in claim.orders for part in _order(order, run)),
@@ -98,7 +102,9 @@ def _bound(bound: Bound, rows: Sequence[MeasuredRow]) -> Iterator[_Part]:
             continue
         one = value.mean.scaled(100)
         state: State = "undecided"
-        if bound.low <= one.low and one.high <= bound.high:
+        if one.n < FEWEST:
+            pass
+        elif bound.low <= one.low and one.high <= bound.high:
             state = "holds"
         elif one.high < bound.low or one.low > bound.high:
             state = "does not hold"
@@ -130,7 +136,8 @@ def _order(order: Order, run: MeasuredRun) -> Iterator[_Part]:
         ends = lower.values[column].mean, higher.values[column].mean
         apart = ends[1].low > ends[0].high if order.disjoint else change.low >= 0
         fails = change.high <= 0 if order.disjoint else change.high < 0
-        state: State = "holds" if apart else "does not hold" if fails else "undecided"
+        few = change.n < FEWEST
+        state: State = "undecided" if few else "holds" if apart else "does not hold" if fails else "undecided"
         yield _Part(
             state,
             change.low if state == "holds" else change.high if state == "does not hold" else change.mean,

@@ -110,7 +110,10 @@ def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[Judge
             )
         )
     elif waiting:
-        found += [Line(f"claim {one.claim.id}: {one.status}") for one in waiting]
+        found += [Line(f"claim {one.claim.id}: {one.status}") for one in waiting if one.states]
+        if unasked := [one.claim.id for one in waiting if not one.states]:
+            named = f"claim{'s' * (len(unasked) > 1)} {_and(unasked)}"
+            found.append(Line(f"{named}: not run; the table below says what each needs"))
     if any(run.info.evidence for run in runs) and (missing := verdict.counts["not run"] + verdict.counts["skipped"]):
         found.append(Line(f"{missing} of the paper's {len(verdict.cells)} values, which were not run or were skipped"))
     if any(cell.partial for cell in verdict.cells):

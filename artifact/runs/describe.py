@@ -68,7 +68,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     tokenizer_sha256: str = ""
     """Over the tokenizer's files; empty in runs of before it was recorded."""
     relations: dict[str, list[int]] = {}
-    """The case ids of each relation, by its name and id, where the data set is shown by relation."""
+    """The case ids of each relation by its name, where the data set is shown by relation."""
     reconstructed: bool | None = None
     """Relation prompts were built by rule from templates; None in runs of earlier versions."""
 

@@ -72,6 +72,8 @@ def run_plan(
             try:
                 for number, unit in product(range(info.plan.rounds), info.plan.units):
                     part = info.plan.part(info.batches(unit), number)
+                    if not part and info.plan.rounds > 1:
+                        continue
                     with stopping() as stop:
                         _run_unit(store, unit, part, working, stop, show, retry_failed)
                     if stop.asked:

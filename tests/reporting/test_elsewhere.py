@@ -67,6 +67,12 @@ def test_an_interval_that_holds_both_sides_leaves_it_undecided(answers, shares) 
     assert found["T1"].state == "undecided"
 
 
+def test_a_handful_of_facts_decides_nothing(answers, shares) -> None:
+    shares["rome-relation"]["entity", "reliability"] = 100.0
+    assert {answers(cases=9)[name].state for name in ("T1", "T2", "T3")} == {"undecided"}
+    assert answers(cases=10)["T1"].state == "does not hold"
+
+
 @pytest.mark.parametrize(
     "changes", [{"model": "world"}, {"model": "gpt2-xl", "evidence": True}, {"model": "gpt2-xl"}], ids=str
 )

@@ -2,6 +2,7 @@
 
 import io
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -101,3 +102,13 @@ def test_second_moments_of_a_real_text() -> None:
     moments = default_moments(load(str(TINY), "cpu"), [0], of_text=True)
     assert moments.source.startswith("the first ") and words in moments.source
     assert moments.texts_sha256 != default_moments(load(str(TINY), "cpu"), [0]).texts_sha256
+
+
+def test_relations_are_named_and_told_apart() -> None:
+    named = [("P36", "capital"), ("b", "capital"), ("P17", "country"), ("b", "capital"), ("d", None)]
+    facts = [
+        replace(world().facts[0], case_id=number, relation_id=kind, relation=name)
+        for number, (kind, name) in enumerate(named)
+    ]
+    found = replace(world(), facts=facts).relations()
+    assert found == {"capital (P36)": [0], "capital (b)": [1, 3], "country": [2], "d": [4]}
