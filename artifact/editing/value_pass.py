@@ -18,7 +18,8 @@ from torch import Tensor
 
 from artifact.editing.objective import Objective, Row, until_lookup
 from artifact.editing.site import Module
-from artifact.lm.decoder import Aligned, Decoder, LayerKeys, Site
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder, LayerKeys, Site
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,9 @@ class _Rows:
         if self.number_B == list(range(len(self._stored.rows))) or not left:
             return {layer: left[layer] for layer in range(first, stop)} if left else {}
         number_B = torch.tensor(self.number_B, device=next(iter(left.values()))[0].device)
-        parts = {layer: [part[number_B, :, :longest] for part in left[layer]] for layer in range(first, stop)}
+        parts = {
+            layer: [part[number_B.to(part.device), :, :longest] for part in left[layer]] for layer in range(first, stop)
+        }
         return {layer: (key, value) for layer, (key, value) in parts.items()}
 
     def _read(self, lengths: Sequence[int], late: bool) -> list[int]:

@@ -15,7 +15,8 @@ import torch
 
 from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
-from artifact.lm.decoder import Aligned, Decoder, LayerKeys, RowEdits
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder, LayerKeys, RowEdits
 from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
 from artifact.lm.load import LanguageModel
 

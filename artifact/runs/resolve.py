@@ -82,6 +82,8 @@ class Asked:
     model_reason: str = ""
     """Why this model, where `auto` chose it (run_model)."""
     dtype: DtypeName = "float32"
+    gpus_per_worker: int = 1
+    """GPUs that each worker of a Ray cluster holds; a model larger than one of them is spread over these."""
 
 
 @dataclass

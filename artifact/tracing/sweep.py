@@ -309,7 +309,7 @@ class _Token:
 
     def _rows(self, value_RTX: Tensor) -> Tensor:
         """The rows of a run that belong to this token's facts."""
-        return value_RTX if self.all_facts else value_RTX[self.row_R]
+        return value_RTX if self.all_facts else value_RTX[self.row_R.to(value_RTX.device)]
 
     def _put(self, layer: int) -> Tensor:
         """What is put at the restored token after this layer's site, for every row (R, D)."""
