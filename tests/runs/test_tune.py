@@ -11,6 +11,7 @@ import pytest
 from artifact.cli import call
 from artifact.editing import tuned as tuned_files
 from artifact.editing.hparams import hparams_hash
+from artifact.editing.mend_weights import read_network
 from artifact.editing.methods import METHODS
 from artifact.editing.tuned import Tried, read_tuned
 from artifact.errors import FactError, SettingError
@@ -20,6 +21,7 @@ from artifact.lm.device import Memory
 from artifact.lm.load import load
 from artifact.runs.store import reading
 from artifact.runs.tune import FEWEST, MARGIN, Checkpoint, Search, checked_grid, chosen_of, facts_to_tune_on
+from artifact.sources.catalogue import own_network
 
 GRID = {"ft": {"norm_constraint": [1e-3, 1e-2], "num_steps": [2]}}
 TUNE = "tune --model world --facts world --method ft --cases 4 --grid grid.json --out tuned.json"
@@ -179,3 +181,17 @@ def test_values_that_come_with_the_package_are_a_model_s_own(tuned: Path, tmp_pa
     (tmp_path / "broken.json").write_text('{"tuned": true, "methods": {}}')
     with pytest.raises(SettingError, match="broken.json: .* expected a file that kloc tune wrote"):
         METHODS["ft"].hparams_for("broken", 6)
+
+
+def test_what_comes_with_the_package_for_a_model_is_for_the_same_weights_and_from_facts_set_aside() -> None:
+    """SmolLM2's values and MEND's network; no model is needed to read them."""
+    found = read_tuned(tuned_files.FOLDER / "smollm2.json")
+    network = read_network(own_network("smollm2"))
+    assert found.model == "smollm2" and network.weights_sha256 == found.weights_sha256
+    assert {"ft", "rome", "memit"} <= set(found.methods)
+    for name, chosen in found.methods.items():
+        hparams = METHODS[name].hparams_for("smollm2", 30)
+        assert hparams_hash(hparams) == chosen.hash
+        assert "chosen by kloc tune on" in METHODS[name].hparams_source(hparams, "smollm2", 30)
+        best = [chosen_of([(str(n), one) for n, one in enumerate(chosen.tried)])]
+        assert chosen.tried[int(best[0])].values == chosen.values
