@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from artifact.plans.unit import Plan, Unit
 
-FACTS, BEYOND_FACTS = 100, 8
+FACTS, BEYOND_FACTS = 100, 5
 """Facts of the plan, and of the plan `beyond`."""
 
 
@@ -16,4 +16,4 @@ def units(most: int, batch: int) -> tuple[Unit, ...]:
 PLANS: Mapping[str, tuple[Plan, ...]] = {
     "both": (Plan("both", "both perspectives of one fact: alone, in turn and together", units(FACTS, batch=4)),)
 }
-BEYOND = units(BEYOND_FACTS, batch=8)
+BEYOND = units(BEYOND_FACTS, batch=5)
