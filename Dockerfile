@@ -6,10 +6,10 @@
 # package index that torch's installation page names for that CUDA.
 # The default base is Ubuntu 24.04, whose Python is 3.12. It is pinned by its tag; to pin it by digest, give
 # --build-arg BASE_IMAGE=nvidia/cuda@sha256:... as your registry names it.
-# Two builds on one day and one base give equal layers: files made here have one time, compiled Python none, and logs and
-# caches with times inside are removed. Build with `--output type=image,rewrite-timestamp=true` and the same
-# --build-arg SOURCE_DATE_EPOCH to have the image's own times equal, too. Packages of the base's distribution are those
-# of the day.
+# Two builds on one day and one base give equal files: those made here have one time, compiled Python none, and logs and
+# caches with times inside are emptied. The engine itself dates a few folders (/etc, /opt/kloc) and the image: build with
+# `--output type=image,rewrite-timestamp=true` and --build-arg SOURCE_DATE_EPOCH=... for equal layers. Packages of the
+# base's distribution are those of the day.
 ARG SOURCE=
 ARG SOURCE_DATE_EPOCH=1795651200
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
@@ -52,15 +52,17 @@ FROM ${BASE_IMAGE}
 ARG SOURCE
 ARG SOURCE_DATE_EPOCH
 ENV DEBIAN_FRONTEND=noninteractive
-# hadolint ignore=DL3008
+# hadolint ignore=DL3008,DL3009
 RUN touch /tmp/begin \
     && apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache \
+    && find /var/lib/apt/lists -type f ! -name lock -delete \
+    && rm -f /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache \
     && groupadd --gid 10001 kloc \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kloc \
     && install -d -o 10001 -g 10001 /cache /results \
-    && find /var/log -type f -delete \
+    && install -d /opt/kloc \
+    && find /var/log -type f -newer /tmp/begin -exec truncate -s 0 {} + \
     && find / -xdev -newer /tmp/begin ! -path '/proc*' ! -path '/sys*' ! -path '/dev*' \
         -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} + \
     && rm /tmp/begin \

@@ -72,7 +72,7 @@ def _run_plan(session: nox.Session, plan: str) -> None:
 def bench(session: nox.Session) -> None:
     """The benchmarks of BENCHMARKS.md on the device at hand: minutes on a GPU, about an hour on two cores."""
     session.install(*PIP, ".")
-    for command in ("trace", "edit", "evaluate", "report"):
+    for command in ("trace", "knockout", "edit", "evaluate", "report"):
         session.run("kloc", "bench", command, env=KEEP_COMPILED)
 
 

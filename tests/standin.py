@@ -199,6 +199,19 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, results) if _aliases(func) else results
 
 
+class _Moved(torch.autograd.Function):
+    """A copy to another stand-in whose gradient goes back: torch's own takes the wrapper for the processor's."""
+
+    @staticmethod
+    def forward(ctx: Any, source: torch.Tensor, target: torch.device, typed: dict[str, Any]) -> torch.Tensor:
+        ctx.source, ctx.dtype = source.device, source.dtype
+        return aten._to_copy.default(source, device=target, **typed)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return aten._to_copy.default(gradient, device=ctx.source, dtype=ctx.dtype), None, None
+
+
 class _Dispatch(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
         return _run(func, args, kwargs or {})
@@ -257,6 +270,8 @@ class _Functions(TorchFunctionMode):
         if onto == here and (dtype is None or dtype == source.dtype) and not kwargs.get("copy"):
             return source
         target = CPU if onto is None else torch.device("cuda", onto)
+        if source.requires_grad and torch.is_grad_enabled() and None not in (here, onto):
+            return _Moved.apply(source, target, typed)
         return aten._to_copy.default(source, device=target, **typed)
 
 

@@ -61,3 +61,10 @@ def test_bad_input_is_one_line_and_exit_code_2(options: list[str], says: str, ca
     assert call([*TRACE, *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("kloc: ") and error.count("\n") == 1 and says in error
+
+
+def test_a_screen_stands_beside_the_exact_cells(tmp_path: Path, capsys) -> None:
+    found = traced(tmp_path, "--corruption", "replace", "--donor", "Japan", "--metric", "ld", "--screen")
+    assert np.shape(found["screen"]["effects"]) == np.shape(found["scores"])
+    assert 0 < found["screen"]["rank_correlation"] <= 1
+    assert f"rank correlation with the exact ones {found['screen']['rank_correlation']:.2f}" in capsys.readouterr().out

@@ -34,12 +34,21 @@ class Given:
     inner: Sequence[InnerWeight] = ()
     network: Network | None = None
     _inverse_MM: dict[int, Tensor] = field(default_factory=dict)
+    _null_MM: dict[int, Tensor] = field(default_factory=dict)
 
     def inverse_MM(self, layer: int) -> Tensor:
         """C^-1 of a layer in float32, made once: the peers keep it from fact to fact."""
         if layer not in self._inverse_MM:
             self._inverse_MM[layer] = torch.linalg.inv(self.moments_MM[layer])
         return self._inverse_MM[layer]
+
+    def null_MM(self, layer: int, below: float) -> Tensor:
+        """The projection onto the directions in which C is below a threshold, in float32, made once."""
+        if layer not in self._null_MM:
+            vector_MM, value_M, _ = torch.linalg.svd(self.moments_MM[layer])
+            null_MZ = vector_MM[:, value_M < below]
+            self._null_MM[layer] = null_MZ @ null_MZ.t()
+        return self._null_MM[layer]
 
 
 def random_model(shape: str, device: str) -> tuple[LanguageModel, Any]:

@@ -1,4 +1,4 @@
-"""ROME and MEMIT as their users run them: one fact at a time over transformers' own model, by forward hooks.
+"""ROME, MEMIT, EMMET and AlphaEdit as their users run them: one fact at a time over transformers' own model.
 
 Covers the peers' way, written anew, for the entity perspective as released: whole passes with logits at every position,
 a delta added by a hook, ROME's inverse and MEMIT's second moments kept from fact to fact, weights changed in place and
@@ -18,6 +18,8 @@ from torch import Tensor
 from artifact.bench.given import Given
 from artifact.editing.edit import Edit, LowRank
 from artifact.editing.hparams import ValueHparams
+from artifact.editing.methods.alphaedit import AlphaEditHparams
+from artifact.editing.methods.emmet import EmmetHparams
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.methods.rome import RomeHparams
 from artifact.editing.objective import KEPT_PROMPT
@@ -132,6 +134,51 @@ def rome_loop(peer: Peer, view: View, hparams: RomeHparams, given: Given) -> Loo
 
 def memit_loop(peer: Peer, view: View, hparams: MemitHparams, given: Given) -> Looped:
     """One fact by MEMIT: a dense float64 system a layer, each layer changed before the next is read, all taken back."""
+
+    def change(layer: int, key_M1: Tensor, residual_1D: Tensor) -> LowRank:
+        system_MM = hparams.mom2_update_weight * given.moments_MM[layer].double() + key_M1 @ key_M1.t()
+        return LowRank(torch.linalg.solve(system_MM, key_M1).float(), residual_1D.float())
+
+    return _spread(peer, view, hparams, given, change)
+
+
+def emmet_loop(peer: Peer, view: View, hparams: EmmetHparams, given: Given) -> Looped:
+    """One fact by EMMET: the weighted second moments inverted in float64 a layer, as the published code does."""
+
+    def change(layer: int, key_M1: Tensor, residual_1D: Tensor) -> LowRank:
+        system_MM = hparams.mom2_update_weight * given.moments_MM[layer].double()
+        system_MM.diagonal().add_(hparams.update_norm_lambda)
+        solved_M1 = torch.linalg.inv(system_MM) @ key_M1
+        return LowRank((solved_M1 / (key_M1.t() @ solved_M1)).float(), residual_1D.float())
+
+    return _spread(peer, view, hparams, given, change)
+
+
+def alphaedit_loop(peer: Peer, view: View, hparams: AlphaEditHparams, given: Given) -> Looped:
+    """One fact by AlphaEdit: a dense float32 system a layer, with the projection kept from fact to fact."""
+
+    def change(layer: int, key_M1: Tensor, residual_1D: Tensor) -> LowRank:
+        null_MM, key_M1 = given.null_MM(layer, hparams.nullspace_threshold), key_M1.float()
+        system_MM = null_MM @ (key_M1 @ key_M1.t())
+        system_MM.diagonal().add_(hparams.l2)
+        solved_MD = torch.linalg.solve(system_MM, null_MM @ key_M1 @ residual_1D.float())
+        # The solution is a multiple of one column by the residual.
+        left_M1 = solved_MD @ residual_1D.float().t() / residual_1D.float().square().sum()
+        return LowRank(left_M1, residual_1D.float())
+
+    return _spread(peer, view, hparams, given, change)
+
+
+def _spread(
+    peer: Peer,
+    view: View,
+    hparams: MemitHparams,
+    given: Given,
+    change: Callable[[int, Tensor, Tensor], LowRank],
+) -> Looped:
+    """One fact's value, and a `change` (of a layer, key and what is to be written there, float64) in each of the layers
+    in turn, each read with those below it changed; all taken back.
+    """
     last = hparams.layers[-1]
     prefixed = [fill(t, view.template) for group in given.prefixes for t in group]
     value_D, steps = _value(peer, "block", last, view, prefixed, hparams)
@@ -144,12 +191,8 @@ def memit_loop(peer: Peer, view: View, hparams: MemitHparams, given: Given) -> L
             key_M = torch.stack([part.mean(0) for part in parts]).mean(0)
             _, current_1D = peer.read("block", last, [view.template], view.subject)
             residual_D = (value_D - current_1D[0]).double() / (len(names) - at)
-            key_M1 = key_M.double()[:, None]
-            system_MM = hparams.mom2_update_weight * given.moments_MM[layer].double() + key_M1 @ key_M1.t()
-            adjusted_M1 = torch.linalg.solve(system_MM, key_M1)
-            change = LowRank(adjusted_M1.float(), residual_D.float()[None])
-            peer.add(name, change.dense())
-            changes[name] = change
+            changes[name] = change(layer, key_M.double()[:, None], residual_D[None])
+            peer.add(name, changes[name].dense())
     return Looped(Edit(changes), steps)
 
 

@@ -129,6 +129,31 @@ def bench_evaluate(
     return 0
 
 
+@bench_app.command(name="generate")
+def bench_generate(
+    *,
+    shape: Shape = "gpt2",
+    device: Device = None,
+    facts: Annotated[int, count("Cases together, each under its own edit.", 100_000)] = 16,
+    loop_facts: LoopFacts = 2,
+    tokens: Annotated[int, count("Tokens of each text.", 1_000)] = 20,
+    operations: Operations = True,
+    protocol: Protocol = "released",
+) -> int:
+    """Texts of edited cases generated together against one text at a time: seconds, ratio, memory and agreement.
+
+    The protocol decides only whether the GPU may use TF32 in matrix products.
+    """
+    from artifact.bench.generate import bench_generate as compare
+
+    device = _ready(shape, device, protocol)
+    say(f"generation, {facts} cases together, {tokens} tokens a text; weights and requests are random")
+    comparison = compare(shape, device, facts=facts, loop_facts=loop_facts, tokens=tokens, count=operations)
+    for line in comparison.lines():
+        say(line)
+    return 0
+
+
 @bench_app.command(name="knockout")
 def bench_knockout(
     *,

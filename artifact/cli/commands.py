@@ -35,6 +35,7 @@ from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
     merge,
     moments,
     runs,
+    sequence,
     status,
     trace,
     tune,

@@ -24,7 +24,7 @@ from artifact.cli.app import (
     words,
     writing,
 )
-from artifact.cli.bounds import between
+from artifact.cli.bounds import between, count
 from artifact.editing.methods import METHODS
 from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
@@ -87,6 +87,9 @@ class Narrowing:
     engine: Annotated[
         Literal["local", "ray"], Parameter(help="Compute in this process, or on a Ray cluster's GPUs.")
     ] = "local"
+    gpus_per_worker: Annotated[
+        int, count("With --engine ray: GPUs of each worker, over which a larger model is spread.", 1000)
+    ] = 1
 
 
 _OPTIONS, _WHOLE = RunOptions(), Narrowing()
@@ -130,6 +133,8 @@ def _run(name: str, options: RunOptions, narrowing: Narrowing) -> int:
     from artifact.runs.runner import run_name, run_plan
     from artifact.runs.store import reading_all
 
+    if narrowing.gpus_per_worker != 1 and narrowing.engine != "ray":
+        raise SettingError("--gpus-per-worker needs --engine ray; a run in this process uses the cards that it sees")
     methods = words(narrowing.methods)
     asked = _asked(options, narrowing)
     plans, several = _plans(name, options.model, narrowing.only, methods)
@@ -197,6 +202,7 @@ def _asked(options: RunOptions, narrowing: Narrowing) -> "Asked":
         _shard(narrowing.shard),
         correct,
         dtype=options.dtype,
+        gpus_per_worker=narrowing.gpus_per_worker,
     )
 
 

@@ -79,6 +79,9 @@ def trace(
         Literal["p", "logp", "ld"],
         Parameter(help="What is printed: the answer's probability, its logarithm, or its logit minus a foil's."),
     ] = "p",
+    screen: Annotated[
+        bool, Parameter(help="Approximate all cells too, by attribution patching, and say how well the ranks agree.")
+    ] = False,
     sever: Annotated[SeverWord | None, Parameter(help="Freeze this module's outputs at the token, corrupted.")] = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -143,6 +146,10 @@ def trace(
         "model": loaded.name,
         "revision": loaded.revision,
     }
+    lines: list[str] = []
+    if screen:
+        result["screen"], line = _screened(loaded, statement, settings, metric, donors, mean_D, shown)
+        lines.append(line)
     write_json(json_file, result)
     said = protocol_words(followed.name, followed.switches())
     if settings.trace_kind.windowed and 2 * window > (layers := loaded.decoder.layers):
@@ -163,6 +170,8 @@ def trace(
     for position, (token, row) in enumerate(zip(found.tokens, shown.scores, strict=True)):
         mark = "*" if position in found.span else " "
         say(f"{token!r:>16}{mark} " + " ".join(f"{score:.3f}" for score in row))
+    for line in lines:
+        say(line)
     if figure is not None:
         from artifact.reporting.figures import trace_figure
 
@@ -189,3 +198,20 @@ def _corrupted(
     origin = f"s3 over the subjects of {source}" if noise == "s3" else "as given"
     words = f"noise {level:.4f} ({origin}), {settings.samples} samples"
     return replace(settings, noise_level=level), None, words
+
+
+def _screened(
+    loaded: Any, statement: Statement, settings: Any, metric: Any, donors: Sequence[str], mean_D: Any, exact: Any
+) -> tuple[dict[str, Any], str]:
+    """The approximate effects for a file, and how well their ranks agree with the exact ones, in words."""
+    import numpy as np
+
+    from artifact.tracing.attribution import rank_correlation
+    from artifact.tracing.trace import screen
+
+    found_TL = screen(loaded, statement, settings, metric, donors, mean_D)
+    untouched = exact.clean if settings.direction == "corrupt" else exact.corrupted
+    rho = rank_correlation(found_TL, np.array(exact.scores) - untouched)
+    words = "not defined, as one of them is all alike" if np.isnan(rho) else f"{rho:.2f}"
+    line = f"screen: attribution patching over {found_TL.size} cells, rank correlation with the exact ones {words}"
+    return {"effects": found_TL.tolist(), "rank_correlation": None if np.isnan(rho) else rho}, line

@@ -4,8 +4,8 @@ Covers the one way in which edits are asked for, and what a record says of their
 prefixes, moments and MEND's weights.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from artifact.editing.edit import Edited, with_edit
@@ -17,6 +17,7 @@ from artifact.editing.method import Method
 from artifact.editing.moments import Moments
 from artifact.editing.prefixes import SEED
 from artifact.editing.protocol import Protocol
+from artifact.editing.site import Module
 from artifact.errors import EditError, FactError
 from artifact.facts.fact import Fact, View
 from artifact.facts.joint import refuse_conflicts
@@ -38,6 +39,8 @@ class Editor:
     memory: Memory
     prefixes: Sequence[Any] = ()
     moments: Moments | None = None
+    more_moments: Mapping[Module, Moments] = field(default_factory=dict)
+    """Those of a second module, where the method rewrites two."""
     network: Network | None = None
     notes: Sequence[str] = ()
     source: str = ""
@@ -54,6 +57,12 @@ class Editor:
     def ordered(self) -> bool:
         """Whether an edit depends on the edits made before it (mend_history.py)."""
         return self.method.ordered(self.protocol.switches())
+
+    def moments_of(self, module: Module) -> Moments:
+        """The second moments of a module's keys."""
+        moments = self.more_moments.get(module, self.moments)
+        assert moments is not None
+        return moments
 
     def count_rows(self, groups: Sequence[Sequence[View]], history: History, most: int | None = None) -> None:
         """Add to `history` what editing the first `most` groups would leave, without making their edits."""

@@ -22,7 +22,8 @@ from artifact.editing.methods.ft import FtHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import DoesNotFit, EditError, PromptError
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Aligned, Decoder, Site
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 

@@ -40,6 +40,11 @@ class Hparams(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """The first edited layer, of most methods the only one."""
         return self.edited[0]
 
+    @property
+    def moment_sites(self) -> tuple[Module, ...]:
+        """The modules whose keys' second moments are read, where the method reads any."""
+        return (getattr(self, "site", "mlp"),)
+
     def check(self, layers: int) -> None:
         """Raise SettingError for values that do not fit a model of so many layers."""
         for layer in self.edited:

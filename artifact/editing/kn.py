@@ -26,7 +26,8 @@ from artifact.editing.methods.kn import KnHparams
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Aligned, Decoder, LayerKeys, Site
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder, LayerKeys, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
@@ -271,16 +272,16 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
     for layer in range(decoder.layers):
         up_BM = (stored.up_LFM[layer][prompt_B] * x_B[:, None].to(decoder.dtype)).requires_grad_()
         points_LBM.append(up_BM)
-        key_BM = decoder.family.key(decoder, layer, up_BM, stored.normed_LFD[layer][prompt_B], {})
-        mlp_BD = decoder.linear(decoder.family.name("mlp_down", layer), key_BM, {})
+        mlp_BD = decoder.mlp_from(layer, up_BM, stored.normed_LFD[layer][prompt_B])
         joining_BTD = (stored.rest_LFD[layer][prompt_B] + decoder.added("mlp", layer, mlp_BD))[:, None]
         if rows_NTD is None:
             rows_NTD = joining_BTD
             continue
         prompt_N = prompt_B.repeat(layer)
         key_FHTK, value_FHTK = stored.left[layer]
+        at_N = prompt_N.to(key_FHTK.device)
         aligned = Aligned(stored.aligned.position_BT[prompt_N], stored.aligned.seen_B1TK[prompt_N])
-        rows_NTD, _ = decoder.block(layer, rows_NTD, past=(key_FHTK[prompt_N], value_FHTK[prompt_N]), aligned=aligned)
+        rows_NTD, _ = decoder.block(layer, rows_NTD, past=(key_FHTK[at_N], value_FHTK[at_N]), aligned=aligned)
         rows_NTD = torch.cat((rows_NTD, joining_BTD))
     assert rows_NTD is not None
     final_ND = rows_NTD[:, 0]

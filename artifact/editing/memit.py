@@ -17,7 +17,7 @@ Shape letters as in lm/decoder.py, and F fact, N facts of one edit.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ from artifact.lm.load import LanguageModel
 
 REMOVAL_PREFIXES = 5
 """How many prefixed removal prompts were meant; the released slice counts groups and so takes all."""
+T = TypeVar("T")
 Adjust = Callable[[int, Tensor, Sequence[int]], Tensor]
 """From a layer, keys (F, M) and the number of facts of each group to adjusted keys (F, M), float64: a group's change of
 the layer is the sum of its adjusted keys times its residuals."""
@@ -98,17 +99,37 @@ def memit(
     that cosine share one value, for the prompts of all of them, and one key, their mean.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
-    flat = [template for group in templates for template in group]
-    asked = [_asked(model, views, flat, hparams.fact_token) for views in groups]
 
     def adjusted(layer: int, key_FM: Tensor, sizes: Sequence[int]) -> Tensor:
         return _adjusted(model, moments, layer, key_FM, sizes, hparams.mom2_update_weight)
 
-    def _keys(part: Sequence[_Asked]) -> Tensor:
+    def _keys(part: Sequence[Asked]) -> Tensor:
         views, last = [view for one in part for view in one.views], hparams.layers[-1:]
         return keys_of(model, views, last, templates, hparams.site, hparams.fact_token)[last[0]]
 
-    def fitting(left: Sequence[_Asked]) -> int:
+    def compute(part: Sequence[Asked]) -> list[MemitEdit | EditError]:
+        sizes = [len(one.views) for one in part]
+        shared = _Shared.of(sizes, None if merge is None or max(sizes) == 1 else _keys(part), merge)
+        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory, shared)
+        note = moments.note(hparams.layers)
+        return [replace(one, note=note) if isinstance(one, MemitEdit) else one for one in edits]
+
+    return in_batches(model, groups, hparams.fact_token, templates, memory, compute)
+
+
+def in_batches(
+    model: LanguageModel,
+    groups: Sequence[Sequence[View]],
+    token: FactToken,
+    templates: Sequence[Sequence[str]],
+    memory: Memory,
+    compute: "Callable[[Sequence[Asked]], Sequence[T | EditError]]",
+) -> list[T | EditError]:
+    """What `compute` makes of the groups' rows, one edit a group, in batches that fit `memory`."""
+    flat = [template for group in templates for template in group]
+    every = [asked(model, views, flat, token) for views in groups]
+
+    def fitting(left: Sequence[Asked]) -> int:
         rows = count = longest = 0
         for one in left:
             own = [*one.prefixed, *one.bare]
@@ -118,13 +139,7 @@ def memit(
             count += 1
         return count
 
-    def compute(part: Sequence[_Asked]) -> list[MemitEdit | EditError]:
-        shared = _Shared.of([len(one.views) for one in part], _keys(part) if merge is not None else None, merge)
-        edits = _memit(model, part, hparams, templates, adjust or adjusted, protocol, memory, shared)
-        note = moments.note(hparams.layers)
-        return [replace(one, note=note) if isinstance(one, MemitEdit) else one for one in edits]
-
-    def alone(one: _Asked) -> list[MemitEdit | EditError]:
+    def alone(one: Asked) -> list[T | EditError]:
         return [
             DoesNotFit(
                 f"{len(one.views)} facts with {len(flat)} prefixes, written jointly, do not fit the device's memory; "
@@ -132,10 +147,10 @@ def memit(
             )
         ]
 
-    return [edit for _, edits in batches(asked, fitting, compute, memory, alone) for edit in edits]
+    return [edit for _, edits in batches(every, fitting, compute, memory, alone) for edit in edits]
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """A group of views written jointly, and their prompts' rows up to the edited token: with every prefix, and
     bare.
     """
@@ -145,11 +160,11 @@ class _Asked(NamedTuple):
     bare: Sequence[Row]
 
 
-def _asked(model: LanguageModel, views: Sequence[View], flat: Sequence[str], token: FactToken) -> _Asked:
+def asked(model: LanguageModel, views: Sequence[View], flat: Sequence[str], token: FactToken) -> Asked:
     def until(template: str, view: View) -> Row:
         return until_lookup(fact_row(model, template, view.subject, token=token))
 
-    return _Asked(
+    return Asked(
         views,
         [until(fill(t, view.template), view) for view in views for t in flat],
         [until(view.template, view) for view in views],
@@ -167,9 +182,9 @@ def keys_of(
 ) -> dict[int, Tensor]:
     """The keys (N, M) of views in each of these layers, lowest first, as MEMIT takes them."""
     flat = [template for group in templates for template in group]
-    states, keys = _States(model, [_asked(model, views, flat, token)], len(flat), site, layers[0]), {}
+    states, keys = _States(model, [asked(model, views, flat, token)], len(flat), site, layers[0]), {}
     for at, layer in enumerate(layers):
-        keys[layer] = _grouped_mean(states.prefixed(states.block(layer)), [len(group) for group in templates])
+        keys[layer] = grouped_mean(states.prefixed(states.block(layer)), [len(group) for group in templates])
         if layer != layers[-1]:
             states.advance(layer + 1, layers[at + 1])
     return keys
@@ -177,7 +192,7 @@ def keys_of(
 
 def _memit(
     model: LanguageModel,
-    groups: Sequence[_Asked],
+    groups: Sequence[Asked],
     hparams: MemitHparams,
     templates: Sequence[Sequence[str]],
     adjust: Adjust,
@@ -242,7 +257,7 @@ def _write(
     written: dict[int, Written] = {}
     for at, layer in enumerate(layers):
         key_BTM = states.block(layer)
-        key_FM = shared.mean(_grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates]))
+        key_FM = shared.mean(grouped_mean(states.prefixed(key_BTM), [len(group) for group in templates]))
         current_FD = shared.mean(states.at_last(layer + 1, layers[-1] + 1))
         residual_FD = (value_FD - current_FD).double() / (len(layers) - at)
         written[layer] = Written(key_FM.double(), current_FD, residual_FD, adjust(layer, key_FM, shared.sizes))
@@ -271,7 +286,7 @@ def _edited(
     return MemitEdit(edit=edit, norm=norm, losses=losses, values_ND=values_ND, history=history, written=written)
 
 
-def _grouped_mean(rows_BM: Tensor, sizes: Sequence[int]) -> Tensor:
+def grouped_mean(rows_BM: Tensor, sizes: Sequence[int]) -> Tensor:
     """Mean over groups of the mean within each group of prefixes: (F * prefixes, M) to (F, M)."""
     per_fact_FPM = rows_BM.unflatten(0, (-1, sum(sizes)))
     return torch.stack([part_FPM.mean(1) for part_FPM in per_fact_FPM.split(list(sizes), dim=1)]).mean(0)
@@ -334,7 +349,7 @@ class _States:
     group; row_group: each row's group.
     """
 
-    def __init__(self, model: LanguageModel, groups: Sequence[_Asked], prefixes: int, site: Module, layer: int) -> None:
+    def __init__(self, model: LanguageModel, groups: Sequence[Asked], prefixes: int, site: Module, layer: int) -> None:
         self._decoder, self._key = model.decoder, PROJECTIONS[site].key
         self._enters = site == "attn" and not model.decoder.family.parallel
         self.sizes = [len(group.views) for group in groups]
@@ -365,7 +380,7 @@ class _States:
 
     def prefixed(self, value_BTX: Tensor) -> Tensor:
         """Values at the lookup positions of the prompts with prefixes."""
-        return _at(value_BTX[: self._bare], self._lookup_B[: self._bare])
+        return at_lookups(value_BTX[: self._bare], self._lookup_B[: self._bare])
 
     def at_last(self, first: int, stop: int) -> Tensor:
         """States (F, D) of layer stop-1 at the lookup position of every fact's bare prompt; nothing is kept of it.
@@ -376,7 +391,7 @@ class _States:
         if first < stop:
             before_FTD = self._decoder.blocks(self._hidden_BTD[self._bare :], first, stop - 1)
             _, entry_FTD, _ = self._run(stop - 1, before_FTD)
-        return _at(entry_FTD, self._lookup_B[self._bare :])
+        return at_lookups(entry_FTD, self._lookup_B[self._bare :])
 
     def add(self, layer: int, added_BTD: Tensor) -> None:
         """A change of the layer just run adds this to its module's output."""
@@ -389,6 +404,6 @@ class _States:
         self._hidden_BTD = self._decoder.blocks(self._hidden_BTD, first, stop)
 
 
-def _at(value_BTX: Tensor, at_B: Tensor) -> Tensor:
+def at_lookups(value_BTX: Tensor, at_B: Tensor) -> Tensor:
     """Each row's value at its own position (B, X)."""
     return value_BTX[torch.arange(len(at_B), device=at_B.device), at_B]

@@ -58,6 +58,8 @@ class Method:
     scaled: Callable[[int], Hparams]
     edits: "Callable[[Editor, Groups, History | None], Made]"
     joint: bool = False
+    alone_as: str = ""
+    """The method that it is for a fact edited alone; empty: itself."""
     moments: bool = False
     """It reads second moments of its layers."""
     prefixes: Literal["list", "groups"] | None = None
@@ -77,6 +79,8 @@ class Method:
     """For such a method: adds what the edits of groups would leave to a history, without making them."""
     sites: bool = False
     """It edits either module and any token (site.py)."""
+    carries: bool = True
+    """A model can carry its edit in its weights, and another edit can follow it."""
     keeps: "Callable[[Editor, Sequence[View], Edited], object] | None" = None
     """What the next edit of a sequence must know of an edit, and of those before it, on the model that carries them."""
     undone_by: str = ""

@@ -77,6 +77,10 @@ class Protocol:
         "estimates it anew from the rows of all edits so far, so that every number depends on the cases before it",
         "the file's statistics",
     )
+    pmet_square_untransposed: bool = _switch(
+        "PMET's update of a square weight that is stored input first (GPT-2's attention) is added untransposed",
+        "transposed",
+    )
     records_in_file_order: bool = _switch(
         "records are taken in the order of their file, the first 7,500", "by case id, the first 7,500"
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from artifact.editing.mend import Network
 from artifact.editing.moments import Moments
-from artifact.editing.site import PROJECTIONS, Module
+from artifact.editing.site import MODULES, PROJECTIONS, Module
 from artifact.editing.tuned import is_tuned, tuned_of
 from artifact.errors import SettingError
 from artifact.lm.decoder import Decoder, Family
@@ -35,6 +35,9 @@ _MEND_DATA = ("counterfact", "zsre", "mini")
 _ONE_VALUE: dict[str, tuple[Any, ...]] = {"layer_selection": ("all",), "wd_power_law": (None, False)}
 """Keys with the values that name what is done here; any other value would change the numbers."""
 _UNUSED = ("n_toks", "model_name", "calculate_objective_value", "device", "stats_dir")
+_REWRITTEN = "rewrite_module_tmps"
+_OF_PROJECTIONS = ("rewrite_module_tmp", "mlp_module_tmp", "attn_module_tmp")
+"""What else names weights in a file with that list."""
 _ELSEWHERE = {*_MODULES, *_MOMENTS, *_MEND_DATA, *_ONE_VALUE, *_UNUSED}
 
 
@@ -55,6 +58,7 @@ def hyperparameters_of(
         if method not in chosen:
             raise SettingError(f"{path}: kloc tune chose nothing for {method} in it, only for {', '.join(chosen)}")
         return chosen[method].hparams
+    given = _with_modules(path, given, decoder)
     for key in _MODULES:
         edited = site or ("attn" if given.get("site") == "attn" else "mlp")
         expected = _expected(key, decoder, edited)
@@ -68,6 +72,23 @@ def hyperparameters_of(
     if hparams.get("weight_decay") is False:
         hparams["weight_decay"] = 0.0  # as some of FT's published files write it
     return hparams
+
+
+def _with_modules(path: Path, given: dict[str, Any], decoder: Decoder | None) -> dict[str, Any]:
+    """A file of PMET with its list of rewritten weights as `modules`; its other names of modules are projections.
+
+    SettingError for a weight that is no module's output projection.
+    """
+    if _REWRITTEN not in given:
+        return given
+    families = [decoder.family] if decoder else list(FAMILIES.values())
+    names = {family.name(PROJECTIONS[one].part, 0): one for family in families for one in MODULES}
+    listed = [str(name).replace("{}", "0") for name in given[_REWRITTEN]]
+    if unknown := [name for name in listed if name not in names]:
+        raise SettingError(f"{path}: {_REWRITTEN} names {unknown[0]!r}, and {' or '.join(names)} is used here")
+    modules = [module for module in reversed(MODULES) if module in {names[name] for name in listed}]
+    left = {key: value for key, value in given.items() if key not in (_REWRITTEN, *_OF_PROJECTIONS)}
+    return {**left, "modules": modules}
 
 
 def notes(path: Path | None, model: LanguageModel, moments: Moments | None, network: Network | None) -> tuple[str, ...]:

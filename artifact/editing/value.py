@@ -39,15 +39,20 @@ class Optimised:
         must not pass for an edit."""
         if bool(self.delta_FD[facts].any()):
             return None
-        loss = max(terms[0][0] for terms in self.history[facts])
-        if loss < STOP_LOSS:
-            return EditError(
-                f"the model already says so: the loss was {loss:.2g} before the first step, below {STOP_LOSS}, so "
-                "nothing was changed; give a target that it does not say yet"
-            )
+        return idle_of([terms[0][0] for terms in self.history[facts]])
+
+
+def idle_of(losses: Sequence[float]) -> EditError:
+    """Why facts with these first losses have no delta."""
+    loss = max(losses)
+    if loss < STOP_LOSS:
         return EditError(
-            f"no step was taken (the loss is {loss:.3g}), so nothing was changed; give v_num_grad_steps of 2 or more"
+            f"the model already says so: the loss was {loss:.2g} before the first step, below {STOP_LOSS}, so "
+            "nothing was changed; give a target that it does not say yet"
         )
+    return EditError(
+        f"no step was taken (the loss is {loss:.3g}), so nothing was changed; give v_num_grad_steps of 2 or more"
+    )
 
 
 def optimise(
@@ -70,7 +75,7 @@ def optimise(
     result = Optimised(torch.zeros_like(start_FD, dtype=torch.float32), [])
 
     def fitting(left: Sequence[int]) -> int:
-        return _together(model, layers[left[0] :], objectives[left[0] :], hparams, memory)
+        return together(model, layers[left[0] :], objectives[left[0] :], hparams, memory)
 
     def compute(part: Sequence[int]) -> Optimised:
         own = slice(part[0], part[-1] + 1)
@@ -88,7 +93,7 @@ def optimise(
     return result
 
 
-def _together(
+def together(
     model: LanguageModel,
     layers: Sequence[int],
     objectives: Sequence[Objective],
@@ -148,14 +153,15 @@ def _optimise(
             # Adam's momentum would move a stopped fact's delta on: it stays where it stopped.
             moves_F1 = torch.zeros(len(objectives), 1, dtype=torch.bool, device=decoder.device)
             moves_F1[going] = True
-            delta_FD.copy_(torch.where(moves_F1, _clamped(delta_FD, hparams.clamp_norm_factor * norm_F), held_FD))
+            delta_FD.copy_(torch.where(moves_F1, clamped(delta_FD, hparams.clamp_norm_factor * norm_F), held_FD))
         if going != active:
             active = going
             batch = Batch.of(everything, active)
     return Optimised(delta_FD.detach(), history)
 
 
-def _clamped(delta_FD: Tensor, most_F: Tensor) -> Tensor:
+def clamped(delta_FD: Tensor, most_F: Tensor) -> Tensor:
+    """Deltas whose norms are at most these."""
     norm_F = delta_FD.norm(dim=1)
     scale_F = torch.where(norm_F > most_F, most_F / norm_F, torch.ones_like(norm_F))
     return delta_FD * scale_F[:, None]

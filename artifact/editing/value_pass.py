@@ -18,7 +18,8 @@ from torch import Tensor
 
 from artifact.editing.objective import Objective, Row, until_lookup
 from artifact.editing.site import Module
-from artifact.lm.decoder import Aligned, Decoder, LayerKeys, Site
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder, LayerKeys, Site
 
 
 @dataclass(frozen=True)
@@ -134,20 +135,27 @@ class _Group:
     aligned: Aligned
     read_N: Tensor | None
 
-    def joined(self, decoder: Decoder, added_BD: Tensor) -> Tensor:
-        """The group's states (1, N, D) after its block, with its deltas added to the module's output."""
+    def joined(self, decoder: Decoder, added_BD: Tensor, mlp_BD: Tensor | None) -> Tensor:
+        """The group's states (1, N, D) after its block, with its deltas added to the module's output, and where that is
+        the attention's, `mlp_BD` to the MLP's.
+        """
         if self.output_BD is None or self.entry_BD is None:
+            added_BD = added_BD if mlp_BD is None else added_BD + mlp_BD
             if self.output_BD is not None:
                 added_BD = decoder.moved(self.layer, self.output_BD, added_BD)
             return self.hidden_1ND.index_add(1, self.start_N, added_BD[None])
         attn_BD = decoder.added("attn", self.layer, self.output_BD + added_BD)
-        out_BD = decoder.after_attention(self.layer, self.entry_BD + attn_BD, {})
+
+        def add(site: Site, at: int, value_BD: Tensor) -> Tensor | None:
+            return value_BD + mlp_BD if site == "mlp" and mlp_BD is not None else None
+
+        out_BD = decoder.after_attention(self.layer, self.entry_BD + attn_BD, {}, add)
         return self.hidden_1ND.index_copy(1, self.start_N, out_BD[None])
 
 
 class _Rows:
     """The rows of a batch while they are put together: `number_B` among the stored ones, `fact_B` of which delta, and
-    what is read of them: `scored` (place among what is read, token, place of the delta, weight) and `kept` by delta.
+    what is read of them: `scored` (place among what is read, token, place of the delta, weight, row), `kept` by delta.
     """
 
     def __init__(self, stored: Stored, active: Sequence[int]) -> None:
@@ -157,7 +165,7 @@ class _Rows:
         self._joined = self._reads = 0
         self.number_B: list[int] = []
         self.fact_B: list[int] = []
-        self.scored: list[tuple[int, int, int, float]] = []
+        self.scored: list[tuple[int, int, int, float, int]] = []
         self.kept: dict[int, int] = {}
 
     def join(self, facts: Sequence[int]) -> None:
@@ -199,7 +207,9 @@ class _Rows:
         if self.number_B == list(range(len(self._stored.rows))) or not left:
             return {layer: left[layer] for layer in range(first, stop)} if left else {}
         number_B = torch.tensor(self.number_B, device=next(iter(left.values()))[0].device)
-        parts = {layer: [part[number_B, :, :longest] for part in left[layer]] for layer in range(first, stop)}
+        parts = {
+            layer: [part[number_B.to(part.device), :, :longest] for part in left[layer]] for layer in range(first, stop)
+        }
         return {layer: (key, value) for layer, (key, value) in parts.items()}
 
     def _read(self, lengths: Sequence[int], late: bool) -> list[int]:
@@ -213,7 +223,7 @@ class _Rows:
             row, fact = self._stored.rows[self.number_B[b]], self.fact_B[b]
             for j, token in enumerate(row.target):
                 weight = 1 / (row.divisor * prompts[fact])
-                self.scored.append((self._reads + len(places), token, self._place[fact], weight))
+                self.scored.append((self._reads + len(places), token, self._place[fact], weight, b))
                 places.append(start_B[b + 1] - len(row.target) + j - skipped)
         for b in unread:
             if not self._stored.rows[self.number_B[b]].target:
@@ -227,9 +237,9 @@ class _Rows:
 class Batch:
     """The rows of the deltas still optimised (A of them), from their lookup position on, lowest layer first.
 
-    live_A: the deltas; fact_B: each row's; at_S, target_S, fact_S and weight_S: the place of each scored token's
-    prediction among what is read, the token, the place of its delta among the A, and its weight in its mean; kept_A:
-    the places of the kept prompts' predictions.
+    live_A: the deltas; fact_B: each row's; at_S, target_S, fact_S, weight_S and row_S: the place of each scored token's
+    prediction among what is read, the token, the place of its delta among the A, its weight in its mean, and its row;
+    kept_A: the places of the kept prompts' predictions.
     """
 
     groups: Sequence[_Group]
@@ -239,6 +249,7 @@ class Batch:
     target_S: Tensor
     fact_S: Tensor
     weight_S: Tensor
+    row_S: Tensor
     kept_A: Tensor
 
     @classmethod
@@ -250,7 +261,7 @@ class Batch:
         for layer, following in zip(layers, [*layers[1:], stored.loss_layer], strict=True):
             rows.join([fact for fact in active if stored.layers[fact] == layer])
             groups.append(rows.group(layer, following + 1, late=bool(groups) and layer == stored.loss_layer))
-        at_S, target_S, fact_S, weight_S = zip(*rows.scored, strict=True)
+        at_S, target_S, fact_S, weight_S, row_S = zip(*rows.scored, strict=True)
         return cls(
             groups=groups,
             live_A=torch.tensor(active, device=device),
@@ -259,15 +270,25 @@ class Batch:
             target_S=torch.tensor(target_S, device=device),
             fact_S=torch.tensor(fact_S, device=device),
             weight_S=torch.tensor(weight_S, dtype=torch.float32, device=device),
+            row_S=torch.tensor(row_S, device=device),
             kept_A=torch.tensor([rows.kept[fact] for fact in active], device=device),
         )
 
     def read(self, decoder: Decoder, delta_FD: Tensor) -> tuple[Tensor, Tensor]:
         """The mean NLL of each live delta's targets (A,) and the kept prompts' log-probabilities (A, V)."""
+        log_NV = self.logs(decoder, delta_FD)
+        nll_S = -log_NV[self.at_S, self.target_S] * self.weight_S
+        return nll_S.new_zeros(len(self.kept_A)).index_add(0, self.fact_S, nll_S), log_NV[self.kept_A]
+
+    def logs(self, decoder: Decoder, delta_FD: Tensor, mlp_FD: Tensor | None = None) -> Tensor:
+        """The log-probabilities (N, V) of all that is read; `mlp_FD` are second deltas, of the MLP's output, where the
+        first are of the attention's.
+        """
         hidden_1ND: Tensor | None = None
         added_BD = delta_FD[self.fact_B].to(self.groups[0].hidden_1ND.dtype)
+        mlp_BD = None if mlp_FD is None else mlp_FD[self.fact_B].to(added_BD.dtype)
         for group in self.groups:
-            joined_1ND = group.joined(decoder, added_BD[group.rows])
+            joined_1ND = group.joined(decoder, added_BD[group.rows], None if mlp_BD is None else mlp_BD[group.rows])
             if hidden_1ND is not None and group.layer + 1 == group.stop:
                 # After the last block, where of the others only what is read is left.
                 hidden_1ND = torch.cat((hidden_1ND, joined_1ND[:, group.read_N]), 1)
@@ -277,6 +298,4 @@ class Batch:
                 hidden_1ND, group.layer + 1, group.stop, past=group.past, aligned=group.aligned, read_N=group.read_N
             )
         assert hidden_1ND is not None
-        log_NV = decoder.logits(hidden_1ND[0]).log_softmax(-1)
-        nll_S = -log_NV[self.at_S, self.target_S] * self.weight_S
-        return nll_S.new_zeros(len(self.kept_A)).index_add(0, self.fact_S, nll_S), log_NV[self.kept_A]
+        return decoder.logits(hidden_1ND[0]).log_softmax(-1)

@@ -15,7 +15,8 @@ import torch
 
 from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
-from artifact.lm.decoder import Aligned, Decoder, LayerKeys, RowEdits
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder, LayerKeys, RowEdits
 from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
 from artifact.lm.load import LanguageModel
 
@@ -70,7 +71,21 @@ def sentences(
     memory: Memory | None = None,
 ) -> list[Generated]:
     """The text after each prompt until its first sentence is over, the model ends it, or LONGEST_SENTENCE tokens or the
-    model's positions are reached: unedited, under one edit each, or all under one edit.
+    model's positions are reached. Arguments and errors as of `generate_all`.
+    """
+    return generate_all(model, prompts, LONGEST_SENTENCE, edits, memory, has_sentence)
+
+
+def generate_all(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    tokens: int,
+    edits: Sequence[Edit] | Edit | None = None,
+    memory: Memory | None = None,
+    over: Callable[[str], bool] = lambda text: False,
+) -> list[Generated]:
+    """At most `tokens` tokens after each prompt, until `over` is true of the text or the model ends it: unedited, under
+    one edit each, or all under one edit.
 
     Prompts go in batches that fit `memory`. Raises PromptError for a prompt that the model cannot be asked with, and
     EditError or PromptError where its numbers are not finite.
@@ -83,14 +98,14 @@ def sentences(
 
     def fitting(left: Sequence[int]) -> int:
         count = next((n for n, row in enumerate(left) if len(asked[row]) > 1.3 * len(asked[left[0]])), len(left))
-        return min(count, max(1, memory.limit // 2 // _row_bytes(model.decoder, len(asked[left[count - 1]]))))
+        return min(count, max(1, memory.limit // 2 // _row_bytes(model.decoder, len(asked[left[count - 1]]) + tokens)))
 
-    def over(ids: Sequence[int]) -> bool:
-        return has_sentence(model.tokens.decode(ids))
+    def done(ids: Sequence[int]) -> bool:
+        return over(model.tokens.decode(ids))
 
     def compute(rows: Sequence[int]) -> list[list[int] | None]:
         of_rows = [edit for row in rows if (edit := own[row]) is not None]
-        return _greedy(model, [asked[row] for row in rows], LONGEST_SENTENCE, of_rows or None, over)
+        return _greedy(model, [asked[row] for row in rows], tokens, of_rows or None, done)
 
     for rows, texts in batches(order, fitting, compute, memory):
         for row, ids in zip(rows, texts, strict=True):
@@ -123,7 +138,7 @@ def _generated(model: LanguageModel, prompt: str, asked: Sequence[int], ids: lis
 def _row_bytes(decoder: Decoder, tokens: int) -> int:
     """Bytes of one row: a block's inside, and every layer's keys and values, twice while they grow."""
     width = decoder.width * decoder.embedding_VD.element_size()
-    return row_bytes(decoder, 0, tokens) + 4 * decoder.layers * (tokens + LONGEST_SENTENCE) * width
+    return row_bytes(decoder, 0, tokens) + 4 * decoder.layers * tokens * width
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
 from artifact.evaluation.metrics import GROUPS, OPTIONAL, CaseScore, Group, PromptScore, view_score
 from artifact.facts.fact import NO_RELATION, Fact, Perspective, fill
-from artifact.lm.decoder import Aligned, Decoder, RowEdits
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder, RowEdits
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
 from artifact.lm.load import LanguageModel
 

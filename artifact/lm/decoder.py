@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from artifact.lm.aligned import Aligned
 from artifact.lm.attention import attended, seen_after
 
 Site = Literal["hidden", "mlp", "attn", "mixed", "normed", "up", "key"]
@@ -108,54 +109,6 @@ class Family(Protocol):
 
 
 @dataclass(frozen=True)
-class Packing:
-    """B rows of different lengths as one row of all their N tokens: only attention pads them, to T tokens each.
-
-    at_N: the place of each token among the B * T padded ones.
-    """
-
-    at_N: Tensor
-    rows: int
-    tokens: int
-
-    def padded(self, x_1HNK: Tensor) -> Tensor:
-        """(1, H, N, K) as (B, H, T, K), with zeros where a row has no token."""
-        x_NHK = x_1HNK[0].transpose(0, 1)
-        padded_PHK = x_NHK.new_zeros(self.rows * self.tokens, *x_NHK.shape[1:]).index_copy_(0, self.at_N, x_NHK)
-        return padded_PHK.unflatten(0, (self.rows, self.tokens)).transpose(1, 2)
-
-    def packed(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) as (1, N, D)."""
-        return x_BTD.flatten(0, 1).index_select(0, self.at_N)[None]
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """Rows whose tokens do not simply follow P stored ones: other positions, other keys seen.
-
-    position_BT: position of each token, (1, N) where rows are packed; seen_B1TK: which of the P+T keys (stored ones
-    first) each token sees.
-    """
-
-    position_BT: Tensor
-    seen_B1TK: Tensor
-    packing: Packing | None = None
-
-    @classmethod
-    def packed(cls, lengths: Sequence[int], device: torch.device, left: Sequence[int] | None = None) -> "Aligned":
-        """Rows of so many tokens, packed, each after the first `left` of its P stored ones (default: none)."""
-        left = left or [0] * len(lengths)
-        tokens, stored = max(lengths), max(left)
-        every = [(row, token) for row, length in enumerate(lengths) for token in range(length)]
-        position_N = torch.tensor([left[row] + token for row, token in every], device=device)
-        at_N = torch.tensor([row * tokens + token for row, token in every], device=device)
-        real_BP = torch.arange(stored, device=device) < torch.tensor(left, device=device)[:, None]
-        causal_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
-        parts = real_BP[:, None].expand(-1, tokens, -1), causal_TT.expand(len(lengths), -1, -1)
-        return cls(position_N[None], torch.cat(parts, dim=2)[:, None], Packing(at_N, len(lengths), tokens))
-
-
-@dataclass(frozen=True)
 class Run:
     """What one pass over all tokens leaves behind.
 
@@ -171,7 +124,9 @@ class Run:
 class Decoder:
     """A model's weights and its forward pass.
 
-    weights: transformers' parameter names -> tensors, all of one dtype on one device; never changed by any method.
+    weights: transformers' parameter names -> tensors, all of one dtype; never changed by any method. All are on one
+    device, or each block's on its own card (lm/cards.py) and the rest on the first one, which is `device`. Then states,
+    and what is seen at a site, are on the first card for everyone outside, and keys and values on their block's.
     """
 
     def __init__(
@@ -200,6 +155,10 @@ class Decoder:
     @property
     def device(self) -> torch.device:
         return self.embedding_VD.device
+
+    def card(self, layer: int) -> torch.device:
+        """Where a block's weights are."""
+        return self.weights[f"{self.family.name('mlp_down', layer)}.weight"].device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -241,8 +200,26 @@ class Decoder:
         positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise. Where `aligned`
         packs the rows, hidden_BTD is (1, N, D). `read_N`: the tokens whose output is wanted (default: all).
         """
-        family = self.family
+        hidden_BTD, new = self._block(layer, hidden_BTD, past, aligned, edits, at_site, read_N)
+        return hidden_BTD.to(self.device), new
+
+    def _block(
+        self,
+        layer: int,
+        hidden_BTD: Tensor,
+        past: LayerKeys | None,
+        aligned: Aligned | None,
+        edits: RowEdits | None,
+        at_site: AtSite | None,
+        read_N: Tensor | None,
+    ) -> tuple[Tensor, LayerKeys]:
+        """`block`, whose output stays on the block's card."""
+        family, card = self.family, self.card(layer)
         edits = edits or {}
+        if card != self.device:
+            hidden_BTD, aligned = hidden_BTD.to(card), aligned.to(card) if aligned else None
+            past = (past[0].to(card), past[1].to(card)) if past else None
+            read_N, at_site = None if read_N is None else read_N.to(card), _from_first(at_site, self.device)
         left = 0 if past is None else past[0].shape[2]
         position_XT = self._positions(left, hidden_BTD, aligned)
         normed_BTD = self._normed("attn_norm", layer, hidden_BTD)
@@ -273,7 +250,7 @@ class Decoder:
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
         if not family.parallel:
             hidden_BTD = hidden_BTD + self.added("attn", layer, attn_BTD)
-            return self.after_attention(layer, hidden_BTD, edits, at_site), new
+            return self._after_attention(layer, hidden_BTD, edits, at_site), new
         if family.has("mlp_norm"):  # GPT-J has one norm for both modules
             normed_BTD = self._normed("mlp_norm", layer, hidden_BTD)
         mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
@@ -282,6 +259,11 @@ class Decoder:
 
     def after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None = None) -> Tensor:
         """A block's output (..., D), where it is not parallel, from states (..., D) with the attention's output."""
+        card = self.card(layer)
+        at_site = at_site if card == self.device else _from_first(at_site, self.device)
+        return self._after_attention(layer, hidden_XD.to(card), edits, at_site).to(self.device)
+
+    def _after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
         mlp_XD = self._mlp(layer, self._normed("mlp_norm", layer, hidden_XD), edits, at_site)
         return _visit(at_site, "hidden", layer, hidden_XD + self.added("mlp", layer, mlp_XD))
 
@@ -312,9 +294,8 @@ class Decoder:
         stop = self.layers if stop is None else stop
         for layer in range(first, stop):
             left, read = past[layer] if past else None, read_N if layer == stop - 1 else None
-            hidden_BTD, _ = self.block(
-                layer, hidden_BTD, past=left, aligned=aligned, edits=edits, at_site=at_site, read_N=read
-            )
+            hidden_BTD, _ = self._block(layer, hidden_BTD.to(self.card(layer)), left, aligned, edits, at_site, read)
+        hidden_BTD = hidden_BTD.to(self.device)
         return hidden_BTD if read_N is None or first < stop else hidden_BTD[:, read_N]
 
     def run(self, word_BTD: Tensor, keep: tuple[Site, ...] = (), at_site: AtSite | None = None) -> Run:
@@ -371,8 +352,9 @@ class Decoder:
         return self.weights.get(f"{self.family.head}.weight", self.embedding_VD)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """The family's norm over the last dimension."""
+        """The family's norm over the last dimension, where its weight is."""
         weight = self.weights[f"{name}.weight"]
+        x = x.to(weight.device)
         if self.family.rms_norm:
             wide = x.float()
             divided = wide * (wide.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
@@ -385,7 +367,13 @@ class Decoder:
 
     def added(self, module: Literal["attn", "mlp"], layer: int, output_XD: Tensor) -> Tensor:
         """What a module's output adds to the state: itself, or its norm where the family has one there."""
-        return self._normed(f"{module}_after", layer, output_XD)
+        return self._normed(f"{module}_after", layer, output_XD).to(output_XD.device)
+
+    def mlp_from(self, layer: int, up_XM: Tensor, normed_XD: Tensor) -> Tensor:
+        """The MLP's output (..., D) from its sites `up` and `normed`, on the device where they are."""
+        card = self.card(layer)
+        key_XM = self.family.key(self, layer, up_XM.to(card), normed_XD.to(card), {})
+        return self.linear(self.family.name("mlp_down", layer), key_XM, {}).to(up_XM.device)
 
     def moved(self, layer: int, mlp_XD: Tensor, change_XD: Tensor) -> Tensor:
         """By how much the state after a block moves when its MLP's output does: as much, but for a norm after it."""
@@ -406,12 +394,24 @@ class Decoder:
         output_XO = F.linear(input_XI, weight_OI, bias)
         if change is None:
             return output_XO
-        changed_XO = change.output(input_XI)
+        changed_XO = change.output(input_XI.to(self.device)).to(output_XO.device)
         return output_XO + (changed_XO if rows is None else changed_XO[..., rows])
 
     def heads_apart(self, x_BTD: Tensor, heads: int | None = None) -> Tensor:
         """(B, T, D) as (B, H, T, K) with so many `heads` (default: as many as queries have)."""
         return x_BTD.unflatten(-1, (heads or self.heads, -1)).transpose(1, 2)
+
+
+def _from_first(at_site: AtSite | None, first: torch.device) -> AtSite | None:
+    """A visitor that is given values on the first card, wherever they are, and whose answers go back there."""
+    if at_site is None:
+        return None
+
+    def visit(site: Site, layer: int, value: Tensor) -> Tensor | None:
+        replaced = at_site(site, layer, value.to(first))
+        return None if replaced is None else replaced.to(value.device)
+
+    return visit
 
 
 def _visit(at_site: AtSite | None, site: Site, layer: int, value: Tensor) -> Tensor:

@@ -169,9 +169,18 @@ def _group(root: Path, version: int) -> str:
     return "/"
 
 
+def cards_for(device: str, size: int) -> list[str]:
+    """The cards that hold weights of `size` bytes: the device, or all that are seen where it is `cuda` and the first
+    one has too little memory free for them with room to work.
+    """
+    if device != "cuda" or _cards() < 2 or round(size * ROOM) <= free_memory(device):
+        return [device]
+    return [f"cuda:{number}" for number in range(_cards())]
+
+
 def check_fits(name: str, size: int, device: str, dtype: torch.dtype = torch.float32) -> None:
     """Raise ModelError, in GB, when weights of `size` bytes in `dtype` do not fit the device with room to work."""
-    needed, free = round(size * ROOM), free_memory(device)
+    needed, free = round(size * ROOM), sum(free_memory(card) for card in cards_for(device, size))
     if needed > free:
         where, words = "GPU" if device.startswith("cuda") else "host", dtype_word(dtype)
         raise ModelError(

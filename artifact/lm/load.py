@@ -9,6 +9,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch
 
 from artifact.errors import ModelError
 from artifact.io import sha256_of
+from artifact.lm.cards import spread
 from artifact.lm.decoder import Decoder
-from artifact.lm.device import check_fits, choose_device
+from artifact.lm.device import cards_for, check_fits, choose_device, free_memory
 from artifact.lm.families import family_of
 from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
@@ -123,8 +125,9 @@ def load_folder(
 ) -> LanguageModel:
     """A model from a folder in transformers' layout. Without `revision`, the hash of its weight file stands for it.
 
-    Nothing of the folder is run. Raises ModelError, in one line, for a folder that is not a model of a known family,
-    whole, with finite weights and a tokenizer.
+    Nothing of the folder is run. Blocks are spread over all cards where `device` is cuda and one card is too small.
+    Raises ModelError, in one line, for a folder that is not a model of a known family, whole, with finite weights and a
+    tokenizer.
     """
     config, family, sizes = described(folder)
     where = str(folder)
@@ -133,7 +136,7 @@ def load_folder(
     check_fits(name or where, size_of(tensors.values(), dtype), device, dtype)
     with ThreadPoolExecutor(1) as beside:  # hashing takes as long as reading, and another core
         hashing = beside.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
-        weights = placed(tensors, family, device, dtype, where)
+        weights = placed(tensors, family, _cards(family, sizes, device, dtype), dtype, where)
     decoder = _decoder(family, sizes, weights)
     return LanguageModel(name or where, hashing.result(), decoder, tokens, tokenizer_hash(folder), folder)
 
@@ -153,6 +156,16 @@ def _decoder(family: Base, sizes: Sizes, weights: dict[str, torch.Tensor]) -> De
     return Decoder(
         family, weights, layers=sizes.layers, heads=sizes.heads, epsilon=sizes.epsilon, positions=sizes.positions
     )
+
+
+def _cards(family: Base, sizes: Sizes, device: str, dtype: torch.dtype) -> list[str]:
+    """The device of what is no block, then of each block: several cards where one is too small (device.cards_for)."""
+    each = sum(prod(shape) for name, shape in family.tensors(sizes).items() if name.startswith(f"{family.blocks}.0."))
+    first = dtype.itemsize * (entries(family, sizes) - sizes.layers * each)
+    blocks = [dtype.itemsize * each] * sizes.layers
+    cards = cards_for(device, first + sum(blocks))
+    placed_at = spread(blocks, first, [free_memory(card) for card in cards]) if len(cards) > 1 else [0] * sizes.layers
+    return [cards[0], *(cards[at] for at in placed_at)]
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ A file is mapped, not read into memory, so the weights are in host memory once, 
 pickles cannot be mapped).
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -173,19 +174,23 @@ def size_of(stored: Iterable[Stored], dtype: torch.dtype) -> int:
 
 
 def placed(
-    tensors: Mapping[str, Stored], family: Base, device: str, dtype: torch.dtype, where: str
+    tensors: Mapping[str, Stored], family: Base, cards: Sequence[str], dtype: torch.dtype, where: str
 ) -> dict[str, Tensor]:
-    """The tensors on the device in the type asked for; a head that equals the embedding is left out.
+    """The tensors in the type asked for; a head that equals the embedding is left out.
+
+    `cards`: the device of what is no block, then of each block.
 
     Raises ModelError for a value that is NaN or infinite, in the file or after the cast.
     """
     weights: dict[str, Tensor] = {}
+    block = re.compile(rf"{re.escape(family.blocks)}\.(\d+)\.")
     for name, stored in tensors.items():
         try:
             given = stored.read()
         except Exception as error:
             raise ModelError(f"{where}: {name} cannot be read ({reason(error)}); replace the file") from None
         # A copy of its own: a mapped tensor would change with the file.
+        device = cards[1 + int(of_block[1])] if (of_block := block.match(name)) else cards[0]
         weight = torch.empty(stored.shape, dtype=dtype, device=device).copy_(given)
         if not _finite(weight):
             cast = f"too large for {str(dtype).removeprefix('torch.')}" if _finite(given) else "NaN or infinite"
@@ -197,7 +202,7 @@ def placed(
 def untied(weights: dict[str, Tensor], family: Base) -> dict[str, Tensor]:
     """The weights without a head that equals the embedding."""
     head, embedding = weights.get(f"{family.head}.weight"), weights[f"{family.embedding}.weight"]
-    if head is not None and (head.data_ptr() == embedding.data_ptr() or torch.equal(head, embedding)):
+    if head is not None and torch.equal(head, embedding):
         return {name: weight for name, weight in weights.items() if name != f"{family.head}.weight"}
     return weights
 

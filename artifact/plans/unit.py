@@ -5,13 +5,21 @@ from typing import Literal, TypeVar, get_args
 
 import msgspec
 
-from artifact.editing.methods import MethodName
+from artifact.editing.methods import MethodName, printed_name
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS, KindWord, SeverWord, TraceKind, trace_kind
 
 T = TypeVar("T")
 UnitKind = Literal["trace", "unedited", "edit", "knockout", "task"]
+Control = Literal["random_layer", "random_direction", "shuffled_subject"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+CONTROL_WORDS: Mapping[Control, str] = {
+    "random_layer": "another layer",
+    "random_direction": "random direction",
+    "shuffled_subject": "another subject",
+}
+"""How tables name what a control edits in the place of the edit (runs/controls.py)."""
 Part = Literal["table1", "table2", "figure2", "figure3"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -38,6 +46,10 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     sever: SeverWord | None = None
     method: Literal["none"] | MethodName = "none"
     perspective: Perspective = "entity"
+    control: Control | None = None
+    """What is done in the place of the edit, to see what an edit that should do nothing does."""
+    further: bool = False
+    """Whether removal and generation are scored too (evaluation/further.py)."""
     scaled: bool = False
     task: str = ""
     """For `task`: which (tasks.py), and its own settings by name."""
@@ -55,6 +67,11 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     def trace_kind(self) -> TraceKind:
         """The kind of trace that `kind` and `sever` stand for."""
         return trace_kind(self.kind, self.sever)
+
+    @property
+    def printed_method(self) -> str:
+        """The method's printed name, and the control's where it is one."""
+        return printed_name(self.method) + ("" if self.control is None else f", {CONTROL_WORDS[self.control]}")
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -102,9 +119,9 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
         return bool(self.models)
 
 
-def unedited(batch: int, most: int | None = None) -> Unit:
+def unedited(batch: int, most: int | None = None, further: bool = False) -> Unit:
     """The unit that scores the unedited model, against which every edit is read."""
-    return Unit("unedited", "unedited", batch=batch, most=most)
+    return Unit("unedited", "unedited", batch=batch, most=most, further=further)
 
 
 def trace_units(batch: int, most: int | None, severed: bool, window: int = 10) -> tuple[Unit, ...]:
@@ -126,10 +143,21 @@ def trace_units(batch: int, most: int | None, severed: bool, window: int = 10) -
     )
 
 
-def edit_units(batches: Mapping[str, int], most: int | None) -> tuple[Unit, ...]:
-    """Methods from both perspectives, each with its batch: the rows of Tables 1 and 2."""
+def edit_units(
+    batches: Mapping[str, int], most: int | None, control: Control | None = None, further: bool = False
+) -> tuple[Unit, ...]:
+    """Methods from both perspectives, each with its batch: the rows of Tables 1 and 2, or a control of theirs."""
     return tuple(
-        Unit(f"{method}-{perspective}", "edit", batch=batch, most=most, method=method, perspective=perspective)
+        Unit(
+            f"{method}-{perspective}" + (f"-{control}" if control else ""),
+            "edit",
+            batch=batch,
+            most=most,
+            method=method,
+            perspective=perspective,
+            control=control,
+            further=further,
+        )
         for method, batch in batches.items()
         for perspective in reversed(PERSPECTIVES)
     )

@@ -177,7 +177,7 @@ def _method(question: Question, run: MeasuredRun) -> Answer:
     found: dict[str, Estimate] = {}
     for row in run.rows:
         value = row.values.get(("success", column))
-        if row.edited != question.edited or row.undone or value is None:
+        if row.edited != question.edited or row.control or row.undone or value is None:
             continue
         estimate = value.mean if question.value == "mean" else value.change
         if estimate is not None:

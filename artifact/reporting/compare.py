@@ -17,7 +17,7 @@ from artifact.editing.methods import printed_name
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric
 from artifact.facts.fact import Perspective
-from artifact.plans.unit import Unit
+from artifact.plans.unit import Control, Unit
 from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
 from artifact.reporting.escapes import csv_bytes, markdown
 from artifact.reporting.grids import METRIC_WORDS, edit_name
@@ -170,10 +170,10 @@ def comparison_csv(comparison: Comparison) -> bytes:
     return csv_bytes(header.split(), lines)
 
 
-def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None], Unit]:
-    """The plan's units that score a model, by method and edited perspective."""
+def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None, Control | None], Unit]:
+    """The plan's units that score a model, by method, edited perspective and control."""
     return {
-        (unit.method, unit.perspective if unit.does == "edit" else None): unit
+        (unit.method, unit.perspective if unit.does == "edit" else None, unit.control): unit
         for unit in info.plan.units
         if unit.does in ("unedited", "edit")
     }
@@ -193,7 +193,7 @@ def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequ
     taken_back = [undone(store.info(), one) for store, one in zip(stores, units, strict=True)]
     # One run may score the edit and the other, under the released protocol, the model with the edit taken back.
     mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
-    name = printed_name(unit.method) + mark.get((taken_back[0], taken_back[1]), "")
+    name = unit.printed_method + mark.get((taken_back[0], taken_back[1]), "")
     return PairedUnit(unit.perspective if unit.does == "edit" else None, name, values)
 
 

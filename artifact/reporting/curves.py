@@ -1,8 +1,10 @@
 """Lines and points: severed effects by layer for each token role, and success after each edit, method by method.
 
-Covers drawing severed.py's and edit_charts.py's data, with 95% intervals, on one scale a figure. figures.py turns them
-into files.
+Covers drawing severed.py's and edit_charts.py's data, and further.py's transfer gaps, with 95% intervals, on one scale
+a figure. figures.py turns them into files.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 
 from artifact.facts.fact import Perspective
 from artifact.reporting.edit_charts import EditChart, Mark
+from artifact.reporting.further import GapChart
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.look import (
@@ -95,9 +98,34 @@ def edit_marks(chart: EditChart, width: float = COLUMN_INCHES) -> Figure:
         axis.set_title(panel.group, loc="left")
         axis.set_xlabel("success, percent")
         axis.label_outer()
-    axes[0].set_yticks(range(len(chart.methods)), [wrapped(drawable(name, 60), 0.95) for name in chart.methods])
-    axes[0].set_ylim(len(chart.methods) - 0.5, -0.5)
     axes[0].set_xlim(-3, 103)
+    _named(figure, list(axes), chart.methods)
+    return figure
+
+
+def gap_marks(chart: GapChart, width: float = COLUMN_INCHES) -> Figure:
+    """Transfer gaps, a line a method, a panel a group of prompts, `width` inches wide."""
+    columns = len(chart.panels) if width >= SIDE_BY_SIDE_INCHES else 1
+    rows = -(-len(chart.panels) // columns)
+    title = title_text([chart.title], width)
+    figure = new_figure(width, 0.85 + _LINE * (lines_of(title) + 1.2 * rows) + 0.29 * len(chart.methods) * rows)
+    set_title(figure, title)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis, panel in zip(axes, chart.panels, strict=True):
+        axis.axvline(0, color=SOFT, linewidth=0.8)
+        for mark in panel.marks:
+            _mark(axis, chart.methods.index(mark.method), mark)
+        axis.set_title(panel.group, loc="left")
+        axis.set_xlabel("gap, points")
+        axis.label_outer()
+    _named(figure, list(axes), chart.methods)
+    return figure
+
+
+def _named(figure: Figure, axes: Sequence[Axes], methods: Sequence[str]) -> None:
+    """The methods' names, a grid, and a legend of what the panels show."""
+    axes[0].set_yticks(range(len(methods)), [wrapped(drawable(name, 60), 0.95) for name in methods])
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
     for axis in axes:
         axis.grid(axis="x", color="#dddddd", linewidth=0.4)
         axis.set_axisbelow(True)
@@ -108,12 +136,11 @@ def edit_marks(chart: EditChart, width: float = COLUMN_INCHES) -> Figure:
         [entries[name] for name in order],
         order,
         loc="outside lower center",
-        ncols=4 if columns > 1 else 2,
+        ncols=4 if figure.get_figwidth() >= SIDE_BY_SIDE_INCHES else 2,
         frameon=False,
         handlelength=1.6,
         columnspacing=1.2,
     )
-    return figure
 
 
 _ORDER = ("after a relation edit", "after an entity edit", "unedited model", "published")

@@ -108,7 +108,7 @@ def edit_charts(model: str, rows: Sequence[MeasuredRow], paper: Sequence[JudgedR
                     row.printed_method,
                     row.edited,
                     _success(row, perspective, group),
-                    published.get((row.method, row.edited, perspective, group)),
+                    published.get((row.method, row.edited, perspective, group)) if row.control is None else None,
                 )
                 for row in edits
                 if row.edited is not None

@@ -1,5 +1,5 @@
-"""All figures of a run as data, in the order of the page: success after each edit, heat maps, severed effects,
-attention knockouts.
+"""All figures of a run as data, in the order of the page: success after each edit, transfer gaps, heat maps, severed
+effects, attention knockouts.
 
 Covers naming and choosing them. Loads no matplotlib; figures.py draws them.
 """
@@ -11,13 +11,14 @@ from artifact.errors import SettingError
 from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
 from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
+from artifact.reporting.further import GapChart, gap_charts
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.multiverse import Curve
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | FlowChart | LineChart | Curve
+Shown = Chart | SeveredChart | EditChart | GapChart | FlowChart | LineChart | Curve
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Gallery:
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
     flows: tuple[FlowChart, ...]
+    gaps: tuple[GapChart, ...] = ()
     questions: tuple[LineChart | Curve, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
         """All of them, in the order of the page."""
-        return (*self.edits, *self.traces, *self.severed, *self.flows, *self.questions)
+        return (*self.edits, *self.gaps, *self.traces, *self.severed, *self.flows, *self.questions)
 
 
 def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
@@ -45,6 +47,7 @@ def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
         tuple(drawn),
         tuple(severed_charts(drawn)),
         tuple(flow_charts(finished_flows(run.store))),
+        tuple(gap_charts(run.info.model, run.store, run.rows)),
         tuple(chart for findings in run.findings.values() for chart in findings.charts),
     )
 

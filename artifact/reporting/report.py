@@ -360,7 +360,7 @@ def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
         planned = info.planned(unit)
         does = {
             "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
-            "edit": f"edit with {unit.method.upper()}, {unit.perspective} perspective",
+            "edit": f"edit with {unit.printed_method}, {unit.perspective} perspective",
             "unedited": "score the unedited model",
             "knockout": f"knock out attention, {unit.perspective} prompt",
             "task": TASKS[unit.task].words if unit.task in TASKS else unit.task,

@@ -15,7 +15,7 @@ import numpy as np
 from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import METRICS, OPTIONAL, VALUES, Column, Group, Metric, columns_of
 from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.plans.unit import Unit
+from artifact.plans.unit import CONTROL_WORDS, Control, Unit
 from artifact.reporting.expected import PublishedCell, Tolerance
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
@@ -74,13 +74,14 @@ class MeasuredRow:
     unedited: int = 0
     ordered: bool = False
     skipped: str = ""
+    control: Control | None = None
 
     @property
     def printed_method(self) -> str:
-        """The method's name; edits that were undone before scoring, as the released code undoes KN's, are named, and
-        so are cases that no edit changed.
+        """The method's name; controls are named, and so are edits that were undone before scoring, as the released code
+        undoes KN's, and cases that no edit changed.
         """
-        marks = ["undone"] * self.undone
+        marks = ([] if self.control is None else [CONTROL_WORDS[self.control]]) + ["undone"] * self.undone
         if self.unedited:
             marks.append(f"{self.unedited} {METHODS[self.method].unchanged}")
         return ", ".join([printed_name(self.method), *marks])
@@ -217,7 +218,8 @@ def judge(cell: PublishedCell, info: RunInfo | None, rows: Sequence[MeasuredRow]
         return not_run(f"{cell.model} in a run that counts as evidence")
     method = printed_name(cell.method)
     wanted = f"{cell.model} with {method}" + (f", {cell.edited} edits" if cell.edited else "")
-    row = next((row for row in rows if row.method == cell.method and row.edited == cell.edited), None)
+    wanted_row = (cell.method, cell.edited, None)
+    row = next((row for row in rows if (row.method, row.edited, row.control) == wanted_row), None)
     if row is None:
         return not_run(wanted)
     if cell.edit_applied and row.undone:
@@ -296,6 +298,7 @@ def _row(
         unedited=store.unedited(unit) if method and method.unchanged else 0,
         ordered=method is not None and method.ordered(info.switches),
         skipped=reasons.pop() if len(reasons) == 1 else "",
+        control=unit.control,
     )
 
 

@@ -151,8 +151,14 @@ class Cluster:
 
     def start(self, begun: RunInfo | None) -> None:
         """Start the first worker and wait for it: what it is prepared for is what the run is."""
-        machines = self._machines()
-        self._needs = {"GPU": 1} if any(has.get("GPU", 0) >= 1 for has in machines.values()) else {"CPU": 1}
+        machines, group = self._machines(), self._asked.gpus_per_worker
+        cards = [int(has.get("GPU", 0)) for has in machines.values()]
+        if group > max(cards, default=0) and group > 1:
+            raise RunError(
+                f"--gpus-per-worker {group}: no machine of the Ray cluster has as many GPUs (the most is "
+                f"{max(cards, default=0)}); give fewer, or add such a machine"
+            )
+        self._needs = {"GPU": group} if any(cards) else {"CPU": 1}
         self._begun = begun
         self._start_one()
         while self._joining:

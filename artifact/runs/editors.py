@@ -79,14 +79,21 @@ def make_editor(
     memory = memory or Memory(default_memory(model.decoder.device))
     resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder, place)
     network = matrices = None
+    more: dict[Module, Moments] = {}
     others: list[str] = []
     if method.network:
         path, network = _network(model, name, mend_weights)
         others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
     if method.moments:
-        matrices = read_moments(moments, resolved.site) if isinstance(moments, Path) else moments
-        matrices = matrices or default_moments(model, resolved.edited, memory, resolved.site)
-        others.append(moments_note(matrices, model, resolved.edited, any_model, matrices.folder in named))
+        site, *second = resolved.moment_sites
+        if isinstance(moments, Path):
+            matrices, more = read_moments(moments, site), {one: read_moments(moments, one) for one in second}
+        else:
+            fits = moments if moments is not None and moments.site == site else None
+            matrices = fits or default_moments(model, resolved.edited, memory, site)
+            more = {one: default_moments(model, resolved.edited, memory, one) for one in second}
+        for one in (matrices, *more.values()):
+            others.append(moments_note(one, model, resolved.edited, any_model, one.folder in named))
     data = _data(model, facts) if method.facts else None
     return Editor(
         model,
@@ -99,6 +106,7 @@ def make_editor(
         prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released, prefix_seed),
         prefix_seed=prefix_seed,
         moments=matrices,
+        more_moments=more,
         network=network,
         notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
         source=_tuned_words(hparams),

@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from artifact.editing.edit import Edited
+from artifact.editing.edit import Edit, Edited
 from artifact.editing.hparams import hparams_hash
 from artifact.editing.methods import METHODS
 from artifact.errors import ArtifactError, DeviceError, DoesNotFit, EditError
+from artifact.evaluation.further import further_json, further_scores
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
@@ -21,6 +22,7 @@ from artifact.facts.odd import OddRecord
 from artifact.lm.device import batches
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Unit
+from artifact.runs.controls import controlled_edit, controlled_editor, controlled_views
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
@@ -104,7 +106,10 @@ def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record
 
 def _unedited(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     scores = score_cases(context.model, facts, memory=context.memory)
-    return [Record(score.case_id, "done", _views(score)) for score in scores]
+    further = _further(unit, facts, None, context)
+    return [
+        Record(score.case_id, "done", {**_views(score), **more}) for score, more in zip(scores, further, strict=True)
+    ]
 
 
 def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
@@ -117,20 +122,30 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         own = [fact for fact in facts if fact.relation is not None]
         kept = {record.case_id: record for record in _edit(unit, own, context)} if own else {}
         return [kept.get(f.case_id, Record(f.case_id, "excluded", {"reason": reason})) for f in facts]
-    editor = context.editor(unit.method)
-    groups = [[fact.view(unit.perspective)] for fact in facts]
+    editor, views = context.editor(unit.method), [fact.view(unit.perspective) for fact in facts]
+    if unit.control is not None:
+        editor = controlled_editor(editor, unit.control)
+        others = [context.following(fact).view(unit.perspective) for fact in facts]
+        views = controlled_views(views, others, unit.control)
     order = context.order(unit)
     history = None if order is None else order.before(facts[0].case_id)
-    outcomes = editor.edits(groups, history)
+    outcomes = editor.edits([[view] for view in views], history)
+    if unit.control is not None:
+        both = zip(facts, outcomes, strict=True)
+        outcomes = [
+            controlled_edit(one, unit.control, fact.case_id) if isinstance(one, Edited) else one for fact, one in both
+        ]
     if order is not None and history is not None:
         order.after([fact.case_id for fact in facts], history)
     made = [(fact, one) for fact, one in zip(facts, outcomes, strict=True) if isinstance(one, Edited)]
     undone = METHODS[unit.method].undone(context.protocol.switches())
     edits = None if undone else [one.edit for _, one in made]
-    scores = score_cases(context.model, [fact for fact, _ in made], edits, context.memory) if made else []
+    scored = [fact for fact, _ in made]
+    scores = score_cases(context.model, scored, edits, context.memory) if made else []
+    further = _further(unit, scored, edits, context)
     records = {}
-    for (fact, one), score in zip(made, scores, strict=True):
-        told: dict[str, Any] = {"hparams": hparams_hash(editor.hparams), **one.told(), **_views(score)}
+    for (fact, one), score, more in zip(made, scores, further, strict=True):
+        told: dict[str, Any] = {"hparams": hparams_hash(editor.hparams), **one.told(), **_views(score), **more}
         if undone:
             told["undone"] = True
         if order is not None:
@@ -140,6 +155,13 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         if isinstance(failed, EditError):
             records[fact.case_id] = _failed(fact.case_id, failed)
     return [records[fact.case_id] for fact in facts]
+
+
+def _further(unit: Unit, facts: Sequence[Any], edits: Sequence[Edit] | None, context: Context) -> list[dict[str, Any]]:
+    """What records hold of removal and generation, where the unit asks for them."""
+    if not (unit.further and facts):
+        return [{} for _ in facts]
+    return [{"further": further_json(one)} for one in further_scores(context.model, facts, edits, context.memory)]
 
 
 def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Record]:

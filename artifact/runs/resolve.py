@@ -28,6 +28,7 @@ from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.answered import answered_statements, only_answered
+from artifact.runs.controls import another_layer
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
@@ -81,6 +82,8 @@ class Asked:
     model_reason: str = ""
     """Why this model, where `auto` chose it (run_model)."""
     dtype: DtypeName = "float32"
+    gpus_per_worker: int = 1
+    """GPUs that each worker of a Ray cluster holds; a model larger than one of them is spread over these."""
 
 
 @dataclass
@@ -106,6 +109,8 @@ class Context:
     """Files and folders that were fetched by the model's name."""
     prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """By method, those of the run that goes on; others are drawn."""
+    controlled: Sequence[str] = ()
+    """Methods of which the plan edits another layer, too (controls.py)."""
     seed: int | None = None
     """By which they are drawn; None takes the package's own."""
     hparams: Path | None = None
@@ -175,7 +180,20 @@ class Context:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
             return read_moments(self.moments_folder)
-        return default_moments(self.model, self.moment_layers, self.memory, of_text=self.of_text)
+        depth = self.model.decoder.layers
+        others = (another_layer(self.editor_layers(method), depth) for method in self.controlled)
+        layers = {*self.moment_layers, *(layer for one in others for layer in one)}
+        return default_moments(self.model, sorted(layers), self.memory, of_text=self.of_text)
+
+    def editor_layers(self, method: str) -> tuple[int, ...]:
+        """The layers that a method edits on this model."""
+        return METHODS[method].hparams_for(self.model.name, self.model.decoder.layers, self.hparams_of(method)).edited
+
+    def following(self, fact: Fact) -> Fact:
+        """The next fact of the data of which every perspective can be asked, the first after the last."""
+        facts = [one for one in self.inputs.edited.facts if one.relation is not None]
+        place = {one.case_id: at for at, one in enumerate(facts)}
+        return facts[(place.get(fact.case_id, 0) + 1) % len(facts)]
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
@@ -229,6 +247,7 @@ def prepare(
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
         prefixes=begun_prefixes(begun),
+        controlled=tuple(dict.fromkeys(unit.method for unit in plan.units if unit.control == "random_layer")),
         hparams=given.hparams,
         of_text=bool(plan.facts),
         seed=given.seed,

@@ -165,7 +165,9 @@ def _name(connection: sqlite3.Connection, pages: Sequence[int], kinds: dict[int,
     for number in pages:
         keyed = "" if kinds[number] == _TABLE_LEAF else ", primary key (a, b)) without rowid"
         made = f"create table p{number} ({columns}" + (keyed or ")")
-        connection.execute("insert into sqlite_master values ('table', ?1, ?1, ?2, ?3)", (f"p{number}", number, made))
+        connection.execute(
+            "insert into sqlite_master values ('table', ?, ?, ?, ?)", (f"p{number}", f"p{number}", number, made)
+        )
     connection.execute("commit")
     connection.execute("pragma writable_schema = reset")
 

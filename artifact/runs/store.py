@@ -204,7 +204,7 @@ class Store:
     def unfinished(self, unit: Unit) -> list[Record]:
         """A unit's records that failed or were excluded, by case id."""
         # By their ids, which the index of states holds: else SQLite reads every record of the unit.
-        cases = "select case_id from records where unit = ?1 and status in ('failed', 'excluded')"
+        cases = "select case_id from records where unit = ? and status in ('failed', 'excluded')"
         return self._records(unit, self._expected(unit, "failed", "excluded"), f"and case_id in ({cases})")
 
     def unedited(self, unit: Unit) -> int:
@@ -270,7 +270,8 @@ class Store:
     def _records(self, unit: Unit, expected: int, only: str = "") -> list[Record]:
         # As blobs: what is left out need not be text.
         columns = "case_id, cast(status as blob), cast(payload as blob)"
-        rows = self._rows(f"select {columns} from records where unit = ? {only} order by +case_id", (unit.name,))
+        units = (unit.name,) * (1 + only.count("?"))
+        rows = self._rows(f"select {columns} from records where unit = ? {only} order by +case_id", units)
         left_out = self._left_out(unit)
         records = [
             Record(

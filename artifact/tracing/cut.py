@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from artifact.lm.decoder import Aligned, AtSite, Decoder, LayerKeys, Site
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import AtSite, Decoder, LayerKeys, Site
 from artifact.lm.device import Memory, batches
 from artifact.tracing.flow import MODULES
 from artifact.tracing.windows import steps
@@ -199,7 +200,9 @@ class _Rows:
         """The clean run's keys and values left of the first token that is computed, for `groups` copies of the rows."""
         if self.first == 0:
             return None
-        key, value = (part[self.fact_R, :, : self.first].repeat(groups, 1, 1, 1) for part in self.clean.run.keys[layer])
+        keys = self.clean.run.keys[layer]
+        fact_R = self.fact_R.to(keys[0].device)
+        key, value = (part[fact_R, :, : self.first].repeat(groups, 1, 1, 1) for part in keys)
         return key, value
 
 

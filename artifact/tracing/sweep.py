@@ -81,7 +81,7 @@ def sweep(
 
     With `donors_FST` the corrupted run is that of these ids, which differ from the fact's at corrupted positions alone.
     """
-    runs = _Runs(decoder, ids_FT, spans, cells, donors_FST)
+    runs = Runs(decoder, ids_FT, spans, cells, donors_FST)
     facts, tokens = len(ids_FT), len(ids_FT[0])
     metrics_QFTL = runs.untouched_QF[:, :, None, None].repeat(tokens, 2).repeat(decoder.layers, 3)
     first = [min(span) for span in spans]
@@ -101,7 +101,7 @@ def sweep(
     )
 
 
-class _Runs:
+class Runs:
     """The clean and the corrupted runs of F facts, which all restored tokens share."""
 
     def __init__(
@@ -227,7 +227,7 @@ class _Runs:
 class _Token:
     """The work of one restored token, for the facts that are corrupted at or before it."""
 
-    def __init__(self, runs: _Runs, token: int, live: Sequence[int]) -> None:
+    def __init__(self, runs: Runs, token: int, live: Sequence[int]) -> None:
         self.runs, self.token = runs, token
         self.decoder, self.cells = runs.decoder, runs.cells
         self.scored = runs.scored(token)
@@ -309,7 +309,7 @@ class _Token:
 
     def _rows(self, value_RTX: Tensor) -> Tensor:
         """The rows of a run that belong to this token's facts."""
-        return value_RTX if self.all_facts else value_RTX[self.row_R]
+        return value_RTX if self.all_facts else value_RTX[self.row_R.to(value_RTX.device)]
 
     def _put(self, layer: int) -> Tensor:
         """What is put at the restored token after this layer's site, for every row (R, D)."""

@@ -20,6 +20,7 @@ from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Encoded
 from artifact.sizes import dtype_word
+from artifact.tracing.attribution import attributed
 from artifact.tracing.choices import METRICS, Corruption, Direction, Metric, RelationSpan
 from artifact.tracing.corruption import corrupted_tokens, subject_tokens
 from artifact.tracing.kinds import KindWord, SeverWord, TraceKind, trace_kind
@@ -182,6 +183,22 @@ def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
     except PromptError:
         return False  # a word that is not in the vocabulary is not what the model says
     return right and bool(model.tokens.label(token).strip())
+
+
+def screen(
+    model: LanguageModel,
+    statement: Statement,
+    settings: TraceSettings,
+    metric: Metric,
+    donors: Sequence[str] = (),
+    mean_D: Tensor | None = None,
+) -> np.ndarray:
+    """Approximate effects (T, L) of one fact's cells on a metric, by attribution patching (attribution.py)."""
+    encoded = model.tokens.encode(statement.prompt)
+    span = corrupted_tokens(encoded, statement, settings.perspective, settings.relation_span)
+    ids = _donors(model, encoded, span, settings, donors)
+    cells = settings.cells(model.decoder.layers, len(ids), mean_D)
+    return attributed(model.decoder, encoded.ids, span, cells, metric, ids)
 
 
 class _Asked(NamedTuple):

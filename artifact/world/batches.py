@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.lm.decoder import Aligned
+from artifact.lm.aligned import Aligned
 from artifact.world.facts import END_OF_TEXT, NO_RELATION, OPENERS, World
 from artifact.world.tokenizer import Encoded, build_tokenizer, encode
 

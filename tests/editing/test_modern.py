@@ -1,4 +1,4 @@
-"""R-ROME, p-ROME, EMMET, AlphaEdit and RETS against the golden numbers (1e-4 relative), batches against single runs."""
+"""Editors of after the paper against the golden numbers (1e-4 relative), and batches against single runs."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,9 @@ from artifact.editing.edit import with_edit
 from artifact.editing.editor import Editor
 from artifact.editing.memit import MemitEdit
 from artifact.editing.methods import METHODS
-from artifact.editing.moments import read_moments
-from artifact.editing.protocol import PROTOCOLS
+from artifact.editing.moments import Moments, read_moments
+from artifact.editing.pmet import PmetEdit
+from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.editing.rets import constraint_keys
 from artifact.editing.rome import RomeEdit
 from artifact.errors import EditError, SettingError
@@ -113,6 +114,53 @@ def test_rets(file: Path, tiny, facts) -> None:
     assert relative(keys_NM, golden["constraint_keys"]) < 1e-5
 
 
+def pmet_editor(model, hparams: Path) -> Editor:
+    """PMET's editor with the golden numbers' second moments of both modules."""
+    name = Path(model.name).name
+    kept = np.load(REFERENCE / "pmet" / f"cov_attn_{name}.npz")
+    matrices = {int(layer.removeprefix("layer")): torch.from_numpy(kept[layer]) for layer in kept}
+    attn = Moments("test", given_MM=matrices, site="attn")
+    return replace(editor_of(model, "pmet", hparams), more_moments={"attn": attn})
+
+
+@pytest.mark.parametrize("file", [one for one in goldens("pmet", "pmet_B") if "cov" not in one.id])
+def test_pmet(file: Path, tiny, facts) -> None:
+    """Both vectors, every pass, keys, outputs and changes; GPT-2's attention as released, and transposed."""
+    golden = np.load(file)
+    name, which, case = file.stem.removesuffix("_untransposed").split("_")
+    editor, number = pmet_editor(tiny(name), file.parent / f"hparams_{name}_{which}.json"), int(case[5:])
+    corrected = protocol_of("released", ["pmet_square_untransposed"])
+    editor = editor if file.stem.endswith("_untransposed") else replace(editor, protocol=corrected)
+    (found,) = editor.edits([[facts[number].view("entity")]])
+    assert isinstance(found, PmetEdit)
+    np.testing.assert_allclose(found.history[0], golden[f"z_case{number}_loss"], rtol=0, atol=1e-4)
+    for module, values_ND in found.values_ND.items():
+        assert relative(values_ND.t(), golden[f"zs_{module}"]) < 1e-4
+    for (layer, module), written in found.written.items():
+        assert relative(written.keys_NM.t(), golden[f"layer{layer}_{module}_layer_ks"]) < 1e-4
+        assert relative(written.current_ND.t(), golden[f"layer{layer}_{module}_cur_zs"]) < 1e-4
+        assert relative(written.target_ND.t(), golden[f"layer{layer}_{module}_targets"]) < 1e-4
+    tensors = found.edit.tensors(editor.model.decoder)
+    assert {f"edited_delta.{one}" for one in tensors} == {one for one in golden if one.startswith("edited_delta.")}
+    for parameter, delta in tensors.items():
+        assert relative(delta, golden[f"edited_delta.{parameter}"]) < 1e-4
+
+
+def test_pmet_stops_where_every_target_token_is_the_likeliest(tiny, facts) -> None:
+    """The published code stops after 4 passes; of facts optimised together each stops on its own."""
+    editor = pmet_editor(tiny("tiny-gpt2"), REFERENCE / "pmet_stop" / "hparams_tiny-gpt2_mlp.json")
+    groups = [[facts[case].view("entity")] for case in (10, 0)]
+    together = editor.edits(groups)
+    for group, found in zip(groups, together, strict=True):
+        (alone,) = editor.edits([group])
+        assert isinstance(found, PmetEdit) and isinstance(alone, PmetEdit)
+        assert len(found.history[0]) == len(alone.history[0])
+        theirs = alone.edit.tensors(editor.model.decoder)
+        for parameter, delta in found.edit.tensors(editor.model.decoder).items():
+            assert relative(delta, theirs[parameter].numpy()) < 1e-4
+    assert [len(found.history[0]) for found in together] == [4, 60]
+
+
 def test_facts_of_one_key_share_a_value(tiny, facts) -> None:
     """The relation's two prompts have one key: MEMIT-Merge optimises one value for both, MEMIT two."""
     model = tiny("tiny-gpt2")
@@ -135,7 +183,7 @@ def test_facts_of_one_key_share_a_value(tiny, facts) -> None:
 
 
 @pytest.mark.parametrize("perspective", ["entity", "relation"])
-@pytest.mark.parametrize("method", ["rrome", "emmet", "alphaedit", "memit_merge", "rets"])
+@pytest.mark.parametrize("method", ["rrome", "emmet", "alphaedit", "memit_merge", "pmet", "rets"])
 def test_a_batch_gives_the_edits_of_single_runs(method: str, perspective, tiny, facts) -> None:
     """Of either view; and a group written jointly beside single ones is as if it were the only one."""
     editor = editor_of(tiny("tiny-gptj"), method, v_num_grad_steps=5)

@@ -174,12 +174,40 @@ def test_the_command_says_it(tmp_path, capsys) -> None:
 
 
 def test_where_values_come_from() -> None:
-    """The paper's tables have no KN and no FT row on GPT-J."""
+    """The paper's tables have no KN and no FT row on GPT-J; of editors of after the paper some values are ours."""
     words = {
         (m, model): METHODS[m].hparams_source(METHODS[m].hparams_for(model, n), model, n)
         for m in METHODS
         for model, n in DEPTHS.items()
     }
+    ours = {key for key, said in words.items() if "published for this model" not in said}
+    assert ours - {("kn", "gpt-j"), ("ft", "gpt-j")} == {
+        *(("rets", model) for model in DEPTHS),
+        ("pmet", "gpt2-xl"),
+    }
+    words = {key: said for key, said in words.items() if key[0] not in ("rets", "pmet")}
     assert words.pop(("kn", "gpt-j")) == "not in the tables, threshold published elsewhere"
     assert words.pop(("ft", "gpt-j")) == "not in the tables, values published elsewhere"
     assert set(words.values()) == {"published for this model"}
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "layers", "values"),
+    [
+        ("memit", "EleutherAI/gpt-neox-20b", (6, 7, 8, 9, 10), {"v_loss_layer": 43}),
+        ("memit", "meta-llama/Llama-2-7b-hf", (4, 5, 6, 7, 8), {"v_loss_layer": 31}),
+        ("memit", "meta-llama/Meta-Llama-3-8B", (4, 5, 6, 7, 8), {"v_lr": 0.1, "v_num_grad_steps": 25}),
+        ("memit", "Qwen/Qwen2.5-7B", (4, 5, 6, 7, 8), {"v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0}),
+        ("rome", "EleutherAI/pythia-2.8b", (15,), {"clamp_norm_factor": 3.0, "v_loss_layer": 31}),
+    ],
+)
+def test_settings_published_for_models_of_the_hub(
+    method: str, model: str, layers: tuple[int, ...], values: dict[str, Any]
+) -> None:
+    """BEYOND's list; by the repository's name alone, and with words that say what is published of them."""
+    depth = values.get("v_loss_layer", {"Qwen/Qwen2.5-7B": 27}.get(model, 31)) + 1
+    found = METHODS[method].hparams_for(model, depth)
+    assert found.layers == layers and {key: getattr(found, key) for key in values} == values
+    assert found.v_loss_layer == depth - 1
+    assert "published for this model, the rest GPT-2 XL's" in METHODS[method].hparams_source(found, model, depth)
+    assert METHODS[method].hparams_for("a/" + model.partition("/")[2], depth).layers != layers

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from artifact.editing.edit import Edit, LowRank, row_edits
-from artifact.lm.decoder import Aligned, Decoder
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel, from_module, load_folder
 from artifact.sources.catalogue import WORLD
 

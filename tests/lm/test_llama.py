@@ -11,7 +11,8 @@ from artifact.editing.edit import Edit, LowRank, row_edits
 from artifact.editing.prefixes import sample
 from artifact.errors import ModelError
 from artifact.facts.fact import Statement
-from artifact.lm.decoder import Aligned, Decoder
+from artifact.lm.aligned import Aligned
+from artifact.lm.decoder import Decoder
 from artifact.lm.load import from_module, load_folder
 from artifact.lm.tokens import Tokens
 from artifact.tracing.corruption import corrupted_tokens

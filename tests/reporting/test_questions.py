@@ -70,9 +70,9 @@ def test_the_questions_name_plans_and_a_bad_file_its_field(tmp_path) -> None:
 def test_every_task_of_a_plan_is_known_and_beyond_has_every_questions_plan() -> None:
     units = [unit for plans in PLANS.values() for plan in plans for unit in plan.units if unit.does == "task"]
     assert units and {unit.task for unit in units} <= set(TASKS)
-    (beyond,) = PLANS["beyond"]
     asked = {question.plan for question in load_questions()} & set(PLANS)
     assert asked <= set(QUESTION_PLANS)
+    (beyond,) = PLANS["beyond"]
     assert all(set(import_module(f"artifact.plans.{name}").BEYOND) <= set(beyond.units) for name in QUESTION_PLANS)
     assert len({unit.name for unit in beyond.units}) == len(beyond.units)
 

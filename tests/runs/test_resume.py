@@ -49,14 +49,14 @@ def moments() -> Moments:
 
 @pytest.fixture(autouse=True)
 def _made_once(moments: Moments, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artifact.runs.resolve.default_moments", lambda *_: moments)
+    monkeypatch.setattr("artifact.runs.resolve.default_moments", lambda *_, **__: moments)
 
 
 @pytest.fixture(scope="module")
 def begun(moments: Moments) -> RunInfo:
     """What a run is that began on another machine, whose device drew one token otherwise."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("artifact.runs.resolve.default_moments", lambda *_: moments)
+        patched.setattr("artifact.runs.resolve.default_moments", lambda *_, **__: moments)
         info = prepare(PLAN, ASKED, silent)[1]
     settings = json.loads(json.dumps(info.settings))
     settings["rome"]["prefixes"][20] = "elsewhere . {}"
@@ -172,6 +172,19 @@ def test_ray_workers_reserve_the_main_memory_of_their_weights(
     first, second = ray.reserved
     assert "memory" not in first and second["memory"] == round(HUB_MODELS["gpt2-xl"].size * share)
     assert second["num_gpus"] == bool(has.get("GPU")) and cluster.info == info
+
+
+def test_a_ray_worker_holds_a_group_of_cards(begun: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Rays()
+    ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 9, "GPU": 4, "memory": 1e12}}]
+    monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(begun, __version__, "here", "one", 1, []))
+    monkeypatch.setattr(Worker, "compute", lambda *_: (Computed([], 0.0, {}), []))
+    cluster = Cluster(ray, PLAN, replace(ASKED, gpus_per_worker=2), silent)
+    cluster.start(None)
+    list(cluster.compute(PLAN.units[0], [(one,) for one in range(5)], lambda: False))
+    assert [one["num_gpus"] for one in ray.reserved] == [2, 2]  # four cards are two groups
+    with pytest.raises(RunError, match="--gpus-per-worker 5: no machine of the Ray cluster has as many .* is 4"):
+        Cluster(ray, PLAN, replace(ASKED, gpus_per_worker=5), silent).start(None)
 
 
 def test_moments_are_made_within_the_runs_budget(monkeypatch: pytest.MonkeyPatch) -> None:

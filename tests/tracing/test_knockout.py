@@ -149,7 +149,7 @@ def test_properties(model: LanguageModel, tokens: int, window: int, small: bool,
 
 def _unread_run(decoder: Decoder, ids: list[int], token: int) -> torch.Tensor:
     """A whole pass in which a padding mask hides `token` from the others."""
-    from artifact.lm.decoder import Aligned
+    from artifact.lm.aligned import Aligned
 
     tokens = len(ids)
     seen_TK = torch.ones(tokens, tokens, dtype=torch.bool).tril()

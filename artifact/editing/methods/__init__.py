@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from artifact.editing.method import Method
 
-_FILES = ("ft", "kn", "mend", "rome", "memit", "rrome", "emmet", "alphaedit", "memit_merge", "rets", "ike")
+_FILES = ("ft", "kn", "mend", "rome", "memit", "rrome", "emmet", "alphaedit", "memit_merge", "pmet", "rets", "ike")
 METHODS: dict[str, Method] = {file: import_module(f"{__name__}.{file}").METHOD for file in _FILES}
 
 if TYPE_CHECKING:

@@ -60,4 +60,5 @@ METHOD = Method(
     efficiency=Efficiency(0.41, "as MEMIT", 0.35),
     steps="v_num_grad_steps",
     value_rows=MEMIT.value_rows,
+    loop="artifact.bench.loops:emmet_loop",
 )

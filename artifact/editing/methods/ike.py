@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from artifact.editing.hparams import Hparams, says
-from artifact.editing.method import Groups, Method
+from artifact.editing.method import Default, Groups, Method
 from artifact.lm.work import Efficiency, Work
 
 if TYPE_CHECKING:
@@ -26,10 +26,11 @@ def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made
 METHOD = Method(
     name="ike",
     printed="IKE",
-    defaults={},
+    defaults={name: Default(IkeHparams()) for name in ("gpt2-xl", "gpt-j")},
     scaled=lambda layers: IkeHparams(),
     edits=_edits,
     facts=True,
+    carries=False,
     wording="New Fact: Prompt:",
     batch=8,
     work=lambda shape, hparams, lengths, perspective: Work(0),

@@ -59,10 +59,31 @@ def _work(shape: Shape, hparams: MemitHparams, lengths: Lengths, perspective: Pe
     return keys + again + value_work(shape, last, hparams.v_num_grad_steps, _PREFIXES + removals, lengths, prompt)
 
 
+def _layers_of(first: int, last: int, loss_layer: int, **more: float) -> Default:
+    """Settings that were published for a model, the others as for GPT-2 XL."""
+    layers = tuple(range(first, last + 1))
+    hparams = MemitHparams(layers=layers, v_loss_layer=loss_layer, **more)  # type: ignore[arg-type]
+    words = " and ".join(["layers", *sorted(more)])
+    return Default(hparams, f"{words} published for this model, the rest GPT-2 XL's")
+
+
+_LLAMA_3 = _layers_of(4, 8, 31, v_lr=0.1, v_num_grad_steps=25, mom2_update_weight=15000.0)
+_QWEN_25 = _layers_of(4, 8, 27, v_lr=0.5, v_weight_decay=1e-3, clamp_norm_factor=4.0)
+_PUBLISHED_ELSEWHERE = {
+    "EleutherAI/gpt-neox-20b": _layers_of(6, 10, 43),
+    "meta-llama/Llama-2-7b-hf": _layers_of(4, 8, 31),
+    "meta-llama/Meta-Llama-3-8B": _LLAMA_3,
+    "meta-llama/Meta-Llama-3-8B-Instruct": _LLAMA_3,
+    "Qwen/Qwen2.5-7B": _QWEN_25,
+    "Qwen/Qwen2.5-7B-Instruct": _QWEN_25,
+}
+"""By the hub's names."""
+
 METHOD = Method(
     name="memit",
     printed="MEMIT",
     defaults={
+        **_PUBLISHED_ELSEWHERE,
         "gpt2-xl": Default(MemitHparams(layers=(13, 14, 15, 16, 17), v_loss_layer=47)),
         "gpt-j": Default(
             MemitHparams(layers=(3, 4, 5, 6, 7, 8), v_loss_layer=27, v_num_grad_steps=25, mom2_update_weight=15000.0)

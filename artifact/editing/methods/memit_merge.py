@@ -41,6 +41,7 @@ METHOD = Method(
     scaled=lambda layers: _of(MEMIT.scaled(layers)),
     edits=_edits,
     joint=True,
+    alone_as="memit",
     moments=True,
     prefixes="groups",
     batch=MEMIT.batch,

@@ -54,6 +54,10 @@ METHOD = Method(
     name="rome",
     printed="ROME",
     defaults={
+        "EleutherAI/pythia-2.8b": Default(
+            RomeHparams(layers=(15,), v_loss_layer=31, clamp_norm_factor=3.0),
+            "layers and clamp_norm_factor published for this model, the rest GPT-2 XL's",
+        ),
         "gpt2-xl": Default(RomeHparams(layers=(17,), v_loss_layer=47)),
         "gpt-j": Default(RomeHparams(layers=(5,), v_loss_layer=27)),
         "world": Default(

@@ -39,11 +39,12 @@ class Rotary:
         angle = position * self.frequency_F.to(x_BHTK.device)
         cos, sin = (part if self.strength == 1 else part * self.strength for part in (angle.cos(), angle.sin()))
         cos, sin = cos.to(x_BHTK.dtype), sin.to(x_BHTK.dtype)
-        turned, rest = x_BHTK.split([2 * len(self.frequency_F), x_BHTK.shape[-1] - 2 * len(self.frequency_F)], dim=-1)
+        width = 2 * len(self.frequency_F)
+        turned = x_BHTK if width == x_BHTK.shape[-1] else x_BHTK[..., :width]
         first, second = (turned[..., 0::2], turned[..., 1::2]) if self.neighbours else turned.chunk(2, dim=-1)
         pair = first * cos - second * sin, second * cos + first * sin
         done = torch.stack(pair, dim=-1).flatten(-2) if self.neighbours else torch.cat(pair, dim=-1)
-        return torch.cat((done, rest), dim=-1) if rest.shape[-1] else done
+        return done if turned is x_BHTK else torch.cat((done, x_BHTK[..., width:]), dim=-1)
 
 
 def rotary_of(head_width: int, given: Mapping[str, Any], positions: int, *, partial: bool = False) -> Rotary:

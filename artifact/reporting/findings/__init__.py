@@ -14,7 +14,7 @@ from artifact.reporting.line_charts import LineChart
 from artifact.reporting.multiverse import Curve
 from artifact.runs.store import Store
 
-_FILES = ("where", "mechanism", "multiverse", "both")
+_FILES = ("where", "mechanism", "multiverse", "both", "modern")
 """Plans' names: a file each."""
 POINTS = Scale(2, 100.0, signed=True)
 """Fractions and probabilities as points."""

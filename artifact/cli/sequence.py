@@ -1,0 +1,137 @@
+"""kloc sequence: many edits in one model, one after the other and as one batch, and what is left of each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from artifact.cli.app import (
+    Correct,
+    Device,
+    Memory,
+    Model,
+    Protocol,
+    app,
+    check_inputs,
+    check_outputs,
+    load_model,
+    memory_budget,
+    words,
+    write_json,
+)
+from artifact.editing.methods import METHODS, MethodName
+from artifact.errors import SettingError
+from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
+from artifact.terminal import say
+
+if TYPE_CHECKING:
+    from artifact.evaluation.sequence import Point
+
+_NONE: list[str] = []
+_CARRIED = ", ".join(name for name, method in METHODS.items() if method.carries)
+
+
+@app.command
+def sequence(
+    *,
+    model: Model,
+    method: Annotated[MethodName, Parameter(help=f"Editing method: one of {_CARRIED}.")],
+    cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records, written in its order.")],
+    sizes: Annotated[
+        str, Parameter(name="--sequence", help="After how many edits all facts written so far are scored.")
+    ] = "1,10,100",
+    perspective: Annotated[
+        Perspective, Parameter(help="The perspective to edit from: the entity's or the relation's.")
+    ] = "entity",
+    moments: Annotated[Path | None, Parameter(help="Folder of second moments in the published layout.")] = None,
+    prefixes: Annotated[Path | None, Parameter(help="JSON list of context templates (as kloc edit takes it).")] = None,
+    hparams: Annotated[Path | None, Parameter(help="JSON object of hyperparameters.")] = None,
+    mend_weights: Annotated[Path | None, Parameter(help="MEND's trained network.")] = None,
+    facts: Annotated[Path | None, Parameter(help="JSON file of other facts (as kloc edit takes it).")] = None,
+    device: Device = None,
+    memory: Memory = None,
+    protocol: Protocol = "released",
+    correct: Correct = _NONE,
+    json_file: Annotated[Path | None, Parameter(name="--json", help="Write every case's numbers here.")] = None,
+) -> int:
+    """Write facts one after the other, and as one batch, and score all of them. The model's own files do not change."""
+    from artifact.editing.protocol import protocol_of, protocol_words
+    from artifact.evaluation.sequence import curve
+    from artifact.lm.device import use_tf32
+    from artifact.runs.editors import make_editor
+
+    asked, followed = _sizes(sizes), protocol_of(protocol, words(correct))
+    files = {
+        "--cases": cases,
+        "--prefixes": prefixes,
+        "--hparams": hparams,
+        "--mend-weights": mend_weights,
+        "--facts": facts,
+    }
+    check_outputs({"--json": json_file}, (*files.values(), moments, model))
+    check_inputs(files)
+    records = read_facts(cases)
+    loaded = load_model(model, device)
+    use_tf32(followed.tf32)
+    budget = memory_budget(memory, str(loaded.decoder.device))
+    editor = make_editor(
+        loaded,
+        method,
+        followed,
+        budget,
+        hparams=hparams,
+        prefixes=prefixes,
+        moments=moments,
+        mend_weights=mend_weights,
+        facts=facts,
+    )
+    points = curve(editor, records, perspective, asked, budget)
+    settings = {key: value for key, value in editor.described().items() if key != "prefixes"}
+    described = {"model": loaded.name, "revision": loaded.revision, "method": method, "perspective": perspective}
+    described |= {"protocol": protocol_words(followed.name, followed.switches()), "settings": settings}
+    write_json(json_file, described | {"points": [_json(point) for point in points]})
+    say(f"{METHODS[method].printed}, {perspective} edits, model {loaded.name}, protocol {described['protocol']}")
+    for point in points:
+        for line in _lines(point):
+            say(line)
+    return 0
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+        raise SettingError(f"--sequence {text[:60]!r} is not a list of numbers of edits; give one such as 1,10,100")
+    return sorted({int(size) for size in sizes})
+
+
+def _json(point: "Point") -> dict[str, Any]:
+    from artifact.evaluation.further import further_json
+    from artifact.evaluation.metrics import case_json
+
+    both = zip(point.scores, point.further, strict=True)
+    cases = [case_json(score) | {"further": further_json(more)} for score, more in both]
+    failed = [{"case_id": case, "reason": reason} for case, reason in point.failed.items()]
+    return {"facts": point.facts, "way": point.way, "cases": cases, "failed": failed}
+
+
+def _lines(point: "Point") -> Iterator[str]:
+    """A point in words and figures: success of each perspective's groups, removal and generation, in percent."""
+    from artifact.evaluation.metrics import GROUPS
+
+    parts = []
+    for perspective in PERSPECTIVES:
+        views = [score.views[perspective] for score in point.scores if perspective in score.views]
+        for group in GROUPS:
+            values = [value for view in views if (value := view.metrics[group]["success"]) is not None]
+            if values:
+                parts.append(f"{perspective} {group} {100 * sum(values) / len(values):.1f}")
+        exact = [one.generation[perspective].exact for one in point.further if perspective in one.generation]
+        if exact:
+            parts.append(f"{perspective} generation {100 * sum(exact) / len(exact):.1f}")
+    removed = [one.removed for one in point.further if one.removed is not None]
+    if removed:
+        parts.append(f"removal {100 * sum(removed) / len(removed):.1f}")
+    how = "one after the other" if point.way == "sequence" else "as one batch"
+    failed = f", {len(point.failed)} failed" if point.failed else ""
+    yield f"{point.facts} facts {how}{failed}: {', '.join(parts)}"

@@ -1,0 +1,77 @@
+"""Many edits in one model: written one after the other, and as one batch; what each fact then says.
+
+Covers curves over the number of facts: for each of the sizes, that many facts are written in both ways and all of them
+are scored on the model that carries the edits. The given model's weights never change: the models that carry edits are
+others. An edit that cannot be computed is left out of its sequence, with its reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from artifact.editing.edit import Edited
+from artifact.editing.editor import Editor
+from artifact.editing.mend_history import History
+from artifact.errors import EditError, SettingError
+from artifact.evaluation.further import FurtherScore, further_scores
+from artifact.evaluation.metrics import CaseScore
+from artifact.evaluation.score import score_cases
+from artifact.facts.fact import Fact, Perspective
+from artifact.lm.device import Memory
+from artifact.lm.load import LanguageModel
+
+Way = Literal["sequence", "batch"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """So many facts written in one way: every fact's scores on the model that carries them, and why edits failed, by
+    case id.
+    """
+
+    facts: int
+    way: Way
+    scores: Sequence[CaseScore]
+    further: Sequence[FurtherScore]
+    failed: dict[int, str]
+
+
+def curve(
+    editor: Editor, facts: Sequence[Fact], perspective: Perspective, sizes: Sequence[int], memory: Memory
+) -> list[Point]:
+    """A point for each size and way, in rising order; without batches for a method that edits single facts.
+
+    SettingError for more facts than there are, and for a method that changes no weight.
+    """
+    if not editor.method.carries:
+        raise SettingError(f"{editor.method.name} changes no weight, so that no edit could follow another")
+    if max(sizes) > len(facts):
+        raise SettingError(f"{max(sizes)} facts are asked for and {len(facts)} are given; ask for fewer")
+    views = [fact.view(perspective) for fact in facts[: max(sizes)]]
+    points: list[Point] = []
+    carrying, history, failed = editor, History(), dict[int, str]()
+    for at, (fact, view) in enumerate(zip(facts, views, strict=False), 1):
+        (edited,) = carrying.edits([[view]], history if editor.ordered else None)
+        if isinstance(edited, EditError):
+            failed[fact.case_id] = str(edited)
+        else:
+            carrying = carrying.after([view], edited)
+        if at not in sizes:
+            continue
+        points.append(_point(carrying.model, facts[:at], "sequence", failed, memory))
+        if editor.method.joint:
+            points.append(_batch(editor, facts[:at], perspective, memory))
+    return points
+
+
+def _batch(editor: Editor, facts: Sequence[Fact], perspective: Perspective, memory: Memory) -> Point:
+    views = [fact.view(perspective) for fact in facts]
+    (edited,) = editor.edits([views], History() if editor.ordered else None)
+    if isinstance(edited, Edited):
+        return _point(editor.after(views, edited).model, facts, "batch", {}, memory)
+    return _point(editor.model, facts, "batch", {fact.case_id: str(edited) for fact in facts}, memory)
+
+
+def _point(model: LanguageModel, facts: Sequence[Fact], way: Way, failed: dict[int, str], memory: Memory) -> Point:
+    scores, further = score_cases(model, facts, memory=memory), further_scores(model, facts, memory=memory)
+    return Point(len(facts), way, scores, further, dict(failed))

@@ -1,0 +1,24 @@
+"""What the plan `modern` measured for question E: how far each editor's edits fall short of the other perspective.
+
+Covers, for each method and edited perspective, the transfer gap of the changes in success against the unedited model,
+on the edited prompts, and the table of removal and generation (further.py). The figure is among the run's own.
+"""
+
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.further import further_grids
+from artifact.reporting.tables import own_rows
+from artifact.runs.store import Store
+
+
+def measured(store: Store) -> Findings | None:
+    """The findings of a run; None where it scored nothing beyond success."""
+    if not any(unit.further for unit in store.info().plan.units):
+        return None
+    rows = own_rows(store)
+    gaps = {
+        f"transfer gap, {row.edited} edit, {row.printed_method}": row.gaps.get(("success", "reliability"))
+        for row in rows
+        if row.edited is not None
+    }
+    quantities = {name: Quantity(gap.change if gap else None) for name, gap in gaps.items()}
+    return Findings(quantities, further_grids(store, rows), shown="transfer-gap")

@@ -1,0 +1,147 @@
+"""What edits leave beside success: whether the old relation is gone, and whether the model writes the target by itself.
+
+Covers the table of removal and generation of a run that scored them (Unit.further), and the figure of its transfer
+gaps, method by method. evaluation/further.py says what the numbers mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from artifact.evaluation.metrics import Group
+from artifact.facts.fact import PERSPECTIVES
+from artifact.plans.unit import Unit
+from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
+from artifact.reporting.edit_charts import Mark
+from artifact.reporting.escapes import Number, csv_bytes
+from artifact.reporting.grids import edit_name
+from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.tables import TRANSFER_GROUPS, MeasuredRow
+from artifact.runs.store import Store
+
+_COLUMNS = ("removal", *(f"{perspective} generation" for perspective in PERSPECTIVES))
+
+
+def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]:
+    """The table of removal and generation, each edit with its paired change against the unedited model; none for a run
+    that did not score them.
+    """
+    units = [unit for unit in store.info().plan.units if unit.further]
+    scored = {unit.name: _series(store, unit) for unit in units}
+    base = next((scored[unit.name] for unit in units if unit.does == "unedited"), {})
+    wanted: dict[tuple[str, str, str], Series] = {}
+    for unit in units:
+        for column, series in scored[unit.name].items():
+            wanted["mean", unit.name, column] = series
+            if unit.does == "edit" and column in base:
+                wanted["change", unit.name, column] = series.minus(base[column])
+    found = dict(zip(wanted, estimates(list(wanted.values()), [kind == "mean" for kind, _, _ in wanted]), strict=True))
+    lines = [_line(row, found) for row in rows if any(("mean", row.unit, column) in found for column in _COLUMNS)]
+    if not lines:
+        return ()
+    grid = Grid(
+        name="further",
+        title="Beyond success: removal and generation",
+        caption='Removal: share of facts of which "None" is likelier than the relation at the "rm" prompt, in percent. '
+        "Generation: share of facts whose greedy text after the edited prompt is the target, until its first sentence "
+        "is over; each with its 95% interval, and beside it the paired change against the unedited model.",
+        heads=("edited", "method"),
+        columns=(*(f"{column}{words}" for column in _COLUMNS for words in ("", ", change")), "n"),
+        lines=tuple(lines),
+    )
+    return (grid,)
+
+
+def _line(row: MeasuredRow, found: Mapping[tuple[str, str, str], Estimate | None]) -> Line:
+    scale, cells = SCALES["success"], list[Cell]()
+    for column in _COLUMNS:
+        cells.append(Cell.of(found.get(("mean", row.unit, column)), scale))
+        cells.append(Cell.of(found.get(("change", row.unit, column)), scale.of_change))
+    return Line((edit_name(row.edited), row.printed_method), (*cells, Cell(row.done, scale=COUNT)))
+
+
+def _series(store: Store, unit: Unit) -> dict[str, Series]:
+    """Each column's values of the unit's finished cases."""
+    values: dict[str, list[tuple[int, float]]] = {}
+    for record in store.records(unit):
+        if record.status == "done":
+            for column, value in _values(record.payload.get("further", {})).items():
+                values.setdefault(column, []).append((record.case_id, value))
+    return {
+        column: Series(np.array([case for case, _ in own]), np.array([value for _, value in own]))
+        for column, own in values.items()
+    }
+
+
+def _values(further: Mapping[str, Any]) -> dict[str, float]:
+    """One case's numbers by column."""
+    written = further.get("generation", {})
+    found = {f"{perspective} generation": float(one["exact"]) for perspective, one in written.items()}
+    return found | ({"removal": float(further["removal"]["removed"])} if "removal" in further else {})
+
+
+@dataclass(frozen=True)
+class GapPanel:
+    """One group of prompts: the edits' transfer gaps, as fractions."""
+
+    group: Group
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class GapChart:
+    """How far each edit carries over to the other perspective, method by method, controls among them."""
+
+    model: str
+    methods: tuple[str, ...]
+    panels: tuple[GapPanel, ...]
+    name: str = "transfer-gap"
+
+    @property
+    def title(self) -> str:
+        """What the figure shows, in words."""
+        return f"Transfer gap of success: the edited perspective minus the other, {self.model}"
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What the figure is drawn from."""
+        return repr(self).encode()
+
+    @property
+    def summary(self) -> str:
+        """The gaps of reliability in words, in points."""
+        parts = []
+        for edited in PERSPECTIVES:
+            own = [mark for mark in self.panels[0].marks if mark.edited == edited]
+            named = ", ".join(f"{mark.method} {Cell.of(mark.measured, _GAP).number}" for mark in own)
+            parts += [f"{edited} edits: {named}"] if own else []
+        return f"{self.panels[0].group}, in points; {'; '.join(parts)}"
+
+    @property
+    def csv(self) -> bytes:
+        """The figure's numbers, in points."""
+        lines: list[list[str | Number]] = [
+            [panel.group, f"{mark.edited} edit", mark.method, *Cell.of(mark.measured, _GAP).numbers]
+            for panel in self.panels
+            for mark in panel.marks
+        ]
+        return csv_bytes(("group", "edited", "method", "gap", "low", "high", "n"), lines)
+
+
+_GAP = SCALES["success"].of_change
+
+
+def gap_charts(model: str, store: Store, rows: Sequence[MeasuredRow]) -> list[GapChart]:
+    """The figure of a run's transfer gaps; none for a run that scored nothing beyond success: its tables hold them."""
+    if not any(unit.further for unit in store.info().plan.units):
+        return []
+    edits = [row for row in rows if row.edited is not None and row.gaps]
+    panels = []
+    for group in TRANSFER_GROUPS:
+        gaps = ((row, row.edited, row.gaps.get(("success", group))) for row in edits)
+        marks = [Mark(row.printed_method, edited, gap.mean, None) for row, edited, gap in gaps if gap and edited]
+        panels.append(GapPanel(group, tuple(marks)))
+    methods = tuple(dict.fromkeys(row.printed_method for row in edits))
+    return [GapChart(model, methods, tuple(panels))] if any(panel.marks for panel in panels) else []

@@ -1,0 +1,67 @@
+"""Negative controls: what stands in the place of an edit to show what an edit that should do nothing does.
+
+Covers an edit of another layer, an edit of equal norm and random direction, and an edit of another fact's subject, each
+scored as the edit would be. Every choice depends on the case or the model alone, so that a resumed run makes the same.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import torch
+
+from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
+from artifact.editing.editor import Editor
+from artifact.facts.fact import View
+from artifact.plans.unit import Control
+
+
+def another_layer(edited: Sequence[int], layers: int) -> tuple[int, ...]:
+    """As many layers of a model of that depth, neighbours as they are, none of them among those edited."""
+    width = edited[-1] - edited[0]
+    starts = [at for at in range(layers - width) if at > edited[-1] or at + width < edited[0]]
+    if not starts:
+        return tuple(edited)
+    shift = random.Random(layers).choice(starts) - edited[0]
+    return tuple(layer + shift for layer in edited)
+
+
+def controlled_editor(editor: Editor, control: Control) -> Editor:
+    """The editor of a control's edits."""
+    if control != "random_layer":
+        return editor
+    hparams: Any = editor.hparams
+    other = another_layer(hparams.edited, editor.model.decoder.layers)
+    last = {"v_loss_layer": max(hparams.v_loss_layer, other[-1])} if hasattr(hparams, "v_loss_layer") else {}
+    return replace(editor, hparams=msgspec.structs.replace(hparams, layers=other, **last))
+
+
+def controlled_views(views: Sequence[View], others: Sequence[View], control: Control) -> list[View]:
+    """The views that are edited: a shuffled subject is that of the fact of `others` in the same place."""
+    if control != "shuffled_subject":
+        return list(views)
+    return [replace(view, subject=other.subject) for view, other in zip(views, others, strict=True)]
+
+
+def controlled_edit(edited: Edited, control: Control, case_id: int) -> Edited:
+    """The edit that is scored: of random direction, with the norm and the rank of the one that was made."""
+    if control != "random_direction":
+        return edited
+    generator = torch.Generator().manual_seed(case_id)
+    changes = {name: _at_random(change, generator) for name, change in edited.edit.changes.items()}
+    return replace(edited, edit=Edit(changes))
+
+
+def _at_random(change: Change, generator: torch.Generator) -> Change:
+    def like(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    drawn: Change
+    if isinstance(change, LowRank):
+        drawn = LowRank(like(change.left_IR), like(change.right_RO))
+        return LowRank(drawn.left_IR, drawn.right_RO * (change.norm() / drawn.norm()))
+    drawn = Dense(*(None if part is None else like(part) for part in (change.weight_IO, change.bias_O)))
+    scale = change.norm() / drawn.norm()
+    return Dense(*(None if part is None else part * scale for part in (drawn.weight_IO, drawn.bias_O)))

@@ -1,0 +1,92 @@
+"""Controls are what they are called, and plan modern runs them, scores what edits leave, and reports it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from artifact.cli import call
+from artifact.editing.edit import Dense, Edit, Edited, LowRank
+from artifact.editing.editor import Editor
+from artifact.editing.methods import METHODS
+from artifact.editing.protocol import PROTOCOLS
+from artifact.lm.device import Memory
+from artifact.plans import find_plans
+from artifact.plans.unit import CONTROLS
+from artifact.runs.controls import another_layer, controlled_edit, controlled_editor, controlled_views
+from artifact.runs.store import reading
+
+REFERENCE = Path(__file__).parent.parent / "reference"
+
+
+@pytest.mark.parametrize("edited", [(1,), (0, 1), (3, 4, 5), (17,), (13, 14, 15, 16, 17)])
+def test_another_layer_is_none_of_the_edited(edited: tuple[int, ...]) -> None:
+    layers = 48 if edited[-1] > 5 else 6
+    other = another_layer(edited, layers)
+    assert len(other) == len(edited) and not {*other} & {*edited} and max(other) < layers
+    assert other == another_layer(edited, layers)
+
+
+def test_the_editor_of_another_layer(tiny) -> None:
+    model = tiny("tiny-gpt2")
+    method = METHODS["rome"]
+    editor = Editor(model, method, method.hparams_for("tiny-gpt2", 6), PROTOCOLS["released"], Memory(10**9))
+    other = controlled_editor(editor, "random_layer").hparams
+    assert other.layers != editor.hparams.layers and other.v_loss_layer == editor.hparams.v_loss_layer
+    assert controlled_editor(editor, "random_direction") is editor
+
+
+def test_a_random_direction_has_the_norm_and_the_rank() -> None:
+    torch.manual_seed(0)
+    changes = {"a": LowRank(torch.randn(8, 2), torch.randn(2, 4)), "b": Dense(torch.randn(8, 4), torch.randn(4))}
+    edited = Edited(edit=Edit(changes), norm=Edit(changes).norm())
+    found, again, other = (controlled_edit(edited, "random_direction", case) for case in (7, 7, 8))
+    for name, change in changes.items():
+        drawn = found.edit.changes[name]
+        assert type(drawn) is type(change) and drawn.norm() == pytest.approx(change.norm())
+    assert found.norm == edited.norm
+    left = found.edit.changes["a"].left_IR
+    assert torch.equal(left, again.edit.changes["a"].left_IR) and not torch.equal(left, other.edit.changes["a"].left_IR)
+    assert abs(float(torch.cosine_similarity(left.flatten(), changes["a"].left_IR.flatten(), dim=0))) < 0.9
+    assert controlled_edit(edited, "shuffled_subject", 7) is edited
+
+
+def test_a_shuffled_subject_is_another_facts(facts) -> None:
+    views, others = ([facts[case].view("relation")] for case in (0, 10))
+    (shuffled,) = controlled_views(views, others, "shuffled_subject")
+    assert shuffled.subject == others[0].subject and shuffled.template == views[0].template
+    assert controlled_views(views, others, "random_layer") == views
+
+
+def test_the_plan_takes_every_method_that_edits_a_fact_alone() -> None:
+    (plan,) = find_plans("modern")
+    assert {unit.method for unit in plan.units} == {"none", *METHODS} - {"memit_merge"}
+    assert {unit.control for unit in plan.units} == {None, *CONTROLS}
+    assert all(unit.further and unit.most == 60 for unit in plan.units)
+
+
+def test_a_run_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["--model", str(REFERENCE / "models" / "tiny-gpt2"), "--facts", str(REFERENCE / "facts.json")]
+    assert call(["run", "modern", *asked, "--limit", "1", "--methods", "rome"]) == 0
+    (folder,) = Path("results").iterdir()
+    with reading(folder) as store:
+        units = {unit.name: unit for unit in store.info().plan.units}
+        assert len(units) == 1 + 2 * (1 + len(CONTROLS))
+        for unit in units.values():
+            (record,) = store.records(unit)
+            assert record.status == "done", record
+            further = record.payload["further"]
+            assert set(further) == {"generation", "removal"} and set(further["generation"]) == {"entity", "relation"}
+            assert further["removal"]["removed"] == (further["removal"]["none"] < further["removal"]["relation"])
+        edit, other = (
+            store.records(units[name])[0].payload for name in ("rome-entity", "rome-entity-random_direction")
+        )
+        assert edit["norm"] == other["norm"] and edit["views"] != other["views"]
+    text = (folder / "report" / "report.md").read_text()
+    assert "Beyond success: removal and generation" in text and "ROME, another layer" in text
+    page = (folder / "report" / "report.html").read_text()
+    assert "Beyond success: removal and generation" in page and "transfer-gap" in json.dumps(
+        sorted(path.name for path in (folder / "report" / "figures").iterdir())
+    )
