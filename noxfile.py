@@ -14,6 +14,7 @@ KEEP_COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}  # where it is set, every proces
 PROJECT = nox.project.load_toml("pyproject.toml")
 VALIDATORS = ("mlcroissant==1.1.1", "roc-validator==0.13.0", "spdx-tools==0.8.5")
 CLUSTER_TESTS = ("tests/runs/test_cluster.py", "tests/test_cluster_docs.py")
+BEYOND_TESTS = ("tests/runs/test_where.py",)  # a run of its own: half a minute
 
 
 def _group(name: str) -> list[str]:
@@ -30,9 +31,10 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def beyond(session: nox.Session) -> None:
-    """Every question beyond the paper on the embedded world, small: under 5 minutes on two cores."""
-    session.install(*PIP, ".")
+    """The questions beyond the paper on the embedded world, small, and its known site: under 5 minutes, two cores."""
+    session.install(*PIP, ".", *_group("tests"))
     session.run("kloc", "run", "beyond", "--model", "world", *session.posargs, env=KEEP_COMPILED)
+    session.run("pytest", "-q", *BEYOND_TESTS, env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
 
 
 @nox.session(name="smoke-real", default=False)
@@ -130,7 +132,7 @@ def _tests(session: nox.Session) -> None:
         "--dist",
         "loadfile",
         "--no-loadscope-reorder",
-        *(f"--ignore={file}" for file in CLUSTER_TESTS),
+        *(f"--ignore={file}" for file in (*CLUSTER_TESTS, *BEYOND_TESTS)),
     )
     session.run("pytest", *(session.posargs or workers), env={"OMP_NUM_THREADS": "1", **KEEP_COMPILED})
 

@@ -9,12 +9,14 @@ from artifact.plans.unit import Plan, Unit
 FACTS = 50
 """Facts of the plan, and BEYOND_FACTS of the plan `beyond`."""
 BEYOND_FACTS = 4
+MOST_LAYERS = 12
+"""A deeper model is edited at every second layer, every third, and so on."""
 TOKENS = "subject_last last relation_last"
 """In this order: the relation's last token is mostly the prompt's, and then edited once, as that."""
 
 
-def units(most: int, batch: int, step: int = 1) -> tuple[Unit, ...]:
-    """A unit for each module and perspective: `most` facts, every `step`-th layer."""
+def units(most: int, batch: int, step: int = 0) -> tuple[Unit, ...]:
+    """A unit for each module and perspective: `most` facts, every `step`-th layer (0: at most MOST_LAYERS of them)."""
     return tuple(
         Unit(
             f"where-{site}-{perspective}",
@@ -32,6 +34,6 @@ def units(most: int, batch: int, step: int = 1) -> tuple[Unit, ...]:
 
 
 PLANS: Mapping[str, tuple[Plan, ...]] = {
-    "where": (Plan("where", "where to edit: both modules, three tokens, every layer", units(FACTS, batch=2)),)
+    "where": (Plan("where", "where to edit: both modules, three tokens, up to twelve layers", units(FACTS, batch=2)),)
 }
 BEYOND = units(BEYOND_FACTS, batch=4)

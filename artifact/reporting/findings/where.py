@@ -172,6 +172,8 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
         "layers. "
         f"{max(len(site.cases_F) for site in sites.values())} facts; 95% intervals over facts."
     )
+    edited = next(iter(sites.values())).layers
+    caption += f" Layers edited: {', '.join(map(str, edited))}."
     for token, (count, facts) in shared.items():
         words = TOKEN_WORDS[token]
         caption += f" {words[0].upper()}{words[1:]} is the same as another in {count} of {facts} facts."

@@ -24,6 +24,7 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, View
 from artifact.lm.load import LanguageModel
 from artifact.plans.unit import Unit
+from artifact.plans.where import MOST_LAYERS
 from artifact.runs.editors import default_moments
 from artifact.runs.record import Record
 from artifact.runs.resolve import SAMPLES, Context
@@ -34,7 +35,7 @@ _NO_RELATION = "the record has no relation fields, so it cannot be edited throug
 
 @dataclass(frozen=True)
 class _Settings:
-    """A unit's settings: the module, the tokens, and the layers, every `step`-th."""
+    """A unit's settings: the module, the tokens, and the layers."""
 
     site: Module
     tokens: tuple[FactToken, ...]
@@ -43,7 +44,8 @@ class _Settings:
     @classmethod
     def of(cls, unit: Unit, layers: int) -> "_Settings":
         tokens = cast(tuple[FactToken, ...], tuple(str(unit.option("tokens")).split()))
-        return cls(cast(Module, unit.option("site")), tokens, tuple(range(0, layers, int(unit.option("step", 1)))))
+        step = int(unit.option("step")) or -(-layers // MOST_LAYERS)
+        return cls(cast(Module, unit.option("site")), tokens, tuple(range(0, layers, step)))
 
 
 def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:

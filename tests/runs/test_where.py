@@ -1,0 +1,81 @@
+"""The plan `where` on the embedded world, whose site is known: the MLP of early layers at the subject's last token."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from artifact.editing.site import FACT_TOKENS, MODULES
+from artifact.evaluation.metrics import VALUES
+from artifact.plans.unit import Plan, Unit
+from artifact.plans.where import TOKENS, units
+from artifact.reporting.findings.where import Site, measured, sites_of
+from artifact.reporting.verdict import verdict_of
+from artifact.runs.engine import Computed
+from artifact.runs.local import compute
+from artifact.runs.resolve import Asked, prepare
+from artifact.runs.store import begin, reading, writing
+
+FACTS = 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the entity's units on a few facts."""
+    own = tuple(unit for unit in units(FACTS, batch=FACTS) if unit.perspective == "entity")
+    plan = Plan("where", "a test", own)
+    context, info = prepare(plan, Asked("world", device="cpu", memory="1GB"), lambda line: None)
+    facts = context.inputs.edited.facts[:FACTS]
+    folder = tmp_path_factory.mktemp("where") / "run"
+    with writing(folder) as store:
+        begin(store, info)
+        for unit in own:
+            computed = Computed(compute(unit, facts, context), 1.0, {})
+            for record in computed.records:
+                assert record.status == "done", record.payload
+                store.add(unit, record)
+    assert context.model.weights_hash() == info.weights_sha256
+    return folder
+
+
+def test_the_worlds_known_site_comes_out(run: Path) -> None:
+    """Of all sites only the MLP in the first half of the layers at the subject's last token is right in everything."""
+    with reading(run) as store:
+        sites = sites_of(store)
+        assert {(module, token) for _, module, token in sites} == {(m, t) for m in MODULES for t in FACT_TOKENS}
+        best = {key: site.whole("entity") for key, site in sites.items()}
+        (known,) = [key for key, whole_L in best.items() if whole_L.max() == max(one.max() for one in best.values())]
+        assert known == ("entity", "mlp", "subject_last")
+        assert sites[known].best_layer("entity") < len(sites[known].layers) / 2
+        last, shared = sites["entity", "mlp", "last"], sites["entity", "mlp", "relation_last"]
+        assert shared.shared == FACTS
+        np.testing.assert_array_equal(last.written_FL, shared.written_FL)
+        assert np.isfinite(last.effects_FL).all() and np.abs(last.effects_FL).max() > 0
+
+
+def test_the_questions_answer_what_was_run_and_change_no_exit_code(run: Path) -> None:
+    with reading(run) as store:
+        found = measured(store)
+        assert found is not None and found.figure == "where"
+        verdict = verdict_of(store)
+        (asked,) = [one for one in verdict.questions if one.question.id == "Q1"]
+        assert [answer.answer for answer in asked.answers] == ["not run"]  # the relation's units were not asked for
+        assert verdict.exit_code == 0
+        assert all(line.cells for line in found.grids[0].lines)
+
+
+def test_a_unit_names_its_site_and_its_tokens() -> None:
+    every = units(5, batch=2, step=3)
+    assert {(unit.option("site"), unit.perspective) for unit in every} == {
+        (site, perspective) for site in MODULES for perspective in ("entity", "relation")
+    }
+    assert set(TOKENS.split()) == set(FACT_TOKENS) and every[0].option("step") == 3
+    assert msgspec.json.decode(msgspec.json.encode(every[0]), type=Unit) == every[0]
+
+
+def test_a_rewrite_score_is_the_share_of_what_was_left_to_gain() -> None:
+    values = np.full((1, 2, len(VALUES)), np.nan)
+    site = Site(np.array([1]), (0, 1), values, np.array([0.2]), np.array([[0.6, 0.2]]), np.zeros((1, 2)), 0)
+    np.testing.assert_allclose(site.rewrite_FL, [[0.5, 0.0]])
+    assert site.whole("entity").tolist() == [-1, -1]
