@@ -123,7 +123,8 @@ def _lines(point: "Point") -> Iterator[str]:
     for perspective in PERSPECTIVES:
         views = [score.views[perspective] for score in point.scores if perspective in score.views]
         for group in GROUPS:
-            values = [value for view in views if (value := view.metrics[group]["success"]) is not None]
+            asked = [view.metrics[group]["success"] for view in views if group in view.metrics]
+            values = [value for value in asked if value is not None]
             if values:
                 parts.append(f"{perspective} {group} {100 * sum(values) / len(values):.1f}")
         exact = [one.generation[perspective].exact for one in point.further if perspective in one.generation]

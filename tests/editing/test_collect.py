@@ -82,9 +82,9 @@ def test_only_the_layers_asked_for(model, tmp_path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_layers_of_rome_and_memit(tiny, world) -> None:
-    assert moment_layers(METHODS, "world", world.decoder.layers) == [0, 1]
-    assert moment_layers(METHODS, "tiny-gpt2", tiny("tiny-gpt2").decoder.layers) == [2]
+def test_layers_of_every_method_that_reads_moments(tiny, world) -> None:
+    assert moment_layers(METHODS, "world", world.decoder.layers) == [0, 1, 3]
+    assert moment_layers(METHODS, "tiny-gpt2", tiny("tiny-gpt2").decoder.layers) == [2, 3]
 
 
 def test_unknown_and_empty_texts_are_skipped_and_counted(world, tmp_path) -> None:
@@ -276,7 +276,7 @@ def test_a_device_that_is_too_small_says_what_to_give_less_of(model, tmp_path, m
 def test_little_memory_halves_batches_and_counts_no_text_twice(model, tmp_path, monkeypatch) -> None:
     """The device runs out in the second of two layers: the first has summed the batch by then."""
     whole = collect(model, lines(TEXTS), (0, 1), tmp_path / "whole")
-    block, refused = model.decoder.block, []
+    block, refused = model.decoder._block, []
 
     def short(layer: int, hidden_BTD: torch.Tensor, *given: Any, **named: Any) -> Any:
         if layer == 1 and len(hidden_BTD) > 2:
@@ -284,7 +284,7 @@ def test_little_memory_halves_batches_and_counts_no_text_twice(model, tmp_path, 
             raise torch.OutOfMemoryError
         return block(layer, hidden_BTD, *given, **named)
 
-    monkeypatch.setattr(model.decoder, "block", short)
+    monkeypatch.setattr(model.decoder, "_block", short)
     said: list[str] = []
     halved = collect(model, lines(TEXTS), (0, 1), tmp_path / "halved", say=said.append)
     assert len(said) == len(refused) > 0 and said[0].startswith("out of memory: going on with batches for")

@@ -56,7 +56,7 @@ def test_logits_equal_transformers(shape: str, device: str) -> None:
 @pytest.mark.parametrize("shape", ["grouped", "no groups, biases"])
 @torch.no_grad()
 def test_sites_equal_transformers_modules(shape: str) -> None:
-    """`normed` and `up` are the gate projection's input and output, `key` is the down-projection's input."""
+    """`normed` and `up` are what the gate projection takes and gives; `key` and `mixed` what those after them take."""
     module = llama_module(**SHAPES[shape])
     decoder = from_module(module)
     ids_BT = torch.randint(0, 400, (2, 9))
@@ -73,6 +73,7 @@ def test_sites_equal_transformers_modules(shape: str) -> None:
     for layer, block in enumerate(module.model.layers):
         block.register_forward_hook(keep(layer, None, "hidden"))
         block.self_attn.register_forward_hook(keep(layer, None, "attn"))
+        block.self_attn.o_proj.register_forward_hook(keep(layer, "mixed", "projected"))
         block.mlp.register_forward_hook(keep(layer, None, "mlp"))
         block.mlp.gate_proj.register_forward_hook(keep(layer, "normed", "up"))
         block.mlp.down_proj.register_forward_hook(keep(layer, "key", "out"))
@@ -81,7 +82,7 @@ def test_sites_equal_transformers_modules(shape: str) -> None:
     run = decoder.run(
         decoder.words(ids_BT), ("mlp", "attn"), lambda site, layer, value: found.update({(site, layer): value})
     )
-    assert len(found) == 6 * decoder.layers
+    assert len(found) == 7 * decoder.layers
     for place, value in found.items():
         assert relative(value, expected[place]) < 1e-5, place
     for layer in range(decoder.layers):
