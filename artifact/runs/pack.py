@@ -119,7 +119,7 @@ def unpacked(path: Path) -> Iterator[tuple[Path, Manifest]]:
         except Unusable as error:
             raise RunError(str(error)) from None
         except (*DAMAGED_ARCHIVE, zlib.error) as error:
-            raise RunError(f"{path}: is not a whole pack ({reason(error)}); {_AGAIN}") from None
+            raise RunError(f"{path}: is not a whole pack ({reason(error)}); give a run's folder, or {_AGAIN}") from None
         _refuse_others(path, folder, manifest)
         yield folder, manifest
 
