@@ -151,7 +151,7 @@ def test_batches_that_are_halved_are_said(monkeypatch: pytest.MonkeyPatch) -> No
         return real(model, layer, objectives, *rest)
 
     monkeypatch.setattr(value, "_optimise", small)
-    monkeypatch.setattr(value, "_together", lambda *given: min(len(given[2]), given[4].limit // 500_000_000))
+    monkeypatch.setattr(value, "together", lambda *given: min(len(given[2]), given[4].limit // 500_000_000))
     said: list[str] = []
     (one,) = rehearse("smoke", "released", said.append, device="cpu")
     assert set(one.said) == {"out of memory: going on with batches for 1.00 GB"}
