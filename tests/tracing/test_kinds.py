@@ -30,6 +30,7 @@ USE = """
 import json, sys
 import numpy as np
 from artifact.bench.estimate import unit_work
+from artifact.bench.planned import planned
 from artifact.cli import call
 from artifact.editing.protocol import PROTOCOLS
 from artifact.plans import find_plans, narrowed
@@ -46,7 +47,7 @@ assert "trace-attn-layer-relation" in names and "trace-severed-both-entity" in n
 narrow = narrowed(find_plans("gpt2-xl")[0], ["figure3"])
 assert "trace-severed-both-relation" in [unit.name for unit in narrow.units]
 units = {unit.name: unit for unit in SMOKE.units}
-assert unit_work(units["trace-attn-layer-entity"], "gpt2", PROTOCOLS["released"]).products > 0
+assert unit_work(units["trace-attn-layer-entity"], planned("gpt2"), PROTOCOLS["released"]).products > 0
 
 def traced(*options):
     asked = ["trace", "--model", model, "--prompt", "The capital of France is", "--subject", "France", "--noise", "0.5"]
