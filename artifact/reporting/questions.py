@@ -1,4 +1,4 @@
-"""The questions beyond the paper: each with a prediction written down before any run, and what runs answer.
+"""The questions beyond the paper: each with a prediction made before a pretrained model was run, and the answers.
 
 Covers reading expected/questions.json and judging its predicates, model by model, from what the plans' files in
 findings/ measured. An answer is yes where every condition's 95% interval lies on its predicted side, no where one lies
