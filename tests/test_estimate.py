@@ -26,7 +26,7 @@ from artifact.cli import call
 from artifact.editing.edit import Edited
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS, MethodName
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import SettingError
 from artifact.evaluation.metrics import GROUPS

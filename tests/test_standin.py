@@ -30,7 +30,7 @@ from artifact.bench import shapes
 from artifact.cli import call
 from artifact.editing.method import Default
 from artifact.editing.methods import METHODS, moment_layers
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.errors import SettingError
 from artifact.lm.load import load
 from artifact.plans.paper import SMOKE

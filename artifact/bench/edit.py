@@ -26,7 +26,7 @@ from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.kn import KnHparams
 from artifact.editing.methods.memit import MemitHparams
-from artifact.editing.moments import Moments, key_width
+from artifact.editing.moments.files import Moments, key_width
 from artifact.editing.protocol import protocol_of
 from artifact.errors import EditError, SettingError
 from artifact.facts.fact import View

@@ -17,7 +17,7 @@ from artifact.bench.facts import synthetic_facts
 from artifact.bench.given import random_model
 from artifact.bench.loops import Peer
 from artifact.editing.edit import Edit, LowRank
-from artifact.editing.moments import key_width
+from artifact.editing.moments.files import key_width
 from artifact.evaluation.metrics import GROUPS, CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact

@@ -18,7 +18,7 @@ from artifact.editing.mend_gradients import InnerWeight
 from artifact.editing.mend_network import LowRankLayer, Network, Transform
 from artifact.editing.method import Method
 from artifact.editing.methods.mend import RANK
-from artifact.editing.moments import key_width
+from artifact.editing.moments.files import key_width
 from artifact.editing.prefixes import OPENED_LENGTH, OPENERS
 from artifact.editing.site import Module
 from artifact.lm.decoder import Decoder

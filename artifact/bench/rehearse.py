@@ -24,7 +24,7 @@ from artifact.bench.shapes import ShapeName, Timed, matrix_rate, timed
 from artifact.bench.work import STEPS_SOURCE
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS
-from artifact.editing.moments import Moments, key_width
+from artifact.editing.moments.files import Moments, key_width
 from artifact.editing.protocol import Protocol, corrected_switches, protocol_of, protocol_words
 from artifact.errors import DeviceError, RunError, SettingError
 from artifact.facts.dataset import Data

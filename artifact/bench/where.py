@@ -15,7 +15,7 @@ from artifact.bench.facts import synthetic_facts
 from artifact.bench.given import random_given, random_model, random_moments
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import RomeEdit, rome
 from artifact.editing.site import FactToken, Module

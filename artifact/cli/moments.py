@@ -44,8 +44,8 @@ def moments(
     ] = 10.0,
 ) -> int:
     """Collect second moments in the published layout. After an interruption the same command resumes."""
-    from artifact.editing.collect import check_counts, collect
     from artifact.editing.methods import METHODS, moment_layers
+    from artifact.editing.moments.collect import check_counts, collect
     from artifact.editing.texts import open_source, world_source
     from artifact.lm.device import use_tf32
 

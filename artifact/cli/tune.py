@@ -128,7 +128,7 @@ def _editors(
     mend_weights: Path | None,
 ) -> "dict[str, tuple[Editor, dict[str, list[Any]]]]":
     """Each method with its start and its grid; one set of second moments for all layers that are tried."""
-    from artifact.editing.moments import read_moments
+    from artifact.editing.moments.files import read_moments
     from artifact.runs.editors import default_moments, make_editor
     from artifact.runs.tune import checked_grid
 

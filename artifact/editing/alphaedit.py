@@ -18,7 +18,7 @@ from torch import Tensor
 
 from artifact.editing.memit import MemitEdit, keys_of, memit
 from artifact.editing.methods.alphaedit import AlphaEditHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError, SettingError
 from artifact.facts.fact import View

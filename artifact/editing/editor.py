@@ -14,7 +14,7 @@ from artifact.editing.mend_history import History
 from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import tensors_hash, tensors_of
 from artifact.editing.method import Method
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.prefixes import SEED
 from artifact.editing.protocol import Protocol
 from artifact.editing.site import Module

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from artifact.editing.memit import MemitEdit, memit
 from artifact.editing.methods.emmet import EmmetHparams
-from artifact.editing.moments import Moments, key_width
+from artifact.editing.moments.files import Moments, key_width
 from artifact.editing.protocol import Protocol
 from artifact.errors import EditError
 from artifact.facts.fact import View

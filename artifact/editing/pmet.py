@@ -21,7 +21,7 @@ from torch import Tensor
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, row_edits
 from artifact.editing.memit import REMOVAL_PREFIXES, Asked, at_lookups, grouped_mean, in_batches
 from artifact.editing.methods.pmet import PmetHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.objective import objective
 from artifact.editing.pmet_value import Two, optimise_two
 from artifact.editing.protocol import Protocol

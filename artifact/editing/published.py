@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from artifact.editing.mend import Network
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.site import MODULES, PROJECTIONS, Module
 from artifact.editing.tuned import is_tuned, tuned_of
 from artifact.errors import SettingError

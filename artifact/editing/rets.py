@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing.methods.rets import RetsHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.objective import KEPT_PROMPT, Row, fact_row
 from artifact.editing.protocol import Protocol
 from artifact.editing.rome import RomeEdit, Variant, projections, rome

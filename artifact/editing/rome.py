@@ -21,7 +21,7 @@ from torch import Tensor
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.objective import Row, fact_row, objective, until_lookup
 from artifact.editing.protocol import Protocol
 from artifact.editing.site import PROJECTIONS, Module

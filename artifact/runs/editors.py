@@ -15,8 +15,9 @@ from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import read_network
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
-from artifact.editing.moment_source import moments_note
-from artifact.editing.moments import Moments, key_width, read_moments
+from artifact.editing.moments.files import Moments, key_width, read_moments
+from artifact.editing.moments.source import moments_note
+from artifact.editing.moments.sums import compute_moments
 from artifact.editing.prefixes import (
     SEED,
     are_groups,
@@ -30,7 +31,6 @@ from artifact.editing.prefixes import (
 from artifact.editing.protocol import Protocol
 from artifact.editing.published import notes
 from artifact.editing.site import Module, Place
-from artifact.editing.sums import compute_moments
 from artifact.editing.texts import documentation
 from artifact.editing.tuned import is_tuned, tuned_of, words
 from artifact.errors import PromptError, SettingError

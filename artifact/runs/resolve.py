@@ -14,8 +14,8 @@ import torch
 
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS, moment_layers
-from artifact.editing.moment_source import moments_sha256
-from artifact.editing.moments import Moments, key_width, read_moments
+from artifact.editing.moments.files import Moments, key_width, read_moments
+from artifact.editing.moments.source import moments_sha256
 from artifact.editing.protocol import Protocol, protocol_of, protocol_words
 from artifact.editing.tuned import read_tuned
 from artifact.errors import DeviceError, FactError, SettingError

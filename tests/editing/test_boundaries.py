@@ -11,7 +11,7 @@ from artifact.editing.ft import ft
 from artifact.editing.kn import neurons_above, refined
 from artifact.editing.methods.ft import FtHparams
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import RomeEdit, rome
 from artifact.errors import EditError

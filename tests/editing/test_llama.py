@@ -28,8 +28,8 @@ from artifact.editing.methods import METHODS
 from artifact.editing.methods.ft import FtHparams
 from artifact.editing.methods.kn import KnHparams
 from artifact.editing.methods.mend import MendHparams
+from artifact.editing.moments.sums import compute_moments
 from artifact.editing.protocol import PROTOCOLS
-from artifact.editing.sums import compute_moments
 from artifact.facts.fact import Fact, Statement
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder

@@ -15,9 +15,9 @@ from artifact.cli import call
 from artifact.editing import made_for
 from artifact.editing.mend_weights import read_network, write_network
 from artifact.editing.methods.mend import MendHparams
-from artifact.editing.moment_source import moments_note
-from artifact.editing.moments import PROVENANCE, moment_file, read_moments
-from artifact.editing.sums import KeySums, write_moments
+from artifact.editing.moments.files import PROVENANCE, moment_file, read_moments
+from artifact.editing.moments.source import moments_note
+from artifact.editing.moments.sums import KeySums, write_moments
 from artifact.errors import SettingError
 from artifact.lm.load import LanguageModel, load_folder
 

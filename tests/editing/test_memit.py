@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from artifact.editing.memit import MemitEdit, memit
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.memit import MemitHparams
-from artifact.editing.moments import Moments, read_moments
+from artifact.editing.moments.files import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, SettingError
 

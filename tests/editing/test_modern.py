@@ -13,7 +13,7 @@ from artifact.editing.edit import with_edit
 from artifact.editing.editor import Editor
 from artifact.editing.memit import MemitEdit
 from artifact.editing.methods import METHODS
-from artifact.editing.moments import Moments, read_moments
+from artifact.editing.moments.files import Moments, read_moments
 from artifact.editing.pmet import PmetEdit
 from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.editing.rets import constraint_keys

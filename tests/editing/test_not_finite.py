@@ -17,10 +17,10 @@ from artifact.editing.mend_weights import read_network
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.kn import KnHparams
 from artifact.editing.methods.mend import MendHparams
-from artifact.editing.moments import Moments, read_moments
+from artifact.editing.moments.files import Moments, read_moments
+from artifact.editing.moments.sums import KeySums, compute_moments, write_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
-from artifact.editing.sums import KeySums, compute_moments, write_moments
 from artifact.errors import EditError, PromptError, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Statement

@@ -11,7 +11,7 @@ from tiny_llama import llama_module, write_folder
 from artifact.cli import call
 from artifact.editing.mend_weights import read_network
 from artifact.editing.methods import METHODS
-from artifact.editing.moments import PROVENANCE, Moments, read_moments
+from artifact.editing.moments.files import PROVENANCE, Moments, read_moments
 from artifact.editing.published import notes
 from artifact.errors import SettingError
 from artifact.lm.load import load_folder

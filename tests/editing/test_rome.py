@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from artifact.editing import value
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.moments import Moments, read_moments
+from artifact.editing.moments.files import Moments, read_moments
 from artifact.editing.objective import objective
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import REMOVAL_PREFIXES, RomeEdit, rome

@@ -20,12 +20,12 @@ from artifact.editing.memit import memit
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.moments import key_width, read_moments
+from artifact.editing.moments.files import key_width, read_moments
+from artifact.editing.moments.sums import compute_moments
 from artifact.editing.objective import Row, fact_row, objective
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
 from artifact.editing.site import FACT_TOKENS, Place
-from artifact.editing.sums import compute_moments
 from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import PERSPECTIVES, fill, parse_facts
 from artifact.lm.families import FAMILIES

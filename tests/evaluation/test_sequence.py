@@ -10,7 +10,7 @@ import pytest
 from artifact.cli import call
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS
-from artifact.editing.moments import read_moments
+from artifact.editing.moments.files import read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import SettingError
 from artifact.evaluation.score import score_cases

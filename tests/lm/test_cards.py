@@ -19,9 +19,9 @@ from artifact.editing.methods.ft import FtHparams
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.methods.mend import MendHparams
 from artifact.editing.methods.rome import RomeHparams
+from artifact.editing.moments.sums import compute_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
-from artifact.editing.sums import compute_moments
 from artifact.errors import ModelError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement

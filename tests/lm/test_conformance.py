@@ -28,11 +28,11 @@ from artifact.editing.methods.ft import FtHparams
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.methods.mend import MendHparams
 from artifact.editing.methods.rome import RomeHparams
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
+from artifact.editing.moments.sums import compute_moments
 from artifact.editing.objective import Row, objective
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import RomeEdit, rome
-from artifact.editing.sums import compute_moments
 from artifact.errors import EditError
 from artifact.facts.fact import Fact, Statement
 from artifact.lm.decoder import Decoder

@@ -14,8 +14,8 @@ from artifact.editing.editor import Editor
 from artifact.editing.memit import memit
 from artifact.editing.methods import METHODS
 from artifact.editing.methods.memit import MemitHparams
+from artifact.editing.moments.sums import compute_moments
 from artifact.editing.protocol import PROTOCOLS
-from artifact.editing.sums import compute_moments
 from artifact.facts.fact import fill, parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder

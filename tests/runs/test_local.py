@@ -10,7 +10,7 @@ import torch
 
 from artifact.editing.kn import neurons_above
 from artifact.editing.mend_network import Network
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.reporting.report import render, repeat_command
 from artifact.reporting.tables import own_rows

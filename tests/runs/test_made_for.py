@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from safetensors.torch import load_file, save_file
 
-from artifact.editing.sums import KeySums, write_moments
+from artifact.editing.moments.sums import KeySums, write_moments
 from artifact.errors import RunError, SettingError
 from artifact.facts.datasets.world import world
 from artifact.lm.load import LanguageModel

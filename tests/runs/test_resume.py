@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from artifact import __version__
 from artifact.editing.methods import moment_layers
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.errors import RunError
 from artifact.lm.device import ROOM, Memory
 from artifact.lm.load import load

@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from artifact.editing.edit import Edit
-from artifact.editing.moments import Moments
+from artifact.editing.moments.files import Moments
 from artifact.editing.objective import KEPT_PROMPT, fact_row
 from artifact.editing.rome import RomeEdit, rome
 from artifact.editing.site import FactToken, Module

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from artifact.editing.moments import PROVENANCE, Moments, files_below, read_moments
+from artifact.editing.moments.files import PROVENANCE, Moments, files_below, read_moments
 from artifact.errors import SettingError
 
 
@@ -134,7 +134,7 @@ def test_a_folder_of_much_else_is_not_searched_through(tmp_path, monkeypatch) ->
         file.touch()
     (tmp_path / "loop").symlink_to(tmp_path)
     assert [file.relative_to(tmp_path).parts[0] for file in files_below(tmp_path, "*.npz")] == ["4"]
-    monkeypatch.setattr("artifact.editing.moments._ENTRIES", 5)
+    monkeypatch.setattr("artifact.editing.moments.files._ENTRIES", 5)
     with pytest.raises(SettingError, match="holds more than 5 files and folders; give the moments' own folder"):
         list(files_below(tmp_path, "*.npz"))
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from artifact.editing.collect import PARTIAL, SAMPLES, collect
 from artifact.editing.methods import METHODS, moment_layers
-from artifact.editing.moments import PROVENANCE, read_moments
-from artifact.editing.sums import KeySums, compute_moments
+from artifact.editing.moments.collect import PARTIAL, SAMPLES, collect
+from artifact.editing.moments.files import PROVENANCE, read_moments
+from artifact.editing.moments.sums import KeySums, compute_moments
 from artifact.editing.texts import Source, open_source, world_source
 from artifact.errors import DeviceError, Interrupted, RunError, SettingError
 from artifact.lm.load import LanguageModel, load
@@ -48,7 +48,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def test_streaming_equals_moments_in_memory(world, tmp_path, monkeypatch) -> None:
     """A part of the world's corpus in more than one window."""
-    monkeypatch.setattr("artifact.editing.collect.WINDOW", 100)
+    monkeypatch.setattr("artifact.editing.moments.collect.WINDOW", 100)
     corpus = world_source().stream.read().decode().split("\n")[:250]
     expected = compute_moments(world, [world.tokens.ids(text) for text in corpus], (0, 1), "the same")
     found = collect(world, world_source(), (1, 0), tmp_path, samples=len(corpus), batch_tokens=500)
@@ -111,7 +111,7 @@ def stopped_after(model, batches: int, out: Path, texts: list[str] = TEXTS, **mo
 
 def test_a_stopped_collection_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch) -> None:
     """Stopped after every single batch, within windows and between them."""
-    monkeypatch.setattr("artifact.editing.collect.WINDOW", 8)
+    monkeypatch.setattr("artifact.editing.moments.collect.WINDOW", 8)
     told: list[tuple[int, int]] = []
     texts = TEXTS[:20]
     whole = collect(
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path) -> None:
 
 
 def test_a_checkpoint_of_other_texts_is_refused(tiny, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("artifact.editing.collect.WINDOW", 4)
+    monkeypatch.setattr("artifact.editing.moments.collect.WINDOW", 4)
     model = tiny("tiny-gpt2")
     stopped_after(model, 5, tmp_path)
     for texts in (["Another text", *TEXTS[1:]], TEXTS[:1]):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from zipfile import ZipFile
 
 from artifact.editing import made_for
-from artifact.editing.moments import PROVENANCE, Moments, no_moment_file, provenance
+from artifact.editing.moments.files import PROVENANCE, Moments, no_moment_file, provenance
 from artifact.editing.npz import UNREADABLE
 from artifact.io import sha256_of
 from artifact.lm.decoder import Decoder

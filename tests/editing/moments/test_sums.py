@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from artifact.editing.moments import read_moments
-from artifact.editing.sums import KeySums, compute_moments, write_moments
+from artifact.editing.moments.files import read_moments
+from artifact.editing.moments.sums import KeySums, compute_moments, write_moments
 from artifact.lm.device import Memory
 
 TEXTS = ["The capital of France is Paris", "The report said", "Yes"]

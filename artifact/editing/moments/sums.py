@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from artifact.editing import made_for
-from artifact.editing.moments import Moments, key_width, moment_file
+from artifact.editing.moments.files import Moments, key_width, moment_file
 from artifact.editing.npz import write_arrays
 from artifact.editing.site import PROJECTIONS, Module
 from artifact.errors import SettingError

@@ -8,7 +8,7 @@ import torch
 
 from artifact.editing.memit import memit
 from artifact.editing.methods import METHODS
-from artifact.editing.moments import Moments, read_moments
+from artifact.editing.moments.files import Moments, read_moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
 from artifact.errors import EditError, SettingError

@@ -24,11 +24,11 @@ import msgspec
 import numpy as np
 import torch
 
-from artifact.editing.moments import PROVENANCE, any_moment_file
+from artifact.editing.moments.files import PROVENANCE, any_moment_file
+from artifact.editing.moments.sums import KeySums
+from artifact.editing.moments.sums import write_moments as write_files
 from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.site import MODULES, Module
-from artifact.editing.sums import KeySums
-from artifact.editing.sums import write_moments as write_files
 from artifact.editing.texts import Reader, Source
 from artifact.errors import DeviceError, Interrupted, PromptError, RunError, SettingError
 from artifact.io import check_writable, reason, write_atomically
