@@ -6,7 +6,7 @@ last layer) / layers left, measured again with the layers below already changed;
 ((lambda C + K K^T)^-1 K)^T, solved in float64 with one factorisation of C a layer. Relation perspective, as released:
 keys at the "add" prompt, values as ROME's but with every prefixed removal prompt (Protocol.memit_all_removal_prefixes).
 Source: equations (2) and (3) and docs/protocol.md; golden numbers: tests/reference/{memit,rake_memit}, 1e-4 relative.
-The value optimisation is value.py's, the solve moments/files.py's. Methods that differ from MEMIT in what they solve alone
+Values are optimised by value.py, solved by moments/files.py. Methods that differ from MEMIT in what they solve alone
 (emmet.py, alphaedit.py) give their own `adjust`; MEMIT-Merge (arXiv 2502.07322, no published code) has facts of one key
 share a value (`merge`). The site (site.py) is as published the MLP at the subject's last token. At the attention's
 output projection the state is the one that the attention's output is added to: in a block whose MLP reads it, that
