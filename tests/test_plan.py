@@ -1,5 +1,7 @@
 """Plans hold what the paper's tables and figures need, the most useful first, and narrow without losing a base."""
 
+import pickle
+
 import msgspec
 import pytest
 
@@ -79,3 +81,13 @@ def test_a_stored_unit_names_what_is_not_its_default_alone() -> None:
     assert msgspec.to_builtins(unit) == {"name": "trace", "does": "trace", "batch": 4, "perspective": "relation"}
     with pytest.raises(msgspec.ValidationError, match="unknown field `corrupt`"):
         msgspec.convert({"name": "trace", "does": "trace", "batch": 4, "corrupt": "relation"}, Unit)
+
+
+def test_what_run_json_says_of_a_unit_does_not_depend_on_where_it_was() -> None:
+    """Pickled to a Ray worker, or read from a file, it is written with the same bytes: checksums are tied to them."""
+    for unit in SMOKE.units:
+        written = msgspec.json.encode(unit)
+        read = msgspec.json.decode(written, type=Unit)
+        assert msgspec.json.encode(pickle.loads(pickle.dumps(unit))) == written == msgspec.json.encode(read)
+        whole = {name: getattr(unit, name) for name in unit.__struct_fields__}
+        assert msgspec.json.encode(msgspec.convert(msgspec.json.decode(msgspec.json.encode(whole)), Unit)) == written

@@ -1,6 +1,7 @@
 """What a plan is made of: units of work, each of which does one thing to a list of facts."""
 
 from collections.abc import Mapping, Sequence
+from sys import intern
 from typing import Literal, TypeVar, get_args
 
 import msgspec
@@ -54,6 +55,11 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     task: str = ""
     """For `task`: which (tasks.py), and its own settings by name."""
     options: tuple[tuple[str, str | int | float], ...] = ()
+
+    def __post_init__(self) -> None:
+        # A default is left out where it is the very same object; text that was pickled or read is another one.
+        for name in ("kind", "method", "perspective"):
+            msgspec.structs.force_setattr(self, name, intern(getattr(self, name)))
 
     def window_of(self, layers: int) -> int:
         """The window on a model of so many layers."""
