@@ -30,7 +30,7 @@ def test_one_figure_in_the_width_of_a_column(run: Path, tmp_path: Path, capsys: 
         (["--width", "3"], "--width '3' is not a width of 3 to 20 inches; give one in in, cm, mm or pt"),
         (["--width", "1in"], "is not a width of 3 to 20 inches"),
         (["--width", "99999999999999999999999cm"], "is not a width of 3 to 20 inches"),
-        (["--only", "aie-mpl"], "--only 'aie-mpl' is no figure of this run; it has edits-entity, edits-relation"),
+        (["--only", "aie-mpl"], "--only 'aie-mpl' is not a figure of this run; it has edits-entity, edits-relation"),
         (["--format", "gif"], "gif"),
         (["--out", "taken"], "cannot be written"),
     ],

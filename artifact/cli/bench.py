@@ -1,5 +1,6 @@
 """kloc bench: this package against the one-at-a-time way."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,9 +62,7 @@ def bench_trace(
         loop_cells=loop_cells,
         memory=None if memory is None else memory_budget(memory, device),
     )
-    for line in (line for kind_bench in kinds for line in kind_bench.lines()):
-        say(line)
-    return 0
+    return _told(line for kind_bench in kinds for line in kind_bench.lines())
 
 
 @bench_app.command(name="edit")
@@ -97,9 +96,7 @@ def bench_edit(
         target_tokens=target_tokens,
         count=operations,
     )
-    for line in comparison.lines():
-        say(line)
-    return 0
+    return _told(comparison.lines())
 
 
 @bench_app.command(name="evaluate")
@@ -124,9 +121,7 @@ def bench_evaluate(
     comparison = compare(
         shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations
     )
-    for line in comparison.lines():
-        say(line)
-    return 0
+    return _told(comparison.lines())
 
 
 @bench_app.command(name="generate")
@@ -149,9 +144,7 @@ def bench_generate(
     device = _ready(shape, device, protocol)
     say(f"generation, {facts} cases together, {tokens} tokens a text; weights and requests are random")
     comparison = compare(shape, device, facts=facts, loop_facts=loop_facts, tokens=tokens, count=operations)
-    for line in comparison.lines():
-        say(line)
-    return 0
+    return _told(comparison.lines())
 
 
 @bench_app.command(name="knockout")
@@ -190,9 +183,7 @@ def bench_knockout(
         memory=None if memory is None else memory_budget(memory, device),
         count=operations,
     )
-    for line in comparison.lines():
-        say(line)
-    return 0
+    return _told(comparison.lines())
 
 
 @bench_app.command(name="where")
@@ -216,8 +207,7 @@ def bench_where(
     say("rome, one fact, every layer; weights, request and second moments are random")
     for one in site or MODULES:
         budget = None if memory is None else memory_budget(memory, device)
-        for line in compare(shape, device, one, token, memory=budget, count=operations).lines():
-            say(line)
+        _told(compare(shape, device, one, token, memory=budget, count=operations).lines())
     return 0
 
 
@@ -233,8 +223,13 @@ def bench_report(
     from artifact.bench.report import bench_report as time_it
 
     with tempfile.TemporaryDirectory() as scratch:
-        for line in time_it(out or Path(scratch) / "run", records).lines():
-            say(line)
+        return _told(time_it(out or Path(scratch) / "run", records).lines())
+
+
+def _told(lines: Iterable[str]) -> int:
+    """Print what was measured; the exit code."""
+    for line in lines:
+        say(line)
     return 0
 
 

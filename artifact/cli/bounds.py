@@ -36,7 +36,7 @@ NARROWEST, WIDEST = 3.0, 20.0
 
 
 def inches(text: str) -> float:
-    """A figure's width in inches; SettingError for text that is no width, and for one that no figure can have."""
+    """A figure's width in inches. SettingError where the text is not a width, or it is too small or too large."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(in|cm|mm|pt)", text.strip()[:60])
     width = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not NARROWEST <= width <= WIDEST:

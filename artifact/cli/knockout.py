@@ -70,7 +70,7 @@ def knockout(
             f"share of the depth is --window {scaled_window(layers)}"
         )
     if not cut.removed:
-        say(f"{edge.printed}: there is no such edge, since a token sees itself and those before it alone")
+        say(f"{edge.printed}: there is no such edge: a token sees only itself and those before it")
     say(f"{edge.printed}: {cut.removed} edges removed, each time in a window of {window} layers")
     say(f"answer {found.answer!r}: {found.before:.4f} before; {_first(found.extracted)}")
     for layer, (after, share) in enumerate(zip(cut.after, change, strict=True)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    NO_WORDS,
     Correct,
     Device,
     Memory,
@@ -28,7 +29,6 @@ from artifact.terminal import say
 if TYPE_CHECKING:
     from artifact.evaluation.sequence import Point
 
-_NONE: list[str] = []
 _CARRIED = ", ".join(name for name, method in METHODS.items() if method.carries)
 
 
@@ -52,7 +52,7 @@ def sequence(
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
-    correct: Correct = _NONE,
+    correct: Correct = NO_WORDS,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every case's numbers here.")] = None,
 ) -> int:
     """Write facts one after the other, and as one batch, and score all of them. The model's own files do not change."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    NO_WORDS,
     Correct,
     Device,
     Dtype,
@@ -26,8 +27,6 @@ from artifact.facts.fact import Perspective, Statement, read_statements
 from artifact.facts.subject import subject_start
 from artifact.terminal import say
 from artifact.tracing.kinds import KindWord, SeverWord
-
-_NONE: list[str] = []
 
 
 @app.command
@@ -70,7 +69,7 @@ def trace(
             help="For --corruption replace, once or more: another subject of as many tokens; with --corrupt relation, "
             "another wording with {} for the subject.",
         ),
-    ] = _NONE,
+    ] = NO_WORDS,
     direction: Annotated[
         Literal["restore", "corrupt"],
         Parameter(help="Put clean values into the corrupted run, or corrupted values into the clean run."),
@@ -87,7 +86,7 @@ def trace(
     dtype: Dtype = "float32",
     memory: Memory = None,
     protocol: Protocol = "released",
-    correct: Correct = _NONE,
+    correct: Correct = NO_WORDS,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the scores here.")] = None,
     figure: Annotated[Path | None, Parameter(help="Draw the heat map of effects here (.pdf, .svg or .png).")] = None,
 ) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    NO_WORDS,
     Correct,
     Device,
     Memory,
@@ -31,7 +32,6 @@ from artifact.terminal import say
 if TYPE_CHECKING:
     from artifact.editing.editor import Editor
 
-_NONE: list[str] = []
 CASES = 24
 UNFINISHED = ".partial"
 """Ending of the file beside --out that holds what was scored so far."""
@@ -54,7 +54,7 @@ def tune(
     device: Device = None,
     memory: Memory = None,
     protocol: Protocol = "released",
-    correct: Correct = _NONE,
+    correct: Correct = NO_WORDS,
 ) -> int:
     """Choose a method's hyperparameters on a small grid. After an interruption the same command resumes."""
     import msgspec

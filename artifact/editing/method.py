@@ -68,7 +68,7 @@ class Method:
     facts: bool = False
     """It reads the other facts of the data (--facts)."""
     wording: str = ""
-    """Words that it puts into prompts; a model whose vocabulary lacks them cannot be edited by it."""
+    """Words that it puts into prompts. It cannot edit a model that does not have them in its vocabulary."""
     network: bool = False
     """It reads a network trained for the model (--mend-weights)."""
     dense: bool = False

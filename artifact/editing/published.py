@@ -77,7 +77,7 @@ def hyperparameters_of(
 def _with_modules(path: Path, given: dict[str, Any], decoder: Decoder | None) -> dict[str, Any]:
     """A file of PMET with its list of rewritten weights as `modules`; its other names of modules are projections.
 
-    SettingError for a weight that is no module's output projection.
+    SettingError where the weight is not the output projection of a module.
     """
     if _REWRITTEN not in given:
         return given

@@ -46,7 +46,7 @@ class FurtherScore:
 
     @property
     def removed(self) -> bool | None:
-        """Whether the old relation is no longer stated; None without relation fields."""
+        """Whether the model has stopped stating the old relation. None without relation fields."""
         return None if self.removal is None else self.removal.target_new < self.removal.target_true
 
 

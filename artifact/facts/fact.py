@@ -99,7 +99,7 @@ class Fact:
         )
 
     def statement_of(self, perspective: Perspective) -> "Statement | None":
-        """The fact as a prompt that the unedited model may answer; None where the record lacks the relation's fields.
+        """The fact as a prompt that the unedited model may answer; None where the relation's fields are missing.
 
         Entity: the rewrite prompt, answered with o_c. Relation: the prompt that names s and o_c ("rm"), answered with
         the relation.

@@ -159,7 +159,7 @@ def _decoder(family: Base, sizes: Sizes, weights: dict[str, torch.Tensor]) -> De
 
 
 def _cards(family: Base, sizes: Sizes, device: str, dtype: torch.dtype) -> list[str]:
-    """The device of what is no block, then of each block: several cards where one is too small (device.cards_for)."""
+    """The device of embedding and head, then of each block: several where one is too small (device.cards_for)."""
     each = sum(prod(shape) for name, shape in family.tensors(sizes).items() if name.startswith(f"{family.blocks}.0."))
     first = dtype.itemsize * (entries(family, sizes) - sizes.layers * each)
     blocks = [dtype.itemsize * each] * sizes.layers

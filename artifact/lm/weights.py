@@ -178,7 +178,7 @@ def placed(
 ) -> dict[str, Tensor]:
     """The tensors in the type asked for; a head that equals the embedding is left out.
 
-    `cards`: the device of what is no block, then of each block.
+    `cards`: the device of the embedding and the head, then of each block.
 
     Raises ModelError for a value that is NaN or infinite, in the file or after the cast.
     """

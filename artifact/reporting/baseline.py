@@ -147,7 +147,7 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
     """The run beside our own earlier one of the same kind; None where none was measured or nothing is finished.
 
     Numbers over another number of facts than before are left out, but for those of a part of a run. ExpectedError for a
-    file that is no baseline.
+    file that is not a baseline.
     """
     for path in sorted((folder or expected_folder() / "measured").glob("*.json")):
         try:

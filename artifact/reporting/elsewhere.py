@@ -2,8 +2,8 @@
 
 Covers T1 to T3 and F1 to F4, read by the predicates of expected/ as they stand there, on this run's own rows and
 traces. No tolerance of a published value enters: an interval decides alone. A bound holds where every method's 95%
-interval lies within it, and does not where one lies outside; an order is told by the paired difference over facts. Rows
-whose edit was taken back before scoring say nothing of an edit and are left out. These answers are kept apart from the
+interval lies within it, and fails where one lies outside. An order is judged by the paired difference over facts. Rows
+whose edit was taken back before scoring are left out. These answers are kept apart from the
 verdict on the paper.
 """
 

@@ -58,5 +58,5 @@ def chosen(every: Sequence[tuple[str, Shown]], only: Sequence[str]) -> list[tupl
     for name in only:
         if name not in names:
             known = ", ".join(names) or "no figure: nothing is finished in it"
-            raise SettingError(f"--only {name[:60]!r} is no figure of this run; it has {known}")
+            raise SettingError(f"--only {name[:60]!r} is not a figure of this run; it has {known}")
     return [(name, one) for name, one in every if not only or name in only]

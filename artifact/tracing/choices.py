@@ -16,6 +16,8 @@ from artifact.tracing.kinds import TRACE_KINDS
 Corruption = Literal["noise", "replace", "mean"]
 """Noise on the embeddings, the tokens of another prompt (symmetric token replacement), or a mean embedding."""
 RelationSpan = Literal["all", "after", "template"]
+NoSpan = Literal[""]
+"""The entity's perspective has none."""
 RELATION_SPANS: tuple[RelationSpan, ...] = get_args(RelationSpan)
 Direction = Literal["restore", "corrupt"]
 """A clean value put into the corrupted run, or a corrupted one into the clean run."""
@@ -45,7 +47,7 @@ class Choice:
 
     kind: str
     corruption: str
-    span: str
+    span: RelationSpan | NoSpan
     window: int
     direction: Direction
 
@@ -62,7 +64,7 @@ def windows_of(layers: int) -> list[int]:
 
 def choices(perspective: Perspective, layers: int) -> Iterator[Choice]:
     """Every way to trace from a perspective on a model of so many layers."""
-    spans = RELATION_SPANS if perspective == "relation" else ("",)
+    spans: tuple[RelationSpan | NoSpan, ...] = RELATION_SPANS if perspective == "relation" else ("",)
     for kind, corruption, direction, span in product(TRACE_KINDS.values(), CORRUPTED, DIRECTIONS, spans):
         if kind.figures:
             for window in windows_of(layers) if kind.windowed else [0]:

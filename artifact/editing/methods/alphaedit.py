@@ -6,9 +6,8 @@ import msgspec
 
 from artifact.editing.hparams import Hparams, says
 from artifact.editing.method import Default, Groups, Method
+from artifact.editing.methods.memit import AS_MEMIT, MemitHparams
 from artifact.editing.methods.memit import METHOD as MEMIT
-from artifact.editing.methods.memit import MemitHparams
-from artifact.lm.work import Efficiency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,13 +60,6 @@ METHOD = Method(
     scaled=lambda layers: _of(MEMIT.scaled(layers)),
     edits=_edits,
     keeps=_keeps,
-    joint=True,
-    moments=True,
-    prefixes="groups",
-    batch=MEMIT.batch,
-    work=MEMIT.work,
-    efficiency=Efficiency(0.41, "as MEMIT", 0.35),
-    steps="v_num_grad_steps",
-    value_rows=MEMIT.value_rows,
+    **AS_MEMIT,
     loop="artifact.bench.loops:alphaedit_loop",
 )

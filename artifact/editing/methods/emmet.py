@@ -4,9 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from artifact.editing.hparams import says
 from artifact.editing.method import Default, Groups, Method
-from artifact.editing.methods.memit import METHOD as MEMIT
-from artifact.editing.methods.memit import MemitHparams
-from artifact.lm.work import Efficiency
+from artifact.editing.methods.memit import AS_MEMIT, MemitHparams
 
 if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
@@ -52,13 +50,6 @@ METHOD = Method(
     },
     scaled=_scaled,
     edits=_edits,
-    joint=True,
-    moments=True,
-    prefixes="groups",
-    batch=MEMIT.batch,
-    work=MEMIT.work,
-    efficiency=Efficiency(0.41, "as MEMIT", 0.35),
-    steps="v_num_grad_steps",
-    value_rows=MEMIT.value_rows,
+    **AS_MEMIT,
     loop="artifact.bench.loops:emmet_loop",
 )

@@ -59,10 +59,10 @@ def _work(shape: Shape, hparams: MemitHparams, lengths: Lengths, perspective: Pe
     return keys + again + value_work(shape, last, hparams.v_num_grad_steps, _PREFIXES + removals, lengths, prompt)
 
 
-def _layers_of(first: int, last: int, loss_layer: int, **more: float) -> Default:
+def _layers_of(first: int, last: int, loss_layer: int, **more: Any) -> Default:
     """Settings that were published for a model, the others as for GPT-2 XL."""
     layers = tuple(range(first, last + 1))
-    hparams = MemitHparams(layers=layers, v_loss_layer=loss_layer, **more)  # type: ignore[arg-type]
+    hparams = MemitHparams(layers=layers, v_loss_layer=loss_layer, **more)
     words = " and ".join(["layers", *sorted(more)])
     return Default(hparams, f"{words} published for this model, the rest GPT-2 XL's")
 
@@ -117,3 +117,9 @@ METHOD = Method(
     value_rows=_PREFIXES + _REMOVALS + 1,  # and the prompt that is kept
     loop="artifact.bench.loops:memit_loop",
 )
+AS_MEMIT: dict[str, Any] = {
+    **dict.fromkeys(("joint", "moments"), True),
+    **{name: getattr(METHOD, name) for name in ("prefixes", "batch", "work", "steps", "value_rows")},
+    "efficiency": Efficiency(0.41, "as MEMIT", 0.35),
+}
+"""What methods share with MEMIT that optimise their values and spread them as it does."""

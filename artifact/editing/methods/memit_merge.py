@@ -6,9 +6,8 @@ import msgspec
 
 from artifact.editing.hparams import Hparams, says
 from artifact.editing.method import Default, Groups, Method
+from artifact.editing.methods.memit import AS_MEMIT, MemitHparams
 from artifact.editing.methods.memit import METHOD as MEMIT
-from artifact.editing.methods.memit import MemitHparams
-from artifact.lm.work import Efficiency
 
 if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
@@ -40,13 +39,6 @@ METHOD = Method(
     defaults={name: Default(_of(one.hparams), one.source) for name, one in MEMIT.defaults.items()},
     scaled=lambda layers: _of(MEMIT.scaled(layers)),
     edits=_edits,
-    joint=True,
     alone_as="memit",
-    moments=True,
-    prefixes="groups",
-    batch=MEMIT.batch,
-    work=MEMIT.work,
-    efficiency=Efficiency(0.41, "as MEMIT", 0.35),
-    steps="v_num_grad_steps",
-    value_rows=MEMIT.value_rows,
+    **AS_MEMIT,
 )

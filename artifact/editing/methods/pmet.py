@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from artifact.editing.hparams import Layer, Rate, ValueHparams, says
 from artifact.editing.method import Default, Groups, Method
+from artifact.editing.methods.memit import AS_MEMIT
 from artifact.editing.methods.memit import METHOD as MEMIT
 from artifact.editing.site import MODULES, Module
 from artifact.errors import SettingError
-from artifact.lm.work import Efficiency
 
 if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
@@ -72,12 +72,5 @@ METHOD = Method(
     },
     scaled=_scaled,
     edits=_edits,
-    joint=True,
-    moments=True,
-    prefixes="groups",
-    batch=MEMIT.batch,
-    work=MEMIT.work,
-    efficiency=Efficiency(0.41, "as MEMIT", 0.35),
-    steps="v_num_grad_steps",
-    value_rows=MEMIT.value_rows,
+    **AS_MEMIT,
 )

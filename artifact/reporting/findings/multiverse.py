@@ -19,7 +19,17 @@ from artifact.reporting.intervals import Series, wilson
 from artifact.reporting.multiverse import LEAST_FACTS, Curve, Specification, curve_of
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, traces_of
-from artifact.tracing.choices import CORRUPTED, DIRECTIONS, METRICS, OWN, RELATION_SPANS, Choice, windows_of
+from artifact.tracing.choices import (
+    CORRUPTED,
+    DIRECTIONS,
+    METRICS,
+    OWN,
+    RELATION_SPANS,
+    Choice,
+    NoSpan,
+    RelationSpan,
+    windows_of,
+)
 from artifact.tracing.kinds import TRACE_KINDS
 
 _FORMS = ("as it is", "normalised")
@@ -96,13 +106,15 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
     """Every combination of the choices that the claim's traces depend on, with its differences."""
     kinds = {TRACE_KINDS[kind] for kind in claim.kinds}
     regions = [one for effect in claim.effects for one in (effect.region, effect.over) if one is not None]
-    spans = RELATION_SPANS if any(region.perspective == "relation" for region in regions) else ("",)
+    relation = any(region.perspective == "relation" for region in regions)
+    spans: tuple[RelationSpan | NoSpan, ...] = RELATION_SPANS if relation else ("",)
     windows = windows_of(records.layers) if any(kind.windowed for kind in kinds) else [0]
     every = product(CORRUPTED, spans, windows, DIRECTIONS, enumerate(METRICS), _FORMS)
     for corruption, span, window, direction, (at, metric), form in every:
         traces = {}
         for kind, perspective in product(kinds, PERSPECTIVES):
-            own_span, own_window = span if perspective == "relation" else "", window if kind.windowed else 0
+            own_span: RelationSpan | NoSpan = span if perspective == "relation" else ""
+            own_window = window if kind.windowed else 0
             choice = Choice(kind.name, corruption, own_span, own_window, direction)
             one = records.traces(perspective, choice.key, at, form != _FORMS[0])
             if one is not None:

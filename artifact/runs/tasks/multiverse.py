@@ -141,7 +141,7 @@ class _Every:
 
 
 def _span_word(choice: Choice) -> RelationSpan:
-    return choice.span or "all"  # type: ignore[return-value]
+    return choice.span or "all"
 
 
 def _rows(perspective: Perspective, choice: Choice, traced: Trace) -> list[list[float | None]]:
