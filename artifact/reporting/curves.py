@@ -4,15 +4,16 @@ Covers drawing severed.py's and edit_charts.py's data, and further.py's transfer
 a figure. figures.py turns them into files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from artifact.facts.fact import Perspective
-from artifact.reporting.edit_charts import EditChart, Mark
-from artifact.reporting.further import GapChart
+from artifact.reporting.edit_charts import EditChart, EditPanel, Mark
+from artifact.reporting.further import GapChart, GapPanel
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.look import (
@@ -84,42 +85,43 @@ def severed_curves(chart: SeveredChart, width: float = COLUMN_INCHES) -> Figure:
 
 def edit_marks(chart: EditChart, width: float = COLUMN_INCHES) -> Figure:
     """Success after each edit, a line a method, a panel a group of prompts, `width` inches wide."""
-    columns = len(chart.panels) if width >= SIDE_BY_SIDE_INCHES else 1
-    rows = -(-len(chart.panels) // columns)
-    title = title_text([chart.title], width)
-    figure = new_figure(width, 0.85 + _LINE * (lines_of(title) + 1.2 * rows) + 0.29 * len(chart.methods) * rows)
-    set_title(figure, title)
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis, panel in zip(axes, chart.panels, strict=True):
+
+    def under(axis: Axes, panel: EditPanel) -> None:
         if panel.unedited is not None:
             _unedited(axis, panel.unedited.scaled(100))
-        for mark in panel.marks:
-            _mark(axis, chart.methods.index(mark.method), mark)
-        axis.set_title(panel.group, loc="left")
-        axis.set_xlabel("success, percent")
-        axis.label_outer()
+
+    figure, axes = _panels(chart, width, "success, percent", under)
     axes[0].set_xlim(-3, 103)
-    _named(figure, list(axes), chart.methods)
+    _named(figure, axes, chart.methods)
     return figure
 
 
 def gap_marks(chart: GapChart, width: float = COLUMN_INCHES) -> Figure:
     """Transfer gaps, a line a method, a panel a group of prompts, `width` inches wide."""
-    columns = len(chart.panels) if width >= SIDE_BY_SIDE_INCHES else 1
-    rows = -(-len(chart.panels) // columns)
+    figure, axes = _panels(chart, width, "gap, points", lambda axis, _: axis.axvline(0, color=SOFT, linewidth=0.8))
+    _named(figure, axes, chart.methods)
+    return figure
+
+
+def _panels(
+    chart: EditChart | GapChart, width: float, scale: str, under: Callable[[Axes, Any], object]
+) -> tuple[Figure, list[Axes]]:
+    """A panel a group of prompts with the marks of every method; `under` draws what stands behind them."""
+    panels: Sequence[EditPanel | GapPanel] = chart.panels
+    columns = len(panels) if width >= SIDE_BY_SIDE_INCHES else 1
+    rows = -(-len(panels) // columns)
     title = title_text([chart.title], width)
     figure = new_figure(width, 0.85 + _LINE * (lines_of(title) + 1.2 * rows) + 0.29 * len(chart.methods) * rows)
     set_title(figure, title)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis, panel in zip(axes, chart.panels, strict=True):
-        axis.axvline(0, color=SOFT, linewidth=0.8)
+    for axis, panel in zip(axes, panels, strict=True):
+        under(axis, panel)
         for mark in panel.marks:
             _mark(axis, chart.methods.index(mark.method), mark)
         axis.set_title(panel.group, loc="left")
-        axis.set_xlabel("gap, points")
+        axis.set_xlabel(scale)
         axis.label_outer()
-    _named(figure, list(axes), chart.methods)
-    return figure
+    return figure, list(axes)
 
 
 def _named(figure: Figure, axes: Sequence[Axes], methods: Sequence[str]) -> None:

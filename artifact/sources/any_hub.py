@@ -17,7 +17,7 @@ from artifact.io import reason, sha256_of, write_atomically
 from artifact.reading import read_bytes
 from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder, hub_file
-from artifact.sources.catalogue import HubModel
+from artifact.sources.catalogue import SMALL_FILES, HubModel
 from artifact.sources.download import Say, Tell
 from artifact.sources.hub import ListedFile, listing, snapshot
 from artifact.sources.lock import holding
@@ -25,15 +25,6 @@ from artifact.sources.lock import holding
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r"(?:model|pytorch_model)-\d{5}-of-\d{5}\.(?:safetensors|bin)")
-_SMALL = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 _MAIN = "main"
 _STATE_LIMIT = 16_000_000
 
@@ -147,7 +138,7 @@ def _described(repo: str, revision: str, files: Mapping[str, ListedFile]) -> Any
 
 def _taken(asked: HubId, every: Mapping[str, ListedFile]) -> dict[str, ListedFile]:
     """The files to take: configuration, tokenizer, and the weights in one format."""
-    names = [name for name in _SMALL if name in every]
+    names = [name for name in SMALL_FILES if name in every]
     for whole_file in ("model.safetensors", "pytorch_model.bin"):
         index, ending = f"{whole_file}.index.json", Path(whole_file).suffix
         if whole_file in every:

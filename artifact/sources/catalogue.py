@@ -16,6 +16,16 @@ from artifact.errors import FactError
 ESTIMATE = 3
 """A file of which only an estimate of the size is known is at most this many times as large."""
 _DATA = Path(__file__).parents[1] / "facts" / "data"
+SMALL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""Configuration and tokenizer of a hub's model: which of them it has differs by model."""
 WORLD = _DATA / "world"
 """Folder of the embedded world: model, tokenizer, facts."""
 NEW_FACTS = _DATA / "new.json"
@@ -63,16 +73,7 @@ class HubModel(_Sized):
     @property
     def files(self) -> tuple[str, ...]:
         """The weights in one format, the configuration and the tokenizer; repositories hold many duplicates beside."""
-        return (
-            self.weights,
-            "config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "vocab.json",
-            "merges.txt",
-            "special_tokens_map.json",
-            "added_tokens.json",
-        )
+        return (self.weights, *SMALL_FILES)
 
     @property
     def needed(self) -> tuple[str, ...]:

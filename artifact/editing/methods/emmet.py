@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
+
 from artifact.editing.hparams import says
 from artifact.editing.method import Default, Groups, Method
 from artifact.editing.methods.memit import AS_MEMIT, MemitHparams
+from artifact.editing.methods.memit import METHOD as MEMIT
 
 if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
@@ -36,15 +39,7 @@ METHOD = Method(
         "gpt2-xl": Default(EmmetHparams(layers=(17,), v_loss_layer=47)),
         "gpt-j": Default(EmmetHparams(layers=(5,), v_loss_layer=27, v_num_grad_steps=25, mom2_update_weight=1.0)),
         "world": Default(
-            EmmetHparams(
-                layers=(1,),
-                v_loss_layer=5,
-                mom2_update_weight=50.0,
-                v_num_grad_steps=30,
-                v_lr=0.3,
-                v_weight_decay=5e-4,
-                clamp_norm_factor=8.0,
-            ),
+            EmmetHparams(**msgspec.structs.asdict(MEMIT.defaults["world"].hparams) | {"layers": (1,)}),
             "MEMIT's, chosen on the embedded world, no paper values",
         ),
     },
