@@ -2,8 +2,8 @@
 
 Covers reading expected/questions.json and judging its predicates, model by model, from what the plans' files in
 findings/ measured. An answer is yes where every condition's 95% interval lies on its predicted side, no where one lies
-on the other, undecided where an interval holds the margin, and not run without the numbers. Answers never change the
-verdict on the paper, nor its exit code.
+on the other, whatever else was not measured, not run where a number is missing, and undecided between. Answers never
+change the verdict on the paper, nor its exit code.
 """
 
 from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ def _judged(question: Question, model: str, findings: Findings) -> ModelAnswer:
         quantity = findings.quantities.get(one.quantity, Quantity(None))
         conditions.append((one, quantity, "not run" if quantity.estimate is None else one.answer(quantity.estimate)))
     answers: list[Answer] = [answer for _, _, answer in conditions]
-    order: tuple[Answer, ...] = ("not run", "no", "undecided", "yes")
+    order: tuple[Answer, ...] = ("no", "not run", "undecided", "yes")  # one condition that fails is enough
     whole = next(answer for answer in order if answer in answers)
     return ModelAnswer(model, whole, tuple(conditions), findings.figure)
 

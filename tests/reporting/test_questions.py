@@ -43,9 +43,11 @@ def test_a_question_is_answered_by_its_worst_condition() -> None:
         "two": {"p": Findings({"a": high, "b": mixed})},
         "three": {"p": Findings({"a": high})},
         "four": {},
+        "five": {"p": Findings({"a": Quantity(Estimate(-1, -2, -0.5, 4))})},
     }
     (judged,) = answered([question], found)
-    assert {one.model: one.answer for one in judged.answers} == {"one": "yes", "two": "undecided", "three": "not run"}
+    answers = {one.model: one.answer for one in judged.answers}
+    assert answers == {"one": "yes", "two": "undecided", "three": "not run", "five": "no"}
     (written,) = questions_json([judged])
     assert written["answers"][0]["conditions"][0]["measured"] == {"mean": 1, "low": 0.5, "high": 2, "n": 4}
     assert "was not measured" in judged.answers[2].words
