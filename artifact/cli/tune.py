@@ -133,7 +133,7 @@ def _editors(
     from artifact.runs.tune import checked_grid
 
     layers = loaded.decoder.layers
-    starts = {name: METHODS[name].hparams_for(loaded.name, layers) for name in methods}
+    starts = {name: METHODS[name].start_for(loaded.name, layers) for name in methods}
     grids = {
         name: checked_grid(name, given.get(name, METHODS[name].grid(layers)), start, layers)
         for name, start in starts.items()
@@ -153,6 +153,7 @@ def _editors(
                 name,
                 followed,
                 budget,
+                hparams=starts[name],
                 moments=matrices if METHODS[name].moments else None,
                 mend_weights=mend_weights if METHODS[name].network else None,
             ),

@@ -154,6 +154,12 @@ class Method:
         values, source = tuned[self.name]
         return Default(msgspec.convert(values, type(self.scaled(1))), source)
 
+    def start_for(self, model: str, layers: int) -> Any:
+        """What a search of `kloc tune` begins with: the values published for the model, else GPT-2 XL's at the same
+        fraction of the depth. What an earlier search chose is left out, so that a search can be repeated.
+        """
+        return self.defaults[model].hparams if model in self.defaults else self.scaled(layers)
+
     def hparams_source(self, hparams: Hparams, model: str, layers: int) -> str:
         """Where a model's hyperparameters come from, in words, and whether they are paper values."""
         known = self.default(model)

@@ -11,6 +11,7 @@ from typing import Any
 
 from artifact.editing import made_for
 from artifact.editing.editor import Editor
+from artifact.editing.hparams import Hparams
 from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import read_network
 from artifact.editing.method import Method
@@ -54,7 +55,7 @@ def make_editor(
     protocol: Protocol,
     memory: Memory | None = None,
     *,
-    hparams: Path | None = None,
+    hparams: Path | Hparams | None = None,
     prefixes: Path | Sequence[Any] | None = None,
     moments: Path | Moments | None = None,
     mend_weights: Path | None = None,
@@ -66,10 +67,10 @@ def make_editor(
 ) -> Editor:
     """The editing method called `name` (editing/methods) on a model, every setting resolved.
 
-    `hparams`, `prefixes`, `moments`, `mend_weights` and `facts` are files or folders as `kloc edit` takes them; what is
-    not given is drawn (prefixes by `seed`, default SEED), computed, the world's own, or the facts that come with the
-    package. `place` says where to edit, where not as published. Batches fit `memory` (default: by what is free on the
-    device).
+    `hparams`, `prefixes`, `moments`, `mend_weights` and `facts` are files or folders as `kloc edit` takes them, or
+    hyperparameters as they are; what is not given is drawn (prefixes by `seed`, default SEED), computed, the world's
+    own, or the facts that come with the package. `place` says where to edit, where not as published. Batches fit
+    `memory` (default: by what is free on the device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
     `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
@@ -77,7 +78,10 @@ def make_editor(
     """
     method, prefix_seed = METHODS[name], SEED if seed is None else seed
     memory = memory or Memory(default_memory(model.decoder.device))
-    resolved = method.hparams_for(model.name, model.decoder.layers, hparams, model.decoder, place)
+    file = None if isinstance(hparams, Hparams) else hparams
+    resolved: Any = hparams
+    if file is hparams:
+        resolved = method.hparams_for(model.name, model.decoder.layers, file, model.decoder, place)
     network = matrices = None
     more: dict[Module, Moments] = {}
     others: list[str] = []
@@ -108,8 +112,8 @@ def make_editor(
         moments=matrices,
         more_moments=more,
         network=network,
-        notes=(*notes(hparams, model, matrices, network), *filter(None, others)),
-        source=_tuned_words(hparams),
+        notes=(*notes(file, model, matrices, network), *filter(None, others)),
+        source=_tuned_words(file),
     )
 
 
