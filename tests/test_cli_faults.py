@@ -175,7 +175,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was computed before the refusal")
 
-    for place in ("artifact.cli.app.load_model", "artifact.cli.edit.load_model", "artifact.runs.store.reading"):
+    for place in ("artifact.cli.app.load_model", "artifact.runs.store.reading"):
         monkeypatch.setattr(place, refuse)
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "pipe.png")
