@@ -44,6 +44,13 @@ from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
 from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
+from artifact.reporting.tested_tables import (
+    READING,
+    paper_statistics,
+    question_statistics,
+    run_statistics,
+    statistics_csv,
+)
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -106,7 +113,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     files: dict[str, bytes] = {}
     parts = []
     for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
-        part, made = _part(run, prefix, drawings, verdict.paper)
+        part, made = _part(run, prefix, drawings, verdict, expected)
         part["switches"] = switch_lines(run.info.switches, worth)
         part["elsewhere"] = claims_elsewhere(expected.claims, run)
         files |= made
@@ -117,6 +124,9 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     paper_grids, second_grids = ([grids.paper_grid(*table) for table in tables.items()] for tables in (paper, second))
     files |= _table_files([*paper_grids, *second_grids])
     files |= {f"tables/{name}.csv": grids.paper_csv(table) for name, table in {**paper, **second}.items()}
+    tested = paper_statistics({**paper, **second})
+    if tested:
+        files["tables/paper-statistics.csv"] = statistics_csv([*tested.values()])
     before = tuple(part["before"] for part in parts if part["before"])
     context = {
         "title": PAPER_TITLE,
@@ -128,6 +138,8 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "metric_words": grids.METRIC_WORDS,
         "paper_grids": paper_grids,
         "second_grids": second_grids,
+        "statistics_of": tested,
+        "reading": READING if tested or any(part["statistics"] for part in parts) else "",
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
         "table_files": sorted(name for name in files if name.startswith("tables/")),
@@ -141,18 +153,25 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
 
 
 def _part(
-    run: MeasuredRun, prefix: str, drawings: Drawings, paper: Sequence[JudgedRow]
+    run: MeasuredRun, prefix: str, drawings: Drawings, verdict: Verdict, expected: Expected
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the page says of one run, and the run's files by path."""
-    shown = gallery(run, paper)
+    shown = gallery(run, verdict.paper)
     drawn = shown.traces
     settings = [_setting(method, value) for method, value in sorted(run.info.settings.items())]
     tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
     figures = _figures(prefix, shown.every, drawings)
     files = {**figures, **_run_tables(run, prefix, tables), **_flow_tables(run, prefix, shown)}
+    tested = {
+        **run_statistics(run, drawn, expected.claims),
+        **question_statistics(run.info.model, verdict.questions),
+    }
+    if tested:
+        files[f"tables/{prefix}statistics.csv"] = statistics_csv([*tested.values()])
     part = {
         "prefix": prefix,
         **{f"{kind}_grids": made for kind, made in tables.items()},
+        "statistics": tested,
         "gallery": shown,
         "images": {
             one.name: base64.b64encode(figures[f"figures/{prefix}{one.name}.png"]).decode() for one in shown.every
