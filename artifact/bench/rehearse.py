@@ -25,7 +25,7 @@ from artifact.bench.work import STEPS_SOURCE
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS
 from artifact.editing.moments.files import Moments, key_width
-from artifact.editing.protocol import Protocol, corrected_switches, protocol_of, protocol_words
+from artifact.editing.protocol import Protocol, corrected_switches, protocol_of
 from artifact.errors import DeviceError, RunError, SettingError
 from artifact.facts.dataset import Data
 from artifact.io import reason
@@ -205,7 +205,7 @@ class _Stage:
         # What a run checks first, so that what cannot fit is said before minutes of work.
         check_fits(self._model, HUB_MODELS[self._model].size, self._device)
         free = free_memory(self._device)
-        words = protocol_words(self._protocol.name, self._protocol.switches())
+        words = self._protocol.words
         say("")
         say(f"{plan.name} on {self._model}'s shape, random weights, protocol {words}; {size_words(free)} free")
         if self._rate is not None:

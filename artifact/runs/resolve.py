@@ -16,7 +16,7 @@ from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments.files import Moments, key_width, read_moments
 from artifact.editing.moments.source import moments_sha256
-from artifact.editing.protocol import Protocol, protocol_of, protocol_words
+from artifact.editing.protocol import Protocol, protocol_of
 from artifact.editing.tuned import read_tuned
 from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data
@@ -265,8 +265,7 @@ def _loaded(
     """The model on the run's device, in the protocol's precision, and that device."""
     device, why = run_device(plan, asked)
     use_tf32(protocol.tf32)
-    words = protocol_words(protocol.name, protocol.switches())
-    say(f"device: {device} ({why}), {asked.dtype}, protocol {words}")
+    say(f"device: {device} ({why}), {asked.dtype}, protocol {protocol.words}")
     model = in_one(lambda: load(name, device, torch_dtype(asked.dtype), say), f"model {name}")
     for line in model.tokens.notes:
         say(line)
