@@ -145,22 +145,20 @@ def keep_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[str]:
 class _RandomContext(Context):
     """A run's context whose second moments, prefixes and MEND's network are random, of the paper's shapes."""
 
-    def editor(self, method: str) -> Editor:
-        if method not in self._editors:
-            chosen, decoder = METHODS[method], self.model.decoder
-            hparams = chosen.hparams_for(self.model.name, decoder.layers)
-            given = random_given(chosen, decoder, hparams, moments=False)
-            self._editors[method] = Editor(
-                self.model,
-                chosen,
-                hparams,
-                self.protocol,
-                self.memory,
-                prefixes=given.prefixes,
-                moments=self.moments if chosen.moments else None,
-                network=given.network,
-            )
-        return self._editors[method]
+    def _made(self, method: str) -> Editor:
+        chosen, decoder = METHODS[method], self.model.decoder
+        hparams = chosen.hparams_for(self.model.name, decoder.layers)
+        given = random_given(chosen, decoder, hparams, moments=False)
+        return Editor(
+            self.model,
+            chosen,
+            hparams,
+            self.protocol,
+            self.memory,
+            prefixes=given.prefixes,
+            moments=self.moments if chosen.moments else None,
+            network=given.network,
+        )
 
     def items(self, unit: Unit) -> Sequence[Any]:
         """As of a run; knockouts take statements without an answer, which random weights need not give."""

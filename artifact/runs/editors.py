@@ -45,6 +45,8 @@ from artifact.sources.catalogue import own_network
 
 _KEYS = 16
 """Keys a dimension that are read of a real text; the published moments are of thousands."""
+CORRECTED = "corrected_prefixes"
+"""Entry of a method's settings."""
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
 
@@ -158,16 +160,30 @@ def _prefixes(
     return read_prefixes(given) if given else draw_prefixes(model, lengths, seed, as_released)
 
 
+def corrected_prefixes(editor: Editor) -> Sequence[Any]:
+    """Those that an editor would have drawn under the other side of the switch prefixes_as_released."""
+    as_released = not editor.protocol.prefixes_as_released
+    return _prefixes(editor.method, editor.model, editor.hparams, None, as_released, editor.prefix_seed)
+
+
 def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
-    """By method, the prefixes that a run was begun with; none of a shape that the method cannot take."""
+    """By method, the prefixes that a run was begun with, and by `corrected_key` those of its corrected edits; none of a
+    shape that the method cannot take.
+    """
     fits = {"list": are_templates, "groups": are_groups}
     prefixes: dict[str, Sequence[Any]] = {}
     for name, method in METHODS.items():
         settings = {} if begun is None else begun.settings.get(name)
-        stored = settings.get("prefixes") if isinstance(settings, dict) else None
-        if method.prefixes is not None and stored is not None and fits[method.prefixes](stored):
-            prefixes[name] = stored
+        for key, entry in ((name, "prefixes"), (corrected_key(name), CORRECTED)):
+            stored = settings.get(entry) if isinstance(settings, dict) else None
+            if method.prefixes is not None and stored is not None and fits[method.prefixes](stored):
+                prefixes[key] = stored
     return prefixes
+
+
+def corrected_key(method: str) -> str:
+    """The name of the prefixes of a method's corrected edits (Unit.correct)."""
+    return f"{method} {CORRECTED}"
 
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:

@@ -30,7 +30,15 @@ from artifact.plans.unit import Plan, Unit
 from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.controls import another_layer
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
-from artifact.runs.editors import begun_prefixes, default_moments, lacking, make_editor
+from artifact.runs.editors import (
+    CORRECTED,
+    begun_prefixes,
+    corrected_key,
+    corrected_prefixes,
+    default_moments,
+    lacking,
+    make_editor,
+)
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.noise import noise_level, readable
 from artifact.runs.order import Order
@@ -119,33 +127,48 @@ class Context:
     """Whether second moments that nobody gave are those of a real text."""
     kept: dict[str, Any] = field(default_factory=dict)
     """What a task makes once for all of its cases, by the task's name and its own."""
-    _editors: dict[str, Editor] = field(default_factory=dict)
+    _editors: dict[tuple[str, tuple[str, ...]], Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
-    def editor(self, method: str) -> Editor:
-        """The method with its settings on this model, made once."""
-        if method not in self._editors:
-            moments = self.moments if METHODS[method].moments else None
-            self._editors[method] = make_editor(
-                self.model,
-                method,
-                self.protocol,
-                self.memory,
-                prefixes=self.prefixes.get(method),
-                moments=moments,
-                mend_weights=self.mend_weights if METHODS[method].network else None,
-                hparams=self.hparams_of(method),
-                facts=self.inputs.edited,
-                any_model=self.any_model,
-                named=self.named,
-                seed=self.seed,
-            )
-        return self._editors[method]
+    def editor(self, method: str, correct: tuple[str, ...] = ()) -> Editor:
+        """The method with its settings on this model, made once; with `correct` under a protocol with these switches
+        corrected, too.
+        """
+        if (method, correct) not in self._editors:
+            made = self._corrected(self.editor(method), correct) if correct else self._made(method)
+            self._editors[method, correct] = made
+        return self._editors[method, correct]
+
+    def _corrected(self, editor: Editor, correct: Sequence[str]) -> Editor:
+        switches: dict[str, Any] = dict.fromkeys(correct, False)
+        protocol = replace(self.protocol, **switches)
+        prefixes, key = editor.prefixes, corrected_key(editor.method.name)
+        if prefixes and protocol.prefixes_as_released != self.protocol.prefixes_as_released:
+            if key not in self.kept:
+                self.kept[key] = self.prefixes.get(key) or corrected_prefixes(editor)
+            prefixes = self.kept[key]
+        return replace(editor, protocol=protocol, prefixes=prefixes)
+
+    def _made(self, method: str) -> Editor:
+        return make_editor(
+            self.model,
+            method,
+            self.protocol,
+            self.memory,
+            prefixes=self.prefixes.get(method),
+            moments=self.moments if METHODS[method].moments else None,
+            mend_weights=self.mend_weights if METHODS[method].network else None,
+            hparams=self.hparams_of(method),
+            facts=self.inputs.edited,
+            any_model=self.any_model,
+            named=self.named,
+            seed=self.seed,
+        )
 
     def order(self, unit: Unit) -> Order | None:
         """The order of a unit's edits where each depends on those before it; None where none does."""
         assert unit.method != "none"
-        editor = self.editor(unit.method)
+        editor = self.editor(unit.method, unit.correct)
         if not editor.ordered:
             return None
         if unit.name not in self._orders:
@@ -295,6 +318,11 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
     """The run's description, every setting resolved: the editors are made here."""
     model, protocol, inputs = context.model, context.protocol, context.inputs
     editors = {method: context.editor(method) for method in context.methods if context.lacking(method) is None}
+    settings = {method: editor.described() for method, editor in editors.items()}
+    for unit in plan.units:
+        if unit.correct and unit.method in editors:
+            prefixes = context.editor(unit.method, unit.correct).prefixes
+            settings[unit.method] |= {CORRECTED: prefixes} if prefixes != editors[unit.method].prefixes else {}
     counts, note = evidence(plan, name, inputs, asked.given, asked.dtype)
     return RunInfo(
         plan=plan,
@@ -314,7 +342,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         reconstructed=inputs.edited.reconstructed,
         evidence=counts,
         evidence_note=note,
-        settings={method: editor.described() for method, editor in editors.items()},
+        settings=settings,
         noise_level=context.noise_level,
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
