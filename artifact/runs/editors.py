@@ -6,6 +6,7 @@ world's corpus or the model's own samples, MEND's weights from the world's folde
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,28 +161,41 @@ def _prefixes(
     return read_prefixes(given) if given else draw_prefixes(model, lengths, seed, as_released)
 
 
-def corrected_prefixes(editor: Editor) -> Sequence[Any]:
-    """Those that an editor would have drawn under the other side of the switch prefixes_as_released."""
-    as_released = not editor.protocol.prefixes_as_released
-    return _prefixes(editor.method, editor.model, editor.hparams, None, as_released, editor.prefix_seed)
+def corrected_editor(editor: Editor, correct: Sequence[str], drawn: dict[str, Sequence[Any]]) -> Editor:
+    """The editor with these switches of its protocol corrected. Prefixes that follow from them are drawn once and kept
+    in `drawn`.
+    """
+    switches: dict[str, Any] = dict.fromkeys(correct, False)
+    protocol, prefixes = replace(editor.protocol, **switches), editor.prefixes
+    if prefixes and protocol.prefixes_as_released != editor.protocol.prefixes_as_released:
+        key = _corrected_key(editor.method.name)
+        if key not in drawn:
+            drawn[key] = _prefixes(editor.method, editor.model, editor.hparams, None, False, editor.prefix_seed)
+        prefixes = drawn[key]
+    return replace(editor, protocol=protocol, prefixes=prefixes)
+
+
+def corrected_settings(own: Editor, corrected: Editor) -> dict[str, Any]:
+    """What a run keeps of a corrected editor's settings beside its own."""
+    return {CORRECTED: corrected.prefixes} if corrected.prefixes != own.prefixes else {}
 
 
 def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
-    """By method, the prefixes that a run was begun with, and by `corrected_key` those of its corrected edits; none of a
+    """By method, the prefixes that a run was begun with, and by `_corrected_key` those of its corrected edits; none of a
     shape that the method cannot take.
     """
     fits = {"list": are_templates, "groups": are_groups}
     prefixes: dict[str, Sequence[Any]] = {}
     for name, method in METHODS.items():
         settings = {} if begun is None else begun.settings.get(name)
-        for key, entry in ((name, "prefixes"), (corrected_key(name), CORRECTED)):
+        for key, entry in ((name, "prefixes"), (_corrected_key(name), CORRECTED)):
             stored = settings.get(entry) if isinstance(settings, dict) else None
             if method.prefixes is not None and stored is not None and fits[method.prefixes](stored):
                 prefixes[key] = stored
     return prefixes
 
 
-def corrected_key(method: str) -> str:
+def _corrected_key(method: str) -> str:
     """The name of the prefixes of a method's corrected edits (Unit.correct)."""
     return f"{method} {CORRECTED}"
 

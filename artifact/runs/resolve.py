@@ -3,7 +3,7 @@
 Covers the choice of `--model auto`, hyperparameters, prefixes and moments. Data are inputs.py's, noise is noise.py's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,10 +31,9 @@ from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.controls import another_layer
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import (
-    CORRECTED,
     begun_prefixes,
-    corrected_key,
-    corrected_prefixes,
+    corrected_editor,
+    corrected_settings,
     default_moments,
     lacking,
     make_editor,
@@ -115,8 +114,8 @@ class Context:
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
     """Files and folders that were fetched by the model's name."""
-    prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """By method, those of the run that goes on; others are drawn."""
+    prefixes: dict[str, Sequence[Any]] = field(default_factory=dict)
+    """By method, those of the run that goes on; others are drawn. Those of corrected edits are kept here, too."""
     controlled: Sequence[str] = ()
     """Methods of which the plan edits another layer, too (controls.py)."""
     seed: int | None = None
@@ -135,19 +134,9 @@ class Context:
         corrected, too.
         """
         if (method, correct) not in self._editors:
-            made = self._corrected(self.editor(method), correct) if correct else self._made(method)
-            self._editors[method, correct] = made
+            own = corrected_editor(self.editor(method), correct, self.prefixes) if correct else self._made(method)
+            self._editors[method, correct] = own
         return self._editors[method, correct]
-
-    def _corrected(self, editor: Editor, correct: Sequence[str]) -> Editor:
-        switches: dict[str, Any] = dict.fromkeys(correct, False)
-        protocol = replace(self.protocol, **switches)
-        prefixes, key = editor.prefixes, corrected_key(editor.method.name)
-        if prefixes and protocol.prefixes_as_released != self.protocol.prefixes_as_released:
-            if key not in self.kept:
-                self.kept[key] = self.prefixes.get(key) or corrected_prefixes(editor)
-            prefixes = self.kept[key]
-        return replace(editor, protocol=protocol, prefixes=prefixes)
 
     def _made(self, method: str) -> Editor:
         return make_editor(
@@ -319,10 +308,8 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
     model, protocol, inputs = context.model, context.protocol, context.inputs
     editors = {method: context.editor(method) for method in context.methods if context.lacking(method) is None}
     settings = {method: editor.described() for method, editor in editors.items()}
-    for unit in plan.units:
-        if unit.correct and unit.method in editors:
-            prefixes = context.editor(unit.method, unit.correct).prefixes
-            settings[unit.method] |= {CORRECTED: prefixes} if prefixes != editors[unit.method].prefixes else {}
+    for unit in (unit for unit in plan.units if unit.correct and unit.method in editors):
+        settings[unit.method] |= corrected_settings(editors[unit.method], context.editor(unit.method, unit.correct))
     counts, note = evidence(plan, name, inputs, asked.given, asked.dtype)
     return RunInfo(
         plan=plan,
