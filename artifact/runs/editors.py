@@ -73,10 +73,12 @@ def make_editor(
     `memory` (default: by what is free on the device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
-    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
-    whose network is missing.
+    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, for a method whose
+    network is missing, and for one that does not edit encoders.
     """
     method, prefix_seed = METHODS[name], SEED if seed is None else seed
+    if unfit := _unfit(model, method):
+        raise SettingError(unfit)
     memory = memory or Memory(default_memory(model.decoder.device))
     file = None if isinstance(hparams, Hparams) else hparams
     resolved: Any = hparams
@@ -172,6 +174,8 @@ def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
+    if unfit := _unfit(model, METHODS[method]):
+        return unfit
     wording, printed = METHODS[method].wording, METHODS[method].printed
     if wording:
         try:
@@ -184,6 +188,16 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
             "--mend-weights, or train one with kloc mend-train"
         )
     return None
+
+
+def _unfit(model: LanguageModel, method: Method) -> str | None:
+    """Why a method cannot edit a model of this family; None where it can."""
+    if model.decoder.family.causal or method.encoders:
+        return None
+    others = [one.printed for one in METHODS.values() if one.encoders]
+    return f"{method.printed} edits decoders, and {model.name} is an encoder; give a decoder" + (
+        f", or {' or '.join(others)}" if others else ""
+    )
 
 
 def default_moments(
