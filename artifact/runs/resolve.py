@@ -186,7 +186,9 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,
         cases=inputs.edited.case_ids,
-        relations=inputs.edited.relations() if data_set(plan, name, asked.given).by_relation else {},
+        relations=inputs.edited.relations(),
+        traced_relations=inputs.traced.statement_relations(),
+        by_relation=data_set(plan, name, asked.given).by_relation,
         traced=TracedData(
             inputs.traced.source,
             inputs.traced.sha256,

@@ -16,13 +16,12 @@ from artifact.evaluation.metrics import VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting.cells import PROBABILITY, Cell, Grid, Line, Scale
 from artifact.reporting.edit_charts import Mark
+from artifact.reporting.equivalence import MARGIN
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.runs.store import Store
 
-MARGIN = 0.05
-"""Points of success or probability within which an interaction counts as none."""
 SINGLE = ("E", "R")
 GROUPS: tuple[Group, ...] = ("reliability", "generality")
 _CHANGE = Scale(1, 100, signed=True)
@@ -100,7 +99,8 @@ def measured(store: Store) -> Findings | None:
             continue
         for perspective in PERSPECTIVES:
             series = scored.interaction(arm, "magnitude", Column(perspective, "reliability"))
-            quantities[f"{perspective} interaction, {arm}"] = Quantity(estimates([series], rates=False)[0])
+            (found,) = estimates([series], rates=False, relations=store.info().relations)
+            quantities[f"{perspective} interaction, {arm}"] = Quantity(found)
     return Findings(quantities, (_grid(scored),), (_chart(scored, store.info().model),))
 
 
