@@ -24,7 +24,7 @@ tests/lm/test_llama.py and tests/lm/test_conformance.py.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,25 +32,13 @@ from torch.nn import functional as F
 
 from artifact.lm.aligned import Aligned
 from artifact.lm.attention import attended, seen_after
-from artifact.lm.family import Family
+from artifact.lm.family import Family, RowEdits
 
 Site = Literal["hidden", "mlp", "attn", "mixed", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
 """Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
 LayerKeys = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (B, H, T, K); H is that of keys and values, where queries have more heads."""
-
-
-class RowChange(Protocol):
-    """A change of one linear layer's weight that differs from row to row of a batch."""
-
-    def output(self, input_XI: Tensor) -> Tensor:
-        """What the change adds to the layer's output, (B, T, O)."""
-        ...
-
-
-RowEdits = Mapping[str, RowChange]
-"""Linear layer's name (without ".weight") -> its change for the rows of this batch."""
 
 
 @dataclass(frozen=True)
@@ -174,31 +162,8 @@ class Decoder:
             hidden_BTD, aligned = hidden_BTD.to(card), aligned.to(card) if aligned else None
             past = (past[0].to(card), past[1].to(card)) if past else None
             read_N, at_site = None if read_N is None else read_N.to(card), _from_first(at_site, self.device)
-        left = 0 if past is None else past[0].shape[2]
-        position_XT = self._positions(left, hidden_BTD, aligned)
         normed_BTD = self._normed("attn_norm", layer, hidden_BTD)
-        query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, position_XT, edits)
-        packing = aligned.packing if aligned else None
-        if packing is not None:
-            query_BHTK, key_BHTK, value_BHTK = map(packing.padded, (query_BHTK, key_BHTK, value_BHTK))
-        new = (key_BHTK, value_BHTK)
-        if past is not None:
-            key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
-            value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
-        tokens = hidden_BTD.shape[1]
-        seen = seen_after(left, tokens, hidden_BTD.device) if family.causal else None
-        mixed_BHTK = attended(
-            query_BHTK,
-            key_BHTK,
-            value_BHTK,
-            seen=aligned.seen_B1TK if aligned else seen,
-            causal=family.causal and aligned is None and left == 0 and tokens > 1,
-            scale=family.attention_scale,
-            cap=family.attention_cap,
-        )
-        mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
-        if packing is not None:
-            mixed_BTD = packing.packed(mixed_BTD)
+        mixed_BTD, new = self._mixed(layer, normed_BTD, past, aligned, edits)
         if read_N is not None:
             mixed_BTD, hidden_BTD, normed_BTD = (x.index_select(1, read_N) for x in (mixed_BTD, hidden_BTD, normed_BTD))
         mixed_BTD = _visit(at_site, "mixed", layer, mixed_BTD)
@@ -212,6 +177,36 @@ class Decoder:
         mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
         # The order of this sum is transformers', so that float32 results agree to the last bits.
         return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
+
+    def _mixed(
+        self, layer: int, normed_BTD: Tensor, past: LayerKeys | None, aligned: Aligned | None, edits: RowEdits
+    ) -> tuple[Tensor, LayerKeys]:
+        """The heads' weighted values side by side (B, T, D), and the new tokens' keys and values."""
+        left = 0 if past is None else past[0].shape[2]
+        position_XT = self._positions(left, normed_BTD, aligned)
+        query_BHTK, key_BHTK, value_BHTK = self.family.projections(self, layer, normed_BTD, position_XT, edits)
+        packing = aligned.packing if aligned else None
+        if packing is not None:
+            query_BHTK, key_BHTK, value_BHTK = map(packing.padded, (query_BHTK, key_BHTK, value_BHTK))
+        new = (key_BHTK, value_BHTK)
+        if past is not None:
+            key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
+            value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
+        causal, tokens = self.family.causal, normed_BTD.shape[1]
+        seen = seen_after(left, tokens, normed_BTD.device) if causal else None
+        mixed_BHTK = attended(
+            query_BHTK,
+            key_BHTK,
+            value_BHTK,
+            seen=aligned.seen_B1TK if aligned else seen,
+            causal=causal and aligned is None and left == 0 and tokens > 1,
+            scale=self.family.attention_scale,
+            cap=self.family.attention_cap,
+        )
+        mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
+        if packing is not None:
+            mixed_BTD = packing.packed(mixed_BTD)
+        return mixed_BTD, new
 
     def after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None = None) -> Tensor:
         """A block's output (..., D), where it is not parallel, from states (..., D) with the attention's output."""

@@ -1,15 +1,28 @@
-"""What the forward pass (decoder.py) asks of a model family; families/ has one small file each.
+"""What the forward pass asks of a model family, and the changes of weights that differ from row to row.
 
-Shape letters as in lm/decoder.py.
+The pass is decoder.py's, the families are in families/. Shape letters as in decoder.py.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from artifact.lm.decoder import Decoder, RowEdits
+    from artifact.lm.decoder import Decoder
+
+
+class RowChange(Protocol):
+    """A change of one linear layer's weight that differs from row to row of a batch."""
+
+    def output(self, input_XI: Tensor) -> Tensor:
+        """What the change adds to the layer's output, (B, T, O)."""
+        ...
+
+
+RowEdits = Mapping[str, RowChange]
+"""Linear layer's name (without ".weight") -> its change for the rows of this batch."""
 
 
 class Family(Protocol):
@@ -43,7 +56,7 @@ class Family(Protocol):
 
     def embed(self, decoder: "Decoder", word_BTD: Tensor, position_XT: Tensor) -> Tensor: ...
     def projections(
-        self, decoder: "Decoder", layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: "RowEdits"
+        self, decoder: "Decoder", layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
     ) -> tuple:
         """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them; H may be less in the last
         two, if it divides the queries' (grouped heads).
@@ -71,7 +84,7 @@ class Family(Protocol):
         """Of a root-mean-square norm: what was divided, in float32, times its weight, in `dtype`."""
         ...
 
-    def key(self, decoder: "Decoder", layer: int, up_XM: Tensor, normed_XD: Tensor, edits: "RowEdits") -> Tensor:
+    def key(self, decoder: "Decoder", layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
         """Input (..., M) of the down-projection: `up` activated and, in a gated MLP, times the up-projection."""
         ...
 
