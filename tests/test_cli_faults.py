@@ -175,7 +175,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was computed before the refusal")
 
-    for place in ("artifact.cli.trace.load_model", "artifact.cli.edit.load_model", "artifact.runs.store.reading"):
+    for place in ("artifact.cli.app.load_model", "artifact.runs.store.reading"):
         monkeypatch.setattr(place, refuse)
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "pipe.png")
@@ -358,7 +358,7 @@ def test_a_defect_has_a_code_of_its_own_and_a_log(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of \x1b[2Jus")
 
-    monkeypatch.setattr("artifact.cli.trace.load_model", fail)
+    monkeypatch.setattr("artifact.cli.app.load_model", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert call(SET) == DEFECT == 70
     (log,) = tmp_path.iterdir()
@@ -392,7 +392,7 @@ def test_what_is_whose_fault(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("artifact.cli.trace.load_model", fail)
+    monkeypatch.setattr("artifact.cli.app.load_model", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert call(SET) == code
     said = capsys.readouterr().err

@@ -25,20 +25,21 @@ from artifact.bench.work import STEPS_SOURCE
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS
 from artifact.editing.moments.files import Moments, key_width
-from artifact.editing.protocol import Protocol, corrected_switches, protocol_of, protocol_words
+from artifact.editing.protocol import Protocol, corrected_switches, protocol_of
 from artifact.errors import DeviceError, RunError, SettingError
 from artifact.facts.dataset import Data
 from artifact.io import reason
 from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
 from artifact.plans import find_plans
 from artifact.plans.unit import Plan, Unit
+from artifact.runs.context import Context
 from artifact.runs.environment import environment
 from artifact.runs.inputs import Inputs
 from artifact.runs.local import compute
 from artifact.runs.noise import noise_level
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import Rehearsed, keep
-from artifact.runs.resolve import Asked, Context, factor_bytes, run_device
+from artifact.runs.resolve import Asked, factor_bytes, run_device
 from artifact.sizes import size_words, spell
 from artifact.sources.catalogue import HUB_MODELS
 
@@ -205,7 +206,7 @@ class _Stage:
         # What a run checks first, so that what cannot fit is said before minutes of work.
         check_fits(self._model, HUB_MODELS[self._model].size, self._device)
         free = free_memory(self._device)
-        words = protocol_words(self._protocol.name, self._protocol.switches())
+        words = self._protocol.words
         say("")
         say(f"{plan.name} on {self._model}'s shape, random weights, protocol {words}; {size_words(free)} free")
         if self._rate is not None:

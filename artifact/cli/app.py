@@ -7,18 +7,23 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from artifact import __version__
 from artifact.cli.bounds import size
-from artifact.editing.protocol import ProtocolName
+from artifact.editing import protocol as protocols
 from artifact.errors import RunError, SettingError
 from artifact.io import FULL, check_writable, is_device, open_regular, place_of, reason, write_atomically
 from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.terminal import complain
+
+if TYPE_CHECKING:
+    from artifact.lm.device import Memory as Budget
+    from artifact.lm.load import LanguageModel
 
 
 def _default(value: Any) -> str | None:
@@ -55,7 +60,9 @@ RunModel = Annotated[
         "model's name (of the hub too: org/name, org/name@revision) or folder."
     ),
 ]
-Protocol = Annotated[ProtocolName, Parameter(help="Do as the released code does, or with its defects corrected.")]
+Protocol = Annotated[
+    protocols.ProtocolName, Parameter(help="Do as the released code does, or with its defects corrected.")
+]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, or one GPU such as cuda:1 (default: a GPU, else the CPU).")]
 Dtype = Annotated[DtypeName, Parameter(help="Type of the weights. What an edit computes stays in float32 and float64.")]
 Correct = Annotated[
@@ -86,7 +93,43 @@ def words(texts: Sequence[str]) -> list[str]:
     return [word for text in texts for word in text.split(",") if word]
 
 
-def memory_budget(asked: str | None, device: str) -> Any:
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Following:
+    """Whether the released code's defects are followed."""
+
+    protocol: Protocol = "released"
+    correct: Correct = field(default_factory=list)
+
+    @property
+    def followed(self) -> protocols.Protocol:
+        """The protocol with all its switches; SettingError as `protocol_of` raises it."""
+        return protocols.protocol_of(self.protocol, words(self.correct))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Machine:
+    """Where a model computes, in which type, and in how much memory."""
+
+    device: Device = None
+    dtype: Dtype = "float32"
+    memory: Memory = None
+
+    def load(self, model: str, tf32: bool = False) -> "tuple[LanguageModel, Budget]":
+        """The model, ready to compute, and what its batches may take; on a GPU products in TF32 if asked for."""
+        from artifact.lm.device import use_tf32
+
+        loaded = load_model(model, self.device, self.dtype)
+        use_tf32(tf32)
+        return loaded, memory_budget(self.memory, str(loaded.decoder.device))
+
+
+AS_RELEASED, ANY_MACHINE = Following(), Machine()
+"""Defaults of these two groups of options."""
+
+
+def memory_budget(asked: str | None, device: str) -> "Budget":
     """The memory budget asked for, or the device's own."""
     import torch
 
@@ -96,7 +139,7 @@ def memory_budget(asked: str | None, device: str) -> Any:
     return Memory(limit, complain)
 
 
-def load_model(model: str, device: str | None = None, dtype: DtypeName = "float32") -> Any:
+def load_model(model: str, device: str | None = None, dtype: DtypeName = "float32") -> "LanguageModel":
     """The model, on the device asked for or the one that is chosen (lm/device.py)."""
     from artifact.lm.device import choose_device
     from artifact.lm.load import load
@@ -145,6 +188,11 @@ def check_inputs(inputs: Mapping[str, Path | Sequence[Path] | None]) -> None:
                 open_regular(path).close()
             except (OSError, ValueError) as error:
                 raise SettingError(f"{option} {path}: cannot be read ({reason(error)}); give a readable file") from None
+
+
+def by_option(files: object, *folders: str) -> dict[str, Path | None]:
+    """Files that a dataclass holds by name, by the option that gives each; without the fields that are `folders`."""
+    return {f"--{name.replace('_', '-')}": path for name, path in vars(files).items() if name not in folders}
 
 
 @contextmanager

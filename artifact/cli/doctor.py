@@ -8,21 +8,21 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import Parameter
 
 from artifact import __version__
-from artifact.cli.app import Correct, Device, Dtype, Limit, Protocol, app, check_outputs, words, write_json
+from artifact.cli.app import AS_RELEASED, Device, Dtype, Following, Limit, app, check_outputs, words, write_json
 from artifact.cli.bounds import count
-from artifact.editing.protocol import PROTOCOLS, protocol_of
+from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
-from artifact.lm.dtype import DtypeName
 from artifact.plans import PLANS
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
@@ -31,9 +31,58 @@ from artifact.sources.catalogue import SOURCES, WORLD
 from artifact.sources.fetch import offline, remaining, state_of, to_fetch
 from artifact.terminal import say
 
+if TYPE_CHECKING:
+    from artifact.bench.estimate import Machine
+
 _REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "msgspec", "matplotlib")
 _LEAST_DISK = 100_000_000
 """Bytes free at the results without which no run is worth beginning."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Shaped:
+    """The model of an estimate, its weights' type, and the cards that it is spread over."""
+
+    model: Annotated[
+        str | None,
+        Parameter(help="Estimate for this model: its name, one of the hub, or a folder. Its weights are not needed."),
+    ] = None
+    dtype: Dtype = "float32"
+    cards: Annotated[
+        int, count("Estimate with the layers of one model spread over this many cards of each machine.", 1000)
+    ] = 1
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Others:
+    """Machines other than this one, to estimate for."""
+
+    rate: Annotated[
+        str | None,
+        Parameter(help="Estimate for another machine's GPU: its rate in matrix products, such as 150TFLOPS."),
+    ] = None
+    bandwidth: Annotated[str | None, Parameter(help="With --rate: that GPU's memory bandwidth, such as 2000GB/s.")] = (
+        None
+    )
+    gpu_memory: Annotated[str | None, Parameter(help="With --rate: that GPU's memory, such as 80GB.")] = None
+    gpus: Annotated[
+        int, count("Estimate for this many such machines, each computing one shard of every unit.", 100_000)
+    ] = 1
+
+    def machine(self) -> "Machine | None":
+        """One of them; None where none is described. SettingError where a part of it is missing."""
+        from artifact.bench.estimate import other_machine
+
+        if self.rate is not None and self.bandwidth is not None and self.gpu_memory is not None:
+            return other_machine(self.rate, self.bandwidth, self.gpu_memory)
+        if self.rate or self.bandwidth or self.gpu_memory:
+            raise SettingError("--rate, --bandwidth and --gpu-memory describe one machine; give all three")
+        return None
+
+
+_SHAPED, _OTHERS = Shaped(), Others()
 
 
 @app.command
@@ -46,46 +95,26 @@ def doctor(
         str | None,
         Parameter(help="Measure this plan here: compute one batch of each unit, with random weights; fetch nothing."),
     ] = None,
-    model: Annotated[
-        str | None,
-        Parameter(help="Estimate for this model: its name, one of the hub, or a folder. Its weights are not needed."),
-    ] = None,
-    dtype: Dtype = "float32",
-    cards: Annotated[
-        int, count("Estimate with the layers of one model spread over this many cards of each machine.", 1000)
-    ] = 1,
+    shaped: Shaped = _SHAPED,
     limit: Limit = None,
-    protocol: Protocol = "released",
-    correct: Correct | None = None,
+    following: Following = AS_RELEASED,
     json_file: Annotated[
         Path | None, Parameter(name="--json", help="With --rehearse: write the measurements here.")
     ] = None,
     device: Device = None,
-    rate: Annotated[
-        str | None,
-        Parameter(help="Estimate for another machine's GPU: its rate in matrix products, such as 150TFLOPS."),
-    ] = None,
-    bandwidth: Annotated[
-        str | None, Parameter(help="With --rate: that GPU's memory bandwidth, such as 2000GB/s.")
-    ] = None,
-    gpu_memory: Annotated[str | None, Parameter(help="With --rate: that GPU's memory, such as 80GB.")] = None,
-    gpus: Annotated[
-        int, count("Estimate for this many such machines, each computing one shard of every unit.", 100_000)
-    ] = 1,
+    others: Others = _OTHERS,
 ) -> int:
     """Show what this machine has and what is missing, or what a plan would take: estimated, or rehearsed here.
 
     Exit code 2: nothing can run, or the rehearsal does not fit.
     """
-    other = (rate, bandwidth, gpu_memory)
-    shaped = (model, dtype, cards)
-    if estimate is None and (any(other) or gpus != 1 or shaped != (None, "float32", 1)):
+    if estimate is None and (shaped, others) != (_SHAPED, _OTHERS):
         raise SettingError(
             "--rate, --bandwidth, --gpu-memory, --gpus, --model, --dtype and --cards need --estimate; name a plan with "
             "it"
         )
     if estimate is None and rehearse is None:
-        for option, value in (("--correct", correct), ("--limit", limit)):
+        for option, value in (("--correct", following.correct), ("--limit", limit)):
             if value:
                 raise SettingError(f"{option} needs --estimate or --rehearse; name a plan with one of them")
     if rehearse is None and (json_file is not None or device is not None):
@@ -95,57 +124,35 @@ def doctor(
     if estimate is not None and rehearse is not None:
         raise SettingError("--estimate and --rehearse are two ways to the same numbers; give one of them")
     if rehearse is not None:
-        return _rehearse(rehearse, protocol, limit, device, json_file, words(correct or []))
-    return (
-        _examine()
-        if estimate is None
-        else _estimate(estimate, protocol, limit, words(correct or []), other, gpus, shaped)
-    )
+        return _rehearse(rehearse, following, limit, device, json_file)
+    return _examine() if estimate is None else _estimate(estimate, following, limit, shaped, others)
 
 
-def _estimate(
-    plan: str,
-    protocol: Protocol,
-    limit: int | None,
-    correct: list[str],
-    other: tuple[str | None, str | None, str | None],
-    gpus: int,
-    shaped: tuple[str | None, DtypeName, int],
-) -> int:
-    """Print the estimate for this machine, or for one whose rate, bandwidth and memory are given.
-
-    `shaped`: the model, its weights' type, and the cards that it is spread over.
-    """
-    from artifact.bench.estimate import estimate, lines, other_machine, this_machine
+def _estimate(plan: str, following: Following, limit: int | None, shaped: Shaped, others: Others) -> int:
+    """Print the estimate for this machine, or for one that is described."""
+    from artifact.bench.estimate import estimate, lines, this_machine
     from artifact.bench.planned import planned
     from artifact.plans import find_plans
 
-    protocol_of(protocol, correct)
+    protocol, correct = following.followed.name, words(following.correct)
     find_plans(plan)  # a name that is unknown is said before anything is measured
-    model, dtype, cards = shaped
-    if model is None and dtype != "float32":
+    if shaped.model is None and shaped.dtype != "float32":
         raise SettingError("--dtype needs --model with --estimate: the plans' own models run in float32; name a model")
-    asked = None if model is None else planned(model, dtype)
-    rate, bandwidth, memory = other
-    if rate is not None and bandwidth is not None and memory is not None:
-        machine = other_machine(rate, bandwidth, memory)
-    elif any(other):
-        raise SettingError("--rate, --bandwidth and --gpu-memory describe one machine; give all three")
-    else:
-        machine = this_machine(protocol, correct)
-    for line in lines(estimate(plan, machine, protocol, limit, correct, asked, cards), machine, gpus):
+    asked = None if shaped.model is None else planned(shaped.model, shaped.dtype)
+    machine = others.machine() or this_machine(protocol, correct)
+    found = estimate(plan, machine, protocol, limit, correct, asked, shaped.cards)
+    for line in lines(found, machine, others.gpus):
         say(line)
     return 0
 
 
-def _rehearse(
-    plan: str, protocol: Protocol, limit: int | None, device: str | None, json_file: Path | None, correct: list[str]
-) -> int:
+def _rehearse(plan: str, following: Following, limit: int | None, device: str | None, json_file: Path | None) -> int:
     from artifact.bench.rehearse import keep_rehearsals, rehearse
 
     if json_file is not None:
         check_outputs({"--json": json_file})  # before minutes of work
-    rehearsals = rehearse(plan, protocol, say, limit=limit, device=device, correct=correct)
+    correct = words(following.correct)
+    rehearsals = rehearse(plan, following.protocol, say, limit=limit, device=device, correct=correct)
     for line in keep_rehearsals(rehearsals):
         say(line)
     write_json(json_file, {"rehearsals": [msgspec.to_builtins(rehearsal) for rehearsal in rehearsals]})

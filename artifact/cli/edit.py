@@ -1,29 +1,25 @@
 """kloc edit and score: one edit as a file, and what it does to the prompts of its cases."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    ANY_MACHINE,
+    AS_RELEASED,
     NO_FILES,
-    NO_WORDS,
     AnyModel,
-    Correct,
-    Device,
-    Dtype,
     Edits,
-    Memory,
+    Following,
+    Machine,
     Model,
-    Protocol,
     app,
+    by_option,
     check_inputs,
     check_outputs,
-    load_model,
-    memory_budget,
-    words,
     write_json,
 )
 from artifact.editing.method import Method
@@ -85,7 +81,7 @@ class EditFiles:
 
     def check(self, out: Path, request: Path, model: str) -> None:
         """Refuse files that cannot be read, and an `out` in the place of one of them; moments are a folder."""
-        files = {f"--{name.replace('_', '-')}": path for name, path in asdict(self).items() if name != "moments"}
+        files = by_option(self, "moments")
         check_outputs({"--out": out}, (request, *files.values(), self.moments, model))
         check_inputs(files)
 
@@ -124,25 +120,18 @@ def edit(
     ] = None,
     files: EditFiles = _FILES,
     any_model: AnyModel = False,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    memory: Memory = None,
-    protocol: Protocol = "released",
-    correct: Correct = NO_WORDS,
+    machine: Machine = ANY_MACHINE,
+    following: Following = AS_RELEASED,
 ) -> int:
     """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
     from artifact.editing.edit_file import write_edit
-    from artifact.editing.protocol import protocol_of
-    from artifact.lm.device import use_tf32
 
-    followed, chosen = protocol_of(protocol, words(correct)), METHODS[method]
+    followed, chosen = following.followed, METHODS[method]
     _refuse_history(files.history, chosen, followed)
     files.check(out, request, model)
     cases, views = _requests(request, chosen, perspective)
     earlier = [] if files.history is None else [[fact.view(perspective)] for fact in read_facts(files.history)]
-    loaded = load_model(model, device, dtype)
-    use_tf32(followed.tf32)
-    budget = memory_budget(memory, str(loaded.decoder.device))
+    loaded, budget = machine.load(model, followed.tf32)
     editor = _editor(loaded, method, followed, budget, files, Place(site, token), any_model)
     edited = _edited(editor, views, earlier)
     of_request = {"cases": cases} | ({"request_sha256": sha256_of(request)} if request.is_file() else {})
@@ -160,12 +149,10 @@ def edit(
 
 def _refuse_history(history: Path | None, method: Method, followed: "Followed") -> None:
     """SettingError for edits before this one where it does not depend on them."""
-    from artifact.editing.protocol import protocol_words
-
     if history is not None and not method.ordered(followed.switches()):
         raise SettingError(
             f"--history is for {_named('ordered_by')} as released, whose edits depend on those before them; this is "
-            f"{method.name} under {protocol_words(followed.name, followed.switches())}; leave it out"
+            f"{method.name} under {followed.words}; leave it out"
         )
 
 
@@ -224,13 +211,11 @@ def _requests(path: Path, method: Method, perspective: Perspective) -> tuple[str
 
 def _description(editor: "Editor", perspective: Perspective, earlier: int) -> dict[str, str]:
     """What the edit's file says of its making."""
-    from artifact.editing.protocol import protocol_words
-
     settings = editor.described()
     return {
         "method": editor.method.name,
         "perspective": perspective,
-        "protocol": protocol_words(editor.protocol.name, editor.protocol.switches()),
+        "protocol": editor.protocol.words,
         "model": editor.model.name,
         "revision": editor.model.revision,
         "hparams": settings["hash"],
@@ -273,40 +258,32 @@ def score(
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records.")],
     edits: Edits = NO_FILES,
     any_model: AnyModel = False,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    memory: Memory = None,
-    protocol: Protocol = "released",
-    correct: Correct = NO_WORDS,
+    machine: Machine = ANY_MACHINE,
+    following: Following = AS_RELEASED,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
     """Score the model, unedited or with an edit: success, accuracy and magnitude of both perspectives, whether the old
     relation is gone, and whether the model writes the target by itself.
     """
     from artifact.editing.edit_file import notes_of, read_edits
-    from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.evaluation.further import further_json, further_scores
     from artifact.evaluation.metrics import case_json
     from artifact.evaluation.score import score_cases
-    from artifact.lm.device import use_tf32
 
-    followed = protocol_of(protocol, words(correct))
+    followed = following.followed
     check_outputs({"--json": json_file}, (cases, *edits, model))
     check_inputs({"--edit": edits})
     facts = read_facts(cases)
-    loaded = load_model(model, device, dtype)
-    use_tf32(followed.tf32)
+    loaded, budget = machine.load(model, followed.tf32)
     added, files = read_edits(edits, loaded, any_model)
-    budget = memory_budget(memory, str(loaded.decoder.device))
     scores = score_cases(loaded, facts, added, budget)
     further = further_scores(loaded, facts, added, budget)
     by_case = [case_json(score) | {"further": further_json(more)} for score, more in zip(scores, further, strict=True)]
     notes = notes_of(files)
-    protocol_name = protocol_words(followed.name, followed.switches())
-    described = {"model": loaded.name, "revision": loaded.revision, "protocol": protocol_name}
+    described = {"model": loaded.name, "revision": loaded.revision, "protocol": followed.words}
     write_json(json_file, described | {"notes": notes, "cases": by_case})
     edited = f"edited by {', '.join(path.name for path in edits)}" if edits else "unedited"
-    say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {protocol_name}")
+    say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {followed.words}")
     for line in (*_means(by_case, further), *notes):
         say(line)
     return 0

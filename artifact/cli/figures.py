@@ -1,7 +1,7 @@
 """kloc figures: a run's figures for a paper, in the form and width that it asks for."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -10,6 +10,9 @@ from artifact.cli.bounds import inches
 from artifact.cli.runs import RunFolder, say_damage
 from artifact.io import write_atomically
 from artifact.terminal import say
+
+if TYPE_CHECKING:
+    from artifact.reporting.gallery import Shown
 
 _ALL: list[str] = []
 
@@ -36,24 +39,11 @@ def figures(
 ) -> int:
     """Draw a run's figures for a paper, and print each file's path. No model is loaded."""
     from artifact.reporting.drawing import draw_all
-    from artifact.reporting.expected import load_expected
-    from artifact.reporting.gallery import chosen, gallery
-    from artifact.reporting.report import prefixes
-    from artifact.reporting.verdict import measured_run, reach_verdict
-    from artifact.runs.store import reading_all
+    from artifact.reporting.gallery import chosen
 
     broad = inches(width)
     folder = out or run_folder / "figures"
-    with reading_all(run_folder) as stores:
-        runs = [measured_run(store) for store in stores]
-        paper = reach_verdict(load_expected(), runs).paper
-        names = prefixes([run.info.model for run in runs], stores[0].folder != run_folder)
-        every = [
-            (f"{prefix}{one.name}", one)
-            for run, prefix in zip(runs, names, strict=True)
-            for one in gallery(run, paper).every
-        ]
-        damage = say_damage(stores)
+    every, damage = _every(run_folder)
     wanted = chosen(every, words(only))
     paths = [folder / f"{name}.{form}" for name, _ in wanted]
     with writing(folder):
@@ -65,3 +55,23 @@ def figures(
             write_atomically(path, content)
         say(path)
     return damage
+
+
+def _every(run_folder: Path) -> "tuple[list[tuple[str, Shown]], int]":
+    """All figures of a run, or of all runs of a folder, by name, and the exit code of damaged records."""
+    from artifact.reporting.expected import load_expected
+    from artifact.reporting.gallery import gallery
+    from artifact.reporting.report import prefixes
+    from artifact.reporting.verdict import measured_run, reach_verdict
+    from artifact.runs.store import reading_all
+
+    with reading_all(run_folder) as stores:
+        runs = [measured_run(store) for store in stores]
+        paper = reach_verdict(load_expected(), runs).paper
+        names = prefixes([run.info.model for run in runs], stores[0].folder != run_folder)
+        every = [
+            (f"{prefix}{one.name}", one)
+            for run, prefix in zip(runs, names, strict=True)
+            for one in gallery(run, paper).every
+        ]
+        return every, say_damage(stores)

@@ -1,7 +1,7 @@
 """kloc generate: what a model goes on with after a prompt, edited or not."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -44,8 +44,9 @@ def generate(
     edit, files = read_edits(edits, loaded, any_model)
     found = greedy(loaded, prompt, tokens, edit)
     notes = notes_of(files)
-    result = {"model": loaded.name, "revision": loaded.revision, "edits": [path.name for path in edits]}
-    result |= {"prompt": prompt, "text": found.text, "ids": found.ids, "ended": found.ended, "notes": notes}
+    result: dict[str, Any] = {"model": loaded.name, "revision": loaded.revision}
+    result |= {"edits": [path.name for path in edits], "prompt": prompt}
+    result |= {"text": found.text, "ids": found.ids, "ended": found.ended, "notes": notes}
     write_json(json_file, result)
     say(f"{prompt}{found.text}")
     if found.ended:

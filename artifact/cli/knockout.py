@@ -1,17 +1,21 @@
 """kloc knockout: attention from some tokens of one prompt to others, removed layer by layer."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Dtype, Memory, Model, app, check_outputs, load_model, memory_budget, write_json
+from artifact.cli.app import ANY_MACHINE, Machine, Model, app, check_outputs, write_json
 from artifact.cli.bounds import count
 from artifact.facts.fact import Statement
 from artifact.facts.subject import subject_start
 from artifact.terminal import say
 from artifact.tracing.edges import WINDOW, Edge, Role, scaled_window
 from artifact.tracing.windows import MOST_WINDOW
+
+if TYPE_CHECKING:
+    from artifact.tracing.knockout import EdgeCut, Knockout
 
 
 @app.command
@@ -29,9 +33,7 @@ def knockout(
     template: Annotated[
         str | None, Parameter(help="The prompt's wording with {} for the subject, where the prompt names it twice.")
     ] = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
-    memory: Memory = None,
+    machine: Machine = ANY_MACHINE,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write the numbers here.")] = None,
 ) -> int:
     """Attention knockout of one prompt: the answer's probability when some tokens cannot read others."""
@@ -39,9 +41,8 @@ def knockout(
 
     check_outputs({"--json": json_file}, (model,))
     subject_start(prompt, subject, template)  # before the model is loaded
-    loaded = load_model(model, device, dtype)
+    loaded, budget = machine.load(model)
     edge = Edge(start, end)
-    budget = memory_budget(memory, str(loaded.decoder.device))
     found = knock_out(loaded, Statement(0, prompt, subject, template), [edge], window, budget)
     (cut,) = found.cuts
     change = [(after - found.before) / found.before for after in cut.after]
@@ -63,20 +64,26 @@ def knockout(
         "revision": loaded.revision,
     }
     write_json(json_file, result)
-    layers = loaded.decoder.layers
+    for line in _lines(edge, found, cut, change, window):
+        say(line)
+    return 0
+
+
+def _lines(edge: Edge, found: "Knockout", cut: "EdgeCut", change: Sequence[float], window: int) -> Iterator[str]:
+    """What was removed, and the answer's probability without it, a line for each layer."""
+    layers = len(cut.after)
     if 2 * window > layers:
-        say(
+        yield (
             f"a window of {window} layers spans most of this model's {layers}, so layers hardly differ; the published "
             f"share of the depth is --window {scaled_window(layers)}"
         )
     if not cut.removed:
-        say(f"{edge.printed}: there is no such edge: a token sees only itself and those before it")
-    say(f"{edge.printed}: {cut.removed} edges removed, each time in a window of {window} layers")
-    say(f"answer {found.answer!r}: {found.before:.4f} before; {_first(found.extracted)}")
+        yield f"{edge.printed}: there is no such edge: a token sees only itself and those before it"
+    yield f"{edge.printed}: {cut.removed} edges removed, each time in a window of {window} layers"
+    yield f"answer {found.answer!r}: {found.before:.4f} before; {_first(found.extracted)}"
     for layer, (after, share) in enumerate(zip(cut.after, change, strict=True)):
-        first = {module: layers[layer] for module, layers in (cut.extracted or {}).items()}
-        say(f"layer {layer:>3}: {after:.4f} ({share:+.1%}); {_first(first)}")
-    return 0
+        first = {module: at[layer] for module, at in (cut.extracted or {}).items()}
+        yield f"layer {layer:>3}: {after:.4f} ({share:+.1%}); {_first(first)}"
 
 
 def _first(extracted: dict[str, list[int]] | None) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,35 @@ if TYPE_CHECKING:
     from artifact.lm.load import LanguageModel
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How the network is trained, where not by default."""
+
+    steps: Annotated[int | None, count("Most training steps.")] = None
+    seed: Annotated[
+        int | None, Parameter(help="Seed of the split, the start and every draw.", validator=between(0, 2**63 - 1))
+    ] = None
+    validation: Annotated[float | None, Parameter(help="Share of the facts to hold out.", validator=between(0, 1))] = (
+        None
+    )
+    rank: Annotated[int | None, count("Rank of the network's layers.", 100_000)] = None
+    batch: Annotated[int | None, count("Views to edit in a step.", 1_000_000)] = None
+    lr: Annotated[float | None, Parameter(help="Adam's step size.", validator=between(0, 1000))] = None
+
+    def training(self) -> "MendTraining":
+        """All that decides the training; SettingError for a value that is of no use."""
+        from artifact.editing.mend_train import MendTraining
+
+        try:
+            return msgspec.convert({key: value for key, value in vars(self).items() if value is not None}, MendTraining)
+        except msgspec.ValidationError as error:
+            raise SettingError(f"mend-train: {error}; give another value") from None
+
+
+_OPTIONS = TrainingOptions()
+
+
 @app.command
 def mend_train(
     *,
@@ -38,16 +68,7 @@ def mend_train(
         ),
     ] = None,
     limit: Annotated[int | None, count("Facts to take at most, from the start.", 1_000_000)] = None,
-    steps: Annotated[int | None, count("Most training steps.")] = None,
-    seed: Annotated[
-        int | None, Parameter(help="Seed of the split, the start and every draw.", validator=between(0, 2**63 - 1))
-    ] = None,
-    validation: Annotated[
-        float | None, Parameter(help="Share of the facts to hold out.", validator=between(0, 1))
-    ] = None,
-    rank: Annotated[int | None, count("Rank of the network's layers.", 100_000)] = None,
-    batch: Annotated[int | None, count("Views to edit in a step.", 1_000_000)] = None,
-    lr: Annotated[float | None, Parameter(help="Adam's step size.", validator=between(0, 1000))] = None,
+    options: TrainingOptions = _OPTIONS,
     hparams: Annotated[
         Path | None,
         Parameter(
@@ -63,18 +84,13 @@ def mend_train(
     from artifact.editing.mend_train import FIGURES, UNFINISHED, train
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
-    from artifact.lm.device import use_tf32
-    from artifact.runs.resolve import SMALL_EMBEDDING
 
-    training = _training(steps=steps, seed=seed, validation=validation, rank=rank, batch=batch, lr=lr)
+    training = options.training()
     if is_device(out):
         raise SettingError(f"--out {out}: is a device, beside which no checkpoint can stand; name a file")
     check_outputs({"--out": out}, (facts, hparams, model))
     check_inputs({"--hparams": hparams})
-    loaded = load_model(model, device)
-    use_tf32(False)
-    if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
-        torch.set_num_threads(1)  # sums in another order would give another network
+    loaded = _loaded(model, device)
     records, source, sha256 = _records(facts, loaded.name, limit)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
@@ -90,14 +106,18 @@ def mend_train(
     return 0
 
 
-def _training(**given: Any) -> "MendTraining":
-    """How to train, with what the user gives; SettingError for a value that is of no use."""
-    from artifact.editing.mend_train import MendTraining
+def _loaded(model: str, device: str | None) -> "LanguageModel":
+    """The model, in full float32 and, where it is small, on one thread: sums in another order give another network."""
+    import torch
 
-    try:
-        return msgspec.convert({key: value for key, value in given.items() if value is not None}, MendTraining)
-    except msgspec.ValidationError as error:
-        raise SettingError(f"mend-train: {error}; give another value") from None
+    from artifact.lm.device import use_tf32
+    from artifact.runs.resolve import SMALL_EMBEDDING
+
+    loaded = load_model(model, device)
+    use_tf32(False)
+    if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
+        torch.set_num_threads(1)
+    return loaded
 
 
 def _about(

@@ -1,7 +1,8 @@
 """kloc moments: second moments of an output projection's inputs from texts the user has."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from artifact.editing.texts import Source
 
 
-@app.command
-def moments(
-    *,
-    model: Model,
-    out: Annotated[Path, Parameter(help="Folder for one file a layer, and moments.json, which describes them.")],
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Sums:
+    """What is summed: which texts, and whose inputs."""
+
     texts: Annotated[
         str | None,
         Parameter(
@@ -30,13 +31,34 @@ def moments(
             "standard input. The world has its own texts.",
             allow_leading_hyphen=True,
         ),
-    ] = None,
-    layers: Annotated[str | None, Parameter(help="Layers, such as 13,14 (default: those that a method edits).")] = None,
+    ] = None
+    layers: Annotated[str | None, Parameter(help="Layers, such as 13,14 (default: those that a method edits).")] = None
     site: Annotated[
         Module,
         Parameter(help="Whose keys: the inputs of the MLP's or of the attention's output projection."),
-    ] = "mlp",
-    samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000,
+    ] = "mlp"
+    samples: Annotated[int, Parameter(help="At most this many texts, from the start of the source.")] = 100_000
+
+    def source(self, model: str) -> "AbstractContextManager[Source]":
+        """The texts, open; SettingError for a model that has none of its own where none are given."""
+        from artifact.editing.texts import open_source, world_source
+
+        if self.texts is not None:
+            return open_source(self.texts)
+        if model != "world":
+            raise SettingError(f"model {model} has no built-in texts; give --texts FILE, or - for standard input")
+        return world_source()
+
+
+_SUMS = Sums()
+
+
+@app.command
+def moments(
+    *,
+    model: Model,
+    out: Annotated[Path, Parameter(help="Folder for one file a layer, and moments.json, which describes them.")],
+    sums: Sums = _SUMS,
     device: Device = None,
     batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding included.")] = 4096,
     checkpoint_minutes: Annotated[
@@ -46,33 +68,30 @@ def moments(
     """Collect second moments in the published layout. After an interruption the same command resumes."""
     from artifact.editing.methods import METHODS, moment_layers
     from artifact.editing.moments.collect import check_counts, collect
-    from artifact.editing.texts import open_source, world_source
     from artifact.lm.device import use_tf32
 
-    check_counts(samples, batch_tokens)
-    if texts is None and model != "world":
-        raise SettingError(f"model {model} has no built-in texts; give --texts FILE, or - for standard input")
-    chosen = None if layers is None else _layers(layers)
-    with world_source() if texts is None else open_source(texts) as source:
+    check_counts(sums.samples, batch_tokens)
+    chosen = None if sums.layers is None else _layers(sums.layers)
+    with sums.source(model) as source:
         loaded = load_model(model, device)
         use_tf32(False)  # sums over millions of tokens are worth full float32
         with _stopping(source) as stop, display() as show:
-            sums = collect(
+            found = collect(
                 loaded,
                 source,
                 moment_layers(METHODS, loaded.name, loaded.decoder.layers) if chosen is None else chosen,
                 out,
-                site=site,
-                samples=samples,
+                site=sums.site,
+                samples=sums.samples,
                 batch_tokens=batch_tokens,
                 checkpoint_seconds=60 * checkpoint_minutes,
                 stop=stop,
-                tell=_texts(show, samples),
+                tell=_texts(show, sums.samples),
                 say=complain,
             )
-    say(f"{sums.source}: {sums.texts} texts, {sums.tokens} tokens, longest {sums.longest}")
-    say(f"{sums.cut} cut at the model's {sums.positions} positions, {sums.skipped} skipped (empty, unknown words)")
-    say(f"layers {', '.join(map(str, sums.layers))} of {sums.model}; text sha256 {sums.source_sha256[:12]}")
+    say(f"{found.source}: {found.texts} texts, {found.tokens} tokens, longest {found.longest}")
+    say(f"{found.cut} cut at the model's {found.positions} positions, {found.skipped} skipped (empty, unknown words)")
+    say(f"layers {', '.join(map(str, found.layers))} of {found.model}; text sha256 {found.source_sha256[:12]}")
     say(out)
     return 0
 

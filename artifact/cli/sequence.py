@@ -1,24 +1,23 @@
 """kloc sequence: many edits in one model, one after the other and as one batch, and what is left of each."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from artifact.cli.app import (
-    NO_WORDS,
-    Correct,
+    AS_RELEASED,
     Device,
+    Following,
+    Machine,
     Memory,
     Model,
-    Protocol,
     app,
+    by_option,
     check_inputs,
     check_outputs,
-    load_model,
-    memory_budget,
-    words,
     write_json,
 )
 from artifact.editing.methods import METHODS, MethodName
@@ -30,6 +29,21 @@ if TYPE_CHECKING:
     from artifact.evaluation.sequence import Point
 
 _CARRIED = ", ".join(name for name, method in METHODS.items() if method.carries)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class MethodFiles:
+    """The files and folders that the method may read."""
+
+    moments: Annotated[Path | None, Parameter(help="Folder of second moments in the published layout.")] = None
+    prefixes: Annotated[Path | None, Parameter(help="JSON list of context templates (as kloc edit takes it).")] = None
+    hparams: Annotated[Path | None, Parameter(help="JSON object of hyperparameters.")] = None
+    mend_weights: Annotated[Path | None, Parameter(help="MEND's trained network.")] = None
+    facts: Annotated[Path | None, Parameter(help="JSON file of other facts (as kloc edit takes it).")] = None
+
+
+_FILES = MethodFiles()
 
 
 @app.command
@@ -44,53 +58,27 @@ def sequence(
     perspective: Annotated[
         Perspective, Parameter(help="The perspective to edit from: the entity's or the relation's.")
     ] = "entity",
-    moments: Annotated[Path | None, Parameter(help="Folder of second moments in the published layout.")] = None,
-    prefixes: Annotated[Path | None, Parameter(help="JSON list of context templates (as kloc edit takes it).")] = None,
-    hparams: Annotated[Path | None, Parameter(help="JSON object of hyperparameters.")] = None,
-    mend_weights: Annotated[Path | None, Parameter(help="MEND's trained network.")] = None,
-    facts: Annotated[Path | None, Parameter(help="JSON file of other facts (as kloc edit takes it).")] = None,
+    files: MethodFiles = _FILES,
     device: Device = None,
     memory: Memory = None,
-    protocol: Protocol = "released",
-    correct: Correct = NO_WORDS,
+    following: Following = AS_RELEASED,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every case's numbers here.")] = None,
 ) -> int:
     """Write facts one after the other, and as one batch, and score all of them. The model's own files do not change."""
-    from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.evaluation.sequence import curve
-    from artifact.lm.device import use_tf32
     from artifact.runs.editors import make_editor
 
-    asked, followed = _sizes(sizes), protocol_of(protocol, words(correct))
-    files = {
-        "--cases": cases,
-        "--prefixes": prefixes,
-        "--hparams": hparams,
-        "--mend-weights": mend_weights,
-        "--facts": facts,
-    }
-    check_outputs({"--json": json_file}, (*files.values(), moments, model))
-    check_inputs(files)
+    asked, followed = _sizes(sizes), following.followed
+    check_outputs({"--json": json_file}, (cases, *vars(files).values(), model))
+    check_inputs({"--cases": cases, **by_option(files, "moments")})
     records = read_facts(cases)
-    loaded = load_model(model, device)
-    use_tf32(followed.tf32)
-    budget = memory_budget(memory, str(loaded.decoder.device))
-    editor = make_editor(
-        loaded,
-        method,
-        followed,
-        budget,
-        hparams=hparams,
-        prefixes=prefixes,
-        moments=moments,
-        mend_weights=mend_weights,
-        facts=facts,
-    )
+    loaded, budget = Machine(device, memory=memory).load(model, followed.tf32)
+    editor = make_editor(loaded, method, followed, budget, **vars(files))
     points = curve(editor, records, perspective, asked, budget)
     settings = {key: value for key, value in editor.described().items() if key != "prefixes"}
     described = {"model": loaded.name, "revision": loaded.revision, "method": method, "perspective": perspective}
-    described |= {"protocol": protocol_words(followed.name, followed.switches()), "settings": settings}
-    write_json(json_file, described | {"points": [_json(point) for point in points]})
+    described["protocol"] = followed.words
+    write_json(json_file, {**described, "settings": settings, "points": [_json(point) for point in points]})
     say(f"{METHODS[method].printed}, {perspective} edits, model {loaded.name}, protocol {described['protocol']}")
     for point in points:
         for line in _lines(point):

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from artifact.cli.app import (
-    NO_WORDS,
-    Correct,
+    AS_RELEASED,
     Device,
+    Following,
+    Machine,
     Memory,
     Model,
-    Protocol,
     app,
     check_inputs,
     check_outputs,
-    load_model,
-    memory_budget,
-    words,
     writing,
 )
 from artifact.cli.bounds import count
@@ -31,6 +28,9 @@ from artifact.terminal import say
 
 if TYPE_CHECKING:
     from artifact.editing.editor import Editor
+    from artifact.editing.tuned import Chosen
+    from artifact.facts.fact import Fact
+    from artifact.runs.tune import Checkpoint
 
 CASES = 24
 UNFINISHED = ".partial"
@@ -53,43 +53,28 @@ def tune(
     mend_weights: Annotated[Path | None, Parameter(help="MEND's network trained for the model.")] = None,
     device: Device = None,
     memory: Memory = None,
-    protocol: Protocol = "released",
-    correct: Correct = NO_WORDS,
+    following: Following = AS_RELEASED,
 ) -> int:
     """Choose a method's hyperparameters on a small grid. After an interruption the same command resumes."""
     import msgspec
 
-    from artifact.editing.protocol import protocol_of, protocol_words
     from artifact.editing.tuned import Tuned
     from artifact.io import write_atomically
-    from artifact.lm.device import use_tf32
-    from artifact.runs.stop import stopping
-    from artifact.runs.tune import CRITERION, Checkpoint, Search, facts_to_tune_on
+    from artifact.runs.tune import CRITERION, Checkpoint, facts_to_tune_on
 
-    followed = protocol_of(protocol, words(correct))
+    followed = following.followed
     chosen_methods = list(dict.fromkeys(method))
     check_outputs({"--out": out}, (grid, moments, mend_weights, model, facts))
     check_inputs({"--grid": grid, "--mend-weights": mend_weights})
     given = _grids(grid, chosen_methods)
     data = named_data(facts)
-    loaded = load_model(model, device)
-    use_tf32(followed.tf32)
-    budget = memory_budget(memory, str(loaded.decoder.device))
+    loaded, budget = Machine(device, memory=memory).load(model, followed.tf32)
     judged = facts_to_tune_on(loaded, data.facts, cases, facts, budget)
-    told = protocol_words(followed.name, followed.switches())
     editors = _editors(loaded, chosen_methods, given, followed, budget, moments, mend_weights)
-    ids = [fact.case_id for fact in judged]
+    ids, told = [fact.case_id for fact in judged], followed.words
     checkpoint = Checkpoint(out.with_name(out.name + UNFINISHED))
     say(f"{len(judged)} facts of {data.source}, set aside and answered by {loaded.name}; protocol {told}")
-    chosen = {}
-    with stopping() as stop, display() as show:
-        for name, (editor, values) in editors.items():
-            kept = checkpoint.of(name, str([loaded.weights_sha256, data.sha256, ids, told, editor.described()]))
-            search = Search(editor, judged, values, kept, checkpoint.write, _teller(show, name))
-            found = search.run(stop)
-            if found is None:
-                raise Interrupted(f"stopped; {checkpoint.path} keeps what was scored, and the same command goes on")
-            chosen[name] = found
+    chosen = _searched(editors, judged, checkpoint, [loaded.weights_sha256, data.sha256, ids, told])
     used = next((one.moments.source for one, _ in editors.values() if one.moments is not None), "")
     about = (loaded.name, loaded.revision, loaded.weights_sha256, told, data.source, data.sha256, ids, CRITERION)
     with writing(out):
@@ -161,6 +146,30 @@ def _editors(
         )
         for name, values in grids.items()
     }
+
+
+def _searched(
+    editors: "Mapping[str, tuple[Editor, dict[str, list[Any]]]]",
+    judged: "Sequence[Fact]",
+    checkpoint: "Checkpoint",
+    of: Sequence[Any],
+) -> "dict[str, Chosen]":
+    """What each method's search finds. `of`: all else that scores depend on, and so what a checkpoint is taken for.
+
+    Interrupted when it was stopped.
+    """
+    from artifact.runs.stop import stopping
+    from artifact.runs.tune import Search
+
+    chosen = {}
+    with stopping() as stop, display() as show:
+        for name, (editor, values) in editors.items():
+            kept = checkpoint.of(name, str([*of, editor.described()]))
+            found = Search(editor, judged, values, kept, checkpoint.write, _teller(show, name)).run(stop)
+            if found is None:
+                raise Interrupted(f"stopped; {checkpoint.path} keeps what was scored, and the same command goes on")
+            chosen[name] = found
+    return chosen
 
 
 def _teller(show: Display, name: str) -> Callable[[int, int, str], None]:

@@ -98,6 +98,11 @@ class Protocol:
         """Every switch by name."""
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
+    @property
+    def words(self) -> str:
+        """The protocol in words (protocol_words)."""
+        return protocol_words(self.name, self.switches())
+
 
 SWITCH_WORDS: dict[str, tuple[str, str]] = {
     one.name: (one.metadata["released"], one.metadata["corrected"]) for one in fields(Protocol) if one.metadata

@@ -16,8 +16,9 @@ import torch
 from artifact.editing.edit import Edit, row_edits
 from artifact.errors import EditError, PromptError
 from artifact.lm.aligned import Aligned
-from artifact.lm.decoder import Decoder, LayerKeys, RowEdits
+from artifact.lm.decoder import Decoder, LayerKeys
 from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
+from artifact.lm.family import RowEdits
 from artifact.lm.load import LanguageModel
 
 LONGEST_SENTENCE = 40

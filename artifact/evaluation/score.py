@@ -19,8 +19,9 @@ from artifact.errors import EditError, PromptError
 from artifact.evaluation.metrics import GROUPS, OPTIONAL, CaseScore, Group, PromptScore, view_score
 from artifact.facts.fact import NO_RELATION, Fact, Perspective, fill
 from artifact.lm.aligned import Aligned
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
+from artifact.lm.family import RowEdits
 from artifact.lm.load import LanguageModel
 
 BATCH_TOKENS = 4096

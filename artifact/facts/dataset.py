@@ -51,12 +51,21 @@ class Data:
 
     def relations(self) -> dict[str, list[int]]:
         """The case ids of each relation by its name, with its id where two have that name, in alphabetical order."""
-        names = {fact.relation_id: fact.relation or fact.relation_id for fact in self.facts}
+        related = [fact for fact in self.facts if fact.relation_id]
+        names = {fact.relation_id: fact.relation or fact.relation_id for fact in related}
         often = Counter(names.values())
         found: dict[str, list[int]] = {}
-        for fact in self.facts:
+        for fact in related:
             name = names[fact.relation_id]
             found.setdefault(f"{name} ({fact.relation_id})" if often[name] > 1 else name, []).append(fact.case_id)
+        return dict(sorted(found.items()))
+
+    def statement_relations(self) -> dict[str, list[int]]:
+        """The case ids of the statements of each relation by its id; statements without one are left out."""
+        found: dict[str, list[int]] = {}
+        for one in self.statements:
+            if one.relation_id:
+                found.setdefault(one.relation_id, []).append(one.case_id)
         return dict(sorted(found.items()))
 
 

@@ -23,7 +23,7 @@ tests/lm/test_llama.py and tests/lm/test_conformance.py.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,81 +31,13 @@ from torch.nn import functional as F
 
 from artifact.lm.aligned import Aligned
 from artifact.lm.attention import attended, seen_after
+from artifact.lm.family import Family, RowEdits
 
 Site = Literal["hidden", "mlp", "attn", "mixed", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
 """Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
 LayerKeys = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (B, H, T, K); H is that of keys and values, where queries have more heads."""
-
-
-class RowChange(Protocol):
-    """A change of one linear layer's weight that differs from row to row of a batch."""
-
-    def output(self, input_XI: Tensor) -> Tensor:
-        """What the change adds to the layer's output, (B, T, O)."""
-        ...
-
-
-RowEdits = Mapping[str, RowChange]
-"""Linear layer's name (without ".weight") -> its change for the rows of this batch."""
-
-
-class Family(Protocol):
-    """What differs between model families; one small file each."""
-
-    parallel: bool
-    """Attention and MLP both read the block's input (GPT-J) instead of one after the other (GPT-2)."""
-    input_first: bool
-    """Linear weights are stored (I, O), as GPT-2's Conv1D does, instead of (O, I)."""
-    rms_norm: bool
-    """Norms divide by the root mean square (Llama) instead of taking the mean off as well and adding a bias."""
-    attention_scale: float | None
-    """Factor on the products of queries and keys; None: one over the root of a head's width."""
-    attention_cap: float | None
-    """Those products x become cap * tanh(x / cap) (Gemma 2); None: they stay. `logit_cap`: the same of logits."""
-    logit_cap: float | None
-    blocks: str
-    """Name of the list of blocks; `embedding` and `final_norm` are the names of these two."""
-    embedding: str
-    final_norm: str
-    head: str
-    """Name of the output layer, used where it differs from the embedding."""
-    activated: str
-    """The part whose output is the site `up`: mlp_up, or mlp_gate in a gated MLP."""
-
-    def embed(self, decoder: "Decoder", word_BTD: Tensor, position_XT: Tensor) -> Tensor: ...
-    def projections(
-        self, decoder: "Decoder", layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
-    ) -> tuple:
-        """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them; H may be less in the last
-        two, if it divides the queries' (grouped heads).
-
-        position_XT holds every token's position, alike in all rows (1, T) or of each row (B, T).
-        """
-        ...
-
-    def name(self, part: str, layer: int) -> str:
-        """Name of a part of a block (attn_out, mlp_up, mlp_down; mlp_gate where there is one; attn_norm and mlp_norm
-        before a module, attn_after and mlp_after on what it gives) in transformers' words.
-        """
-        ...
-
-    def has(self, part: str) -> bool:
-        """Whether the family's blocks have a part, such as one of the norms."""
-        ...
-
-    def rows(self, part: str) -> slice | None:
-        """Which outputs of the layer that `name` names are this part, where it holds several (Phi-3); None: all."""
-        ...
-
-    def scaled(self, weight_D: Tensor, wide_XD: Tensor, dtype: torch.dtype) -> Tensor:
-        """Of a root-mean-square norm: what was divided, in float32, times its weight, in `dtype`."""
-        ...
-
-    def key(self, decoder: "Decoder", layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
-        """Input (..., M) of the down-projection: `up` activated and, in a gated MLP, times the up-projection."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -220,29 +152,8 @@ class Decoder:
             hidden_BTD, aligned = hidden_BTD.to(card), aligned.to(card) if aligned else None
             past = (past[0].to(card), past[1].to(card)) if past else None
             read_N, at_site = None if read_N is None else read_N.to(card), _from_first(at_site, self.device)
-        left = 0 if past is None else past[0].shape[2]
-        position_XT = self._positions(left, hidden_BTD, aligned)
         normed_BTD = self._normed("attn_norm", layer, hidden_BTD)
-        query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, position_XT, edits)
-        packing = aligned.packing if aligned else None
-        if packing is not None:
-            query_BHTK, key_BHTK, value_BHTK = map(packing.padded, (query_BHTK, key_BHTK, value_BHTK))
-        new = (key_BHTK, value_BHTK)
-        if past is not None:
-            key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
-            value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
-        mixed_BHTK = attended(
-            query_BHTK,
-            key_BHTK,
-            value_BHTK,
-            seen=aligned.seen_B1TK if aligned else seen_after(left, hidden_BTD.shape[1], hidden_BTD.device),
-            causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
-            scale=family.attention_scale,
-            cap=family.attention_cap,
-        )
-        mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
-        if packing is not None:
-            mixed_BTD = packing.packed(mixed_BTD)
+        mixed_BTD, new = self._mixed(layer, normed_BTD, past, aligned, edits)
         if read_N is not None:
             mixed_BTD, hidden_BTD, normed_BTD = (x.index_select(1, read_N) for x in (mixed_BTD, hidden_BTD, normed_BTD))
         mixed_BTD = _visit(at_site, "mixed", layer, mixed_BTD)
@@ -256,6 +167,34 @@ class Decoder:
         mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
         # The order of this sum is transformers', so that float32 results agree to the last bits.
         return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
+
+    def _mixed(
+        self, layer: int, normed_BTD: Tensor, past: LayerKeys | None, aligned: Aligned | None, edits: RowEdits
+    ) -> tuple[Tensor, LayerKeys]:
+        """The heads' weighted values side by side (B, T, D), and the new tokens' keys and values."""
+        left = 0 if past is None else past[0].shape[2]
+        position_XT = self._positions(left, normed_BTD, aligned)
+        query_BHTK, key_BHTK, value_BHTK = self.family.projections(self, layer, normed_BTD, position_XT, edits)
+        packing = aligned.packing if aligned else None
+        if packing is not None:
+            query_BHTK, key_BHTK, value_BHTK = map(packing.padded, (query_BHTK, key_BHTK, value_BHTK))
+        new = (key_BHTK, value_BHTK)
+        if past is not None:
+            key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
+            value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
+        mixed_BHTK = attended(
+            query_BHTK,
+            key_BHTK,
+            value_BHTK,
+            seen=aligned.seen_B1TK if aligned else seen_after(left, normed_BTD.shape[1], normed_BTD.device),
+            causal=aligned is None and left == 0 and normed_BTD.shape[1] > 1,
+            scale=self.family.attention_scale,
+            cap=self.family.attention_cap,
+        )
+        mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
+        if packing is not None:
+            mixed_BTD = packing.packed(mixed_BTD)
+        return mixed_BTD, new
 
     def after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None = None) -> Tensor:
         """A block's output (..., D), where it is not parallel, from states (..., D) with the attention's output."""

@@ -23,6 +23,8 @@ Estimates = Mapping[tuple[str, str], Estimate]
 
 def relation_grids(run: MeasuredRun) -> list[Grid]:
     """A table an edited perspective: reliability of that perspective by relation and method, in percent."""
+    if not run.info.by_relation:
+        return []
     found = _estimates(run)
     return [grid for one in PERSPECTIVES if (grid := _grid(run, one, found)).lines]
 

@@ -1,10 +1,10 @@
 """Lines and points: severed effects by layer for each token role, and success after each edit, method by method.
 
-Covers drawing severed.py's and edit_charts.py's data, and further.py's transfer gaps, with 95% intervals, on one scale
-a figure. figures.py turns them into files.
+Covers drawing severed.py's, edit_charts.py's, mark_charts.py's and line_charts.py's data with 95% intervals, on one
+scale a figure. figures.py turns them into files.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from artifact.facts.fact import Perspective
-from artifact.reporting.edit_charts import EditChart, EditPanel, Mark
-from artifact.reporting.further import GapChart, GapPanel
+from artifact.reporting.edit_charts import AFTER, EditChart, EditPanel, Mark
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.look import (
@@ -28,6 +27,7 @@ from artifact.reporting.look import (
     title_text,
     wrapped,
 )
+from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.reporting.severed import SeveredChart
 from artifact.tracing.kinds import TRACE_KINDS
 
@@ -90,53 +90,64 @@ def edit_marks(chart: EditChart, width: float = COLUMN_INCHES) -> Figure:
         if panel.unedited is not None:
             _unedited(axis, panel.unedited.scaled(100))
 
-    figure, axes = _panels(chart, width, "success, percent", under)
+    figure, axes = _panels(chart, chart.methods, AFTER, width, "success, percent", under)
     axes[0].set_xlim(-3, 103)
-    _named(figure, axes, chart.methods)
+    _named(figure, axes, chart.methods, [*(AFTER[one] for one in _EDITS), _UNEDITED, _PUBLISHED])
     return figure
 
 
-def gap_marks(chart: GapChart, width: float = COLUMN_INCHES) -> Figure:
-    """Transfer gaps, a line a method, a panel a group of prompts, `width` inches wide."""
-    figure, axes = _panels(chart, width, "gap, points", lambda axis, _: axis.axvline(0, color=SOFT, linewidth=0.8))
-    _named(figure, axes, chart.methods)
+def change_marks(chart: MarkChart, width: float = COLUMN_INCHES) -> Figure:
+    """Differences, a line a name, a panel a group of prompts, `width` inches wide."""
+
+    def under(axis: Axes, panel: MarkPanel) -> None:
+        axis.axvline(0, color=SOFT, linewidth=0.8)
+        if chart.margin:
+            axis.axvspan(-100 * chart.margin, 100 * chart.margin, color=SOFT, alpha=0.18, linewidth=0, label=_NONE)
+
+    figure, axes = _panels(chart, chart.lines, chart.of, width, f"{chart.measured}, points", under)
+    _named(figure, axes, chart.lines, [*(chart.of[one] for one in _EDITS), _NONE])
     return figure
 
 
 def _panels(
-    chart: EditChart | GapChart, width: float, scale: str, under: Callable[[Axes, Any], object]
+    chart: EditChart | MarkChart,
+    lines: Sequence[str],
+    words: Mapping[Perspective, str],
+    width: float,
+    scale: str,
+    under: Callable[[Axes, Any], object],
 ) -> tuple[Figure, list[Axes]]:
-    """A panel a group of prompts with the marks of every method; `under` draws what stands behind them."""
-    panels: Sequence[EditPanel | GapPanel] = chart.panels
+    """A panel a group of prompts with the marks of every line; `under` draws what stands behind them."""
+    panels: Sequence[EditPanel | MarkPanel] = chart.panels
     columns = len(panels) if width >= SIDE_BY_SIDE_INCHES else 1
     rows = -(-len(panels) // columns)
     title = title_text([chart.title], width)
-    figure = new_figure(width, 0.85 + _LINE * (lines_of(title) + 1.2 * rows) + 0.29 * len(chart.methods) * rows)
+    figure = new_figure(width, 0.85 + _LINE * (lines_of(title) + 1.2 * rows) + 0.29 * len(lines) * rows)
     set_title(figure, title)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, panel in zip(axes, panels, strict=True):
         under(axis, panel)
         for mark in panel.marks:
-            _mark(axis, chart.methods.index(mark.method), mark)
+            _mark(axis, lines.index(mark.method), mark, words[mark.edited])
         axis.set_title(panel.group, loc="left")
         axis.set_xlabel(scale)
         axis.label_outer()
     return figure, list(axes)
 
 
-def _named(figure: Figure, axes: Sequence[Axes], methods: Sequence[str]) -> None:
-    """The methods' names, a grid, and a legend of what the panels show."""
-    axes[0].set_yticks(range(len(methods)), [wrapped(drawable(name, 60), 0.95) for name in methods])
-    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+def _named(figure: Figure, axes: Sequence[Axes], lines: Sequence[str], order: Sequence[str]) -> None:
+    """The lines' names, a grid, and a legend of what the panels show, in this order."""
+    axes[0].set_yticks(range(len(lines)), [wrapped(drawable(name, 60), 0.95) for name in lines])
+    axes[0].set_ylim(len(lines) - 0.5, -0.5)
     for axis in axes:
         axis.grid(axis="x", color="#dddddd", linewidth=0.4)
         axis.set_axisbelow(True)
     # One entry a look, whichever panel has it.
     entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    order = [name for name in _ORDER if name in entries]
+    shown = [name for name in order if name in entries]
     figure.legend(
-        [entries[name] for name in order],
-        order,
+        [entries[name] for name in shown],
+        shown,
         loc="outside lower center",
         ncols=4 if figure.get_figwidth() >= SIDE_BY_SIDE_INCHES else 2,
         frameon=False,
@@ -145,7 +156,7 @@ def _named(figure: Figure, axes: Sequence[Axes], methods: Sequence[str]) -> None
     )
 
 
-_ORDER = ("after a relation edit", "after an entity edit", "unedited model", "published")
+_UNEDITED, _PUBLISHED, _NONE = "unedited model", "published", "counts as none"
 
 
 def layer_lines(chart: LineChart, width: float = COLUMN_INCHES) -> Figure:
@@ -191,13 +202,13 @@ _LINES = (("#0072B2", "-"), ("#009E73", "--"), ("#CC79A7", ":"), ("#D55E00", "-.
 
 def _unedited(axis: Axes, estimate: Estimate) -> None:
     axis.axvspan(estimate.low, estimate.high, color=SOFT, alpha=0.18, linewidth=0)
-    axis.axvline(estimate.mean, color=SOFT, linestyle="--", linewidth=1, label="unedited model")
+    axis.axvline(estimate.mean, color=SOFT, linestyle="--", linewidth=1, label=_UNEDITED)
 
 
-def _mark(axis: Axes, line: int, mark: Mark) -> None:
-    """One edit's number with its interval, and the published one."""
+def _mark(axis: Axes, line: int, mark: Mark, words: str) -> None:
+    """One number with its interval, and the published one; `words` are the legend's."""
     colour, marker, below = _EDITS[mark.edited]
-    place, words = line + below, _ORDER[0] if mark.edited == "relation" else _ORDER[1]
+    place = line + below
     if mark.measured is not None:
         one = mark.measured.scaled(100)
         axis.plot([one.low, one.high], [place, place], color=colour, linewidth=1.1)
@@ -211,5 +222,5 @@ def _mark(axis: Axes, line: int, mark: Mark) -> None:
             markerfacecolor="none",
             markeredgecolor="#000000",
             markeredgewidth=0.8,
-            label=_ORDER[3],
+            label=_PUBLISHED,
         )

@@ -16,8 +16,8 @@ from artifact.errors import RunError
 from artifact.reading import read_bytes
 
 INDEX = "figures/drawn.json"
-LIBRARIES = ("matplotlib", "numpy", "pillow", "kiwisolver")
-"""What draws, writes the PNG and lays out: another version may give other bytes."""
+LIBRARIES = ("matplotlib", "numpy", "pillow", "kiwisolver", "fonttools")
+"""What draws, writes the PNG, lays out and embeds fonts: another version may give other bytes."""
 _PACKAGE = Path(__file__).parents[1]
 CODE = tuple(sorted([*_PACKAGE.glob("reporting/*.py"), *_PACKAGE.glob("tracing/*.py"), _PACKAGE / "terminal.py"]))
 """Files that make a figure's words, numbers and looks: titles, kinds of traces, roles and their averages, escapes."""

@@ -3,7 +3,7 @@
 Covers the columns of Tables 1 and 2 (reliability and generality), any model, and their CSV. curves.py draws it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from artifact.evaluation.metrics import Column, Group
@@ -12,6 +12,9 @@ from artifact.reporting.cells import SCALES, Cell
 from artifact.reporting.escapes import Number, csv_bytes
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import TRANSFER_GROUPS, JudgedRow, MeasuredRow
+
+AFTER: Mapping[Perspective, str] = {"relation": "after a relation edit", "entity": "after an entity edit"}
+"""When a number was measured, in words, by the edited perspective."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class EditChart:
                 if mark.edited == edited and mark.measured is not None
             ]
             if edits:
-                parts.append(f"after {'an' if edited == 'entity' else 'a'} {edited} edit {', '.join(edits)}")
+                parts.append(f"{AFTER[edited]} {', '.join(edits)}")
         return f"{self.perspective} perspective, {panel.group} in percent: {'; '.join(parts)}"
 
     @property

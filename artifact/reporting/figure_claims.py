@@ -5,13 +5,15 @@ and the 95% interval of that difference over facts. The paper prints no number f
 every difference's interval lies above zero.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from artifact.facts.fact import Perspective
+from artifact.reporting.cells import PROBABILITY
 from artifact.reporting.charts import finished_traces
+from artifact.reporting.equivalence import Tested, family, held_against
 from artifact.reporting.expected import Claim, Effect, Region
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
@@ -21,9 +23,10 @@ from artifact.tracing.averages import Traces, roles
 
 @dataclass(frozen=True)
 class TracedEffects:
-    """Finished traces by (trace kind, perspective)."""
+    """Finished traces by (trace kind, perspective), and the case ids of each relation."""
 
     traces: Mapping[tuple[str, Perspective], Traces]
+    relations: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def kinds(self) -> set[str]:
@@ -33,13 +36,13 @@ class TracedEffects:
 
 def traced_effects(store: Store) -> TracedEffects:
     """The finished traces of a run."""
-    return TracedEffects(finished_traces(store))
+    return TracedEffects(finished_traces(store), store.info().traced_relations)
 
 
 def difference(effect: Effect, traced: TracedEffects) -> Estimate | None:
     """Mean over facts of the region's effect minus its comparison's, in probability; None without a common fact."""
     found = differences(effect, traced)
-    return None if found is None else estimates([found], rates=False)[0]
+    return None if found is None else estimates([found], rates=False, relations=traced.relations)[0]
 
 
 def differences(effect: Effect, traced: TracedEffects) -> Series | None:
@@ -52,6 +55,21 @@ def differences(effect: Effect, traced: TracedEffects) -> Series | None:
         traces = traced.traces.get((effect.region.kind, effect.region.perspective))
         below = Series(traces.cases_F, effect.share * (traces.clean_F - traces.corrupted_F)) if traces else None
     return None if above is None or below is None else above.minus(below)
+
+
+def effect_tests(claims: Sequence[Claim], traced: TracedEffects) -> list[Tested]:
+    """Each difference of the claims held against zero, corrected over all of them; those without traces are left out.
+
+    `of` is the claim's id, `name` the condition in words.
+    """
+    return family(
+        [
+            held_against(claim.id, words, difference(effect, traced), PROBABILITY.of_change)
+            for claim in claims
+            if claim.kinds and set(claim.kinds) <= traced.kinds
+            for effect, words in zip(claim.effects, claim.predicate, strict=True)
+        ]
+    )
 
 
 def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[str, str]:

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from artifact.errors import RunError, SettingError
 from artifact.io import write_atomically
 from artifact.reporting.charts import Chart
-from artifact.reporting.curves import edit_marks, gap_marks, layer_lines, severed_curves
+from artifact.reporting.curves import change_marks, edit_marks, layer_lines, severed_curves
 from artifact.reporting.edit_charts import EditChart
 from artifact.reporting.flow_charts import FlowChart
 from artifact.reporting.flow_curves import flow_lines
-from artifact.reporting.further import GapChart
 from artifact.reporting.gallery import Shown
 from artifact.reporting.heatmaps import heat_map, prompt_map
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.look import COLUMN_INCHES, FORMS, figure_bytes
+from artifact.reporting.mark_charts import MarkChart
 from artifact.reporting.multiverse import Curve
 from artifact.reporting.specification_curves import specification_curve
 
@@ -31,8 +31,8 @@ def drawn(one: Shown, width: float = COLUMN_INCHES) -> Figure:
     """The figure of this data, `width` inches wide."""
     if isinstance(one, Chart):
         return heat_map(one, width)
-    if isinstance(one, GapChart):
-        return gap_marks(one, width)
+    if isinstance(one, MarkChart):
+        return change_marks(one, width)
     if isinstance(one, Curve):
         return specification_curve(one, width)
     if isinstance(one, LineChart):

@@ -5,19 +5,17 @@ gaps, method by method. evaluation/further.py says what the numbers mean.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from artifact.evaluation.metrics import Group
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.unit import Unit
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
-from artifact.reporting.edit_charts import Mark
-from artifact.reporting.escapes import Number, csv_bytes
+from artifact.reporting.edit_charts import AFTER, Mark
 from artifact.reporting.grids import edit_name
 from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.reporting.tables import TRANSFER_GROUPS, MeasuredRow
 from artifact.runs.store import Store
 
@@ -82,58 +80,7 @@ def _values(further: Mapping[str, Any]) -> dict[str, float]:
     return found | ({"removal": float(further["removal"]["removed"])} if "removal" in further else {})
 
 
-@dataclass(frozen=True)
-class GapPanel:
-    """One group of prompts: the edits' transfer gaps, as fractions."""
-
-    group: Group
-    marks: tuple[Mark, ...]
-
-
-@dataclass(frozen=True)
-class GapChart:
-    """How far each edit carries over to the other perspective, method by method, controls among them."""
-
-    model: str
-    methods: tuple[str, ...]
-    panels: tuple[GapPanel, ...]
-    name: str = "transfer-gap"
-
-    @property
-    def title(self) -> str:
-        """What the figure shows, in words."""
-        return f"Transfer gap of success: the edited perspective minus the other, {self.model}"
-
-    @property
-    def fingerprint(self) -> bytes:
-        """What the figure is drawn from."""
-        return repr(self).encode()
-
-    @property
-    def summary(self) -> str:
-        """The gaps of reliability in words, in points."""
-        parts = []
-        for edited in PERSPECTIVES:
-            own = [mark for mark in self.panels[0].marks if mark.edited == edited]
-            named = ", ".join(f"{mark.method} {Cell.of(mark.measured, _GAP).number}" for mark in own)
-            parts += [f"{edited} edits: {named}"] if own else []
-        return f"{self.panels[0].group}, in points; {'; '.join(parts)}"
-
-    @property
-    def csv(self) -> bytes:
-        """The figure's numbers, in points."""
-        lines: list[list[str | Number]] = [
-            [panel.group, f"{mark.edited} edit", mark.method, *Cell.of(mark.measured, _GAP).numbers]
-            for panel in self.panels
-            for mark in panel.marks
-        ]
-        return csv_bytes(("group", "edited", "method", "gap", "low", "high", "n"), lines)
-
-
-_GAP = SCALES["success"].of_change
-
-
-def gap_charts(model: str, store: Store, rows: Sequence[MeasuredRow]) -> list[GapChart]:
+def gap_charts(model: str, store: Store, rows: Sequence[MeasuredRow]) -> list[MarkChart]:
     """The figure of a run's transfer gaps; none for a run that scored nothing beyond success: its tables hold them."""
     if not any(unit.further for unit in store.info().plan.units):
         return []
@@ -142,6 +89,17 @@ def gap_charts(model: str, store: Store, rows: Sequence[MeasuredRow]) -> list[Ga
     for group in TRANSFER_GROUPS:
         gaps = ((row, row.edited, row.gaps.get(("success", group))) for row in edits)
         marks = [Mark(row.printed_method, edited, gap.mean, None) for row, edited, gap in gaps if gap and edited]
-        panels.append(GapPanel(group, tuple(marks)))
+        panels.append(MarkPanel(group, tuple(marks)))
     methods = tuple(dict.fromkeys(row.printed_method for row in edits))
-    return [GapChart(model, methods, tuple(panels))] if any(panel.marks for panel in panels) else []
+    if not any(panel.marks for panel in panels):
+        return []
+    chart = MarkChart(
+        name="transfer-gap",
+        title=f"Transfer gap of success: the edited perspective minus the other, {model}",
+        measured="gap",
+        lines=methods,
+        panels=tuple(panels),
+        of=AFTER,
+        heads=("edited", "method"),
+    )
+    return [chart]

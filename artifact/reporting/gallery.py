@@ -11,14 +11,15 @@ from artifact.errors import SettingError
 from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
 from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
-from artifact.reporting.further import GapChart, gap_charts
+from artifact.reporting.further import gap_charts
 from artifact.reporting.line_charts import LineChart
+from artifact.reporting.mark_charts import MarkChart
 from artifact.reporting.multiverse import Curve
 from artifact.reporting.severed import SeveredChart, severed_charts
 from artifact.reporting.tables import JudgedRow
 from artifact.reporting.verdict import MeasuredRun
 
-Shown = Chart | SeveredChart | EditChart | GapChart | FlowChart | LineChart | Curve
+Shown = Chart | SeveredChart | EditChart | MarkChart | FlowChart | LineChart | Curve
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Gallery:
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
     flows: tuple[FlowChart, ...]
-    gaps: tuple[GapChart, ...] = ()
-    questions: tuple[LineChart | Curve, ...] = ()
+    gaps: tuple[MarkChart, ...] = ()
+    questions: tuple[LineChart | MarkChart | Curve, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:

@@ -1,18 +1,20 @@
 """Means with 95% intervals, and paired changes between two sets of cases, for many numbers at once.
 
 Covers Wilson's interval for values that are all 0 or 1, and the bias-corrected and accelerated (BCa) bootstrap of the
-mean for all others, seeded (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14).
+mean for all others, seeded (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 14). Facts of one
+relation are not independent, so beside these stands the percentile bootstrap that draws relations, then facts within
+them (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8), where relations are known.
 
 Both are written out here: scipy's BCa interval takes every leave-one-out sample, which is n squared work, where a
 mean's are known in closed form, and its Wilson interval comes with an exact test that takes milliseconds. A report
 needs hundreds of each. tests/reporting/test_intervals.py holds them equal to scipy's, on equal resamples.
 
-Shape letters: N cases, K numbers, B resamples.
+Shape letters: N cases, K numbers, B resamples, R relations.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -29,6 +31,25 @@ _Z = tuple(_NORMAL.inv_cdf(level) for level in (0.025, 0.975))
 
 
 @dataclass(frozen=True)
+class Spread:
+    """What tests of a mean need (equivalence.py): its standard error, with the degrees of freedom.
+
+    It is the larger of two: over facts, and over relations, whose sums of deviations are what is independent (Liang and
+    Zeger 1986). `inflated` is its square over that over facts alone. `whole` is the value of a success where values are
+    successes and failures, else None. `low` and `high` are the 95% interval by relation; nan where fewer than two
+    relations are known, of which there are `relations`.
+    """
+
+    error: float
+    freedom: int
+    inflated: float = 1.0
+    whole: float | None = None
+    relations: int = 0
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A mean over `n` cases with its 95% interval, in the unit of the values."""
 
@@ -36,10 +57,17 @@ class Estimate:
     low: float
     high: float
     n: int
+    spread: Spread | None = field(default=None, compare=False, repr=False)
+    """None where the number is no mean over facts."""
 
     def scaled(self, factor: float) -> "Estimate":
         """The same estimate in another unit, such as 100 for percent; `factor` must be positive."""
-        return Estimate(self.mean * factor, self.low * factor, self.high * factor, self.n)
+        spread = self.spread
+        if spread is not None:
+            whole = None if spread.whole is None else spread.whole * factor
+            ends = {name: getattr(spread, name) * factor for name in ("error", "low", "high")}
+            spread = replace(spread, whole=whole, **ends)
+        return Estimate(self.mean * factor, self.low * factor, self.high * factor, self.n, spread)
 
 
 @dataclass(frozen=True)
@@ -67,12 +95,15 @@ def paired_change(before: Series, after: Series) -> Estimate | None:
     return estimates([after.minus(before)], rates=False)[0]
 
 
-def estimates(samples: Sequence[Series], rates: Sequence[bool] | bool = True) -> list[Estimate | None]:
+def estimates(
+    samples: Sequence[Series], rates: Sequence[bool] | bool = True, relations: Mapping[str, Sequence[int]] | None = None
+) -> list[Estimate | None]:
     """Mean and 95% interval of each sample, in its unit; None for a sample without cases.
 
     Wilson where every value is 0 or 1 (unless `rates` is off for it: a difference is no rate), else BCa; a single case,
     or cases that are all alike, give the point itself. Cases are what is resampled, the same for all samples; where a
     few of them are missing (failures), these drop out of a resample. Samples that miss many are resampled alone.
+    `relations` are the case ids of each relation, for the spread; a case of none is one of its own.
     """
     may_be_rate = [rates] * len(samples) if isinstance(rates, bool) else rates
     means: list[Estimate | None] = [None] * len(samples)
@@ -88,13 +119,70 @@ def estimates(samples: Sequence[Series], rates: Sequence[bool] | bool = True) ->
             means[k] = Estimate(float(values_N[0]), float(values_N[0]), float(values_N[0]), n)
         else:
             drawn.append(k)
-    cases = len(_all_cases([samples[k] for k in drawn]))
-    together = [k for k in drawn if len(samples[k].cases_N) >= (1 - _MISSING) * cases]
-    for group in (together, *([k] for k in drawn if k not in together)):
-        chosen = [samples[k] for k in group]
-        for k, means_B in zip(group, _resampled_means(chosen), strict=True):
+    for group in _together(samples, drawn):
+        for k, means_B in zip(group, _resampled_means([samples[k] for k in group]), strict=True):
             means[k] = _estimate(samples[k].values_N, means_B)
-    return means
+    spreads = _spreads(samples, may_be_rate, relations or {})
+    return [None if one is None else replace(one, spread=spread) for one, spread in zip(means, spreads, strict=True)]
+
+
+def _together(samples: Sequence[Series], chosen: Sequence[int]) -> list[list[int]]:
+    """The samples that are resampled together: those with nearly all cases, and each other one alone."""
+    cases = len(_all_cases([samples[k] for k in chosen]))
+    most = [k for k in chosen if len(samples[k].cases_N) >= (1 - _MISSING) * cases]
+    return [most, *([k] for k in chosen if k not in most)]
+
+
+def _spreads(
+    samples: Sequence[Series], may_be_rate: Sequence[bool], relations: Mapping[str, Sequence[int]]
+) -> list[Spread | None]:
+    """The spread of each sample; None for one without cases."""
+    label_of = {case: at for at, cases in enumerate(relations.values()) for case in cases}
+    sets = {
+        key: _labels(cases_N, label_of) if label_of else np.arange(len(cases_N))
+        for key, cases_N in _sets(samples).items()
+    }
+    spreads = [
+        _spread(series.values_N, sets[series.cases_N.tobytes()], rate, bool(label_of))
+        for series, rate in zip(samples, may_be_rate, strict=True)
+    ]
+    several = [k for k, spread in enumerate(spreads) if spread is not None and spread.relations > 1]
+    for group in _together(samples, several):
+        chosen = [samples[k] for k in group]
+        labels_N = _labels(_all_cases(chosen), label_of)
+        for k, means_B in zip(group, _resampled_means(chosen, labels_N), strict=True):
+            spread = spreads[k]
+            assert spread is not None
+            low, high = np.quantile(means_B, (0.025, 0.975))
+            spreads[k] = replace(spread, low=float(low), high=float(high))
+    return spreads
+
+
+def _labels(cases_N: np.ndarray, label_of: Mapping[int, int]) -> np.ndarray:
+    """Each case's relation by a number; a case without one has a number of its own."""
+    known_N = [label_of.get(int(case), -1 - at) for at, case in enumerate(cases_N)]
+    return np.unique(np.array(known_N, dtype=np.int64), return_inverse=True)[1]
+
+
+def _spread(values_N: np.ndarray, labels_N: np.ndarray, rate: bool, related: bool) -> Spread | None:
+    """The spread of one sample, without its interval by relation; `labels_N` are numbers from 0, `related` says that
+    they are relations.
+    """
+    n = len(values_N)
+    if n == 0:
+        return None
+    whole = 1.0 if rate and ((values_N == 0) | (values_N == 1)).all() else None
+    count = int(labels_N.max()) + 1 if related else 0
+    if n == 1 or np.ptp(values_N) == 0:
+        return Spread(0.0, max(n - 1, 1), whole=whole, relations=count)
+    plain = float(values_N.std(ddof=1)) / math.sqrt(n)
+    if count < 2:
+        return Spread(plain, n - 1, whole=whole, relations=count)
+    sums_R = np.bincount(labels_N, values_N - values_N.mean())
+    clustered = math.sqrt(count / (count - 1) * float((sums_R**2).sum())) / n
+    if clustered <= plain:
+        return Spread(plain, n - 1, whole=whole, relations=count)
+    return Spread(clustered, count - 1, (clustered / plain) ** 2, whole, count)
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -121,8 +209,11 @@ def bca(values_N: np.ndarray, means_B: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resampled_means(samples: Sequence[Series]) -> np.ndarray:
-    """Means of RESAMPLES resamples (K, B): the same cases are drawn for every number."""
+def _resampled_means(samples: Sequence[Series], labels_N: np.ndarray | None = None) -> np.ndarray:
+    """Means of RESAMPLES resamples (K, B): the same cases are drawn for every number.
+
+    With each case's relation in `labels_N` (numbers from 0) relations are drawn, then facts within them.
+    """
     if not samples:
         return np.empty((0, RESAMPLES))
     cases_N = _all_cases(samples)
@@ -143,11 +234,25 @@ def _resampled_means(samples: Sequence[Series]) -> np.ndarray:
     for start in range(0, RESAMPLES, _BLOCK):
         size = min(_BLOCK, RESAMPLES - start)
         counts_BN = np.empty((size, n))
-        for counts_N, drawn_N in zip(counts_BN, draw.integers(n, size=(size, n)), strict=True):
+        drawn: Iterable[np.ndarray] = (
+            draw.integers(n, size=(size, n)) if labels_N is None else _within(labels_N, size, draw)
+        )
+        for counts_N, drawn_N in zip(counts_BN, drawn, strict=True):
             counts_N[:] = np.bincount(drawn_N, minlength=n)
         held_PB = np.maximum(present_PN @ counts_BN.T, 1)
         means_KB[:, start : start + size] = values_KN @ counts_BN.T / held_PB[columns]
     return means_KB
+
+
+def _within(labels_N: np.ndarray, size: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
+    """So many resamples, as places of cases: as many relations as there are, and of each as many facts as it has."""
+    by_relation_N = np.argsort(labels_N, kind="stable")
+    facts_R = np.bincount(labels_N)
+    start_R = np.cumsum(facts_R) - facts_R
+    for drawn_R in draw.integers(len(facts_R), size=(size, len(facts_R))):
+        facts_N = np.repeat(facts_R[drawn_R], facts_R[drawn_R])
+        inside_N = (draw.random(len(facts_N)) * facts_N).astype(np.int64)
+        yield by_relation_N[np.repeat(start_R[drawn_R], facts_R[drawn_R]) + inside_N]
 
 
 def _sets(samples: Sequence[Series]) -> dict[bytes, np.ndarray]:

@@ -6,8 +6,8 @@ on the other, whatever else was not measured, not run where a number is missing,
 change the verdict on the paper, nor its exit code.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import msgspec
 
 from artifact.errors import ExpectedError
 from artifact.reporting.cells import Cell, Scale
+from artifact.reporting.equivalence import Tested, doubt, family, held_against
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.resources import expected_folder
@@ -35,7 +36,9 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     within: float | None = None
 
     def answer(self, estimate: Estimate) -> Answer:
-        """Where the 95% interval lies."""
+        """Where the 95% interval lies; undecided where it decides nothing (equivalence.doubt)."""
+        if doubt(estimate):
+            return "undecided"
         low, high = estimate.low, estimate.high
         if self.above is not None:
             return "yes" if low > self.above else "no" if high <= self.above else "undecided"
@@ -78,12 +81,16 @@ class ModelAnswer:
     answer: Answer
     conditions: tuple[tuple[Condition, Quantity, Answer], ...] = ()
     figure: str = ""
+    tests: tuple[Tested, ...] = ()
+    """The quantities that are means over facts held against their bounds, by name, corrected over all the model's
+    questions; they decide nothing."""
 
     @property
     def lines(self) -> list[str]:
         """Each condition with its quantity, interval and answer."""
         return [
             f"{one.words(quantity.scale)}: {measured_words(quantity)}, {answer}"
+            + (f" ({why})" if quantity.estimate and (why := doubt(quantity.estimate)) else "")
             for one, quantity, answer in self.conditions
         ]
 
@@ -132,17 +139,36 @@ def load_questions(folder: Path | None = None) -> tuple[Question, ...]:
 
 def answered(questions: Sequence[Question], found: Mapping[str, Mapping[str, Findings]]) -> tuple[JudgedQuestion, ...]:
     """Each question with the answers of the runs: `found` are their findings, by model and plan."""
+    answers = {
+        (question.id, model): _judged(question, model, plans[question.plan])
+        for model, plans in found.items()
+        for question in questions
+        if question.plan in plans
+    }
+    tests = {
+        model: family(one for key, answer in answers.items() if key[1] == model for one in _tests(key[0], answer))
+        for model in found
+    }
     return tuple(
         JudgedQuestion(
             question,
             tuple(
-                _judged(question, model, plans[question.plan])
-                for model, plans in found.items()
-                if question.plan in plans
+                replace(answers[question.id, model], tests=tuple(one for one in corrected if one.of == question.id))
+                for model, corrected in tests.items()
+                if (question.id, model) in answers
             ),
         )
         for question in questions
     )
+
+
+def _tests(question: str, answer: ModelAnswer) -> Iterator[Tested | None]:
+    """Each quantity of an answer held against the bound of its condition."""
+    for one, quantity, _ in answer.conditions:
+        bound = one.above if one.above is not None else one.below
+        yield held_against(
+            question, one.quantity, quantity.estimate, quantity.scale.of_change, bound or 0.0, one.within
+        )
 
 
 def _judged(question: Question, model: str, findings: Findings) -> ModelAnswer:
@@ -165,7 +191,7 @@ def questions_json(every: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
                 {
                     "model": answer.model,
                     "answer": answer.answer,
-                    "conditions": [_condition_json(*condition) for condition in answer.conditions],
+                    "conditions": [_condition_json(answer, *condition) for condition in answer.conditions],
                 }
                 for answer in one.answers
             ],
@@ -174,11 +200,18 @@ def questions_json(every: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
     ]
 
 
-def _condition_json(condition: Condition, quantity: Quantity, answer: Answer) -> dict[str, Any]:
+def _condition_json(whole: ModelAnswer, condition: Condition, quantity: Quantity, answer: Answer) -> dict[str, Any]:
     estimate = quantity.estimate
+    statistics = next((one.json for one in whole.tests if one.name == condition.quantity), None)
     numbers = (
         None
         if estimate is None
         else {name: round(getattr(estimate, name), _DIGITS) for name in ("mean", "low", "high")} | {"n": estimate.n}
     )
-    return {"condition": condition.words(Scale(6)), "measured": numbers, "answer": answer}
+    return {
+        "condition": condition.words(Scale(6)),
+        "measured": numbers,
+        "answer": answer,
+        "reason": "" if estimate is None else doubt(estimate),
+        "statistics": statistics,
+    }

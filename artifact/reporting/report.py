@@ -9,7 +9,6 @@ import gc
 import re
 import shlex
 import textwrap
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,8 +26,8 @@ from artifact.evaluation.metrics import METRICS
 from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
-from artifact.plans.tasks import TASKS
 from artifact.reporting import grids
+from artifact.reporting.about import facts_each, in_a_line, progress, rehearsed, setting
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.by_relation import relation_grids
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
@@ -45,6 +44,13 @@ from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
 from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
+from artifact.reporting.tested_tables import (
+    READING,
+    paper_statistics,
+    question_statistics,
+    run_statistics,
+    statistics_csv,
+)
 from artifact.reporting.verdict import MeasuredRun, Verdict, measured_run, reach_verdict, verdict_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.lock import turn
@@ -107,7 +113,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     files: dict[str, bytes] = {}
     parts = []
     for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
-        part, made = _part(run, prefix, drawings, verdict.paper)
+        part, made = _part(run, prefix, drawings, verdict, expected)
         part["switches"] = switch_lines(run.info.switches, worth)
         part["elsewhere"] = claims_elsewhere(expected.claims, run)
         files |= made
@@ -118,6 +124,9 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     paper_grids, second_grids = ([grids.paper_grid(*table) for table in tables.items()] for tables in (paper, second))
     files |= _table_files([*paper_grids, *second_grids])
     files |= {f"tables/{name}.csv": grids.paper_csv(table) for name, table in {**paper, **second}.items()}
+    tested = paper_statistics({**paper, **second})
+    if tested:
+        files["tables/paper-statistics.csv"] = statistics_csv([*tested.values()])
     before = tuple(part["before"] for part in parts if part["before"])
     context = {
         "title": PAPER_TITLE,
@@ -129,6 +138,8 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
         "metric_words": grids.METRIC_WORDS,
         "paper_grids": paper_grids,
         "second_grids": second_grids,
+        "statistics_of": tested,
+        "reading": READING if tested or any(part["statistics"] for part in parts) else "",
         "tolerances": list(dict.fromkeys(cell.tolerance for cell in verdict.cells)),
         "notes": list(dict.fromkeys(note for cell in verdict.cells for note in cell.cell.notes)),
         "table_files": sorted(name for name in files if name.startswith("tables/")),
@@ -142,18 +153,25 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
 
 
 def _part(
-    run: MeasuredRun, prefix: str, drawings: Drawings, paper: Sequence[JudgedRow]
+    run: MeasuredRun, prefix: str, drawings: Drawings, verdict: Verdict, expected: Expected
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the page says of one run, and the run's files by path."""
-    shown = gallery(run, paper)
+    shown = gallery(run, verdict.paper)
     drawn = shown.traces
-    settings = [_setting(method, value) for method, value in sorted(run.info.settings.items())]
+    settings = [setting(method, value) for method, value in sorted(run.info.settings.items())]
     tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
     figures = _figures(prefix, shown.every, drawings)
     files = {**figures, **_run_tables(run, prefix, tables), **_flow_tables(run, prefix, shown)}
+    tested = {
+        **run_statistics(run, drawn, expected.claims),
+        **question_statistics(run.info.model, verdict.questions),
+    }
+    if tested:
+        files[f"tables/{prefix}statistics.csv"] = statistics_csv([*tested.values()])
     part = {
         "prefix": prefix,
         **{f"{kind}_grids": made for kind, made in tables.items()},
+        "statistics": tested,
         "gallery": shown,
         "images": {
             one.name: base64.b64encode(figures[f"figures/{prefix}{one.name}.png"]).decode() for one in shown.every
@@ -200,20 +218,21 @@ def _flow_tables(run: MeasuredRun, prefix: str, shown: Gallery) -> dict[str, byt
 def _described(run: MeasuredRun) -> dict[str, Any]:
     """What the page says of a run besides its numbers: its description, progress, failures and machines."""
     store, info = run.store, run.info
-    progress = _progress(store, info)
+    units = progress(store, info)
     return {
         "info": info,
         "rows": run.rows,
         "journal": store.checked(),
         "reasons": counted_reasons(store),
-        "progress": progress,
+        "progress": units,
         "protocol": protocol_words(info.protocol, info.switches),
         "followed": sum(all_switches(info.switches).values()),
-        "facts_each": _facts_each(progress, len(info.cases)),
+        "facts_each": facts_each(units, len(info.cases)),
         "environments": [
-            {key: _plain(value) for key, value in sorted(e.items()) if key != REHEARSED} for e in store.environments()
+            {key: in_a_line(value) for key, value in sorted(e.items()) if key != REHEARSED}
+            for e in store.environments()
         ],
-        "rehearsed": _rehearsed(store),
+        "rehearsed": rehearsed(store),
         "command": repeat_command(info),
     }
 
@@ -344,62 +363,6 @@ def _by_table(rows: tuple[JudgedRow, ...]) -> dict[str, list[JudgedRow]]:
     for row in rows:
         tables.setdefault(names.get(row.source.table, row.source.table), []).append(row)
     return tables
-
-
-def _progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
-    """Per unit: what it does in words, planned cases, and how many finished, failed or were excluded."""
-    progress, recorded = [], store.counts()
-    for unit in info.plan.units:
-        counted = recorded.get(unit.name, Counter())
-        planned = info.planned(unit)
-        does = {
-            "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
-            "edit": f"edit with {unit.printed_method}, {unit.perspective} perspective",
-            "unedited": "score the unedited model",
-            "knockout": f"knock out attention, {unit.perspective} prompt",
-            "task": TASKS[unit.task].words if unit.task in TASKS else unit.task,
-        }[unit.does]
-        counts = {status: counted[status] for status in ("done", "failed", "excluded")}
-        progress.append({"unit": unit.name, "does": does, "planned": planned, "recorded": counted.total(), **counts})
-    return progress
-
-
-def _facts_each(progress: list[dict[str, Any]], facts: int) -> str:
-    """How many of the facts the units take, where that is not all of them."""
-    planned = [unit["planned"] for unit in progress]
-    if not planned or min(planned) == facts:
-        return ""
-    fewest, most = min(planned), max(planned)
-    return f", of which each unit takes {fewest}" + (f" to {most}" if most > fewest else "")
-
-
-def _setting(method: str, value: Any) -> dict[str, Any]:
-    """A method's resolved hyperparameters as (name, value) texts, and their hash where it is recorded."""
-    values = dict(value) if isinstance(value, Mapping) else {"value": value}
-    shown = next((str(values.pop(key)) for key in ("hash", "sha256") if key in values), "not recorded")
-    inner: Mapping[str, Any] = next(
-        (values.pop(key) for key in ("values", "hparams") if isinstance(values.get(key), Mapping)), {}
-    )
-    return {"method": method, "hash": shown, "values": [(key, _plain(v)) for key, v in {**inner, **values}.items()]}
-
-
-def _plain(value: Any) -> str:
-    """A recorded value in one line; a long list of texts (prefixes) by its length, since the run's journal holds it."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
-    if isinstance(value, list) and len(value) > 8:
-        return f"{len(value)} entries, kept in the run's journal"
-    return value if isinstance(value, str) else msgspec.json.encode(value, order="sorted").decode()
-
-
-def _rehearsed(store: Store) -> str:
-    """What a rehearsal on the run's machine said it takes, and what it took; empty unless one machine did it all."""
-    environments = store.environments()
-    if len(environments) != 1 or REHEARSED not in environments[0]:
-        return ""
-    hours = {name: f"{seconds / 3600:.2f}" for name, seconds in environments[0][REHEARSED].items()}
-    took = sum(seconds for _, seconds, _ in store.times()) / 3600
-    return f"{hours['most']} h at most, {hours['expected']} h expected; took {took:.2f} h"
 
 
 def _timings(runs: Sequence[MeasuredRun]) -> bytes:

@@ -6,7 +6,7 @@ that counts as evidence. verdict.py judges claims.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from typing import Any, Literal, Protocol
 
@@ -16,6 +16,8 @@ from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import METRICS, OPTIONAL, VALUES, Column, Group, Metric, columns_of
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.unit import CONTROL_WORDS, Control, Unit
+from artifact.reporting.cells import POINTS
+from artifact.reporting.equivalence import Tested, family, held_against
 from artifact.reporting.expected import PublishedCell, Tolerance
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
@@ -104,6 +106,8 @@ class JudgedCell:
     partial: bool
     needs: str
     failed: int = 0
+    tested: Tested | None = None
+    """The measured value held against the published one, corrected over the cells of its table; it decides nothing."""
 
     @property
     def status(self) -> str:
@@ -161,7 +165,7 @@ def own_rows(store: Store) -> list[MeasuredRow]:
                 wanted["gap", unit.name, gap] = whole
                 wanted["gap of changes", unit.name, gap] = of_changes
     means = [kind == "mean" for kind, _, _ in wanted]
-    estimated = dict(zip(wanted, estimates(list(wanted.values()), means), strict=True))
+    estimated = dict(zip(wanted, estimates(list(wanted.values()), means, info.relations), strict=True))
 
     def values(kind: str, of_change: str, unit: Unit) -> dict:
         present = [key for one, name, key in wanted if (one, name) == (kind, unit.name)]
@@ -199,10 +203,20 @@ def judged_rows(
     cells: Sequence[PublishedCell], runs: Mapping[str, tuple[RunInfo, Sequence[MeasuredRow]]]
 ) -> list[JudgedRow]:
     """The published rows, each cell compared with the rows of the run of its model, where that run is evidence."""
-    return [
-        JudgedRow(tuple(judge(cell, *runs.get(cell.model, (None, ()))) for cell in group))
-        for _, group in groupby(cells, key=lambda cell: (cell.table, cell.model, cell.method))
-    ]
+    judged = [judge(cell, *runs.get(cell.model, (None, ()))) for cell in cells]
+    for table in dict.fromkeys(cell.table for cell in cells):
+        found = {one.cell.id: test for one in judged if one.cell.table == table and (test := _against_published(one))}
+        corrected = dict(zip(found, family(found.values()), strict=True))
+        judged = [replace(one, tested=corrected.get(one.cell.id, one.tested)) for one in judged]
+    rows = groupby(judged, key=lambda one: (one.cell.table, one.cell.model, one.cell.method))
+    return [JudgedRow(tuple(row)) for _, row in rows]
+
+
+def _against_published(judged: JudgedCell) -> Tested | None:
+    """The measured value held against the published one, with the tolerance as margin, in percent."""
+    cell = judged.cell
+    of, name = f"{printed_name(cell.method)}, {cell.printed_model}", Column(cell.perspective, cell.group).name
+    return held_against(of, name, judged.measured, POINTS.of_change, cell.value, judged.tolerance.points)
 
 
 def judge(cell: PublishedCell, info: RunInfo | None, rows: Sequence[MeasuredRow]) -> JudgedCell:

@@ -6,7 +6,7 @@ measured. The second source is shown beside the run and decides nothing. tables.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -15,8 +15,9 @@ from artifact.editing.methods import printed_name
 from artifact.editing.protocol import corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.reporting.checks import JudgedCheck, check_json, judge_check
+from artifact.reporting.equivalence import Tested
 from artifact.reporting.expected import Bound, Claim, Expected, Order, PublishedCell, load_expected
-from artifact.reporting.figure_claims import TracedEffects, figure_claim, traced_effects
+from artifact.reporting.figure_claims import TracedEffects, effect_tests, figure_claim, traced_effects
 from artifact.reporting.findings import Findings, findings_of
 from artifact.reporting.questions import JudgedQuestion, answered, load_questions, questions_json
 from artifact.reporting.tables import CellState, JudgedCell, JudgedRow, MeasuredRow, judged_rows, own_rows
@@ -49,6 +50,8 @@ class JudgedClaim:
     status: str
     margin: str = ""
     states: tuple[str, ...] = ()
+    tests: tuple[tuple[str, Tested], ...] = ()
+    """Of a claim about the figures: by model, its differences held against zero; they decide nothing."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def reach_verdict(expected: Expected, runs: Sequence[MeasuredRun]) -> Verdict:
         infos=tuple(run.info for run in runs),
         paper=paper,
         second_source=tuple(judged_rows(expected.second_source, rows)),
-        claims=tuple(judge_claim(claim, cells, by_model) for claim in expected.claims),
+        claims=_with_tests([judge_claim(claim, cells, by_model) for claim in expected.claims], by_model),
         checks=tuple(
             judge_check(check, {model: (run.info, run.store) for model, run in by_model.items()})
             for check in expected.checks
@@ -209,6 +212,16 @@ def judge_claim(claim: Claim, cells: Mapping[str, JudgedCell], runs: Mapping[str
     return JudgedClaim(claim, "; ".join(judged), "; ".join(margins), tuple(states))
 
 
+def _with_tests(judged: Sequence[JudgedClaim], runs: Mapping[str, MeasuredRun]) -> tuple[JudgedClaim, ...]:
+    """The claims with their differences held against zero, for the models that they speak of, in runs that count."""
+    found: dict[str, list[tuple[str, Tested]]] = {one.claim.id: [] for one in judged}
+    for model, run in runs.items():
+        asked = [one.claim for one in judged if model in one.claim.models and run.info.evidence]
+        for test in effect_tests(asked, run.traced):
+            found[test.of].append((model, test))
+    return tuple(replace(one, tests=tuple(found[one.claim.id])) for one in judged)
+
+
 def verdict_json(verdict: Verdict, elsewhere: Sequence[dict[str, str]] = ()) -> bytes:
     """verdict.json: sorted keys, one stable order of entries, no times, percent rounded to six places; with what other
     models say of the claims, where there are such (elsewhere.py).
@@ -233,6 +246,7 @@ def verdict_json(verdict: Verdict, elsewhere: Sequence[dict[str, str]] = ()) -> 
                 **{name: getattr(judged.claim, name) for name in _CLAIM_FIELDS},
                 "status": judged.status,
                 "margin": judged.margin,
+                "statistics": [{"model": model, "condition": one.name, **one.json} for model, one in judged.tests],
             }
             for judged in verdict.claims
         ],
@@ -330,4 +344,5 @@ def _cell_json(judged: JudgedCell) -> dict[str, Any]:
         },
         "state": judged.state,
         "status": judged.status,
+        "statistics": judged.tested and judged.tested.json,
     }

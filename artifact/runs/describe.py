@@ -68,7 +68,11 @@ class RunInfo(msgspec.Struct, frozen=True):
     tokenizer_sha256: str = ""
     """Over the tokenizer's files; empty in runs of before it was recorded."""
     relations: dict[str, list[int]] = {}
-    """The case ids of each relation by its name, where the data set is shown by relation."""
+    """The case ids of each relation by its name; in runs of earlier versions only where `by_relation`."""
+    traced_relations: dict[str, list[int]] = {}
+    """The same of the statements that are traced, by the relation's id; empty in runs of earlier versions."""
+    by_relation: bool = True
+    """Whether edits are shown by relation, too, where relations are known."""
     reconstructed: bool | None = None
     """Relation prompts were built by rule from templates; None in runs of earlier versions."""
 

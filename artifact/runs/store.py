@@ -393,7 +393,9 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
         one["switches"] = all_switches(one["switches"])
     apart = ["model_reason", "cases", "given", "file_notes", "memory"]
     # Runs of earlier versions did not say these.
-    apart += [name for name in ("moments", "tokenizer_sha256", "reconstructed", "relations") if not then.get(name)]
+    unsaid = ("moments", "tokenizer_sha256", "reconstructed", "relations", "traced_relations")
+    apart += [name for name in unsaid if not then.get(name)]
+    apart += ["by_relation"] if not then.get("relations") else []
     difference = first_difference(then, now, apart)
     if difference is not None:
         name, before, here = difference

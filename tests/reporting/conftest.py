@@ -84,6 +84,8 @@ class Synthetic:
     shares: dict[str, Shares] = field(default_factory=lambda: {"unedited": UNEDITED, **EDITED})
     odd_cases: bool = True
     """A failed and an excluded case in every unit but the unedited one."""
+    relations: int = 0
+    """Relations among which the cases take turns; none by default, as in runs of earlier versions."""
     excluded: dict[str, str] = field(default_factory=dict)
     """Units that leave out every case, with the reason."""
 
@@ -93,6 +95,7 @@ Build = Callable[..., Store]
 
 def run_info(synthetic: Synthetic) -> RunInfo:
     """The info of a synthetic run."""
+    relations = {f"P{r}": list(range(r, synthetic.cases, synthetic.relations)) for r in range(synthetic.relations)}
     return RunInfo(
         plan=synthetic.plan,
         model=synthetic.model,
@@ -117,6 +120,9 @@ def run_info(synthetic: Synthetic) -> RunInfo:
         samples=10,
         cases=list(range(synthetic.planned or synthetic.cases)),
         limit=synthetic.limit,
+        relations=relations,
+        traced_relations=relations,
+        by_relation=False,
     )
 
 

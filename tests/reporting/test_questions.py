@@ -37,19 +37,19 @@ def test_a_condition_is_read_off_the_interval(condition: Condition, low: float, 
 
 def test_a_question_is_answered_by_its_worst_condition() -> None:
     question = Question("Q", "Is it?", "p", "it is", (Condition("a", above=0), Condition("b", above=0)))
-    high, mixed = Quantity(Estimate(1, 0.5, 2, 4)), Quantity(Estimate(1, -1, 2, 4))
+    high, mixed = Quantity(Estimate(1, 0.5, 2, 9)), Quantity(Estimate(1, -1, 2, 9))
     found = {
         "one": {"p": Findings({"a": high, "b": high})},
         "two": {"p": Findings({"a": high, "b": mixed})},
         "three": {"p": Findings({"a": high})},
         "four": {},
-        "five": {"p": Findings({"a": Quantity(Estimate(-1, -2, -0.5, 4))})},
+        "five": {"p": Findings({"a": Quantity(Estimate(-1, -2, -0.5, 9))})},
     }
     (judged,) = answered([question], found)
     answers = {one.model: one.answer for one in judged.answers}
     assert answers == {"one": "yes", "two": "undecided", "three": "not run", "five": "no"}
     (written,) = questions_json([judged])
-    assert written["answers"][0]["conditions"][0]["measured"] == {"mean": 1, "low": 0.5, "high": 2, "n": 4}
+    assert written["answers"][0]["conditions"][0]["measured"] == {"mean": 1, "low": 0.5, "high": 2, "n": 9}
     assert "was not measured" in judged.answers[2].words
 
 

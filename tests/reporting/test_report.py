@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import sqlite3
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -21,7 +22,9 @@ from artifact.plans.paper import SMOKE
 from artifact.plans.unit import Plan, Unit
 from artifact.reporting.charts import chart_csv, charts, largest_half_width
 from artifact.reporting.expected import load_expected
+from artifact.reporting.questions import Answer
 from artifact.reporting.report import make_report, render, repeat_command
+from artifact.reporting.resources import paper_folder
 from artifact.runs.store import Store, reading
 
 Build = Callable[..., Store]
@@ -347,3 +350,35 @@ def test_chart_numbers(shared_smoke: Store, files: dict[str, bytes]) -> None:
     assert float(peak["aie"]) == pytest.approx(chart.panels[0].aie_RL[2, 1], abs=1e-6)
     for name in ("aie-hidden.pdf", "aie-hidden.png"):
         assert not re.search(rb"matplotlib|CreationDate", files[f"figures/{name}"], re.IGNORECASE)
+
+
+def test_statistics_stand_beside_the_tables_and_change_no_status(build: Build, full_size: dict[str, Any]) -> None:
+    def of(relations: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+        files = make_report([build(**full_size, relations=relations)], load_expected(), Path("none")).files
+        return files, json.loads(files["verdict.json"])
+
+    (_, before), (files, verdict) = of(0), of(8)
+    cells = [cell for cell in verdict["cells"] if cell["measured"]]
+    assert cells and all(cell["status"] == "reproduced" for cell in cells)
+    assert [cell["status"] for cell in before["cells"]] == [cell["status"] for cell in verdict["cells"]]
+    for cell in cells:
+        found = cell["statistics"]
+        assert (found["target"], found["margin"]) == (cell["value"], cell["tolerance"])
+        assert found["by_relation"]["relations"] == 8 and found["detectable"] > 0
+        assert found["p_equivalent_holm"] >= found["p_equivalent"]
+    assert not any(cell["statistics"]["by_relation"] for cell in before["cells"] if cell["measured"])
+    assert all(cell["statistics"] is None for cell in verdict["cells"] if not cell["measured"])
+    rows = list(csv.DictReader(io.StringIO(files["tables/paper-statistics.csv"].decode())))
+    assert len(rows) >= len(cells) and {row["outcome"] for row in rows} <= {"equivalent", "different", "undecided"}
+    own = list(csv.DictReader(io.StringIO(files["tables/statistics.csv"].decode())))
+    assert {row["table"] for row in own} >= {"success", "accuracy", "magnitude", "transfer-success"}
+    assert any(row["outcome"] == "different" for row in own) and all(row["relations"] == "8" for row in own)
+    page = files["report.html"].decode()
+    assert page.count("<summary>Statistics: ") >= 5 and "<summary>Statistics: changes of success</summary>" in page
+
+
+def test_each_answer_to_a_question_has_its_own_mark() -> None:
+    css = (paper_folder() / "page.css").read_text()
+    marks = re.findall(r'\.answer-([a-z-]+)::before \{ content: "(.) "', css)
+    assert {name.replace("-", " ") for name, _ in marks} == set(get_args(Answer))
+    assert len({mark for _, mark in marks}) == 4

@@ -80,7 +80,9 @@ def test_edits_are_shown_by_relation_where_the_data_are(ran, monkeypatch) -> Non
     with reading(ran[0]) as store:
         assert relation_grids(measured_run(store)) == []
         cases = store.info().cases
-        shown = msgspec.structs.replace(store.info(), relations={"many (a)": cases[:3], "few (b)": cases[3:]})
+        shown = msgspec.structs.replace(
+            store.info(), relations={"many (a)": cases[:3], "few (b)": cases[3:]}, by_relation=True
+        )
         monkeypatch.setattr(Store, "info", lambda self: shown)
         (grid,) = relation_grids(measured_run(store))
     (line,) = grid.lines

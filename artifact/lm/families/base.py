@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from artifact.lm.decoder import Decoder, Family, RowEdits
+from artifact.lm.decoder import Decoder
 from artifact.lm.families.rotary import Rotary
 from artifact.lm.families.sizes import Sizes
+from artifact.lm.family import Family, RowEdits
 
 
 class Base(Family, ABC):

@@ -11,6 +11,7 @@ from importlib import import_module
 from artifact.reporting.cells import Grid, Scale
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
+from artifact.reporting.mark_charts import MarkChart
 from artifact.reporting.multiverse import Curve
 from artifact.runs.store import Store
 
@@ -36,7 +37,7 @@ class Findings:
 
     quantities: Mapping[str, Quantity]
     grids: tuple[Grid, ...] = ()
-    charts: tuple[LineChart | Curve, ...] = field(default=())
+    charts: tuple[LineChart | MarkChart | Curve, ...] = field(default=())
     shown: str = ""
 
     @property

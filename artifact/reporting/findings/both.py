@@ -1,6 +1,6 @@
 """What the plan `both` measured: whether the edits of both perspectives of a fact add, interfere or help each other.
 
-Covers N2's quantities and one table. With d an arm's change against the unedited model, the interaction is
+Covers N2's quantities, one table and one figure. With d an arm's change against the unedited model, the interaction is
 I = d(both) - (d(E) + d(R)), fact by fact. It is additive where its 95% interval lies within MARGIN of zero (two
 one-sided tests at 2.5%), else interfering below zero and synergistic above it.
 
@@ -15,12 +15,13 @@ import numpy as np
 from artifact.evaluation.metrics import VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting.cells import PROBABILITY, Cell, Grid, Line, Scale
+from artifact.reporting.edit_charts import Mark
+from artifact.reporting.equivalence import MARGIN
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.runs.store import Store
 
-MARGIN = 0.05
-"""Points of success or probability within which an interaction counts as none."""
 SINGLE = ("E", "R")
 GROUPS: tuple[Group, ...] = ("reliability", "generality")
 _CHANGE = Scale(1, 100, signed=True)
@@ -98,8 +99,9 @@ def measured(store: Store) -> Findings | None:
             continue
         for perspective in PERSPECTIVES:
             series = scored.interaction(arm, "magnitude", Column(perspective, "reliability"))
-            quantities[f"{perspective} interaction, {arm}"] = Quantity(estimates([series], rates=False)[0])
-    return Findings(quantities, (_grid(scored),))
+            (found,) = estimates([series], rates=False, relations=store.info().relations)
+            quantities[f"{perspective} interaction, {arm}"] = Quantity(found)
+    return Findings(quantities, (_grid(scored),), (_chart(scored, store.info().model),))
 
 
 def outcome(estimate: Estimate | None, margin: float = MARGIN) -> str:
@@ -109,6 +111,27 @@ def outcome(estimate: Estimate | None, margin: float = MARGIN) -> str:
     if -margin < estimate.low and estimate.high < margin:
         return "additive"
     return "interfering" if estimate.high < 0 else "synergistic" if estimate.low > 0 else "undecided"
+
+
+def _chart(scored: Scored, model: str) -> MarkChart:
+    """The figure: each arm's interaction, by magnitude, on both perspectives' prompts."""
+    arms = tuple(arm for arm in scored.arms if arm not in SINGLE)
+    panels = []
+    for group in GROUPS:
+        places = [(arm, perspective) for arm in arms for perspective in PERSPECTIVES]
+        series = [scored.interaction(arm, "magnitude", Column(asked, group)) for arm, asked in places]
+        found = zip(places, estimates(series, rates=False), strict=True)
+        panels.append(MarkPanel(group, tuple(Mark(arm, asked, one, None) for (arm, asked), one in found if one)))
+    return MarkChart(
+        name="both-interaction",
+        title=f"Both edits of a fact against the sum of the single ones, in probability, {model}",
+        measured="interaction",
+        lines=arms,
+        panels=tuple(panels),
+        of={one: f"asked from the {one} perspective" for one in PERSPECTIVES},
+        heads=("asked", "arm"),
+        margin=MARGIN,
+    )
 
 
 def _grid(scored: Scored) -> Grid:

@@ -3,7 +3,7 @@
 Covers Q3's quantities and one table, a line an edge of each kind of prompt. The figures are flow_charts.py's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,20 +27,20 @@ def measured(store: Store) -> Findings | None:
         return None
     quantities = {
         f"depth at which the last token reads, subject minus relation, {perspective} prompt": Quantity(
-            _later(flows.get(perspective)), _DEPTH.of_change
+            _later(flows.get(perspective), store.info().relations), _DEPTH.of_change
         )
         for perspective in PERSPECTIVES
     }
     return Findings(quantities, (_grid(flows),), shown="knockout")
 
 
-def _later(flows: Flows | None) -> Estimate | None:
+def _later(flows: Flows | None, relations: Mapping[str, Sequence[int]]) -> Estimate | None:
     """By how much deeper the last token reads the subject than the relation, over facts where both matter."""
     subject, relation = (flows.edge(name) if flows else None for name in ("last-subject", "last-relation"))
     if flows is None or subject is None or relation is None:
         return None
     deeper = _depths(flows, subject).minus(_depths(flows, relation))
-    return estimates([deeper], rates=False)[0]
+    return estimates([deeper], rates=False, relations=relations)[0]
 
 
 def _depths(flows: Flows, edge: EdgeFlow) -> Series:

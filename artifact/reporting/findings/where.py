@@ -116,13 +116,14 @@ def measured(store: Store) -> Findings | None:
     sites = sites_of(store)
     if not sites:
         return None
+    relations = store.info().relations
     regressions = {key: explained(site.rewrite_FL, site.effects_FL) for key, site in sites.items()}
     quantities = {
         "relation effect, attention minus MLP, last token": _difference(
-            sites, ("relation", "attn", "last"), ("relation", "mlp", "last"), "effects"
+            sites, ("relation", "attn", "last"), ("relation", "mlp", "last"), "effects", relations
         ),
         "relation edit, MLP minus attention, subject's last token": _difference(
-            sites, ("relation", "mlp", "subject_last"), ("relation", "attn", "subject_last"), "gain"
+            sites, ("relation", "mlp", "subject_last"), ("relation", "attn", "subject_last"), "gain", relations
         ),
     }
     for perspective in PERSPECTIVES:
@@ -135,12 +136,14 @@ def measured(store: Store) -> Findings | None:
     )
 
 
-def _difference(sites: Mapping[Key, Site], one: Key, other: Key, what: str) -> Estimate | None:
+def _difference(
+    sites: Mapping[Key, Site], one: Key, other: Key, what: str, relations: Mapping[str, Sequence[int]]
+) -> Estimate | None:
     """The mean over facts of one site's mean over layers minus another's."""
     if one not in sites or other not in sites:
         return None
     series = [_by_fact(sites[key], what) for key in (one, other)]
-    return estimates([series[0].minus(series[1])], rates=False)[0]
+    return estimates([series[0].minus(series[1])], rates=False, relations=relations)[0]
 
 
 def _by_fact(site: Site, what: str) -> Series:
