@@ -68,7 +68,7 @@ def test_it_is_drawn_again_where_anything_changed(tmp_path: Path, change: str) -
 
 @pytest.mark.parametrize("library", ["matplotlib", "pillow", "kiwisolver", "numpy", "fonttools"])
 def test_another_library_draws_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    """Pillow writes the PNG, kiwisolver lays out, fonttools embeds fonts: each may change a figure's bytes, as matplotlib may."""
+    """Pillow writes the PNG, kiwisolver lays out, fonttools embeds: each may change a figure, as matplotlib may."""
     draw, version = Drawn(), drawings_module.metadata.version
     ask(tmp_path, draw)
     monkeypatch.setattr(drawings_module.metadata, "version", lambda name: version(name) + "!" * (name == library))
