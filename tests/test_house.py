@@ -50,6 +50,17 @@ def test_files_stay_short() -> None:
     assert not long
 
 
+def test_functions_stay_short() -> None:
+    """All lines count: the signature with an option's help, the docstring, and functions within."""
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 50, (
+                    f"{file}:{node.lineno} {node.name} has {lines} lines; move what has a name of its own"
+                )
+
+
 def test_lines_are_printed_in_one_way() -> None:
     """terminal.py escapes what others wrote and outlives a standard output that is gone."""
     for file in PACKAGE.rglob("*.py"):

@@ -104,7 +104,7 @@ def made() -> dict[int, torch.Tensor]:
 @pytest.fixture
 def moments(made: dict[int, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Moments:
     """Those of every run of this test, for what is not about making them; not factored yet."""
-    monkeypatch.setattr("artifact.runs.resolve.default_moments", lambda *_, **__: Moments("given", given_MM=made))
+    monkeypatch.setattr("artifact.runs.context.default_moments", lambda *_, **__: Moments("given", given_MM=made))
     return Moments("given", given_MM=made)
 
 

@@ -25,7 +25,7 @@ from artifact.editing.methods.rome import RomeHparams
 from artifact.editing.objective import KEPT_PROMPT
 from artifact.editing.value import STOP_LOSS
 from artifact.facts.fact import View, fill
-from artifact.lm.decoder import Family
+from artifact.lm.family import Family
 from artifact.lm.tokens import Tokens
 
 

@@ -32,13 +32,14 @@ from artifact.io import reason
 from artifact.lm.device import Memory, check_fits, default_memory, free_memory, in_one, use_tf32
 from artifact.plans import find_plans
 from artifact.plans.unit import Plan, Unit
+from artifact.runs.context import Context
 from artifact.runs.environment import environment
 from artifact.runs.inputs import Inputs
 from artifact.runs.local import compute
 from artifact.runs.noise import noise_level
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import Rehearsed, keep
-from artifact.runs.resolve import Asked, Context, factor_bytes, run_device
+from artifact.runs.resolve import Asked, factor_bytes, run_device
 from artifact.sizes import size_words, spell
 from artifact.sources.catalogue import HUB_MODELS
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from artifact.bench.shapes import matrix_rate, operations, random_module, timed
-from artifact.lm.decoder import Site
+from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import from_module
 from artifact.tracing.corruption import noise
@@ -82,34 +82,53 @@ def bench_trace(
     memory = memory or Memory(default_memory(decoder.device))  # of what the weights leave
     generator = np.random.default_rng(0)
     ids_FT = generator.integers(1, 50_000, size=(facts, tokens)).tolist()
-    span = list(range(min(3, tokens - 1)))
+    bench = _Bench(module, decoder, ids_FT, list(range(min(3, tokens - 1))), device, memory)
     rate = matrix_rate(device, dtype)
     cells = [(token, layer) for token in range(tokens) for layer in range(decoder.layers)]
     chosen = cells if loop_cells >= len(cells) else [cells[i] for i in generator.choice(len(cells), loop_cells, False)]
     for kind in kinds:
-        settings = TraceSettings(NOISE_LEVEL, kind=kind, samples=samples)
+        compared = bench.compared(TraceSettings(NOISE_LEVEL, kind=kind, samples=samples), chosen, rate)
+        rate = compared.rate
+        yield compared
 
-        def work(settings: TraceSettings = settings) -> Swept:
-            return sweep(decoder, ids_FT, [span] * facts, settings.cells(decoder.layers), memory)
 
+@dataclass(frozen=True)
+class _Bench:
+    """One model both ways, with the prompts that it is asked and their corrupted span."""
+
+    module: Any
+    decoder: Decoder
+    ids_FT: list[list[int]]
+    span: list[int]
+    device: str
+    memory: Memory
+
+    def sweep(self, settings: TraceSettings) -> Swept:
+        """All facts in one sweep."""
+        cells, spans = settings.cells(self.decoder.layers), [self.span] * len(self.ids_FT)
+        return sweep(self.decoder, self.ids_FT, spans, cells, self.memory)
+
+    def compared(self, settings: TraceSettings, chosen: Sequence[tuple[int, int]], rate: float) -> TraceBench:
+        """The sweep over all cells against the loop over the chosen ones. `rate` is the best that was measured yet."""
+        facts, cells = len(self.ids_FT), len(self.ids_FT[0]) * self.decoder.layers
+        work = partial(self.sweep, settings)
         work()  # warm
-        swept = timed(work, device)
-        answer = swept.result.answer_F[0]
-        _loop(module, ids_FT[0], span, settings, chosen[:2], answer)  # warm
-        looped = timed(partial(_loop, module, ids_FT[0], span, settings, chosen, answer), device)
-        again = timed(work, device)  # before and after the loop, so that a machine that slows down slows both
-        rate = max(rate, matrix_rate(device, dtype))
+        swept = timed(work, self.device)
+        loop = partial(_loop, self.module, self.ids_FT[0], self.span, settings, answer=swept.result.answer_F[0])
+        loop(chosen[:2])  # warm
+        looped = timed(partial(loop, chosen), self.device)
+        again = timed(work, self.device)  # before and after the loop: a machine that slows down slows both
         ours = np.array([swept.result.scores_FTL[0, token, layer] for token, layer in chosen])
-        yield TraceBench(
-            kind=kind,
-            cells=len(cells),
+        return TraceBench(
+            kind=settings.kind,
+            cells=cells,
             timed_cells=len(chosen),
-            loop_seconds=looped.seconds * len(cells) / len(chosen),
+            loop_seconds=looped.seconds * cells / len(chosen),
             sweep_seconds=(swept.seconds + again.seconds) / 2 / facts,
             loop_peak=looped.peak,
             sweep_peak=swept.peak,
             sweep_operations=operations(work) // facts,
-            rate=rate,
+            rate=max(rate, matrix_rate(self.device, self.decoder.dtype)),
             difference=float((np.abs(ours - looped.result) / looped.result).max()),
         )
 

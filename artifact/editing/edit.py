@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artifact.errors import EditError
-from artifact.lm.decoder import Decoder, RowChange, RowEdits
+from artifact.lm.decoder import Decoder
+from artifact.lm.family import RowChange, RowEdits
 from artifact.lm.load import LanguageModel
 
 

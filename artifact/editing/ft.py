@@ -57,18 +57,7 @@ def ft(
     fit `memory`.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
-    results: dict[int, Edited | EditError] = {}
-    asked: dict[int, list[_Request]] = {}
-    for g, views in enumerate(groups):
-        try:
-            asked[g] = [_request(model, view, protocol) for view in views]
-        except PromptError as error:
-            results[g] = EditError(str(error))
-        else:
-            if not views:
-                results[g] = EditError("the group of requests is empty; give at least one view")
-                del asked[g]
-
+    asked, results = _asked(model, groups, protocol)
     # Prompts of one length together, so that little padding is computed.
     order = sorted(asked, key=lambda g: _longest(asked[g]))
     kept_bytes = 0
@@ -93,6 +82,24 @@ def ft(
         edits = sum(isinstance(one, Edited) for one in made)
         kept_bytes += edits * _entries(model.decoder, hparams.layer) * model.decoder.dtype.itemsize
     return [results[g] for g in range(len(groups))]
+
+
+def _asked(
+    model: LanguageModel, groups: Sequence[Sequence[View]], protocol: Protocol
+) -> tuple[dict[int, list[_Request]], dict[int, Edited | EditError]]:
+    """The requests of each group, by its place; an error in the place of one that cannot be asked."""
+    asked: dict[int, list[_Request]] = {}
+    refused: dict[int, Edited | EditError] = {}
+    for g, views in enumerate(groups):
+        try:
+            asked[g] = [_request(model, view, protocol) for view in views]
+        except PromptError as error:
+            refused[g] = EditError(str(error))
+        else:
+            if not views:
+                refused[g] = EditError("the group of requests is empty; give at least one view")
+                del asked[g]
+    return asked, refused
 
 
 def _request(model: LanguageModel, view: View, protocol: Protocol) -> _Request:

@@ -126,16 +126,23 @@ def train(
     if state is None:
         state = _State.new(initial(objective, items, training), identity)
     _optimise(objective, items, looked_at, training, state, checkpoint, say)
-    source = f"trained on {model.name}, step {state.best_step}"
-    rounded = {key: tensor.float() for key, tensor in stored(network_of(state.best, source), dtype).items()}
-    network = network_of(rounded, source)
-    on_device = network.to(model.decoder.device)
-    figures = {
-        "objective": objective.held_out(on_device, judged),
-        "corrected": objective.success(on_device, judged, swapped=False),
-        "steps swapped": objective.success(on_device, judged, swapped=True),
-    }
+    network = _rounded(state.best, f"trained on {model.name}, step {state.best_step}", dtype)
+    figures = _figures(objective, network.to(model.decoder.device), judged)
     return Trained(network, state.best_step, state.step, figures, [fact.case_id for fact in held_out])
+
+
+def _rounded(best: dict[str, Tensor], source: str, dtype: torch.dtype) -> Network:
+    """The network as a file of `dtype` holds it."""
+    return network_of({key: tensor.float() for key, tensor in stored(network_of(best, source), dtype).items()}, source)
+
+
+def _figures(objective: Objective, network: Network, judged: Sequence[Item]) -> dict[str, dict[str, float]]:
+    """FIGURES' on the held-out facts."""
+    return {
+        "objective": objective.held_out(network, judged),
+        "corrected": objective.success(network, judged, swapped=False),
+        "steps swapped": objective.success(network, judged, swapped=True),
+    }
 
 
 def split(facts: Sequence[Fact], training: MendTraining) -> tuple[list[Fact], list[Fact]]:

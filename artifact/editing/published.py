@@ -16,9 +16,10 @@ from artifact.editing.moments.files import Moments
 from artifact.editing.site import MODULES, PROJECTIONS, Module
 from artifact.editing.tuned import is_tuned, tuned_of
 from artifact.errors import SettingError
-from artifact.lm.decoder import Decoder, Family
+from artifact.lm.decoder import Decoder
 from artifact.lm.families import FAMILIES
 from artifact.lm.families.base import Base
+from artifact.lm.family import Family
 from artifact.lm.load import LanguageModel
 from artifact.reading import read_json
 

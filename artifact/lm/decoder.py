@@ -1,4 +1,5 @@
-"""The forward pass of a decoder-only language model, written out, for experiments on its inside.
+"""The forward pass of a language model, written out, for experiments on its inside: of a decoder, which reads from left
+to right, or of an encoder (BERT), whose tokens all see each other.
 
 Covers what hooks cannot give cheaply: start at any layer from stored states, run any suffix of tokens against stored
 keys and values, logits only where they are read, and a different weight edit for every row of a batch. A family file
@@ -11,7 +12,7 @@ is the input of the attention's output projection (the heads' weighted values si
 MLP's up-projection, `up` its output before the activation function, `key` the input of its down-projection. In a gated
 MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's output: the one that goes
 through the activation function; `key` is the product. Where a family norms what a module gives before it is added
-(OLMo 2, Gemma 2), `mlp` and `attn` are the outputs before that norm.
+(OLMo 2, Gemma 2), or the sum with it (BERT), `mlp` and `attn` are the outputs before that norm.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, G head of keys and values, V vocabulary, I and O input and output width of a linear layer, R rank of an
@@ -23,7 +24,7 @@ tests/lm/test_llama.py and tests/lm/test_conformance.py.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,81 +32,13 @@ from torch.nn import functional as F
 
 from artifact.lm.aligned import Aligned
 from artifact.lm.attention import attended, seen_after
+from artifact.lm.family import Family, RowEdits
 
 Site = Literal["hidden", "mlp", "attn", "mixed", "normed", "up", "key"]
 AtSite = Callable[[Site, int, Tensor], Tensor | None]
 """Called at every site with (site, layer, value_BT?); what it returns, if anything, takes the value's place."""
 LayerKeys = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (B, H, T, K); H is that of keys and values, where queries have more heads."""
-
-
-class RowChange(Protocol):
-    """A change of one linear layer's weight that differs from row to row of a batch."""
-
-    def output(self, input_XI: Tensor) -> Tensor:
-        """What the change adds to the layer's output, (B, T, O)."""
-        ...
-
-
-RowEdits = Mapping[str, RowChange]
-"""Linear layer's name (without ".weight") -> its change for the rows of this batch."""
-
-
-class Family(Protocol):
-    """What differs between model families; one small file each."""
-
-    parallel: bool
-    """Attention and MLP both read the block's input (GPT-J) instead of one after the other (GPT-2)."""
-    input_first: bool
-    """Linear weights are stored (I, O), as GPT-2's Conv1D does, instead of (O, I)."""
-    rms_norm: bool
-    """Norms divide by the root mean square (Llama) instead of taking the mean off as well and adding a bias."""
-    attention_scale: float | None
-    """Factor on the products of queries and keys; None: one over the root of a head's width."""
-    attention_cap: float | None
-    """Those products x become cap * tanh(x / cap) (Gemma 2); None: they stay. `logit_cap`: the same of logits."""
-    logit_cap: float | None
-    blocks: str
-    """Name of the list of blocks; `embedding` and `final_norm` are the names of these two."""
-    embedding: str
-    final_norm: str
-    head: str
-    """Name of the output layer, used where it differs from the embedding."""
-    activated: str
-    """The part whose output is the site `up`: mlp_up, or mlp_gate in a gated MLP."""
-
-    def embed(self, decoder: "Decoder", word_BTD: Tensor, position_XT: Tensor) -> Tensor: ...
-    def projections(
-        self, decoder: "Decoder", layer: int, normed_BTD: Tensor, position_XT: Tensor, edits: RowEdits
-    ) -> tuple:
-        """Queries, keys, values, each (B, H, T, K), rotated where the family rotates them; H may be less in the last
-        two, if it divides the queries' (grouped heads).
-
-        position_XT holds every token's position, alike in all rows (1, T) or of each row (B, T).
-        """
-        ...
-
-    def name(self, part: str, layer: int) -> str:
-        """Name of a part of a block (attn_out, mlp_up, mlp_down; mlp_gate where there is one; attn_norm and mlp_norm
-        before a module, attn_after and mlp_after on what it gives) in transformers' words.
-        """
-        ...
-
-    def has(self, part: str) -> bool:
-        """Whether the family's blocks have a part, such as one of the norms."""
-        ...
-
-    def rows(self, part: str) -> slice | None:
-        """Which outputs of the layer that `name` names are this part, where it holds several (Phi-3); None: all."""
-        ...
-
-    def scaled(self, weight_D: Tensor, wide_XD: Tensor, dtype: torch.dtype) -> Tensor:
-        """Of a root-mean-square norm: what was divided, in float32, times its weight, in `dtype`."""
-        ...
-
-    def key(self, decoder: "Decoder", layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
-        """Input (..., M) of the down-projection: `up` activated and, in a gated MLP, times the up-projection."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -174,9 +107,17 @@ class Decoder:
 
     def packed(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Aligned]:
         """The states (1, N, D) entering block 0 for texts (ids) of different lengths, packed, and their alignment."""
-        aligned = Aligned.packed([len(text) for text in texts], self.device)
+        aligned = self.aligned([len(text) for text in texts])
         ids_1N = torch.tensor([[token for text in texts for token in text]], device=self.device)
         return self.embed(self.words(ids_1N), aligned=aligned), aligned
+
+    def aligned(self, lengths: Sequence[int], left: Sequence[int] | None = None) -> Aligned:
+        """Rows of so many tokens, packed, each after the first `left` of its stored ones (default: none)."""
+        return Aligned.packed(lengths, self.device, left, causal=self.family.causal)
+
+    def padded(self, lengths: Sequence[int]) -> Aligned | None:
+        """What rows of so many tokens see that are padded on the right; None of a decoder, which never sees padding."""
+        return None if self.family.causal else Aligned.padded(lengths, self.device)
 
     def _positions(self, start: int, x_BTD: Tensor, aligned: Aligned | None) -> Tensor:
         if aligned is not None:
@@ -197,8 +138,9 @@ class Decoder:
         """One block: (B, T, D) in, (B, T, D) out with the new tokens' keys and values.
 
         `past` holds the keys and values of the P tokens to the left (its batch must be B); the T tokens given stand at
-        positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise. Where `aligned`
-        packs the rows, hidden_BTD is (1, N, D). `read_N`: the tokens whose output is wanted (default: all).
+        positions P, P+1, ... and see those and each other, causally in a decoder, unless `aligned` says otherwise.
+        Where `aligned` packs the rows, hidden_BTD is (1, N, D). `read_N`: the tokens whose output is wanted (default:
+        all).
         """
         hidden_BTD, new = self._block(layer, hidden_BTD, past, aligned, edits, at_site, read_N)
         return hidden_BTD.to(self.device), new
@@ -220,10 +162,29 @@ class Decoder:
             hidden_BTD, aligned = hidden_BTD.to(card), aligned.to(card) if aligned else None
             past = (past[0].to(card), past[1].to(card)) if past else None
             read_N, at_site = None if read_N is None else read_N.to(card), _from_first(at_site, self.device)
-        left = 0 if past is None else past[0].shape[2]
-        position_XT = self._positions(left, hidden_BTD, aligned)
         normed_BTD = self._normed("attn_norm", layer, hidden_BTD)
-        query_BHTK, key_BHTK, value_BHTK = family.projections(self, layer, normed_BTD, position_XT, edits)
+        mixed_BTD, new = self._mixed(layer, normed_BTD, past, aligned, edits)
+        if read_N is not None:
+            mixed_BTD, hidden_BTD, normed_BTD = (x.index_select(1, read_N) for x in (mixed_BTD, hidden_BTD, normed_BTD))
+        mixed_BTD = _visit(at_site, "mixed", layer, mixed_BTD)
+        attn_BTD = self.linear(family.name("attn_out", layer), mixed_BTD, edits)
+        attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
+        if not family.parallel:
+            hidden_BTD = self.summed("attn", layer, hidden_BTD, attn_BTD)
+            return self._after_attention(layer, hidden_BTD, edits, at_site), new
+        if family.has("mlp_norm"):  # GPT-J has one norm for both modules
+            normed_BTD = self._normed("mlp_norm", layer, hidden_BTD)
+        mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
+        # The order of this sum is transformers', so that float32 results agree to the last bits.
+        return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
+
+    def _mixed(
+        self, layer: int, normed_BTD: Tensor, past: LayerKeys | None, aligned: Aligned | None, edits: RowEdits
+    ) -> tuple[Tensor, LayerKeys]:
+        """The heads' weighted values side by side (B, T, D), and the new tokens' keys and values."""
+        left = 0 if past is None else past[0].shape[2]
+        position_XT = self._positions(left, normed_BTD, aligned)
+        query_BHTK, key_BHTK, value_BHTK = self.family.projections(self, layer, normed_BTD, position_XT, edits)
         packing = aligned.packing if aligned else None
         if packing is not None:
             query_BHTK, key_BHTK, value_BHTK = map(packing.padded, (query_BHTK, key_BHTK, value_BHTK))
@@ -231,31 +192,21 @@ class Decoder:
         if past is not None:
             key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
             value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
+        causal, tokens = self.family.causal, normed_BTD.shape[1]
+        seen = seen_after(left, tokens, normed_BTD.device) if causal else None
         mixed_BHTK = attended(
             query_BHTK,
             key_BHTK,
             value_BHTK,
-            seen=aligned.seen_B1TK if aligned else seen_after(left, hidden_BTD.shape[1], hidden_BTD.device),
-            causal=aligned is None and left == 0 and hidden_BTD.shape[1] > 1,
-            scale=family.attention_scale,
-            cap=family.attention_cap,
+            seen=aligned.seen_B1TK if aligned else seen,
+            causal=causal and aligned is None and left == 0 and tokens > 1,
+            scale=self.family.attention_scale,
+            cap=self.family.attention_cap,
         )
         mixed_BTD = mixed_BHTK.transpose(1, 2).flatten(2)
         if packing is not None:
             mixed_BTD = packing.packed(mixed_BTD)
-        if read_N is not None:
-            mixed_BTD, hidden_BTD, normed_BTD = (x.index_select(1, read_N) for x in (mixed_BTD, hidden_BTD, normed_BTD))
-        mixed_BTD = _visit(at_site, "mixed", layer, mixed_BTD)
-        attn_BTD = self.linear(family.name("attn_out", layer), mixed_BTD, edits)
-        attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
-        if not family.parallel:
-            hidden_BTD = hidden_BTD + self.added("attn", layer, attn_BTD)
-            return self._after_attention(layer, hidden_BTD, edits, at_site), new
-        if family.has("mlp_norm"):  # GPT-J has one norm for both modules
-            normed_BTD = self._normed("mlp_norm", layer, hidden_BTD)
-        mlp_BTD = self._mlp(layer, normed_BTD, edits, at_site)
-        # The order of this sum is transformers', so that float32 results agree to the last bits.
-        return _visit(at_site, "hidden", layer, attn_BTD + mlp_BTD + hidden_BTD), new
+        return mixed_BTD, new
 
     def after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None = None) -> Tensor:
         """A block's output (..., D), where it is not parallel, from states (..., D) with the attention's output."""
@@ -265,7 +216,7 @@ class Decoder:
 
     def _after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
         mlp_XD = self._mlp(layer, self._normed("mlp_norm", layer, hidden_XD), edits, at_site)
-        return _visit(at_site, "hidden", layer, hidden_XD + self.added("mlp", layer, mlp_XD))
+        return _visit(at_site, "hidden", layer, self.summed("mlp", layer, hidden_XD, mlp_XD))
 
     def _mlp(self, layer: int, normed_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
         """The output (..., D) of the block's MLP."""
@@ -337,9 +288,11 @@ class Decoder:
         return hidden_BTD
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Next-token logits (N, V) in float32 for final states (N, D): give only the positions that are read."""
-        normed_ND = self.norm(self.family.final_norm, hidden_ND)
-        return self.capped(F.linear(normed_ND, self.head_VD, self.weights.get(f"{self.family.head}.bias"))).float()
+        """Logits (N, V) in float32 for final states (N, D), of the next token or, in an encoder, of the token itself:
+        give only the positions that are read.
+        """
+        ending_ND = self.family.ending(self, hidden_ND)
+        return self.capped(F.linear(ending_ND, self.head_VD, self.weights.get(self.family.head_bias))).float()
 
     def capped(self, logits_X: Tensor) -> Tensor:
         """Logits as the family caps them: cap * tanh(x / cap), or as they are."""
@@ -369,11 +322,17 @@ class Decoder:
         """What a module's output adds to the state: itself, or its norm where the family has one there."""
         return self._normed(f"{module}_after", layer, output_XD).to(output_XD.device)
 
-    def mlp_from(self, layer: int, up_XM: Tensor, normed_XD: Tensor) -> Tensor:
-        """The MLP's output (..., D) from its sites `up` and `normed`, on the device where they are."""
+    def summed(self, module: Literal["attn", "mlp"], layer: int, state_XD: Tensor, output_XD: Tensor) -> Tensor:
+        """The state (..., D) after a module: its output added, and the sum normed where the family norms it."""
+        return self._normed(f"{module}_sum", layer, state_XD + self.added(module, layer, output_XD))
+
+    def mlp_from(self, layer: int, neurons_XM: Tensor, normed_XD: Tensor) -> Tensor:
+        """The MLP's output (..., D) from its neurons (Family.neurons) and `normed`, on the device where they are."""
         card = self.card(layer)
-        key_XM = self.family.key(self, layer, up_XM.to(card), normed_XD.to(card), {})
-        return self.linear(self.family.name("mlp_down", layer), key_XM, {}).to(up_XM.device)
+        key_XM = neurons_XM.to(card)
+        if self.family.neurons == "up":
+            key_XM = self.family.key(self, layer, key_XM, normed_XD.to(card), {})
+        return self.linear(self.family.name("mlp_down", layer), key_XM, {}).to(neurons_XM.device)
 
     def moved(self, layer: int, mlp_XD: Tensor, change_XD: Tensor) -> Tensor:
         """By how much the state after a block moves when its MLP's output does: as much, but for a norm after it."""

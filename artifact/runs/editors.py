@@ -13,7 +13,6 @@ from typing import Any
 from artifact.editing import made_for
 from artifact.editing.editor import Editor
 from artifact.editing.hparams import Hparams
-from artifact.editing.mend_network import Network
 from artifact.editing.mend_weights import read_network
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
@@ -76,58 +75,55 @@ def make_editor(
     `memory` (default: by what is free on the device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
-    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
-    whose network is missing.
+    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, for a method whose
+    network is missing, and for one that does not edit encoders.
     """
-    method, prefix_seed = METHODS[name], SEED if seed is None else seed
-    memory = memory or Memory(default_memory(model.decoder.device))
+    method, memory = METHODS[name], memory or Memory(default_memory(model.decoder.device))
+    if unfit := _unfit(model, method):
+        raise SettingError(unfit)
     file = None if isinstance(hparams, Hparams) else hparams
     resolved: Any = hparams
     if file is hparams:
         resolved = method.hparams_for(model.name, model.decoder.layers, file, model.decoder, place)
-    network = matrices = None
-    more: dict[Module, Moments] = {}
-    others: list[str] = []
+    prefix_seed = SEED if seed is None else seed
+    editor = Editor(model, method, resolved, protocol, memory, prefix_seed=prefix_seed, source=_tuned_words(file))
     if method.network:
-        path, network = _network(model, name, mend_weights)
-        others.append(made_for.note(str(path), network.weights_sha256, model, any_model, path in named))
+        editor = _with_network(editor, mend_weights, any_model, named)
     if method.moments:
-        site, *second = resolved.moment_sites
-        if isinstance(moments, Path):
-            matrices, more = read_moments(moments, site), {one: read_moments(moments, one) for one in second}
-        else:
-            fits = moments if moments is not None and moments.site == site else None
-            matrices = fits or default_moments(model, resolved.edited, memory, site)
-            more = {one: default_moments(model, resolved.edited, memory, one) for one in second}
-        for one in (matrices, *more.values()):
-            others.append(moments_note(one, model, resolved.edited, any_model, one.folder in named))
-    data = _data(model, facts) if method.facts else None
-    return Editor(
-        model,
-        method,
-        resolved,
-        protocol,
-        memory,
-        facts=data.facts if data else (),
-        facts_source=data.source if data else "",
-        prefixes=_prefixes(method, model, resolved, prefixes, protocol.prefixes_as_released, prefix_seed),
-        prefix_seed=prefix_seed,
-        moments=matrices,
-        more_moments=more,
-        network=network,
-        notes=(*notes(file, model, matrices, network), *filter(None, others)),
-        source=_tuned_words(file),
-    )
+        editor = _with_moments(editor, moments, any_model, named)
+    if method.facts:
+        data = _data(model, facts)
+        editor = replace(editor, facts=data.facts, facts_source=data.source)
+    differences = notes(file, model, editor.moments, editor.network)
+    return replace(editor, prefixes=_prefixes(editor, prefixes), notes=(*differences, *filter(None, editor.notes)))
 
 
-def _network(model: LanguageModel, name: str, given: Path | None) -> tuple[Path, Network]:
-    """The method's trained network and its file, put on the device once, for all batches."""
-    missing = lacking(model, name, given)
+def _with_network(editor: Editor, given: Path | None, any_model: bool, named: Collection[Path]) -> Editor:
+    """The editor with its trained network, put on the device once, for all batches."""
+    model = editor.model
+    missing = lacking(model, editor.method.name, given)
     if missing is not None:
         raise SettingError(missing)
     path = given or own_network(model.name)
     assert path is not None
-    return path, read_network(path).to(model.decoder.device)
+    network = read_network(path).to(model.decoder.device)
+    note = made_for.note(str(path), network.weights_sha256, model, any_model, path in named)
+    return replace(editor, network=network, notes=(*editor.notes, note))
+
+
+def _with_moments(editor: Editor, given: Path | Moments | None, any_model: bool, named: Collection[Path]) -> Editor:
+    """The editor with second moments of each module that it reads: of a folder, as given, or computed."""
+    model, hparams, made = editor.model, editor.hparams, {}
+    for site in hparams.moment_sites:
+        if isinstance(given, Path):
+            made[site] = read_moments(given, site)
+        elif given is not None and not made and given.site == site:
+            made[site] = given
+        else:
+            made[site] = default_moments(model, hparams.edited, editor.memory, site)
+    told = [moments_note(one, model, hparams.edited, any_model, one.folder in named) for one in made.values()]
+    first = made.pop(hparams.moment_sites[0])
+    return replace(editor, moments=first, more_moments=made, notes=(*editor.notes, *told))
 
 
 def _tuned_words(hparams: Path | None) -> str:
@@ -144,21 +140,15 @@ def _data(model: LanguageModel, given: Path | Data | None) -> Data:
     return OWN.load(given, "authors", False) if given else built_in_for(model.name)
 
 
-def _prefixes(
-    method: Method,
-    model: LanguageModel,
-    hparams: Any,
-    given: Path | Sequence[Any] | None,
-    as_released: bool,
-    seed: int,
-) -> Sequence[Any]:
+def _prefixes(editor: Editor, given: Path | Sequence[Any] | None) -> Sequence[Any]:
     """The context prefixes in the method's form: as given, of a file, or drawn."""
+    method, seed, as_released = editor.method, editor.prefix_seed, editor.protocol.prefixes_as_released
     if method.prefixes is None or not (given is None or isinstance(given, Path)):
         return given if method.prefixes and not isinstance(given, Path) and given else ()
     if method.prefixes == "groups":
-        return read_groups(given) if given else draw_groups(model, seed, as_released)
-    lengths = hparams.context_template_length_params
-    return read_prefixes(given) if given else draw_prefixes(model, lengths, seed, as_released)
+        return read_groups(given) if given else draw_groups(editor.model, seed, as_released)
+    lengths = editor.hparams.context_template_length_params
+    return read_prefixes(given) if given else draw_prefixes(editor.model, lengths, seed, as_released)
 
 
 def corrected_editor(editor: Editor, correct: Sequence[str], drawn: dict[str, Sequence[Any]]) -> Editor:
@@ -181,7 +171,7 @@ def corrected_settings(own: Editor, corrected: Editor) -> dict[str, Any]:
 
 
 def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
-    """By method, the prefixes that a run was begun with, and by `_corrected_key` those of its corrected edits; none of a
+    """By method, the prefixes that a run was begun with, and those of its corrected edits (_corrected_key); none of a
     shape that the method cannot take.
     """
     fits = {"list": are_templates, "groups": are_groups}
@@ -202,6 +192,8 @@ def _corrected_key(method: str) -> str:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
+    if unfit := _unfit(model, METHODS[method]):
+        return unfit
     wording, printed = METHODS[method].wording, METHODS[method].printed
     if wording:
         try:
@@ -214,6 +206,16 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
             "--mend-weights, or train one with kloc mend-train"
         )
     return None
+
+
+def _unfit(model: LanguageModel, method: Method) -> str | None:
+    """Why a method cannot edit a model of this family; None where it can."""
+    if model.decoder.family.causal or method.encoders:
+        return None
+    others = [one.printed for one in METHODS.values() if one.encoders]
+    return f"{method.printed} edits decoders, and {model.name} is an encoder; give a decoder" + (
+        f", or {' or '.join(others)}" if others else ""
+    )
 
 
 def default_moments(

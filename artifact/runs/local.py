@@ -22,13 +22,13 @@ from artifact.facts.odd import OddRecord
 from artifact.lm.device import batches
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Unit
+from artifact.runs.context import SAMPLES, Context
 from artifact.runs.controls import controlled_edit, controlled_editor, controlled_views
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
-from artifact.runs.resolve import SAMPLES, Context
 from artifact.runs.store import NOT_ANSWERED
 from artifact.tracing.edges import EDGES
 from artifact.tracing.knockout import Knockout, knockout_all

@@ -4,48 +4,32 @@ Covers the choice of `--model auto`, hyperparameters, prefixes and moments. Data
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import msgspec
 import torch
 
-from artifact.editing.editor import Editor
-from artifact.editing.methods import METHODS, moment_layers
-from artifact.editing.moments.files import Moments, key_width, read_moments
+from artifact.editing.methods import moment_layers
+from artifact.editing.moments.files import key_width
 from artifact.editing.moments.source import moments_sha256
 from artifact.editing.protocol import Protocol, protocol_of
-from artifact.editing.tuned import read_tuned
 from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data
-from artifact.facts.fact import Fact, Statement, View
-from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory, choose_device, default_memory, free_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.dtype import DtypeName, torch_dtype
 from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
-from artifact.plans.unit import Plan, Unit
+from artifact.plans.unit import Plan
 from artifact.runs.answered import answered_statements, only_answered
-from artifact.runs.controls import another_layer
+from artifact.runs.context import SAMPLES, Context
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
-from artifact.runs.editors import (
-    begun_prefixes,
-    corrected_editor,
-    corrected_settings,
-    default_moments,
-    lacking,
-    make_editor,
-)
+from artifact.runs.editors import begun_prefixes, corrected_settings
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.noise import noise_level, readable
-from artifact.runs.order import Order
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
 
-SAMPLES = 10
 _MOST_FACTS = 1_000_000_000
 SMALL_EMBEDDING = 1_000_000
 """Entries of the embedding below which a model is too small for a second thread to help."""
@@ -93,127 +77,6 @@ class Asked:
     """GPUs that each worker of a Ray cluster holds; a model larger than one of them is spread over these."""
 
 
-@dataclass
-class Context:
-    """What computing a record needs. Editors are made when a unit first asks for them."""
-
-    model: LanguageModel
-    inputs: Inputs
-    protocol: Protocol
-    noise_level: float
-    memory: Memory
-    methods: tuple[str, ...]
-    moments_folder: Path | None = None
-    mend_weights: Path | None = None
-    mend_missing: str = ""
-    relation_noise_level: float | None = None
-    """That of relation traces where the authors' file names their words."""
-    batches: Callable[[Unit], Sequence[Sequence[int]]] = lambda unit: ()
-    """Each unit's case ids as the whole run cuts them, before sharding."""
-    any_model: bool = False
-    """Whether files made for another model are used all the same."""
-    named: Sequence[Path] = ()
-    """Files and folders that were fetched by the model's name."""
-    prefixes: dict[str, Sequence[Any]] = field(default_factory=dict)
-    """By method, those of the run that goes on; others are drawn. Those of corrected edits are kept here, too."""
-    controlled: Sequence[str] = ()
-    """Methods of which the plan edits another layer, too (controls.py)."""
-    seed: int | None = None
-    """By which they are drawn; None takes the package's own."""
-    hparams: Path | None = None
-    """A file of kloc tune; methods that it does not have keep the model's values."""
-    of_text: bool = False
-    """Whether second moments that nobody gave are those of a real text."""
-    kept: dict[str, Any] = field(default_factory=dict)
-    """What a task makes once for all of its cases, by the task's name and its own."""
-    _editors: dict[tuple[str, tuple[str, ...]], Editor] = field(default_factory=dict)
-    _orders: dict[str, Order] = field(default_factory=dict)
-
-    def editor(self, method: str, correct: tuple[str, ...] = ()) -> Editor:
-        """The method with its settings on this model, made once; with `correct` under a protocol with these switches
-        corrected, too.
-        """
-        if (method, correct) not in self._editors:
-            own = corrected_editor(self.editor(method), correct, self.prefixes) if correct else self._made(method)
-            self._editors[method, correct] = own
-        return self._editors[method, correct]
-
-    def _made(self, method: str) -> Editor:
-        return make_editor(
-            self.model,
-            method,
-            self.protocol,
-            self.memory,
-            prefixes=self.prefixes.get(method),
-            moments=self.moments if METHODS[method].moments else None,
-            mend_weights=self.mend_weights if METHODS[method].network else None,
-            hparams=self.hparams_of(method),
-            facts=self.inputs.edited,
-            any_model=self.any_model,
-            named=self.named,
-            seed=self.seed,
-        )
-
-    def order(self, unit: Unit) -> Order | None:
-        """The order of a unit's edits where each depends on those before it; None where none does."""
-        assert unit.method != "none"
-        editor = self.editor(unit.method, unit.correct)
-        if not editor.ordered:
-            return None
-        if unit.name not in self._orders:
-            facts = {fact.case_id: fact for fact in self.inputs.edited.facts}
-
-            def view(case: int) -> View | None:
-                try:
-                    return facts[case].view(unit.perspective)
-                except (KeyError, FactError):  # an odd record, or one without the relation's fields
-                    return None
-
-            self._orders[unit.name] = Order(editor, self.batches(unit), view)
-        return self._orders[unit.name]
-
-    def lacking(self, method: str) -> str | None:
-        """Why the method cannot run here, with the remedy; None when it can."""
-        if METHODS[method].network and self.mend_missing:
-            return self.mend_missing
-        return lacking(self.model, method, self.mend_weights)
-
-    @property
-    def moment_layers(self) -> list[int]:
-        """The layers whose second moments the plan's methods read."""
-        return moment_layers(self.methods, self.model.name, self.model.decoder.layers, self.hparams_of)
-
-    def hparams_of(self, method: str) -> Path | None:
-        """The user's file of hyperparameters, if it has the method's."""
-        return self.hparams if self.hparams is not None and method in read_tuned(self.hparams).methods else None
-
-    @cached_property
-    def moments(self) -> Moments:
-        """One set of second moments for every method of the plan."""
-        if self.moments_folder is not None:
-            return read_moments(self.moments_folder)
-        depth = self.model.decoder.layers
-        others = (another_layer(self.editor_layers(method), depth) for method in self.controlled)
-        layers = {*self.moment_layers, *(layer for one in others for layer in one)}
-        return default_moments(self.model, sorted(layers), self.memory, of_text=self.of_text)
-
-    def editor_layers(self, method: str) -> tuple[int, ...]:
-        """The layers that a method edits on this model."""
-        return METHODS[method].hparams_for(self.model.name, self.model.decoder.layers, self.hparams_of(method)).edited
-
-    def following(self, fact: Fact) -> Fact:
-        """The next fact of the data of which every perspective can be asked, the first after the last."""
-        facts = [one for one in self.inputs.edited.facts if one.relation is not None]
-        place = {one.case_id: at for at, one in enumerate(facts)}
-        return facts[(place.get(fact.case_id, 0) + 1) % len(facts)]
-
-    def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
-        """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""
-        if unit.does == "trace":
-            return self.inputs.traced.statements
-        return [*self.inputs.edited.facts, *self.inputs.edited.odd]
-
-
 def prepare(
     plan: Plan, asked: Asked, say: Callable[[str], None], begun: RunInfo | None = None
 ) -> tuple[Context, RunInfo]:
@@ -232,20 +95,12 @@ def prepare(
     model, device = _loaded(plan, name, asked, protocol, say)
     plan = _fitting(plan, model, device, say)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    limit = _limit(asked, begun, model, methods)
-    if limit > (free := free_memory(device)):
-        say(f"batches may take {size_words(limit)}, but {size_words(free)} are free; give less --memory")
-    budget = Memory(limit, say)
+    budget = _budget(asked, begun, model, methods, say)
     subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
     relations = readable(model, inputs.relation_words, "relation words", say)
-    if plan.facts:
-        inputs = only_answered(model, inputs, plan, asked.limit, budget)
-    elif data_set(plan, name, given).selected and not plan.of_the_paper:
-        # Another model would leave the few that a small plan traces out, one by one.
-        inputs = replace(inputs, traced=answered_statements(model, inputs.traced, plan, budget))
     context = Context(
         model,
-        inputs,
+        _answered(plan, name, asked, model, inputs, budget),
         protocol,
         noise_level("s3", model, subjects),
         budget,
@@ -352,13 +207,29 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
     )
 
 
-def _limit(asked: Asked, begun: RunInfo | None, model: LanguageModel, methods: Sequence[str]) -> int:
-    """Bytes that a batch may take: as asked for, as when the run began, or by what is free."""
+def _budget(
+    asked: Asked, begun: RunInfo | None, model: LanguageModel, methods: Sequence[str], say: Callable[[str], None]
+) -> Memory:
+    """What a batch may take: as asked for, as when the run began, or by what is free."""
     if asked.memory is not None:
-        return parse_bytes(asked.memory)
-    if begun is not None and begun.memory is not None:
-        return begun.memory
-    return default_memory(model.decoder.device, factor_bytes(model, methods))
+        limit = parse_bytes(asked.memory)
+    elif begun is not None and begun.memory is not None:
+        limit = begun.memory
+    else:
+        limit = default_memory(model.decoder.device, factor_bytes(model, methods))
+    if limit > (free := free_memory(str(model.decoder.device))):
+        say(f"batches may take {size_words(limit)}, but {size_words(free)} are free; give less --memory")
+    return Memory(limit, say)
+
+
+def _answered(plan: Plan, name: str, asked: Asked, model: LanguageModel, inputs: Inputs, budget: Memory) -> Inputs:
+    """Of the inputs what the model answers, where the plan is about that."""
+    if plan.facts:
+        return only_answered(model, inputs, plan, asked.limit, budget)
+    if data_set(plan, name, asked.given).selected and not plan.of_the_paper:
+        # Another model would leave the few that a small plan traces out, one by one.
+        return replace(inputs, traced=answered_statements(model, inputs.traced, plan, budget))
+    return inputs
 
 
 def _moments_used(context: Context) -> MomentsUsed | None:

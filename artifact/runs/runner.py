@@ -68,25 +68,37 @@ def run_plan(
             if store.missed:
                 show.say(f"{store.missed} records are missing from the journal and are computed again")
             store.write_description()
-            reported = time.monotonic()
             try:
-                for number, unit in product(range(info.plan.rounds), info.plan.units):
-                    part = info.plan.part(info.batches(unit), number)
-                    if not part and info.plan.rounds > 1:
-                        continue
-                    with stopping() as stop:
-                        _run_unit(store, unit, part, working, stop, show, retry_failed)
-                    if stop.asked:
-                        raise KeyboardInterrupt
-                    if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                        _report(report, store, show)
-                        reported = time.monotonic()
+                _run_units(store, info, working, show, report, retry_failed)
             except KeyboardInterrupt:
                 kept = f"{folder} keeps all that was done, and the same command goes on from there"
                 raise Interrupted(f"stopped; {kept}") from None
             if working.weights_hash() != info.weights_sha256:
                 raise RunError(f"{folder}: the model's weights changed during the run; discard it and report a defect")
             return folder
+
+
+def _run_units(
+    store: Store,
+    info: RunInfo,
+    engine: Engine,
+    show: Display,
+    report: Callable[[Store], object],
+    retry_failed: bool,
+) -> None:
+    """Every unit's part of every round, with reports on the way; KeyboardInterrupt after a stop."""
+    reported = time.monotonic()
+    for number, unit in product(range(info.plan.rounds), info.plan.units):
+        part = info.plan.part(info.batches(unit), number)
+        if not part and info.plan.rounds > 1:
+            continue
+        with stopping() as stop:
+            _run_unit(store, unit, part, engine, stop, show, retry_failed)
+        if stop.asked:
+            raise KeyboardInterrupt
+        if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+            _report(report, store, show)
+            reported = time.monotonic()
 
 
 def _report(report: Callable[[Store], object], store: Store, show: Display) -> None:

@@ -18,8 +18,9 @@ from artifact.editing.methods.kn import KnHparams
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError, PromptError
 from artifact.evaluation.score import score_cases
-from artifact.lm.decoder import AtSite, RowEdits
+from artifact.lm.decoder import AtSite
 from artifact.lm.device import Memory
+from artifact.lm.family import RowEdits
 from artifact.lm.load import LanguageModel
 
 REFERENCE = Path(__file__).parent.parent / "reference"

@@ -13,7 +13,8 @@ from artifact.editing.protocol import PROTOCOLS, protocol_of
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import PERSPECTIVES, Statement
 from artifact.plans.paper import SMOKE
-from artifact.runs.resolve import Asked, Context, prepare
+from artifact.runs.context import Context
+from artifact.runs.resolve import Asked, prepare
 from artifact.tracing.averages import trace_numbers, traces_of
 from artifact.tracing.trace import TraceSettings, trace
 

@@ -15,9 +15,10 @@ from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.reporting.report import render, repeat_command
 from artifact.reporting.tables import own_rows
 from artifact.runs import editors
+from artifact.runs.context import Context
 from artifact.runs.inputs import Given
 from artifact.runs.local import compute
-from artifact.runs.resolve import Asked, Context, prepare
+from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import begin, writing
 
 UNITS = {unit.name: unit for unit in SMOKE.units}
@@ -132,7 +133,7 @@ def test_indefinite_moments_are_noted_in_every_record(world: Context) -> None:
 
 
 def test_mend_without_weights_is_left_out_with_its_reason(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artifact.runs.resolve.lacking", lambda model, method, file: "MEND needs weights")
+    monkeypatch.setattr("artifact.runs.context.lacking", lambda model, method, file: "MEND needs weights")
     records = compute(UNITS["mend-entity"], world.inputs.edited.facts[:3], world)
     assert {(record.status, record.reason) for record in records} == {("excluded", "MEND needs weights")}
     renamed = replace(world.model, name="gpt2")

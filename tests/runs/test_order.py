@@ -10,11 +10,12 @@ from artifact.editing.mend_history import History
 from artifact.facts.fact import Fact
 from artifact.plans.paper import SMOKE
 from artifact.plans.unit import Unit
+from artifact.runs.context import Context
 from artifact.runs.describe import RunInfo
 from artifact.runs.local import compute
 from artifact.runs.order import Order
 from artifact.runs.record import Record
-from artifact.runs.resolve import Asked, Context, prepare
+from artifact.runs.resolve import Asked, prepare
 
 UNIT = msgspec.structs.replace(next(unit for unit in SMOKE.units if unit.name == "mend-entity"), batch=2)
 PLAN = msgspec.structs.replace(SMOKE, units=(UNIT,))

@@ -17,11 +17,12 @@ from artifact.plans import find_plans
 from artifact.plans.paper import SMOKE
 from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
+from artifact.runs.context import Context
 from artifact.runs.inputs import Given, run_inputs
 from artifact.runs.local import compute
 from artifact.runs.merge import merge
 from artifact.runs.noise import readable
-from artifact.runs.resolve import Asked, Context, prepare
+from artifact.runs.resolve import Asked, prepare
 from artifact.runs.runner import run_plan
 from artifact.sources.cache import source_folder
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD

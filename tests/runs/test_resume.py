@@ -49,14 +49,14 @@ def moments() -> Moments:
 
 @pytest.fixture(autouse=True)
 def _made_once(moments: Moments, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artifact.runs.resolve.default_moments", lambda *_, **__: moments)
+    monkeypatch.setattr("artifact.runs.context.default_moments", lambda *_, **__: moments)
 
 
 @pytest.fixture(scope="module")
 def begun(moments: Moments) -> RunInfo:
     """What a run is that began on another machine, whose device drew one token otherwise."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("artifact.runs.resolve.default_moments", lambda *_, **__: moments)
+        patched.setattr("artifact.runs.context.default_moments", lambda *_, **__: moments)
         info = prepare(PLAN, ASKED, silent)[1]
     settings = json.loads(json.dumps(info.settings))
     settings["rome"]["prefixes"][20] = "elsewhere . {}"
@@ -189,7 +189,7 @@ def test_a_ray_worker_holds_a_group_of_cards(begun: RunInfo, monkeypatch: pytest
 
 def test_moments_are_made_within_the_runs_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Memory | None] = []
-    monkeypatch.setattr("artifact.runs.resolve.default_moments", default_moments)
+    monkeypatch.setattr("artifact.runs.context.default_moments", default_moments)
     monkeypatch.setattr("artifact.runs.editors.compute_moments", lambda *_, memory, **__: given.append(memory))
     context, _ = prepare(SHORT, ASKED, silent)
     for name in ("world", "another"):

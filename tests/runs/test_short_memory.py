@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from artifact.plans.paper import SMOKE
+from artifact.runs.context import Context
 from artifact.runs.local import compute
 from artifact.runs.record import Record
-from artifact.runs.resolve import Asked, Context, prepare
+from artifact.runs.resolve import Asked, prepare
 
 UNITS = {unit.name: unit for unit in SMOKE.units}
 FEW = {"rome": "v_num_grad_steps", "memit": "v_num_grad_steps", "ft": "num_steps"}

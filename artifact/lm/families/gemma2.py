@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder
 from artifact.lm.families.llama import Llama
 from artifact.lm.families.rotary import positive
+from artifact.lm.family import RowEdits
 
 
 class Gemma2(Llama):

@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import GPT
 from artifact.lm.families.sizes import Sizes, head_width
+from artifact.lm.family import RowEdits
 
 _PARTS = {
     "attn_norm": "ln_1",

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from artifact.errors import ModelError
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import GPT
 from artifact.lm.families.rotary import Rotary
 from artifact.lm.families.sizes import Sizes, head_width
+from artifact.lm.family import RowEdits
 
 _PARTS = {
     "attn_norm": "ln_1",

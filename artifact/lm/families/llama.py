@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from artifact.errors import ModelError
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import Base
 from artifact.lm.families.rotary import Rotary, rotary_of
 from artifact.lm.families.sizes import Sizes, head_width
+from artifact.lm.family import RowEdits
 
 _PARTS = {
     "attn_norm": "input_layernorm",

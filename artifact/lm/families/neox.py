@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from artifact.lm.decoder import Decoder, RowEdits
+from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import Base
 from artifact.lm.families.rotary import Rotary, rotary_of
 from artifact.lm.families.sizes import Sizes, head_width
+from artifact.lm.family import RowEdits
 
 _PARTS = {
     "attn_norm": "input_layernorm",

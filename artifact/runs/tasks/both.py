@@ -23,8 +23,8 @@ from artifact.evaluation.metrics import CaseScore, case_values
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, View
 from artifact.plans.unit import Unit
+from artifact.runs.context import Context
 from artifact.runs.record import Record
-from artifact.runs.resolve import Context
 from artifact.runs.tasks.where import all_moments
 
 ARMS = ("E", "R", "E then R", "R then E", "joint", "merged", "split")

@@ -15,8 +15,8 @@ import numpy as np
 from artifact.errors import ArtifactError, PromptError
 from artifact.facts.fact import Fact, Perspective, Statement
 from artifact.plans.unit import Unit
+from artifact.runs.context import SAMPLES, Context
 from artifact.runs.record import Record
-from artifact.runs.resolve import SAMPLES, Context
 from artifact.runs.store import NOT_ANSWERED
 from artifact.tracing.averages import trace_numbers
 from artifact.tracing.choices import CORRUPTED, METRICS, Choice, RelationSpan, choices

@@ -25,9 +25,9 @@ from artifact.facts.fact import Fact, View
 from artifact.lm.load import LanguageModel
 from artifact.plans.unit import Unit
 from artifact.plans.where import MOST_LAYERS
+from artifact.runs.context import SAMPLES, Context
 from artifact.runs.editors import default_moments
 from artifact.runs.record import Record
-from artifact.runs.resolve import SAMPLES, Context
 from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
 
 _NO_RELATION = "the record has no relation fields, so it cannot be edited through the relation perspective"
