@@ -156,13 +156,13 @@ def corrected_editor(editor: Editor, correct: Sequence[str], drawn: dict[str, Se
     in `drawn`.
     """
     switches: dict[str, Any] = dict.fromkeys(correct, False)
-    protocol, prefixes = replace(editor.protocol, **switches), editor.prefixes
-    if prefixes and protocol.prefixes_as_released != editor.protocol.prefixes_as_released:
-        key = _corrected_key(editor.method.name)
-        if key not in drawn:
-            drawn[key] = _prefixes(editor.method, editor.model, editor.hparams, None, False, editor.prefix_seed)
-        prefixes = drawn[key]
-    return replace(editor, protocol=protocol, prefixes=prefixes)
+    corrected = replace(editor, protocol=replace(editor.protocol, **switches))
+    if not editor.prefixes or corrected.protocol.prefixes_as_released == editor.protocol.prefixes_as_released:
+        return corrected
+    key = _corrected_key(editor.method.name)
+    if key not in drawn:
+        drawn[key] = _prefixes(corrected, None)
+    return replace(corrected, prefixes=drawn[key])
 
 
 def corrected_settings(own: Editor, corrected: Editor) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def test_a_fact_that_cannot_be_asked_fails_alone(method: str, world: Context) ->
 def test_singular_moments_fail_every_case_with_the_reason(method: str, world: Context) -> None:
     width = 4 * world.model.decoder.width
     zero = Moments("too few texts", given_MM={layer: torch.zeros(width, width) for layer in range(6)})
-    world._editors["rome"] = replace(world.editor("rome"), moments=zero)
-    world._editors["memit"] = replace(world.editor("memit"), moments=zero)
+    world._editors["rome", ()] = replace(world.editor("rome"), moments=zero)
+    world._editors["memit", ()] = replace(world.editor("memit"), moments=zero)
     records = compute(UNITS[f"{method}-relation"], world.inputs.edited.facts[:2], world)
     assert [record.status for record in records] == ["failed", "failed"]
     assert all("singular" in record.reason and "too few texts" in record.reason for record in records)
@@ -67,7 +67,7 @@ def test_weights_of_another_model_fail_every_case(world: Context) -> None:
     assert network is not None
     (shape, *_) = network.transforms
     other = replace(network, transforms={(4, 4): network.transforms[shape]})
-    world._editors["mend"] = replace(world.editor("mend"), network=other)
+    world._editors["mend", ()] = replace(world.editor("mend"), network=other)
     (record,) = compute(UNITS["mend-entity"], world.inputs.edited.facts[:1], world)
     assert record.status == "failed" and "(4, 4)" in record.reason
 
