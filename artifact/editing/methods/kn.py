@@ -57,6 +57,7 @@ METHOD = Method(
     grid=lambda layers: {"adaptive_threshold": [0.1, 0.2]},
     edits=_edits,
     switches=dict.fromkeys(PERSPECTIVES, ("kn_without_space", "kn_undone", "kn_without_neuron_scored")),
+    encoders=True,
     undone_by="kn_undone",
     unchanged="without a neuron",
     batch=16,

@@ -83,6 +83,7 @@ METHOD = Method(
             "removal_nll_by_relation_length",
         ),
     },
+    encoders=True,
     moments=True,
     sites=True,
     prefixes="list",
