@@ -17,9 +17,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from artifact.bench import estimate, shapes
-from artifact.bench.estimate import Machine, other_machine
 from artifact.bench.facts import synthetic_facts, word_tokens
 from artifact.bench.given import random_given
+from artifact.bench.machine import Machine, other_machine
 from artifact.bench.shapes import SHAPES, random_module
 from artifact.bench.work import knocked, scored, traced
 from artifact.cli import call

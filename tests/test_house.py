@@ -46,8 +46,9 @@ def test_nothing_imports_upwards() -> None:
 
 
 def test_files_stay_short() -> None:
-    long = {str(f): n for f in PACKAGE.rglob("*.py") if (n := len(f.read_text().splitlines())) > 420}
-    assert not long
+    for file in (*PACKAGE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")):
+        lines = len(file.read_text().splitlines())
+        assert lines <= 400, f"{file} has {lines} lines; move what is a topic of its own"
 
 
 def test_functions_stay_short() -> None:
