@@ -1,14 +1,20 @@
 """The benchmark compares what it says it compares: same cells, same scores. Its speeds are no test."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from artifact.bench import shapes
 from artifact.bench.knockout import bench_knockout
+from artifact.bench.report import write_run
 from artifact.bench.trace import bench_trace
 from artifact.cli import call
 from artifact.errors import SettingError
+from artifact.evaluation.metrics import COLUMNS, OPTIONAL
 from artifact.lm.device import Memory
+from artifact.reporting.verdict import measured_run
+from artifact.runs.store import reading
 from artifact.tracing.edges import EDGES
 
 TINY = {
@@ -78,3 +84,15 @@ def test_a_shape_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shapes, "_memory", lambda device: 10**9)
     with pytest.raises(SettingError, match=r"gpt-j needs 24 GB for its weights and cpu has 1 GB"):
         shapes.random_module("gpt-j", "cpu", torch.float32)
+
+
+def test_the_invented_run_that_a_report_is_timed_on_is_whole(tmp_path: Path) -> None:
+    """Each unit with its planned cases, and no column without numbers but those that CounterFact has none for."""
+    written = write_run(tmp_path, 60)
+    with reading(tmp_path) as store:
+        run = measured_run(store)
+        assert written == sum(count.total() for count in store.counts().values())
+    assert len(run.traced.traces) == 10 and len(run.rows) == 11
+    columns = {column for column in COLUMNS if column.group not in OPTIONAL}
+    for row in run.rows:
+        assert row.complete and columns == {column for _, column in row.values}

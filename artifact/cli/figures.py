@@ -38,6 +38,7 @@ def figures(
     out: Annotated[Path | None, Parameter(help="Folder to write to (default: figures in the run's folder).")] = None,
 ) -> int:
     """Draw a run's figures for a paper, and print each file's path. No model is loaded."""
+    from artifact.reporting.drawing import draw_all
     from artifact.reporting.gallery import chosen
 
     broad = inches(width)
@@ -48,10 +49,8 @@ def figures(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     check_outputs({f"figure {path.name}": path for path in paths})
-    from artifact.reporting.figures import figure_files
-
-    for path, (_, one) in zip(paths, wanted, strict=True):
-        (content,) = figure_files(one, (form,), broad).values()
+    drawn = draw_all([one for _, one in wanted], (form,), broad)
+    for path, (content,) in zip(paths, drawn, strict=True):
         with writing(path):
             write_atomically(path, content)
         say(path)

@@ -6,7 +6,7 @@ is drawn again. The fonts and the style are the library's and the code's own (fi
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from artifact.errors import RunError
 from artifact.reading import read_bytes
 
 INDEX = "figures/drawn.json"
-LIBRARIES = ("matplotlib", "numpy", "pillow", "kiwisolver")
-"""What draws, writes the PNG and lays out: another version may give other bytes."""
+LIBRARIES = ("matplotlib", "numpy", "pillow", "kiwisolver", "fonttools")
+"""What draws, writes the PNG, lays out and embeds fonts: another version may give other bytes."""
 _PACKAGE = Path(__file__).parents[1]
 CODE = tuple(sorted([*_PACKAGE.glob("reporting/*.py"), *_PACKAGE.glob("tracing/*.py"), _PACKAGE / "terminal.py"]))
 """Files that make a figure's words, numbers and looks: titles, kinds of traces, roles and their averages, escapes."""
@@ -45,15 +45,28 @@ class Drawings:
             self._known = {}
 
     def files(
-        self, name: str, files: Sequence[str], numbers: bytes, draw: Callable[[], dict[str, bytes]]
+        self,
+        numbers: Mapping[str, bytes],
+        forms: Sequence[str],
+        draw: Callable[[Sequence[str]], Sequence[Sequence[bytes]]],
     ) -> dict[str, bytes]:
-        """The figure's `files` by name, as drawn from `numbers`; `draw` is called where they are not there already."""
-        source = _sha256(self._made_with.encode() + numbers)
-        contents = self._read(name, files, source)
-        if contents is None:
-            contents = draw()
-        self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in contents.items()})
-        return contents
+        """The figures' files by name, drawn from these `numbers` by the figure's name.
+
+        `draw` is given the names of those that are not there already, and returns each one's content in all `forms`.
+        """
+        sources = {name: _sha256(self._made_with.encode() + content) for name, content in numbers.items()}
+        found = {
+            name: self._read(name, [f"{name}.{form}" for form in forms], source) for name, source in sources.items()
+        }
+        stale = [name for name, contents in found.items() if contents is None]
+        for name, made in zip(stale, draw(stale) if stale else (), strict=True):
+            found[name] = {f"{name}.{form}": content for form, content in zip(forms, made, strict=True)}
+        files: dict[str, bytes] = {}
+        for name, source in sources.items():
+            contents = found[name] or {}
+            self._asked[name] = _Drawn(source, {file: _sha256(content) for file, content in contents.items()})
+            files |= contents
+        return files
 
     @property
     def content(self) -> bytes:

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from artifact.reporting.by_relation import relation_grids
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import Chart, largest_half_width
 from artifact.reporting.crate import CRATE, crate_json
+from artifact.reporting.drawing import draw_all
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.elsewhere import claims_elsewhere, elsewhere_json
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
@@ -280,18 +281,11 @@ def repeat_command(info: RunInfo) -> str:
 
 def _figures(prefix: str, every: Sequence[Shown], drawings: Drawings) -> dict[str, bytes]:
     """The figures' files and their CSV, by path inside the report folder; matplotlib is loaded to draw alone."""
-
-    def draw(one: Shown) -> dict[str, bytes]:
-        from artifact.reporting.figures import figure_files
-
-        return {f"{prefix}{name}": content for name, content in figure_files(one, _FORMS).items()}
-
-    files = {f"figures/{prefix}{one.name}.csv": one.csv for one in every}
-    for one in every:
-        names = [f"{prefix}{one.name}.{form}" for form in _FORMS]
-        made = drawings.files(f"{prefix}{one.name}", names, one.fingerprint, partial(draw, one))
-        files |= {f"figures/{name}": content for name, content in made.items()}
-    return files
+    named = {f"{prefix}{one.name}": one for one in every}
+    files = {f"figures/{name}.csv": one.csv for name, one in named.items()}
+    numbers = {name: one.fingerprint for name, one in named.items()}
+    made = drawings.files(numbers, _FORMS, lambda stale: draw_all([named[name] for name in stale], _FORMS))
+    return files | {f"figures/{name}": content for name, content in made.items()}
 
 
 def _write(path: Path, content: bytes) -> None:

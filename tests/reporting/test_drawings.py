@@ -1,22 +1,27 @@
-"""Figures are drawn once: read back while right, drawn again when numbers, code or files changed."""
+"""Figures are drawn once: read back while right, drawn again when numbers, code or files changed; by two processes."""
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from artifact.reporting import drawing, figures
 from artifact.reporting import drawings as drawings_module
 from artifact.reporting.drawings import CODE, INDEX, Drawings
+from artifact.reporting.edit_charts import EditChart, EditPanel
+from artifact.reporting.intervals import Estimate
 
 
 class Drawn:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self) -> dict[str, bytes]:
-        self.count += 1
-        return {"a.png": b"picture", "a.pdf": b"page"}
+    def __call__(self, stale: Sequence[str]) -> list[list[bytes]]:
+        self.count += len(stale)
+        return [[b"picture", b"page"] for _ in stale]
 
 
 def ask(folder: Path, draw: Drawn, numbers: bytes = b"1", code: bytes = b"code") -> dict[str, bytes]:
@@ -24,7 +29,7 @@ def ask(folder: Path, draw: Drawn, numbers: bytes = b"1", code: bytes = b"code")
     source = folder / "code.py"
     source.write_bytes(code)
     drawings = Drawings(folder, [source])
-    files = drawings.files("a", ["a.png", "a.pdf"], numbers, draw)
+    files = drawings.files({"a": numbers}, ("png", "pdf"), draw)
     for path, content in ((INDEX, drawings.content), *((f"figures/{name}", made) for name, made in files.items())):
         (folder / path).unlink(missing_ok=True)
         (folder / path).write_bytes(content)
@@ -61,9 +66,9 @@ def test_it_is_drawn_again_where_anything_changed(tmp_path: Path, change: str) -
     assert draw.count == 2 and found["a.png"] == b"picture"
 
 
-@pytest.mark.parametrize("library", ["matplotlib", "pillow", "kiwisolver", "numpy"])
+@pytest.mark.parametrize("library", ["matplotlib", "pillow", "kiwisolver", "numpy", "fonttools"])
 def test_another_library_draws_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    """Pillow writes the PNG and kiwisolver lays out: either may change a figure's bytes, as matplotlib may."""
+    """Pillow writes the PNG, kiwisolver lays out, fonttools embeds: each may change a figure, as matplotlib may."""
     draw, version = Drawn(), drawings_module.metadata.version
     ask(tmp_path, draw)
     monkeypatch.setattr(drawings_module.metadata, "version", lambda name: version(name) + "!" * (name == library))
@@ -75,3 +80,19 @@ def test_all_code_that_words_or_draws_a_figure_counts() -> None:
     """Labels come from charts.py and severed.py, roles from averages.py, escapes from terminal.py."""
     parts = {"figures.py", "charts.py", "severed.py", "averages.py", "terminal.py"}
     assert parts <= {path.name for path in CODE} and all(path.is_file() for path in CODE)
+
+
+@pytest.mark.parametrize("program", [sys.executable, "/bin/false"])
+def test_a_second_process_draws_half(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Where that process fails, all is drawn here; its half has the bytes that this process would draw."""
+    panel = EditPanel("reliability", Estimate(0.2, 0.1, 0.3, 48), ())
+    every = [EditChart("entity", name, (name,), (panel,)) for name in ("one", "two")]
+    expected = [list(figures.figure_files(one, ("png", "pdf")).values()) for one in every]
+    monkeypatch.setattr(drawing, "_WORTH", 2)
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(figures, "figure_bytes", lambda draw, *forms: [b"here" for _ in forms])
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    here = [b"here", b"here"]
+    assert drawing.draw_all(every, ("png", "pdf")) == [here, here if program == "/bin/false" else expected[1]]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert drawing.draw_all(every, ("png", "pdf")) == [here, here]

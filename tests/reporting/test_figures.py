@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -134,6 +136,12 @@ def png_size(content: bytes) -> tuple[int, int, float]:
     return width, height, struct.unpack(">I", content[place + 4 : place + 8])[0] * 0.0254
 
 
+def streams(pdf: bytes) -> list[bytes]:
+    """A PDF's compressed parts, unpacked."""
+    parts = re.findall(rb"FlateDecode.*?\nstream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL)
+    return [zlib.decompress(part) for part in parts]
+
+
 def test_every_form_has_the_same_bytes_each_time_and_a_picture_is_sharp() -> None:
     """A PNG has 300 pixels an inch whatever was written before it."""
     files = figure_files(EDITS, ("pdf", "svg", "png"), 3.3)
@@ -143,6 +151,8 @@ def test_every_form_has_the_same_bytes_each_time_and_a_picture_is_sharp() -> Non
     svg, pdf = files["edits-entity.svg"], files["edits-entity.pdf"]
     assert svg.startswith(b"<?xml") and b'width="237.6pt"' in svg and b"<dc:date>" not in svg
     assert b"/MediaBox [ 0 0 237.6" in pdf and b"CreationDate" not in pdf
+    (font,) = [TTFont(io.BytesIO(part)) for part in streams(pdf) if part.startswith(b"\0\1\0\0")]
+    assert "glyf" in font and not {"GDEF", "GPOS", "GSUB", "kern"} & set(font.keys())
 
 
 def test_a_changed_number_changes_what_a_figure_is_drawn_from() -> None:
