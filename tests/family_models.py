@@ -1,21 +1,26 @@
 """Tiny random models of every family: configurations of chosen settings, modules, and folders with a tokenizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from masked_tokenizers import MASKED
 from tiny_llama import byte_tokenizer
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.utils import logging
 
 from artifact.lm.families import FAMILIES
 
 Choose = Callable[[Sequence[Any]], Any]
+DECODERS = [name for name, family in FAMILIES.items() if family.causal]
+ENCODERS = [name for name, family in FAMILIES.items() if not family.causal]
 BOTH = (False, True)
 SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
 VOCABULARY = 400
 """Of `byte_tokenizer`."""
+FEATURES = ("logits", "any layer", "changed weight", "trace", "ROME", "MEMIT", "FT", "KN", "MEND")
+"""What docs/models.md says of every family."""
 
 
 def rotations(choose: Choose, width: int, kinds: Sequence[str] = SCALINGS) -> dict[str, Any]:
@@ -48,6 +53,11 @@ def configuration(
         return CONFIG_MAPPING[family](**given, **shape, **({"rotary_dim": wide} if family == "gptj" else {}))
     given |= {"hidden_size": heads * wide, "num_hidden_layers": layers, "num_attention_heads": heads}
     given |= {"intermediate_size": inner, "max_position_embeddings": positions}
+    if family in ENCODERS:
+        pad = choose([1, 3])
+        own = {"hidden_act": choose(["gelu", "gelu_new"]), "type_vocab_size": choose([1, 2]), "pad_token_id": pad}
+        own["tie_word_embeddings"] = True
+        return CONFIG_MAPPING[family](**given | own)
     if family != "gpt_neox":
         given["num_key_value_heads"] = groups
     if family in ("llama", "mistral", "qwen2", "qwen3") or family.startswith("gemma"):
@@ -86,22 +96,49 @@ def _own(family: str, choose: Choose, wide: int, layers: int, positions: int) ->
     return own
 
 
+def auto_model(family: str) -> Any:
+    """transformers' class that makes and reads modules of a family."""
+    return AutoModelForCausalLM if family in DECODERS else AutoModelForMaskedLM
+
+
 def module_of(config: Any, seed: int = 0) -> Any:
     """A module of random weights, norms and biases away from ones and zeros, so that a swapped name shows."""
     logging.set_verbosity_error()  # it warns of scalings that no published model has
     torch.manual_seed(seed)
-    module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # the one that caps products
+    module = auto_model(config.model_type).from_config(config, attn_implementation="eager")  # it caps products
     for name, parameter in module.named_parameters():
-        if "norm" in name or "ln_" in name or "bias" in name:
+        if "norm" in name.lower() or "ln_" in name or "bias" in name:
             parameter.data += 0.2 * torch.randn_like(parameter)
     return module.eval()
 
 
+def check_table(passed: Mapping[tuple[str, str], str]) -> None:
+    """Assert that the table of docs/models.md says what was found, by family and feature."""
+    text = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    (at,) = [number for number, row in enumerate(rows) if row[1:] == list(FEATURES)]
+    table = {row[0]: row[1:] for row in rows[at + 2 : at + 2 + len(FAMILIES)]}
+    assert list(table) == list(FAMILIES)
+    for (family, feature), word in passed.items():
+        assert table[family][FEATURES.index(feature)] == word, f"docs/models.md: {family}, {feature} is {word}"
+
+
 def write_model(folder: Path, module: Any, *, begins: bool = False, **more: Any) -> Path:
-    """The folder with a module and the byte-level tokenizer in it."""
+    """The folder with a module and a tokenizer in it: the byte-level one, or an encoder's."""
     module.save_pretrained(folder, **more)
-    byte_tokenizer(begins=begins).save_pretrained(folder)
+    family = module.config.model_type
+    (byte_tokenizer(begins=begins) if family in DECODERS else MASKED[family]()).save_pretrained(folder)
     return folder
 
 
-__all__ = ["FAMILIES", "VOCABULARY", "configuration", "module_of", "write_model"]
+__all__ = [
+    "DECODERS",
+    "ENCODERS",
+    "FAMILIES",
+    "MASKED",
+    "VOCABULARY",
+    "auto_model",
+    "configuration",
+    "module_of",
+    "write_model",
+]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cheap import refusing
-from family_models import FAMILIES, configuration
+from family_models import FAMILIES, auto_model, configuration
 from hub import serving
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_shape_counts_what_transformers_module_has(family: str) -> None:
     config = configuration(family, Random(1).choice, vocabulary=300)
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config)
+        module = auto_model(family).from_config(config)
     known = family_of(config)
     shape = shape_of(known, known.sizes(config), 2)
     blocks = module.get_submodule(known.blocks)

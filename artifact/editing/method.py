@@ -71,6 +71,8 @@ class Method:
     """Words that it puts into prompts. It cannot edit a model that does not have them in its vocabulary."""
     network: bool = False
     """It reads a network trained for the model (--mend-weights)."""
+    encoders: bool = False
+    """It edits encoders (lm/families), too."""
     dense: bool = False
     """Its change is a whole weight, not a product of two thin matrices."""
     ordered_by: str = ""

@@ -160,8 +160,9 @@ def draw(
     with TF32 off, so that the device does not change the texts. Rows that do not fit `memory` together run one part
     after the other, each with the random numbers that it has among all rows.
 
-    Raises DeviceError when one text does not fit the device's memory.
+    Raises DeviceError when one text does not fit the device's memory, ModelError for an encoder.
     """
+    model.needs_decoder("drawing a text")
     if max(map(len, prompts)) >= length:
         return Drawn([list(ids) for ids in prompts], [])
     memory = memory or Memory(default_memory(model.decoder.device))

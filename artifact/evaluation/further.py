@@ -56,13 +56,15 @@ def further_scores(
     edits: Sequence[Edit] | Edit | None = None,
     memory: Memory | None = None,
 ) -> list[FurtherScore]:
-    """Removal and generation of every fact: unedited, under one edit each (a sequence), or all under one edit.
+    """Removal and generation of every fact: unedited, under one edit each (a sequence), or all under one edit. An
+    encoder generates nothing.
 
     Raises as `score_cases` does.
     """
-    views = [(case, view) for case, fact in enumerate(facts) for view in fact.views()]
+    causal = model.decoder.family.causal  # an encoder writes no text
+    views = [(case, view) for case, fact in enumerate(facts) if causal for view in fact.views()]
     own = edits if edits is None or isinstance(edits, Edit) else [edits[case] for case, _ in views]
-    texts = sentences(model, [view.reliability[0] for _, view in views], own, memory)
+    texts = sentences(model, [view.reliability[0] for _, view in views], own, memory) if views else []
     written: list[dict[Perspective, Written]] = [{} for _ in facts]
     for (case, view), text in zip(views, texts, strict=True):
         sentence = first_sentence(text.text)

@@ -53,8 +53,10 @@ def generate(model: LanguageModel, prompt: str, tokens: int = 20, edit: Edit | N
     """At most `tokens` tokens after `prompt`, each the likeliest one, up to the model's end token.
 
     Raises PromptError for a prompt that the model cannot be asked with, or that exceeds its positions with `tokens`
-    more; EditError or PromptError where its numbers are not finite, DeviceError where memory runs out.
+    more; EditError or PromptError where its numbers are not finite, DeviceError where memory runs out, ModelError
+    for an encoder.
     """
+    model.needs_decoder("writing a text")
     encoded = model.tokens.encode(_with_context(prompt, edit))
     model.tokens.fed(encoded, [0] * tokens)
     (found,) = in_one(
@@ -89,8 +91,9 @@ def generate_all(
     one edit each, or all under one edit.
 
     Prompts go in batches that fit `memory`. Raises PromptError for a prompt that the model cannot be asked with, and
-    EditError or PromptError where its numbers are not finite.
+    EditError or PromptError where its numbers are not finite, ModelError for an encoder.
     """
+    model.needs_decoder("writing a text")
     memory = memory or Memory(default_memory(model.decoder.device))
     own = [edits] * len(prompts) if isinstance(edits, Edit) or edits is None else list(edits)
     asked = [model.tokens.encode(_with_context(*one)).ids for one in zip(prompts, own, strict=True)]

@@ -1,9 +1,10 @@
 """NLL of continuations under an edit, for many cases at once, each row of a batch under its own case's edit.
 
 Covers what the tables need: every prompt of both perspectives with its continuations (target, foil, and the relation
-perspective's harder foil), teacher forced, as `prompt + " " + text`. All texts of a case make one row, in which a
-shared beginning is computed once. metrics.py says what the numbers mean. Golden numbers: tests/reference/eval and the
-metrics of tests/reference/rake_rome, 1e-4.
+perspective's harder foil), teacher forced, as `prompt + " " + text`; in an encoder, one word piece at the prompt's
+mask. All texts of a case make one row, in which a shared beginning, or an encoder's prompt, is computed once.
+metrics.py says what the numbers mean. Golden numbers: tests/reference/eval and the metrics of
+tests/reference/rake_rome, 1e-4.
 
 Shape letters as in lm/decoder.py, and P read positions, N tokens scored there.
 """
@@ -23,6 +24,7 @@ from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory, row_bytes
 from artifact.lm.family import RowEdits
 from artifact.lm.load import LanguageModel
+from artifact.lm.tokens import Encoded
 
 BATCH_TOKENS = 4096
 """Padded tokens a pass: sized so that GPT-2 XL's widest layer stays under 0.2 GB in float32."""
@@ -32,12 +34,20 @@ PADDING = 0.15
 
 @dataclass(frozen=True)
 class _Continuation:
-    """A prompt's ids and a continuation's; the last id of the continuation is only read, never `fed`."""
+    """What is `fed` of a prompt and its continuation, whose last id is only read; its ids are read from the position
+    `read` on. `whole`: all tokens of the prompt see each other, as in an encoder.
+    """
 
     case: int
-    prompt: tuple[int, ...]
+    read: int
     fed: tuple[int, ...]
     text: tuple[int, ...]
+    whole: bool
+
+    @classmethod
+    def of(cls, model: LanguageModel, case: int, prompt: Encoded, text: str) -> "_Continuation":
+        ids = tuple(model.tokens.continuation(f" {text}"))
+        return cls(case, prompt.read, model.tokens.fed(prompt, ids), ids, prompt.mask is not None)
 
 
 _Reading = tuple[float, bool]
@@ -115,9 +125,7 @@ def removals(
             continue
         prompt = fill(fact.removal_template, fact.subject)
         encoded = model.tokens.encode(contexts[case] + prompt)
-        texts = [tuple(model.tokens.continuation(f" {text}")) for text in (NO_RELATION, fact.relation)]
-        fed = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
-        asked[case] = (prompt, fed)
+        asked[case] = (prompt, [_Continuation.of(model, case, encoded, text) for text in (NO_RELATION, fact.relation)])
     wanted = dict.fromkeys(text for _, texts in asked.values() for text in texts)
     readings = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
     scores = {
@@ -146,9 +154,8 @@ def _asked(model: LanguageModel, case: int, fact: Fact, context: str = "") -> di
             for group, prompts in groups.items():
                 for prompt in getattr(view, group):
                     against = (own[prompt],) if prompt in own else foils
-                    texts = [tuple(model.tokens.continuation(f" {text}")) for text in (view.target, *against)]
                     encoded = model.tokens.encode(context + prompt)
-                    asked = [_Continuation(case, encoded.ids, model.tokens.fed(encoded, text), text) for text in texts]
+                    asked = [_Continuation.of(model, case, encoded, text) for text in (view.target, *against)]
                     prompts.append((prompt, asked))
             views[view.perspective] = (groups, view.harder_foil)
     except PromptError as error:
@@ -197,7 +204,7 @@ def _read_batch(
         (places.setdefault((row, at), len(places)), token)
         for row, packed in enumerate(batch)
         for text, path in packed.paths.items()
-        for at, token in zip(path[len(text.prompt) - 1 :], text.text, strict=True)
+        for at, token in zip(path[text.read : text.read + len(text.text)], text.text, strict=True)
     ]
     aligned = _aligned(batch, decoder.device)
     word_BTD = decoder.words(model.tokens.pad([packed.ids for packed in batch], decoder.device, whole=False))
@@ -212,18 +219,23 @@ class _Packed:
     """All that is asked of one case as one row of tokens: a beginning that texts share stands in it once.
 
     A token sees those before it in its own texts alone and stands at its own place in them; `before` names the token
-    to its left (-1: none), `paths` where each continuation's text runs.
+    to its left (-1: none), `paths` where each continuation's text runs. Tokens of one of the `wholes` all see each
+    other.
     """
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.before: list[int] = []
-        self.paths: dict[_Continuation, list[int]] = {}
+        self.paths: dict[_Continuation, Sequence[int]] = {}
+        self.wholes: dict[tuple[int, ...], range] = {}
         self._places: dict[tuple[int, int], int] = {}
 
     def add(self, text: _Continuation) -> None:
-        """Add a continuation after its prompt."""
+        """Add a continuation after its prompt, or at its mask."""
+        if text.whole:
+            self.paths[text] = self._whole(text.fed)
+            return
         left, path = -1, []
         for position, token in enumerate(text.fed):
             at = self._places.setdefault((left, token), len(self.ids))
@@ -234,6 +246,15 @@ class _Packed:
             path.append(at)
             left = at
         self.paths[text] = path
+
+    def _whole(self, fed: tuple[int, ...]) -> range:
+        """Where an encoder's prompt runs."""
+        if fed not in self.wholes:
+            self.wholes[fed] = range(len(self.ids), len(self.ids) + len(fed))
+            self.ids += fed
+            self.positions += range(len(fed))
+            self.before += [-1] * len(fed)
+        return self.wholes[fed]
 
 
 def _together(sizes: Sequence[int]) -> int:
@@ -262,4 +283,6 @@ def _aligned(batch: Sequence[_Packed], device: torch.device) -> Aligned:
         for at, left in enumerate(packed.before):
             if left >= 0:
                 seen_BTT[b, at] |= seen_BTT[b, left]
+        for whole in packed.wholes.values():
+            seen_BTT[b, whole.start : whole.stop, whole.start : whole.stop] = True
     return Aligned(position_BT.to(device), seen_BTT[:, None].to(device))

@@ -56,14 +56,28 @@ class Aligned:
         return Aligned(self.position_BT.to(device), self.seen_B1TK.to(device), packing)
 
     @classmethod
-    def packed(cls, lengths: Sequence[int], device: torch.device, left: Sequence[int] | None = None) -> "Aligned":
-        """Rows of so many tokens, packed, each after the first `left` of its P stored ones (default: none)."""
+    def padded(cls, lengths: Sequence[int], device: torch.device) -> "Aligned":
+        """Rows that are padded on the right to one length and see all of their own tokens."""
+        position_T = torch.arange(max(lengths), device=device)
+        seen_BT = position_T < torch.tensor(lengths, device=device)[:, None]
+        return cls(position_T[None], seen_BT[:, None, None].expand(-1, 1, len(position_T), -1))
+
+    @classmethod
+    def packed(
+        cls, lengths: Sequence[int], device: torch.device, left: Sequence[int] | None = None, causal: bool = True
+    ) -> "Aligned":
+        """Rows of so many tokens, packed, each after the first `left` of its P stored ones (default: none); where not
+        `causal`, they see all of their row.
+        """
         left = left or [0] * len(lengths)
         tokens, stored = max(lengths), max(left)
         every = [(row, token) for row, length in enumerate(lengths) for token in range(length)]
         position_N = torch.tensor([left[row] + token for row, token in every], device=device)
         at_N = torch.tensor([row * tokens + token for row, token in every], device=device)
         real_BP = torch.arange(stored, device=device) < torch.tensor(left, device=device)[:, None]
-        causal_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
-        parts = real_BP[:, None].expand(-1, tokens, -1), causal_TT.expand(len(lengths), -1, -1)
+        if causal:
+            own_BTT = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril().expand(len(lengths), -1, -1)
+        else:
+            own_BTT = cls.padded(lengths, device).seen_B1TK[:, 0]
+        parts = real_BP[:, None].expand(-1, tokens, -1), own_BTT
         return cls(position_N[None], torch.cat(parts, dim=2)[:, None], Packing(at_N, len(lengths), tokens))

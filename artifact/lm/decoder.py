@@ -1,4 +1,5 @@
-"""The forward pass of a decoder-only language model, written out, for experiments on its inside.
+"""The forward pass of a language model, written out, for experiments on its inside: of a decoder, which reads from left
+to right, or of an encoder (BERT), whose tokens all see each other.
 
 Covers what hooks cannot give cheaply: start at any layer from stored states, run any suffix of tokens against stored
 keys and values, logits only where they are read, and a different weight edit for every row of a batch. A family file
@@ -11,7 +12,7 @@ is the input of the attention's output projection (the heads' weighted values si
 MLP's up-projection, `up` its output before the activation function, `key` the input of its down-projection. In a gated
 MLP (Llama), which multiplies two projections of `normed`, `up` is the gate projection's output: the one that goes
 through the activation function; `key` is the product. Where a family norms what a module gives before it is added
-(OLMo 2, Gemma 2), `mlp` and `attn` are the outputs before that norm.
+(OLMo 2, Gemma 2), or the sum with it (BERT), `mlp` and `attn` are the outputs before that norm.
 
 Shape letters: B batch row, T token, P stored token left of the first one, L layer, D model width, M MLP width, H head,
 K head width, G head of keys and values, V vocabulary, I and O input and output width of a linear layer, R rank of an
@@ -106,9 +107,17 @@ class Decoder:
 
     def packed(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Aligned]:
         """The states (1, N, D) entering block 0 for texts (ids) of different lengths, packed, and their alignment."""
-        aligned = Aligned.packed([len(text) for text in texts], self.device)
+        aligned = self.aligned([len(text) for text in texts])
         ids_1N = torch.tensor([[token for text in texts for token in text]], device=self.device)
         return self.embed(self.words(ids_1N), aligned=aligned), aligned
+
+    def aligned(self, lengths: Sequence[int], left: Sequence[int] | None = None) -> Aligned:
+        """Rows of so many tokens, packed, each after the first `left` of its stored ones (default: none)."""
+        return Aligned.packed(lengths, self.device, left, causal=self.family.causal)
+
+    def padded(self, lengths: Sequence[int]) -> Aligned | None:
+        """What rows of so many tokens see that are padded on the right; None of a decoder, which never sees padding."""
+        return None if self.family.causal else Aligned.padded(lengths, self.device)
 
     def _positions(self, start: int, x_BTD: Tensor, aligned: Aligned | None) -> Tensor:
         if aligned is not None:
@@ -129,8 +138,9 @@ class Decoder:
         """One block: (B, T, D) in, (B, T, D) out with the new tokens' keys and values.
 
         `past` holds the keys and values of the P tokens to the left (its batch must be B); the T tokens given stand at
-        positions P, P+1, ... and see those and each other causally, unless `aligned` says otherwise. Where `aligned`
-        packs the rows, hidden_BTD is (1, N, D). `read_N`: the tokens whose output is wanted (default: all).
+        positions P, P+1, ... and see those and each other, causally in a decoder, unless `aligned` says otherwise.
+        Where `aligned` packs the rows, hidden_BTD is (1, N, D). `read_N`: the tokens whose output is wanted (default:
+        all).
         """
         hidden_BTD, new = self._block(layer, hidden_BTD, past, aligned, edits, at_site, read_N)
         return hidden_BTD.to(self.device), new
@@ -160,7 +170,7 @@ class Decoder:
         attn_BTD = self.linear(family.name("attn_out", layer), mixed_BTD, edits)
         attn_BTD = _visit(at_site, "attn", layer, attn_BTD)
         if not family.parallel:
-            hidden_BTD = hidden_BTD + self.added("attn", layer, attn_BTD)
+            hidden_BTD = self.summed("attn", layer, hidden_BTD, attn_BTD)
             return self._after_attention(layer, hidden_BTD, edits, at_site), new
         if family.has("mlp_norm"):  # GPT-J has one norm for both modules
             normed_BTD = self._normed("mlp_norm", layer, hidden_BTD)
@@ -182,12 +192,14 @@ class Decoder:
         if past is not None:
             key_BHTK = torch.cat((past[0], key_BHTK), dim=2)
             value_BHTK = torch.cat((past[1], value_BHTK), dim=2)
+        causal, tokens = self.family.causal, normed_BTD.shape[1]
+        seen = seen_after(left, tokens, normed_BTD.device) if causal else None
         mixed_BHTK = attended(
             query_BHTK,
             key_BHTK,
             value_BHTK,
-            seen=aligned.seen_B1TK if aligned else seen_after(left, normed_BTD.shape[1], normed_BTD.device),
-            causal=aligned is None and left == 0 and normed_BTD.shape[1] > 1,
+            seen=aligned.seen_B1TK if aligned else seen,
+            causal=causal and aligned is None and left == 0 and tokens > 1,
             scale=self.family.attention_scale,
             cap=self.family.attention_cap,
         )
@@ -204,7 +216,7 @@ class Decoder:
 
     def _after_attention(self, layer: int, hidden_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
         mlp_XD = self._mlp(layer, self._normed("mlp_norm", layer, hidden_XD), edits, at_site)
-        return _visit(at_site, "hidden", layer, hidden_XD + self.added("mlp", layer, mlp_XD))
+        return _visit(at_site, "hidden", layer, self.summed("mlp", layer, hidden_XD, mlp_XD))
 
     def _mlp(self, layer: int, normed_XD: Tensor, edits: RowEdits, at_site: AtSite | None) -> Tensor:
         """The output (..., D) of the block's MLP."""
@@ -276,9 +288,11 @@ class Decoder:
         return hidden_BTD
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """Next-token logits (N, V) in float32 for final states (N, D): give only the positions that are read."""
-        normed_ND = self.norm(self.family.final_norm, hidden_ND)
-        return self.capped(F.linear(normed_ND, self.head_VD, self.weights.get(f"{self.family.head}.bias"))).float()
+        """Logits (N, V) in float32 for final states (N, D), of the next token or, in an encoder, of the token itself:
+        give only the positions that are read.
+        """
+        ending_ND = self.family.ending(self, hidden_ND)
+        return self.capped(F.linear(ending_ND, self.head_VD, self.weights.get(self.family.head_bias))).float()
 
     def capped(self, logits_X: Tensor) -> Tensor:
         """Logits as the family caps them: cap * tanh(x / cap), or as they are."""
@@ -308,11 +322,17 @@ class Decoder:
         """What a module's output adds to the state: itself, or its norm where the family has one there."""
         return self._normed(f"{module}_after", layer, output_XD).to(output_XD.device)
 
-    def mlp_from(self, layer: int, up_XM: Tensor, normed_XD: Tensor) -> Tensor:
-        """The MLP's output (..., D) from its sites `up` and `normed`, on the device where they are."""
+    def summed(self, module: Literal["attn", "mlp"], layer: int, state_XD: Tensor, output_XD: Tensor) -> Tensor:
+        """The state (..., D) after a module: its output added, and the sum normed where the family norms it."""
+        return self._normed(f"{module}_sum", layer, state_XD + self.added(module, layer, output_XD))
+
+    def mlp_from(self, layer: int, neurons_XM: Tensor, normed_XD: Tensor) -> Tensor:
+        """The MLP's output (..., D) from its neurons (Family.neurons) and `normed`, on the device where they are."""
         card = self.card(layer)
-        key_XM = self.family.key(self, layer, up_XM.to(card), normed_XD.to(card), {})
-        return self.linear(self.family.name("mlp_down", layer), key_XM, {}).to(up_XM.device)
+        key_XM = neurons_XM.to(card)
+        if self.family.neurons == "up":
+            key_XM = self.family.key(self, layer, key_XM, normed_XD.to(card), {})
+        return self.linear(self.family.name("mlp_down", layer), key_XM, {}).to(neurons_XM.device)
 
     def moved(self, layer: int, mlp_XD: Tensor, change_XD: Tensor) -> Tensor:
         """By how much the state after a block moves when its MLP's output does: as much, but for a norm after it."""

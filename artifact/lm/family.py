@@ -4,7 +4,7 @@ The pass is decoder.py's, the families are in families/. Shape letters as in dec
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ RowEdits = Mapping[str, RowChange]
 class Family(Protocol):
     """What differs between model families; one small file each."""
 
+    causal: bool
+    """A token sees those to its left and itself (a decoder), or all (an encoder)."""
     parallel: bool
     """Attention and MLP both read the block's input (GPT-J) instead of one after the other (GPT-2)."""
     input_first: bool
@@ -45,8 +47,12 @@ class Family(Protocol):
     final_norm: str
     head: str
     """Name of the output layer, used where it differs from the embedding."""
+    head_bias: str
+    """Name of its bias, where there is one."""
     activated: str
     """The part whose output is the site `up`: mlp_up, or mlp_gate in a gated MLP."""
+    neurons: Literal["up", "key"]
+    """The site whose entries count as neurons: before the activation function, or after it."""
 
     def embed(self, decoder: "Decoder", word_BTD: Tensor, position_XT: Tensor) -> Tensor: ...
     def projections(
@@ -61,7 +67,8 @@ class Family(Protocol):
 
     def name(self, part: str, layer: int) -> str:
         """Name of a part of a block (attn_out, mlp_up, mlp_down; mlp_gate where there is one; attn_norm and mlp_norm
-        before a module, attn_after and mlp_after on what it gives) in transformers' words.
+        before a module, attn_after and mlp_after on what it gives, attn_sum and mlp_sum on its sum with the state) in
+        transformers' words.
         """
         ...
 
@@ -79,4 +86,8 @@ class Family(Protocol):
 
     def key(self, decoder: "Decoder", layer: int, up_XM: Tensor, normed_XD: Tensor, edits: RowEdits) -> Tensor:
         """Input (..., M) of the down-projection: `up` activated and, in a gated MLP, times the up-projection."""
+        ...
+
+    def ending(self, decoder: "Decoder", hidden_ND: Tensor) -> Tensor:
+        """What the output layer reads of final states: their norm, in an encoder of more that comes before it."""
         ...

@@ -101,9 +101,14 @@ def _own_classes(model_type: object) -> frozenset[str]:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         return frozenset()
     from transformers import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
-    return frozenset((CONFIG_MAPPING[model_type].__name__, str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])))
+    causal = FAMILIES[model_type].causal
+    models = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if causal else MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return frozenset((CONFIG_MAPPING[model_type].__name__, str(models[model_type])))
 
 
 def _refuse_code(path: Path, given: dict[str, Any], own: frozenset[str] = frozenset()) -> None:
@@ -135,7 +140,8 @@ def read_tokens(folder: Path, config: Any, sizes: Sizes) -> Tokens:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=config, local_files_only=True, trust_remote_code=False, use_fast=True
             )
-        return Tokens(tokenizer, sizes.positions, sizes.vocabulary, config.bos_token_id, sizes.limited_by)
+        masked = not family_type(config.model_type).causal
+        return Tokens(tokenizer, sizes.positions, sizes.vocabulary, config.bos_token_id, sizes.limited_by, masked)
     except (ModelError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  (tokenizers' panics are not Exceptions)

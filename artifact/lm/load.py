@@ -56,6 +56,11 @@ class LanguageModel:
             digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    def needs_decoder(self, what: str) -> None:
+        """Raise ModelError, which names `what`, where the model is an encoder."""
+        if not self.decoder.family.causal:
+            raise ModelError(f"{what} needs a decoder, and {self.name} is an encoder; give a decoder, such as gpt2")
+
     @cached_property
     def weights_sha256(self) -> str:
         """`weights_hash` as it was when first asked for: what files that are made from this model carry."""

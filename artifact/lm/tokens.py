@@ -7,13 +7,16 @@ A prompt starts with the tokenizer's own special tokens, found by asking it: non
 begin token for Llama 3, which never saw a text without it. A special token after a text (an end token) is left out: a
 prompt goes on.
 
+An encoder's prompt keeps its closing tokens, and holds a mask where the answer stands: where the text has it, else
+after the text and before a full stop. Its continuation is the one word piece that the mask stands for.
+
 A continuation's ids are those that the tokenizer gives the text after another one. A tokenizer that puts a space of its
 own before a text (sentence-piece, as Llama 2's) is asked with a sign before it, which is then cut off.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +46,20 @@ class Encoded:
     offsets: tuple[tuple[int, int], ...]
     opening: int = 0
     """How many tokens at the start stand for no character."""
+    closing: int = 0
+    """How many tokens at the end are not of the text that was given: special ones, an encoder's mask and full stop."""
+    mask: int | None = None
+    """Position of an encoder's mask."""
+
+    @property
+    def read(self) -> int:
+        """The position where the answer is read: the mask, or the last token."""
+        return len(self.ids) - 1 if self.mask is None else self.mask
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """Positions of the tokens of the text that was given, but for a mask."""
+        return tuple(i for i in range(self.opening, len(self.ids) - self.closing) if i != self.mask)
 
     def span(self, start: int, stop: int) -> tuple[int, ...]:
         """Positions of the tokens that hold any of the characters start..stop-1."""
@@ -67,10 +84,11 @@ class Tokens:
     bytes of the text and its spaces, as those of GPT-2. `cleans_spaces`: whether transformers 4, which the released
     code ran on, cleans spaces when it decodes: as the tokenizer's files say, and yes where they say nothing. `notes`
     are lines for the user. `begin` is the begin token that the model's configuration names, where it means one;
-    `limited_by` its key that allows fewer positions than the model has, such as sliding_window.
+    `limited_by` its key that allows fewer positions than the model has, such as sliding_window. `masked`: it is an
+    encoder's, whose prompts also end in the `closing` ids and hold the mask once (`mask_id`, else None).
 
     Raises ModelError for a tokenizer without offsets, with no begin and no end token, with tokens of its own inside a
-    text, and for one whose ids of a continuation cannot be told.
+    text, for one whose ids of a continuation cannot be told, and for an encoder's without a mask token.
     """
 
     def __init__(
@@ -80,6 +98,7 @@ class Tokens:
         rows: int | None = None,
         begin: int | None = None,
         limited_by: str = "",
+        masked: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self.limit = limit
@@ -87,12 +106,14 @@ class Tokens:
         self._rows = sys.maxsize if rows is None else rows
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError("the tokenizer tells no character offsets; give a model with a fast one (tokenizer.json)")
-        self.opening: tuple[int, ...] = self._opening()
+        self.opening, closing = self._frame()
+        self.closing: tuple[int, ...] = closing if masked else ()
         if beyond := [token for token in self.opening if token >= self._rows]:
             raise ModelError(
                 f"the tokenizer opens every text with the id {beyond[0]}, and the model has {self._rows} rows; give "
                 "the tokenizer that came with the model"
             )
+        self.mask_id: int | None = self._mask() if masked else None
         marked = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         marked = {text: number for text, number in marked.items() if number < self._rows}
         named = (tokenizer.bos_token_id, tokenizer.eos_token_id)
@@ -103,7 +124,7 @@ class Tokens:
         self.document_id: int = known[0]
         self.document_ids: tuple[int, ...] = self.opening or (self.document_id,)
         self.end_id: int = known[0] if end is None else end
-        special = {*marked.values(), *self.opening, self.document_id, self.end_id}
+        special = {*marked.values(), *self.opening, *self.closing, self.document_id, self.end_id}
         self.special_ids: tuple[int, ...] = tuple(sorted(special))
         self.special_texts: tuple[str, ...] = tuple(tokenizer.convert_ids_to_tokens(list(self.special_ids)))
         cleans = tokenizer.init_kwargs.get("clean_up_tokenization_spaces")
@@ -119,21 +140,31 @@ class Tokens:
     def _plain(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _opening(self) -> tuple[int, ...]:
-        """The ids that the tokenizer puts before a text, as it does for every one of the probes."""
-        openings: set[tuple[int, ...] | None] = set()
+    def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that the tokenizer puts before and after a text, as it does for every one of the probes."""
+        frames: set[tuple[tuple[int, ...], tuple[int, ...]] | None] = set()
         for text, _ in _PROBES:
             plain, whole = self._plain(text), self._tokenizer(text, verbose=False)["input_ids"]
             places = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
             # Where a text has no token at all, what comes before it cannot be told from what comes after.
-            openings.add(tuple(whole[: places[0]]) if places and (plain or not whole) else None)
-        (opening, *others) = openings
-        if others or opening is None:
+            told = places and (plain or not whole)
+            frames.add((tuple(whole[: places[0]]), tuple(whole[places[0] + len(plain) :])) if told else None)
+        (frame, *others) = frames
+        if others or frame is None:
             raise ModelError(
                 "the tokenizer does not put the same tokens before every text; expected special tokens before or "
                 "after a text and its own tokens between them; give a model with such a tokenizer"
             )
-        return opening
+        return frame
+
+    def _mask(self) -> int:
+        mask = self._tokenizer.mask_token_id
+        if mask is None or mask >= self._rows:
+            raise ModelError(
+                "the tokenizer has no mask token that the model knows, and an encoder answers at one; give the "
+                "tokenizer that came with the model"
+            )
+        return int(mask)
 
     def _how_to_continue(self) -> tuple[str, ...]:
         """The signs to put before a continuation, tried in order; an empty one where its ids are those of the text."""
@@ -179,14 +210,28 @@ class Tokens:
 
     def encode(self, text: str) -> Encoded:
         """A prompt as ids with offsets, its opening first; PromptError when it is empty, too long, not UTF-8, or has a
-        word that the model does not know.
+        word that the model does not know, and for an encoder's with several masks.
         """
+        if self.mask_id is None:
+            return self._framed(text)
+        mask = self._tokenizer.convert_ids_to_tokens(self.mask_id)
+        given = mask in text
+        encoded = self._framed(text if given or not text.strip() else f"{text} {mask}.")
+        at = [position for position, token in enumerate(encoded.ids) if token == self.mask_id]
+        if len(at) != 1:
+            raise PromptError(f"the prompt {short(text)!r} has {len(at)} masks ({mask}); give one, or none at its end")
+        return replace(encoded, mask=at[0], closing=encoded.closing if given else len(encoded.ids) - at[0])
+
+    def _framed(self, text: str) -> Encoded:
+        """A text between the opening and the closing."""
         if not text.strip():
             raise PromptError("the prompt is empty; expected a text of at least one token")
         _check_text(text)
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = (*self.opening, *encoded["input_ids"])
-        offsets = (*((0, 0) for _ in self.opening), *(tuple(pair) for pair in encoded["offset_mapping"]))
+        ids = (*self.opening, *encoded["input_ids"], *self.closing)
+        none = (0, 0)
+        own = (tuple(pair) for pair in encoded["offset_mapping"])
+        offsets = (*(none for _ in self.opening), *own, *(none for _ in self.closing))
         if len(ids) > self.limit:
             raise PromptError(
                 f"the prompt {short(text)!r} has {len(ids)} tokens and the model {self._positions}; shorten it"
@@ -197,7 +242,7 @@ class Tokens:
         if self._unknown is not None and self._unknown in ids:
             start, stop = offsets[ids.index(self._unknown)]
             raise self._is_unknown(text[start:stop], text)
-        return Encoded(text, ids, offsets, len(self.opening))
+        return Encoded(text, ids, offsets, len(self.opening), len(self.closing))
 
     def _is_beyond(self, word: str, text: str, token: int) -> PromptError:
         return PromptError(
@@ -212,19 +257,31 @@ class Tokens:
         )
 
     def ids(self, text: str) -> list[int]:
-        """Ids of a text that stands alone, checked as `encode` checks them, without opening."""
-        return list(self.encode(text).ids[len(self.opening) :])
+        """Ids of a text that stands alone, checked as `encode` checks them, without opening, closing and mask."""
+        encoded = self._framed(text)
+        return list(encoded.ids[encoded.opening : len(encoded.ids) - encoded.closing])
+
+    def whole(self, ids: Sequence[int]) -> list[int]:
+        """The ids of a text between the opening and the closing: what the model read in its training."""
+        return [*self.opening, *ids, *self.closing]
 
     def count(self, text: str) -> int:
         """How many ids a text has, however many they are."""
-        return len(self.opening) + len(self._plain(text))
+        return len(self.whole(self._plain(text)))
 
     def continuation(self, text: str) -> list[int]:
-        """Ids of a text that goes on after another, as " Paris" after a prompt; PromptError as `encode` raises it."""
+        """Ids of a text that goes on after another, as " Paris" after a prompt, or of an encoder's one word piece that
+        stands at its mask; PromptError as `encode` raises it.
+        """
         if not text.strip():
             raise PromptError("the text after a prompt is empty; expected a text of at least one token")
         _check_text(text)
-        ids = self._after(text)
+        ids = self._after(text if self.mask_id is None else f" {text.strip()}")
+        if self.mask_id is not None and len(ids) > 1:
+            raise PromptError(
+                f"the text {short(text)!r} has {len(ids)} word pieces, and an encoder's mask stands for one; give a "
+                "text of one piece"
+            )
         if not ids:
             raise PromptError(f"the text {short(text)!r} has no token in this model's vocabulary; give another")
         if beyond := [token for token in ids if token >= self._rows]:

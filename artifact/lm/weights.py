@@ -131,6 +131,8 @@ def matched(family: Base, sizes: Sizes, stored: Mapping[str, Stored], where: str
     expected = family.tensors(sizes)
 
     def usual(name: str) -> str:
+        for older, today in family.renamed.items():
+            name = name.removesuffix(older) + today if name.endswith(older) else name
         first, dot, rest = name.partition(".")
         if first in (family.head, family.also_head):
             return f"{family.head}{dot}{rest}"

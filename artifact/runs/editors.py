@@ -14,6 +14,7 @@ from artifact.editing import made_for
 from artifact.editing.editor import Editor
 from artifact.editing.hparams import Hparams
 from artifact.editing.mend_weights import read_network
+from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
 from artifact.editing.moments.files import Moments, key_width, read_moments
 from artifact.editing.moments.source import moments_note
@@ -72,10 +73,12 @@ def make_editor(
     `memory` (default: by what is free on the device).
 
     The notes say of files that they were made for another model (with `any_model`), or for an unknown one; those in
-    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, and for a method
-    whose network is missing.
+    `named` were fetched by the model's name. Raises SettingError for a file that cannot be used, for a method whose
+    network is missing, and for one that does not edit encoders.
     """
     method, memory = METHODS[name], memory or Memory(default_memory(model.decoder.device))
+    if unfit := _unfit(model, method):
+        raise SettingError(unfit)
     file = None if isinstance(hparams, Hparams) else hparams
     resolved: Any = hparams
     if file is hparams:
@@ -160,6 +163,8 @@ def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
+    if unfit := _unfit(model, METHODS[method]):
+        return unfit
     wording, printed = METHODS[method].wording, METHODS[method].printed
     if wording:
         try:
@@ -172,6 +177,16 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
             "--mend-weights, or train one with kloc mend-train"
         )
     return None
+
+
+def _unfit(model: LanguageModel, method: Method) -> str | None:
+    """Why a method cannot edit a model of this family; None where it can."""
+    if model.decoder.family.causal or method.encoders:
+        return None
+    others = [one.printed for one in METHODS.values() if one.encoders]
+    return f"{method.printed} edits decoders, and {model.name} is an encoder; give a decoder" + (
+        f", or {' or '.join(others)}" if others else ""
+    )
 
 
 def default_moments(

@@ -47,7 +47,7 @@ def attributed(
         return value_RTD + probes[-1]
 
     with torch.enable_grad():
-        final_RD = decoder.blocks(scored.states_LBTD[0].detach(), at_site=visit)[:, -1]
+        final_RD = decoder.blocks(scored.states_LBTD[0].detach(), at_site=visit)[:, cells.read]
         read = _read(decoder.logits(final_RD), runs.answer_F, runs.foil_R, metric)
         gradients = torch.autograd.grad(read, probes)
     by_layer = [(gradient * move).sum(-1).sum(0) for gradient, move in zip(gradients, moved, strict=True)]

@@ -60,12 +60,12 @@ def roles(perspective: Perspective) -> tuple[str, ...]:
 
 
 def role_tokens(
-    perspective: Perspective, tokens: int, subject: Sequence[int], span: Sequence[int]
+    perspective: Perspective, tokens: int, subject: Sequence[int], span: Sequence[int], mask: int | None = None
 ) -> Mapping[str, tuple[int, ...]]:
-    """Positions of each role's tokens in a prompt of `tokens` tokens."""
-    last = (tokens - 1,)
+    """Positions of each role's tokens in a prompt of `tokens` tokens. In an encoder the last token is its `mask`."""
+    last = (tokens - 1 if mask is None else mask,)
     if perspective == "entity":
-        after = tuple(range(subject[-1] + 1, tokens - 1))
+        after = tuple(range(subject[-1] + 1, last[0]))
         return dict(zip(ENTITY_ROLES, (*_first_middle_last(subject), after[:1], after[1:], last), strict=True))
     return dict(zip(RELATION_ROLES, (tuple(subject), *_first_middle_last(span), last), strict=True))
 
@@ -82,12 +82,12 @@ def trace_numbers(perspective: Perspective, trace: Mapping[str, Any]) -> np.ndar
     """
     effects_TL = np.asarray(trace["scores"], dtype=float) - trace["corrupted"]
     tokens, span = len(trace["tokens"]), trace["span"]
-    by_role = role_tokens(perspective, tokens, trace["subject"], span)
+    by_role = role_tokens(perspective, tokens, trace["subject"], span, trace.get("mask"))
     effects_RL = np.full((len(by_role), effects_TL.shape[1]), np.nan)
     for role, positions in enumerate(by_role.values()):
         if positions:
             effects_RL[role] = effects_TL[list(positions)].mean(0)
-    shared = bool(span) and span[-1] == tokens - 1
+    shared = bool(span) and (span[-1],) == by_role["last token"]
     counts_R = [len(positions) for positions in by_role.values()]
     return np.concatenate(([trace["clean"], trace["corrupted"], shared, *counts_R], effects_RL.ravel()))
 

@@ -36,9 +36,9 @@ def corrupted_tokens(
 ) -> tuple[int, ...]:
     """Positions that are corrupted: the subject (entity), or the relation's words in one of three readings.
 
-    `all`: every token of the text but the subject's; `after`: those after the subject; `template`: those of the
-    statement's template without its "{}". Words that the statement itself names come before these readings. Raises
-    PromptError when that leaves no token.
+    `all`: every token of the text but the subject's (and an encoder's mask); `after`: those after the subject;
+    `template`: those of the statement's template without its "{}". Words that the statement itself names come before
+    these readings. Raises PromptError when that leaves no token.
     """
     subject = subject_tokens(encoded, statement)
     if perspective == "entity":
@@ -50,11 +50,10 @@ def corrupted_tokens(
                 "correct the record, or --correct relation_span_from_file"
             )
         return encoded.find(statement.relation_words)
-    everything = range(encoded.opening, len(encoded.ids))
     if relation_span == "all":
-        span = tuple(i for i in everything if i not in subject)
+        span = tuple(i for i in encoded.words if i not in subject)
     elif relation_span == "after":
-        span = tuple(i for i in everything if i > subject[-1])
+        span = tuple(i for i in encoded.words if i > subject[-1])
     elif relation_span == "template":
         if statement.template is None:
             raise SettingError(
@@ -63,7 +62,7 @@ def corrupted_tokens(
             )
         before, _, after = statement.template.partition("{}")
         stop = len(before) + len(statement.subject) + len(after)
-        span = tuple(i for i in encoded.span(0, stop) if i not in subject)
+        span = tuple(i for i in encoded.span(0, stop) if i in encoded.words and i not in subject)
     else:
         raise SettingError(f"relation span {relation_span!r} is unknown; expected one of {', '.join(RELATION_SPANS)}")
     if not span:

@@ -100,8 +100,9 @@ def knockout_all(
     """Knock out the edges of many statements, those of one length together; an error in the place of one that fails.
 
     `window` layers about every layer; `extraction` asks for `extracted` and `lens`, too. SettingError for a window that
-    is not between 1 and MOST_WINDOW.
+    is not between 1 and MOST_WINDOW, ModelError for an encoder.
     """
+    model.needs_decoder("attention knockout")
     if not 1 <= window <= MOST_WINDOW:
         raise SettingError(f"the window must be from 1 to {MOST_WINDOW} layers, got {window}; give such a number")
     memory = memory or Memory(default_memory(model.decoder.device))

@@ -5,7 +5,8 @@ layer, where only the restored token differs from the run that is scored; they c
 and attend to that run's stored keys and values. Windows that have not diverged yet share a row. The last block computes
 the last position alone, where logits are read. Cells before the first corrupted token are that run's own score. The run
 that is scored is the corrupted one, into which clean values are put; in the direction `corrupt` it is the other way
-round. What is restored is trace.py's to say; this file knows token ids and positions.
+round. In an encoder a change reaches the tokens on its left too: there rows carry all tokens, and every token has cells
+to compute. What is restored is trace.py's to say; this file knows token ids and positions.
 
 Shape letters as in lm/decoder.py, and F fact, S sample (of noise, or a donor), R row of the corrupted run (fact-major,
 F*S), G group of R rows (one for each set of windows that are still alike), Q metric (METRICS).
@@ -42,6 +43,8 @@ class Cells:
     fresh_noise: bool
     direction: Direction = "restore"
     mean_D: Tensor | None = None
+    read: int = -1
+    """The position where the answer is read."""
 
     @property
     def fresh(self) -> bool:
@@ -82,9 +85,9 @@ def sweep(
     With `donors_FST` the corrupted run is that of these ids, which differ from the fact's at corrupted positions alone.
     """
     runs = Runs(decoder, ids_FT, spans, cells, donors_FST)
-    facts, tokens = len(ids_FT), len(ids_FT[0])
+    facts, tokens, causal = len(ids_FT), len(ids_FT[0]), decoder.family.causal
     metrics_QFTL = runs.untouched_QF[:, :, None, None].repeat(tokens, 2).repeat(decoder.layers, 3)
-    first = [min(span) for span in spans]
+    first = [min(span) if causal else 0 for span in spans]
     for token in range(min(first), tokens):
         live = [f for f in range(facts) if first[f] <= token]
         metrics_QFTL[:, live, token] = _Token(runs, token, live).scores(memory)
@@ -116,7 +119,7 @@ class Runs:
         restores, severed = cells.direction == "restore", tuple(cells.severed)
         word_FTD = decoder.words(torch.tensor([list(ids) for ids in ids_FT], device=decoder.device))
         self.clean = decoder.run(word_FTD, (cells.site,) if restores else severed)
-        clean_FV = decoder.logits(self.clean.states_LBTD[-1][:, -1])
+        clean_FV = decoder.logits(self.clean.states_LBTD[-1][:, cells.read])
         self.answer_F = clean_FV.argmax(-1)
 
         def corrupted(draw: int) -> Tensor:
@@ -141,7 +144,7 @@ class Runs:
             )
 
         self.base = decoder.run(corrupted(0), severed if restores else (cells.site,))
-        base_RV = decoder.logits(self.base.states_LBTD[-1][:, -1])
+        base_RV = decoder.logits(self.base.states_LBTD[-1][:, cells.read])
         self.foil_R = self._foils(base_RV)
         self.clean_QF = self.measure(clean_FV.repeat_interleave(cells.samples, 0), self.answer_F, self.foil_R)
         # Its probabilities are those of one row, to the last bit.
@@ -151,7 +154,7 @@ class Runs:
         self._fresh_RTD = corrupted(1) if cells.fresh else None
         if self._fresh_RTD is not None:
             final_RTD = decoder.blocks(decoder.embed(self._fresh_RTD))
-            self.untouched_QF = self.scores(final_RTD[:, -1], self.answer_F, self.foil_R)
+            self.untouched_QF = self.scores(final_RTD[:, cells.read], self.answer_F, self.foil_R)
         self._scored = self.base if restores else self._clean_rows()
 
     def _foils(self, base_RV: Tensor) -> Tensor:
@@ -225,7 +228,11 @@ class Runs:
 
 
 class _Token:
-    """The work of one restored token, for the facts that are corrupted at or before it."""
+    """The work of one restored token, for the facts in which it can matter.
+
+    Rows carry the tokens from `first` on, which is the restored one but in an encoder; `at` is its place among them,
+    and `read` that of the token where the answer is read.
+    """
 
     def __init__(self, runs: Runs, token: int, live: Sequence[int]) -> None:
         self.runs, self.token = runs, token
@@ -235,14 +242,17 @@ class _Token:
         samples = torch.arange(self.cells.samples, device=self.decoder.device)
         self.row_R = (self.fact_F[:, None] * self.cells.samples + samples).flatten()
         self.all_facts = len(live) == len(runs.answer_F)
-        self.tokens = self.scored.states_LBTD[0].shape[1] - token
+        every = self.scored.states_LBTD[0].shape[1]
+        self.first = token if self.decoder.family.causal else 0
+        self.tokens, self.at = every - self.first, token - self.first
+        self.read = self.cells.read % every - self.first
 
     def scores(self, memory: Memory) -> np.ndarray:
         """Scores by metric (Q, F, L): as many layers at once as memory allows."""
         scores_QFL = np.empty((len(METRICS), len(self.fact_F), self.decoder.layers))
 
         def fitting(left: Sequence[int]) -> int:
-            return memory.rows(self.decoder, self.token, self.tokens) // len(self.row_R)
+            return memory.rows(self.decoder, self.first, self.tokens) // len(self.row_R)
 
         for centres, part_QFC in batches(range(self.decoder.layers), fitting, self._sweep, memory):
             scores_QFL[:, :, centres] = part_QFC
@@ -258,7 +268,8 @@ class _Token:
             rows_RTD += [rows_RTD[g] for g in step.copies]
             if rows_RTD and step.layer < self.decoder.layers:
                 rows_RTD = self._through(step.layer, rows_RTD, step.inside)
-        final_BD = torch.cat([row_RTD[:, -1] for row_RTD in rows_RTD])
+        # Of rows that went through the last block their read token is left; others joined after it.
+        final_BD = torch.cat([row_RTD[:, self.read if row_RTD.shape[1] > 1 else 0] for row_RTD in rows_RTD])
         answer_F, foil_R = self.runs.answer_F[self.fact_F], self.runs.foil_R[self.row_R]
         scores_QB = self.runs.scores(final_BD, answer_F, foil_R)
         score_QGF = scores_QB.reshape(len(METRICS), len(rows_RTD), -1)
@@ -267,41 +278,48 @@ class _Token:
     def _joined(self, layer: int) -> Tensor:
         """States after block `layer`, the first restored one: of the restored token, and of the others as they were."""
         if self.cells.site == "hidden":
-            first_R1D = self._put(layer)[:, None]
+            restored_R1D = self._put(layer)[:, None]
         else:
-            state_R1D = self._rows(self.scored.states_LBTD[layer])[:, self.token : self.token + 1]
-            first_R1D, _ = self.decoder.block(
-                layer, state_R1D, past=self._left(layer, 1), at_site=self._restore([True])
+            stop = self.token + 1 if self.decoder.family.causal else None
+            restored_R1D, _ = self.decoder.block(
+                layer,
+                self._rows(self.scored.states_LBTD[layer])[:, self.first : stop],
+                past=self._left(layer, 1),
+                at_site=self._restore([True], 0),
+                read_N=torch.tensor([self.at], device=self.decoder.device),
             )
-        return torch.cat((first_R1D, self._rows(self.scored.states_LBTD[layer + 1])[:, self.token + 1 :]), dim=1)
+        after_RTD = self._rows(self.scored.states_LBTD[layer + 1])
+        return torch.cat((after_RTD[:, self.first : self.token], restored_R1D, after_RTD[:, self.token + 1 :]), dim=1)
 
     def _through(self, layer: int, rows_RTD: Sequence[Tensor], inside: Sequence[bool]) -> list[Tensor]:
-        """The rows of each group after block `layer`; of the last block their last token."""
+        """The rows of each group after block `layer`; of the last block the token that is read."""
         last = layer == self.decoder.layers - 1
         rows_BTD, _ = self.decoder.block(
             layer,
             torch.cat(list(rows_RTD)),
             past=self._left(layer, len(rows_RTD)),
-            # In the last block another token's outputs do not reach the last token.
-            at_site=None if last and self.tokens > 1 else self._restore(inside),
-            read_N=torch.tensor([self.tokens - 1], device=self.decoder.device) if last else None,
+            # In the last block another token's outputs do not reach the token that is read.
+            at_site=None if last and self.at != self.read else self._restore(inside, 0 if last else self.at),
+            read_N=torch.tensor([self.read], device=self.decoder.device) if last else None,
         )
         return list(rows_BTD.split(len(self.row_R)))
 
-    def _restore(self, inside: Sequence[bool]) -> AtSite:
-        """A visitor that puts the other run's outputs in groups inside their window, and frozen ones in all rows."""
+    def _restore(self, inside: Sequence[bool], at: int) -> AtSite:
+        """A visitor that puts the other run's outputs in groups inside their window, and frozen ones in all rows, at
+        the restored token's place among those that it is shown.
+        """
         cells, token, count = self.cells, self.token, len(self.row_R)
 
         def visit(site: Site, layer: int, value_BTD: Tensor) -> Tensor | None:
             if site in cells.severed:
                 frozen_RTD = self._rows(self.runs.frozen(site, layer))
-                value_BTD[:, 0] = frozen_RTD[:, token].repeat(len(inside), 1)
+                value_BTD[:, at] = frozen_RTD[:, token].repeat(len(inside), 1)
                 return value_BTD
             if site == cells.site:
                 put_RD = self._put(layer)
                 for g, within in enumerate(inside):
                     if within:
-                        value_BTD[g * count : (g + 1) * count, 0] = put_RD
+                        value_BTD[g * count : (g + 1) * count, at] = put_RD
                 return value_BTD
             return None
 
@@ -316,8 +334,8 @@ class _Token:
         return self.runs.put(layer, self.token, self.fact_F, self.row_R)
 
     def _left(self, layer: int, groups: int) -> LayerKeys | None:
-        """Keys and values left of the token, for `groups` copies of the rows."""
-        if self.token == 0:
+        """Keys and values left of the tokens that rows carry, for `groups` copies of the rows."""
+        if self.first == 0:
             return None
-        key, value = (self._rows(part)[:, :, : self.token].repeat(groups, 1, 1, 1) for part in self.scored.keys[layer])
+        key, value = (self._rows(part)[:, :, : self.first].repeat(groups, 1, 1, 1) for part in self.scored.keys[layer])
         return key, value

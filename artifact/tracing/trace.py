@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Trace:
-    """One traced fact. Probabilities are of the clean greedy answer's first token at the last position.
+    """One traced fact. Probabilities are of the clean greedy answer's first token at the last position, or at the mask.
 
     `tokens` and `answer` are the tokens' texts; one that holds a part of a character is its bytes, as <0xE6>
     (Tokens.label). scores_TL holds the mean over samples after restoring (token, layer); the indirect effect is
@@ -67,10 +67,12 @@ class Trace:
     scores: list[list[float]]
     metrics: dict[Metric, Measured]
     foils: tuple[str, ...]
+    mask: int | None = None
+    """An encoder's position of its mask."""
 
     def told(self) -> dict[str, Any]:
         """What a record of a case keeps: the probabilities, not the other metrics."""
-        left_out = ("case_id", "metrics", "foils")
+        left_out = ("case_id", "metrics", "foils", *(("mask",) if self.mask is None else ()))
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
 
 
@@ -112,8 +114,10 @@ class TraceSettings:
         """The kind that `kind` and `sever` stand for."""
         return trace_kind(self.kind, self.sever)
 
-    def cells(self, layers: int, donors: int = 0, mean_D: Tensor | None = None) -> Cells:
-        """What a sweep over a model of so many layers restores; with as many `donors`, or `mean_D`, not under noise."""
+    def cells(self, layers: int, donors: int = 0, mean_D: Tensor | None = None, read: int = -1) -> Cells:
+        """What a sweep over a model of so many layers restores; with as many `donors`, or `mean_D`, not under noise.
+        The answer is read at position `read`.
+        """
         kind = self.trace_kind
         return Cells(
             kind.site,
@@ -124,6 +128,7 @@ class TraceSettings:
             self.fresh_noise and self.corruption == "noise",
             self.direction,
             mean_D,
+            read,
         )
 
 
@@ -142,26 +147,29 @@ def _not_finite(statement: Statement) -> PromptError:
 def greedy_answers(
     model: LanguageModel, statements: Sequence[Statement], memory: Memory | None = None
 ) -> list[int | ArtifactError]:
-    """The likeliest next token of each prompt; an error in the place of a prompt that cannot be asked."""
+    """The likeliest next token of each prompt, or the likeliest at its mask; an error in the place of a prompt that
+    cannot be asked.
+    """
     memory = memory or Memory(default_memory(model.decoder.device))
     answers: dict[int, int | ArtifactError] = {}
-    asked: dict[int, tuple[int, ...]] = {}
+    asked: dict[int, Encoded] = {}
     for number, statement in enumerate(statements):
         try:
-            asked[number] = model.tokens.encode(statement.prompt).ids
+            asked[number] = model.tokens.encode(statement.prompt)
         except ArtifactError as error:
             answers[number] = error
     decoder = model.decoder
 
     def fitting(left: Sequence[int]) -> int:
-        return memory.rows(decoder, 0, max(len(asked[number]) for number in left))
+        return memory.rows(decoder, 0, max(len(asked[number].ids) for number in left))
 
     def compute(part: Sequence[int]) -> list[int]:
-        rows = [asked[number] for number in part]
-        hidden_BTD = decoder.blocks(decoder.embed(decoder.words(model.tokens.pad(rows, decoder.device))))
-        last_B = torch.tensor([len(row) - 1 for row in rows], device=decoder.device)
-        last_BD = hidden_BTD[torch.arange(len(rows), device=decoder.device), last_B]
-        logits_BV = decoder.logits(last_BD)
+        rows = [asked[number].ids for number in part]
+        aligned = decoder.padded([len(row) for row in rows])
+        word_BTD = decoder.words(model.tokens.pad(rows, decoder.device))
+        hidden_BTD = decoder.blocks(decoder.embed(word_BTD, aligned=aligned), aligned=aligned)
+        read_B = torch.tensor([asked[number].read for number in part], device=decoder.device)
+        logits_BV = decoder.logits(hidden_BTD[torch.arange(len(rows), device=decoder.device), read_B])
         finite_B = logits_BV.isfinite().all(-1)
         return logits_BV.argmax(-1).where(finite_B, torch.full_like(finite_B, _NONE, dtype=torch.long)).tolist()
 
@@ -197,7 +205,7 @@ def screen(
     encoded = model.tokens.encode(statement.prompt)
     span = corrupted_tokens(encoded, statement, settings.perspective, settings.relation_span)
     ids = _donors(model, encoded, span, settings, donors)
-    cells = settings.cells(model.decoder.layers, len(ids), mean_D)
+    cells = settings.cells(model.decoder.layers, len(ids), mean_D, encoded.read)
     return attributed(model.decoder, encoded.ids, span, cells, metric, ids)
 
 
@@ -243,7 +251,7 @@ def trace_all(
         raise SettingError("the corruption mean needs an embedding and got none; give one (replacement.mean_of)")
     memory = memory or Memory(default_memory(model.decoder.device))
     traced: dict[int, Trace | ArtifactError] = {}
-    alike: dict[tuple[int, int], list[_Asked]] = {}
+    alike: dict[tuple[int, int, int], list[_Asked]] = {}
     for number, statement in enumerate(statements):
         try:
             encoded = model.tokens.encode(statement.prompt)
@@ -252,7 +260,9 @@ def trace_all(
         except ArtifactError as error:
             traced[number] = error
         else:
-            alike.setdefault((len(encoded.ids), len(ids)), []).append(_Asked(number, statement, encoded, span, ids))
+            alike.setdefault((len(encoded.ids), len(ids), encoded.read), []).append(
+                _Asked(number, statement, encoded, span, ids)
+            )
     _check_noise(settings.noise_level, model.decoder)
     for _, asked in sorted(alike.items()):
         traced |= _trace_one_length(model, asked, settings, memory, mean_D)
@@ -272,9 +282,9 @@ def _donors(
 def _trace_one_length(
     model: LanguageModel, asked: Sequence[_Asked], settings: TraceSettings, memory: Memory, mean_D: Tensor | None
 ) -> dict[int, Trace | ArtifactError]:
-    """The traces of statements of as many tokens and donors, by their places in the list."""
+    """The traces of statements of as many tokens and donors, read at one position, by their places in the list."""
     donors, tokens = len(asked[0].donors), len(asked[0].encoded.ids)
-    cells = settings.cells(model.decoder.layers, donors, mean_D)
+    cells = settings.cells(model.decoder.layers, donors, mean_D, asked[0].encoded.read)
 
     def fitting(left: Sequence[_Asked]) -> int:
         # Severed under fresh noise, one run is scored and the outputs of another are frozen; in the direction `corrupt`
@@ -321,6 +331,7 @@ def _trace_of(model: LanguageModel, one: _Asked, swept: Swept, f: int) -> Trace 
         scores=swept.scores_FTL[f].tolist(),
         metrics=metrics,
         foils=tuple(model.tokens.label(foil) for foil in swept.foil_F[f]),
+        mask=one.encoded.mask,
     )
 
 

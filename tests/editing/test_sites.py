@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from family_models import VOCABULARY, configuration, module_of, write_model
+from family_models import DECODERS, VOCABULARY, configuration, module_of, write_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -29,7 +29,6 @@ from artifact.editing.site import FACT_TOKENS, Place
 from artifact.errors import PromptError, SettingError
 from artifact.facts.fact import PERSPECTIVES, fill
 from artifact.facts.records import parse_facts
-from artifact.lm.families import FAMILIES
 from artifact.lm.load import LanguageModel, load_folder
 
 RELEASED = PROTOCOLS["released"]
@@ -98,11 +97,11 @@ def ours(model: LanguageModel, text: str, edit: Any) -> torch.Tensor:
     return decoder.logits(hidden[0, -1:])[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_an_attention_edit_is_the_change_of_the_weight(family, facts, tmp_path) -> None:
     """The same logits as transformers' model with the changed weight; the loss that the value optimisation ended with
     is that of transformers' model with the delta added to the module's output."""
-    folder, number = folder_of(family, tmp_path), list(FAMILIES).index(family)
+    folder, number = folder_of(family, tmp_path), DECODERS.index(family)
     model, token, perspective = load_folder(folder), FACT_TOKENS[number % 3], PERSPECTIVES[number % 2]
     hparams = settings(site="attn", fact_token=token)
     view = facts[0].view(perspective)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from family_models import configuration
+from family_models import auto_model, configuration
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig
+from transformers import BertConfig, GPT2Config, GPTJConfig, LlamaConfig, RobertaConfig
 
 from artifact.errors import ModelError
 from artifact.lm.families import FAMILIES, family_of
@@ -21,11 +21,13 @@ from artifact.lm.families.sizes import BOUNDS, check_size
 def test_expected_tensors_are_those_of_transformers_module(name: str, data: st.DataObject) -> None:
     config = configuration(name, lambda options: data.draw(st.sampled_from(list(options))))
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config)
+        module = auto_model(name).from_config(config)
     family = family_of(config)
     expected = family.tensors(family.sizes(config))
     found = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    assert found.pop("lm_head.weight") == expected[f"{family.embedding}.weight"]
+    head = "lm_head.weight" if family.causal else f"{family.head}.weight"
+    assert found.pop(head) == expected[f"{family.embedding}.weight"]
+    found = {name: shape for name, shape in found.items() if family.causal or not family.buffers.fullmatch(name)}
     assert expected == found
     assert family.sizes(config).tied is bool(config.tie_word_embeddings)
 
@@ -45,7 +47,12 @@ def odd_heads() -> LlamaConfig:
         (LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=3), "3 key/value heads do not divide"),
         (odd_heads(), "5 entries of heads of width 5 cannot be rotated"),
         (GPT2Config(activation_function="relu"), "activation_function = 'relu' is not supported"),
-        (SimpleNamespace(model_type="bert"), "'bert' is not supported; expected gpt2, gptj, llama, .*or phi3"),
+        (SimpleNamespace(model_type="t5"), "'t5' is not supported; expected gpt2, gptj, llama, .*or roberta"),
+        (BertConfig(hidden_size=10, num_attention_heads=4), "4 heads do not divide its width 10"),
+        (BertConfig(hidden_act="relu"), "hidden_act = 'relu' is not supported; expected 'gelu' or"),
+        (BertConfig(is_decoder=True), "is_decoder = True is not supported; expected False"),
+        (BertConfig(position_embedding_type="relative_key"), "position_embedding_type = 'relative_key' is not supp"),
+        (RobertaConfig(pad_token_id=511, max_position_embeddings=512), "pad_token_id = 511 is not possible"),
         (SimpleNamespace(model_type=["gpt2"]), "is not supported; expected gpt2, gptj, llama, "),
     ],
 )

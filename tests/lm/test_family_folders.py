@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from family_models import FAMILIES, VOCABULARY, configuration, module_of, write_model
-from transformers import AutoModelForCausalLM
+from family_models import FAMILIES, VOCABULARY, auto_model, configuration, module_of, write_model
 
 from artifact.errors import ModelError, PromptError
 from artifact.lm.families import family_of
@@ -24,11 +23,11 @@ def test_a_sharded_folder_in_bfloat16_loads(family: str, tmp_path: Path) -> None
     write_model(tmp_path / family, module.to(torch.bfloat16), begins=True, max_shard_size="20KB")
     assert len(list((tmp_path / family).glob("model-*.safetensors"))) > 1
     model = load_folder(tmp_path / family)
-    again = AutoModelForCausalLM.from_pretrained(
-        tmp_path / family, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    again = (
+        auto_model(family).from_pretrained(tmp_path / family, dtype=torch.float32, attn_implementation="eager").eval()
+    )
     encoded = model.tokens.encode("The Space Needle is")
-    assert encoded.ids[0] == 1 and encoded.find("The")[0] == 1
+    assert encoded.opening == 1 and encoded.find("The")[0] == 1
     decoder, ids_BT = model.decoder, torch.tensor([encoded.ids])
     found = decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT))))
     expected = again(ids_BT).logits

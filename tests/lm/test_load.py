@@ -52,7 +52,7 @@ def test_folder_that_is_no_model(tmp_path: Path, reference: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "bert"}, "model family 'bert' is not supported; expected gpt2, gptj, llama, "),
+        ({"model_type": "t5"}, "model family 't5' is not supported; expected gpt2, gptj, llama, "),
         ({"activation_function": "relu"}, "activation_function = 'relu' is not supported"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True is not supported"),
     ],

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from family_models import configuration, module_of
+from family_models import DECODERS, configuration, module_of
 from hypothesis import given, settings
 
 from artifact.errors import PromptError, SettingError
@@ -70,7 +70,7 @@ def test_golden_from_text(file: Path, tiny, reference: Path) -> None:
         np.testing.assert_allclose(cut.after, golden[f"scores_{group}_w3"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DECODERS)
 def test_every_family_equals_one_pass_a_window_through_transformers(name: str) -> None:
     module = module_of(configuration(name, lambda choices: choices[-1], layers=4))
     decoder = from_module(module)

@@ -14,8 +14,10 @@ from artifact.lm.families.base import Base
 from artifact.terminal import short
 
 _FILES = ("gpt2", "gptj", "llama", "neox", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3", "phi3")
+_ENCODERS = ("bert", "roberta")
 FAMILIES: Mapping[str, type[Base]] = {
-    family.model_type: family for family in (import_module(f"{__name__}.{file}").FAMILY for file in _FILES)
+    family.model_type: family
+    for family in (import_module(f"{__name__}.{file}").FAMILY for file in (*_FILES, *_ENCODERS))
 }
 
 

@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -22,11 +22,16 @@ class Base(Family, ABC):
 
     model_type: ClassVar[str]
     """transformers' name of the family."""
+    causal = True
     parts: ClassVar[Mapping[str, str]]
     """The name of each part within its block."""
     head = "lm_head"
+    head_bias = "lm_head.bias"
     also_head: ClassVar[str] = ""
     """Another name of the output layer, which some files or modules have."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Endings of tensors' names that older files have, and those of today."""
+    neurons: Literal["up", "key"] = "up"
     attention_scale: float | None = None
     attention_cap: float | None = None
     logit_cap: float | None = None
@@ -89,6 +94,9 @@ class Base(Family, ABC):
 
     def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:
         return word_BTD
+
+    def ending(self, decoder: Decoder, hidden_ND: Tensor) -> Tensor:
+        return decoder.norm(self.final_norm, hidden_ND)
 
     def rotate(self, x_BHTK: Tensor, position_XT: Tensor, layer: int = 0) -> Tensor:
         """Queries or keys of a layer, turned by their positions."""
