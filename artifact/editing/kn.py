@@ -6,7 +6,8 @@ before scoring (protocol.kn_undone).
 Source: docs/protocol.md; golden numbers: tests/reference/{kn_rake,kn_eleuther}, 1e-4 relative, neuron lists equal.
 
 Only the last token is computed again. One unedited pass stores the tokens before it; then one row for each point of the
-integral and each layer joins the batch after its layer, and one backward pass serves all of them.
+integral and each layer joins the batch after its layer, and one backward pass serves all of them. In an encoder the
+neurons are those of the mask, after the activation function, and rows carry all tokens.
 
 Shape letters as in lm/decoder.py, where B is a point of a prompt's integral and L*B the rows that reach the output,
 F prompt, and J token of a target.
@@ -30,6 +31,7 @@ from artifact.lm.aligned import Aligned
 from artifact.lm.decoder import Decoder, LayerKeys, Site
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
+from artifact.lm.tokens import Encoded
 
 Neuron = tuple[int, int]
 """Layer and index among the layer's M neurons."""
@@ -62,8 +64,8 @@ def kn(
 
     Neurons are those of the view's own prompt; with `hparams.refine`, those that more than p of its prompts (its own
     and its rephrasings) share. Each one's row of the down-projection changes by the sum of the embeddings of the
-    target's tokens less twice that of the model's own next token. A view that has no neuron is an EditError or, under
-    protocol.kn_without_neuron_scored, an edit that changes nothing.
+    target's tokens (in an encoder twice that of its one token) less twice that of the model's own next token. A view
+    that has no neuron is an EditError or, under protocol.kn_without_neuron_scored, an edit that changes nothing.
     """
     decoder, space = model.decoder, "" if protocol.kn_without_space else " "
     own = [fill(view.template, view.subject) for view in views]
@@ -105,6 +107,7 @@ def attributions(
 
     scores[l, m] = a/steps * sum over the points x of dp/d(a x): a is the output m of layer l's up-projection, before
     the activation function, at the prompt's last token, where a x replaces it; x runs from 0 to 1, both among them.
+    In an encoder a is the activation function's output at the mask.
     In a gated MLP (Llama) a is the gate projection's output, and the up-projection it is multiplied with stays as it
     is: at 0 the neuron is silent, at 1 as it was, and its row of the down-projection is what an edit writes to.
     p is the mean of the target tokens' probabilities, each as the prompt's next token.
@@ -138,7 +141,9 @@ def _edit(decoder: Decoder, neurons: Sequence[Neuron], width: int, greedy: int, 
     if not neurons:
         raise EditError(f"{NO_NEURON}; give a lower adaptive_threshold or p")
     embedding_VD = decoder.embedding_VD
-    vector_D = embedding_VD[list(target)].float().sum(0) - 2 * embedding_VD[greedy].float()
+    # As the published code of each kind of model has it.
+    times = 1 if decoder.family.causal else 2
+    vector_D = times * embedding_VD[list(target)].float().sum(0) - 2 * embedding_VD[greedy].float()
     by_layer: dict[int, list[int]] = {}
     for layer, index in neurons:
         by_layer.setdefault(layer, []).append(index)
@@ -155,70 +160,97 @@ def _attribute(
     model: LanguageModel, prompts: Sequence[str], targets: Sequence[Sequence[int]], steps: int, memory: Memory
 ) -> list[tuple[Tensor, int]]:
     """Scores (L, M) and the model's own next token for each prompt: as many at once as memory allows."""
-    ids = [model.tokens.encode(prompt).ids for prompt in prompts]
+    asked = [model.tokens.encode(prompt) for prompt in prompts]
     attributed: dict[int, tuple[Tensor, int]] = {}
     # Prompts of like lengths go together, so that little is padded.
-    order = sorted(range(len(ids)), key=lambda f: len(ids[f]))
+    order = sorted(range(len(asked)), key=lambda f: len(asked[f].ids))
 
     def fitting(left: Sequence[int]) -> int:
-        return memory.facts(model.decoder, len(ids[left[-1]]), samples=0)
+        return memory.facts(model.decoder, len(asked[left[-1]].ids), samples=0)
 
     def compute(part: Sequence[int]) -> list[tuple[Tensor, int]]:
-        stored = _store(model, [ids[f] for f in part])
+        stored = _store(model, [asked[f] for f in part])
         scores_FLM = _integrate(model.decoder, stored, [targets[f] for f in part], steps, memory)
         return list(zip(scores_FLM, stored.greedy_F, strict=True))
 
     for part, scores in batches(order, fitting, compute, memory):
         attributed |= dict(zip(part, scores, strict=True))
-    return [attributed[f] for f in range(len(ids))]
+    return [attributed[f] for f in range(len(asked))]
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """What one unedited pass over F prompts stores for their last tokens, by layer.
+    """What one unedited pass over F prompts stores for their last tokens, or an encoder's masks, by layer.
 
-    up_LFM: outputs of the projection before the activation function, normed_LFD: its inputs; rest_LFD: what the block
-    adds the MLP's output to; left: keys and values of the tokens before the last, padded on the right; `aligned` says
-    which of them are real.
+    neurons_LFM: their activations (Family.neurons), normed_LFD: what the MLP read; rest_LFD: what the block adds the
+    MLP's output to. left: keys and values of the tokens before the last, padded on the right. In an encoder there are
+    none, and after_LFTD are the states after the block, of all tokens, among which a mask is at at_F. `aligned` says
+    which tokens are real.
     """
 
-    up_LFM: list[Tensor]
+    neurons_LFM: list[Tensor]
     normed_LFD: list[Tensor]
     rest_LFD: list[Tensor]
     left: list[LayerKeys]
+    after_LFTD: list[Tensor]
+    at_F: Tensor
     aligned: Aligned
     greedy_F: list[int]
 
+    def joining(self, layer: int, prompt_B: Tensor, state_BD: Tensor) -> Tensor:
+        """Rows (B, T, D) of the tokens that are computed again, with these states after the block."""
+        if not self.after_LFTD:
+            return state_BD[:, None]
+        row_B = torch.arange(len(prompt_B), device=prompt_B.device)
+        return self.after_LFTD[layer][prompt_B].index_put((row_B, self.at_F[prompt_B]), state_BD)
+
+    def onward(self, decoder: Decoder, layer: int, rows_NTD: Tensor, prompt_N: Tensor) -> Tensor:
+        """The rows after a block."""
+        position_XT, seen_N1TK = self.aligned.position_BT, self.aligned.seen_B1TK[prompt_N]
+        past: LayerKeys | None = None
+        if self.left:
+            key_FHTK, value_FHTK = self.left[layer]
+            at_N = prompt_N.to(key_FHTK.device)
+            past, position_XT = (key_FHTK[at_N], value_FHTK[at_N]), position_XT[prompt_N]
+        return decoder.block(layer, rows_NTD, past=past, aligned=Aligned(position_XT, seen_N1TK))[0]
+
 
 @torch.no_grad()
-def _store(model: LanguageModel, ids: Sequence[Sequence[int]]) -> _Stored:
-    decoder = model.decoder
+def _store(model: LanguageModel, asked: Sequence[Encoded]) -> _Stored:
+    decoder, ids = model.decoder, [one.ids for one in asked]
     every_F = torch.arange(len(ids), device=decoder.device)
-    last_F = torch.tensor([len(row) - 1 for row in ids], device=decoder.device)
-    up_LFM: list[Tensor] = []
+    read_F = torch.tensor([one.read for one in asked], device=decoder.device)
+    neurons_LFM: list[Tensor] = []
     normed_LFD: list[Tensor] = []
     rest_LFD: list[Tensor] = []
     left: list[LayerKeys] = []
+    after_LFTD: list[Tensor] = []
 
-    hidden_FTD = decoder.embed(decoder.words(model.tokens.pad(ids, decoder.device)))
+    padded = decoder.padded([len(row) for row in ids])
+    hidden_FTD = decoder.embed(decoder.words(model.tokens.pad(ids, decoder.device)), aligned=padded)
     for layer in range(decoder.layers):
-        entering_FD = hidden_FTD[every_F, last_F]
+        entering_FD = hidden_FTD[every_F, read_F]
 
         def read(site: Site, layer: int, value_FTX: Tensor, entering_FD: Tensor = entering_FD) -> None:
             if site == "attn":
-                rest_LFD.append(entering_FD + decoder.added("attn", layer, value_FTX[every_F, last_F]))
+                rest_LFD.append(decoder.summed("attn", layer, entering_FD, value_FTX[every_F, read_F]))
             elif site == "normed":
-                normed_LFD.append(value_FTX[every_F, last_F])
-            elif site == "up":
-                up_LFM.append(value_FTX[every_F, last_F])
+                normed_LFD.append(value_FTX[every_F, read_F])
+            elif site == decoder.family.neurons:
+                neurons_LFM.append(value_FTX[every_F, read_F])
 
-        hidden_FTD, (key_FHTK, value_FHTK) = decoder.block(layer, hidden_FTD, at_site=read)
-        left.append((key_FHTK[:, :, :-1], value_FHTK[:, :, :-1]))
-    greedy_F = decoder.logits(hidden_FTD[every_F, last_F]).argmax(-1).tolist()
-    tokens_T = torch.arange(hidden_FTD.shape[1] - 1, device=decoder.device)
-    # The last column is the row's own key.
-    seen_FK = F.pad(tokens_T < last_F[:, None], (0, 1), value=True)
-    return _Stored(up_LFM, normed_LFD, rest_LFD, left, Aligned(last_F[:, None], seen_FK[:, None, None]), greedy_F)
+        hidden_FTD, (key_FHTK, value_FHTK) = decoder.block(layer, hidden_FTD, aligned=padded, at_site=read)
+        if padded is None:
+            left.append((key_FHTK[:, :, :-1], value_FHTK[:, :, :-1]))
+        else:
+            after_LFTD.append(hidden_FTD)
+    greedy_F = decoder.logits(hidden_FTD[every_F, read_F]).argmax(-1).tolist()
+    if padded is None:
+        tokens_T = torch.arange(hidden_FTD.shape[1] - 1, device=decoder.device)
+        # The last column is the row's own key.
+        seen_FK = F.pad(tokens_T < read_F[:, None], (0, 1), value=True)
+        padded, read_F = Aligned(read_F[:, None], seen_FK[:, None, None]), torch.zeros_like(read_F)
+    return _Stored(neurons_LFM, normed_LFD, rest_LFD, left, after_LFTD, read_F, padded, greedy_F)
 
 
 def _integrate(
@@ -226,14 +258,15 @@ def _integrate(
 ) -> Tensor:
     """Scores (F, L, M) in float32. A point of a prompt's integral is one unit of work, at all layers."""
     sum_FLM = torch.zeros(
-        len(targets), decoder.layers, stored.up_LFM[0].shape[1], dtype=torch.float32, device=decoder.device
+        len(targets), decoder.layers, stored.neurons_LFM[0].shape[1], dtype=torch.float32, device=decoder.device
     )
     x_S = torch.linspace(0, 1, steps, device=decoder.device)
     every_B = torch.arange(len(targets) * steps, device=decoder.device)
     truth = _Truth.of(targets, decoder.device)
 
     def fitting(left: Sequence[int]) -> int:
-        return memory.points(decoder, stored.left[0][0].shape[2])
+        shape = (stored.left[0][0].shape[2], 1) if stored.left else (0, stored.after_LFTD[0].shape[1])
+        return memory.points(decoder, *shape)
 
     def compute(points: Sequence[int]) -> Sequence[Tensor]:
         point_B = every_B[points[0] : points[-1] + 1]
@@ -243,7 +276,7 @@ def _integrate(
         prompt_B = every_B[points[0] : points[-1] + 1] // steps
         for layer, gradient_BM in enumerate(gradient_LBM):
             sum_FLM[:, layer].index_add_(0, prompt_B, gradient_BM.float())
-    return sum_FLM * torch.stack(stored.up_LFM, dim=1).float() / steps
+    return sum_FLM * torch.stack(stored.neurons_LFM, dim=1).float() / steps
 
 
 @dataclass(frozen=True)
@@ -270,22 +303,20 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
     points_LBM: list[Tensor] = []
     rows_NTD: Tensor | None = None
     for layer in range(decoder.layers):
-        up_BM = (stored.up_LFM[layer][prompt_B] * x_B[:, None].to(decoder.dtype)).requires_grad_()
-        points_LBM.append(up_BM)
-        mlp_BD = decoder.mlp_from(layer, up_BM, stored.normed_LFD[layer][prompt_B])
-        joining_BTD = (stored.rest_LFD[layer][prompt_B] + decoder.added("mlp", layer, mlp_BD))[:, None]
+        neurons_BM = (stored.neurons_LFM[layer][prompt_B] * x_B[:, None].to(decoder.dtype)).requires_grad_()
+        points_LBM.append(neurons_BM)
+        mlp_BD = decoder.mlp_from(layer, neurons_BM, stored.normed_LFD[layer][prompt_B])
+        state_BD = decoder.summed("mlp", layer, stored.rest_LFD[layer][prompt_B], mlp_BD)
+        joining_BTD = stored.joining(layer, prompt_B, state_BD)
         if rows_NTD is None:
             rows_NTD = joining_BTD
             continue
-        prompt_N = prompt_B.repeat(layer)
-        key_FHTK, value_FHTK = stored.left[layer]
-        at_N = prompt_N.to(key_FHTK.device)
-        aligned = Aligned(stored.aligned.position_BT[prompt_N], stored.aligned.seen_B1TK[prompt_N])
-        rows_NTD, _ = decoder.block(layer, rows_NTD, past=(key_FHTK[at_N], value_FHTK[at_N]), aligned=aligned)
+        rows_NTD = stored.onward(decoder, layer, rows_NTD, prompt_B.repeat(layer))
         rows_NTD = torch.cat((rows_NTD, joining_BTD))
     assert rows_NTD is not None
-    final_ND = rows_NTD[:, 0]
-    gradient_ND = _head_gradient(decoder, final_ND.detach(), prompt_B.repeat(decoder.layers), truth)
+    prompt_N = prompt_B.repeat(decoder.layers)
+    final_ND = rows_NTD[torch.arange(len(prompt_N), device=prompt_N.device), stored.at_F[prompt_N]]
+    gradient_ND = _head_gradient(decoder, final_ND.detach(), prompt_N, truth)
     return torch.autograd.grad(final_ND, points_LBM, gradient_ND)
 
 

@@ -19,16 +19,30 @@ KEPT_PROMPT = "{} is a"
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt with its target after it, but for the target's last token.
+    """A prompt with its target after it, but for the target's last token; or an encoder's prompt, whose target of one
+    token stands at its `mask`.
 
-    `lookup` is the position of the edited token; target token j is scored at position len(ids) - len(target) + j;
-    `divisor` is the token count its summed NLL is divided by.
+    `lookup` is the position of the edited token; `divisor` is the token count that the target's summed NLL is divided
+    by.
     """
 
     ids: tuple[int, ...]
     lookup: int
     target: tuple[int, ...] = ()
     divisor: int = 1
+    mask: int | None = None
+
+    @property
+    def first(self) -> int:
+        """The first token that a change at `lookup` reaches."""
+        return self.lookup if self.mask is None else 0
+
+    @property
+    def read(self) -> int:
+        """The position where the target's first token is scored, or what is kept is read; target token j: j further."""
+        if self.mask is not None:
+            return self.mask
+        return len(self.ids) - len(self.target) if self.target else self.lookup
 
 
 @dataclass(frozen=True)
@@ -58,25 +72,27 @@ def fact_row(
     encoded = model.tokens.encode(text + said)
     ids = encoded.ids if said else model.tokens.fed(encoded, target)
     lookup = _lookup(encoded, text, subject, template.index("{}"), token)
-    if target and len(ids) - len(target) < lookup:
+    if target and encoded.mask is None and len(ids) - len(target) < lookup:
         raise PromptError(
             f"the target {said!r}, written after its prompt as text, has fewer tokens than its {len(target)} ids and "
             "would be scored inside the prompt; --correct target_as_text appends the ids"
         )
-    return Row(ids, lookup, tuple(target), divisor or max(1, len(target)))
+    return Row(ids, lookup, tuple(target), divisor or max(1, len(target)), encoded.mask)
 
 
 def _lookup(encoded: Encoded, text: str, subject: str, start: int, token: FactToken) -> int:
     """The position of the edited token of a prompt whose subject begins at character `start`.
 
     The relation's last token is the last one that is not the subject's, as in relation traces (span `all`): the
-    prompt's last token unless the prompt ends with the subject.
+    prompt's last token unless the prompt ends with the subject. An encoder's last token is its mask.
     """
     own = encoded.span(start, start + len(subject))
     if not own:
         raise PromptError(f"the subject {subject!r} has no token in the prompt {text!r}; give a subject with letters")
     if token == "subject_last":
         return own[-1]
+    if token == "last" and encoded.mask is not None:
+        return encoded.mask
     last = encoded.span(len(text) - 1, len(text)) or encoded.span(0, len(text))
     if token == "last" or last[-1] not in own:
         return last[-1]
@@ -120,5 +136,5 @@ def merged(objectives: Sequence[Objective]) -> Objective:
 
 
 def until_lookup(row: Row) -> Row:
-    """A row up to its edited token: what stands after it cannot change the state there."""
-    return Row(row.ids[: row.lookup + 1], row.lookup)
+    """A row up to its edited token: what stands after it cannot change the state there, but in an encoder."""
+    return Row(row.ids if row.mask is not None else row.ids[: row.lookup + 1], row.lookup, mask=row.mask)

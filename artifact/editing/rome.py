@@ -145,7 +145,8 @@ class _Read:
     """What one layer's projection takes and gives: the key, the measured prompts' mean input and output, and the output
     with the target after the first prompt.
 
-    Of the bare prompt, start and current, v0 and W k', are equal, as the model is causal.
+    Of the bare prompt, start and current, v0 and W k', are equal: a decoder does not look ahead, and an encoder's
+    target is masked.
     """
 
     key_UM: Tensor
@@ -223,16 +224,18 @@ def projections(
         return memory.rows(decoder, 0, max(len(row.ids) for row in left))
 
     def compute(part: Sequence[Row]) -> dict[tuple[Site, int], Tensor]:
-        last_B = torch.tensor(list(accumulate(len(row.ids) for row in part)), device=decoder.device) - 1
+        start_B = accumulate((len(row.ids) for row in part), initial=0)
+        at_B = [start + row.lookup for start, row in zip(start_B, part, strict=False)]
+        lookup_B = torch.tensor(at_B, device=decoder.device)
         seen: dict[tuple[Site, int], Tensor] = {}
 
         def read(site: Site, at: int, value_1NX: Tensor) -> None:
             if at in layers and site in (key, module):
                 # The last block is run for these tokens alone.
-                seen[site, at] = value_1NX[0] if at == layers[-1] else value_1NX[0, last_B]
+                seen[site, at] = value_1NX[0] if at == layers[-1] else value_1NX[0, lookup_B]
 
         hidden_1ND, aligned = decoder.packed([row.ids for row in part])
-        decoder.blocks(hidden_1ND, 0, layers[-1] + 1, aligned=aligned, at_site=read, read_N=last_B)
+        decoder.blocks(hidden_1ND, 0, layers[-1] + 1, aligned=aligned, at_site=read, read_N=lookup_B)
         return seen
 
     parts = [seen for _, seen in batches(list(place), fitting, compute, memory)]

@@ -69,7 +69,7 @@ def optimise(
     `start_FD` are the unedited vectors whose norms scale penalty and clamp. A step starts after the edited module: all
     before it is computed once, and once for all layers of an objective that comes several times. Adding to the MLP's
     output and to the block's is the same, as both end in one sum, unless the family norms the MLP's output before that
-    sum (`Decoder.moved`). Deltas are taken together as far as `memory` allows.
+    sum (`Decoder.summed`). Deltas are taken together as far as `memory` allows.
     """
     memory = memory or Memory(default_memory(model.decoder.device))
     result = Optimised(torch.zeros_like(start_FD, dtype=torch.float32), [])
@@ -105,8 +105,8 @@ def together(
     tokens = left = 0
     for count, (layer, one) in enumerate(zip(layers, objectives, strict=True)):
         rows[hparams.v_loss_layer - layer + (hparams.site == "attn")] += len(one.rows) + 1
-        tokens = max(tokens, *(len(row.ids) - row.lookup for row in one.rows))
-        left = max(left, *(row.lookup for row in one.rows))
+        tokens = max(tokens, *(len(row.ids) - row.first for row in one.rows))
+        left = max(left, *(row.first for row in one.rows))
         needed = [of * memory.gradient_row_bytes(model.decoder, above, left, tokens) for above, of in rows.items()]
         if sum(needed) > memory.limit:
             return max(1, count)

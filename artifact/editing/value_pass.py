@@ -2,14 +2,15 @@
 
 Covers deltas at different layers in one pass: rows join it at their layer, as a trace's do (tracing/sweep.py), so that
 a pass through a block takes every row that is at or above its own. In a block whose MLP reads the attention's output, a
-delta there changes that MLP's output at its own token alone.
+delta there changes that MLP's output at its own token alone. A row carries the tokens that its delta reaches: those
+from the lookup position on, in an encoder all.
 
 Shape letters as in lm/decoder.py, and F delta: a fact at a layer, A delta still optimised, N packed tokens, S scored
 target token.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -27,12 +28,14 @@ class Stored:
     """What no delta changes: of every objective's rows, once, whatever layers it is optimised for.
 
     `rows` are those of all different objectives, `own` those of each delta by number, `layers` the layer of each delta.
-    after: by layer, states (1, N, D) after the block, of all rows' tokens from the lookup position on, packed; output
-    and entry: by layer, the module's outputs and the states entering the block (B, D) at the lookup position, where a
-    change of the output is not simply added to the state after the block; left: by layer, keys and values of the tokens
-    before the lookup position.
+    after: by layer, states (1, N, D) after the block, of all rows' tokens from the first one that a delta reaches on,
+    packed; output and entry: by layer, the outputs of the module `site` and the states (B, D) that they are added to at
+    the lookup position, where a change of the output is not simply added to the state after the block; left: by layer,
+    keys and values of the tokens before these.
     """
 
+    site: Module
+    aligned: Callable[[Sequence[int], Sequence[int]], Aligned]
     rows: Sequence[Row]
     own: Sequence[range]
     layers: Sequence[int]
@@ -47,7 +50,7 @@ class Stored:
     def of(
         cls, decoder: Decoder, site: Module, layers: Sequence[int], loss_layer: int, objectives: Sequence[Objective]
     ) -> "Stored":
-        """One unedited pass over all rows, cut at each row's lookup position above the highest layer."""
+        """One unedited pass over all rows; above the highest layer, over the tokens that no delta reaches."""
         place: dict[Objective, range] = {}
         rows: list[Row] = []
         for one in objectives:
@@ -58,7 +61,8 @@ class Stored:
         passed = _Unedited(decoder, site, rows)
         passed.up(sorted(set(layers)), loss_layer)
         own = [place[one] for one in objectives]
-        return cls(rows, own, layers, loss_layer, passed.after, passed.output, passed.entry, passed.left)
+        stored = passed.after, passed.output, passed.entry, passed.left
+        return cls(site, decoder.aligned, rows, own, layers, loss_layer, *stored)
 
 
 class _Unedited:
@@ -66,12 +70,13 @@ class _Unedited:
 
     def __init__(self, decoder: Decoder, site: Module, rows: Sequence[Row]) -> None:
         self._decoder, self._site = decoder, site
-        self._enters = site == "attn" and not decoder.family.parallel
-        self._normed = site == "mlp" and decoder.family.has("mlp_after")
+        family = decoder.family
+        normed = family.has(f"{site}_after") or family.has(f"{site}_sum")
+        self._kept = normed or (site == "attn" and not family.parallel)
         self._hidden_1ND, self._whole = decoder.packed([row.ids for row in rows])
-        self._lookups = [row.lookup for row in rows]
+        self._first = [row.first for row in rows]
         device = decoder.device
-        self._before_N = torch.tensor([at < row.lookup for row in rows for at in range(len(row.ids))], device=device)
+        self._before_N = torch.tensor([at < row.first for row in rows for at in range(len(row.ids))], device=device)
         starts = accumulate((len(row.ids) for row in rows), initial=0)
         self._lookup_N = torch.tensor([at + row.lookup for at, row in zip(starts, rows, strict=False)], device=device)
         self.after: dict[int, Tensor] = {}
@@ -80,16 +85,16 @@ class _Unedited:
         self.left: dict[int, LayerKeys] = {}
 
     def up(self, layers: Sequence[int], loss_layer: int) -> None:
-        """All tokens up to the highest of the layers, and those before the lookup position up to `loss_layer`."""
+        """All tokens up to the highest of the layers, and those that no delta reaches up to `loss_layer`."""
         for layer in range(layers[-1] + 1):
             keys = self._block(layer, layer in layers)
-            if layer > layers[0] and any(self._lookups):
-                longest = max(self._lookups)
+            if layer > layers[0] and any(self._first):
+                longest = max(self._first)
                 self.left[layer] = (keys[0][:, :, :longest].clone(), keys[1][:, :, :longest].clone())
-        if not any(self._lookups):
+        if not any(self._first):
             return
         device = self._decoder.device
-        aligned, hidden_1ND = Aligned.packed(self._lookups, device), self._hidden_1ND[:, self._before_N]
+        aligned, hidden_1ND = self._decoder.aligned(self._first), self._hidden_1ND[:, self._before_N]
         for above in range(layers[-1] + 1, loss_layer + 1):
             # Of the last block only keys and values are needed.
             none = torch.zeros(0, dtype=torch.long, device=device) if above == loss_layer else None
@@ -97,19 +102,23 @@ class _Unedited:
 
     def _block(self, layer: int, kept: bool) -> LayerKeys:
         """One block over all tokens; its states are kept where a delta is at its layer."""
+        seen: dict[Site, Tensor] = {}
 
         def read(site: Site, at: int, value_1NX: Tensor) -> None:
-            if site == self._site:
-                self.output[layer] = value_1NX[0, self._lookup_N]
+            if site in ("attn", self._site):
+                seen[site] = value_1NX[0, self._lookup_N]
 
-        entering_1ND, reads = self._hidden_1ND, kept and (self._enters or self._normed)
+        entering_1ND, reads = self._hidden_1ND, kept and self._kept
         self._hidden_1ND, keys = self._decoder.block(
             layer, entering_1ND, aligned=self._whole, at_site=read if reads else None
         )
         if kept:
             self.after[layer] = self._hidden_1ND[:, ~self._before_N]
-        if kept and self._enters:
-            self.entry[layer] = entering_1ND[0, self._lookup_N]
+        if reads:
+            entry_BD = entering_1ND[0, self._lookup_N]
+            if self._site == "mlp":
+                entry_BD = self._decoder.summed("attn", layer, entry_BD, seen["attn"])
+            self.entry[layer], self.output[layer] = entry_BD, seen[self._site]
         return keys
 
 
@@ -124,6 +133,7 @@ class _Group:
     after the last block.
     """
 
+    site: Module
     layer: int
     stop: int
     hidden_1ND: Tensor
@@ -141,15 +151,15 @@ class _Group:
         """
         if self.output_BD is None or self.entry_BD is None:
             added_BD = added_BD if mlp_BD is None else added_BD + mlp_BD
-            if self.output_BD is not None:
-                added_BD = decoder.moved(self.layer, self.output_BD, added_BD)
             return self.hidden_1ND.index_add(1, self.start_N, added_BD[None])
-        attn_BD = decoder.added("attn", self.layer, self.output_BD + added_BD)
+        state_BD = decoder.summed(self.site, self.layer, self.entry_BD, self.output_BD + added_BD)
+        if self.site == "mlp":
+            return self.hidden_1ND.index_copy(1, self.start_N, state_BD[None])
 
         def add(site: Site, at: int, value_BD: Tensor) -> Tensor | None:
             return value_BD + mlp_BD if site == "mlp" and mlp_BD is not None else None
 
-        out_BD = decoder.after_attention(self.layer, self.entry_BD + attn_BD, {}, add)
+        out_BD = decoder.after_attention(self.layer, state_BD, {}, add)
         return self.hidden_1ND.index_copy(1, self.start_N, out_BD[None])
 
 
@@ -160,7 +170,7 @@ class _Rows:
 
     def __init__(self, stored: Stored, active: Sequence[int]) -> None:
         self._stored, self._place = stored, {fact: a for a, fact in enumerate(active)}
-        lengths = [len(row.ids) - row.lookup for row in stored.rows]
+        lengths = [len(row.ids) - row.first for row in stored.rows]
         self._start_B = list(accumulate(lengths, initial=0))
         self._joined = self._reads = 0
         self.number_B: list[int] = []
@@ -180,8 +190,9 @@ class _Rows:
         stored, new = self._stored, slice(self._joined, len(self.number_B))
         after_1ND, device = stored.after[layer], stored.after[layer].device
         rows, own = [stored.rows[b] for b in self.number_B], self.number_B[new]
-        lengths, lookups = [len(row.ids) - row.lookup for row in rows], [row.lookup for row in rows]
-        start_B = list(accumulate(lengths[new], initial=0))[:-1]
+        lengths, first = [len(row.ids) - row.first for row in rows], [row.first for row in rows]
+        start_B = accumulate(lengths[new], initial=0)
+        lookups = [at + row.lookup - row.first for at, row in zip(start_B, rows[new], strict=False)]
         if own != list(range(len(stored.rows))):  # a copy of all would take memory for nothing
             every = [at for b in own for at in range(self._start_B[b], self._start_B[b + 1])]
             after_1ND = after_1ND[:, torch.tensor(every, device=device)]
@@ -189,15 +200,16 @@ class _Rows:
         output_BD, entry_BD = (at[layer][own_B] if layer in at else None for at in (stored.output, stored.entry))
         reads = self._read(lengths, late) if stop == stored.loss_layer + 1 else None
         return _Group(
+            site=stored.site,
             layer=layer,
             stop=stop,
             hidden_1ND=after_1ND,
             output_BD=output_BD,
             entry_BD=entry_BD,
-            start_N=torch.tensor(start_B, device=device),
+            start_N=torch.tensor(lookups, device=device),
             rows=new,
-            past=self._past(layer + 1, stop, max(lookups)),
-            aligned=Aligned.packed(lengths, device, lookups),
+            past=self._past(layer + 1, stop, max(first)),
+            aligned=stored.aligned(lengths, first),
             read_N=None if reads is None else torch.tensor(reads, device=device),
         )
 
@@ -224,18 +236,19 @@ class _Rows:
             for j, token in enumerate(row.target):
                 weight = 1 / (row.divisor * prompts[fact])
                 self.scored.append((self._reads + len(places), token, self._place[fact], weight, b))
-                places.append(start_B[b + 1] - len(row.target) + j - skipped)
+                places.append(start_B[b] + row.read - row.first + j - skipped)
         for b in unread:
-            if not self._stored.rows[self.number_B[b]].target:
+            row = self._stored.rows[self.number_B[b]]
+            if not row.target:
                 self.kept[self.fact_B[b]] = self._reads + len(places)
-                places.append(start_B[b] - skipped)
+                places.append(start_B[b] + row.read - row.first - skipped)
         self._reads += len(places)
         return places
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of the deltas still optimised (A of them), from their lookup position on, lowest layer first.
+    """The rows of the deltas still optimised (A of them), of the tokens that these reach, lowest layer first.
 
     live_A: the deltas; fact_B: each row's; at_S, target_S, fact_S, weight_S and row_S: the place of each scored token's
     prediction among what is read, the token, the place of its delta among the A, its weight in its mean, and its row;

@@ -324,7 +324,8 @@ class Decoder:
 
     def summed(self, module: Literal["attn", "mlp"], layer: int, state_XD: Tensor, output_XD: Tensor) -> Tensor:
         """The state (..., D) after a module: its output added, and the sum normed where the family norms it."""
-        return self._normed(f"{module}_sum", layer, state_XD + self.added(module, layer, output_XD))
+        sum_XD = state_XD + self.added(module, layer, output_XD)
+        return self._normed(f"{module}_sum", layer, sum_XD).to(sum_XD.device)
 
     def mlp_from(self, layer: int, neurons_XM: Tensor, normed_XD: Tensor) -> Tensor:
         """The MLP's output (..., D) from its neurons (Family.neurons) and `normed`, on the device where they are."""

@@ -226,12 +226,12 @@ class Memory:
         logits = 4 * tokens * decoder.embedding_VD.shape[0]
         return (entries + logits) * decoder.embedding_VD.element_size()
 
-    def points(self, decoder: Decoder, left: int) -> int:
-        """Points of an integrated gradient that fit, at least one: rows of one token with `left` stored ones, one more
-        at every layer, whose activations are all kept for the way back.
+    def points(self, decoder: Decoder, left: int, tokens: int = 1) -> int:
+        """Points of an integrated gradient that fit, at least one: rows of `tokens` tokens with `left` stored ones, one
+        more at every layer, whose activations are all kept for the way back.
         """
         rows = decoder.layers * (decoder.layers + 1) // 2
-        return max(1, self.limit // 2 // (rows * row_bytes(decoder, left, tokens=1)))
+        return max(1, self.limit // 2 // (rows * row_bytes(decoder, left, tokens)))
 
     def facts(self, decoder: Decoder, tokens: int, samples: int, runs: int = 1) -> int:
         """Facts of one length whose corrupted runs may be kept together, at least one; `runs` of each."""

@@ -1,7 +1,8 @@
 """Editors as a run or a command needs them: hyperparameters, prefixes, second moments and MEND's weights resolved.
 
 Covers the choice where the user names a file and where not: prefixes are drawn from the model, moments come from the
-world's corpus or the model's own samples, MEND's weights from the world's folder.
+world's corpus or the model's own samples, MEND's weights from the world's folder. An encoder draws no texts: it has no
+prefixes, and its moments come from a real text.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,6 +21,7 @@ from artifact.editing.moments.files import Moments, key_width, read_moments
 from artifact.editing.moments.source import moments_note
 from artifact.editing.moments.sums import compute_moments
 from artifact.editing.prefixes import (
+    BARE,
     SEED,
     are_groups,
     are_templates,
@@ -145,6 +147,8 @@ def _prefixes(editor: Editor, given: Path | Sequence[Any] | None) -> Sequence[An
         return given if method.prefixes and not isinstance(given, Path) and given else ()
     if method.prefixes == "groups":
         return read_groups(given) if given else draw_groups(editor.model, seed, as_released)
+    if given is None and not editor.model.decoder.family.causal:
+        return [BARE]  # an encoder draws no texts
     lengths = editor.hparams.context_template_length_params
     return read_prefixes(given) if given else draw_prefixes(editor.model, lengths, seed, as_released)
 
@@ -197,7 +201,7 @@ def default_moments(
     of_text: bool = False,
 ) -> Moments:
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself; with
-    `of_text` a real text that every Python brings (texts.documentation).
+    `of_text`, and of an encoder, a real text that every Python brings (texts.documentation).
     """
     if model.name == "world":
         from artifact.world.facts import DEFAULT_SEED, generate
@@ -205,14 +209,14 @@ def default_moments(
         corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
         return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory, site=site)
     width = key_width(model.decoder, layers[0], site)
-    if of_text:
+    if of_text or not model.decoder.family.causal:
         paragraphs, source = documentation()
         read: list[list[int]] = []
         for text in paragraphs:
             if sum(map(len, read)) >= _KEYS * width:
                 break
             with suppress(PromptError):  # longer than the model reads, or with words that it does not know
-                read.append([*model.tokens.opening, *model.tokens.ids(text)])
+                read.append(model.tokens.whole(model.tokens.ids(text)))
         source = f"the first {len(read)} that it reads of {source}"
         return compute_moments(model, read, layers, source, RIDGE, batch=16, memory=memory, site=site)
     # Four keys a dimension make the matrix regular; the published moments use thousands.

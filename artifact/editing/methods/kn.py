@@ -56,6 +56,7 @@ METHOD = Method(
     scaled=lambda layers: KnHparams(),
     grid=lambda layers: {"adaptive_threshold": [0.1, 0.2]},
     edits=_edits,
+    encoders=True,
     undone_by="kn_undone",
     unchanged="without a neuron",
     batch=16,

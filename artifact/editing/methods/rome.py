@@ -73,6 +73,7 @@ METHOD = Method(
         "clamp_norm_factor": [4.0, 10.0],
     },
     edits=_edits,
+    encoders=True,
     moments=True,
     sites=True,
     prefixes="list",

@@ -53,6 +53,7 @@ class KeySums:
         ids_BT = self._model.tokens.pad(texts, decoder.device)
         length_B = torch.tensor([len(text) for text in texts], device=decoder.device)
         real_BT = torch.arange(ids_BT.shape[1], device=decoder.device) < length_B[:, None]
+        aligned = decoder.padded([len(text) for text in texts])
 
         key = PROJECTIONS[self.site].key
 
@@ -65,7 +66,8 @@ class KeySums:
 
         with torch.no_grad():
             word_BTD = decoder.words(ids_BT)
-            decoder.blocks(decoder.embed(word_BTD), 0, max(self.totals_MM) + 1, at_site=read)
+            hidden_BTD = decoder.embed(word_BTD, aligned=aligned)
+            decoder.blocks(hidden_BTD, 0, max(self.totals_MM) + 1, aligned=aligned, at_site=read)
         self.tokens += sum(len(text) for text in texts)
         self._texts += len(texts)
 
