@@ -10,7 +10,8 @@ import torch
 
 from artifact.editing.method import Default
 from artifact.editing.methods import METHODS
-from artifact.facts.fact import Fact, read_facts
+from artifact.facts.fact import Fact
+from artifact.facts.records import read_facts
 from artifact.lm.load import LanguageModel, load_folder
 
 REFERENCE = Path(__file__).parent / "reference"
