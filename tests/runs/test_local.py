@@ -76,7 +76,7 @@ def test_weights_of_another_model_fail_every_case(world: Context) -> None:
 def test_an_edit_without_effect_is_a_failure(method: str, world: Context) -> None:
     """One forward pass takes no step: nothing is changed, and no number is made up for it."""
     editor = world.editor(method)
-    world._editors[method] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, v_num_grad_steps=1))
+    world._editors[method, ()] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, v_num_grad_steps=1))
     (record,) = compute(UNITS[f"{method}-entity"], world.inputs.edited.facts[:1], world)
     assert record.status == "failed" and "no step was taken" in record.reason
 
@@ -126,7 +126,7 @@ def test_indefinite_moments_are_noted_in_every_record(world: Context) -> None:
     turned_M[::7] = -1.0
     moments = Moments("turned", given_MM={layer: torch.diag(turned_M) for layer in range(6)})
     for method, layers in (("rome", "layer 1"), ("memit", "layers 0, 1")):
-        world._editors[method] = replace(world.editor(method), moments=moments)
+        world._editors[method, ()] = replace(world.editor(method), moments=moments)
         records = compute(UNITS[f"{method}-entity"], world.inputs.edited.facts[:2], world)
         words = f"second moments of {layers} are not positive definite: solved by LU"
         assert [(record.status, record.payload.get("note")) for record in records] == [("done", words)] * 2
