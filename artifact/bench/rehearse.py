@@ -107,7 +107,13 @@ def rehearse(
     an unknown plan or switch, DeviceError as a run does, and ModelError or RunError where a model or a unit does not
     fit the device.
     """
-    device, _ = run_device(find_plans(name)[0], Asked(device=device))
+    plans = find_plans(name)
+    if any(unit.does == "task" for plan in plans for unit in plan.units):
+        raise SettingError(
+            f"plan {name}: its tasks have no rehearsal; kloc doctor --estimate {name} computes what they take, and "
+            "kloc status says how long a fact of a begun run takes"
+        )
+    device, _ = run_device(plans[0], Asked(device=device))
     followed = protocol_of(protocol, correct)
     use_tf32(followed.tf32)
     cuda = device.startswith("cuda")

@@ -113,7 +113,7 @@ def test_kn_without_a_neuron_is_scored_and_counted(
     assert "KN, undone, 2 without a neuron" in page.read_text()
     assert "KN, undone, 2 without a neuron" in page.with_suffix(".md").read_text()
     failing = replace(editor.protocol, kn_without_neuron_scored=False)
-    world._editors["kn"] = replace(editor, protocol=failing)
+    world._editors["kn", ()] = replace(editor, protocol=failing)
     failed = compute(unit, facts, world)
     assert {record.status for record in failed} == {"failed"}
     assert all("no neuron's attribution is above the threshold" in record.reason for record in failed)
