@@ -105,7 +105,8 @@ def measured(store: Store) -> Findings | None:
         )
         for curve in curves
     }
-    return Findings(quantities, (_grid(curves),) if curves else (), tuple(curves))
+    shown = "one curve a finding" if curves else ""
+    return Findings(quantities, (_grid(curves),) if curves else (), tuple(curves), shown)
 
 
 def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
