@@ -194,6 +194,4 @@ def small_paper(folder: Path) -> Iterator[House]:
         patch.setenv("KLOC_CACHE", str(folder / "cache"))
         patch.setenv("KLOC_MIRROR", host.url)
         patch.chdir(folder)
-        # Drawing takes most of a report's time and is tested with the reports.
-        patch.setattr("artifact.reporting.figures.figure_bytes", lambda draw, *forms: [form.encode() for form in forms])
         yield House(host, hub, folder)

@@ -66,12 +66,6 @@ def kloc(*commands: tuple[object, ...], megabytes: float = 80_000) -> Ran:
     return Ran(code, out.getvalue(), err.getvalue(), list(ledgers))
 
 
-@pytest.fixture(autouse=True)
-def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third of a small run's time is its figures', which need no device: they are empty files."""
-    monkeypatch.setattr("artifact.reporting.figures.figure_bytes", lambda draw, *forms: [b""] * len(forms))
-
-
 def records(folder: Path) -> dict[tuple[str, int], tuple[str, Any]]:
     with sqlite3.connect(folder / "run.sqlite") as connection:
         rows = connection.execute("select unit, case_id, status, payload from records").fetchall()
