@@ -19,7 +19,7 @@ _HOMES = {
     "make_editor": "runs.editors",
     "noise_level": "runs.noise",
     "protocol_of": "editing.protocol",
-    "read_facts": "facts.fact",
+    "read_facts": "facts.records",
     "score_cases": "evaluation.score",
     "trace": "tracing.trace",
     "trace_figure": "reporting.figures",

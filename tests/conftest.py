@@ -15,7 +15,8 @@ from PIL import Image
 from artifact.editing.hparams import Hparams
 from artifact.editing.method import Default, Method
 from artifact.editing.methods import METHODS
-from artifact.facts.fact import Fact, read_facts
+from artifact.facts.fact import Fact
+from artifact.facts.records import read_facts
 from artifact.lm.load import LanguageModel, load_folder
 from artifact.reporting import drawing
 

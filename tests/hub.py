@@ -3,13 +3,17 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+
+Odd = Callable[[BaseHTTPRequestHandler], bool]
+"""Answers a request itself and says so, or leaves it to the hub."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -27,7 +31,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.damage: list[str] = []
         self.headers: dict[str, str] = {}
-        self.odd: Callable[[BaseHTTPRequestHandler], bool] = lambda handler: False
+        self.odd: Odd = lambda handler: False
 
     @property
     def url(self) -> str:
@@ -135,3 +139,33 @@ def serving_all(models: Mapping[str, tuple[Path, str]]) -> Iterator[Hub]:
         hub.shutdown()
         hub.server_close()
         thread.join(5)
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+    """An answer in full."""
+    handler.send_response(status)
+    for name, value in ({"Content-Length": str(len(body)), "Connection": "close"} | headers).items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(body)
+
+
+def endless(block: bytes, pause: float, headers: dict[str, str], where: str = "/resolve/") -> Odd:
+    """A body without a length that goes on until the client is gone."""
+
+    def odd(handler: BaseHTTPRequestHandler) -> bool:
+        if where not in handler.path or handler.command == "HEAD":
+            return False
+        handler.send_response(200)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        with suppress(OSError):
+            while True:
+                handler.wfile.write(block)
+                time.sleep(pause)
+        return True
+
+    return odd

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from artifact.bench import rehearse
-from artifact.bench.estimate import this_machine
+from artifact.bench.machine import this_machine
 from artifact.cli import call
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import SettingError
@@ -73,7 +73,7 @@ def test_a_run_an_estimate_and_a_rehearsal_follow_theirs(protocol: str, monkeypa
     prepare(unedited, Asked("world", protocol, limit=1, device="cpu"), lambda line: None)
     assert flags() == {wanted}
     for name in ("matrix_rate", "copy_rate"):
-        monkeypatch.setattr(f"artifact.bench.estimate.{name}", lambda *_: 1.0)
+        monkeypatch.setattr(f"artifact.bench.machine.{name}", lambda *_: 1.0)
     use_tf32(not wanted)
     this_machine(protocol)
     assert flags() == {wanted}

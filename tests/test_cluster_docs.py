@@ -12,6 +12,7 @@ import pytest
 import slurm
 
 from artifact.bench import estimate
+from artifact.bench.machine import other_machine
 from artifact.cli import call
 from artifact.plans import find_plans
 
@@ -99,7 +100,7 @@ def test_the_longest_batches_are_those_of_the_estimate() -> None:
     assert len(told) == 4
     for model, card, seconds in told:
         (plan,) = find_plans(MODELS[model])
-        (found,) = estimate.estimate(plan.name, estimate.other_machine(*CARDS[card]), "released")
+        (found,) = estimate.estimate(plan.name, other_machine(*CARDS[card]), "released")
         batch = {unit.name: unit.batch for unit in plan.units}
         assert max(one.seconds / one.facts * batch[one.name] for one in found.units) == pytest.approx(
             int(seconds), abs=0.6

@@ -17,9 +17,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from artifact.bench import estimate, shapes
-from artifact.bench.estimate import Machine, other_machine
 from artifact.bench.facts import synthetic_facts, word_tokens
 from artifact.bench.given import random_given
+from artifact.bench.machine import Machine, other_machine, this_machine
 from artifact.bench.shapes import SHAPES, random_module
 from artifact.bench.work import knocked, scored, traced
 from artifact.cli import call
@@ -278,8 +278,8 @@ def test_the_document_has_the_steps_of_the_stated_run() -> None:
 
 
 def test_this_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "_SIDE", 1 << 20)
-    machine = estimate.this_machine("corrected")
+    monkeypatch.setattr("artifact.bench.machine._SIDE", 1 << 20)
+    machine = this_machine("corrected")
     assert machine.rate > 1e9 and machine.bandwidth > 1e8 and machine.memory > 1e8
     assert machine.known.endswith("measured now") and "GB/s" in machine.words
 

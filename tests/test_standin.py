@@ -34,11 +34,11 @@ from artifact.editing.moments.files import Moments
 from artifact.errors import SettingError
 from artifact.lm.load import load
 from artifact.plans.paper import SMOKE
-from artifact.runs.cluster import Worker
 from artifact.runs.editors import default_moments
 from artifact.runs.local import compute
 from artifact.runs.record import Record
 from artifact.runs.resolve import Asked, prepare
+from artifact.runs.worker import Worker
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = REFERENCE / "models" / "tiny-gpt2"

@@ -1,12 +1,11 @@
 """`kloc doctor --estimate`: what a plan takes on this machine or on one that is named: time, memory, disk.
 
-Covers the five-second measurement (rate of one large matrix product, rate of copying memory), the efficiency of every
-kind of unit with its source, and two sums: at most, with every step of every optimisation, and expected, with early
-stops as in a stated run (work.py). On a CPU the efficiencies are measured shares of the matrix rate, all included. No
-GPU has been measured: there the share is assumed, and memory traffic and the start of kernels are added.
+Covers the efficiency of every kind of unit with its source, and two sums: at most, with every step of every
+optimisation, and expected, with early stops as in a stated run (work.py). The machine's rates are machine.py's.
+On a CPU the efficiencies are measured shares of the matrix rate, all included. No GPU has been measured: there the
+share is assumed, and memory traffic and the start of kernels are added.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -14,8 +13,9 @@ from typing import cast
 
 import torch
 
+from artifact.bench.machine import Machine
 from artifact.bench.planned import Card, Planned, card_lines, cards_of, planned
-from artifact.bench.shapes import ShapeName, matrix_rate, timed
+from artifact.bench.shapes import ShapeName
 from artifact.bench.work import (
     STEPS_SOURCE,
     factor_bytes,
@@ -33,7 +33,7 @@ from artifact.errors import SettingError
 from artifact.facts.datasets import default_for, traced_for
 from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.decoder import Decoder
-from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory, choose_device, host_memory, parse_bytes, use_tf32
+from artifact.lm.device import CPU_BUDGET, GPU_SHARE, Memory
 from artifact.lm.families.gpt2 import GPT2
 from artifact.lm.work import Efficiency, Shape, Work
 from artifact.plans import find_plans
@@ -55,8 +55,6 @@ _PASS_SECONDS = 2e-4
 """Start of a block's kernels on a GPU, assumed: 25 kernels of 8 microseconds."""
 _FACTOR_RATE = 1e12
 """Float64 operations a second of a factorisation on a GPU, assumed: what a workstation's card reaches."""
-_SIDE = 1 << 26
-"""Numbers that are copied to measure the memory's rate: 0.27 GB."""
 
 
 EFFICIENCY = {
@@ -72,23 +70,6 @@ operations counted here."""
 def unit_efficiency(unit: Unit) -> Efficiency:
     """The share of the matrix rate that a unit reaches."""
     return METHODS[unit.method].efficiency if unit.does == "edit" else EFFICIENCY[unit.does]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A device: operations a second of a large matrix product, bytes a second, bytes of memory; how that is known."""
-
-    name: str
-    cuda: bool
-    rate: float
-    bandwidth: float
-    memory: float
-    known: str
-
-    @property
-    def words(self) -> str:
-        where = f"{self.name}, {size_words(self.memory)}"
-        return f"{where}: {_rate(self.rate)} in large matrix products, {self.bandwidth / 1e9:.0f} GB/s ({self.known})"
 
 
 @dataclass(frozen=True)
@@ -141,38 +122,6 @@ class PlanEstimate:
     def least(self) -> float:
         """The least memory of the device, or of the fullest of several cards."""
         return max((card.size for card in self.cards), default=sum(self.device.values()))
-
-
-def this_machine(protocol: str, correct: Sequence[str] = ()) -> Machine:
-    """The machine at hand, measured in the protocol's precision."""
-    device, _ = choose_device()
-    tf32 = protocol_of(protocol, correct).tf32
-    use_tf32(tf32)
-    cuda = device.startswith("cuda")
-    if cuda:
-        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
-        precision = "TF32" if tf32 and torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    else:
-        name, memory, precision = f"CPU, {torch.get_num_threads()} threads", host_memory(), "float32"
-    rate, bandwidth = matrix_rate(device, torch.float32), copy_rate(device)
-    return Machine(name, cuda, rate, bandwidth, memory, f"{precision}, measured now")
-
-
-def copy_rate(device: str) -> float:
-    """Bytes a second, read and written, of copying a large tensor: the best of five."""
-    source, target = torch.ones(_SIDE, device=device), torch.empty(_SIDE, device=device)
-    target.copy_(source)
-    return 2 * 4 * _SIDE / min(timed(lambda: target.copy_(source), device).seconds for _ in range(5))
-
-
-def other_machine(rate: str, bandwidth: str, memory: str) -> Machine:
-    """A GPU that is not at hand, by its rates and memory; SettingError for what is not a rate or a size."""
-    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GTP])FLOPS?(/S)?\s*", rate.upper())
-    if not parts or float(parts[1]) <= 0:
-        raise SettingError(f"--rate {rate!r} is not a rate; give one such as 150TFLOPS")
-    operations = float(parts[1]) * 1000 ** (3 + "GTP".index(parts[2]))
-    moved = parse_bytes(re.sub(r"(?i)/s\s*$", "", bandwidth))
-    return Machine("a GPU that is not at hand", True, operations, moved, parse_bytes(memory), "as given, not measured")
 
 
 def estimate(
@@ -406,7 +355,3 @@ def _total_lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int)
         facts = min(200, int(200 * 8 * 3600 / sample_seconds))
         less = f"kloc run sample --limit {facts} takes about 8 h" if facts else "kloc smoke takes much less"
         yield f"without a GPU that is too long: {less}; or give --limit or --only, or estimate a GPU with --rate"
-
-
-def _rate(rate: float) -> str:
-    return f"{rate / 1e12:.0f} TFLOP/s" if rate >= 1e13 else f"{rate / 1e9:.0f} GFLOP/s"

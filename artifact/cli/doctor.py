@@ -32,7 +32,7 @@ from artifact.sources.fetch import offline, remaining, state_of, to_fetch
 from artifact.terminal import say
 
 if TYPE_CHECKING:
-    from artifact.bench.estimate import Machine
+    from artifact.bench.machine import Machine
 
 _REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "msgspec", "matplotlib")
 _LEAST_DISK = 100_000_000
@@ -73,7 +73,7 @@ class Others:
 
     def machine(self) -> "Machine | None":
         """One of them; None where none is described. SettingError where a part of it is missing."""
-        from artifact.bench.estimate import other_machine
+        from artifact.bench.machine import other_machine
 
         if self.rate is not None and self.bandwidth is not None and self.gpu_memory is not None:
             return other_machine(self.rate, self.bandwidth, self.gpu_memory)
@@ -130,7 +130,8 @@ def doctor(
 
 def _estimate(plan: str, following: Following, limit: int | None, shaped: Shaped, others: Others) -> int:
     """Print the estimate for this machine, or for one that is described."""
-    from artifact.bench.estimate import estimate, lines, this_machine
+    from artifact.bench.estimate import estimate, lines
+    from artifact.bench.machine import this_machine
     from artifact.bench.planned import planned
     from artifact.plans import find_plans
 

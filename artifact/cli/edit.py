@@ -26,8 +26,9 @@ from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, MethodName
 from artifact.editing.site import TOKEN_WORDS, FactToken, Module, Place, after_words
 from artifact.errors import EditError, FactError, SettingError
-from artifact.facts.fact import PERSPECTIVES, Perspective, View, read_facts
+from artifact.facts.fact import PERSPECTIVES, Perspective, View
 from artifact.facts.joint import refuse_conflicts
+from artifact.facts.records import read_facts
 from artifact.io import sha256_of
 from artifact.terminal import say
 

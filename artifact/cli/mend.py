@@ -15,8 +15,9 @@ from artifact.cli.fetch import named_data
 from artifact.errors import SettingError
 from artifact.facts.aside import aside
 from artifact.facts.datasets import DATASETS, built_in_for
-from artifact.facts.fact import Fact, parse_facts
+from artifact.facts.fact import Fact
 from artifact.facts.layouts import decode_records
+from artifact.facts.records import parse_facts
 from artifact.io import is_device
 from artifact.reading import read_bytes
 from artifact.terminal import say

@@ -22,7 +22,8 @@ from artifact.cli.app import (
 )
 from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import SettingError
-from artifact.facts.fact import PERSPECTIVES, Perspective, read_facts
+from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.facts.records import read_facts
 from artifact.terminal import say
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from artifact.cli.app import ANY_MACHINE, AS_RELEASED, Following, Machine, Model, app, check_outputs, write_json
 from artifact.editing.protocol import Protocol, corrected_switches
 from artifact.errors import SettingError
-from artifact.facts.fact import Perspective, Statement, read_statements
+from artifact.facts.fact import Perspective, Statement
+from artifact.facts.records import read_statements
 from artifact.facts.subject import subject_start
 from artifact.terminal import say
 from artifact.tracing.choices import Corruption, Direction, Metric, RelationSpan

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from artifact.editing.edit import Edit, Edited, LowRank, checked_norm, row_edits
-from artifact.editing.memit import REMOVAL_PREFIXES, Asked, at_lookups, grouped_mean, in_batches
+from artifact.editing.memit import REMOVAL_PREFIXES, in_batches
+from artifact.editing.memit_states import Asked, at_lookups, grouped_mean
 from artifact.editing.methods.pmet import PmetHparams
 from artifact.editing.moments.files import Moments
 from artifact.editing.objective import objective

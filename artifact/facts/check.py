@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from artifact.errors import FactError
 from artifact.facts.datasets.known import edit_cases
-from artifact.facts.fact import PERSPECTIVES, Fact, Perspective, Statement, is_counterfact, parse_statement, repeats
+from artifact.facts.fact import PERSPECTIVES, Fact, Perspective, Statement
 from artifact.facts.joint import refuse_conflicts
 from artifact.facts.odd import OddRecord, each, look_at
+from artifact.facts.records import is_counterfact, parse_statement, repeats
 from artifact.facts.relations import table_of
 
 

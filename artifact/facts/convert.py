@@ -15,8 +15,8 @@ from typing import Any
 
 from artifact.errors import FactError, PromptError
 from artifact.facts.datasets.lre import Relation, cases_of, parse_relation
-from artifact.facts.fact import parse_fact
 from artifact.facts.layouts import LayoutName
+from artifact.facts.records import parse_fact
 from artifact.facts.subject import subject_start
 
 

@@ -14,7 +14,7 @@ import msgspec
 from artifact import __version__
 from artifact.errors import FactError
 from artifact.facts.dataset import read_records
-from artifact.facts.fact import is_counterfact
+from artifact.facts.records import is_counterfact
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD, PlainSource
 
 _CONFORMS = "http://mlcommons.org/croissant/1.0"

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import msgspec
 
 from artifact.errors import FactError
-from artifact.facts.fact import Fact, Statement, parse_facts
+from artifact.facts.fact import Fact, Statement
 from artifact.facts.layouts import decode_records
 from artifact.facts.odd import OddRecord
+from artifact.facts.records import parse_facts
 from artifact.facts.templates import with_relation
 from artifact.reading import read_bytes
 

@@ -2,7 +2,7 @@
 
 Covers what a data set of many records may hold: an odd record now and then, numbers written as text. A
 record without the rephrasings that nearly all others have is odd, too. A file in which more than one record in twenty
-is odd is refused, so that a small file is read as strictly as fact.py reads a request.
+is odd is refused, so that a small file is read as strictly as records.py reads a request.
 """
 
 from collections import Counter
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from artifact.errors import FactError
-from artifact.facts.fact import Fact, Statement, parse_fact, refuse_repeats, rows_of, with_foils
+from artifact.facts.fact import Fact, Statement
+from artifact.facts.records import parse_fact, refuse_repeats, rows_of, with_foils
 
 _T = TypeVar("_T")
 MOST_ODD = 1 / 20

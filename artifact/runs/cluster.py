@@ -1,8 +1,8 @@
 """The cluster engine: a run's batches computed by Ray workers, one a GPU, or one a processor where there is no GPU.
 
 Covers connecting to Ray, workers that join once they have loaded the model, handing out batches one at a time, and lost
-workers. The driver writes the journal and loads no model. local.py computes each batch, so the records are the same as
-without Ray. The other machines need the package and the fetched files beforehand.
+workers. The driver writes the journal and loads no model; what a worker does is worker.py's. The other machines need
+the package and the fetched files beforehand.
 
 RAY_ADDRESS names the cluster; without it one is started on this machine and ended with the run. When a stop is asked
 for, the batches in hand are finished and stored; a second Ctrl-C gives them up.
@@ -10,7 +10,6 @@ for, the batches in hand are finished and stored; a second Ctrl-C gives them up.
 
 import importlib
 import os
-import socket
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,13 +24,12 @@ from artifact.lm.device import ROOM
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
-from artifact.runs.local import Local
-from artifact.runs.resolve import Asked, prepare
+from artifact.runs.resolve import Asked
 from artifact.runs.stop import stopping
+from artifact.runs.worker import Batch, Prepared, Worker
 from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]
-Batch = Sequence[int]
 MAY_DIFFER = ("device", "model_reason", "file_notes")
 LOSSES_A_WORKER = 3
 """Lost workers, for each that the cluster has room for, after which no more are started."""
@@ -65,57 +63,6 @@ def ray_engine(plan: Plan, asked: Asked, say: Say, begun: RunInfo | None) -> Eng
         engine.close()
         raise
     return engine
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a worker is ready for, and where."""
-
-    info: RunInfo
-    version: str
-    host: str
-    node: str
-    process: int
-    said: list[str]
-
-
-class Worker:
-    """What runs on a Ray worker: one loaded model, and batches computed with it."""
-
-    def __init__(self, folder: str, environment: dict[str, str]) -> None:
-        with suppress(OSError):  # paths given relative to it are then missed, and said to be
-            os.chdir(folder)
-        os.environ.update(environment)
-        self._said: list[str] = []
-
-    def prepare(self, plan: Plan, asked: Asked, begun: RunInfo | None, there: dict[str, str]) -> Prepared:
-        """Load the model; `there` are the files and folders that the driver sees, by their options."""
-        for option, path in there.items():
-            if not Path(path).exists():
-                raise SettingError(
-                    f"{option} {path}: is not on {socket.gethostname()}, where a worker runs; put it at the same path "
-                    "on every machine of the cluster, or in a folder that they share"
-                )
-        context, info = prepare(plan, asked, self._said.append, begun)
-        self._local = Local(context, info)
-        node = importlib.import_module("ray").get_runtime_context().get_node_id()
-        return Prepared(info, __version__, socket.gethostname(), node, os.getpid(), self._lines())
-
-    def compute(self, unit: Unit, batch: Batch) -> tuple[Computed, list[str]]:
-        """One batch, and what was said of it."""
-        (computed,) = self._local.compute(unit, [batch])
-        return computed, self._lines()
-
-    def weights_hash(self) -> str:
-        return self._local.weights_hash()
-
-    def placed(self) -> None:
-        """Returns once the worker is somewhere."""
-
-    def _lines(self) -> list[str]:
-        lines = list(self._said)
-        self._said.clear()
-        return lines
 
 
 @dataclass(eq=False)

@@ -8,8 +8,13 @@ import os
 import shlex
 import sqlite3
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
+
+import msgspec
 
 from artifact.errors import NotBegun, RunError
 from artifact.io import reason
@@ -38,6 +43,73 @@ _ROLLBACK = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 """How a rollback journal of SQLite begins."""
 _LONGEST = 200
 """Characters of a path that are shown."""
+_T = TypeVar("_T")
+
+
+class Journal:
+    """An open journal: reads and writes of it, whose failures are RunErrors of one line."""
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, reads: bool = False) -> None:
+        self.folder, self.path = folder, folder / DATABASE
+        self.connection = connection
+        self.reads = reads
+        self._open = False
+
+    def rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
+        """What a query finds."""
+        # All at once: while a statement is stepped through, a writer waits.
+        try:
+            return self.connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise unreadable(self.path, error) from None
+
+    def meta(self, key: str) -> str | None:
+        """What is kept of the run as a whole under this name."""
+        rows = self.rows("select value from meta where key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def put(self, key: str, value: str) -> None:
+        """Keep it so, in place of what was there."""
+        with self.changing():
+            self.connection.execute("insert or replace into meta values (?, ?)", (key, value))
+
+    def decoded(self, text: str | bytes, what: str, kind: type[_T]) -> _T:
+        """Stored JSON; RunError where it is damaged, which names it as `what`."""
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise damaged(self.path, f"{what} cannot be read: {reason(error)}") from None
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Write the block's changes in one transaction, or in that of `together`."""
+        if self._open:
+            yield
+            return
+        try:
+            with self.connection:
+                yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+                raise
+            raise unwritable(self.path, error) from None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all of the block in one transaction; only for merged or recovered stores."""
+        if self._open:
+            yield
+            return
+        with self.changing():
+            self.connection.execute("begin")
+            self._open = True
+            try:
+                yield
+            finally:
+                self._open = False
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:

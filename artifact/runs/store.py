@@ -11,17 +11,25 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from artifact.editing.protocol import all_switches
 from artifact.errors import NotBegun, RunError
-from artifact.io import reason, write_atomically
+from artifact.io import write_atomically
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo, described, first_difference
-from artifact.runs.journal import DATABASE, damaged, open_to_read, open_to_write, run_folders, unreadable, unwritable
+from artifact.runs.journal import (
+    DATABASE,
+    Journal,
+    damaged,
+    open_to_read,
+    open_to_write,
+    run_folders,
+    unreadable,
+)
 from artifact.runs.lock import locked, unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 from artifact.runs.record import Record
@@ -45,20 +53,16 @@ MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a payload can raise that is not of its unit's kind."""
 MOST_TIME = 1e12
 """No run takes so many seconds or cases, and no clock says so."""
-Decoded = TypeVar("Decoded")
 
 
-class Store:
+class Store(Journal):
     """A run folder's journal. Writers hold the folder's lock; readers need none.
 
     A reader looks at every record's seal once, before it gives the first, and leaves out what they do not confirm.
     """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, reads: bool = False) -> None:
-        self.folder = folder
-        self._connection = connection
-        self._open = False
-        self._reads = reads
+        super().__init__(folder, connection, reads)
         self._checked: Checked | None = None
         self._times_checked = False
         self._of = b""
@@ -66,11 +70,11 @@ class Store:
 
     def checked(self) -> Checked:
         """What the seals say of all records; a reader says what it first saw."""
-        if self._checked is None or not self._reads:
+        if self._checked is None or not self.reads:
             try:
-                self._checked = check(self._connection, LAYOUT)
+                self._checked = check(self.connection, LAYOUT)
             except sqlite3.Error as error:
-                raise unreadable(self.folder / DATABASE, error) from None
+                raise unreadable(self.path, error) from None
         return self._checked
 
     def refuse_damage(self) -> None:
@@ -79,12 +83,12 @@ class Store:
         A writer computes again what is missing alone, of which `missed` says how many.
         """
         checked = self.checked()
-        if checked.missing and not self._reads and not (checked.damaged or checked.tally_lost):
-            with self._writing():
-                keep_tally(self._connection, checked.tally)
+        if checked.missing and not self.reads and not (checked.damaged or checked.tally_lost):
+            with self.changing():
+                keep_tally(self.connection, checked.tally)
             self.missed = checked.missing
         elif checked.damage:
-            raise damaged(self.folder / DATABASE, checked.damage)
+            raise damaged(self.path, checked.damage)
 
     @property
     def report_folder(self) -> Path:
@@ -92,19 +96,19 @@ class Store:
 
     def info(self) -> RunInfo:
         """What the run is; RunError when the journal holds no such entry."""
-        stored = self._meta("info")
+        stored = self.meta("info")
         if stored is None:
             raise NotBegun(f"{self.folder}: the run never started; run its command again")
-        return self._decoded(stored, "its description", RunInfo)
+        return self.decoded(stored, "its description", RunInfo)
 
     def environments(self) -> list[dict[str, Any]]:
         """Versions and hardware of every distinct machine that worked on the run."""
-        return self._decoded(self._meta("environments") or "[]", "its environments", list[dict[str, Any]])
+        return self.decoded(self.meta("environments") or "[]", "its environments", list[dict[str, Any]])
 
     def add_environment(self, environment: dict[str, Any]) -> None:
         known = self.environments()
         if environment not in known:
-            self._put("environments", msgspec.json.encode([*known, environment]).decode())
+            self.put("environments", msgspec.json.encode([*known, environment]).decode())
 
     def description(self) -> bytes:
         """The content of run.json."""
@@ -127,55 +131,41 @@ class Store:
         """
         assert record.status != "undone"
         payload = msgspec.json.encode(record.payload)
-        with self._writing():
+        with self.changing():
             if over_failed:
                 self._forget_failed(unit, record.case_id)
             stored = None
             if sealed:
                 stored = seal(self._description(), unit.name.encode(), record.case_id, record.status.encode(), payload)
-            added = self._connection.execute(
+            added = self.connection.execute(
                 "insert or ignore into records (unit, case_id, status, payload, seal) values (?, ?, ?, ?, ?)",
                 (unit.name, record.case_id, record.status, payload.decode(), stored),
             )
             if not added.rowcount:
                 return
-            keep_tally(self._connection, tally_of(self._connection).plus(stored))
+            keep_tally(self.connection, tally_of(self.connection).plus(stored))
             if record.status == "done":
                 row = to_bytes(case_numbers(unit, record.payload))
-                self._connection.execute(
+                self.connection.execute(
                     "insert into numbers (unit, case_id, row, seal) values (?, ?, ?, ?)",
                     (unit.name, record.case_id, row, None if stored is None else row_seal(stored, row)),
                 )
 
     def _forget_failed(self, unit: Unit, case_id: int) -> None:
         where = "from records where unit = ? and case_id = ? and status = 'failed'"
-        for (stored,) in self._connection.execute(f"select seal {where}", (unit.name, case_id)).fetchall():
-            keep_tally(self._connection, tally_of(self._connection).minus(stored))
-        self._connection.execute(f"delete {where}", (unit.name, case_id))
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Write all of the block in one transaction; only for merged or recovered stores."""
-        if self._open:
-            yield
-            return
-        with self._writing():
-            self._connection.execute("begin")
-            self._open = True
-            try:
-                yield
-            finally:
-                self._open = False
+        for (stored,) in self.connection.execute(f"select seal {where}", (unit.name, case_id)).fetchall():
+            keep_tally(self.connection, tally_of(self.connection).minus(stored))
+        self.connection.execute(f"delete {where}", (unit.name, case_id))
 
     def add_time(self, unit: Unit, seconds: float, cases: int, ended: float | Literal["now"] | None = "now") -> None:
         """Commit how long `cases` cases of a unit took, and the Unix time when they were stored, None if unknown."""
         clock = time.time() if ended == "now" else ended
-        with self._writing():
-            self._connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, clock))
+        with self.changing():
+            self.connection.execute("insert into times values (?, ?, ?, ?)", (unit.name, seconds, cases, clock))
 
     def done(self, unit: Unit) -> set[int]:
         """Case ids of a unit that have a record of any status."""
-        rows = self._rows("select case_id from records where unit = ?", (unit.name,))
+        rows = self.rows("select case_id from records where unit = ?", (unit.name,))
         return {case_id for (case_id,) in rows} - self._left_out(unit)
 
     def records(self, unit: Unit) -> list[Record]:
@@ -187,17 +177,17 @@ class Store:
         if not self.checked().unsealed:
             return set()
         try:
-            return unsealed_cases(self._connection, unit.name)
+            return unsealed_cases(self.connection, unit.name)
         except sqlite3.Error as error:
-            raise unreadable(self.folder / DATABASE, error) from None
+            raise unreadable(self.path, error) from None
 
     def counts(self) -> dict[str, Counter[str]]:
         """How many records of each status every unit has."""
-        if self._reads:
+        if self.reads:
             return self.checked().counts
         counts: dict[str, Counter[str]] = {}
         counted = "select unit, status, count(*) from records group by unit, status"
-        for unit, status, count in self._rows(counted):
+        for unit, status, count in self.rows(counted):
             counts.setdefault(unit, Counter())[status] = count
         return counts
 
@@ -211,15 +201,15 @@ class Store:
         """How many finished cases of a unit say that their edit changes nothing and the unedited model was scored."""
         # A quote inside a text is escaped, so that no prompt can look like this; decoding all records takes far longer.
         asked = "select case_id from records where unit = ? and status = 'done' and instr(payload, ?) > 0"
-        cases = {case_id for (case_id,) in self._rows(asked, (unit.name, '"unedited":true'))}
+        cases = {case_id for (case_id,) in self.rows(asked, (unit.name, '"unedited":true'))}
         return len(cases - self._left_out(unit))
 
     def numbers(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
         """Case ids (F,) of a unit's finished records and their numbers (F, X), by case id (numbers.py)."""
         done, left_out = self.counts().get(unit.name, Counter())["done"], self._left_out(unit)
         try:
-            if self._meta("numbers") == LAYOUT:
-                rows = self._rows("select case_id, row from numbers where unit = ? order by 1", (unit.name,))
+            if self.meta("numbers") == LAYOUT:
+                rows = self.rows("select case_id, row from numbers where unit = ? order by 1", (unit.name,))
                 rows = [row for row in rows if row[0] not in left_out] if left_out else rows
                 cases, stored = tuple(zip(*rows, strict=True)) or ((), ())
                 if len(cases) == done:
@@ -228,7 +218,7 @@ class Store:
             made = [(record.case_id, to_bytes(case_numbers(unit, record.payload))) for record in records]
             return np.array([case for case, _ in made], dtype=np.int64), from_bytes([row for _, row in made])
         except MISFITS as error:
-            raise damaged(self.folder / DATABASE, f"a record of {unit.name} does not fit its unit: {error!r}") from None
+            raise damaged(self.path, f"a record of {unit.name} does not fit its unit: {error!r}") from None
 
     def times(self) -> list[tuple[str, float, int]]:
         """(unit, seconds, cases) summed over all that worked on the run; RunError where a time is not a number."""
@@ -250,93 +240,54 @@ class Store:
         if not self._times_checked:
             self._check_times()
             self._times_checked = True
-        return self._rows(query)
+        return self.rows(query)
 
     def _check_times(self) -> None:
         """RunError where a time is of another type: SQLite keeps whatever it is given."""
-        columns = {name for _, name, *_ in self._rows("pragma table_info(times)")}
+        columns = {name for _, name, *_ in self.rows("pragma table_info(times)")}
         numbers = {"seconds": "'integer', 'real'", "cases": "'integer'", "ended": "'integer', 'real', 'null'"}
         wrong = " or ".join(
             f"typeof({name}) not in ({types}) or abs({name}) > {MOST_TIME}"
             for name, types in numbers.items()
             if name in columns
         )
-        for (unit,) in self._rows(f"select unit from times where {wrong} or typeof(unit) <> 'text' limit 1"):
-            raise damaged(self.folder / DATABASE, f"a time of {str(unit)[:60]!r} is not a number")
-
-    def close(self) -> None:
-        self._connection.close()
+        for (unit,) in self.rows(f"select unit from times where {wrong} or typeof(unit) <> 'text' limit 1"):
+            raise damaged(self.path, f"a time of {str(unit)[:60]!r} is not a number")
 
     def _records(self, unit: Unit, expected: int, only: str = "") -> list[Record]:
         # As blobs: what is left out need not be text.
         columns = "case_id, cast(status as blob), cast(payload as blob)"
         units = (unit.name,) * (1 + only.count("?"))
-        rows = self._rows(f"select {columns} from records where unit = ? {only} order by +case_id", units)
+        rows = self.rows(f"select {columns} from records where unit = ? {only} order by +case_id", units)
         left_out = self._left_out(unit)
         records = [
             Record(
                 case,
                 status.decode(errors="replace"),
-                self._decoded(payload, f"the record of {unit.name}, case {case},", dict[str, Any]),
+                self.decoded(payload, f"the record of {unit.name}, case {case},", dict[str, Any]),
             )
             for case, status, payload in rows
             if case not in left_out
         ]
         if len(records) < expected:  # an index, or the order of a table, is damaged
-            raise damaged(
-                self.folder / DATABASE, f"{expected} records of {unit.name} are there, {len(records)} are found"
-            )
+            raise damaged(self.path, f"{expected} records of {unit.name} are there, {len(records)} are found")
         return records
 
     def _expected(self, unit: Unit, *statuses: str) -> int:
         """How many records of a unit a reader must find."""
-        if not self._reads:
+        if not self.reads:
             return 0
         counts = self.counts().get(unit.name, Counter())
         return sum(count for status, count in counts.items() if status in statuses or not statuses)
 
     def _left_out(self, unit: Unit) -> set[int]:
         """Cases of a unit that a reader passes over."""
-        return {case_id for name, case_id in self.checked().damaged if name == unit.name} if self._reads else set()
+        return {case_id for name, case_id in self.checked().damaged if name == unit.name} if self.reads else set()
 
     def _description(self) -> bytes:
         if not self._of:
-            self._of = of_description(self._meta("info") or "")
+            self._of = of_description(self.meta("info") or "")
         return self._of
-
-    def _meta(self, key: str) -> str | None:
-        rows = self._rows("select value from meta where key = ?", (key,))
-        return rows[0][0] if rows else None
-
-    def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
-        # All at once: while a statement is stepped through, a writer waits.
-        try:
-            return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise unreadable(self.folder / DATABASE, error) from None
-
-    def _decoded(self, text: str | bytes, what: str, kind: type[Decoded]) -> Decoded:
-        try:
-            return msgspec.json.decode(text, type=kind)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise damaged(self.folder / DATABASE, f"{what} cannot be read: {reason(error)}") from None
-
-    def _put(self, key: str, value: str) -> None:
-        with self._writing():
-            self._connection.execute("insert or replace into meta values (?, ?)", (key, value))
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        if self._open:
-            yield
-            return
-        try:
-            with self._connection:
-                yield
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-                raise
-            raise unwritable(self.folder / DATABASE, error) from None
 
 
 @contextmanager
@@ -376,16 +327,16 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
 
     Raises RunError, naming the first difference, when the folder belongs to another plan, model, protocol or setting.
     """
-    if store._meta("info") is None:
+    if store.meta("info") is None:
         if (store.folder / DESCRIPTION).exists():
             raise RunError(
                 f"{store.folder}: {DESCRIPTION} tells of a run that {DATABASE} does not hold (emptied or removed); "
                 f"put the journal back, or remove {DESCRIPTION} to begin anew"
             )
         with store.together():
-            store._put("numbers", LAYOUT)
-            keep_tally(store._connection, Tally())
-            store._put("info", msgspec.json.encode(info).decode())
+            store.put("numbers", LAYOUT)
+            keep_tally(store.connection, Tally())
+            store.put("info", msgspec.json.encode(info).decode())
         store._of = b""
         return info
     then, now = described(store.info()), described(info)

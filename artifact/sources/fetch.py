@@ -2,7 +2,7 @@
 
 Covers fetching, the room it takes, and the paths of what was fetched. Downloading a file is download.py's, a model's
 files hub.py's, hashes are lock.py's, checking without a network is verify.py's. Converting pickles needs torch and is
-convert.py's and editing/mend_weights.py's; what they made is found here. Parsing is facts/fact.py's.
+convert.py's and editing/mend_weights.py's; what they made is found here. Parsing is facts/records.py's.
 
 Sizes are checked whenever a path is given out, against the pinned or recorded ones. Hashes are checked when a file is
 fetched, by `kloc fetch` also for files that were there, and by `kloc fetch --check`. A file without a known hash must

@@ -21,7 +21,7 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError, FactError, SettingError
 from artifact.evaluation.score import score_cases
-from artifact.facts.fact import read_facts
+from artifact.facts.records import read_facts
 from artifact.lm.load import load
 from artifact.sources.catalogue import WORLD, own_network
 

@@ -20,7 +20,7 @@ from artifact.editing.rets import constraint_keys
 from artifact.editing.rome import RomeEdit
 from artifact.errors import EditError, SettingError
 from artifact.evaluation.score import score_cases
-from artifact.facts.fact import read_facts
+from artifact.facts.records import read_facts
 from artifact.lm.device import Memory
 
 REFERENCE = Path(__file__).parent.parent / "reference"

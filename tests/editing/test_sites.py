@@ -27,7 +27,8 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import rome
 from artifact.editing.site import FACT_TOKENS, Place
 from artifact.errors import PromptError, SettingError
-from artifact.facts.fact import PERSPECTIVES, fill, parse_facts
+from artifact.facts.fact import PERSPECTIVES, fill
+from artifact.facts.records import parse_facts
 from artifact.lm.load import LanguageModel, load_folder
 
 RELEASED = PROTOCOLS["released"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from artifact.facts.check import Checked, check_records, uses
 from artifact.facts.datasets import OWN
-from artifact.facts.fact import parse_facts
+from artifact.facts.records import parse_facts
 from artifact.sources.catalogue import NEW_FACTS, WORLD
 
 WORLD_RECORDS = json.loads((WORLD / "facts.json").read_text())[:4]

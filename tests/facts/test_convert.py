@@ -3,7 +3,7 @@
 import pytest
 
 from artifact.facts.convert import convert
-from artifact.facts.fact import parse_facts
+from artifact.facts.records import parse_facts
 
 PEOPLE = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kim", "Lea")
 EASYEDIT = [

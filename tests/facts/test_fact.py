@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from artifact.errors import FactError
 from artifact.facts.datasets.everyday import everyday_records
-from artifact.facts.fact import TEXT_LIMIT, parse_facts, parse_statements, read_facts
+from artifact.facts.records import TEXT_LIMIT, parse_facts, parse_statements, read_facts
 from artifact.reading import decode_json
 
 KNOWN = {"known_id": 7, "subject": "Vinson Massif", "attribute": "Antarctica", "template": "{} is located in",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from artifact.errors import FactError
 from artifact.facts.datasets.known import NEIGHBOURS, edit_cases
-from artifact.facts.fact import Statement, fill, parse_statements
+from artifact.facts.fact import Statement, fill
+from artifact.facts.records import parse_statements
 
 _ROWS = """
 P36 | {}'s capital, | | Italy | Rome

@@ -8,7 +8,7 @@ import pytest
 from artifact.cli import call
 from artifact.errors import FactError
 from artifact.facts.datasets.own import own
-from artifact.facts.fact import parse_facts, parse_statements
+from artifact.facts.records import parse_facts, parse_statements
 
 KNOWEDIT = {
     "subject": "Leo Arons",

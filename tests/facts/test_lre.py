@@ -13,7 +13,8 @@ from filehost import FileHost, hosting
 from artifact.cli import call
 from artifact.evaluation.score import score_cases
 from artifact.facts.datasets.lre import OTHERS, cases_of, lre, parse_relation
-from artifact.facts.fact import Fact, parse_facts
+from artifact.facts.fact import Fact
+from artifact.facts.records import parse_facts
 from artifact.facts.relations import LRE_RELATIONS
 from artifact.lm.load import load
 from artifact.sources.cache import source_folder

@@ -9,9 +9,10 @@ from artifact.cli import call
 from artifact.errors import FactError
 from artifact.evaluation.score import score_cases
 from artifact.facts.datasets.own import own
-from artifact.facts.fact import Fact, parse_facts, read_facts
+from artifact.facts.fact import Fact
 from artifact.facts.layouts import decode_records
 from artifact.facts.odd import OddRecord, parse_records
+from artifact.facts.records import parse_facts, read_facts
 from artifact.runs.store import reading
 from artifact.sources.catalogue import WORLD
 

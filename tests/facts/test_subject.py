@@ -3,7 +3,7 @@
 import pytest
 
 from artifact.errors import PromptError
-from artifact.facts.fact import parse_statements
+from artifact.facts.records import parse_statements
 from artifact.facts.subject import subject_start
 
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifact.errors import FactError
-from artifact.facts.fact import Fact, fill, parse_facts
+from artifact.facts.fact import Fact, fill
+from artifact.facts.records import parse_facts
 from artifact.facts.relations import RELATIONS
 from artifact.facts.templates import relation_prompt, relation_prompts, rephrased, with_relation
 

@@ -16,7 +16,8 @@ from artifact.editing.methods import METHODS
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments.sums import compute_moments
 from artifact.editing.protocol import PROTOCOLS
-from artifact.facts.fact import fill, parse_facts
+from artifact.facts.fact import fill
+from artifact.facts.records import parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
 from artifact.reporting.findings.both import MARGIN, Scored, outcome

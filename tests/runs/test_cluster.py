@@ -23,11 +23,12 @@ from artifact.errors import RunError, SettingError
 from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
 from artifact.runs import cluster as module
-from artifact.runs.cluster import Cluster, Worker, ray_engine
+from artifact.runs.cluster import Cluster, ray_engine
 from artifact.runs.engine import Computed
 from artifact.runs.inputs import Given
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import MakeEngine, run_plan
+from artifact.runs.worker import Worker
 from artifact.sources.catalogue import WORLD
 
 PLAN = Plan(

@@ -202,7 +202,7 @@ def test_a_clock_that_jumps_back_harms_nothing(
     assert contents(tmp_path / "run") == contents(whole)
     with reading(tmp_path / "run") as store, reading(whole) as other:
         assert store.times() == other.times()
-        ((lowest,),) = store._rows("select min(ended) from times")
+        ((lowest,),) = store.rows("select min(ended) from times")
         assert store.last_time() == lowest < 0  # the newest, not the latest
     assert call(["status", str(tmp_path / "run")]) == 0
     assert "newest batch stored 1969-12-31 23:" in capsys.readouterr().out
@@ -286,7 +286,7 @@ def test_a_reader_does_not_stop_the_writer(tmp_path: Path) -> None:
 def test_another_error_than_damage_is_not_called_damage(tmp_path: Path) -> None:
     stopped(tmp_path / "run")
     with reading(tmp_path / "run") as store:
-        store._connection.execute("pragma busy_timeout = 0")
+        store.connection.execute("pragma busy_timeout = 0")
         other = sqlite3.connect(tmp_path / "run" / "run.sqlite")
         other.execute("begin exclusive")
         with pytest.raises(RunError, match="another process is writing to it; try again"):

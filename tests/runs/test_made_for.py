@@ -72,7 +72,7 @@ def test_sampled_moments_are_recorded(tmp_path) -> None:
 def test_a_run_of_an_earlier_version_goes_on(tmp_path) -> None:
     info = prepared()
     with writing(tmp_path / "run") as store:
-        store._put("info", json.dumps({k: v for k, v in described(info).items() if k not in ("moments", "file_notes")}))
+        store.put("info", json.dumps({k: v for k, v in described(info).items() if k not in ("moments", "file_notes")}))
         assert begin(store, info).moments is None
 
 

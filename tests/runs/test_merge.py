@@ -91,7 +91,7 @@ def changed(part: Path, folder: Path, **changes: object) -> Path:
     """A copy of a part whose description says something else."""
     shutil.copytree(part, folder)
     with writing(folder) as store:
-        store._put("info", msgspec.json.encode(msgspec.structs.replace(store.info(), **changes)).decode())
+        store.put("info", msgspec.json.encode(msgspec.structs.replace(store.info(), **changes)).decode())
     return folder
 
 

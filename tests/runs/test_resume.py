@@ -21,7 +21,7 @@ from artifact.lm.device import ROOM, Memory
 from artifact.lm.load import load
 from artifact.plans.paper import SMOKE
 from artifact.progress import Display
-from artifact.runs.cluster import Cluster, Prepared, Worker
+from artifact.runs.cluster import Cluster
 from artifact.runs.describe import RunInfo, first_difference
 from artifact.runs.editors import default_moments
 from artifact.runs.engine import Computed
@@ -29,6 +29,7 @@ from artifact.runs.merge import merge
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.runner import run_plan
 from artifact.runs.store import begin, reading, writing
+from artifact.runs.worker import Prepared, Worker
 from artifact.sources.catalogue import HUB_MODELS
 
 EDITS = {"rome-entity", "memit-entity"}

@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,14 +14,8 @@ from cheap import PLAN, Cheap, contents, description, made_up, record, refusing,
 
 from artifact.cli import call
 from artifact.errors import Interrupted, RunError
-from artifact.plans.unit import Unit
-from artifact.progress import Display
-from artifact.runs.engine import Computed
 from artifact.runs.merge import merge
-from artifact.runs.record import Record
 from artifact.runs.recover import recover
-from artifact.runs.resolve import Asked
-from artifact.runs.runner import run_plan
 from artifact.runs.store import begin, reading, writing
 
 UNITS = {unit.name: unit for unit in PLAN.units}
@@ -214,68 +208,6 @@ def test_words_may_differ_when_a_run_goes_on(tmp_path: Path) -> None:
     run(tmp_path, Cheap(msgspec.structs.replace(description(), model_reason="auto", given={"--facts": "f.json"})))
     with reading(tmp_path) as store:
         assert store.checked().damage == "" and store.info().model_reason == "--model world"
-
-
-class Changed(Cheap):
-    """Gives other records for some cases."""
-
-    def __init__(self, change: Callable[[Unit, Record], Record]) -> None:
-        super().__init__()
-        self._change = change
-
-    def compute(
-        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool]
-    ) -> Generator[Computed, None, None]:
-        for one in super().compute(unit, batches, stop):
-            yield Computed([self._change(unit, record) for record in one.records], one.seconds, one.environment)
-
-
-def again(folder: Path, engine: Cheap) -> None:
-    """The same command with --retry-failed."""
-    run_plan(PLAN, Asked("world"), show=Display(), out=folder, engine=lambda *_: engine, retry_failed=True)
-
-
-def test_failed_cases_are_tried_again_when_asked(folder: Path) -> None:
-    def mended(unit: Unit, made: Record) -> Record:
-        return msgspec.structs.replace(record(UNITS["unedited"], made.case_id), case_id=made.case_id)
-
-    with reading(folder) as store:
-        before, times = store.counts(), store.timed()
-    assert before["rome-entity"]["failed"] == 3
-    run(folder, Changed(mended))
-    assert contents(folder) == made_up(description())  # unasked nothing is computed again
-    again(folder, Changed(mended))
-    for name, records in contents(folder).items():
-        assert records == [
-            mended(UNITS[name], one) if one.status == "failed" else one for one in made_up(description())[name]
-        ]
-    with reading(folder) as store:
-        assert store.checked().damage == "" and store.timed()[: len(times)] == times
-        assert {len(store.numbers(unit)[0]) for unit in PLAN.units} == {20, 14}
-
-
-def test_a_failed_case_that_fails_again_keeps_its_new_reason(folder: Path) -> None:
-    def other(unit: Unit, made: Record) -> Record:
-        return msgspec.structs.replace(made, payload={"reason": "again"}) if made.status == "failed" else made
-
-    again(folder, Changed(other))
-    with reading(folder) as store:
-        assert {one.reason for one in store.unfinished(UNITS["rome-entity"])} == {"again"}
-        assert store.checked().damage == ""
-
-
-def test_what_does_not_fit_the_device_is_left_undone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def small(unit: Unit, made: Record) -> Record:
-        if made.case_id != 105:
-            return made
-        return Record(105, "undone", {"reason": "does not fit the device's memory"})
-
-    run(tmp_path, Changed(small))
-    said = capsys.readouterr().out
-    assert "unedited: 1 cases cannot be computed here and are left undone: does not fit the device's memory" in said
-    with reading(tmp_path) as store:
-        assert all(105 not in store.done(unit) for unit in PLAN.units)
-    assert contents(run(tmp_path)) == made_up(description())
 
 
 @pytest.mark.parametrize("left", ["run.sqlite-wal", "run.sqlite-journal"])

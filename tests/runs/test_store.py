@@ -45,7 +45,7 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
 
 def test_environments_nested_without_end_are_damage(tmp_path: Path) -> None:
     with writing(tmp_path) as store:
-        store._put("environments", '[{"torch":' + "[" * 9000 + "]" * 9000 + "}]")
+        store.put("environments", '[{"torch":' + "[" * 9000 + "]" * 9000 + "}]")
         with pytest.raises(RunError, match="its environments cannot be read"):
             store.environments()
 
@@ -141,8 +141,8 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     with writing(tmp_path) as store:
         begin(store, info())
         store.add(UNIT, Record(1, "done", {}))
-        pages = store._connection.execute("pragma page_count").fetchone()[0]
-        store._connection.execute(f"pragma max_page_count = {pages}")
+        pages = store.connection.execute("pragma page_count").fetchone()[0]
+        store.connection.execute(f"pragma max_page_count = {pages}")
         with pytest.raises(RunError, match=r"cannot be written \(database or disk is full\)"):
             for case_id in range(2, 200):
                 store.add(UNIT, Record(case_id, "done", {"text": "x" * 4000}))
@@ -167,4 +167,4 @@ def test_a_read_only_folder_can_be_read(tmp_path: Path, monkeypatch: pytest.Monk
     with reading(tmp_path) as store:
         assert store.info() == info()
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            store._connection.execute("delete from meta")
+            store.connection.execute("delete from meta")

@@ -13,7 +13,7 @@ from filehost import hosting
 
 from artifact.cli import call
 from artifact.errors import FactError
-from artifact.facts.fact import read_facts
+from artifact.facts.records import read_facts
 from artifact.sources import download
 from artifact.sources.catalogue import PLAIN_SOURCES, SOURCES
 from artifact.sources.download import Patience

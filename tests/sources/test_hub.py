@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hub import Hub, serving
+from hub import Hub, endless, send, serving
 
 from artifact.cli import call
 from artifact.errors import ModelError
@@ -26,7 +26,6 @@ from artifact.sources.lock import recorded
 
 TINY = Path(__file__).parents[1] / "reference" / "models" / "tiny-gpt2"
 SIZE = (TINY / "model.safetensors").stat().st_size
-Odd = Callable[[BaseHTTPRequestHandler], bool]
 
 
 @pytest.fixture
@@ -106,35 +105,6 @@ def test_a_commit_names_no_folder(told: str, missing: bool, hub: Hub, model: Hub
         hub.headers = {"X-Repo-Commit": told}
     assert "names the revision" in refused(model, tmp_path)
     assert not list((tmp_path / "caches").rglob(".no_exist"))
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-    handler.send_response(status)
-    for name, value in ({"Content-Length": str(len(body)), "Connection": "close"} | headers).items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    if handler.command != "HEAD":
-        handler.wfile.write(body)
-
-
-def endless(block: bytes, pause: float, headers: dict[str, str], where: str = "/resolve/") -> Odd:
-    """A body without a length that goes on until the client is gone."""
-
-    def odd(handler: BaseHTTPRequestHandler) -> bool:
-        if where not in handler.path or handler.command == "HEAD":
-            return False
-        handler.send_response(200)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        with suppress(OSError):
-            while True:
-                handler.wfile.write(block)
-                time.sleep(pause)
-        return True
-
-    return odd
 
 
 @pytest.mark.parametrize(

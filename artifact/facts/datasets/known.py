@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 from artifact.errors import FactError
 from artifact.facts.dataset import TEMPLATES, Data, DataSet, RelationSource, read_records
-from artifact.facts.fact import Fact, Statement, fill, is_counterfact, parse_statements
+from artifact.facts.fact import Fact, Statement, fill
+from artifact.facts.records import is_counterfact, parse_statements
 from artifact.facts.templates import with_relation
 
 STATEMENTS = 1_209

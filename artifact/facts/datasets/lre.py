@@ -26,7 +26,8 @@ import msgspec
 
 from artifact.errors import FactError, PromptError
 from artifact.facts.dataset import TEMPLATES, Data, DataSet, RelationSource, data_of, read_records
-from artifact.facts.fact import TEXT_LIMIT, Fact, fill, parse_facts
+from artifact.facts.fact import Fact, fill
+from artifact.facts.records import TEXT_LIMIT, parse_facts
 from artifact.facts.relations import table_of
 from artifact.facts.subject import subject_start
 from artifact.facts.templates import relation_prompts

@@ -13,8 +13,9 @@ from artifact.facts.dataset import (
     with_relations,
 )
 from artifact.facts.datasets.known import known_data
-from artifact.facts.fact import Fact, is_counterfact
+from artifact.facts.fact import Fact
 from artifact.facts.odd import parse_records
+from artifact.facts.records import is_counterfact
 
 OWN_READING = (
     "deviation: the authors' rel_known_1000.json names words of the known facts alone, so relation traces corrupt all "

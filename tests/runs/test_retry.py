@@ -1,0 +1,85 @@
+"""Cases that failed are computed again when that is asked for, and what does not fit the device is left undone."""
+
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from cheap import PLAN, Cheap, contents, description, made_up, record, run
+
+from artifact.plans.unit import Unit
+from artifact.progress import Display
+from artifact.runs.engine import Computed
+from artifact.runs.record import Record
+from artifact.runs.resolve import Asked
+from artifact.runs.runner import run_plan
+from artifact.runs.store import reading
+
+UNITS = {unit.name: unit for unit in PLAN.units}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return run(tmp_path / "run")
+
+
+class Changed(Cheap):
+    """Gives other records for some cases."""
+
+    def __init__(self, change: Callable[[Unit, Record], Record]) -> None:
+        super().__init__()
+        self._change = change
+
+    def compute(
+        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool]
+    ) -> Generator[Computed, None, None]:
+        for one in super().compute(unit, batches, stop):
+            yield Computed([self._change(unit, record) for record in one.records], one.seconds, one.environment)
+
+
+def again(folder: Path, engine: Cheap) -> None:
+    """The same command with --retry-failed."""
+    run_plan(PLAN, Asked("world"), show=Display(), out=folder, engine=lambda *_: engine, retry_failed=True)
+
+
+def test_failed_cases_are_tried_again_when_asked(folder: Path) -> None:
+    def mended(unit: Unit, made: Record) -> Record:
+        return msgspec.structs.replace(record(UNITS["unedited"], made.case_id), case_id=made.case_id)
+
+    with reading(folder) as store:
+        before, times = store.counts(), store.timed()
+    assert before["rome-entity"]["failed"] == 3
+    run(folder, Changed(mended))
+    assert contents(folder) == made_up(description())  # unasked nothing is computed again
+    again(folder, Changed(mended))
+    for name, records in contents(folder).items():
+        assert records == [
+            mended(UNITS[name], one) if one.status == "failed" else one for one in made_up(description())[name]
+        ]
+    with reading(folder) as store:
+        assert store.checked().damage == "" and store.timed()[: len(times)] == times
+        assert {len(store.numbers(unit)[0]) for unit in PLAN.units} == {20, 14}
+
+
+def test_a_failed_case_that_fails_again_keeps_its_new_reason(folder: Path) -> None:
+    def other(unit: Unit, made: Record) -> Record:
+        return msgspec.structs.replace(made, payload={"reason": "again"}) if made.status == "failed" else made
+
+    again(folder, Changed(other))
+    with reading(folder) as store:
+        assert {one.reason for one in store.unfinished(UNITS["rome-entity"])} == {"again"}
+        assert store.checked().damage == ""
+
+
+def test_what_does_not_fit_the_device_is_left_undone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def small(unit: Unit, made: Record) -> Record:
+        if made.case_id != 105:
+            return made
+        return Record(105, "undone", {"reason": "does not fit the device's memory"})
+
+    run(tmp_path, Changed(small))
+    said = capsys.readouterr().out
+    assert "unedited: 1 cases cannot be computed here and are left undone: does not fit the device's memory" in said
+    with reading(tmp_path) as store:
+        assert all(105 not in store.done(unit) for unit in PLAN.units)
+    assert contents(run(tmp_path)) == made_up(description())
