@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from artifact.editing.hparams import Hparams
-from artifact.editing.method import Default, Method
+from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
 from artifact.facts.fact import Fact
 from artifact.facts.records import read_facts
@@ -86,19 +86,27 @@ def facts() -> dict[int, Fact]:
     return {fact.case_id: fact for fact in read_facts(REFERENCE / "facts.json")}
 
 
-@pytest.fixture
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Optimisations on the embedded world and on models without values of their own take so many steps: for what is
-    true of every step.
-    """
-    few = 2
+FEW = 2
+
+
+def take_few_steps(patch: pytest.MonkeyPatch) -> None:
+    """Optimisations take FEW steps on every model, whatever its own values are."""
 
     def fewer(method: Method, layers: int) -> Hparams:
-        return msgspec.structs.replace(method.scaled(layers), **{method.steps: few})
+        return msgspec.structs.replace(method.scaled(layers), **{method.steps: FEW})
 
     for name, method in METHODS.items():
         if method.steps:
-            world = msgspec.structs.replace(method.hparams_for("world", 6), **{method.steps: few})
-            defaults = {**method.defaults, "world": Default(world, "fewer steps than chosen")}
-            monkeypatch.setitem(METHODS, name, replace(method, defaults=defaults, scaled=partial(fewer, method)))
-    return few
+            own = {**method.defaults, **({"world": world} if (world := method.default("world")) else {})}
+            defaults = {
+                model: replace(one, hparams=msgspec.structs.replace(one.hparams, **{method.steps: FEW}))
+                for model, one in own.items()
+            }
+            patch.setitem(METHODS, name, replace(method, defaults=defaults, scaled=partial(fewer, method)))
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Optimisations take so many steps: for what is true of every step."""
+    take_few_steps(monkeypatch)
+    return FEW
