@@ -294,10 +294,36 @@ def test_every_unit_of_every_plan_is_known() -> None:
     kinds = {
         unit.method if unit.does == "edit" else unit.does for plans in PLANS.values() for p in plans for unit in p.units
     }
-    assert kinds - {"task"} == {*estimate.EFFICIENCY, *METHODS} - {
-        "memit_merge"
-    }  # of a plan with tasks nothing is estimated
+    assert kinds - {"task"} == {*estimate.EFFICIENCY, *METHODS} - {"memit_merge"}
     assert set(PAPER_LENGTHS.prompts) == set(PAPER_LENGTHS.traced) == set(PERSPECTIVES)
+
+
+def operations_of(plan: str, unit: str) -> float:
+    """What the estimate of a plan has for one fact of a unit, in operations."""
+    (found,) = estimate.estimate(plan, other_machine(*GIVEN[1::2]), "released")
+    return next(one.work.products for one in found.units if one.name == unit)
+
+
+@pytest.mark.parametrize("plan", ["where", "both", "mechanism", "multiverse", "modern", "beyond"])
+def test_every_question_s_plan_is_estimated(plan: str) -> None:
+    (found,) = estimate.estimate(plan, other_machine(*GIVEN[1::2]), "released")
+    assert all(0 < unit.expected <= unit.seconds for unit in found.units)
+    assert [unit.name for unit in found.units] == [unit.name for one in PLANS[plan] for unit in one.units]
+
+
+def test_a_task_takes_what_its_parts_take() -> None:
+    """In operations: traces of the multiverse are so many of the paper's, arms so many of MEMIT's edits."""
+    samples = 3 * 10 + 5 + 1  # three levels of noise, five donors, one mean
+    one = operations_of("real", "trace-hidden-relation")
+    # Twelve layers without windows: three spans, two directions.
+    assert operations_of("multiverse", "multiverse-hidden-relation") == pytest.approx(6 * one * samples / 10, rel=0.1)
+    mlp = [operations_of("multiverse", f"multiverse-mlp-{perspective}") for perspective in PERSPECTIVES]
+    assert mlp[1] > 1.5 * mlp[0]  # three spans, which lie further back in the prompt
+    edits = sum(operations_of("real", f"memit-{perspective}") for perspective in PERSPECTIVES)
+    assert 4 * edits < operations_of("both", "both") < 6 * edits
+    where, rome = operations_of("where", "where-mlp-entity"), operations_of("real", "rome-entity")
+    assert 12 * rome < where < 3 * 12 * 2 * rome  # twelve layers, three tokens; an edit of an early layer costs more
+    assert operations_of("multiverse", "rome-entity-corrected") == rome
 
 
 def test_the_document_says_what_its_commands_print(capsys: pytest.CaptureFixture[str]) -> None:

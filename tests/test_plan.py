@@ -7,8 +7,9 @@ import pytest
 
 from artifact.errors import SettingError
 from artifact.plans import PLANS, find_plans, narrowed, narrowing_of
+from artifact.plans.multiverse import MULTIVERSE
 from artifact.plans.paper import PAPER_METHODS, PAPER_MODELS, SMOKE, SMOKE_FEW_FACTS
-from artifact.plans.unit import PARTS, Unit
+from artifact.plans.unit import EDITED_FOR, PARTS, TRACED_FOR, Unit
 from artifact.reporting.expected import load_expected
 
 XL = find_plans("gpt2-xl")[0]
@@ -57,7 +58,38 @@ def test_narrowing_to_a_part(part: str) -> None:
     found = narrowed(XL, [part])
     assert found.of_the_paper and 0 < len(found.units) < len(XL.units)
     assert found.units == tuple(unit for unit in XL.units if part in unit.parts)
-    assert ("unedited" in {unit.name for unit in found.units}) == part.startswith("table")
+    assert ("unedited" in {unit.name for unit in found.units}) == part.startswith(("table", "T"))
+
+
+def test_parts_for_claims_are_what_the_claims_compare() -> None:
+    """The tables of plans/unit.py against the claims' own regions, bounds and orders."""
+    for claim in load_expected().claims:
+        (part,) = [one for one in PARTS if one == claim.id]
+        regions = [one for effect in claim.effects for one in (effect.region, effect.over) if one is not None]
+        if regions:
+            assert set(TRACED_FOR[part]) == {(one.kind, one.perspective) for one in regions}
+        else:
+            edited = {b.edited for b in claim.bounds} | {side for o in claim.orders for side in (o.lower, o.higher)}
+            assert set(EDITED_FOR[part]) == edited
+
+
+def test_the_multiverse_is_narrowed_by_finding_and_shares_the_papers_units() -> None:
+    def names(*only: str) -> list[str]:
+        return [unit.name for unit in narrowed(MULTIVERSE, only).units]
+
+    assert names("F1") == ["multiverse-mlp-relation"] and names("F2") == ["multiverse-hidden-relation"]
+    assert set(names("F4")) == {unit.name for unit in MULTIVERSE.units if unit.does == "task"}
+    first = names("T1")
+    assert first[0] == "unedited" and all("relation" in name for name in first[1:])
+    assert "rome-relation-but-removal_without_space" in first and "mend-relation-corrected" in first
+    paper = {unit.name: unit for unit in XL.units}
+    shared = [unit for unit in MULTIVERSE.units if unit.does in ("unedited", "edit") and not unit.correct]
+    assert all(msgspec.structs.replace(unit, most=None) == paper[unit.name] for unit in shared)
+    assert narrowing_of(narrowed(MULTIVERSE, ["F3"])) == (("F3",), ())
+    (beyond,) = PLANS["beyond"]
+    assert {(u.method, u.perspective) for u in beyond.units if u.correct} <= {
+        (u.method, u.perspective) for u in beyond.units if u.does == "edit" and not (u.correct or u.control)
+    }
 
 
 def test_narrowing_to_methods_keeps_the_base() -> None:
@@ -65,7 +97,7 @@ def test_narrowing_to_methods_keeps_the_base() -> None:
     names = [unit.name for unit in found.units]
     assert names == ["unedited", "rome-relation", "rome-entity", "memit-relation", "memit-entity"]
     assert narrowed(XL) is XL and narrowed(XL, PARTS, PAPER_METHODS["gpt2-xl"]) is XL
-    assert narrowing_of(found) == (("table1", "table2"), ("rome", "memit"))
+    assert narrowing_of(found) == (("T3",), ("rome", "memit"))  # both tables in fewer words
     assert narrowing_of(narrowed(XL, ["figure3"])) == (("figure3",), ())
     assert narrowing_of(narrowed(XL, [], ["mend"])) == ((), ("mend",))
     assert narrowing_of(XL) == narrowing_of(SMOKE) == narrowing_of(SMOKE_FEW_FACTS) == ((), ())

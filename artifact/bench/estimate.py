@@ -8,6 +8,7 @@ share is assumed, and memory traffic and the start of kernels are added.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from math import ceil
 from typing import cast
 
@@ -29,7 +30,6 @@ from artifact.bench.work import (
 from artifact.editing.method import Method
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.protocol import Protocol, protocol_of
-from artifact.errors import SettingError
 from artifact.facts.datasets import default_for, traced_for
 from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.decoder import Decoder
@@ -38,6 +38,7 @@ from artifact.lm.families.gpt2 import GPT2
 from artifact.lm.work import Efficiency, Shape, Work
 from artifact.plans import find_plans
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
+from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import hours, size_words, spell
@@ -69,6 +70,8 @@ operations counted here."""
 
 def unit_efficiency(unit: Unit) -> Efficiency:
     """The share of the matrix rate that a unit reaches."""
+    if unit.does == "task":  # edits by a method, or traces
+        return EFFICIENCY["trace"] if unit.method == "none" else METHODS[unit.method].efficiency
     return METHODS[unit.method].efficiency if unit.does == "edit" else EFFICIENCY[unit.does]
 
 
@@ -149,11 +152,6 @@ def estimate(
 def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
     """The plans of that name, each with the model it is estimated and rehearsed on; SettingError for an unknown one."""
     plans = find_plans(name)
-    if any(unit.does == "task" for plan in plans for unit in plan.units):
-        raise SettingError(
-            f"plan {name}: has no estimate and no rehearsal; run it with --limit 2, and kloc status says how long a "
-            "fact takes"
-        )
     if plans == (SMOKE,) and not cuda:
         plans = (SMOKE_FEW_FACTS,)
     return [(plan, cast(ShapeName, model)) for plan in plans for model in plan.models or ("gpt2",)]
@@ -178,18 +176,20 @@ def lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) ->
 
 
 def _unit_lines(plan: PlanEstimate) -> Iterator[str]:
+    wide = max(30, *(len(unit.name) + 2 for unit in plan.units))
     yield (
-        f"{'unit':<30}{'facts':>7}{'GFLOP/fact':>12}{'GB/fact':>9}{'TFLOP':>10}{'efficiency':>12}{'at most':>9}"
+        f"{'unit':<{wide}}{'facts':>7}{'GFLOP/fact':>12}{'GB/fact':>9}{'TFLOP':>10}{'efficiency':>12}{'at most':>9}"
         f"{'expected':>10}"
     )
     for unit in plan.units:
         yield (
-            f"{unit.name:<30}{unit.facts:>7}{unit.work.products / 1e9:>12.0f}{unit.work.bytes / 1e9:>9.1f}"
+            f"{unit.name:<{wide}}{unit.facts:>7}{unit.work.products / 1e9:>12.0f}{unit.work.bytes / 1e9:>9.1f}"
             f"{unit.facts * unit.work.products / 1e12:>10.0f}{unit.efficiency:>12.0%}{hours(unit.seconds):>9}"
             f"{hours(unit.expected):>10}"
         )
     products = sum(unit.facts * unit.work.products for unit in plan.units)
-    yield f"{'in all, hours':<58}{products / 1e12:>10.0f}{'':>12}{hours(plan.seconds):>9}{hours(plan.expected):>10}"
+    words = f"{'in all, hours':<{wide + 28}}{products / 1e12:>10.0f}{'':>12}"
+    yield f"{words}{hours(plan.seconds):>9}{hours(plan.expected):>10}"
 
 
 def _plan(
@@ -199,6 +199,8 @@ def _plan(
     units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
     methods = list(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     layers = moment_layers(methods, name, shape.layers)
+    if any(unit.task and TASKS[unit.task].all_moments for unit in plan.units):
+        layers = list(range(shape.layers))
     names, optional = needed_sources(plan, name, Given())
     names = names if name in names or name not in SOURCES else (name, *names)
     file = factor_bytes(shape) / 2 if layers else 0  # a published matrix is float32
@@ -248,6 +250,10 @@ def unit_work(unit: Unit, model: Planned, protocol: Protocol, share: float | Non
         return knocked(shape, unit.window_of(shape.layers), prompt.mean, onward)
     if unit.does == "unedited":
         return scored(shape, PAPER_LENGTHS)
+    if unit.does == "task":
+        module, _, function = TASKS[unit.task].work.partition(":")
+        work: Work = getattr(import_module(module), function)(unit, model, share)
+        return work
     method = METHODS[unit.method]
     if share is None:
         share = method.stops.get(unit.perspective, 1.0)
@@ -280,7 +286,7 @@ def _unit(unit: Unit, model: Planned, machine: Machine, protocol: Protocol, limi
 def _ahead(unit: Unit, model: str, shape: Shape, protocol: Protocol, facts: int) -> float:
     """Operations of counting every fact's rows once where each edit depends on those before it (runs/order.py)."""
     method = METHODS.get(unit.method)
-    if method is None or not method.ordered(protocol.switches()):
+    if method is None or not method.ordered(protocol.switches() | dict.fromkeys(unit.correct, False)):
         return 0.0
     hparams = method.hparams_for(model, shape.layers)
     return facts * method.work(shape, hparams, PAPER_LENGTHS, unit.perspective).products

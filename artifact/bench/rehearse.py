@@ -107,7 +107,13 @@ def rehearse(
     an unknown plan or switch, DeviceError as a run does, and ModelError or RunError where a model or a unit does not
     fit the device.
     """
-    device, _ = run_device(find_plans(name)[0], Asked(device=device))
+    plans = find_plans(name)
+    if any(unit.does == "task" for plan in plans for unit in plan.units):
+        raise SettingError(
+            f"plan {name}: its tasks have no rehearsal; kloc doctor --estimate {name} computes what they take, and "
+            "kloc status says how long a fact of a begun run takes"
+        )
+    device, _ = run_device(plans[0], Asked(device=device))
     followed = protocol_of(protocol, correct)
     use_tf32(followed.tf32)
     cuda = device.startswith("cuda")
@@ -146,22 +152,20 @@ def keep_rehearsals(rehearsals: Sequence[Rehearsal]) -> list[str]:
 class _RandomContext(Context):
     """A run's context whose second moments, prefixes and MEND's network are random, of the paper's shapes."""
 
-    def editor(self, method: str) -> Editor:
-        if method not in self._editors:
-            chosen, decoder = METHODS[method], self.model.decoder
-            hparams = chosen.hparams_for(self.model.name, decoder.layers)
-            given = random_given(chosen, decoder, hparams, moments=False)
-            self._editors[method] = Editor(
-                self.model,
-                chosen,
-                hparams,
-                self.protocol,
-                self.memory,
-                prefixes=given.prefixes,
-                moments=self.moments if chosen.moments else None,
-                network=given.network,
-            )
-        return self._editors[method]
+    def _made(self, method: str) -> Editor:
+        chosen, decoder = METHODS[method], self.model.decoder
+        hparams = chosen.hparams_for(self.model.name, decoder.layers)
+        given = random_given(chosen, decoder, hparams, moments=False)
+        return Editor(
+            self.model,
+            chosen,
+            hparams,
+            self.protocol,
+            self.memory,
+            prefixes=given.prefixes,
+            moments=self.moments if chosen.moments else None,
+            network=given.network,
+        )
 
     def items(self, unit: Unit) -> Sequence[Any]:
         """As of a run; knockouts take statements without an answer, which random weights need not give."""

@@ -89,7 +89,8 @@ _SHAPED, _OTHERS = Shaped(), Others()
 def doctor(
     *,
     estimate: Annotated[
-        str | None, Parameter(help="Estimate this plan's time, memory and disk: smoke, sample, gpt2-xl, gpt-j, full.")
+        str | None,
+        Parameter(help="Estimate the time, memory and disk of this plan, such as full, sample or multiverse."),
     ] = None,
     rehearse: Annotated[
         str | None,

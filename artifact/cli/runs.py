@@ -81,7 +81,7 @@ class RunOptions:
 class Narrowing:
     """Options that narrow a plan, or say where it is computed."""
 
-    only: Annotated[list[Part], Parameter(help="Only these tables and figures.")] = field(default_factory=list)
+    only: Annotated[list[Part], Parameter(help="Only these tables, figures and claims.")] = field(default_factory=list)
     methods: Annotated[list[str], Parameter(help=f"Only these: {', '.join(METHODS)}.")] = field(default_factory=list)
     shard: Annotated[str | None, Parameter(help="i/n: compute the i-th of n parts; kloc merge joins them.")] = None
     engine: Annotated[

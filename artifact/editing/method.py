@@ -85,6 +85,8 @@ class Method:
     """A model can carry its edit in its weights, and another edit can follow it."""
     keeps: "Callable[[Editor, Sequence[View], Edited], object] | None" = None
     """What the next edit of a sequence must know of an edit, and of those before it, on the model that carries them."""
+    switches: Mapping[Perspective, tuple[str, ...]] = field(default_factory=dict)
+    """The protocol's switches that its edits follow, by perspective; empty where that was not needed yet."""
     undone_by: str = ""
     """The protocol's switch under which its edit is undone before scoring, as the released code does; empty: never."""
     unchanged: str = ""

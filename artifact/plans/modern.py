@@ -12,16 +12,16 @@ from artifact.plans.unit import CONTROLS, Plan, Unit, edit_units, unedited
 
 MOST = 60
 """Facts that each unit takes, and BEYOND_FACTS in the plan `beyond`."""
-BEYOND_FACTS = 4
-_FIRST = ("rome", "memit")
+BEYOND_FACTS = 5
+FIRST = ("rome", "memit")
 """The paper's methods that the others are read against; the first is the controls'."""
 
 
 def units(most: int, methods: Sequence[str]) -> tuple[Unit, ...]:
     """The unedited model, ROME and MEMIT, ROME's controls, and the other methods, `most` facts each."""
-    first = {name: METHODS[name].batch for name in _FIRST}
+    first = {name: METHODS[name].batch for name in FIRST}
     others = {name: METHODS[name].batch for name in methods if name not in first}
-    controlled = {_FIRST[0]: first[_FIRST[0]]}
+    controlled = {FIRST[0]: first[FIRST[0]]}
     controls = [unit for control in CONTROLS for unit in edit_units(controlled, most, control, further=True)]
     return (
         unedited(64, most, further=True),

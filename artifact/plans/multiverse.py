@@ -1,20 +1,66 @@
-"""The plan of question M: every finding of the figures under every combination of an experimenter's choices."""
+"""The plan of question M: every finding of the tables and figures under every combination of an experimenter's choices.
 
-from collections.abc import Mapping
+Covers the traces that the claims about the figures compare, each in every way (tracing/choices.py), and the edits that
+those about the tables compare, as released, with each switch of the protocol that the method follows corrected alone,
+and with all of them. Choices of scoring (foil, metric, prompts) read what is stored. Edits as released and the unedited
+model are the paper's own units.
+"""
 
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from artifact.editing.methods import METHODS
 from artifact.facts.fact import PERSPECTIVES
-from artifact.plans.unit import Plan, Unit
+from artifact.plans.modern import BEYOND_FACTS as EDITED_BEYOND
+from artifact.plans.modern import FIRST as EDITED_FIRST
+from artifact.plans.paper import PAPER_METHODS
+from artifact.plans.unit import TRACED_FOR, Plan, Unit, edit_units, unedited
+from artifact.tracing.kinds import TRACE_KINDS
+
+FACTS = 20
 
 
-def multiverse_units(most: int, batch: int) -> tuple[Unit, ...]:
-    """Both perspectives over at most so many facts."""
+def traced_units(most: int, batch: int) -> tuple[Unit, ...]:
+    """One for each kind of trace and perspective that a claim compares."""
+    needed = {one for kinds in TRACED_FOR.values() for one in kinds}
     return tuple(
-        Unit(f"multiverse-{perspective}", "task", batch=batch, most=most, perspective=perspective, task="multiverse")
+        Unit(
+            f"multiverse-{kind.name}-{perspective}",
+            "task",
+            batch=batch,
+            most=most,
+            kind=kind.kind,
+            sever=kind.sever,
+            perspective=perspective,
+            task="multiverse",
+        )
         for perspective in reversed(PERSPECTIVES)
+        for kind in TRACE_KINDS.values()
+        if (kind.name, perspective) in needed
     )
 
 
-MULTIVERSE = Plan("multiverse", "which choices carry the findings of the figures", multiverse_units(20, 4))
+def corrected_units(methods: Sequence[str], most: int) -> Iterator[Unit]:
+    """Each method's edits with one switch corrected, and with all that it follows."""
+    for unit in edit_units({name: METHODS[name].batch for name in methods}, most):
+        own = METHODS[unit.method].switches[unit.perspective]
+        for switch in own:
+            yield msgspec.structs.replace(unit, name=f"{unit.name}-but-{switch}", correct=(switch,))
+        yield msgspec.structs.replace(unit, name=f"{unit.name}-corrected", correct=own)
+
+
+_METHODS = PAPER_METHODS["gpt2-xl"]
+MULTIVERSE = Plan(
+    "multiverse",
+    "which choices carry the findings of the tables and figures",
+    (
+        unedited(64, FACTS),
+        *traced_units(FACTS, 4),
+        *edit_units({name: METHODS[name].batch for name in _METHODS}, FACTS),
+        *corrected_units(_METHODS, FACTS),
+    ),
+)
 PLANS: Mapping[str, tuple[Plan, ...]] = {"multiverse": (MULTIVERSE,)}
-BEYOND = multiverse_units(8, 8)
-"""Its units at a small size."""
+BEYOND = (*traced_units(8, 8), *corrected_units(EDITED_FIRST, EDITED_BEYOND))
+"""Its units at a small size; as released the plan `beyond` edits anyway."""

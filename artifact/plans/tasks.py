@@ -10,16 +10,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """A task: what it does in words, and "module:function", which takes (unit, facts, context) and gives a record a
-    fact.
+    """A task: what it does in words, and two functions as "module:function". `compute` takes (unit, facts, context)
+    and gives a record a fact; `work` takes (unit, the planned model, the share of the most steps) and gives what a fact
+    takes. `all_moments`: it reads second moments of every layer.
     """
 
     words: str
     compute: str
+    work: str
+    all_moments: bool = False
 
 
 TASKS: Mapping[str, Task] = {
-    "where": Task("edit at every layer of a module, and trace it", "artifact.runs.tasks.where:compute"),
-    "both": Task("edit both perspectives, alone and together", "artifact.runs.tasks.both:compute"),
-    "multiverse": Task("trace in every way of the multiverse", "artifact.runs.tasks.multiverse:compute"),
+    "where": Task(
+        "edit at every layer of a module, and trace it",
+        "artifact.runs.tasks.where:compute",
+        "artifact.bench.tasks:where",
+        True,
+    ),
+    "both": Task(
+        "edit both perspectives, alone and together",
+        "artifact.runs.tasks.both:compute",
+        "artifact.bench.tasks:both",
+        True,
+    ),
+    "multiverse": Task(
+        "trace in every way of the multiverse",
+        "artifact.runs.tasks.multiverse:compute",
+        "artifact.bench.tasks:multiverse",
+    ),
 }

@@ -1,6 +1,7 @@
 """What a plan is made of: units of work, each of which does one thing to a list of facts."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from sys import intern
 from typing import Literal, TypeVar, get_args
 
@@ -21,8 +22,20 @@ CONTROL_WORDS: Mapping[Control, str] = {
     "shuffled_subject": "another subject",
 }
 """How tables name what a control edits in the place of the edit (runs/controls.py)."""
-Part = Literal["table1", "table2", "figure2", "figure3"]
+Part = Literal["table1", "table2", "figure2", "figure3", "T1", "T2", "T3", "F1", "F2", "F3", "F4"]
 PARTS: tuple[Part, ...] = get_args(Part)
+TRACED_FOR: Mapping[Part, tuple[tuple[str, Perspective], ...]] = {
+    "F1": (("mlp", "relation"),),
+    "F2": (("hidden", "relation"),),
+    "F3": (("attn", "relation"),),
+    "F4": (
+        *(("mlp", "relation"), ("attn", "relation"), ("mlp", "entity"), ("hidden", "relation")),
+        *(("severed-mlp", "relation"), ("severed-attn", "relation")),
+    ),
+}
+"""The kinds of trace, with their perspectives, that a claim about the figures compares (expected/paper.json)."""
+EDITED_FOR: Mapping[Part, tuple[Perspective, ...]] = {"T1": ("relation",), "T2": ("entity",), "T3": PERSPECTIVES}
+"""The edits that a claim about the tables compares."""
 
 
 class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -51,6 +64,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     """What is done in the place of the edit, to see what an edit that should do nothing does."""
     further: bool = False
     """Whether removal and generation are scored too (evaluation/further.py)."""
+    correct: tuple[str, ...] = ()
+    """The protocol's switches that are corrected for this unit alone."""
     scaled: bool = False
     task: str = ""
     """For `task`: which (tasks.py), and its own settings by name."""
@@ -77,16 +92,28 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     @property
     def printed_method(self) -> str:
         """The method's printed name, and the control's where it is one."""
-        return printed_name(self.method) + ("" if self.control is None else f", {CONTROL_WORDS[self.control]}")
+        control = "" if self.control is None else f", {CONTROL_WORDS[self.control]}"
+        return printed_name(self.method) + control + (f", corrected {', '.join(self.correct)}" if self.correct else "")
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The tables and figures that the unit is for."""
-        if self.does == "unedited":
-            return ("table1", "table2")
-        if self.does == "edit":
-            return ("table1",) if self.perspective == "relation" else ("table2",)
-        return self.trace_kind.figures if self.does == "trace" else ()
+        """The tables, figures and claims that the unit is for."""
+        return _parts_of(self)
+
+
+@cache
+def _parts_of(unit: Unit) -> tuple[Part, ...]:
+    if unit.does == "unedited":
+        return ("table1", "table2", *EDITED_FOR)
+    if unit.does == "edit":
+        table: Part = "table1" if unit.perspective == "relation" else "table2"
+        return (table, *(part for part, edited in EDITED_FOR.items() if unit.perspective in edited))
+    kind = unit.trace_kind
+    if unit.does == "trace":  # a claim is judged where both perspectives were traced
+        return (*kind.figures, *(p for p, kinds in TRACED_FOR.items() if kind.name in dict(kinds)))
+    if unit.task == "multiverse":
+        return tuple(part for part, kinds in TRACED_FOR.items() if (kind.name, unit.perspective) in kinds)
+    return ()
 
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,6 +15,12 @@ TOKENS = "subject_last last relation_last"
 """In this order: the relation's last token is mostly the prompt's, and then edited once, as that."""
 
 
+def edited_layers(unit: Unit, layers: int) -> tuple[int, ...]:
+    """The layers that a unit edits, of a model of so many."""
+    step = int(unit.option("step")) or -(-layers // MOST_LAYERS)
+    return tuple(range(0, layers, step))
+
+
 def units(most: int, batch: int, step: int = 0) -> tuple[Unit, ...]:
     """A unit for each module and perspective: `most` facts, every `step`-th layer (0: at most MOST_LAYERS of them)."""
     return tuple(

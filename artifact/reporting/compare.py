@@ -170,10 +170,10 @@ def comparison_csv(comparison: Comparison) -> bytes:
     return csv_bytes(header.split(), lines)
 
 
-def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None, Control | None], Unit]:
-    """The plan's units that score a model, by method, edited perspective and control."""
+def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None, Control | None, tuple[str, ...]], Unit]:
+    """The plan's units that score a model, by method, edited perspective, control and corrected switches."""
     return {
-        (unit.method, unit.perspective if unit.does == "edit" else None, unit.control): unit
+        (unit.method, unit.perspective if unit.does == "edit" else None, unit.control, unit.correct): unit
         for unit in info.plan.units
         if unit.does in ("unedited", "edit")
     }

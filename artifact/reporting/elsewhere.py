@@ -98,7 +98,7 @@ def _bound(bound: Bound, rows: Sequence[MeasuredRow]) -> Iterator[_Part]:
     """Every method's value of the column against the range that the claim names, in percent."""
     for row in rows:
         value = row.values.get(("success", Column(bound.perspective, bound.group)))
-        if row.edited != bound.edited or row.undone or value is None:
+        if row.edited != bound.edited or row.undone or row.control or value is None:
             continue
         one = value.mean.scaled(100)
         state: State = "undecided"
@@ -122,13 +122,14 @@ def _order(order: Order, run: MeasuredRun) -> Iterator[_Part]:
     """Each method's column after edits from one perspective minus the other, fact by fact, in points."""
     metric: Metric = "success"
     column = metric, Column(order.perspective, order.group)
-    units = {(unit.method, unit.perspective): unit for unit in run.info.plan.units if unit.does == "edit"}
-    rows = {(row.method, row.edited): row for row in run.rows if not row.undone and column in row.values}
+    units = {unit.name: unit for unit in run.info.plan.units}
+    taken = (row for row in run.rows if not (row.undone or row.control) and column in row.values)
+    rows = {(row.method, row.edited): row for row in taken}
     for method in dict.fromkeys(row.method for row in run.rows):
         lower, higher = rows.get((method, order.lower)), rows.get((method, order.higher))
         if lower is None or higher is None:
             continue
-        below, above = (scored_cases(run.store, units[method, edited]) for edited in (order.lower, order.higher))
+        below, above = (scored_cases(run.store, units[row.unit]) for row in (lower, higher))
         found = paired_change(below[column], above[column])
         if found is None:
             continue

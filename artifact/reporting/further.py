@@ -13,6 +13,7 @@ from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.unit import Unit
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
 from artifact.reporting.edit_charts import AFTER, Mark
+from artifact.reporting.equivalence import MARGIN, Tested, family, held_against
 from artifact.reporting.grids import edit_name
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.mark_charts import MarkChart, MarkPanel
@@ -26,16 +27,7 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]
     """The table of removal and generation, each edit with its paired change against the unedited model; none for a run
     that did not score them.
     """
-    units = [unit for unit in store.info().plan.units if unit.further]
-    scored = {unit.name: _series(store, unit) for unit in units}
-    base = next((scored[unit.name] for unit in units if unit.does == "unedited"), {})
-    wanted: dict[tuple[str, str, str], Series] = {}
-    for unit in units:
-        for column, series in scored[unit.name].items():
-            wanted["mean", unit.name, column] = series
-            if unit.does == "edit" and column in base:
-                wanted["change", unit.name, column] = series.minus(base[column])
-    found = dict(zip(wanted, estimates(list(wanted.values()), [kind == "mean" for kind, _, _ in wanted]), strict=True))
+    found = _found(store)
     lines = [_line(row, found) for row in rows if any(("mean", row.unit, column) in found for column in _COLUMNS)]
     if not lines:
         return ()
@@ -50,6 +42,33 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]
         lines=tuple(lines),
     )
     return (grid,)
+
+
+def further_tests(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Tested, ...]:
+    """The changes of removal and generation held against zero, corrected together."""
+    found, scale = _found(store), SCALES["success"].of_change
+    places = [(row, column) for row in rows for column in _COLUMNS]
+    changes = [found.get(("change", row.unit, column)) for row, column in places]
+    names = [(f"{row.printed_method}, {edit_name(row.edited)}", column) for row, column in places]
+    return tuple(
+        family(held_against(*name, one, scale, margin=MARGIN) for name, one in zip(names, changes, strict=True))
+    )
+
+
+def _found(store: Store) -> Mapping[tuple[str, str, str], Estimate | None]:
+    """Means and changes, by kind, unit and column."""
+    info = store.info()
+    units = [unit for unit in info.plan.units if unit.further]
+    scored = {unit.name: _series(store, unit) for unit in units}
+    base = next((scored[unit.name] for unit in units if unit.does == "unedited"), {})
+    wanted: dict[tuple[str, str, str], Series] = {}
+    for unit in units:
+        for column, series in scored[unit.name].items():
+            wanted["mean", unit.name, column] = series
+            if unit.does == "edit" and column in base:
+                wanted["change", unit.name, column] = series.minus(base[column])
+    means = [kind == "mean" for kind, _, _ in wanted]
+    return dict(zip(wanted, estimates(list(wanted.values()), means, info.relations), strict=True))
 
 
 def _line(row: MeasuredRow, found: Mapping[tuple[str, str, str], Estimate | None]) -> Line:

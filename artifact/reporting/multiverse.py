@@ -8,6 +8,7 @@ An estimate is the mean difference over facts divided by its standard deviation,
 probability, a logit) stand on one axis. Shape letters: S specification, F fact, P permutation (of signs).
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from artifact.reporting.equivalence import LEAST_FACTS
 from artifact.reporting.escapes import Number, csv_bytes
 from artifact.reporting.intervals import Estimate, Series, estimates
 
-LEAST_FACTS = 5
-"""A specification that rests on fewer facts is left out, and counted: its interval would mean nothing."""
 FLIPS = 2000
 """Drawn signs: a p-value of 0.05 then has a standard error of 0.005."""
 _SEED = 2409
 _SURE = 0.05
+_REACH = 3.0
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,15 @@ class Entry:
 @dataclass(frozen=True)
 class Curve:
     """One finding's specifications, the smallest estimate first. `median_p` is the two-sided sign-flip test of the
-    median over specifications. `few` were left out, because they rest on fewer than LEAST_FACTS facts.
+    median over specifications. `few` were left out, because they rest on fewer than LEAST_FACTS facts, and `alike`,
+    because their difference is the same for every fact: it has no standard deviation.
     """
 
     finding: str
     entries: tuple[Entry, ...]
     median_p: float
     few: int = 0
+    alike: int = 0
 
     @property
     def name(self) -> str:
@@ -77,6 +80,21 @@ class Curve:
     @property
     def title(self) -> str:
         return f"{self.finding} under {len(self.entries)} specifications"
+
+    @property
+    def inside(self) -> tuple[float, float]:
+        """The range of estimates that a figure shows: Tukey's outer fences, three quartile ranges beyond the middle
+        half, so that one specification far away does not flatten all others; without end where all are alike.
+        """
+        low, high = np.quantile([one.estimate.mean for one in self.entries], (0.25, 0.75))
+        reach = _REACH * (high - low) if high > low else math.inf
+        return float(low - reach), float(high + reach)
+
+    @property
+    def outside(self) -> list[tuple[int, Entry]]:
+        """The entries whose estimate lies beyond `inside`, with their places from 0."""
+        low, high = self.inside
+        return [(place, one) for place, one in enumerate(self.entries) if not low <= one.estimate.mean <= high]
 
     @property
     def fingerprint(self) -> bytes:
@@ -135,12 +153,18 @@ class Curve:
         if self.explained:
             choice, share = next(iter(self.explained.items()))
             words += f"; the choice that explains most of the spread is the {choice} ({share:.0%})"
-        if own:
+        if len(own) == 1:
             one = own[0].estimate
             words += f"; the paper's own choice: {one.mean:.2f} [{one.low:.2f}, {one.high:.2f}], n = {one.n}"
-        if self.few:
-            words += f"; {self.few} more rest on fewer than {LEAST_FACTS} facts and are left out"
-        return words
+        elif own:
+            words += f"; of the paper's own {len(own)} choices {sum(one.agrees for one in own)} agree"
+        return words + "".join(f"; {words} and are left out" for words in self.left_out)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Which specifications are not on the curve, in words."""
+        few = [f"{self.few} more rest on fewer than {LEAST_FACTS} facts"] if self.few else []
+        return few + ([f"{self.alike} more have the same difference in every fact"] if self.alike else [])
 
     @property
     def csv(self) -> bytes:
@@ -170,8 +194,25 @@ def curve_of(finding: str, specifications: Sequence[Specification]) -> Curve | N
     found = [one for one in estimates(scaled, rates=False) if one is not None]
     p_S, median_p = flipped(scaled)
     entries = [Entry(*one) for one in zip(kept, found, p_S.tolist(), strict=True)]
-    few = len(specifications) - len(enough)
-    return Curve(finding, tuple(sorted(entries, key=lambda one: one.estimate.mean)), median_p, few)
+    few, alike = len(specifications) - len(enough), len(enough) - len(kept)
+    return Curve(finding, tuple(sorted(entries, key=lambda one: one.estimate.mean)), median_p, few, alike)
+
+
+def least_sure(found: Sequence[Series | None]) -> Series | None:
+    """Of several differences that a finding asks for, the one with the smallest mean over its standard error; None
+    where one of them has no fact.
+    """
+    held = [one for one in found if one is not None and len(one.cases_N)]
+    return min(held, key=_surety) if held and len(held) == len(found) else None
+
+
+def _surety(one: Series) -> float:
+    mean, n = float(one.values_N.mean()), len(one.cases_N)
+    if n < 2:
+        return -math.inf
+    if np.ptp(one.values_N) == 0:
+        return math.copysign(math.inf, mean) if mean else 0.0
+    return mean / (float(one.values_N.std(ddof=1)) / math.sqrt(n))
 
 
 def _natural(level: str) -> tuple[int, str]:

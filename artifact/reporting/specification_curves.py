@@ -3,6 +3,9 @@
 Covers multiverse.py's data. figures.py turns it into files.
 """
 
+from itertools import product
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from artifact.reporting.look import COLUMN_INCHES, SMALL, lines_of, new_figure, set_title, title_text
@@ -39,9 +42,10 @@ def specification_curve(curve: Curve, width: float = COLUMN_INCHES) -> Figure:
         above.plot(
             own, means, "D", markersize=5, markerfacecolor="none", markeredgecolor="#000000", label="the paper's"
         )
-        for axis in (above, below):
-            axis.axvline(own[0], color="#000000", linewidth=0.5, linestyle=":")
+        for axis, place in product((above, below), own):
+            axis.axvline(place, color="#000000", linewidth=0.5, linestyle=":")
     above.axhline(0, color="#888888", linewidth=0.5)
+    _clip(above, curve)
     above.set_ylabel("difference, sd")
     heights, labels, height = [], [], 0.0
     for choice, levels in curve.levels.items():
@@ -64,6 +68,31 @@ def specification_curve(curve: Curve, width: float = COLUMN_INCHES) -> Figure:
         *above.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, handlelength=1.2
     )
     return figure
+
+
+def _clip(axis: Axes, curve: Curve) -> None:
+    """Limit the axis to the entries inside the fences, and mark each side's others by an arrow with their farthest."""
+    if not curve.outside:
+        return
+    away = {place for place, _ in curve.outside}
+    shown = [one.estimate for place, one in enumerate(curve.entries) if place not in away]
+    fences = curve.inside
+    low = min(0.0, *(max(one.low, fences[0]) for one in shown))
+    high = max(0.0, *(min(one.high, fences[1]) for one in shown))
+    room = 0.12 * (high - low)
+    axis.set_ylim(low - room, high + room)
+    for mark, edge, side in (("v", low - room / 2, -1), ("^", high + room / 2, 1)):
+        places = [(place, one) for place, one in curve.outside if side * (one.estimate.mean - (low + high) / 2) > 0]
+        if not places:
+            continue
+        axis.plot([place for place, _ in places], [edge] * len(places), mark, color="#000000", markersize=3)
+        place, farthest = max(places, key=lambda found: side * found[1].estimate.mean)
+        words = f"{farthest.estimate.mean:.0f}" + (f", {len(places)} outside" if len(places) > 1 else "")
+        left = place < len(curve.entries) / 2
+        offset, align = (5, "left") if left else (-5, "right")
+        axis.annotate(
+            words, (place, edge), (offset, 0), textcoords="offset points", ha=align, va="center", fontsize=SMALL - 1
+        )
 
 
 def _colour(entry: Entry) -> str:

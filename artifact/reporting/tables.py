@@ -146,9 +146,9 @@ class JudgedRow:
 
 
 def own_rows(store: Store) -> list[MeasuredRow]:
-    """A row for each unit of the run that scores a model, in the plan's order."""
+    """A row for each unit of the run that scores a model under the run's own protocol, in the plan's order."""
     info = store.info()
-    units = [unit for unit in info.plan.units if unit.does in ("unedited", "edit")]
+    units = [unit for unit in info.plan.units if unit.does in ("unedited", "edit") and not unit.correct]
     scored = {unit.name: scored_cases(store, unit) for unit in units}
     base = next((unit for unit in units if unit.does == "unedited"), None)
     before: Cases = scored[base.name] if base else {}

@@ -21,6 +21,8 @@ from artifact.reporting.questions import JudgedQuestion
 from artifact.reporting.tables import TRANSFER_GROUPS, JudgedRow, MeasuredRow, shown_columns
 from artifact.reporting.verdict import MeasuredRun
 
+PLAN = "plan-"
+"""What the tables of a question's plan are called by, before its name."""
 READING = (
     "By relation: the 95% interval from drawing relations, then facts within them; not known where the run does not "
     "say its facts' relations. Margin: how far from the target still counts as the same. p larger: the p-value of a "
@@ -68,6 +70,9 @@ def run_statistics(run: MeasuredRun, drawn: Sequence[Chart], claims: Sequence[Cl
     found.append(Statistics("traces", "total effects", against, tuple(_total_effects(run, drawn))))
     against = "The differences of the claims about the figures, in probability, held against zero."
     found.append(Statistics("figures", "claims about the figures", against, tuple(effect_tests(claims, run.traced))))
+    for plan, findings in run.findings.items():
+        against = f"Differences of the plan {plan}, held against zero."
+        found.append(Statistics(f"{PLAN}{plan}", f"plan {plan}", against, findings.tests))
     return {one.beside: one for one in found if one.tests}
 
 

@@ -4,7 +4,7 @@ Covers second moments for every method of the plan, the order of edits that depe
 may take. How all of it is found is resolve.py's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 from artifact.plans.unit import Unit
 from artifact.runs.controls import another_layer
-from artifact.runs.editors import default_moments, lacking, make_editor
+from artifact.runs.editors import corrected_editor, default_moments, lacking, make_editor
 from artifact.runs.inputs import Inputs
 from artifact.runs.order import Order
 
@@ -51,8 +51,8 @@ class Context:
     """Whether files made for another model are used all the same."""
     named: Sequence[Path] = ()
     """Files and folders that were fetched by the model's name."""
-    prefixes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """By method, those of the run that goes on; others are drawn."""
+    prefixes: dict[str, Sequence[Any]] = field(default_factory=dict)
+    """By method, those of the run that goes on; others are drawn. Those of corrected edits are kept here, too."""
     controlled: Sequence[str] = ()
     """Methods of which the plan edits another layer, too (controls.py)."""
     seed: int | None = None
@@ -63,33 +63,38 @@ class Context:
     """Whether second moments that nobody gave are those of a real text."""
     kept: dict[str, Any] = field(default_factory=dict)
     """What a task makes once for all of its cases, by the task's name and its own."""
-    _editors: dict[str, Editor] = field(default_factory=dict)
+    _editors: dict[tuple[str, tuple[str, ...]], Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
 
-    def editor(self, method: str) -> Editor:
-        """The method with its settings on this model, made once."""
-        if method not in self._editors:
-            moments = self.moments if METHODS[method].moments else None
-            self._editors[method] = make_editor(
-                self.model,
-                method,
-                self.protocol,
-                self.memory,
-                prefixes=self.prefixes.get(method),
-                moments=moments,
-                mend_weights=self.mend_weights if METHODS[method].network else None,
-                hparams=self.hparams_of(method),
-                facts=self.inputs.edited,
-                any_model=self.any_model,
-                named=self.named,
-                seed=self.seed,
-            )
-        return self._editors[method]
+    def editor(self, method: str, correct: tuple[str, ...] = ()) -> Editor:
+        """The method with its settings on this model, made once; with `correct` under a protocol with these switches
+        corrected, too.
+        """
+        if (method, correct) not in self._editors:
+            own = corrected_editor(self.editor(method), correct, self.prefixes) if correct else self._made(method)
+            self._editors[method, correct] = own
+        return self._editors[method, correct]
+
+    def _made(self, method: str) -> Editor:
+        return make_editor(
+            self.model,
+            method,
+            self.protocol,
+            self.memory,
+            prefixes=self.prefixes.get(method),
+            moments=self.moments if METHODS[method].moments else None,
+            mend_weights=self.mend_weights if METHODS[method].network else None,
+            hparams=self.hparams_of(method),
+            facts=self.inputs.edited,
+            any_model=self.any_model,
+            named=self.named,
+            seed=self.seed,
+        )
 
     def order(self, unit: Unit) -> Order | None:
         """The order of a unit's edits where each depends on those before it; None where none does."""
         assert unit.method != "none"
-        editor = self.editor(unit.method)
+        editor = self.editor(unit.method, unit.correct)
         if not editor.ordered:
             return None
         if unit.name not in self._orders:

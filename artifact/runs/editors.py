@@ -47,6 +47,8 @@ from artifact.sources.catalogue import own_network
 
 _KEYS = 16
 """Keys a dimension that are read of a real text; the published moments are of thousands."""
+CORRECTED = "corrected_prefixes"
+"""Entry of a method's settings."""
 RIDGE = 1e-4
 """Share of the mean diagonal added to second moments of small corpora; published moments are taken as they are."""
 
@@ -153,16 +155,43 @@ def _prefixes(editor: Editor, given: Path | Sequence[Any] | None) -> Sequence[An
     return read_prefixes(given) if given else draw_prefixes(editor.model, lengths, seed, as_released)
 
 
+def corrected_editor(editor: Editor, correct: Sequence[str], drawn: dict[str, Sequence[Any]]) -> Editor:
+    """The editor with these switches of its protocol corrected. Prefixes that follow from them are drawn once and kept
+    in `drawn`.
+    """
+    switches: dict[str, Any] = dict.fromkeys(correct, False)
+    corrected = replace(editor, protocol=replace(editor.protocol, **switches))
+    if not editor.prefixes or corrected.protocol.prefixes_as_released == editor.protocol.prefixes_as_released:
+        return corrected
+    key = _corrected_key(editor.method.name)
+    if key not in drawn:
+        drawn[key] = _prefixes(corrected, None)
+    return replace(corrected, prefixes=drawn[key])
+
+
+def corrected_settings(own: Editor, corrected: Editor) -> dict[str, Any]:
+    """What a run keeps of a corrected editor's settings beside its own."""
+    return {CORRECTED: corrected.prefixes} if corrected.prefixes != own.prefixes else {}
+
+
 def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
-    """By method, the prefixes that a run was begun with; none of a shape that the method cannot take."""
+    """By method, the prefixes that a run was begun with, and those of its corrected edits (_corrected_key); none of a
+    shape that the method cannot take.
+    """
     fits = {"list": are_templates, "groups": are_groups}
     prefixes: dict[str, Sequence[Any]] = {}
     for name, method in METHODS.items():
         settings = {} if begun is None else begun.settings.get(name)
-        stored = settings.get("prefixes") if isinstance(settings, dict) else None
-        if method.prefixes is not None and stored is not None and fits[method.prefixes](stored):
-            prefixes[name] = stored
+        for key, entry in ((name, "prefixes"), (_corrected_key(name), CORRECTED)):
+            stored = settings.get(entry) if isinstance(settings, dict) else None
+            if method.prefixes is not None and stored is not None and fits[method.prefixes](stored):
+                prefixes[key] = stored
     return prefixes
+
+
+def _corrected_key(method: str) -> str:
+    """The name of the prefixes of a method's corrected edits (Unit.correct)."""
+    return f"{method} {CORRECTED}"
 
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:

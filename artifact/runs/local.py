@@ -122,7 +122,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         own = [fact for fact in facts if fact.relation is not None]
         kept = {record.case_id: record for record in _edit(unit, own, context)} if own else {}
         return [kept.get(f.case_id, Record(f.case_id, "excluded", {"reason": reason})) for f in facts]
-    editor, views = context.editor(unit.method), [fact.view(unit.perspective) for fact in facts]
+    editor, views = context.editor(unit.method, unit.correct), [fact.view(unit.perspective) for fact in facts]
     if unit.control is not None:
         editor = controlled_editor(editor, unit.control)
         others = [context.following(fact).view(unit.perspective) for fact in facts]
@@ -138,7 +138,7 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
     if order is not None and history is not None:
         order.after([fact.case_id for fact in facts], history)
     made = [(fact, one) for fact, one in zip(facts, outcomes, strict=True) if isinstance(one, Edited)]
-    undone = METHODS[unit.method].undone(context.protocol.switches())
+    undone = METHODS[unit.method].undone(editor.protocol.switches())
     edits = None if undone else [one.edit for _, one in made]
     scored = [fact for fact, _ in made]
     scores = score_cases(context.model, scored, edits, context.memory) if made else []

@@ -23,7 +23,7 @@ from artifact.plans.unit import Plan
 from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
-from artifact.runs.editors import begun_prefixes
+from artifact.runs.editors import begun_prefixes, corrected_settings
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.noise import noise_level, readable
 from artifact.sizes import size_words
@@ -162,6 +162,9 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
     """The run's description, every setting resolved: the editors are made here."""
     model, protocol, inputs = context.model, context.protocol, context.inputs
     editors = {method: context.editor(method) for method in context.methods if context.lacking(method) is None}
+    settings = {method: editor.described() for method, editor in editors.items()}
+    for unit in (unit for unit in plan.units if unit.correct and unit.method in editors):
+        settings[unit.method] |= corrected_settings(editors[unit.method], context.editor(unit.method, unit.correct))
     counts, note = evidence(plan, name, inputs, asked.given, asked.dtype)
     return RunInfo(
         plan=plan,
@@ -181,7 +184,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         reconstructed=inputs.edited.reconstructed,
         evidence=counts,
         evidence_note=note,
-        settings={method: editor.described() for method, editor in editors.items()},
+        settings=settings,
         noise_level=context.noise_level,
         relation_noise_level=context.relation_noise_level,
         samples=SAMPLES,

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from artifact.facts.fact import Perspective
 from artifact.tracing.edges import scaled_window
-from artifact.tracing.kinds import TRACE_KINDS
+from artifact.tracing.kinds import TraceKind
 
 Corruption = Literal["noise", "replace", "mean"]
 """Noise on the embeddings, the tokens of another prompt (symmetric token replacement), or a mean embedding."""
@@ -62,10 +62,9 @@ def windows_of(layers: int) -> list[int]:
     return sorted({scaled_window(layers, window) for window in WINDOWS})
 
 
-def choices(perspective: Perspective, layers: int) -> Iterator[Choice]:
-    """Every way to trace from a perspective on a model of so many layers."""
+def choices(kind: TraceKind, perspective: Perspective, layers: int) -> Iterator[Choice]:
+    """Every way to make one kind of trace from a perspective on a model of so many layers."""
     spans: tuple[RelationSpan | NoSpan, ...] = RELATION_SPANS if perspective == "relation" else ("",)
-    for kind, corruption, direction, span in product(TRACE_KINDS.values(), CORRUPTED, DIRECTIONS, spans):
-        if kind.figures:
-            for window in windows_of(layers) if kind.windowed else [0]:
-                yield Choice(kind.name, corruption, span, window, direction)
+    windows = windows_of(layers) if kind.windowed else [0]
+    for corruption, direction, span, window in product(CORRUPTED, DIRECTIONS, spans, windows):
+        yield Choice(kind.name, corruption, span, window, direction)

@@ -194,8 +194,8 @@ def write_run(folder: Path, synthetic: Synthetic) -> Path:
     """Write a synthetic run and return its folder."""
     with writing(folder) as store:
         # Thousands of one-case transactions need no disk here.
-        store._connection.execute("pragma synchronous = off")
-        store._connection.execute("pragma journal_mode = memory")
+        store.connection.execute("pragma synchronous = off")
+        store.connection.execute("pragma journal_mode = memory")
         info = begin(store, run_info(synthetic))
         store.add_environment(
             {"python": "3.11.7", "machine": "x86_64, 2 cores, <no GPU>", "packages": {"torch": "2.13.0"}}

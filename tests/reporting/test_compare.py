@@ -50,7 +50,7 @@ def redescribed(store: Store, **changes: Any) -> Store:
     """The same run with another description."""
     info = msgspec.structs.replace(store.info(), **changes)
     with writing(store.folder) as other:
-        other._put("info", msgspec.json.encode(info).decode())
+        other.put("info", msgspec.json.encode(info).decode())
     return store
 
 

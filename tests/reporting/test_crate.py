@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from artifact.reporting.crate import CRATE
-from artifact.reporting.report import render
+from artifact.reporting.report import render, repeat_command
 from artifact.runs.store import Store
 
 Build = Callable[..., Store]
@@ -68,7 +68,7 @@ def test_the_run_names_what_it_took_and_what_it_left(shared_smoke: Store, crate)
     values = {one["name"]: one["value"] for one in taken if one["@type"] == "PropertyValue"}
     assert values["protocol"] == "released" and values["hyperparameters-rome"] == "0123456789ab"
     assert {"run.sqlite", "report/report.html"} <= {one["@id"] for one in run["result"]}
-    assert "kloc smoke --model world" in run["description"]
+    assert repeat_command(info) in run["description"]
     assert run["startTime"] <= run["endTime"] == crate["./"]["datePublished"]
 
 

@@ -19,7 +19,7 @@ def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
     with reading(EXAMPLE) as store:
         info = store.info()
         assert (info.plan, info.model, info.limit, info.evidence) == (SMOKE, "world", None, False)
-        assert store._meta("numbers") == LAYOUT
+        assert store.meta("numbers") == LAYOUT
         assert all(store.counts()[unit.name].total() == info.planned(unit) for unit in SMOKE.units)
         report = make_report([store], load_expected(), tmp_path)
     (before,) = report.before

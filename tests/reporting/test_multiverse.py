@@ -9,7 +9,7 @@ import pytest
 
 from artifact.reporting.intervals import Series
 from artifact.reporting.look import figure_bytes
-from artifact.reporting.multiverse import Specification, curve_of, flipped
+from artifact.reporting.multiverse import Specification, curve_of, flipped, least_sure
 from artifact.reporting.specification_curves import specification_curve
 
 CORRUPTIONS, WINDOWS, METRICS = ("noise", "replace", "mean"), ("1", "3", "10"), ("p", "ld")
@@ -92,3 +92,30 @@ def test_two_hundred_specifications_are_drawn_the_same_each_time() -> None:
     assert figure_bytes(lambda: specification_curve(curve), "png") == figure_bytes(
         lambda: specification_curve(curve), "png"
     )
+
+
+def test_one_specification_far_away_does_not_flatten_the_others() -> None:
+    """It lies outside the axis, is marked by an arrow and keeps its place in the file."""
+    ordinary = invented(effect=1.0, confounded=0.5)
+    far_F = -500.0 + 0.9 * np.random.default_rng(1).normal(size=40)
+    far = Specification({"corruption": "noise", "window": "99", "metric": "p"}, Series(np.arange(40), far_F))
+    curve = curve_of("F1", [far, *ordinary])
+    assert [place for place, _ in curve.outside] == [0] and curve.entries[0].estimate.mean < -400
+    above, _ = specification_curve(curve).axes
+    low, high = above.get_ylim()
+    assert -10 < low < 0 < high < 10
+    assert f"{curve.entries[0].estimate.mean:.0f}" in [text.get_text() for text in above.texts]
+    assert not curve_of("F1", ordinary).outside
+    assert b"-5" in curve.csv.splitlines()[1]
+
+
+def test_of_several_differences_the_least_sure_stands_for_the_finding() -> None:
+    facts = np.arange(6)
+    sure, unsure = Series(facts, 10.0 + facts), Series(facts, facts - 2.0)
+    always, never = Series(facts, np.ones(6)), Series(facts, -np.ones(6))
+    assert least_sure([sure, unsure]) is unsure and least_sure([always, unsure]) is unsure
+    assert least_sure([never, unsure]) is never  # which has no standard deviation: the curve leaves it out and says so
+    assert least_sure([sure, None]) is None and least_sure([]) is None
+    curve = curve_of("T1", [Specification({"metric": "p"}, never), *invented(1.0, 0.0)])
+    assert (len(curve.entries), curve.alike) == (18, 1)
+    assert curve.summary.endswith("; 1 more have the same difference in every fact and are left out")

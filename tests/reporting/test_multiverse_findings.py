@@ -4,24 +4,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
-from artifact.plans.multiverse import BEYOND
+from artifact.editing.methods import METHODS
+from artifact.facts.fact import PERSPECTIVES
+from artifact.plans import narrowed
+from artifact.plans.multiverse import BEYOND, MULTIVERSE
+from artifact.reporting.findings.edit_multiverse import case_numbers
 from artifact.reporting.findings.multiverse import measured
 from artifact.tracing.averages import roles
 from artifact.tracing.choices import METRICS, choices
 
 LAYERS, FACTS = 6, 12
+TRACED = tuple(unit for unit in BEYOND if unit.does == "task")
 
 
 def simulated() -> Any:
     """Effects in probability at the last token's last layers alone: F1 holds, but not under replacement."""
     draw = np.random.default_rng(1)
     records: dict[str, list[Any]] = {}
-    for unit in BEYOND:
+    for unit in TRACED:
         names = roles(unit.perspective)
         for case in range(FACTS):
             traces = {}
-            for choice in choices(unit.perspective, LAYERS):
+            for choice in choices(unit.trace_kind, unit.perspective, LAYERS):
                 effects_RL = 0.01 * draw.normal(size=(len(names), LAYERS))
                 reached = 0.1 if choice.corruption == "replacement" else 0.7
                 effects_RL[names.index("last token"), 4:] += reached + 0.05 * draw.normal()
@@ -29,7 +35,7 @@ def simulated() -> Any:
                 traces[choice.key] = [row for _ in METRICS]
             payload = {"layers": LAYERS, "traces": traces, "without": {}}
             records.setdefault(unit.name, []).append(SimpleNamespace(case_id=case, status="done", payload=payload))
-    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=BEYOND))
+    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=TRACED))
     return SimpleNamespace(info=lambda: info, records=lambda unit: records[unit.name])
 
 
@@ -54,7 +60,86 @@ def test_a_simulated_store_gives_the_right_curve_share_and_choice() -> None:
     }
     assert found.quantities["share of specifications that agree, F1"].estimate.mean == 0.8
     assert found.grids[0].lines[0].heads == ("F1", "180")
+    # The test: facts that agree do so by far more than chance; with all signs at random so does the median.
+    assert all(e.p < 0.01 for e in one.entries if e.agrees) and one.median_p < 0.01
     assert "window" not in curves["F2"].levels and curves["F2"].agree < 20
+
+
+EDITS = tuple(unit for unit in narrowed(MULTIVERSE, ["T3"], ["rome"]).units)
+CONFOUNDED = "removal_without_space"
+
+
+def edited() -> Any:
+    """Edits that work on their own perspective alone, but for relation edits with CONFOUNDED corrected: these do
+    nothing. The word "None" is easy, another relation hard: before any edit the relation beats the one alone.
+    """
+    draw = np.random.default_rng(2)
+
+    def prompt(gained: float, another: bool) -> dict[str, Any]:
+        new = 1.0 - gained + 0.2 * draw.normal()
+        one = {"prompt": "p", "target_new": new, "target_true": 1.2, "new_right": gained > 0, "true_right": False}
+        return one | ({"another": 0.6} if another else {})
+
+    records = {}
+    for unit in EDITS:
+        own = []
+        for case in range(FACTS):
+            views = {}
+            for asked in PERSPECTIVES:
+                works = unit.does == "edit" and asked == unit.perspective and CONFOUNDED not in unit.correct
+                # A relation beats "None" before any edit; an object beats the old one after its edit alone.
+                gained = 0.9 if works else 0.3 if asked == "relation" else -0.6
+                groups = {"reliability": 1, "generality": 2, "specificity": 0}
+                views[asked] = {
+                    "prompts": {g: [prompt(gained, asked == "relation") for _ in range(n)] for g, n in groups.items()}
+                }
+            own.append(SimpleNamespace(case_id=case, status="done", payload={"views": views}))
+        records[unit.name] = own
+    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=EDITS), relations={})
+    return SimpleNamespace(info=lambda: info, records=lambda unit: records[unit.name])
+
+
+def test_simulated_edits_give_the_right_curves_share_test_and_choice() -> None:
+    found = measured(edited())
+    curves = {curve.finding: curve for curve in found.charts}
+    one = curves["T1"]
+    levels = one.levels
+    own = METHODS["rome"].switches["relation"]
+    assert levels["protocol"] == sorted(["corrected", "released", *(f"but {switch}" for switch in own)])
+    assert levels["foil"] == ["None", "another relation"] and len(levels["prompts"]) == 3
+    chosen = {"metric": "magnitude", "foil": "None"}
+    by_magnitude = [e for e in one.entries if chosen.items() <= e.specification.choices.items()]
+    # Edits that do nothing still lie above the entity's as they are, but not as changes: T1 rests on the choice.
+    apart = {
+        (e.specification.choices["protocol"], e.specification.choices["form"]) for e in by_magnitude if not e.agrees
+    }
+    assert apart == {(f"but {CONFOUNDED}", "change"), ("corrected", "change")}
+    assert len(by_magnitude) == 7 * 3 * 2  # protocols, prompts, forms
+    assert found.quantities["share of specifications that agree, T1"].estimate.mean == one.agree / len(one.entries)
+    assert min(e.p for e in by_magnitude if e.agrees) < 0.01 and one.median_p < 0.01
+    assert all(e.p > 0.05 for e in by_magnitude if not e.agrees)
+    third = curves["T3"]
+    assert "form" not in third.levels and set(third.levels["protocol"]) == set(levels["protocol"])
+    assert {e.specification.choices["protocol"] for e in curves["T2"].entries} <= {
+        "released",
+        "corrected",
+        *(f"but {switch}" for switch in METHODS["rome"].switches["entity"]),
+    }
+
+
+def test_a_number_of_a_case_is_read_from_its_stored_prompts() -> None:
+    """Foil, metric and prompts are choices of scoring alone: the table's own numbers are among them."""
+    (record, *_) = edited().records(EDITS[1])
+    numbers = dict(case_numbers(record.payload["views"]))
+    first, second = record.payload["views"]["relation"]["prompts"]["generality"]
+    every = [one["target_new"] < one["another"] for one in (first, second)]
+    assert numbers["relation", "all rephrasings", "success", "another relation"] == np.mean(every)
+    assert numbers["relation", "the first rephrasing", "success", "another relation"] == every[0]
+    assert numbers["relation", "the first rephrasing", "magnitude", "None"] == pytest.approx(
+        np.exp(-first["target_new"]) - np.exp(-first["target_true"])
+    )
+    assert ("entity", "all rephrasings", "success", "") in numbers
+    assert not any(foil and (perspective, metric) == ("entity", "success") for perspective, _, metric, foil in numbers)
 
 
 def test_a_run_without_the_plan_has_no_findings() -> None:

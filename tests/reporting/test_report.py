@@ -319,7 +319,9 @@ def test_tolerances_notes_and_settings_are_on_the_page(files: dict[str, bytes]) 
 
 
 def test_command_to_repeat(build: Build, full_size: dict[str, Any], smoke: Store) -> None:
-    assert repeat_command(smoke.info()) == "kloc smoke --model world"
+    assert repeat_command(smoke.info()) == "kloc run smoke --model world --only T3 --only F2 --methods rome"
+    whole = msgspec.structs.replace(smoke.info(), plan=SMOKE)
+    assert repeat_command(whole) == "kloc smoke --model world"
     narrowed_info = msgspec.structs.replace(smoke.info(), plan=narrowed(SMOKE, ("table2",), ("rome",)))
     assert repeat_command(narrowed_info) == "kloc run smoke --model world --only table2 --methods rome"
     info = build(**{**full_size, "cases": 5, "limit": 5}).info()

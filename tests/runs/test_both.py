@@ -20,7 +20,7 @@ from artifact.facts.fact import fill
 from artifact.facts.records import parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
-from artifact.reporting.findings.both import MARGIN, Scored, outcome
+from artifact.reporting.findings.both import MARGIN, Scored, interaction_tests, outcome
 from artifact.reporting.intervals import Estimate
 from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms, late_layers
 
@@ -156,3 +156,24 @@ def test_an_interaction_is_the_change_of_both_minus_the_sum_of_the_single_change
     for low, high, word in ((-0.04, 0.04, "additive"), (-0.4, -0.1, "interfering"), (0.1, 0.2, "synergistic")):
         assert outcome(Estimate((low + high) / 2, low, high, 9)) == word
     assert outcome(Estimate(0.0, -2 * MARGIN, MARGIN / 2, 9)) == "undecided"
+
+
+def test_interactions_are_held_against_zero_with_the_margin() -> None:
+    """Additive is equivalence by two one-sided tests; few facts decide nothing."""
+    from artifact.evaluation.metrics import VALUES, Column
+
+    draw, places = np.random.default_rng(0), [VALUES.index(("magnitude", Column("entity", "reliability")))]
+
+    def of(interaction: float, facts: int) -> Scored:
+        def numbers(mean: float) -> np.ndarray:
+            found = np.full((facts, len(VALUES)), np.nan)
+            found[:, places] = mean + 0.02 * draw.normal(size=(facts, 1))
+            return found
+
+        arms_of = {"E": numbers(0.4), "R": numbers(0.1), "joint": numbers(0.5 + interaction)}
+        return Scored(np.arange(facts), numbers(0.0), arms_of, {})
+
+    for interaction, facts, outcome_of in ((0.0, 20, "equivalent"), (-0.3, 20, "different"), (-0.3, 4, "undecided")):
+        (found,) = interaction_tests(of(interaction, facts), {})
+        assert (found.of, found.name, found.outcome) == ("joint", "I, entity reliability", outcome_of)
+    assert outcome(Estimate(0.0, 0.0, 0.0, 29)) == "undecided: fewer than 30 facts, all alike"

@@ -55,8 +55,8 @@ def test_a_fact_that_cannot_be_asked_fails_alone(method: str, world: Context) ->
 def test_singular_moments_fail_every_case_with_the_reason(method: str, world: Context) -> None:
     width = 4 * world.model.decoder.width
     zero = Moments("too few texts", given_MM={layer: torch.zeros(width, width) for layer in range(6)})
-    world._editors["rome"] = replace(world.editor("rome"), moments=zero)
-    world._editors["memit"] = replace(world.editor("memit"), moments=zero)
+    world._editors["rome", ()] = replace(world.editor("rome"), moments=zero)
+    world._editors["memit", ()] = replace(world.editor("memit"), moments=zero)
     records = compute(UNITS[f"{method}-relation"], world.inputs.edited.facts[:2], world)
     assert [record.status for record in records] == ["failed", "failed"]
     assert all("singular" in record.reason and "too few texts" in record.reason for record in records)
@@ -67,7 +67,7 @@ def test_weights_of_another_model_fail_every_case(world: Context) -> None:
     assert network is not None
     (shape, *_) = network.transforms
     other = replace(network, transforms={(4, 4): network.transforms[shape]})
-    world._editors["mend"] = replace(world.editor("mend"), network=other)
+    world._editors["mend", ()] = replace(world.editor("mend"), network=other)
     (record,) = compute(UNITS["mend-entity"], world.inputs.edited.facts[:1], world)
     assert record.status == "failed" and "(4, 4)" in record.reason
 
@@ -76,7 +76,7 @@ def test_weights_of_another_model_fail_every_case(world: Context) -> None:
 def test_an_edit_without_effect_is_a_failure(method: str, world: Context) -> None:
     """One forward pass takes no step: nothing is changed, and no number is made up for it."""
     editor = world.editor(method)
-    world._editors[method] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, v_num_grad_steps=1))
+    world._editors[method, ()] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, v_num_grad_steps=1))
     (record,) = compute(UNITS[f"{method}-entity"], world.inputs.edited.facts[:1], world)
     assert record.status == "failed" and "no step was taken" in record.reason
 
@@ -113,7 +113,7 @@ def test_kn_without_a_neuron_is_scored_and_counted(
     assert "KN, undone, 2 without a neuron" in page.read_text()
     assert "KN, undone, 2 without a neuron" in page.with_suffix(".md").read_text()
     failing = replace(editor.protocol, kn_without_neuron_scored=False)
-    world._editors["kn"] = replace(editor, protocol=failing)
+    world._editors["kn", ()] = replace(editor, protocol=failing)
     failed = compute(unit, facts, world)
     assert {record.status for record in failed} == {"failed"}
     assert all("no neuron's attribution is above the threshold" in record.reason for record in failed)
@@ -126,7 +126,7 @@ def test_indefinite_moments_are_noted_in_every_record(world: Context) -> None:
     turned_M[::7] = -1.0
     moments = Moments("turned", given_MM={layer: torch.diag(turned_M) for layer in range(6)})
     for method, layers in (("rome", "layer 1"), ("memit", "layers 0, 1")):
-        world._editors[method] = replace(world.editor(method), moments=moments)
+        world._editors[method, ()] = replace(world.editor(method), moments=moments)
         records = compute(UNITS[f"{method}-entity"], world.inputs.edited.facts[:2], world)
         words = f"second moments of {layers} are not positive definite: solved by LU"
         assert [(record.status, record.payload.get("note")) for record in records] == [("done", words)] * 2

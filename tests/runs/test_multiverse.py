@@ -8,6 +8,7 @@ from artifact.runs.resolve import Asked, prepare
 from artifact.runs.tasks import multiverse as module
 from artifact.tracing.averages import trace_numbers
 from artifact.tracing.choices import METRICS, Choice, choices, windows_of
+from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.replacement import find_donors
 from artifact.tracing.trace import TraceSettings, trace
 
@@ -51,7 +52,7 @@ def test_a_way_in_a_record_is_its_own_trace(context, monkeypatch: pytest.MonkeyP
 def test_the_grid_has_every_combination() -> None:
     """Windows that are the same on a shallow model are one."""
     assert windows_of(48) == [1, 3, 5, 10] and windows_of(6) == [1]
-    entity, relation = ([*choices(perspective, 48)] for perspective in ("entity", "relation"))
-    kinds = 3 + 2 * 4  # hidden and two severed ones, and two modules in four windows
-    assert len(entity) == kinds * 5 * 2 and len(relation) == 3 * len(entity)
-    assert len({one.key for one in relation}) == len(relation)
+    for kind, windows in (("hidden", 1), ("mlp", 4), ("attn", 4), ("severed-mlp", 1)):
+        entity, relation = ([*choices(TRACE_KINDS[kind], perspective, 48)] for perspective in ("entity", "relation"))
+        assert len(entity) == windows * 5 * 2 and len(relation) == 3 * len(entity)
+        assert len({one.key for one in relation}) == len(relation)

@@ -44,7 +44,7 @@ def context() -> Context:
     made = prepare(SMOKE, Asked("world", memory="2GB", device="cpu"), lambda line: None)[0]
     for method, steps in FEW.items():
         editor = made.editor(method)
-        made._editors[method] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, **{steps: 3}))
+        made._editors[method, ()] = replace(editor, hparams=msgspec.structs.replace(editor.hparams, **{steps: 3}))
     return made
 
 

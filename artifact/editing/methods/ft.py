@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from artifact.editing.hparams import Hparams, OneLayer, Rate, says
 from artifact.editing.method import Default, Groups, Method
 from artifact.errors import SettingError
-from artifact.facts.fact import Perspective
+from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.facts.lengths import Lengths
 from artifact.lm.work import FLOAT, Efficiency, Shape, Work, blocks, head, reading
 
@@ -74,6 +74,7 @@ METHOD = Method(
     scaled=lambda layers: FtHparams(layers=(0,)),
     grid=lambda layers: {"norm_constraint": [5e-4, 2e-3, 5e-3], "layers": [[0], [layers // 3]]},
     edits=_edits,
+    switches=dict.fromkeys(PERSPECTIVES, ("ft_at_last_position", "ft_bias")),
     joint=True,
     dense=True,
     batch=8,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from artifact.editing.hparams import Hparams, says
 from artifact.editing.method import Default, Groups, Method
-from artifact.facts.fact import Perspective
+from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.facts.lengths import Lengths
 from artifact.lm.work import Efficiency, Shape, Work, blocks, head
 
@@ -56,6 +56,7 @@ METHOD = Method(
     scaled=lambda layers: KnHparams(),
     grid=lambda layers: {"adaptive_threshold": [0.1, 0.2]},
     edits=_edits,
+    switches=dict.fromkeys(PERSPECTIVES, ("kn_without_space", "kn_undone", "kn_without_neuron_scored")),
     encoders=True,
     undone_by="kn_undone",
     unchanged="without a neuron",

@@ -104,6 +104,17 @@ METHOD = Method(
     scaled=_scaled,
     grid=_grid,
     edits=_edits,
+    switches={
+        "entity": ("prefixes_as_released", "target_as_text", "target_spaces_cleaned"),
+        "relation": (
+            "prefixes_as_released",
+            "target_as_text",
+            "target_spaces_cleaned",
+            "removal_without_space",
+            "removal_nll_by_relation_length",
+            "memit_all_removal_prefixes",
+        ),
+    },
     joint=True,
     moments=True,
     sites=True,

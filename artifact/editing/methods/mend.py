@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from artifact.editing.hparams import Hparams, Layer, says
 from artifact.editing.method import Default, Groups, Method
-from artifact.facts.fact import Perspective
+from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.facts.lengths import Lengths
 from artifact.lm.work import FLOAT, Efficiency, Shape, Work, blocks, head
 
@@ -74,6 +74,7 @@ METHOD = Method(
     scaled=lambda layers: MendHparams(layers=tuple(range(max(0, layers - 3), layers))),
     grid=lambda layers: {"lr_scale": [0.5, 1.0, 2.0]},
     edits=_edits,
+    switches=dict.fromkeys(PERSPECTIVES, ("mend_steps_swapped", "mend_training_mode")),
     joint=True,
     network=True,
     ordered_by="mend_training_mode",

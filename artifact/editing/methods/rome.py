@@ -73,6 +73,16 @@ METHOD = Method(
         "clamp_norm_factor": [4.0, 10.0],
     },
     edits=_edits,
+    switches={
+        "entity": ("prefixes_as_released", "target_as_text", "target_spaces_cleaned"),
+        "relation": (
+            "prefixes_as_released",
+            "target_as_text",
+            "target_spaces_cleaned",
+            "removal_without_space",
+            "removal_nll_by_relation_length",
+        ),
+    },
     encoders=True,
     moments=True,
     sites=True,

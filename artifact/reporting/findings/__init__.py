@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from artifact.reporting.cells import Grid, Scale
+from artifact.reporting.equivalence import Tested
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.mark_charts import MarkChart
@@ -32,13 +33,15 @@ class Quantity:
 @dataclass(frozen=True)
 class Findings:
     """What a run measured for a plan's questions: quantities by name, tables and figures; `figure` is the main one:
-    `shown`, a figure that the run has anyway, or the first chart.
+    `shown`, a figure that the run has anyway or several in words, or the first chart.
     """
 
     quantities: Mapping[str, Quantity]
     grids: tuple[Grid, ...] = ()
     charts: tuple[LineChart | MarkChart | Curve, ...] = field(default=())
     shown: str = ""
+    tests: tuple[Tested, ...] = ()
+    """Differences of its tables held against zero, corrected together; they decide nothing."""
 
     @property
     def figure(self) -> str:

@@ -7,7 +7,7 @@ one-sided tests at 2.5%), else interfering below zero and synergistic above it.
 Shape letters: F fact, V number of a scored case.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from artifact.evaluation.metrics import VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting.cells import PROBABILITY, Cell, Grid, Line, Scale
 from artifact.reporting.edit_charts import Mark
-from artifact.reporting.equivalence import MARGIN
+from artifact.reporting.equivalence import MARGIN, Tested, doubt, family, held_against
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.mark_charts import MarkChart, MarkPanel
@@ -101,13 +101,33 @@ def measured(store: Store) -> Findings | None:
             series = scored.interaction(arm, "magnitude", Column(perspective, "reliability"))
             (found,) = estimates([series], rates=False, relations=store.info().relations)
             quantities[f"{perspective} interaction, {arm}"] = Quantity(found)
-    return Findings(quantities, (_grid(scored),), (_chart(scored, store.info().model),))
+    tests = interaction_tests(scored, store.info().relations)
+    return Findings(quantities, (_grid(scored),), (_chart(scored, store.info().model),), tests=tests)
+
+
+def interaction_tests(scored: Scored, relations: Mapping[str, Sequence[int]]) -> tuple[Tested, ...]:
+    """Every interaction by magnitude held against zero: equivalent to it is additive."""
+    places = [
+        (arm, Column(perspective, group))
+        for perspective in PERSPECTIVES
+        for group in GROUPS
+        for arm in scored.arms
+        if arm not in SINGLE
+    ]
+    series = [scored.interaction(arm, "magnitude", column) for arm, column in places]
+    found = zip(places, estimates(series, rates=False, relations=relations), strict=True)
+    scale = PROBABILITY.of_change
+    return tuple(
+        family(held_against(arm, f"I, {column.name}", one, scale, margin=MARGIN) for (arm, column), one in found)
+    )
 
 
 def outcome(estimate: Estimate | None, margin: float = MARGIN) -> str:
     """What an interaction's interval says, in a word."""
     if estimate is None:
         return "not measured"
+    if why := doubt(estimate):
+        return f"undecided: {why}"
     if -margin < estimate.low and estimate.high < margin:
         return "additive"
     return "interfering" if estimate.high < 0 else "synergistic" if estimate.low > 0 else "undecided"

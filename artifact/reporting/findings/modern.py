@@ -5,7 +5,7 @@ on the edited prompts, and the table of removal and generation (further.py). The
 """
 
 from artifact.reporting.findings import Findings, Quantity
-from artifact.reporting.further import further_grids
+from artifact.reporting.further import further_grids, further_tests
 from artifact.reporting.tables import own_rows
 from artifact.runs.store import Store
 
@@ -21,4 +21,4 @@ def measured(store: Store) -> Findings | None:
         if row.edited is not None
     }
     quantities = {name: Quantity(gap.change if gap else None) for name, gap in gaps.items()}
-    return Findings(quantities, further_grids(store, rows), shown="transfer-gap")
+    return Findings(quantities, further_grids(store, rows), shown="transfer-gap", tests=further_tests(store, rows))

@@ -1,4 +1,4 @@
-"""What the plan `multiverse` measured: one specification curve for each finding of the figures.
+"""What the plan `multiverse` measured: one specification curve for each finding of the tables and figures.
 
 Covers gathering each specification's differences, fact by fact, with the predicates of expected/paper.json. A claim of
 several differences is represented by the one that is least sure: its smallest mean over its standard error.
@@ -15,8 +15,9 @@ from artifact.reporting.cells import COUNT, Cell, Grid, Line, Scale
 from artifact.reporting.expected import Claim, load_expected
 from artifact.reporting.figure_claims import TracedEffects, differences
 from artifact.reporting.findings import Findings, Quantity
-from artifact.reporting.intervals import Series, wilson
-from artifact.reporting.multiverse import LEAST_FACTS, Curve, Specification, curve_of
+from artifact.reporting.findings.edit_multiverse import edit_specifications
+from artifact.reporting.intervals import wilson
+from artifact.reporting.multiverse import Curve, Specification, curve_of, least_sure
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, traces_of
 from artifact.tracing.choices import (
@@ -41,22 +42,26 @@ class _Records:
 
     def __init__(self, store: Store) -> None:
         self.layers = store.info().layers
-        self._records: dict[Perspective, list[tuple[int, Mapping[str, Any]]]] = {}
+        self._records: dict[tuple[str, Perspective], list[tuple[int, Mapping[str, Any]]]] = {}
         for unit in store.info().plan.units:
             if unit.task == "multiverse":
                 done = [record for record in store.records(unit) if record.status == "done"]
-                self._records[unit.perspective] = [(record.case_id, record.payload["traces"]) for record in done]
+                own = [(record.case_id, record.payload["traces"]) for record in done]
+                self._records[unit.trace_kind.name, unit.perspective] = own
         self._known: dict[tuple[Any, ...], Traces | None] = {}
 
     def __bool__(self) -> bool:
         return any(self._records.values())
 
-    def traces(self, perspective: Perspective, key: str, metric: int, normalised: bool) -> Traces | None:
+    def traces(self, perspective: Perspective, choice: Choice, metric: int, normalised: bool) -> Traces | None:
         """The traces of one choice in one metric; None without a fact."""
+        key = choice.key
         asked = (perspective, key, metric, normalised)
         if asked not in self._known:
             found = [
-                (case, traces[key][metric]) for case, traces in self._records.get(perspective, ()) if key in traces
+                (case, traces[key][metric])
+                for case, traces in self._records.get((choice.kind, perspective), ())
+                if key in traces
             ]
             self._known[asked] = self._made(perspective, found, normalised) if found else None
         return self._known[asked]
@@ -88,18 +93,20 @@ class _Records:
 
 def measured(store: Store) -> Findings | None:
     """The findings of a run; None where it has no finished fact."""
-    records = _Records(store)
-    if not records:
+    plan, records = store.info().plan, _Records(store)
+    if not (records or any(unit.correct for unit in plan.units)):
         return None
-    claims = [claim for claim in load_expected().claims if claim.effects]
-    curves = [curve for claim in claims if (curve := curve_of(claim.id, [*_specifications(claim, records)]))]
+    claims = [claim for claim in load_expected().claims if claim.effects] if records else []
+    found = edit_specifications(store) | {claim.id: [*_specifications(claim, records)] for claim in claims}
+    curves = [curve for finding, every in found.items() if (curve := curve_of(finding, every))]
     quantities = {
         f"share of specifications that agree, {curve.finding}": Quantity(
             wilson(curve.agree, len(curve.entries)), _SHARE
         )
         for curve in curves
     }
-    return Findings(quantities, (_grid(curves),) if curves else (), tuple(curves))
+    shown = "one curve a finding" if curves else ""
+    return Findings(quantities, (_grid(curves),) if curves else (), tuple(curves), shown)
 
 
 def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
@@ -116,11 +123,11 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
             own_span: RelationSpan | NoSpan = span if perspective == "relation" else ""
             own_window = window if kind.windowed else 0
             choice = Choice(kind.name, corruption, own_span, own_window, direction)
-            one = records.traces(perspective, choice.key, at, form != _FORMS[0])
+            one = records.traces(perspective, choice, at, form != _FORMS[0])
             if one is not None:
                 traces[kind.name, perspective] = one
         found = [differences(effect, TracedEffects(traces)) for effect in claim.effects]
-        least = _least_sure([one for one in found if one is not None]) if None not in found else None
+        least = least_sure(found)
         if least is None:
             continue
         named = {
@@ -134,13 +141,6 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
         yield Specification({choice: level for choice, level in named.items() if level}, least, own)
 
 
-def _least_sure(found: Sequence[Series]) -> Series | None:
-    """The difference with the smallest mean over its standard error; None where one has no spread over facts."""
-    if not found or any(len(one.cases_N) < 2 or np.ptp(one.values_N) == 0 for one in found):
-        return None
-    return min(found, key=lambda one: one.values_N.mean() / (one.values_N.std(ddof=1) / len(one.values_N) ** 0.5))
-
-
 def _grid(curves: Sequence[Curve]) -> Grid:
     names = list(dict.fromkeys(choice for curve in curves for choice in curve.explained))
     lines = []
@@ -149,11 +149,10 @@ def _grid(curves: Sequence[Curve]) -> Grid:
         shares = [Cell(curve.explained.get(name), scale=_SHARE) for name in names]
         lines.append(Line((curve.finding, str(len(curve.entries))), (*counts, *shares)))
     caption = (
-        "For each finding of the figures: specifications, how many agree with it and how many contradict it (the 95% "
+        "For each finding: specifications, how many agree with it and how many contradict it (the 95% "
         "interval lies above or below zero), and how much of the spread of the estimates each choice explains (eta "
-        f"squared, percent). Specifications with fewer than {LEAST_FACTS} facts are left out: "
-        f"{sum(curve.few for curve in curves)}."
-    )
+        "squared, percent)."
+    ) + "".join(f" {curve.finding}: {'; '.join(curve.left_out)}, left out." for curve in curves if curve.left_out)
     return Grid(
         "multiverse",
         "Multiverse",

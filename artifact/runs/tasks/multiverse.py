@@ -1,4 +1,4 @@
-"""The task `multiverse`: one fact traced in every way of the grid (tracing/choices.py), from one perspective.
+"""The task `multiverse`: one fact traced in every way of the grid (tracing/choices.py), one kind and perspective.
 
 A record holds, for each way, the numbers that averages need (tracing/averages.py), a row a metric; and how often a way
 had no number, by reason: a fact without a donor, a prompt without a template. Relation spans that corrupt the same
@@ -46,7 +46,7 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     rows: dict[int, dict[str, Any]] = {one.case_id: {} for one in left}
     without: dict[int, Counter[str]] = {one.case_id: Counter() for one in left}
     layers = context.model.decoder.layers
-    for choice in choices(unit.perspective, layers):
+    for choice in choices(unit.trace_kind, unit.perspective, layers):
         for one, traced in zip(left, every.traced(choice), strict=True):
             if isinstance(traced, ArtifactError):
                 without[one.case_id][str(traced)] += 1

@@ -24,7 +24,7 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, View
 from artifact.lm.load import LanguageModel
 from artifact.plans.unit import Unit
-from artifact.plans.where import MOST_LAYERS
+from artifact.plans.where import edited_layers
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.editors import default_moments
 from artifact.runs.record import Record
@@ -44,8 +44,7 @@ class _Settings:
     @classmethod
     def of(cls, unit: Unit, layers: int) -> "_Settings":
         tokens = cast(tuple[FactToken, ...], tuple(str(unit.option("tokens")).split()))
-        step = int(unit.option("step")) or -(-layers // MOST_LAYERS)
-        return cls(cast(Module, unit.option("site")), tokens, tuple(range(0, layers, step)))
+        return cls(cast(Module, unit.option("site")), tokens, edited_layers(unit, layers))
 
 
 def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:

@@ -1,0 +1,73 @@
+"""What the tasks of the questions' plans take for one fact, from the same formulas as the paper's units (work.py).
+
+Covers one function a task, named in plans/tasks.py. Where a number follows from the facts' wording, the most is taken,
+and for the expected time what is said beside it.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from artifact.bench.planned import Planned
+from artifact.bench.work import scored, traced, with_steps
+from artifact.editing.methods import METHODS
+from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.facts.lengths import PAPER_LENGTHS
+from artifact.lm.work import Work
+from artifact.plans.unit import Unit
+from artifact.plans.where import edited_layers
+from artifact.tracing.choices import CORRUPTED, DIRECTIONS, RELATION_SPANS, windows_of
+from artifact.tracing.kinds import TRACE_KINDS
+
+_DRAWN = {"noise": 10, "replace": 5, "mean": 1}
+"""Corrupted runs of one trace: noise samples, at most five donors, one mean."""
+_SUBJECT_FIRST = 0.83
+"""Share of the known facts' prompts that begin with the subject (facts/lengths.py). In these the relation's last token
+is the prompt's, and the words after the subject are all of the relation's."""
+_LATE = 0.8
+"""How deep the late edits of the task `both` lie (runs/tasks/both.py)."""
+
+
+def multiverse(unit: Unit, model: Planned, share: float | None) -> Work:
+    """Every way of one kind of trace. Spans that corrupt the same tokens are traced once."""
+    shape, kind, lengths = model.shape, unit.trace_kind, PAPER_LENGTHS.traced[unit.perspective]
+    windows = windows_of(shape.layers) if kind.windowed else [1]
+    spans = 1.0 if unit.perspective == "entity" else len(RELATION_SPANS) - (0 if share else _SUBJECT_FIRST)
+    work = Work(0)
+    for corruption, _ in CORRUPTED.values():
+        for window in windows:
+            work += traced(shape, kind, window, lengths, _DRAWN[corruption]).times(spans * len(DIRECTIONS))
+    return work
+
+
+def where(unit: Unit, model: Planned, share: float | None) -> Work:
+    """ROME at every layer and token of one module with its scores, and one trace; layers do not share their work."""
+    shape, perspective = model.shape, unit.perspective
+    tokens = len(str(unit.option("tokens")).split()) - (0 if share else _SUBJECT_FIRST)
+    work = Work(0)
+    for layer in edited_layers(unit, shape.layers):
+        work += _edit("rome", model, perspective, share, layers=(layer,)) + scored(shape, PAPER_LENGTHS)
+    kind = TRACE_KINDS[str(unit.option("site"))]
+    return work.times(tokens) + traced(shape, kind, 1, PAPER_LENGTHS.traced[perspective]) + scored(shape, PAPER_LENGTHS)
+
+
+def both(unit: Unit, model: Planned, share: float | None) -> Work:
+    """MEMIT's seven arms: each perspective alone, after the other (fact by fact), twice together, the relation late;
+    and eight scores.
+    """
+    e, r = (_edit("memit", model, perspective, share) for perspective in PERSPECTIVES)
+    alone = (e + r).times(unit.batch)
+    after = replace(e + r, passes=alone.passes)
+    layers = METHODS["memit"].hparams_for(model.name, model.shape.layers).layers
+    last = min(model.shape.layers - 1, int(_LATE * model.shape.layers))
+    late = _edit("memit", model, "relation", share, layers=tuple(range(max(0, last - len(layers) + 1), last + 1)))
+    return (e + r).times(3) + after + late + scored(model.shape, PAPER_LENGTHS).times(8)
+
+
+def _edit(method: str, model: Planned, perspective: Perspective, share: float | None, **more: Any) -> Work:
+    """One edit at its published place or another, with every step taken or the expected share of them."""
+    known = METHODS[method]
+    hparams = known.hparams_for(model.name, model.shape.layers)
+    hparams = with_steps(known, hparams, known.stops.get(perspective, 1.0) if share is None else share)
+    return known.work(model.shape, msgspec.structs.replace(hparams, **more), PAPER_LENGTHS, perspective)
