@@ -5,7 +5,6 @@ These come from another processor, whose last bits differ: by less than a ten-th
 
 from pathlib import Path
 
-
 from artifact.plans.paper import SMOKE
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import make_report
