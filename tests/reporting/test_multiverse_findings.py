@@ -35,7 +35,7 @@ def simulated() -> Any:
                 traces[choice.key] = [row for _ in METRICS]
             payload = {"layers": LAYERS, "traces": traces, "without": {}}
             records.setdefault(unit.name, []).append(SimpleNamespace(case_id=case, status="done", payload=payload))
-    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=TRACED))
+    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=TRACED), switches={})
     return SimpleNamespace(info=lambda: info, records=lambda unit: records[unit.name])
 
 
@@ -69,7 +69,7 @@ EDITS = tuple(unit for unit in narrowed(MULTIVERSE, ["T3"], ["rome"]).units)
 CONFOUNDED = "removal_without_space"
 
 
-def edited() -> Any:
+def edited(**switches: bool) -> Any:
     """Edits that work on their own perspective alone, but for relation edits with CONFOUNDED corrected: these do
     nothing. The word "None" is easy, another relation hard: before any edit the relation beats the one alone.
     """
@@ -95,7 +95,7 @@ def edited() -> Any:
                 }
             own.append(SimpleNamespace(case_id=case, status="done", payload={"views": views}))
         records[unit.name] = own
-    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=EDITS), relations={})
+    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=EDITS), relations={}, switches=switches)
     return SimpleNamespace(info=lambda: info, records=lambda unit: records[unit.name])
 
 
@@ -125,6 +125,15 @@ def test_simulated_edits_give_the_right_curves_share_test_and_choice() -> None:
         "corrected",
         *(f"but {switch}" for switch in METHODS["rome"].switches["entity"]),
     }
+
+
+def test_what_the_run_itself_corrects_is_corrected_in_every_way() -> None:
+    """Two ways that are then one protocol count once, under its name; none is the paper's own."""
+    (curve, *_) = measured(edited(target_as_text=False)).charts
+    own = METHODS["rome"].switches["relation"]
+    pairs = [[switch for switch in own if switch in (one, "target_as_text")] for one in own]
+    assert set(curve.levels["protocol"]) == {"corrected", *(f"but {', '.join(pair)}" for pair in pairs)}
+    assert not any(one.specification.own for one in curve.entries)
 
 
 def test_a_number_of_a_case_is_read_from_its_stored_prompts() -> None:

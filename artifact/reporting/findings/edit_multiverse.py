@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from artifact.editing.methods import printed_name
+from artifact.editing.protocol import all_switches
 from artifact.evaluation.metrics import ANOTHER_RELATION, METRICS, Group, Metric, PromptScore, view_score
 from artifact.facts.fact import NO_RELATION, PERSPECTIVES, Perspective
 from artifact.plans.unit import EDITED_FOR, Part, Unit
@@ -46,7 +47,7 @@ class Edits:
     """A run's scored edits by perspective, method and protocol, and its unedited model."""
 
     def __init__(self, store: Store) -> None:
-        units = store.info().plan.units
+        units, self._switches = store.info().plan.units, all_switches(store.info().switches)
         self._store = store
         self._units: dict[tuple[Perspective, str, tuple[str, ...]], Unit] = {
             (unit.perspective, unit.method, unit.correct): unit
@@ -57,14 +58,26 @@ class Edits:
         self._known: dict[str, Numbers] = {}
 
     @property
-    def protocols(self) -> dict[str, list[tuple[str, ...]]]:
-        """By method, the switches that are corrected: none, each one, all; of methods edited in several ways."""
-        found: dict[str, list[tuple[str, ...]]] = {}
+    def protocols(self) -> dict[str, dict[tuple[str, ...], str]]:
+        """By method, the switches that are corrected (none, each one, all) with the protocol in words; of methods
+        edited in several ways. What the run itself corrects is corrected in all of them.
+        """
+        found: dict[str, dict[tuple[str, ...], str]] = {}
         for method in dict.fromkeys(method for _, method, _ in self._units):
             followed = dict.fromkeys(switch for _, m, correct in self._units if m == method for switch in correct)
             if followed:
-                found[method] = [(), *((switch,) for switch in followed), tuple(followed)]
+                ways = [(), *((switch,) for switch in followed), tuple(followed)]
+                first: dict[str, tuple[str, ...]] = {}
+                for way in ways:
+                    first.setdefault(self._words(way, tuple(followed)), way)
+                found[method] = {way: said for said, way in first.items()}
         return found
+
+    def _words(self, correct: tuple[str, ...], followed: tuple[str, ...]) -> str:
+        off = [switch for switch in followed if switch in correct or not self._switches[switch]]
+        if not off:
+            return "released"
+        return "corrected" if len(off) == len(followed) > 1 else f"but {', '.join(off)}"
 
     def follows(self, perspective: Perspective, method: str, correct: tuple[str, ...]) -> bool:
         """Whether edits from a perspective were made with one of the switches corrected."""
@@ -127,13 +140,13 @@ def edit_specifications(store: Store) -> dict[str, list[Specification]]:
             foil_word = _NO_FOIL if metric == "accuracy" else foil
             choices = {
                 "method": printed_name(method),
-                "protocol": _protocol(correct),
+                "protocol": ways[correct],
                 "foil": foil_word,
                 "metric": metric,
                 "prompts": prompts,
                 "form": form,
             }
-            own = not correct and (metric, foil, form) == (METRICS[0], FOILS[0], FORMS[0])
+            own = ways[correct] == "released" and (metric, foil, form) == (METRICS[0], FOILS[0], FORMS[0])
             for finding, (own_prompts, rule) in FINDINGS.items():
                 if form == "change" and finding == "T3":
                     continue  # two edits of one fact: what the model said before falls out
@@ -205,9 +218,3 @@ FINDINGS: Mapping[Part, tuple[str, Callable[[_Asked], list[Series | None]]]] = {
     "T3": ("the prompt itself", _t3),
 }
 """By finding, the prompts that the paper's sentence speaks of, and its differences."""
-
-
-def _protocol(correct: tuple[str, ...]) -> str:
-    if not correct:
-        return "released"
-    return "corrected" if len(correct) > 1 else f"but {correct[0]}"
