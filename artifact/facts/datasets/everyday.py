@@ -124,5 +124,5 @@ DATASET = DataSet(
     printed="the built-in everyday facts",
     relations="their own",
     load=everyday,
-    default_for=OTHER_MODELS,
+    default_for=(OTHER_MODELS,),
 )
