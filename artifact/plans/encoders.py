@@ -12,6 +12,8 @@ FACTS, BEYOND_FACTS = 100, 12
 """Facts of the plan, and of the plan `beyond`."""
 WINDOW = 10
 """Layers of a model of 48 that a restored window has."""
+LEFT, RIGHT = "left of the subject", "right of the mask"
+"""Roles of tokens that an encoder's traces have besides those of a decoder's."""
 
 
 def units(most: int, batch: int) -> tuple[Unit, ...]:

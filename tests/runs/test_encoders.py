@@ -14,13 +14,14 @@ from artifact.editing.edit import Edited
 from artifact.evaluation.metrics import VALUES, Column, case_values
 from artifact.evaluation.score import score_cases
 from artifact.plans import PLANS
+from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROLS
 from artifact.reporting.findings import findings_of
 from artifact.reporting.findings.encoders import arm_words, measured, views_of
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import Store, reading_all
-from artifact.runs.tasks.encoders import LEFT, RIGHT, compute
+from artifact.runs.tasks.encoders import compute
 from artifact.sources.catalogue import MASKED_WORLD
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.trace import TraceSettings, trace
@@ -115,10 +116,12 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
 
     gap = found.quantities["transfer gap, entity edit, ROME"].estimate
     assert gap is not None and gap.mean == pytest.approx(change("entity") - change("relation"))
-    edits, traces = found.grids
+    edits, *traces = found.grids
     assert [line.heads[1] for line in edits.lines[:3]] == ["unedited", "KN", "ROME"]
     assert arm_words("rome random_layer") == "ROME, another layer"
-    assert {line.heads[0] for line in traces.lines} == {"entity", "relation"}
+    assert [grid.name for grid in traces] == ["encoder-traces-relation", "encoder-traces-entity"]
+    assert traces[1].columns[:1] == ("first subject token",) and traces[1].columns[-1] == RIGHT
+    assert len(traces[0].lines) == sum(bool(kind.figures) for kind in TRACE_KINDS.values())
     assert len(found.charts[0].panels) == 6 and found.figure == "encoders"
     assert set(views_of(run)) == {"entity", "relation"}
 
@@ -132,5 +135,5 @@ def test_another_decoder_is_left_out(twin: Context, tiny: Any) -> None:
 def test_the_page_has_its_section(run: Store, tmp_path: Path) -> None:
     assert call(["report", str(run.folder), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "Edits of an encoder" in page and "Traces of an encoder" in page and "| N3 |" in page
+    assert "Edits of an encoder" in page and "Traces of an encoder, relation" in page and "| N3 |" in page
     assert (tmp_path / "report" / "figures").is_dir()

@@ -1,7 +1,7 @@
 """What the plan `encoders` measured: an encoder's traces by role and layer, and edits of it beside their controls.
 
-Covers N3's quantities, two tables (success of the edits, and effects of every kind of trace) and one figure. A mean
-over layers chooses none of them.
+Covers N3's quantities, tables (success of the edits, and from each perspective effects of every kind of trace) and one
+figure. A mean over layers chooses none of them.
 
 Shape letters: F fact, L layer, V number of a scored case.
 """
@@ -15,12 +15,14 @@ import numpy as np
 from artifact.editing.methods import printed_name
 from artifact.evaluation.metrics import VALUES, Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROL_WORDS
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
 from artifact.runs.store import Store
+from artifact.tracing.averages import roles
 from artifact.tracing.kinds import TRACE_KINDS
 
 SUBJECT: Mapping[Perspective, str] = {"entity": "last subject token", "relation": "subject tokens"}
@@ -129,7 +131,7 @@ def measured(store: Store) -> Findings | None:
     chart = _chart(views)
     return Findings(
         {name: Quantity(estimate) for name, estimate in quantities.items()},
-        (_edits(views), _traces(views)),
+        (_edits(views), *(_traces(view) for view in views.values() if view.effects)),
         (chart,) if chart.panels else (),
     )
 
@@ -177,22 +179,27 @@ def _edits(views: Mapping[Perspective, View]) -> Grid:
     return Grid("encoders", "Edits of an encoder", caption, ("edited", "edit"), columns, tuple(lines))
 
 
-def _traces(views: Mapping[Perspective, View]) -> Grid:
-    roles = tuple(dict.fromkeys(role for view in views.values() for _, role in view.effects))
+def _traces(view: View) -> Grid:
+    """Effects by kind and role from one perspective, roles in the order of the prompt's parts."""
+    order = (*roles(view.perspective), LEFT, RIGHT)
+    found = {role for _, role in view.effects}
+    shown = tuple(role for role in order if role in found)
     lines = []
-    for perspective, view in views.items():
-        for kind in dict.fromkeys(kind for kind, _ in view.effects):
-            series = [view.effect(kind, role) for role in roles]
-            numbers = [None if one is None else estimates([one], rates=False)[0] for one in series]
-            window = TRACE_KINDS[kind].printed if kind in TRACE_KINDS else kind
-            lines.append(Line((perspective, window), tuple(Cell.of(one, PROBABILITY) for one in numbers)))
-    view = next(iter(views.values()))
+    for kind in dict.fromkeys(kind for kind, _ in view.effects):
+        series = [view.effect(kind, role) for role in shown]
+        numbers = [None if one is None else _mean(one) for one in series]
+        lines.append(
+            Line((view.perspective, TRACE_KINDS[kind].printed), tuple(Cell.of(one, PROBABILITY) for one in numbers))
+        )
     caption = (
-        f"Traces of {view.model}: the average indirect effect (probability) of the restored token, mean over layers, "
-        "from each perspective. The last token is the mask; tokens on its right, and on the left of the subject, are "
-        f"restored too, as an encoder reads both ways. {len(view.cases_F)} facts; 95% intervals over facts."
+        f"Traces of {view.model}, {view.perspective} perspective: the average indirect effect (probability) of the "
+        "restored token, mean over layers. The last token is the mask; tokens on its right, and on the left of the "
+        f"subject, are restored too, as an encoder reads both ways. {len(view.cases_F)} facts; 95% intervals over them."
     )
-    return Grid("encoder-traces", "Traces of an encoder", caption, ("corrupted", "restored"), roles, tuple(lines))
+    name = f"encoder-traces-{view.perspective}"
+    return Grid(
+        name, f"Traces of an encoder, {view.perspective}", caption, ("corrupted", "restored"), shown, tuple(lines)
+    )
 
 
 def _chart(views: Mapping[Perspective, View]) -> LineChart:

@@ -19,7 +19,7 @@ from artifact.evaluation.metrics import CaseScore, case_values
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Perspective
 from artifact.lm.load import load
-from artifact.plans.encoders import WINDOW
+from artifact.plans.encoders import LEFT, RIGHT, WINDOW
 from artifact.plans.unit import CONTROLS, Control, Unit
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.controls import controlled_edit, controlled_editor, controlled_views
@@ -33,8 +33,6 @@ from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answ
 
 CONTROLLED = "rome"
 """The method that the controls are of."""
-RIGHT = "right of the mask"
-LEFT = "left of the subject"
 
 
 def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
