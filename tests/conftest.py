@@ -1,18 +1,24 @@
 """What many tests share: the golden numbers' folder, the tiny models they were made with, and their facts."""
 
-from collections.abc import Callable
+import io
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from PIL import Image
 
-from artifact.editing.method import Default
+from artifact.editing.hparams import Hparams
+from artifact.editing.method import Method
 from artifact.editing.methods import METHODS
 from artifact.facts.fact import Fact
 from artifact.facts.records import read_facts
 from artifact.lm.load import LanguageModel, load_folder
+from artifact.reporting import drawing
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = ("tiny-gpt2", "tiny-gptj")
@@ -28,7 +34,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too
     torch.set_num_threads(1)
+
+
+_DRAW = drawing.draw_here
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blank_figures() -> Iterator[None]:
+    """Reports hold blanks of a figure's size: drawing takes most of the time of a small run."""
+    blank = io.BytesIO()
+    Image.new("RGB", (1050, 1100), "white").save(blank, "png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "draw_here", lambda every, forms, _: [[blank.getvalue()] * len(forms) for _ in every])
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports hold their figures, for a test that looks at them."""
+    monkeypatch.setattr(drawing, "draw_here", _DRAW)
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +86,27 @@ def facts() -> dict[int, Fact]:
     return {fact.case_id: fact for fact in read_facts(REFERENCE / "facts.json")}
 
 
-@pytest.fixture
-def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Optimisations on the embedded world take so many steps: for what is true of every step."""
-    few = 4
+FEW = 2
+
+
+def take_few_steps(patch: pytest.MonkeyPatch) -> None:
+    """Optimisations take FEW steps on every model, whatever its own values are."""
+
+    def fewer(method: Method, layers: int) -> Hparams:
+        return msgspec.structs.replace(method.scaled(layers), **{method.steps: FEW})
+
     for name, method in METHODS.items():
         if method.steps:
-            hparams = msgspec.structs.replace(method.hparams_for("world", 6), **{method.steps: few})
-            fewer = {**method.defaults, "world": Default(hparams, "fewer steps than chosen")}
-            monkeypatch.setitem(METHODS, name, replace(method, defaults=fewer))
-    return few
+            own = {**method.defaults, **({"world": world} if (world := method.default("world")) else {})}
+            defaults = {
+                model: replace(one, hparams=msgspec.structs.replace(one.hparams, **{method.steps: FEW}))
+                for model, one in own.items()
+            }
+            patch.setitem(METHODS, name, replace(method, defaults=defaults, scaled=partial(fewer, method)))
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Optimisations take so many steps: for what is true of every step."""
+    take_few_steps(monkeypatch)
+    return FEW

@@ -58,7 +58,7 @@ def long_record(tiny) -> dict[str, Any]:
     }
 
 
-def test_prompt_and_target_longer_than_the_model(write, tiny, capsys) -> None:
+def test_prompt_and_target_longer_than_the_model(write, tiny, capsys, few_steps) -> None:
     """A record of its own is one line; in a run it is a failed case, and the others are stored."""
     path = write(RECORDS, 1, **long_record(tiny))
     assert call(["score", "--model", TINY, "--cases", path]) == 2

@@ -341,7 +341,7 @@ def _stopped_within(work: str, folder: Path) -> int:
     code = "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import artifact.cli as cli\n"
     code += "from artifact.cli import commands\n"
     code += f"def load(arguments): {work}; return 0\n"
-    code += "commands.app = load; cli.main()"
+    code += "commands.app, sys.argv[1:] = load, ['trace']; cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, folder], capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}
     )

@@ -13,7 +13,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cheap.run(tmp_path_factory.mktemp("figures") / "run")
 
 
-def test_one_figure_in_the_width_of_a_column(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_figure_in_the_width_of_a_column(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], drawn: None
+) -> None:
     command = ["figures", str(run), "--format", "svg", "--width", "84mm", "--only", "edits-entity"]
     found = []
     for folder in (tmp_path / "a", tmp_path / "b"):

@@ -21,8 +21,8 @@ SERVER = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
 from artifact.cli import call
-import artifact.reporting.figures
-artifact.reporting.figures.figure_bytes = lambda draw, *forms: [b""] * len(forms)
+from artifact.reporting import drawing
+drawing.draw_here = lambda every, forms, width: [[b""] * len(forms) for _ in every]
 for line in sys.stdin:
     asked, out, err, code = json.loads(line), io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err):

@@ -22,7 +22,7 @@ from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The small paper, which draws no figures."""
+    """The small paper."""
     with small_paper(tmp_path_factory.mktemp("full")) as found:
         yield found
 

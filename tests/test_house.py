@@ -83,6 +83,12 @@ def test_help_and_reports_start_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+def test_a_command_loads_no_other() -> None:
+    code = "import sys; from artifact.cli import call; call(['trace', '--help'])\n"
+    code += "assert 'artifact.cli.trace' in sys.modules and 'artifact.cli.doctor' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
 def test_no_name_of_a_method_is_compared() -> None:
     """What a method is asked of its object in editing/methods; plans and tables name none."""
     for file, node in nodes(ast.Compare):

@@ -1,4 +1,4 @@
-"""`kloc smoke` as a user types it: the whole way on the embedded world, killed, interrupted, resumed, repeated."""
+"""`kloc smoke`: the whole way on the embedded world, repeated; and in processes, killed, interrupted and resumed."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from artifact.cli import call
 
 KLOC = [sys.executable, "-W", "error", "-c", "from artifact.cli import main; main()"]
 LIMIT = "5"  # two batches in the units of batch 4
+SMALL = "2"
 TABLES = ("--only", "table1", "--only", "table2")
 
 
@@ -51,20 +54,22 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = kloc("smoke", "--limit", LIMIT, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    return folder, done
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A small run in this process, with no hub to ask, and the lines it printed."""
+    folder, out, err = tmp_path_factory.mktemp("smoke") / "run", StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nonexistent")
+        code = call(["smoke", "--limit", SMALL, "--out", str(folder)])
+    assert (code, err.getvalue()) == (0, "")
+    return folder, out.getvalue().splitlines()
 
 
 def test_first_and_last_line(finished) -> None:
-    folder, done = finished
-    lines = done.stdout.splitlines()
+    folder, lines = finished
     assert re.match(r"model: world \(auto: HF_HUB_OFFLINE is set .* the embedded world stands in\)", lines[0])
     assert lines[-1] == str(folder / "report" / "report.html")
     assert Path(lines[-1]).is_file()
-    assert done.stderr == ""
 
 
 def test_report_says_what_it_is(finished) -> None:
@@ -77,7 +82,7 @@ def test_report_says_what_it_is(finished) -> None:
     verdict = json.loads((folder / "report" / "verdict.json").read_text())
     assert "not run: needs gpt2-xl" in json.dumps(verdict)
     info = json.loads((folder / "run.json").read_text())
-    assert info["model"] == "world" and info["protocol"] == "released" and info["limit"] == int(LIMIT)
+    assert info["model"] == "world" and info["protocol"] == "released" and info["limit"] == int(SMALL)
     assert len(info["settings"]["rome"]["prefixes"]) == 21
     assert [len(group) for group in info["settings"]["memit"]["prefixes"]] == [1, 5]
     hashes = {method: info["settings"][method]["hash"] for method in ("ft", "kn", "mend", "rome", "memit")}
@@ -95,7 +100,7 @@ def test_every_unit_has_its_cases(finished) -> None:
     traces = {f"trace-{kind}-{corrupt}" for kind in kinds for corrupt in ("entity", "relation")}
     edits = {f"{method}-{view}" for method in ("ft", "kn", "mend", "rome", "memit") for view in ("entity", "relation")}
     assert set(found) == {"unedited"} | edits | traces
-    assert all(count >= int(LIMIT) - 1 for count in found.values()), found
+    assert all(count >= int(SMALL) for count in found.values()), found
 
 
 def test_kn_is_scored_unedited_as_released_and_says_so(finished) -> None:
@@ -133,7 +138,7 @@ def test_killed_and_stopped_it_resumes_to_the_same_report(tmp_path: Path) -> Non
 def test_repeated_it_changes_nothing(finished, capsys) -> None:
     folder, _ = finished
     before, journal = contents(folder / "report"), (folder / "run.sqlite").read_bytes()
-    assert call(["smoke", "--limit", LIMIT, "--out", str(folder)]) == 0
+    assert call(["smoke", "--limit", SMALL, "--out", str(folder)]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "model: world (auto: the run in this folder was begun with it)"
     assert contents(folder / "report") == before
@@ -143,7 +148,7 @@ def test_repeated_it_changes_nothing(finished, capsys) -> None:
 def test_another_protocol_or_plan_in_its_folder_is_refused(finished, capsys) -> None:
     folder, _ = finished
     before = records(folder)
-    for arguments in (["--limit", LIMIT, "--protocol", "corrected"], ["--limit", "4"]):
+    for arguments in (["--limit", SMALL, "--protocol", "corrected"], ["--limit", "4"]):
         assert call(["smoke", *arguments, "--out", str(folder)]) == 2
         said = capsys.readouterr().err
         assert re.fullmatch(r"kloc: .*was made with another (protocol|limit) .*\n", said)

@@ -66,12 +66,6 @@ def kloc(*commands: tuple[object, ...], megabytes: float = 80_000) -> Ran:
     return Ran(code, out.getvalue(), err.getvalue(), list(ledgers))
 
 
-@pytest.fixture(autouse=True)
-def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third of a small run's time is its figures', which need no device: they are empty files."""
-    monkeypatch.setattr("artifact.reporting.figures.figure_bytes", lambda draw, *forms: [b""] * len(forms))
-
-
 def records(folder: Path) -> dict[tuple[str, int], tuple[str, Any]]:
     with sqlite3.connect(folder / "run.sqlite") as connection:
         rows = connection.execute("select unit, case_id, status, payload from records").fetchall()
@@ -136,14 +130,23 @@ def test_the_whole_smoke_plan_has_the_processors_numbers(tmp_path, moments: Mome
     assert ran.ledgers[0].live == 0 and ran.ledgers[1].peak == 0
 
 
-def test_little_memory_gives_the_same_numbers(tmp_path, moments: Moments, few_steps: int) -> None:
+@pytest.mark.parametrize(
+    ("narrowed", "megabytes"),
+    [
+        (("--limit", "3", "--methods", "ft,rome,memit,mend", "--only", "table2"), 18),
+        (("--limit", "1", "--only", "figure2"), 7.2),
+    ],
+    ids=["edits", "traces"],
+)
+def test_little_memory_gives_the_same_numbers(
+    narrowed: tuple[str, ...], megabytes: float, tmp_path, moments: Moments, few_steps: int
+) -> None:
     """With a budget that promises more than there is, batches halve and say so, and every unit goes on."""
-    limit = ("--limit", "3", "--methods", "ft,rome,memit,mend", "--only", "table2", "--only", "figure2")
-    ran = kloc((*RUN, *limit, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=18)
+    ran = kloc((*RUN, *narrowed, "--memory", "400MB", "--out", tmp_path / "run"), megabytes=megabytes)
     assert ran.code == 0, ran.err[-2000:]
     assert "out of memory: going on with batches for" in ran.out and "not computed" not in ran.out
-    assert ran.ledgers[0].peak <= 18e6
-    assert_close(records(tmp_path / "run"), on_cpu(tmp_path, *limit))
+    assert ran.ledgers[0].peak <= 1e6 * megabytes
+    assert_close(records(tmp_path / "run"), on_cpu(tmp_path, *narrowed))
 
 
 def test_too_little_memory_is_one_line(tmp_path, moments: Moments) -> None:

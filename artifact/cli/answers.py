@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app, check_outputs, write_json, writing
+from artifact.cli.app import check_outputs, write_json, writing
 from artifact.cli.runs import RunFolder, say_damage
 from artifact.io import write_atomically
 from artifact.terminal import say
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from artifact.reporting.answers import Answer
 
 
-@app.command
 def answer(
     run_folder: RunFolder,
     *others: Annotated[Path, Parameter(help="With --seeds: runs of the same kind, each of another seed.")],

@@ -5,11 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import AnyModel, Edits, Model, app, check_inputs, load_model
+from artifact.cli.app import AnyModel, Edits, Model, check_inputs, load_model
 from artifact.terminal import say
 
 
-@app.command
 def apply(
     *,
     model: Model,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from artifact.cli.app import Device, Dtype, Memory, Protocol, app, memory_budget
+from artifact.cli.app import Device, Dtype, Memory, Protocol, memory_budget
 from artifact.cli.bounds import between, count
 from artifact.editing.methods import MethodName
 from artifact.editing.site import MODULES, FactToken, Module
@@ -18,7 +18,6 @@ bench_app = App(
     name="bench",
     help="Compare this package with the one-at-a-time way on the same work: time, and how far results differ.",
 )
-app.command(bench_app)
 
 _SAMPLES = 10_000
 """Most noise samples: all of them are in memory at once."""

@@ -16,42 +16,50 @@ from pathlib import Path
 import cyclopts
 
 from artifact import __version__
-from artifact.cli import (  # noqa: F401  (each hangs its commands on the app)
-    STOPPED,
-    answers,
-    apply,
-    bench,
-    compare,
-    contribute,
-    doctor,
-    edit,
-    facts,
-    fetch,
-    figures,
-    generate,
-    knockout,
-    make,
-    mend,
-    merge,
-    moments,
-    runs,
-    sequence,
-    status,
-    trace,
-    tune,
-)
+from artifact.cli import STOPPED
 from artifact.cli.app import app
 from artifact.errors import ArtifactError, SettingError
 from artifact.io import reason, write_atomically
 from artifact.sources.cache import check_endpoint_is_readable
 from artifact.terminal import complain, shown, speaking
 
+_COMMANDS = {
+    "answer": "answers:answer",
+    "apply": "apply:apply",
+    "baseline": "runs:baseline",
+    "bench": "bench:bench_app",
+    "compare": "compare:compare",
+    "contribute": "contribute:contribute",
+    "doctor": "doctor:doctor",
+    "edit": "edit:edit",
+    "facts": "facts:facts_app",
+    "fetch": "fetch:fetch",
+    "figures": "figures:figures",
+    "full": "runs:full",
+    "generate": "generate:generate",
+    "knockout": "knockout:knockout",
+    "mend-train": "mend:mend_train",
+    "merge": "merge:merge",
+    "moments": "moments:moments",
+    "recover": "status:recover",
+    "report": "runs:report",
+    "run": "runs:run",
+    "score": "edit:score",
+    "sequence": "sequence:sequence",
+    "smoke": "runs:smoke",
+    "status": "status:status",
+    "trace": "trace:trace",
+    "tune": "tune:tune",
+    "verify": "runs:verify",
+    "world": "make:world_app",
+}
+"""By name, the file in artifact/cli and what in it is the command: loaded when the command is run, or shown in help."""
+for _name, _place in _COMMANDS.items():
+    app.command(f"artifact.cli.{_place}", name=_name)
 DEFECT = 70
 """Exit code of a defect, as sysexits.h has it: apart from 1, which says that a value is outside its tolerance."""
 _OURS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
 """What the system says of a wrong call. Every other error of the system's is something that the user can see to."""
-
-
 _NO_MEMORY = "this machine's memory does not suffice; give less --memory, free some, or take a larger machine"
 _TEXTS = ("--prompt", "--subject", "--template", "--hardware")
 """Options that take text of any kind; the commands themselves refuse an empty one where they must."""
@@ -73,6 +81,9 @@ def _tried(arguments: list[str]) -> int:
         check_endpoint_is_readable()
         if not 20 <= _columns() <= 1000:
             os.environ.pop("COLUMNS", None)  # help cannot be set in so few; libraries fall back on the terminal's own
+        if not (arguments and arguments[0] in _COMMANDS):
+            for name in _COMMANDS:  # in the help of all of them each says what it does
+                app[name]
         return app(arguments) or 0
     except ArtifactError as error:
         complain(error)

@@ -5,14 +5,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app, check_outputs, writing
+from artifact.cli.app import check_outputs, writing
 from artifact.cli.runs import say_damage
 from artifact.evaluation.metrics import METRICS, Metric
 from artifact.io import write_atomically
 from artifact.terminal import say
 
 
-@app.command
 def compare(
     first: Annotated[Path, Parameter(help="Folder of a run.")],
     second: Annotated[Path, Parameter(help="Folder of another run on the same data.")],

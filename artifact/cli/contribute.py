@@ -5,14 +5,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app, check_outputs, writing
+from artifact.cli.app import check_outputs, writing
 from artifact.cli.runs import RunFolder
 from artifact.errors import SettingError
 from artifact.sizes import size_words
 from artifact.terminal import say
 
 
-@app.command
 def contribute(
     run_folder: RunFolder,
     *,

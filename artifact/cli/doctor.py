@@ -18,7 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from artifact import __version__
-from artifact.cli.app import AS_RELEASED, Device, Dtype, Following, Limit, app, check_outputs, words, write_json
+from artifact.cli.app import AS_RELEASED, Device, Dtype, Following, Limit, check_outputs, words, write_json
 from artifact.cli.bounds import count
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
@@ -85,7 +85,6 @@ class Others:
 _SHAPED, _OTHERS = Shaped(), Others()
 
 
-@app.command
 def doctor(
     *,
     estimate: Annotated[

@@ -16,7 +16,6 @@ from artifact.cli.app import (
     Following,
     Machine,
     Model,
-    app,
     by_option,
     check_inputs,
     check_outputs,
@@ -96,7 +95,6 @@ class EditFiles:
 _FILES = EditFiles()
 
 
-@app.command
 def edit(
     *,
     model: Model,
@@ -252,7 +250,6 @@ def _lines(editor: "Editor", edited: "Edited", views: Sequence[View], descriptio
     yield from editor.notes
 
 
-@app.command
 def score(
     *,
     model: Model,

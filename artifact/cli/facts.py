@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from artifact.cli.app import Device, Model, app, check_outputs, load_model, writing
+from artifact.cli.app import Device, Model, check_outputs, load_model, writing
 from artifact.editing.methods import METHODS
 from artifact.errors import FactError
 from artifact.facts.croissant import PUBLISHED
@@ -13,7 +13,6 @@ from artifact.facts.layouts import LayoutName
 from artifact.terminal import say
 
 facts_app = App(name="facts", help="Your own facts: check a file, begin one, convert one of another project.")
-app.command(facts_app)
 _SHOWN = 20
 """Most lines of one kind."""
 _COUNTED = {

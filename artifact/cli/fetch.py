@@ -6,7 +6,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app
 from artifact.errors import ArtifactError, FactError, SettingError
 from artifact.facts.dataset import Data
 from artifact.io import sha256_of
@@ -21,7 +20,6 @@ from artifact.sources.verify import examine
 from artifact.terminal import complain, say
 
 
-@app.command
 def fetch(
     *what: Annotated[
         str, Parameter(help="Names of sources, or full for all that the paper needs. Without a name: list them.")

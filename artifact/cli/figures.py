@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app, check_outputs, words, writing
+from artifact.cli.app import check_outputs, words, writing
 from artifact.cli.bounds import inches
 from artifact.cli.runs import RunFolder, say_damage
 from artifact.io import write_atomically
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _ALL: list[str] = []
 
 
-@app.command
 def figures(
     run_folder: RunFolder,
     *,

@@ -12,7 +12,6 @@ from artifact.cli.app import (
     Dtype,
     Edits,
     Model,
-    app,
     check_inputs,
     check_outputs,
     load_model,
@@ -22,7 +21,6 @@ from artifact.cli.bounds import count
 from artifact.terminal import say
 
 
-@app.command
 def generate(
     *,
     model: Model,

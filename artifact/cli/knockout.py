@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import ANY_MACHINE, Machine, Model, app, check_outputs, write_json
+from artifact.cli.app import ANY_MACHINE, Machine, Model, check_outputs, write_json
 from artifact.cli.bounds import count
 from artifact.facts.fact import Statement
 from artifact.facts.subject import subject_start
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from artifact.tracing.knockout import EdgeCut, Knockout
 
 
-@app.command
 def knockout(
     *,
     model: Model,

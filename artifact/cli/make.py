@@ -5,13 +5,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from artifact.cli.app import app, check_outputs, writing
+from artifact.cli.app import check_outputs, writing
 from artifact.cli.bounds import between, count
 from artifact.errors import SettingError
 from artifact.terminal import say
 
 world_app = App(name="world", help="The embedded world: made-up facts and the small model trained on them.")
-app.command(world_app)
 
 
 @world_app.command

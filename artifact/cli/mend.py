@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Model, app, check_inputs, check_outputs, load_model
+from artifact.cli.app import Device, Model, check_inputs, check_outputs, load_model
 from artifact.cli.bounds import between, count
 from artifact.cli.fetch import named_data
 from artifact.errors import SettingError
@@ -56,7 +56,6 @@ class TrainingOptions:
 _OPTIONS = TrainingOptions()
 
 
-@app.command
 def mend_train(
     *,
     model: Model,

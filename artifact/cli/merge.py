@@ -5,11 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app
 from artifact.terminal import say
 
 
-@app.command
 def merge(
     *runs: Annotated[
         Path, Parameter(help="Folders of the parts, as --shard i/n made them; nothing in them is changed.")

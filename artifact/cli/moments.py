@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Model, app, load_model
+from artifact.cli.app import Device, Model, load_model
 from artifact.cli.bounds import between
 from artifact.editing.site import Module
 from artifact.errors import Interrupted, SettingError
@@ -53,7 +53,6 @@ class Sums:
 _SUMS = Sums()
 
 
-@app.command
 def moments(
     *,
     model: Model,

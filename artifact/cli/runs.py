@@ -19,7 +19,6 @@ from artifact.cli.app import (
     Out,
     Protocol,
     RunModel,
-    app,
     check_outputs,
     words,
     writing,
@@ -95,19 +94,16 @@ class Narrowing:
 _OPTIONS, _WHOLE = RunOptions(), Narrowing()
 
 
-@app.command
 def smoke(*, options: RunOptions = _OPTIONS) -> int:
     """Run every stage once on a small model, in minutes: traces, edits of both perspectives, tables and figures."""
     return _run("smoke", options, _WHOLE)
 
 
-@app.command
 def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> int:
     """Run the whole paper: both models, tables and figures. Fetches what it needs, can resume, takes hours on a GPU."""
     return _run("full", options, narrowing)
 
 
-@app.command
 def run(
     plan: Annotated[
         str,
@@ -264,7 +260,6 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return index, count
 
 
-@app.command
 def report(
     run_folder: RunFolder,
     *,
@@ -282,7 +277,6 @@ def report(
     return damage
 
 
-@app.command
 def verify(
     run_folder: Annotated[
         Path, Parameter(help="Folder of a run, or of one run for each model, or a file of kloc contribute.")
@@ -338,7 +332,6 @@ def _verify(run_folder: Path) -> int:
     return verdict.exit_code
 
 
-@app.command
 def baseline(
     run_folder: Annotated[Path, Parameter(help="Folder of a finished run.")],
     *,

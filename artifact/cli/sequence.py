@@ -14,7 +14,6 @@ from artifact.cli.app import (
     Machine,
     Memory,
     Model,
-    app,
     by_option,
     check_inputs,
     check_outputs,
@@ -47,7 +46,6 @@ class MethodFiles:
 _FILES = MethodFiles()
 
 
-@app.command
 def sequence(
     *,
     model: Model,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import app
 from artifact.cli.runs import say_damage
 from artifact.errors import RunError
 from artifact.terminal import complain, say
@@ -14,7 +13,6 @@ from artifact.terminal import complain, say
 _REASONS = 5
 
 
-@app.command
 def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of several.")]) -> int:
     """Show what is done and left of a run, who works on it, the time left, and the commonest reasons for failures."""
     from artifact.reporting.tables import counted_reasons
@@ -54,7 +52,6 @@ def status(run_folder: Annotated[Path, Parameter(help="Folder of a run, or of se
     return exit_code
 
 
-@app.command
 def recover(
     run_folder: Annotated[Path, Parameter(help="Folder of a damaged run; nothing in it is changed.")],
     *,

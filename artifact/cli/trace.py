@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from artifact.cli.app import ANY_MACHINE, AS_RELEASED, Following, Machine, Model, app, check_outputs, write_json
+from artifact.cli.app import ANY_MACHINE, AS_RELEASED, Following, Machine, Model, check_outputs, write_json
 from artifact.editing.protocol import Protocol, corrected_switches
 from artifact.errors import SettingError
 from artifact.facts.fact import Perspective, Statement
@@ -105,7 +105,6 @@ class TraceOptions:
 _OPTIONS = TraceOptions()
 
 
-@app.command
 def trace(
     *,
     model: Model,

@@ -13,7 +13,6 @@ from artifact.cli.app import (
     Machine,
     Memory,
     Model,
-    app,
     check_inputs,
     check_outputs,
     writing,
@@ -37,7 +36,6 @@ UNFINISHED = ".partial"
 """Ending of the file beside --out that holds what was scored so far."""
 
 
-@app.command
 def tune(
     *,
     model: Model,

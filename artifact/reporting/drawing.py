@@ -21,7 +21,7 @@ _PROGRAM = "import sys; sys.path[:] = {!r}; from artifact.reporting.drawing impo
 def draw_all(every: Sequence[Shown], forms: Sequence[str], width: float | None = None) -> list[list[bytes]]:
     """Each figure's content in each of the forms, `width` inches wide (None: a report's): the same bytes either way."""
     if len(every) < _WORTH or os.environ.get("OMP_NUM_THREADS") == "1" or os.cpu_count() == 1:
-        return _drawn(every, forms, width)
+        return draw_here(every, forms, width)
     # With this process's own path: the same code, wherever it was found.
     command = [sys.executable, "-c", _PROGRAM.format(sys.path)]
     pipe = subprocess.PIPE
@@ -32,10 +32,10 @@ def draw_all(every: Sequence[Shown], forms: Sequence[str], width: float | None =
                 pickle.dump((every[1::2], forms, width), stdin)
         except BrokenPipeError:  # it ended before it had read: all is drawn here
             pass
-        found = dict(zip(range(0, len(every), 2), _drawn(every[::2], forms, width), strict=True))
+        found = dict(zip(range(0, len(every), 2), draw_here(every[::2], forms, width), strict=True))
         assert second.stdout is not None
         answer = second.stdout.read()
-    rest = _drawn(every[1::2], forms, width) if second.returncode else pickle.loads(answer)
+    rest = draw_here(every[1::2], forms, width) if second.returncode else pickle.loads(answer)
     found |= zip(range(1, len(every), 2), rest, strict=True)
     return [found[i] for i in range(len(every))]
 
@@ -44,10 +44,11 @@ def serve() -> None:
     """The second process: draws what standard input asks for, and writes it to standard output."""
     gc.disable()  # it ends soon
     asked = sys.stdin.buffer.read()
-    sys.stdout.buffer.write(pickle.dumps(_drawn(*pickle.loads(asked))))
+    sys.stdout.buffer.write(pickle.dumps(draw_here(*pickle.loads(asked))))
 
 
-def _drawn(every: Sequence[Shown], forms: Sequence[str], width: float | None) -> list[list[bytes]]:
+def draw_here(every: Sequence[Shown], forms: Sequence[str], width: float | None) -> list[list[bytes]]:
+    """The same, all by this process."""
     from artifact.reporting.figures import figure_files
     from artifact.reporting.look import COLUMN_INCHES
 

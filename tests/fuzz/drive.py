@@ -42,10 +42,13 @@ class Finding:
 
 
 class Driver:
-    """Gives cases to a worker. `folder` is made and removed unless one is named."""
+    """Gives cases to a worker. `folder` is made and removed unless one is named.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._kept = folder is not None
+    Without `draws` reports hold empty figures: drawing takes as long as all else.
+    """
+
+    def __init__(self, folder: Path | None = None, draws: bool = True) -> None:
+        self._kept, self._draws = folder is not None, draws
         self.folder = folder or Path(tempfile.mkdtemp(prefix="kloc-fuzz-"))
         self._worker: subprocess.Popen[bytes] | None = None
         self._rest = b""
@@ -91,7 +94,7 @@ class Driver:
             paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(ROOT / "tests")]
             with (self.folder / "worker").open("wb") as said:
                 self._worker = subprocess.Popen(
-                    [sys.executable, "-m", __package__ + ".worker", str(self.folder)],
+                    [sys.executable, "-m", __package__ + ".worker", str(self.folder), *["undrawn"][self._draws :]],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=said,

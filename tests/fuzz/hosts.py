@@ -259,7 +259,7 @@ def hurried() -> Iterator[None]:
 def _plain(box: Box, draw: random.Random | None, name: str, inside: bool) -> Iterator[Host]:
     from artifact.sources.catalogue import PLAIN_SOURCES, SOURCES
 
-    records = (box.material / "facts30.json").read_bytes()
+    records = (box.material / "training.json").read_bytes()
     right = archive(None, records) if name == "relation" else records
     content = archive(draw, records) if inside and draw is not None and name == "relation" else right
     source = PLAIN_SOURCES[name]

@@ -243,18 +243,18 @@ def texts(draw: Draw, box: Box) -> Case:
 
 def training(draw: Draw, box: Box) -> Case:
     """MEND's training reads facts and hyperparameters."""
-    made, said, path, how = _json_file(draw, box, "facts30.json")
+    made, said, path, how = _json_file(draw, box, "training.json")
     command = box.command(
-        "mend-train --model in/model --facts in/facts30.json --steps 1 --rank 2 --out out/n.safetensors"
+        "mend-train --model in/model --facts in/training.json --steps 1 --rank 2 --out out/n.safetensors"
     )
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
     return Case(
         "training",
-        f"facts30.json: {said}",
+        f"training.json: {said}",
         command,
         expect,
-        needs("facts30.json"),
-        damage=written("facts30.json", made),
+        needs("training.json"),
+        damage=written("training.json", made),
     )
 
 

@@ -36,7 +36,7 @@ def make(box: Box) -> None:
     _other_layouts(at)
     _texts(at)
     kloc("moments", "--model", at / "model", "--texts", at / "texts.txt", "--layers", "1,2,3", "--out", at / "moments")
-    kloc("mend-train", "--model", at / "model", "--facts", at / "facts30.json", "--steps", 2, "--rank", 8,
+    kloc("mend-train", "--model", at / "model", "--facts", at / "training.json", "--steps", 2, "--rank", 8,
          "--out", at / "mend.safetensors")  # fmt: skip
     ft = ("--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json")
     kloc("edit", "--model", at / "model", *ft, "--out", at / "edit.safetensors")
@@ -54,7 +54,7 @@ def _texts(at: Path) -> None:
     ]  # fmt: skip
     files = {
         "facts.json": RECORDS[:3],
-        "facts30.json": RECORDS,
+        "training.json": RECORDS[:10],
         "request.json": REQUEST,
         "history.json": RECORDS[:2],
         "known.json": known,

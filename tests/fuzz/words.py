@@ -9,7 +9,7 @@ from .box import Box, Case
 from .damage import ANSI
 from .odd import BYTES, DEVICES, LAYERS, LOW, NUMBERS, TEXTS
 
-TRAIN = "mend-train --model in/model --facts in/facts30.json --steps 1 --rank 2"
+TRAIN = "mend-train --model in/model --facts in/training.json --steps 1 --rank 2"
 MOMENTS = "moments --model in/model --texts in/texts.txt --layers 1 --samples 20"
 SMALL = "run smoke --model in/model --only table2 --methods ft --out out/run"
 LARGE = "run smoke --model in/model --limit 1 --out out/run"
@@ -152,7 +152,7 @@ def _without(command: list[str], option: str) -> list[str]:
 
 
 NEEDED = (
-    *("facts.json", "request.json", "rome.json", "moments", "prefixes.json", "texts.txt", "facts30.json"),
+    *("facts.json", "request.json", "rome.json", "moments", "prefixes.json", "texts.txt", "training.json"),
     *("run", "edit.safetensors", "easyedit.json"),
 )
 

@@ -1,6 +1,5 @@
 """Synthetic runs: stores with invented numbers, made with the store's own writers, for every test of the reports."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -257,33 +256,6 @@ def shared_smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The same run for all tests of a module that only read it."""
     with opened(tmp_path_factory.mktemp("shared"), Synthetic()) as store:
         yield store
-
-
-@contextmanager
-def _blanks() -> Iterator[None]:
-    from PIL import Image
-
-    from artifact.reporting import figures
-
-    blank = io.BytesIO()
-    Image.new("RGB", (1050, 1100), "white").save(blank, "png")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "figure_bytes", lambda draw, *forms: [blank.getvalue() for _ in forms])
-        yield
-
-
-@pytest.fixture(scope="module")
-def blank_figures() -> Iterator[None]:
-    """Figures are blanks of about their size, for modules that look at none: drawing takes most of a report's time."""
-    with _blanks():
-        yield
-
-
-@pytest.fixture
-def undrawn() -> Iterator[None]:
-    """The same for one test."""
-    with _blanks():
-        yield
 
 
 @pytest.fixture(scope="module")

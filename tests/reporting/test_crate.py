@@ -31,7 +31,7 @@ def references(value: object) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def crate(shared_smoke: Store, blank_figures: None) -> dict[str, dict[str, Any]]:
+def crate(shared_smoke: Store) -> dict[str, dict[str, Any]]:
     render(shared_smoke)
     return graph(shared_smoke.folder)
 
@@ -72,7 +72,6 @@ def test_the_run_names_what_it_took_and_what_it_left(shared_smoke: Store, crate)
     assert run["startTime"] <= run["endTime"] == crate["./"]["datePublished"]
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_an_unfinished_run_is_not_called_complete(build: Build) -> None:
     finished, unfinished = build(odd_cases=False), build(cases=3, planned=9, odd_cases=False)
     for store, status in ((finished, "http://schema.org/CompletedActionStatus"), (unfinished, None)):
@@ -80,7 +79,6 @@ def test_an_unfinished_run_is_not_called_complete(build: Build) -> None:
         assert graph(store.folder)["#run"].get("actionStatus") == status
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_a_report_elsewhere_leaves_the_run_folder_as_it_is(build: Build, tmp_path: Path) -> None:
     store = build(cases=2)
     render(store, folder=tmp_path / "elsewhere")

@@ -82,6 +82,7 @@ def test_all_code_that_words_or_draws_a_figure_counts() -> None:
     assert parts <= {path.name for path in CODE} and all(path.is_file() for path in CODE)
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("program", [sys.executable, "/bin/false"])
 def test_a_second_process_draws_half(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """Where that process fails, all is drawn here; its half has the bytes that this process would draw."""

@@ -86,7 +86,6 @@ def test_a_row_whose_edit_was_taken_back_says_nothing(answers) -> None:
     assert found["T1"].status == "not run" and "scored with the edit" in found["T1"].figures
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_the_page_its_files_and_the_commands_say_it_first(build, full_size, capsys) -> None:
     store = build(**(full_size | {"model": "smollm2", "evidence": False, "cases": 40}))
     page, report = render(store)

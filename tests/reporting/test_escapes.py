@@ -98,7 +98,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Report:
                 [msgspec.structs.replace(one, text=HOSTILE) for one in counted_reasons(store)] or [FakeReason()]
             ),
         )
-        patch.setattr(figures, "figure_bytes", lambda draw, *forms: [b"" for _ in forms])
         with reading(EXAMPLE) as store:
             return make_report([store], load_expected(), tmp_path_factory.mktemp("report"), by_model=True)
 

@@ -5,8 +5,6 @@ These come from another processor, whose last bits differ: by less than a ten-th
 
 from pathlib import Path
 
-import pytest
-
 from artifact.plans.paper import SMOKE
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import make_report
@@ -16,7 +14,6 @@ from artifact.runs.store import reading
 EXAMPLE = Path(__file__).parents[2] / "results" / "example-world"
 
 
-@pytest.mark.usefixtures("blank_figures")
 def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
     with reading(EXAMPLE) as store:
         info = store.info()

@@ -71,9 +71,7 @@ def complaints(log: str) -> list[str]:
     return wide + [line for line in lines if "Missing character" in line]
 
 
-def test_every_table_compiles_and_fits(
-    shared_smoke: Store, two_models: list[Store], blank_figures: None, tmp_path: Path
-) -> None:
+def test_every_table_compiles_and_fits(shared_smoke: Store, two_models: list[Store], tmp_path: Path) -> None:
     """A smoke run's tables, with failed and excluded cases, and those of a report of two models, measured and not."""
     files = make_report(two_models, load_expected(), tmp_path).files
     smoke = make_report([shared_smoke], load_expected(), tmp_path / "smoke").files

@@ -26,7 +26,7 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 @pytest.fixture(scope="module")
 def pages(
-    tmp_path_factory: pytest.TempPathFactory, shared_smoke: Store, two_models: list[Store], blank_figures: None
+    tmp_path_factory: pytest.TempPathFactory, shared_smoke: Store, two_models: list[Store]
 ) -> dict[str, tuple[Path, set[str]]]:
     """The pages by name, each with the names of its report's files: a smoke run's, and one of two models' runs."""
     installed()

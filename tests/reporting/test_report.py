@@ -96,7 +96,7 @@ def files(shared_smoke: Store) -> dict[str, bytes]:
     return made(shared_smoke)
 
 
-def test_rendering_twice_gives_the_same_bytes_and_needs_no_torch(smoke: Store) -> None:
+def test_rendering_twice_gives_the_same_bytes_and_needs_no_torch(smoke: Store, drawn: None) -> None:
     page, _ = render(smoke)
     folder = page.parent
     assert page == smoke.report_folder / "report.html"
@@ -143,7 +143,6 @@ def test_the_first_lines_say_what_ran_and_that_it_is_no_evidence(files: dict[str
         assert text.index("no evidence") < text.index("nothing was compared with the paper")
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_evidence_has_no_such_notice(build: Build, full_size: dict[str, Any]) -> None:
     files = made(build(**full_size))
     assert "no evidence" not in parsed(files).text
@@ -217,7 +216,6 @@ def test_an_unwritable_folder_is_one_clear_line(smoke: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_what_a_killed_process_left_is_cleared(build: Build) -> None:
     store = build(cases=0)
     left = store.report_folder / "tables" / "success.tex.part"
@@ -227,13 +225,12 @@ def test_what_a_killed_process_left_is_cleared(build: Build) -> None:
     assert not left.exists() and (store.report_folder / "report.html").is_file()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_an_empty_run_has_a_report(build: Build) -> None:
     files = made(build(cases=0))
     assert "nothing was compared" in parsed(files).text
 
 
-def test_every_kind_of_trace_is_drawn(build: Build) -> None:
+def test_every_kind_of_trace_is_drawn(build: Build, drawn: None) -> None:
     """Heat maps of five kinds from two perspectives, and the severed effects of each as lines."""
     files = made(build(plan=SMOKE, cases=3))
     kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
@@ -246,7 +243,6 @@ def test_every_kind_of_trace_is_drawn(build: Build) -> None:
     assert "severed scores come from other noise" in page.text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_two_models_stand_in_one_report(build: Build, full_size: dict[str, Any], tmp_path: Path) -> None:
     xl, j = build(**full_size), build(**{**full_size, "model": "gpt-j"})
     path, report = render(xl, j, folder=tmp_path / "report")
@@ -261,7 +257,6 @@ def test_two_models_stand_in_one_report(build: Build, full_size: dict[str, Any],
         make_report([j, build(**{**full_size, "model": "gpt-j"})], load_expected(), tmp_path)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_method_without_weights_is_skipped_with_its_reason(build: Build, full_size: dict[str, Any]) -> None:
     mend = Unit("mend-relation", "edit", batch=8, method="mend", perspective="relation")
     plan = msgspec.structs.replace(ROME, units=(*ROME.units, mend))
@@ -273,7 +268,6 @@ def test_a_method_without_weights_is_skipped_with_its_reason(build: Build, full_
     assert "4 skipped, " in parsed(report.files).text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_status_is_marked_by_its_state_and_not_by_words_in_it(build: Build, full_size: dict[str, Any]) -> None:
     reason = "its weights lie outside the folder"
     store = build(**full_size, excluded={"rome-relation": reason})
@@ -309,7 +303,6 @@ def test_the_first_lines_say_how_many_facts_a_unit_takes(build: Build) -> None:
     assert f"over a list of 100 facts, of which each unit takes {min(takes)} to {max(takes)}." in text
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_run_says_so(build: Build, full_size: dict[str, Any]) -> None:
     files = made(build(**{**full_size, "cases": 20, "planned": 30}))
     assert "The run is unfinished: 60 of 90 cases are stored." in parsed(files).text
