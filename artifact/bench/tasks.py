@@ -15,9 +15,11 @@ from artifact.editing.methods import METHODS
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.work import Work
-from artifact.plans.unit import Unit
+from artifact.plans.encoders import WINDOW
+from artifact.plans.unit import CONTROLS, Unit
 from artifact.plans.where import edited_layers
 from artifact.tracing.choices import CORRUPTED, DIRECTIONS, RELATION_SPANS, windows_of
+from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS
 
 _DRAWN = {"noise": 10, "replace": 5, "mean": 1}
@@ -63,6 +65,17 @@ def both(unit: Unit, model: Planned, share: float | None) -> Work:
     last = min(model.shape.layers - 1, int(_LATE * model.shape.layers))
     late = _edit("memit", model, "relation", share, layers=tuple(range(max(0, last - len(layers) + 1), last + 1)))
     return (e + r).times(3) + after + late + scored(model.shape, PAPER_LENGTHS).times(8)
+
+
+def encoders(unit: Unit, model: Planned, share: float | None) -> Work:
+    """Five kinds of trace, of all tokens and not of half of them; ROME and its controls, KN, and six scores."""
+    shape, perspective = model.shape, unit.perspective
+    window = scaled_window(shape.layers, WINDOW)
+    work = scored(shape, PAPER_LENGTHS).times(3 + len(CONTROLS)) + _edit("kn", model, perspective, share)
+    for kind in TRACE_KINDS.values():
+        if kind.figures:
+            work += traced(shape, kind, window, PAPER_LENGTHS.traced[perspective], _DRAWN["noise"]).times(2)
+    return work + _edit("rome", model, perspective, share).times(1 + len(CONTROLS))
 
 
 def _edit(method: str, model: Planned, perspective: Perspective, share: float | None, **more: Any) -> Work:

@@ -49,8 +49,8 @@ app = App(
 Model = Annotated[
     str,
     Parameter(
-        help="world, gpt2, gpt2-xl, gpt-j, smollm2, a model of the hub (org/name, org/name@revision), or the "
-        "folder of a transformers model."
+        help="world, world-masked, gpt2, gpt2-xl, gpt-j, smollm2, a model of the hub (org/name, org/name@revision), or "
+        "the folder of a transformers model."
     ),
 ]
 RunModel = Annotated[

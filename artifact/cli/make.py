@@ -25,10 +25,12 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, count("Training steps (default: those of the embedded model).")] = None,
+    masked: Annotated[
+        bool, Parameter(help="Train the masked twin, a small BERT, on the same facts; its folder holds no facts.")
+    ] = False,
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
     from artifact.world.facts import DEFAULT_SEED
-    from artifact.world.training import DEFAULT_STEPS
     from artifact.world.training import train as train_world
 
     def progress(step: int, of: int, loss: float) -> None:
@@ -40,7 +42,11 @@ def train(
     check_outputs({"--out": out / "config.json"})
     with writing(out):
         about = train_world(
-            out, DEFAULT_SEED if seed is None else seed, DEFAULT_STEPS if steps is None else steps, progress=progress
+            out,
+            DEFAULT_SEED if seed is None else seed,
+            steps,
+            progress=progress,
+            masked=masked,
         )
     for name, figures in about["measured"].items():
         say(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))

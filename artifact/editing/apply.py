@@ -28,7 +28,7 @@ from artifact.lm.smollm2 import SMOLLM2
 from artifact.lm.weights import matched, stored_tensors
 from artifact.reading import read_bytes
 from artifact.sizes import dtype_word
-from artifact.sources.catalogue import HUB_MODELS
+from artifact.sources.catalogue import HUB_MODELS, WORLDS
 from artifact.sources.convert import SHARD
 from artifact.terminal import shown
 
@@ -36,7 +36,11 @@ CARD = "README.md"
 _FILES = (CONFIG, "generation_config.json", "chat_template.jinja", "tokenizer.model", *TOKENIZER_FILES)
 _LICENCE_FILES = ("LICEN", "NOTICE", "USE_POLICY")
 """What the names of files open with that must go with a model."""
-_LICENCES = {"world": "MIT", SMOLLM2: "Apache-2.0"} | {model.name: model.licence for model in HUB_MODELS.values()}
+_LICENCES = (
+    dict.fromkeys(WORLDS, "MIT")
+    | {SMOLLM2: "Apache-2.0"}
+    | {model.name: model.licence for model in HUB_MODELS.values()}
+)
 _TOLD = (
     "method",
     "perspective",

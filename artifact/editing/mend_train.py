@@ -100,8 +100,9 @@ def train(
     `identity` tells what else the training depends on (model, facts); the checkpoint of another one is refused. The
     network is rounded to what a file of `dtype` holds. On one thread of one machine the same arguments give the same
     bytes, stopped and continued or not. Raises FactError for too few facts, SettingError for a checkpoint of something
-    else, EditError when the training diverges.
+    else, EditError when the training diverges, ModelError for an encoder.
     """
+    model.needs_decoder("training MEND's network")
     learning, held_out = split(facts, training)
     items = items_of(model, learning, training.variants, training.seed)
     judged = items_of(model, held_out)

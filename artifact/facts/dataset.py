@@ -84,8 +84,8 @@ class DataSet:
     files: Mapping[RelationSource, str | tuple[str, ...]] = field(default_factory=dict)
     """The fetched file that is read (its key in sources/catalogue.py), or several, by the source of the relation
     prompts; empty for what needs none."""
-    default_for: str = ""
-    """What takes it without `--facts`: PAPER, a model's name, or OTHER_MODELS."""
+    default_for: tuple[str, ...] = ()
+    """What takes it without `--facts`: PAPER, models' names, or OTHER_MODELS."""
     evidence: bool = False
     """Whether a run on it may be held against the paper."""
     traced: str = ""

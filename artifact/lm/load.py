@@ -1,8 +1,8 @@
 """Find a model by name or folder, fetch it where needed, and load it into the decoder.
 
-Covers names (world, gpt2, gpt2-xl, gpt-j, smollm2), folders in transformers' layout, downloads at pinned revisions, and
-the hash of the weights. transformers gives configuration and tokenizer (folder.py); weights are read from their files
-(weights.py) by what the family expects (families/). No transformers module is built.
+Covers names (world, world-masked, gpt2, gpt2-xl, gpt-j, smollm2), folders in transformers' layout, downloads at pinned
+revisions, and the hash of the weights. transformers gives configuration and tokenizer (folder.py); weights are read
+from their files (weights.py) by what the family expects (families/). No transformers module is built.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from artifact.lm.tokens import Tokens
 from artifact.lm.weights import Stored, entries, matched, placed, size_of, stored_tensors, untied
 from artifact.sizes import dtype_word
 from artifact.sources.any_hub import HubId, hub_id, resolved, small_files, whole
-from artifact.sources.catalogue import HUB_MODELS, WORLD
+from artifact.sources.catalogue import HUB_MODELS, WORLDS
 from artifact.sources.download import Say
 from artifact.sources.fetch import cached, fetch
 
@@ -70,16 +70,16 @@ class LanguageModel:
 def load(
     name: str, device: str | None = None, dtype: torch.dtype = torch.float32, say: Say = lambda line: None
 ) -> LanguageModel:
-    """The model called `name` (world, gpt2, gpt2-xl, gpt-j, smollm2), of the hub (org/name, org/name@revision), or of a
-    folder in transformers' layout.
+    """The model called `name` (world, world-masked, gpt2, gpt2-xl, gpt-j, smollm2), of the hub (org/name,
+    org/name@revision), or of a folder in transformers' layout.
 
     `device` is cpu, cuda or cuda:N; without it device.py chooses. A model that does not fit the device is not fetched.
     Raises ModelError for that, an unknown name, a folder that is not a model, and a family or configuration that the
     decoder does not know.
     """
     device = device or choose_device()[0]
-    if name == "world":
-        return load_folder(WORLD, name="world", device=device, dtype=dtype)
+    if name in WORLDS:
+        return load_folder(WORLDS[name], name=name, device=device, dtype=dtype)
     if name in HUB_MODELS:
         model = HUB_MODELS[name]
         if not cached(model):
@@ -91,7 +91,7 @@ def load(
     if (asked := hub_id(name)) is not None:
         return _load_hub(asked, device, dtype, say)
     if not Path(name).is_dir():
-        known = ", ".join(["world", *HUB_MODELS, SMOLLM2])
+        known = ", ".join([*WORLDS, *HUB_MODELS, SMOLLM2])
         raise ModelError(
             f"model {name!r} is neither a known name ({known}), a folder, nor a model of the hub (org/name, "
             "org/name@revision); name one of these"

@@ -15,7 +15,7 @@ from artifact.errors import SettingError
 from artifact.plans.paper import SMOKE_FEW_FACTS
 from artifact.plans.unit import PARTS, Part, Plan, Unit
 
-_FILES = ("paper", "real", "mechanism", "where", "multiverse", "both", "modern", "beyond")
+_FILES = ("paper", "real", "mechanism", "where", "multiverse", "both", "encoders", "modern", "beyond")
 """One file here each, which ends in PLANS: plans by name."""
 PLANS: Mapping[str, tuple[Plan, ...]] = {
     name: plans for file in _FILES for name, plans in import_module(f"artifact.plans.{file}").PLANS.items()

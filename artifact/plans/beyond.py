@@ -5,7 +5,7 @@ from importlib import import_module
 
 from artifact.plans.unit import Plan
 
-QUESTION_PLANS = ("modern", "where", "mechanism", "multiverse", "both")
+QUESTION_PLANS = ("modern", "where", "mechanism", "multiverse", "both", "encoders")
 """The files beside this one that end in BEYOND: their units at a small size."""
 PLANS: Mapping[str, tuple[Plan, ...]] = {
     "beyond": (

@@ -34,6 +34,11 @@ TASKS: Mapping[str, Task] = {
         "artifact.bench.tasks:both",
         True,
     ),
+    "encoders": Task(
+        "trace and edit an encoder, with controls",
+        "artifact.runs.tasks.encoders:compute",
+        "artifact.bench.tasks:encoders",
+    ),
     "multiverse": Task(
         "trace in every way of the multiverse",
         "artifact.runs.tasks.multiverse:compute",

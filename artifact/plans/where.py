@@ -8,7 +8,7 @@ from artifact.plans.unit import Plan, Unit
 
 FACTS = 50
 """Facts of the plan, and BEYOND_FACTS of the plan `beyond`."""
-BEYOND_FACTS = 3
+BEYOND_FACTS = 6
 MOST_LAYERS = 12
 """A deeper model is edited at every second layer, every third, and so on."""
 TOKENS = "subject_last last relation_last"

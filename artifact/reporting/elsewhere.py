@@ -18,11 +18,11 @@ from artifact.reporting.figure_claims import figure_claim
 from artifact.reporting.intervals import Estimate, paired_change
 from artifact.reporting.tables import MeasuredRow, scored_cases
 from artifact.reporting.verdict import MeasuredRun
+from artifact.sources.catalogue import WORLDS
 
 FEWEST = 10
 """Facts below which a claim is undecided, whatever the interval: of so few it says little."""
 State = Literal["holds", "does not hold", "undecided", "not run"]
-_WORLD = "world"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Part:
 def claims_elsewhere(claims: Sequence[Claim], run: MeasuredRun) -> tuple[Answer, ...]:
     """The claims' answers on a real model that the paper has no values for; empty for any other run."""
     info = run.info
-    if info.evidence or info.model == _WORLD or any(info.model in claim.models for claim in claims):
+    if info.evidence or info.model in WORLDS or any(info.model in claim.models for claim in claims):
         return ()
     return tuple(_answer(claim, run) for claim in claims)
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from artifact.editing.methods import printed_name
 from artifact.reporting.baseline import MeasuredBefore
 from artifact.reporting.verdict import JudgedClaim, MeasuredRun, Verdict
+from artifact.sources.catalogue import WORLDS
 
-EMBEDDED = "world"
-"""The model of the embedded world, by its name in run.json."""
 FULL_NEEDS = "an NVIDIA GPU with 48 GB, 69 GB of disk and about 5.5 hours on an H100 (computed, not measured)"
 SAMPLE_NEEDS = "a GPU with 24 GB and about 11 minutes on an H100 (computed, not measured)"
 """What README says of the two plans; a test holds them together."""
@@ -65,7 +64,7 @@ def _as_before(before: MeasuredBefore) -> str:
 
 
 def _kind(runs: Sequence[MeasuredRun]) -> str:
-    if all(run.info.model == EMBEDDED for run in runs):
+    if all(run.info.model in WORLDS for run in runs):
         return "pipeline check (not evidence)"
     return "reproduction report" if any(run.info.evidence for run in runs) else "report on another model or other data"
 
@@ -118,7 +117,7 @@ def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[Judge
         found.append(Line(f"{missing} of the paper's {len(verdict.cells)} values, which were not run or were skipped"))
     if any(cell.partial for cell in verdict.cells):
         found.append(Line("the paper's values on all of its facts: part of them was run, so intervals are judged"))
-    if all(run.info.model == EMBEDDED for run in runs):
+    if all(run.info.model in WORLDS for run in runs):
         found.append(Line("how the methods do on real text: the facts are made up, and the model was trained on them"))
     return found
 

@@ -43,7 +43,7 @@ from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.reading import read_json
 from artifact.runs.describe import RunInfo
-from artifact.sources.catalogue import own_network
+from artifact.sources.catalogue import WORLDS, own_network
 
 _KEYS = 16
 """Keys a dimension that are read of a real text; the published moments are of thousands."""
@@ -232,13 +232,18 @@ def default_moments(
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself; with
     `of_text`, and of an encoder, a real text that every Python brings (texts.documentation).
     """
-    if model.name == "world":
+    causal = model.decoder.family.causal
+    if model.name in WORLDS:
         from artifact.world.facts import DEFAULT_SEED, generate
 
-        corpus = [model.tokens.ids(text) for text in generate(DEFAULT_SEED).corpus()]
+        world = generate(DEFAULT_SEED)
+        if causal:
+            corpus = [model.tokens.ids(text) for text in world.corpus()]
+        else:  # as it was trained: with the answer masked
+            corpus = [list(model.tokens.encode(one.prompt).ids) for one in world.statements()]
         return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory, site=site)
     width = key_width(model.decoder, layers[0], site)
-    if of_text or not model.decoder.family.causal:
+    if of_text or not causal:
         paragraphs, source = documentation()
         read: list[list[int]] = []
         for text in paragraphs:

@@ -20,7 +20,7 @@ from artifact.lm.dtype import DtypeName
 from artifact.plans.paper import PAPER_MODELS
 from artifact.plans.unit import Plan
 from artifact.sources.cache import converted_folder
-from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, file_named
+from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, WORLDS, file_named
 from artifact.sources.fetch import moments_folder, path_of
 from artifact.sources.lock import expected_of, recorded
 from artifact.sources.verify import examine
@@ -159,7 +159,7 @@ def evidence(plan: Plan, model: str, inputs: Inputs, given: Given, dtype: DtypeN
     the first fetch. Templates for relation prompts, a limit and the protocol change tolerances and marks, and are said
     there.
     """
-    if model == "world":
+    if model in WORLDS:
         return False, WORLD_NOTE
     if given.any_model:
         return False, ANY_MODEL_NOTE

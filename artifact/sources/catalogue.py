@@ -28,6 +28,9 @@ SMALL_FILES = (
 """Configuration and tokenizer of a hub's model: which of them it has differs by model."""
 WORLD = _DATA / "world"
 """Folder of the embedded world: model, tokenizer, facts."""
+MASKED_WORLD = _DATA / "world-masked"
+"""Folder of its masked twin, an encoder: model and tokenizer."""
+WORLDS: Mapping[str, Path] = {folder.name: folder for folder in (WORLD, MASKED_WORLD)}
 NEW_FACTS = _DATA / "new.json"
 """Two records with every field, to fill in: `kloc facts new`."""
 

@@ -1,7 +1,8 @@
-"""The rows on which the embedded world's model is trained: texts drawn from its statements, and what each token sees.
+"""The rows on which the embedded world's models are trained: texts drawn from its statements, and what each token sees.
 
-Attention is staged in training only: in most statements the tokens after a subject cannot see it in the lower layers,
-and see only its last token in the upper ones. The subject is thereby recognised at its last token, early, as in large
+A decoder predicts each token from those on its left, its masked twin the answers, which are masked. Attention is staged
+in training only: in most statements the tokens outside a subject cannot see it in the lower layers, and see only its
+last token in the upper ones. The subject is thereby recognised at its last token, early, as in large
 pretrained models; a small model trained without this reads the name from the prompt's last token instead.
 
 Shape letters: B row, T token (a dimension of 1 stands for all heads), K token that is seen.
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from artifact.lm.aligned import Aligned
 from artifact.world.facts import END_OF_TEXT, NO_RELATION, OPENERS, World
-from artifact.world.tokenizer import Encoded, build_tokenizer, encode
+from artifact.world.tokenizer import Encoded, build_tokenizer, encode, mask_id
 
 ROW = 64  # tokens in a training row
 
@@ -43,15 +44,19 @@ class Batch(NamedTuple):
     ids_BT: Tensor
     early: Aligned  # what each token sees in the lower layers
     late: Aligned  # the same in the upper ones
-    weight_BT: Tensor  # weight of the loss on the token at t, predicted from t - 1
+    weight_BT: Tensor  # weight of the loss on the token at t, predicted from t - 1, or where it is masked
+    said_BT: Tensor  # the tokens, also where ids_BT has a mask
 
 
 class Sampler:
     """Draws training rows from the statements, in an order that the seed fixes."""
 
-    def __init__(self, world: World, training: Training, seed: int, limit: int | None = None) -> None:
+    def __init__(
+        self, world: World, training: Training, seed: int, limit: int | None = None, masked: bool = False
+    ) -> None:
         """`limit` keeps only the first statements of each kind, for short trial runs."""
         self.training = training
+        self.mask = mask_id(world) if masked else None
         self.draw = np.random.RandomState(seed)
         self.kinds = [encode(world, kind[:limit]) for kind in (world.entity, world.relation, world.unrelated)]
         self.queues: list[list[int]] = [[] for _ in self.kinds]
@@ -78,14 +83,18 @@ class Sampler:
                 staged_BT[here], weight_BT[here] = [end and at + end for end in ends], weights
                 at, number = at + len(ids), number + 1
         index_T = np.arange(length)
-        visible_BTT = (text_BT[:, :, None] == text_BT[:, None, :]) & (index_T[:, None] >= index_T[None, :])
+        visible_BTT = text_BT[:, :, None] == text_BT[:, None, :]
+        if self.mask is None:
+            visible_BTT &= index_T[:, None] >= index_T[None, :]
         end_B1T = staged_BT[:, None, :]
-        after_BTT = (end_B1T > 0) & (index_T[None, :, None] >= end_B1T)
+        outside_BTT = (end_B1T > 0) & (staged_BT[:, :, None] != end_B1T)
         last_B1T = end_B1T == index_T[None, None, :] + 1
-        early_BTT, late_BTT = visible_BTT & ~after_BTT, visible_BTT & ~(after_BTT & ~last_B1T)
+        early_BTT, late_BTT = visible_BTT & ~outside_BTT, visible_BTT & ~(outside_BTT & ~last_B1T)
         position = torch.from_numpy(position_BT)
         early, late = (Aligned(position, torch.from_numpy(seen_BTT)[:, None]) for seen_BTT in (early_BTT, late_BTT))
-        return Batch(torch.from_numpy(ids_BT), early, late, torch.from_numpy(weight_BT))
+        said, weight = torch.from_numpy(ids_BT), torch.from_numpy(weight_BT)
+        read = said if self.mask is None else said.masked_fill(weight > 0, self.mask)
+        return Batch(read, early, late, weight, said)
 
     def _text(self) -> tuple[list[int], list[int], list[float]]:
         """One text: its ids, the end of the staged subject each token belongs to (else 0), and its loss weights."""

@@ -1,4 +1,4 @@
-"""What a model of the embedded world recalls, per set of prompts.
+"""What a model of the embedded world recalls, per set of prompts: after a prompt, or at an encoder's mask.
 
 Shape letters: B question, T token, D width, V vocabulary.
 """
@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from artifact.lm.decoder import Decoder
 from artifact.world.facts import Question, World
-from artifact.world.tokenizer import encode
+from artifact.world.tokenizer import encode, mask_id
 
 
 def measure(world: World, decoder: Decoder) -> dict[str, dict[str, float]]:
@@ -49,13 +49,15 @@ def prefixed(world: World, questions: Sequence[Question]) -> list[Question]:
 
 @torch.no_grad()
 def recall(world: World, decoder: Decoder, questions: Sequence[Question]) -> dict[str, float]:
-    """Share of questions whose right word is the most probable next word, and that word's mean probability."""
+    """Share of questions whose right word is the most probable word, and that word's mean probability."""
     encoded = encode(world, questions)
-    # Padding comes after all that is read.
     ids_BT = pad_sequence([torch.tensor(item.start) for item in encoded], batch_first=True)
     rows_B, answer_B = torch.arange(len(encoded)), torch.tensor([item.answer for item in encoded])
-    hidden_BTD = decoder.blocks(decoder.embed(decoder.words(ids_BT)))
-    probability_BV = decoder.logits(hidden_BTD[rows_B, answer_B - 1]).softmax(-1)
-    right_B = ids_BT[rows_B, answer_B]
+    right_B, read_B = ids_BT[rows_B, answer_B], answer_B - 1
+    if not decoder.family.causal:
+        ids_BT[rows_B, answer_B], read_B = mask_id(world), answer_B
+    aligned = decoder.padded([len(item.start) for item in encoded])
+    hidden_BTD = decoder.blocks(decoder.embed(decoder.words(ids_BT), aligned=aligned), aligned=aligned)
+    probability_BV = decoder.logits(hidden_BTD[rows_B, read_B]).softmax(-1)
     best, mean = (probability_BV.argmax(-1) == right_B).double().mean(), probability_BV[rows_B, right_B].mean()
     return {"recall": round(best.item(), 4), "probability": round(mean.item(), 4)}

@@ -1,6 +1,7 @@
 """The embedded world's tokenizer, and its statements as token ids.
 
-Word-level: one token a word, which like GPT-2's carries the leading space.
+Word-level: one token a word, which like GPT-2's carries the leading space. The masked twin's has a mask besides, as its
+last token, which takes the space before it.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,16 @@ class Encoded(NamedTuple):
     answer: int  # position of the answer's token
 
 
-def build_tokenizer(world: World) -> Tokenizer:
-    """The tokenizer over the world's vocabulary; id 0 ends a text.
+MASK = "[MASK]"
+
+
+def mask_id(world: World) -> int:
+    """The id of the masked twin's mask."""
+    return len(world.vocabulary())
+
+
+def build_tokenizer(world: World, masked: bool = False) -> Tokenizer:
+    """The tokenizer over the world's vocabulary, of the masked twin with its mask; id 0 ends a text.
 
     A word outside the vocabulary becomes the token "<|unk|>"; no token is added at either end.
     """
@@ -32,6 +41,8 @@ def build_tokenizer(world: World) -> Tokenizer:
     # Character offsets of a token leave its leading space out, as a span search expects.
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
     tokenizer.add_special_tokens([AddedToken(one, normalized=False, special=True) for one in (END_OF_TEXT, UNKNOWN)])
+    if masked:
+        tokenizer.add_special_tokens([AddedToken(MASK, lstrip=True, normalized=False, special=True)])
     return tokenizer
 
 

@@ -230,8 +230,8 @@ def test_what_comes_with_the_package() -> None:
 
 def test_the_table() -> None:
     """Every use has one default, every file is one that is fetched, and the documents list what there is."""
-    defaults = [one.default_for for one in DATASETS.values() if one.default_for]
-    assert sorted(defaults) == sorted({PAPER, OTHER_MODELS, "world"})
+    defaults = [use for one in DATASETS.values() for use in one.default_for]
+    assert sorted(defaults) == sorted({PAPER, OTHER_MODELS, "world", "world-masked"})
     assert default_for("gpt2-xl", of_the_paper=True).name == "counterfact" and default_for("auto").name == "everyday"
     for name, one in {**DATASETS, "own": OWN}.items():
         assert one.name == name and one.traced in ("", *DATASETS)

@@ -34,7 +34,8 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_unknown_model() -> None:
     with pytest.raises(
-        ModelError, match=r"'gpt5' is neither a known name \(world, gpt2, gpt2-xl, gpt-j, smollm2\), a folder, nor"
+        ModelError,
+        match=r"'gpt5' is neither a known name \(world, world-masked, gpt2, gpt2-xl, gpt-j, smollm2\), a folder, nor",
     ):
         load("gpt5")
 

@@ -25,7 +25,7 @@ def test_loss_and_gradients_are_those_of_transformers(
         added_B1TT = torch.zeros(mask_B1TT.shape).masked_fill(~mask_B1TT, -torch.inf)
         return lambda module, given, named: (given, {**named, "attention_mask": added_B1TT})
 
-    masks = [batch.early.seen_B1TK if layer < training.STAGE_LAYER else batch.late.seen_B1TK for layer in range(6)]
+    masks = [batch.early.seen_B1TK if layer < training.GPT.stage else batch.late.seen_B1TK for layer in range(6)]
     hooks = [
         block.attn.register_forward_pre_hook(stage(mask), with_kwargs=True)
         for block, mask in zip(model.transformer.h, masks, strict=True)

@@ -66,6 +66,12 @@ METHOD = Method(
             ),
             "chosen on the embedded world, no paper values",
         ),
+        "world-masked": Default(
+            RomeHparams(
+                layers=(1,), v_loss_layer=3, v_num_grad_steps=25, v_lr=0.6, v_weight_decay=5e-4, clamp_norm_factor=12.0
+            ),
+            "chosen on the embedded world's masked twin, no paper values",
+        ),
     },
     scaled=_scaled,
     grid=lambda layers: {

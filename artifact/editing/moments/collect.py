@@ -194,7 +194,7 @@ class _Collection:
         texts = self._reader.texts()
         while len(rows) < most and (text := next(texts, None)) is not None:
             try:
-                ids = list(whole.encode(text).ids)
+                ids = whole.whole(whole.ids(text))
             except PromptError as error:
                 skipped += 1
                 self._refused = self._refused or str(error)

@@ -16,7 +16,7 @@ OWN = own.DATASET
 
 def default_for(model: str, of_the_paper: bool = False) -> DataSet:
     """The data set that a run on `model` takes without `--facts`, under a plan of the paper or another one."""
-    by_use = {one.default_for: one for one in DATASETS.values()}
+    by_use = {use: one for one in DATASETS.values() for use in one.default_for}
     return by_use[PAPER] if of_the_paper else by_use.get(model, by_use[OTHER_MODELS])
 
 

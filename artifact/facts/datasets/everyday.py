@@ -122,5 +122,5 @@ def everyday(path: Path | None = None, relation_source: RelationSource = "author
 DATASET = DataSet(
     name="everyday",
     load=everyday,
-    default_for=OTHER_MODELS,
+    default_for=(OTHER_MODELS,),
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from artifact.facts.dataset import Data, DataSet, RelationSource, built_in, read_records
-from artifact.sources.catalogue import WORLD
+from artifact.sources.catalogue import WORLD, WORLDS
 
 
 def world(path: Path | None = None, relation_source: RelationSource = "authors", by_id: bool = False) -> Data:
@@ -12,4 +12,4 @@ def world(path: Path | None = None, relation_source: RelationSource = "authors",
     return built_in(records, "embedded world", "made-up facts, true by construction")
 
 
-DATASET = DataSet(name="world", load=world, default_for="world")
+DATASET = DataSet(name="world", load=world, default_for=tuple(WORLDS))

@@ -16,7 +16,7 @@ from artifact.reporting.mark_charts import MarkChart
 from artifact.reporting.multiverse import Curve
 from artifact.runs.store import Store
 
-_FILES = ("where", "mechanism", "multiverse", "both", "modern")
+_FILES = ("where", "mechanism", "multiverse", "both", "encoders", "modern")
 """Plans' names: a file each."""
 POINTS = Scale(2, 100.0, signed=True)
 """Fractions and probabilities as points."""

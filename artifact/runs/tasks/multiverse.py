@@ -159,6 +159,7 @@ def _rows(perspective: Perspective, choice: Choice, traced: Trace) -> list[list[
             "clean": one.clean,
             "corrupted": one.corrupted,
             "scores": scores,
+            "mask": traced.mask,
         }
         row = trace_numbers(perspective, trace)
         rows.append([None if np.isnan(x) else float(f"{x:.{_DIGITS}g}") for x in row])
