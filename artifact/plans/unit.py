@@ -30,7 +30,7 @@ TRACED_FOR: Mapping[Part, tuple[tuple[str, Perspective], ...]] = {
     "F3": (("attn", "relation"),),
     "F4": (
         *(("mlp", "relation"), ("attn", "relation"), ("mlp", "entity"), ("hidden", "relation")),
-        *(("severed-mlp", "relation"), ("severed-attn", "relation")),
+        *((one.name, "relation") for one in TRACE_KINDS.values() if one.severed),
     ),
 }
 """The kinds of trace, with their perspectives, that a claim about the figures compares (expected/paper.json)."""

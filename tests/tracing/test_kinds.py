@@ -84,7 +84,7 @@ def test_a_new_kind_is_one_entry(tmp_path: Path, reference: Path) -> None:
     assert table.count(FIRST) == 1
     (package / "tracing" / "kinds.py").write_text(table.replace(FIRST, FIRST + ENTRIES))
     command = [sys.executable, "-c", USE, str(reference / "models" / "tiny-gpt2"), str(tmp_path / "trace.json")]
-    env = {"PYTHONPATH": str(tmp_path)}
+    env = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
