@@ -66,10 +66,6 @@ class EditBench:
     """KN: how many neurons the loop chose in all its facts, and how many only one of the two did."""
     solve: Solve | None = None
 
-    @property
-    def ratio(self) -> float:
-        return self.timing.ratio
-
     def lines(self) -> Iterator[str]:
         """The comparison in words and figures."""
         yield from self.timing.lines(self.method)
@@ -80,7 +76,7 @@ class EditBench:
             yield f"{self.method}: {self.neurons[0]} neurons chosen by the loop, {self.neurons[1]} by one way only"
         if self.solve is not None:
             yield f"{self.method}: {self.solve.words}"
-        yield f"{self.method}: {self.ratio:.1f} times as fast; largest relative difference {self.difference:.1e}"
+        yield f"{self.method}: {self.timing.ratio:.1f} times as fast; largest relative difference {self.difference:.1e}"
 
 
 def bench_edit(

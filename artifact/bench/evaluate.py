@@ -35,15 +35,11 @@ class EvaluateBench:
     compared: int
     difference: float
 
-    @property
-    def ratio(self) -> float:
-        return self.timing.ratio
-
     def lines(self) -> Iterator[str]:
         """The comparison in words and figures."""
         yield from self.timing.lines("evaluate", "case")
         yield (
-            f"evaluate: {self.ratio:.1f} times as fast; largest difference of {self.compared} NLLs "
+            f"evaluate: {self.timing.ratio:.1f} times as fast; largest difference of {self.compared} NLLs "
             f"{self.difference:.1e}"
         )
 

@@ -6,7 +6,7 @@ the probability, stands beside the ratio. It asserts nothing: tests hold the acc
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from artifact.bench.compare import Timing, Work, compare
-from artifact.bench.shapes import random_module
+from artifact.bench.shapes import hooked, random_module
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import from_module
 from artifact.tracing.cut import Cut, Flow, knock_out
@@ -105,14 +105,8 @@ def _one_fact(
     return np.array(rows)
 
 
-@contextmanager
-def _masked(blocks: Any, window: range, mask_TT: Tensor) -> Iterator[None]:
+def _masked(blocks: Any, window: range, mask_TT: Tensor) -> AbstractContextManager[None]:
     def mask(_: Any, args: Any, named: dict[str, Any]) -> Any:
         return args, named | {"attention_mask": mask_TT[None, None]}
 
-    handles = [blocks[layer].attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in window]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hooked(*(blocks[layer].attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in window))

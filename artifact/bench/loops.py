@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from artifact.bench.given import Given
+from artifact.bench.shapes import hooked
 from artifact.editing.edit import Edit, LowRank
 from artifact.editing.hparams import ValueHparams
 from artifact.editing.methods.alphaedit import AlphaEditHparams
@@ -85,7 +86,7 @@ class Peer:
         def keep(_: Any, given: Any, output: Any) -> None:
             seen.extend((given[0][every_B, at_B], _first(output)[every_B, at_B]))
 
-        with hooked(self.part(part, layer), keep):
+        with hooked(self.part(part, layer).register_forward_hook(keep)):
             self.logits(self.inputs([fill(t, subject) for t in templates]))
         return seen[0], seen[1]
 
@@ -106,15 +107,6 @@ class Peer:
             with torch.no_grad():
                 for parameter, before in zip(parameters, kept, strict=True):
                     parameter.copy_(before)
-
-
-@contextmanager
-def hooked(part: Any, hook: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
-    handle = part.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def rome_loop(peer: Peer, view: View, hparams: RomeHparams, given: Given) -> Looped:
@@ -223,7 +215,7 @@ def _value(
         return output
 
     steps = 0
-    with hooked(peer.part(part, layer), add):
+    with hooked(peer.part(part, layer).register_forward_hook(add)):
         while True:
             logits_BTV = peer.logits(inputs)
             steps += 1

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from artifact.bench.given import Given
-from artifact.bench.loops import Looped, Peer, hooked
+from artifact.bench.loops import Looped, Peer
+from artifact.bench.shapes import hooked
 from artifact.editing.edit import Dense, Edit, LowRank
 from artifact.editing.ft import LOSS_FLOOR
 from artifact.editing.methods.ft import FtHparams
@@ -57,7 +58,7 @@ def _attributions(peer: Peer, inputs: dict[str, Tensor], layer: int, truth: list
     """Attributions (M,) of one layer: one pass for the activations, one with every point of the integral a token."""
     up = peer.part("mlp_up", layer)
     seen: list[Tensor] = []
-    with torch.no_grad(), hooked(up, lambda _, __, output: seen.append(output[0, -1])):
+    with torch.no_grad(), hooked(up.register_forward_hook(lambda _, __, output: seen.append(output[0, -1]))):
         peer.logits(inputs)
     points_BM = (torch.linspace(0, 1, steps, device=peer.device)[:, None] * seen[0]).requires_grad_()
 
@@ -68,7 +69,7 @@ def _attributions(peer: Peer, inputs: dict[str, Tensor], layer: int, truth: list
     repeated = {name: value.expand(steps, -1) for name, value in inputs.items()}
     sum_M = torch.zeros_like(seen[0])
     for token in truth:
-        with hooked(up, scale):
+        with hooked(up.register_forward_hook(scale)):
             probability_B = peer.logits(repeated)[:, -1].softmax(-1)[:, token]
         sum_M += torch.autograd.grad(probability_B.sum(), points_BM)[0].sum(0)
     return seen[0] * sum_M / steps / len(truth)
@@ -127,15 +128,13 @@ def mend_loop(peer: Peer, view: View, hparams: MendHparams, given: Given) -> Loo
         x[id(module)] = read[0].detach()[0]
         output_BTO.register_hook(lambda gradient_BTO: delta.__setitem__(id(module), gradient_BTO[0]))
 
-    handles = [part.register_forward_hook(keep) for part in parts]
     for part in parts:
         part.weight.requires_grad_(True)
     try:
-        log_NV = peer.logits(inputs)[0, -scored - 1 : -1].log_softmax(-1)
-        (-log_NV.gather(1, token_N[:, None]).mean()).backward()
+        with hooked(*(part.register_forward_hook(keep) for part in parts)):
+            log_NV = peer.logits(inputs)[0, -scored - 1 : -1].log_softmax(-1)
+            (-log_NV.gather(1, token_N[:, None]).mean()).backward()
     finally:
-        for handle in handles:
-            handle.remove()
         for part in parts:
             part.weight.requires_grad_(False)
             part.weight.grad = None

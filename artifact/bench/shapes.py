@@ -6,7 +6,8 @@ device in the precision used. Random weights take the same time as trained ones.
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -57,6 +58,16 @@ def random_module(shape: str, device: str, dtype: torch.dtype) -> Any:
             return AutoModelForCausalLM.from_config(config).eval()
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def hooked(*handles: Any) -> Iterator[None]:
+    """Hooks on a module, by their handles, that are taken off after the block."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass(frozen=True)

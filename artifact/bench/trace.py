@@ -6,7 +6,7 @@ relative difference of any score stands beside the ratio. It asserts nothing: te
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.bench.shapes import matrix_rate, operations, random_module, timed
+from artifact.bench.shapes import hooked, matrix_rate, operations, random_module, timed
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import from_module
@@ -162,8 +162,9 @@ def _module(block: Any, site: Site) -> Any:
     return block if site == "hidden" else getattr(block, site)
 
 
-@contextmanager
-def _hooks(embedding: Any, restored: Sequence[Any], span: Sequence[int], added: Tensor, token: int) -> Iterator[None]:
+def _hooks(
+    embedding: Any, restored: Sequence[Any], span: Sequence[int], added: Tensor, token: int
+) -> AbstractContextManager[None]:
     def corrupt(_: Any, __: Any, output_BTD: Tensor) -> Tensor:
         output_BTD[1:, list(span)] = (output_BTD[1:, list(span)].double() + added).to(output_BTD.dtype)
         return output_BTD
@@ -173,10 +174,4 @@ def _hooks(embedding: Any, restored: Sequence[Any], span: Sequence[int], added: 
         output_BTD[1:, token] = output_BTD[0, token]
         return output
 
-    handles = [embedding.register_forward_hook(corrupt)]
-    handles += [one.register_forward_hook(restore) for one in restored]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hooked(embedding.register_forward_hook(corrupt), *(one.register_forward_hook(restore) for one in restored))

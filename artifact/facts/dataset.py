@@ -80,9 +80,6 @@ class DataSet:
     """
 
     name: str
-    printed: str
-    relations: str
-    """Where the relation prompts come from, in words."""
     load: Callable[[Any, RelationSource, bool], Data]
     files: Mapping[RelationSource, str | tuple[str, ...]] = field(default_factory=dict)
     """The fetched file that is read (its key in sources/catalogue.py), or several, by the source of the relation

@@ -1,12 +1,11 @@
 """The types that weights are held in, by name. Their algebra in edits stays in float32 and float64, whatever it is."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
 DtypeName = Literal["float32", "bfloat16", "float16"]
-DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
 BYTES: dict[DtypeName, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

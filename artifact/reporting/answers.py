@@ -16,11 +16,11 @@ from typing import Literal, TypeVar
 import msgspec
 
 from artifact.editing.methods import printed_name
-from artifact.editing.protocol import protocol_words
 from artifact.errors import ExpectedError, SettingError
 from artifact.evaluation.metrics import Column, Group
 from artifact.facts.fact import Perspective
 from artifact.io import reason
+from artifact.reporting.baseline import RunKind
 from artifact.reporting.charts import charts
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.report import repeat_command
@@ -58,20 +58,13 @@ class _Questions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     questions: tuple[Question, ...]
 
 
-class Seeds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Seeds(RunKind, frozen=True, forbid_unknown_fields=True):
     """Numbers of runs that differ by their seed alone: `runs` holds, by seed, each question's numbers by method.
 
-    Percent, or points. `how` is the command that made the runs; `settings` are the hashes of their hyperparameters.
+    Percent, or points. `how` is the command that made the runs.
     """
 
     how: str
-    plan: str
-    model: str
-    weights_sha256: str
-    data_sha256: str
-    protocol: str
-    limit: int | None
-    settings: dict[str, str]
     runs: dict[str, dict[str, dict[str, float]]]
 
 
@@ -109,9 +102,9 @@ def seeds_of(runs: Sequence[MeasuredRun]) -> Seeds:
     """The numbers of runs that differ by their seed alone; SettingError where they differ in more, or are too few."""
     if not 3 <= len(runs) <= max(_T):
         raise SettingError(f"{len(runs)} runs are given, and 3 to {max(_T)} are needed for an interval over seeds")
-    kind, numbers = _kind(runs[0]), {}
+    kind, numbers = RunKind.of(runs[0].info), {}
     for run in runs:
-        if _kind(run) != kind:
+        if RunKind.of(run.info) != kind:
             raise SettingError(f"{run.store.folder}: differs from {runs[0].store.folder} in more than its seed")
         seed = run.info.given.get("--seed", "default")
         if seed in numbers:
@@ -120,7 +113,8 @@ def seeds_of(runs: Sequence[MeasuredRun]) -> Seeds:
         numbers[seed] = {
             one.question.id: {method: round(number, _DIGITS) for method, number in one.numbers.items()} for one in given
         }
-    return Seeds(f"nox -s seeds: {repeat_command(runs[0].info)}, and so for each seed", *kind, runs=numbers)
+    how = f"nox -s seeds: {repeat_command(runs[0].info)}, and so for each seed"
+    return Seeds(**msgspec.structs.asdict(kind), how=how, runs=numbers)
 
 
 def seeds_json(seeds: Seeds) -> bytes:
@@ -134,24 +128,15 @@ def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean(values) - half, mean(values) + half
 
 
-def _kind(run: MeasuredRun) -> tuple[str, str, str, str, str, int | None, dict[str, str]]:
-    """What two runs of one seed would have alike."""
-    info = run.info
-    settings = {method: str(value.get("hash", "")) for method, value in sorted(info.settings.items())}
-    made_with = protocol_words(info.protocol, info.switches)
-    return info.plan.name, info.model, info.weights_sha256, info.data_sha256, made_with, info.limit, settings
-
-
 def _with_seeds(run: MeasuredRun, answer: Answer) -> Answer:
     """The answer with its interval over other seeds, where such runs were measured; other methods of a run are free."""
     if answer.named not in answer.numbers:
         return answer
-    *kind, settings = _kind(run)
+    made = RunKind.of(run.info)
     for path in sorted((expected_folder() / "measured" / SEEDS).glob("*.json")):
         seeds = _load(f"measured/{SEEDS}/{path.name}", Seeds)
-        if [getattr(seeds, name) for name in Seeds.__struct_fields__[1:7]] != kind:
-            continue
-        if any(settings.get(method) != known for method, known in seeds.settings.items()):
+        known = {method: made.settings.get(method) for method in seeds.settings}
+        if seeds.kind != msgspec.structs.replace(made, settings=known):
             continue
         numbers = [one.get(answer.question.id, {}) for one in seeds.runs.values()]
         values = [one[answer.named] for one in numbers if answer.named in one]
@@ -224,11 +209,11 @@ def _cases(question: Question, run: MeasuredRun) -> Answer:
 
 
 def _settings(question: Question, run: MeasuredRun) -> Answer:
-    info = run.info
-    hashes = ", ".join(f"{printed_name(method)} {one}" for method, one in _kind(run)[-1].items())
+    info, made = run.info, RunKind.of(run.info)
+    hashes = ", ".join(f"{printed_name(method)} {one}" for method, one in made.settings.items())
     text = (
         f"{info.model} at {info.revision} (weights {info.weights_sha256[:12]}), {info.data_source} (data "
-        f"{info.data_sha256[:12]}), protocol {protocol_words(info.protocol, info.switches)}, hyperparameters {hashes}"
+        f"{info.data_sha256[:12]}), protocol {made.protocol}, hyperparameters {hashes}"
     )
     return Answer(question, text if info.evidence else f"{text}; no evidence about the paper: {info.evidence_note}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from artifact.editing.protocol import corrected_switches
+from artifact.editing.protocol import protocol_words
 from artifact.errors import ExpectedError
 from artifact.reporting.charts import Chart
 from artifact.reporting.resources import expected_folder
@@ -48,12 +48,11 @@ class MeasuredValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         return abs(away) <= max(POINTS, 0.0 if end is None else abs(end - self.value) * part)
 
 
-class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run's numbers with what made them. `settings` are the hashes of the hyperparameters by method, `corrected`
-    the switches of the released protocol that were corrected one by one.
+class RunKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What makes a run's numbers, but for its seed: `protocol` in words, `settings` the hashes of the hyperparameters
+    by method.
     """
 
-    hardware: str
     plan: str
     model: str
     weights_sha256: str
@@ -61,18 +60,31 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protocol: str
     limit: int | None
     settings: dict[str, str]
+
+    @classmethod
+    def of(cls, info: RunInfo) -> "RunKind":
+        """That of a run."""
+        protocol = protocol_words(info.protocol, info.switches)
+        settings = {method: str(value.get("hash", "")) for method, value in sorted(info.settings.items())}
+        data = info.weights_sha256, info.data_sha256
+        return RunKind(info.plan.name, info.model, *data, protocol, info.limit, settings)
+
+    @property
+    def kind(self) -> "RunKind":
+        """These fields alone."""
+        return RunKind(*(getattr(self, name) for name in RunKind.__struct_fields__))
+
+
+class Baseline(RunKind, frozen=True, forbid_unknown_fields=True):
+    """One run's numbers with what made them."""
+
+    hardware: str
     values: tuple[MeasuredValue, ...]
-    corrected: tuple[str, ...] = ()
 
     def describes(self, info: RunInfo) -> bool:
         """Whether a run of `info` is this run made again: the same plan, model, data, protocol and settings."""
-        return (
-            (self.plan, self.model, self.protocol) == (info.plan.name, info.model, info.protocol)
-            and (self.limit == info.limit or self.part_of(info))
-            and (self.weights_sha256, self.data_sha256) == (info.weights_sha256, info.data_sha256)
-            and self.settings == _hashes(info)
-            and list(self.corrected) == corrected_switches(info.protocol, info.switches)
-        )
+        made = RunKind.of(info)
+        return self.kind == (msgspec.structs.replace(made, limit=None) if self.part_of(info) else made)
 
     def part_of(self, info: RunInfo) -> bool:
         """Whether a run of `info` is of this one's first facts alone, in a plan that takes what the model answers."""
@@ -127,19 +139,8 @@ def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredVa
 
 def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> bytes:
     """The content of a file of expected/measured/."""
-    info = run.info
-    measured = Baseline(
-        hardware=hardware,
-        plan=info.plan.name,
-        model=info.model,
-        weights_sha256=info.weights_sha256,
-        data_sha256=info.data_sha256,
-        protocol=info.protocol,
-        limit=info.limit,
-        settings=_hashes(info),
-        values=tuple(measured_values(run, drawn)),
-        corrected=tuple(corrected_switches(info.protocol, info.switches)),
-    )
+    kind = msgspec.structs.asdict(RunKind.of(run.info))
+    measured = Baseline(**kind, hardware=hardware, values=tuple(measured_values(run, drawn)))
     return msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n"
 
 
@@ -174,7 +175,3 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
             largest = max(abs(one.value - was.value) for one, was in pairs)
             return MeasuredBefore(known.hardware, len(pairs), len(pairs) - len(others), largest, tuple(others), part)
     return None
-
-
-def _hashes(info: RunInfo) -> dict[str, str]:
-    return {method: str(value.get("hash", "")) for method, value in info.settings.items()}

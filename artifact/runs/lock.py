@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
 
 from artifact import io
 from artifact.errors import RunError
@@ -104,6 +105,20 @@ def refuse_existing(out: Path) -> None:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
+    except OSError as error:
+        raise unwritable_folder(out, error) from None
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[None]:
+    """Make a folder, and remove it with all that the block wrote where that fails; RunError where nothing can be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        except BaseException:
+            rmtree(out, ignore_errors=True)
+            raise
     except OSError as error:
         raise unwritable_folder(out, error) from None
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 
 import msgspec
 
 from artifact.errors import RunError, SettingError
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import run_folders
-from artifact.runs.lock import refuse_existing, unwritable_folder
+from artifact.runs.lock import new_folder, refuse_existing
 from artifact.runs.store import Store, begin, reading, writing
 
 _MAY_DIFFER = ("model_reason", "given", "shard", "file_notes", "memory")
@@ -54,15 +53,8 @@ def merge(folders: Sequence[Path], out: Path) -> list[Merged]:
             given = " ".join(str(folder) for folder in folders)
             raise RunError(f"{given}: some are runs and some are folders of runs; merge parts of one kind")
         wholes = {name: _whole(stores) for name, stores in parts.items()}
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            try:
-                return [_write(stores, wholes[name], out / name) for name, stores in parts.items()]
-            except BaseException:
-                rmtree(out, ignore_errors=True)  # all that is in it was written here
-                raise
-        except OSError as error:
-            raise unwritable_folder(out, error) from None
+        with new_folder(out):
+            return [_write(stores, wholes[name], out / name) for name, stores in parts.items()]
 
 
 def _whole(parts: Sequence[Store]) -> RunInfo:

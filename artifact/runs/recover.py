@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copyfile, rmtree
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,7 +23,7 @@ from artifact.errors import RunError
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
-from artifact.runs.lock import holder, refuse_existing, unwritable_folder
+from artifact.runs.lock import holder, new_folder, refuse_existing
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
 from artifact.runs.record import Record
 from artifact.runs.salvage import Pages
@@ -60,18 +60,10 @@ def recover(folder: Path, out: Path) -> list[Saved]:
     if (who := holder(folder)) is not None:
         raise RunError(f"{folder}: is in use by {who}; stop it first")
     refuse_existing(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            with _settled(path, out) as settled, writing(out) as store:
-                with store.together():
-                    saved = _save(_Salvaged(*settled), folder, store)
-                store.write_description()
-        except BaseException:
-            rmtree(out, ignore_errors=True)  # all that is in it was written here
-            raise
-    except OSError as error:
-        raise unwritable_folder(out, error) from None
+    with new_folder(out), _settled(path, out) as settled, writing(out) as store:
+        with store.together():
+            saved = _save(_Salvaged(*settled), folder, store)
+        store.write_description()
     return saved
 
 

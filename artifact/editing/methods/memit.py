@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from artifact.editing.hparams import Clamp, Layer, ValueHparams, says
 from artifact.editing.method import Default, Groups, Method, value_work
+from artifact.editing.methods.rome import METHOD as ROME
 from artifact.facts.fact import Perspective
 from artifact.facts.lengths import Lengths
 from artifact.lm.work import Efficiency, Shape, Work, blocks
@@ -105,15 +106,8 @@ METHOD = Method(
     grid=_grid,
     edits=_edits,
     switches={
-        "entity": ("prefixes_as_released", "target_as_text", "target_spaces_cleaned"),
-        "relation": (
-            "prefixes_as_released",
-            "target_as_text",
-            "target_spaces_cleaned",
-            "removal_without_space",
-            "removal_nll_by_relation_length",
-            "memit_all_removal_prefixes",
-        ),
+        "entity": ROME.switches["entity"],
+        "relation": (*ROME.switches["relation"], "memit_all_removal_prefixes"),
     },
     joint=True,
     moments=True,

@@ -87,8 +87,6 @@ def _selection(records: Sequence[Fact | OddRecord], by_id: bool) -> tuple[list[F
 
 DATASET = DataSet(
     name="counterfact",
-    printed="CounterFact",
-    relations="the authors' file, or `--relation-source templates`",
     load=counterfact,
     files={"authors": "rel_counterfact", "templates": "counterfact"},
     default_for=(PAPER,),

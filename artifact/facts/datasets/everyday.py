@@ -121,8 +121,6 @@ def everyday(path: Path | None = None, relation_source: RelationSource = "author
 
 DATASET = DataSet(
     name="everyday",
-    printed="the built-in everyday facts",
-    relations="their own",
     load=everyday,
     default_for=(OTHER_MODELS,),
 )

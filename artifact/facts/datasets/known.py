@@ -249,8 +249,6 @@ def _drawn(texts: Iterable[str], seed: str) -> list[str]:
 
 DATASET = DataSet(
     name="known",
-    printed="the known facts",
-    relations="templates",
     load=known,
     files={"authors": "known", "templates": "known"},
     relation_words="rel_known",

@@ -239,8 +239,6 @@ def _plain(reason: str) -> str:
 
 DATASET = DataSet(
     name="lre",
-    printed="LRE's factual relations",
-    relations="templates, with our names",
     load=lre,
     files={"authors": "lre", "templates": "lre"},
     selected=True,

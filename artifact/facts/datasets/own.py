@@ -48,8 +48,6 @@ def own(path: Path | None, relation_source: RelationSource = "authors", by_id: b
 
 DATASET = DataSet(
     name="own",
-    printed="a file (`--facts FILE`)",
-    relations="its own fields, or templates",
     load=own,
     own_reading=OWN_READING,
 )

@@ -29,8 +29,6 @@ def real(paths: tuple[Path, Path] | None, relation_source: RelationSource = "tem
 
 DATASET = DataSet(
     name="real",
-    printed="the known facts and LRE",
-    relations="templates, with our names for LRE's",
     load=real,
     files={"authors": ("known", "lre"), "templates": ("known", "lre")},
     own_reading=OWN_READING,

@@ -12,6 +12,4 @@ def world(path: Path | None = None, relation_source: RelationSource = "authors",
     return built_in(records, "embedded world", "made-up facts, true by construction")
 
 
-DATASET = DataSet(
-    name="world", printed="the embedded world", relations="their own", load=world, default_for=tuple(WORLDS)
-)
+DATASET = DataSet(name="world", load=world, default_for=tuple(WORLDS))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import Base
-from artifact.lm.families.sizes import Sizes, head_width
+from artifact.lm.families.sizes import USUAL, Sizes, head_width
 from artifact.lm.family import RowEdits
 
 _PARTS = {
@@ -44,15 +44,7 @@ class Bert(Base):
     activated = "mlp_up"
     neurons = "key"  # as the published code of Knowledge Neurons reads them in BERT
     renamed = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-    sizes_read = {
-        "num_hidden_layers": "layers",
-        "hidden_size": "width",
-        "num_attention_heads": "heads",
-        "intermediate_size": "width",
-        "max_position_embeddings": "positions",
-        "vocab_size": "vocabulary",
-        "type_vocab_size": "vocabulary",
-    }
+    sizes_read = {**USUAL, "type_vocab_size": "vocabulary"}
     also_read: ClassVar[tuple[str, ...]] = ("layer_norm_eps",)
     buffers = re.compile(
         r"bert\.(embeddings\.(position_ids|token_type_ids)|pooler\.dense\.(weight|bias))"

@@ -15,7 +15,7 @@ from artifact.errors import ModelError
 from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import Base
 from artifact.lm.families.rotary import Rotary, rotary_of
-from artifact.lm.families.sizes import Sizes, head_width
+from artifact.lm.families.sizes import USUAL, Sizes, head_width
 from artifact.lm.family import RowEdits
 
 _PARTS = {
@@ -48,16 +48,7 @@ class Llama(Base):
     embedding = "model.embed_tokens"
     final_norm = "model.norm"
     activated = "mlp_gate"
-    sizes_read = {
-        "num_hidden_layers": "layers",
-        "hidden_size": "width",
-        "num_attention_heads": "heads",
-        "num_key_value_heads": "heads",
-        "head_dim": "width",
-        "intermediate_size": "width",
-        "max_position_embeddings": "positions",
-        "vocab_size": "vocabulary",
-    }
+    sizes_read = {**USUAL, "num_key_value_heads": "heads", "head_dim": "width"}
     sizes_optional = frozenset({"num_key_value_heads", "head_dim"})
     also_read: ClassVar[tuple[str, ...]] = (
         "rms_norm_eps",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import Base
 from artifact.lm.families.rotary import Rotary, rotary_of
-from artifact.lm.families.sizes import Sizes, head_width
+from artifact.lm.families.sizes import USUAL, Sizes, head_width
 from artifact.lm.family import RowEdits
 
 _PARTS = {
@@ -37,14 +37,7 @@ class GPTNeoX(Base):
     head = "embed_out"
     also_head = "lm_head"
     activated = "mlp_up"
-    sizes_read = {
-        "num_hidden_layers": "layers",
-        "hidden_size": "width",
-        "num_attention_heads": "heads",
-        "intermediate_size": "width",
-        "max_position_embeddings": "positions",
-        "vocab_size": "vocabulary",
-    }
+    sizes_read = USUAL
     also_read = (
         "layer_norm_eps",
         "use_parallel_residual",

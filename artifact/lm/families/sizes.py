@@ -9,6 +9,16 @@ from artifact.terminal import short
 BOUNDS = {"layers": 10_000, "width": 1_000_000, "heads": 100_000, "vocabulary": 100_000_000, "positions": 1_000_000_000}
 """The largest value of each size. Far beyond any model: the tensors in the files must match anyway."""
 
+USUAL = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "width",
+    "num_attention_heads": "heads",
+    "intermediate_size": "width",
+    "max_position_embeddings": "positions",
+    "vocab_size": "vocabulary",
+}
+"""The keys of most configurations, and which size each is."""
+
 
 @dataclass(frozen=True)
 class Sizes:
