@@ -27,7 +27,7 @@ from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.trace import TraceSettings, trace
 
 (PLAN,) = PLANS["encoders"]
-FACTS = 4
+FACTS = 2
 
 
 @pytest.fixture(scope="module")
