@@ -25,6 +25,7 @@ from artifact.runs.controls import another_layer
 from artifact.runs.editors import corrected_editor, default_moments, lacking, make_editor
 from artifact.runs.inputs import Inputs
 from artifact.runs.order import Order
+from artifact.runs.took import part
 
 SAMPLES = 10
 """Of noise, in every trace of a run."""
@@ -128,7 +129,8 @@ class Context:
     def moments(self) -> Moments:
         """One set of second moments for every method of the plan."""
         if self.moments_folder is not None:
-            return read_moments(self.moments_folder)
+            with part("second moments"):
+                return read_moments(self.moments_folder)
         depth = self.model.decoder.layers
         others = (another_layer(self.editor_layers(method), depth) for method in self.controlled)
         layers = {*self.moment_layers, *(layer for one in others for layer in one)}

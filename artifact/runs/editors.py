@@ -43,6 +43,7 @@ from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import LanguageModel
 from artifact.reading import read_json
 from artifact.runs.describe import RunInfo
+from artifact.runs.took import part
 from artifact.sources.catalogue import WORLDS, own_network
 
 _KEYS = 16
@@ -100,6 +101,7 @@ def make_editor(
     return replace(editor, prefixes=_prefixes(editor, prefixes), notes=(*differences, *filter(None, editor.notes)))
 
 
+@part("the trained network")
 def _with_network(editor: Editor, given: Path | None, any_model: bool, named: Collection[Path]) -> Editor:
     """The editor with its trained network, put on the device once, for all batches."""
     model = editor.model
@@ -142,6 +144,7 @@ def _data(model: LanguageModel, given: Path | Data | None) -> Data:
     return OWN.load(given, "authors", False) if given else built_in_for(model.name)
 
 
+@part("context prefixes")
 def _prefixes(editor: Editor, given: Path | Sequence[Any] | None) -> Sequence[Any]:
     """The context prefixes in the method's form: as given, of a file, or drawn."""
     method, seed, as_released = editor.method, editor.prefix_seed, editor.protocol.prefixes_as_released
@@ -222,6 +225,7 @@ def _unfit(model: LanguageModel, method: Method) -> str | None:
     )
 
 
+@part("second moments")
 def default_moments(
     model: LanguageModel,
     layers: Sequence[int],

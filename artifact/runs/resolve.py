@@ -26,6 +26,7 @@ from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, corrected_settings
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.noise import noise_level, readable
+from artifact.runs.took import part
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
 from artifact.sources.fetch import cached, fetch, hub_answers
@@ -88,7 +89,8 @@ def prepare(
     name, reason = (asked.model, asked.model_reason) if asked.model_reason else run_model(plan, asked.model, say)
     say(f"model: {name} ({reason})")
     # Data first: what is missing is said before gigabytes are read.
-    inputs = run_inputs(plan, name, given, protocol)
+    with part("facts"):
+        inputs = run_inputs(plan, name, given, protocol)
     _check_cases(plan, inputs.edited, say)
     moments_folder = run_moments(plan, name, given)
     mend_weights, mend_missing = run_mend_weights(name, given)
@@ -126,6 +128,7 @@ def prepare(
     return context, info
 
 
+@part("model")
 def _loaded(
     plan: Plan, name: str, asked: Asked, protocol: Protocol, say: Callable[[str], None]
 ) -> tuple[LanguageModel, str]:
@@ -222,6 +225,7 @@ def _budget(
     return Memory(limit, say)
 
 
+@part("what the model answers")
 def _answered(plan: Plan, name: str, asked: Asked, model: LanguageModel, inputs: Inputs, budget: Memory) -> Inputs:
     """Of the inputs what the model answers, where the plan is about that."""
     if plan.facts:
@@ -232,6 +236,7 @@ def _answered(plan: Plan, name: str, asked: Asked, model: LanguageModel, inputs:
     return inputs
 
 
+@part("second moments")
 def _moments_used(context: Context) -> MomentsUsed | None:
     layers = context.moment_layers
     if not layers:

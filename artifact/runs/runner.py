@@ -26,6 +26,7 @@ from artifact.runs.resolve import Asked, prepare, run_model
 from artifact.runs.status import commonest_reason
 from artifact.runs.stop import Stop, stopping
 from artifact.runs.store import Store, begin, reading, writing
+from artifact.runs.took import measured
 
 SECONDS_BETWEEN_REPORTS = 60.0
 MakeEngine = Callable[[Plan, Asked, Callable[[str], None], RunInfo | None], Engine]
@@ -59,7 +60,10 @@ def run_plan(
     model, why = run_model(plan, asked.model, show.say, None if begun is None else begun.model)
     folder = out or Path("results") / run_name(plan, model, asked, narrowing)
     asked = replace(asked, model=model, model_reason=why)
-    with closing(engine(plan, asked, show.say, begun or _begun(folder))) as working:
+    with measured() as took:
+        working = engine(plan, asked, show.say, begun or _begun(folder))
+    show.say(took.words)
+    with closing(working):
         show.say(f"data: {working.info.data_source}, {len(working.info.cases)} facts; run folder {folder}")
         if (traced := working.info.traced) is not None and traced.sha256 != working.info.data_sha256:
             show.say(f"traced: {traced.source}, {len(traced.cases)} statements")

@@ -1,0 +1,59 @@
+"""What making a run ready takes, by part: seconds of the clock, said in one line before the first unit.
+
+Covers measuring. A part that is entered inside another is not counted twice. Outside of a measurement a part costs
+nothing, so that what commands and runs share may name its parts.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_SHOWN = 0.05
+"""Seconds below which a part is not named."""
+
+
+class Took:
+    """Seconds by part since it was made."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.seconds: Counter[str] = Counter()
+
+    @property
+    def words(self) -> str:
+        """The parts in a line, the longest first, and what no part counts."""
+        whole = time.perf_counter() - self.began
+        named = {part: seconds for part, seconds in self.seconds.most_common() if seconds >= _SHOWN}
+        rest = whole - sum(named.values())
+        parts = [*named.items(), *([("the rest", rest)] if rest >= _SHOWN else [])]
+        return f"ready after {whole:.1f} s" + (f": {', '.join(f'{n} {s:.1f}' for n, s in parts)}" if parts else "")
+
+
+_now: ContextVar[Took | None] = ContextVar("took", default=None)
+
+
+@contextmanager
+def measured() -> Iterator[Took]:
+    """A measurement: the parts entered in the block are counted in it."""
+    took = Took()
+    before = _now.set(took)
+    try:
+        yield took
+    finally:
+        _now.reset(before)
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Counts the block, or as a decorator the function, as a part of the measurement, if there is one."""
+    took = _now.get()
+    if took is None:
+        yield
+        return
+    began, inside = time.perf_counter(), took.seconds.total()
+    try:
+        yield
+    finally:
+        took.seconds[name] += time.perf_counter() - began - (took.seconds.total() - inside)
