@@ -5,7 +5,6 @@ nothing, so that what commands and runs share may name its parts.
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,13 +18,14 @@ class Took:
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
 
     @property
     def words(self) -> str:
         """The parts in a line, the longest first, and what no part counts."""
         whole = time.perf_counter() - self.began
-        named = {part: seconds for part, seconds in self.seconds.most_common() if seconds >= _SHOWN}
+        longest = sorted(self.seconds.items(), key=lambda one: -one[1])
+        named = {part: seconds for part, seconds in longest if seconds >= _SHOWN}
         rest = whole - sum(named.values())
         parts = [*named.items(), *([("the rest", rest)] if rest >= _SHOWN else [])]
         return f"ready after {whole:.1f} s" + (f": {', '.join(f'{n} {s:.1f}' for n, s in parts)}" if parts else "")
@@ -52,8 +52,9 @@ def part(name: str) -> Iterator[None]:
     if took is None:
         yield
         return
-    began, inside = time.perf_counter(), took.seconds.total()
+    began, inside = time.perf_counter(), sum(took.seconds.values())
     try:
         yield
     finally:
-        took.seconds[name] += time.perf_counter() - began - (took.seconds.total() - inside)
+        own = time.perf_counter() - began - (sum(took.seconds.values()) - inside)
+        took.seconds[name] = took.seconds.get(name, 0.0) + own
