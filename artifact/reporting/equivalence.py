@@ -163,7 +163,10 @@ def t_above(t: float, freedom: float) -> float:
     """The probability that Student's t with so many degrees of freedom is above `t`; infinitely many are the normal."""
     if freedom == _NORMAL:
         return math.erfc(t / math.sqrt(2)) / 2
-    half = _beta_below(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
+    if t * t < freedom:  # near zero the tail is nearly a half, and only what is missing from it can be told
+        half = (1 - _beta_below(t * t / (freedom + t * t), 0.5, freedom / 2)) / 2
+    else:
+        half = _beta_below(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
     return half if t > 0 else 1 - half
 
 

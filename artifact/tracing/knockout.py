@@ -102,9 +102,9 @@ def knockout_all(
     `window` layers about every layer; `extraction` asks for `extracted` and `lens`, too. SettingError for a window that
     is not between 1 and MOST_WINDOW, ModelError for an encoder.
     """
-    model.needs_decoder("attention knockout")
     if not 1 <= window <= MOST_WINDOW:
         raise SettingError(f"the window must be from 1 to {MOST_WINDOW} layers, got {window}; give such a number")
+    model.needs_decoder("attention knockout")
     memory = memory or Memory(default_memory(model.decoder.device))
     done: dict[int, Knockout | ArtifactError] = {}
     lengths: dict[int, list[_Asked]] = {}
