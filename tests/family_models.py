@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaske
 from transformers.utils import logging
 
 from artifact.lm.families import FAMILIES
+from artifact.lm.load import LanguageModel, from_module
+from artifact.lm.tokens import Tokens
 
 Choose = Callable[[Sequence[Any]], Any]
 DECODERS = [name for name, family in FAMILIES.items() if family.causal]
@@ -142,3 +145,10 @@ __all__ = [
     "module_of",
     "write_model",
 ]
+
+
+def masked_model(family: str, layers: int) -> tuple[LanguageModel, Any]:
+    """A tiny encoder of a family with a tokenizer of words, and transformers' module of it."""
+    module = module_of(configuration(family, Random(3).choice, vocabulary=VOCABULARY, layers=layers, positions=64))
+    tokens = Tokens(MASKED[family](), 62, VOCABULARY, masked=True)
+    return LanguageModel(family, "r", from_module(module), tokens), module

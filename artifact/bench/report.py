@@ -146,7 +146,7 @@ def _info(plan: Plan, cases: int) -> RunInfo:
         switches={},
         data_source="invented numbers",
         data_sha256="0" * 64,
-        data_note="no fact stands behind them",
+        data_note="not made from facts",
         evidence=False,
         evidence_note="Every number is invented",
         settings={},

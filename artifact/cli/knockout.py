@@ -77,7 +77,7 @@ def _lines(edge: Edge, found: "Knockout", cut: "EdgeCut", change: Sequence[float
             f"share of the depth is --window {scaled_window(layers)}"
         )
     if not cut.removed:
-        yield f"{edge.printed}: there is no such edge: a token sees only itself and those before it"
+        yield f"{edge.printed}: does not exist, as a token sees only itself and those before it"
     yield f"{edge.printed}: {cut.removed} edges removed, each time in a window of {window} layers"
     yield f"answer {found.answer!r}: {found.before:.4f} before; {_first(found.extracted)}"
     for layer, (after, share) in enumerate(zip(cut.after, change, strict=True)):

@@ -117,7 +117,7 @@ def _panels(
     scale: str,
     under: Callable[[Axes, Any], object],
 ) -> tuple[Figure, list[Axes]]:
-    """A panel a group of prompts with the marks of every line; `under` draws what stands behind them."""
+    """A panel a group of prompts with the marks of every line; `under` draws what lies below them."""
     panels: Sequence[EditPanel | MarkPanel] = chart.panels
     columns = len(panels) if width >= SIDE_BY_SIDE_INCHES else 1
     rows = -(-len(panels) // columns)

@@ -58,7 +58,7 @@ class Estimate:
     high: float
     n: int
     spread: Spread | None = field(default=None, compare=False, repr=False)
-    """None where the number is no mean over facts."""
+    """None where the number is not a mean over facts."""
 
     def scaled(self, factor: float) -> "Estimate":
         """The same estimate in another unit, such as 100 for percent; `factor` must be positive."""
@@ -76,6 +76,12 @@ class Series:
 
     cases_N: np.ndarray
     values_N: np.ndarray
+
+    @classmethod
+    def finite(cls, cases_N: np.ndarray, values_N: np.ndarray) -> "Series":
+        """Of the cases that have a number: nan stands for none."""
+        whole_N = np.isfinite(values_N)
+        return cls(cases_N[whole_N], values_N[whole_N])
 
     def among(self, cases_N: np.ndarray) -> "Series":
         """The same, of these cases alone."""

@@ -1,8 +1,10 @@
-"""The facts and statements of a run that its model answers, where a plan takes only those."""
+"""The facts and statements of a run that its model answers, where a plan takes only those; records of the others."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
-from artifact.errors import FactError
+from artifact.errors import ArtifactError, DoesNotFit, FactError
 from artifact.facts.aside import without_aside
 from artifact.facts.dataset import Data
 from artifact.facts.fact import Fact, Statement
@@ -10,7 +12,9 @@ from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 from artifact.plans.unit import Plan
 from artifact.runs.inputs import Inputs
-from artifact.tracing.trace import greedy_answers, is_answer
+from artifact.runs.record import Record
+from artifact.runs.store import NOT_ANSWERED
+from artifact.tracing.trace import answered, greedy_answers, is_answer
 
 _ASKED_TOGETHER = 16
 
@@ -18,15 +22,14 @@ _ASKED_TOGETHER = 16
 def answered_statements(model: LanguageModel, traced: Data, plan: Plan, memory: Memory) -> Data:
     """The first statements that the model answers as the data says, as many as a unit traces."""
     most = max((unit.most or len(traced.statements) for unit in plan.units if unit.does == "trace"), default=0)
-    answered: list[Statement] = []
+    kept: list[Statement] = []
     for start in range(0, len(traced.statements), _ASKED_TOGETHER):
-        if len(answered) >= most:
+        if len(kept) >= most:
             break
         part = traced.statements[start : start + _ASKED_TOGETHER]
-        said = zip(part, greedy_answers(model, part, memory), strict=True)
-        answered += [one for one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    note = f"{traced.note}; traced are the first {len(answered[:most])} that the model answers"
-    return replace(traced, statements=answered[:most], note=note)
+        kept += compress(part, answered(model, part, memory))
+    note = f"{traced.note}; traced are the first {len(kept[:most])} that the model answers"
+    return replace(traced, statements=kept[:most], note=note)
 
 
 def only_answered(model: LanguageModel, inputs: Inputs, plan: Plan, limit: int | None, memory: Memory) -> Inputs:
@@ -36,20 +39,35 @@ def only_answered(model: LanguageModel, inputs: Inputs, plan: Plan, limit: int |
     """
     data = without_aside(inputs.edited)
     most = min(max(unit.most or len(data.facts) for unit in plan.units), limit or len(data.facts))
-    answered: list[Fact] = []
+    kept: list[Fact] = []
     asked = 0
-    while len(answered) < most and asked < len(data.facts):
+    while len(kept) < most and asked < len(data.facts):
         part = data.facts[asked : asked + _ASKED_TOGETHER]
         asked += len(part)
-        statements = [fact.statement for fact in part]
-        said = zip(part, statements, greedy_answers(model, statements, memory), strict=True)
-        answered += [fact for fact, one, token in said if isinstance(token, int) and is_answer(model, one, token)]
-    if not answered:
+        kept += compress(part, answered(model, [fact.statement for fact in part], memory))
+    if not kept:
         raise FactError(
             f"{data.source}: {model.name} answers none of {asked} facts; ask for another model or give other facts"
         )
-    note = f"{data.note}; of the first {asked}, {len(answered)} are answered by {model.name}, the first {most} taken"
-    edited = replace(data, facts=answered[:most], statements=[], odd=(), cases=(), note=note)
-    traced = replace(edited, statements=[fact.statement for fact in answered[:most]])
+    note = f"{data.note}; of the first {asked}, {len(kept)} are answered by {model.name}, the first {most} taken"
+    edited = replace(data, facts=kept[:most], statements=[], odd=(), cases=(), note=note)
+    traced = replace(edited, statements=[fact.statement for fact in kept[:most]])
     own = inputs.traced.note.removeprefix(inputs.edited.note)  # what is said of the words that relation traces corrupt
     return replace(inputs, edited=edited, traced=replace(traced, note=f"{note}{own}"))
+
+
+def unanswered(model: LanguageModel, statements: Sequence[Statement], memory: Memory) -> dict[int, Record]:
+    """Records of the statements that the model does not answer as their source says, by case."""
+    records = {}
+    for statement, answer in zip(statements, greedy_answers(model, statements, memory), strict=True):
+        if isinstance(answer, ArtifactError):
+            records[statement.case_id] = failed(statement.case_id, answer)
+        elif not is_answer(model, statement, answer):
+            reason = f"{NOT_ANSWERED} {model.tokens.label(answer).strip()!r}, not {statement.answer!r}"
+            records[statement.case_id] = Record(statement.case_id, "excluded", {"reason": reason})
+    return records
+
+
+def failed(case_id: int, error: ArtifactError) -> Record:
+    """What is recorded of a case that cannot be computed; undone where that is this device's fault."""
+    return Record(case_id, "undone" if isinstance(error, DoesNotFit) else "failed", {"reason": str(error)})

@@ -5,7 +5,7 @@ may take. How all of it is found is resolve.py's.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,10 @@ class Context:
     """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[tuple[str, tuple[str, ...]], Editor] = field(default_factory=dict)
     _orders: dict[str, Order] = field(default_factory=dict)
+
+    def with_own(self, **changes: Any) -> "Context":
+        """The same with other fields, and with editors and kept things of its own."""
+        return replace(self, **changes, kept={}, _editors={}, _orders={})
 
     def editor(self, method: str, correct: tuple[str, ...] = ()) -> Editor:
         """The method with its settings on this model, made once; with `correct` under a protocol with these switches

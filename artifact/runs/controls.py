@@ -5,7 +5,7 @@ scored as the edit would be. Every choice depends on the case or the model alone
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 
 from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
 from artifact.editing.editor import Editor
-from artifact.facts.fact import View
+from artifact.editing.mend_history import History
+from artifact.errors import EditError
+from artifact.facts.fact import Fact, Perspective, View
 from artifact.plans.unit import Control
 
 
@@ -28,8 +30,8 @@ def another_layer(edited: Sequence[int], layers: int) -> tuple[int, ...]:
     return tuple(layer + shift for layer in edited)
 
 
-def controlled_editor(editor: Editor, control: Control) -> Editor:
-    """The editor of a control's edits."""
+def controlled_editor(editor: Editor, control: Control | None) -> Editor:
+    """The editor of a control's edits; without a control the editor itself."""
     if control != "random_layer":
         return editor
     hparams: Any = editor.hparams
@@ -52,6 +54,25 @@ def controlled_edit(edited: Edited, control: Control, case_id: int) -> Edited:
     generator = torch.Generator().manual_seed(case_id)
     changes = {name: _at_random(change, generator) for name, change in edited.edit.changes.items()}
     return replace(edited, edit=Edit(changes))
+
+
+def controlled_edits(
+    editor: Editor,
+    facts: Sequence[Fact],
+    perspective: Perspective,
+    control: Control | None,
+    following: Callable[[Fact], Fact],
+    history: History | None = None,
+) -> Sequence[Edited | EditError]:
+    """Each fact's edit from one perspective, or what stands in its place; `editor` is the control's, and a shuffled
+    subject that of the fact `following` it.
+    """
+    views = [fact.view(perspective) for fact in facts]
+    if control is None:
+        return editor.edits([[view] for view in views], history)
+    views = controlled_views(views, [following(fact).view(perspective) for fact in facts], control)
+    outcomes = zip(facts, editor.edits([[view] for view in views], history), strict=True)
+    return [controlled_edit(one, control, fact.case_id) if isinstance(one, Edited) else one for fact, one in outcomes]
 
 
 def _at_random(change: Change, generator: torch.Generator) -> Change:

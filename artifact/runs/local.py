@@ -13,7 +13,7 @@ import msgspec
 from artifact.editing.edit import Edit, Edited
 from artifact.editing.hparams import hparams_hash
 from artifact.editing.methods import METHODS
-from artifact.errors import ArtifactError, DeviceError, DoesNotFit, EditError
+from artifact.errors import ArtifactError, DeviceError, EditError
 from artifact.evaluation.further import further_json, further_scores
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
@@ -22,17 +22,17 @@ from artifact.facts.odd import OddRecord
 from artifact.lm.device import batches
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Unit
+from artifact.runs.answered import failed, unanswered
 from artifact.runs.context import SAMPLES, Context
-from artifact.runs.controls import controlled_edit, controlled_editor, controlled_views
+from artifact.runs.controls import controlled_editor, controlled_edits
 from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Computed
 from artifact.runs.environment import environment
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
-from artifact.runs.store import NOT_ANSWERED
 from artifact.tracing.edges import EDGES
 from artifact.tracing.knockout import Knockout, knockout_all
-from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
+from artifact.tracing.trace import Trace, TraceSettings, trace_all
 
 Item = Fact | Statement | OddRecord
 
@@ -94,7 +94,7 @@ def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record
         raise  # it holds for every case
     except ArtifactError as error:
         if len(items) == 1:
-            return [_failed(items[0].case_id, error)]
+            return [failed(items[0].case_id, error)]
         return [record for item in items for record in _compute(unit, [item], context)]
     if len(items) == 1:
         return records
@@ -122,19 +122,10 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         own = [fact for fact in facts if fact.relation is not None]
         kept = {record.case_id: record for record in _edit(unit, own, context)} if own else {}
         return [kept.get(f.case_id, Record(f.case_id, "excluded", {"reason": reason})) for f in facts]
-    editor, views = context.editor(unit.method, unit.correct), [fact.view(unit.perspective) for fact in facts]
-    if unit.control is not None:
-        editor = controlled_editor(editor, unit.control)
-        others = [context.following(fact).view(unit.perspective) for fact in facts]
-        views = controlled_views(views, others, unit.control)
+    editor = controlled_editor(context.editor(unit.method, unit.correct), unit.control)
     order = context.order(unit)
     history = None if order is None else order.before(facts[0].case_id)
-    outcomes = editor.edits([[view] for view in views], history)
-    if unit.control is not None:
-        both = zip(facts, outcomes, strict=True)
-        outcomes = [
-            controlled_edit(one, unit.control, fact.case_id) if isinstance(one, Edited) else one for fact, one in both
-        ]
+    outcomes = controlled_edits(editor, facts, unit.perspective, unit.control, context.following, history)
     if order is not None and history is not None:
         order.after([fact.case_id for fact in facts], history)
     made = [(fact, one) for fact, one in zip(facts, outcomes, strict=True) if isinstance(one, Edited)]
@@ -151,9 +142,9 @@ def _edit(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
         if order is not None:
             told["after"] = order.position(fact.case_id)
         records[fact.case_id] = Record(fact.case_id, "done", told)
-    for fact, failed in zip(facts, outcomes, strict=True):
-        if isinstance(failed, EditError):
-            records[fact.case_id] = _failed(fact.case_id, failed)
+    for fact, outcome in zip(facts, outcomes, strict=True):
+        if isinstance(outcome, EditError):
+            records[fact.case_id] = failed(fact.case_id, outcome)
     return [records[fact.case_id] for fact in facts]
 
 
@@ -178,7 +169,7 @@ def _trace(unit: Unit, statements: Sequence[Any], context: Context) -> list[Reco
     excluded = {one.case_id: _without_words(one) for one in statements} if relation is not None else {}
     records = {case: Record(case, "excluded", {"reason": reason}) for case, reason in excluded.items() if reason}
     # A trace is hundreds of passes: what does not count is left out after one.
-    records |= _unanswered([one for one in statements if one.case_id not in records], context)
+    records |= unanswered(context.model, [one for one in statements if one.case_id not in records], context.memory)
     left = [statement for statement in statements if statement.case_id not in records]
     records |= _told(left, trace_all(context.model, left, settings, context.memory))
     return [records[statement.case_id] for statement in statements]
@@ -194,39 +185,21 @@ def _knockout(unit: Unit, items: Sequence[Any], context: Context) -> list[Record
         for item, one in zip(items, asked, strict=True)
         if one is None
     }
-    records |= _unanswered(statements, context)
+    records |= unanswered(context.model, statements, context.memory)
     left = [statement for statement in statements if statement.case_id not in records]
     window = unit.window_of(context.model.decoder.layers)
     records |= _told(left, knockout_all(context.model, left, list(EDGES.values()), window, context.memory))
     return [records[item.case_id] for item in items]
 
 
-def _unanswered(statements: Sequence[Statement], context: Context) -> dict[int, Record]:
-    """Records of the statements that the model does not answer as their source says, by case."""
-    records = {}
-    for statement, answer in zip(statements, greedy_answers(context.model, statements, context.memory), strict=True):
-        if isinstance(answer, ArtifactError):
-            records[statement.case_id] = _failed(statement.case_id, answer)
-        elif not is_answer(context.model, statement, answer):
-            said = context.model.tokens.label(answer).strip()
-            reason = f"{NOT_ANSWERED} {said!r}, not {statement.answer!r}"
-            records[statement.case_id] = Record(statement.case_id, "excluded", {"reason": reason})
-    return records
-
-
 def _told(statements: Sequence[Statement], found: Sequence[Trace | Knockout | ArtifactError]) -> dict[int, Record]:
     """What was found of each statement as its record, by case."""
     return {
-        statement.case_id: _failed(statement.case_id, one)
+        statement.case_id: failed(statement.case_id, one)
         if isinstance(one, ArtifactError)
         else Record(statement.case_id, "done", one.told())
         for statement, one in zip(statements, found, strict=True)
     }
-
-
-def _failed(case_id: int, error: ArtifactError) -> Record:
-    """What is recorded of a case that cannot be computed; undone where that is this device's fault."""
-    return Record(case_id, "undone" if isinstance(error, DoesNotFit) else "failed", {"reason": str(error)})
 
 
 def _without_words(statement: Statement) -> str:

@@ -8,6 +8,7 @@ of the grid at a time and tries its values, the others at their best so far.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from artifact.facts.fact import PERSPECTIVES, Fact, Perspective
 from artifact.io import write_atomically
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
-from artifact.tracing.trace import greedy_answers, is_answer
+from artifact.tracing.trace import answered
 
 FEWEST = 4
 """Facts without which nothing is chosen."""
@@ -54,13 +55,7 @@ def facts_to_tune_on(
         if len(found) >= most:
             break
         part = candidates[start : start + _ASKED_TOGETHER]
-        statements = [fact.statement for fact in part]
-        said = greedy_answers(model, statements, memory)
-        found += [
-            fact
-            for fact, statement, token in zip(part, statements, said, strict=True)
-            if isinstance(token, int) and is_answer(model, statement, token)
-        ]
+        found += compress(part, answered(model, [fact.statement for fact in part], memory))
     if len(found) < fewest:
         raise FactError(
             f"{source}: {len(candidates)} of {len(facts)} facts are set aside with both perspectives, and {model.name} "

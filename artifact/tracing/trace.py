@@ -193,6 +193,12 @@ def is_answer(model: LanguageModel, statement: Statement, token: int) -> bool:
     return right and bool(model.tokens.label(token).strip())
 
 
+def answered(model: LanguageModel, statements: Sequence[Statement], memory: Memory | None = None) -> list[bool]:
+    """Of each statement, whether the model's greedy answer is the one that its source gives (`is_answer`)."""
+    said = zip(statements, greedy_answers(model, statements, memory), strict=True)
+    return [isinstance(token, int) and is_answer(model, one, token) for one, token in said]
+
+
 def screen(
     model: LanguageModel,
     statement: Statement,

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from family_models import ENCODERS, MASKED, VOCABULARY, check_table, configuration, module_of
+from family_models import ENCODERS, MASKED, check_table, masked_model
 
 from artifact.editing.edit import row_edits
 from artifact.editing.kn import KnEdit, attributions, kn, neurons_above, refined
@@ -21,8 +20,7 @@ from artifact.editing.rome import RomeEdit, rome
 from artifact.errors import EditError, ModelError, SettingError
 from artifact.facts.fact import Fact, View, fill
 from artifact.lm.device import Memory
-from artifact.lm.load import LanguageModel, from_module, load_folder
-from artifact.lm.tokens import Tokens
+from artifact.lm.load import LanguageModel, load_folder
 from artifact.runs.editors import lacking, make_editor
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "kn_bert"
@@ -47,11 +45,7 @@ FACT = Fact(
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def both(request: pytest.FixtureRequest) -> tuple[LanguageModel, Any]:
-    """A model of a family and transformers' module of it."""
-    config = configuration(request.param, Random(3).choice, vocabulary=VOCABULARY, layers=LAYERS, positions=64)
-    module = module_of(config)
-    tokens = Tokens(MASKED[request.param](), 62, VOCABULARY, masked=True)
-    return LanguageModel(request.param, "r", from_module(module), tokens), module
+    return masked_model(request.param, LAYERS)
 
 
 class Loop:

@@ -1,11 +1,10 @@
 """Scores of an encoder equal transformers' own model at the mask, one prompt at a time, edited and not."""
 
-from random import Random
 from typing import Any
 
 import pytest
 import torch
-from family_models import ENCODERS, MASKED, VOCABULARY, configuration, module_of
+from family_models import ENCODERS, masked_model
 
 from artifact.editing.edit import Edit, LowRank
 from artifact.errors import PromptError
@@ -13,8 +12,7 @@ from artifact.evaluation.further import further_scores
 from artifact.evaluation.score import cannot_be_asked, removals, score_cases
 from artifact.facts.fact import Fact
 from artifact.lm.device import Memory
-from artifact.lm.load import LanguageModel, from_module
-from artifact.lm.tokens import Tokens
+from artifact.lm.load import LanguageModel
 
 
 def fact(case_id: int, subject: str, true: str, new: str) -> Fact:
@@ -41,9 +39,7 @@ FACTS = [fact(0, "France", "Paris", "Rome"), fact(1, "Japan is in the city", "To
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def both(request: pytest.FixtureRequest) -> tuple[LanguageModel, Any]:
-    module = module_of(configuration(request.param, Random(3).choice, vocabulary=VOCABULARY, layers=2, positions=64))
-    tokens = Tokens(MASKED[request.param](), 62, VOCABULARY, masked=True)
-    return LanguageModel(request.param, "r", from_module(module), tokens), module
+    return masked_model(request.param, 2)
 
 
 @pytest.mark.parametrize("memory", [1, 10**9])

@@ -13,6 +13,7 @@ from artifact.cli import call
 from artifact.editing.edit import Edited
 from artifact.evaluation.metrics import VALUES, Column, case_values
 from artifact.evaluation.score import score_cases
+from artifact.facts.fact import Perspective
 from artifact.plans import PLANS
 from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROLS
@@ -110,8 +111,8 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
     estimate = found.quantities["entity effect, MLP minus attention, subject's last token"].estimate
     assert estimate is not None and estimate.mean == pytest.approx(mean_effect("mlp") - mean_effect("attn"), abs=1e-6)
 
-    def change(perspective: str) -> float:
-        at = VALUES.index(("success", Column(perspective, "reliability")))  # type: ignore[arg-type]
+    def change(perspective: Perspective) -> float:
+        at = VALUES.index(("success", Column(perspective, "reliability")))
         return float(np.mean([one["arms"]["rome"]["values"][at] - one["before"][at] for one in stored]))
 
     gap = found.quantities["transfer gap, entity edit, ROME"].estimate
@@ -129,7 +130,7 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
 def test_another_decoder_is_left_out(twin: Context, tiny: Any) -> None:
     context = replace(twin, model=tiny("tiny-gpt2"), kept={})
     (record,) = compute(PLAN.units[0], twin.inputs.edited.facts[:1], context)
-    assert record.status == "excluded" and "is no encoder; name a BERT or RoBERTa" in record.payload["reason"]
+    assert record.status == "excluded" and "is not an encoder; name a BERT or RoBERTa" in record.payload["reason"]
 
 
 def test_the_page_has_its_section(run: Store, tmp_path: Path) -> None:

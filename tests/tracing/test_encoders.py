@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from family_models import ENCODERS, MASKED, VOCABULARY, configuration, module_of
+from family_models import ENCODERS, MASKED, masked_model
 
 from artifact.errors import ModelError, PromptError
 from artifact.facts.fact import Statement
 from artifact.lm.device import Memory
-from artifact.lm.load import LanguageModel, from_module
-from artifact.lm.tokens import Tokens
+from artifact.lm.load import LanguageModel
 from artifact.tracing.averages import role_tokens, trace_numbers
 from artifact.tracing.corruption import noise
 from artifact.tracing.edges import EDGES
@@ -29,11 +27,7 @@ IN_THE_MIDDLE = {"bert": "The [MASK] of France is Paris", "roberta": "The <mask>
 
 @pytest.fixture(scope="module", params=ENCODERS)
 def both(request: pytest.FixtureRequest) -> tuple[LanguageModel, Any]:
-    """A model of a family and transformers' module of it."""
-    config = configuration(request.param, Random(3).choice, vocabulary=VOCABULARY, layers=LAYERS, positions=64)
-    module = module_of(config)
-    tokens = Tokens(MASKED[request.param](), 62, VOCABULARY, masked=True)
-    return LanguageModel(request.param, "r", from_module(module), tokens), module
+    return masked_model(request.param, LAYERS)
 
 
 class Loop:

@@ -4,7 +4,8 @@ A file here ends in `measured`, which takes a store and gives Findings, or None 
 new one is a file and a line of _FILES; the questions that its quantities answer are in expected/questions.json.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 
@@ -47,6 +48,11 @@ class Findings:
     def figure(self) -> str:
         """The name of the figure that shows the answers; empty where there is none."""
         return self.shown or (self.charts[0].name if self.charts else "")
+
+
+def floats(values: Sequence[float | None]) -> list[float]:
+    """A record's numbers, where None stands for one that there is not, as floats: nan for None."""
+    return [math.nan if value is None else float(value) for value in values]
 
 
 def findings_of(store: Store) -> dict[str, Findings]:

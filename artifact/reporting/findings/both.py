@@ -17,7 +17,7 @@ from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting.cells import PROBABILITY, Cell, Grid, Line, Scale
 from artifact.reporting.edit_charts import Mark
 from artifact.reporting.equivalence import MARGIN, Tested, doubt, family, held_against
-from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings import Findings, Quantity, floats
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.runs.store import Store
@@ -39,7 +39,7 @@ class Scored:
     def change(self, arm: str, metric: Metric, column: Column) -> Series:
         """d of one arm: its change against the unedited model, of the facts that have both."""
         at = VALUES.index((metric, column))
-        return _finite(self.cases_F, self.arms[arm][:, at] - self.before_FV[:, at])
+        return Series.finite(self.cases_F, self.arms[arm][:, at] - self.before_FV[:, at])
 
     def interaction(self, arm: str, metric: Metric, column: Column) -> Series:
         """I of one arm that holds both edits."""
@@ -52,11 +52,6 @@ class Scored:
         one, other = one.among(other.cases_N), other.among(one.cases_N)
         better = Series(one.cases_N, np.maximum(one.values_N, other.values_N))
         return self.change(arm, metric, column).minus(better)
-
-
-def _finite(cases_F: np.ndarray, values_F: np.ndarray) -> Series:
-    whole_F = np.isfinite(values_F)
-    return Series(cases_F[whole_F], values_F[whole_F])
 
 
 def scored_facts(store: Store) -> Scored | None:
@@ -73,18 +68,15 @@ def scored_facts(store: Store) -> Scored | None:
     payloads = [record.payload for record in records]
     nothing = [np.nan] * len(VALUES)
 
-    def numbers(values: list[float | None]) -> list[float]:
-        return [np.nan if value is None else float(value) for value in values]
-
     arms = {
-        arm: np.array([numbers(payload["arms"][arm].get("values", nothing)) for payload in payloads])
+        arm: np.array([floats(payload["arms"][arm].get("values", nothing)) for payload in payloads])
         for arm in payloads[0]["arms"]
     }
     cosines = {
         name: np.array([payload["cosines"].get(name, np.nan) for payload in payloads])
         for name in ("keys", "values", "deltas")
     }
-    before_FV = np.array([numbers(payload["before"]) for payload in payloads])
+    before_FV = np.array([floats(payload["before"]) for payload in payloads])
     return Scored(np.array([record.case_id for record in records]), before_FV, arms, cosines)
 
 
@@ -174,7 +166,7 @@ def _grid(scored: Scored) -> Grid:
     alike = [
         f"{name} {one.mean:.3f}"
         for name, values_F in scored.cosines.items()
-        if (one := estimates([_finite(scored.cases_F, values_F)], rates=False)[0]) is not None
+        if (one := estimates([Series.finite(scored.cases_F, values_F)], rates=False)[0]) is not None
     ]
     caption = (
         "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), the "

@@ -18,7 +18,7 @@ from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROL_WORDS
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line
-from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings import Findings, Quantity, floats
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
 from artifact.runs.store import Store
@@ -55,7 +55,7 @@ class View:
     def success(self, column: Column, arm: str = "") -> Series:
         """By fact, success in a column: of the unedited model, or under an arm."""
         values_FV = self.arms[arm] if arm else self.before_FV
-        return _finite(self.cases_F, values_FV[:, VALUES.index(("success", column))])
+        return Series.finite(self.cases_F, values_FV[:, VALUES.index(("success", column))])
 
     def change(self, column: Column, arm: str) -> Series:
         """By fact, what an arm changes."""
@@ -66,12 +66,7 @@ class View:
         if (kind, role) not in self.effects:
             return None
         effects_FL = self.effects[kind, role]
-        return _finite(self.cases_F, effects_FL.mean(1))
-
-
-def _finite(cases_F: np.ndarray, values_F: np.ndarray) -> Series:
-    whole_F = np.isfinite(values_F)
-    return Series(cases_F[whole_F], values_F[whole_F])
+        return Series.finite(self.cases_F, effects_FL.mean(1))
 
 
 def views_of(store: Store) -> dict[Perspective, View]:
@@ -95,20 +90,16 @@ def _view(perspective: Perspective, cases: Sequence[int], payloads: Sequence[Map
         payloads[0]["model"],
         layers,
         np.array(cases),
-        np.array([_floats(payload["before"]) for payload in payloads]),
+        np.array([floats(payload["before"]) for payload in payloads]),
         {
-            arm: np.array([_floats(payload["arms"][arm].get("values", nothing)) for payload in payloads])
+            arm: np.array([floats(payload["arms"][arm].get("values", nothing)) for payload in payloads])
             for arm in payloads[0]["arms"]
         },
         {
-            (kind, role): np.array([_floats(one.get(kind, {}).get(role, [None] * layers)) for one in traced])
+            (kind, role): np.array([floats(one.get(kind, {}).get(role, [None] * layers)) for one in traced])
             for kind, role in keys
         },
     )
-
-
-def _floats(values: Sequence[float | None]) -> list[float]:
-    return [np.nan if value is None else float(value) for value in values]
 
 
 def measured(store: Store) -> Findings | None:
@@ -225,4 +216,4 @@ def _chart(views: Mapping[Perspective, View]) -> LineChart:
 
 
 def _by_layer(view: View, rows_FL: np.ndarray) -> list[Estimate | None]:
-    return estimates([_finite(view.cases_F, column_F) for column_F in rows_FL.T], rates=False)
+    return estimates([Series.finite(view.cases_F, column_F) for column_F in rows_FL.T], rates=False)

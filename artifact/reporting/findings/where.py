@@ -16,7 +16,7 @@ from artifact.editing.site import FACT_TOKENS, MODULES, TOKEN_WORDS, FactToken, 
 from artifact.evaluation.metrics import VALUES, Column, Group
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line, Scale
-from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings import Findings, Quantity, floats
 from artifact.reporting.findings.regression import Explained, explained
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
@@ -93,9 +93,9 @@ def _site(cases: Sequence[int], payloads: Sequence[Mapping[str, Any]], token: Fa
         own = payload["tokens"][token]
         if "same_as" in own:
             shared, own = shared + 1, payload["tokens"][own["same_as"]]
-        values.append([_floats(one.get("values", nothing)) for one in own["layers"]])
-        written.append(_floats([one.get("written") for one in own["layers"]]))
-        effects.append(_floats((payload["effects"] or {}).get(token, [None] * len(layers))))
+        values.append([floats(one.get("values", nothing)) for one in own["layers"]])
+        written.append(floats([one.get("written") for one in own["layers"]]))
+        effects.append(floats((payload["effects"] or {}).get(token, [None] * len(layers))))
     return Site(
         cases_F=np.array(cases),
         layers=layers,
@@ -105,10 +105,6 @@ def _site(cases: Sequence[int], payloads: Sequence[Mapping[str, Any]], token: Fa
         effects_FL=np.array(effects),
         shared=shared,
     )
-
-
-def _floats(values: Sequence[float | None]) -> list[float]:
-    return [np.nan if value is None else float(value) for value in values]
 
 
 def measured(store: Store) -> Findings | None:

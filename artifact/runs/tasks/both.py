@@ -19,12 +19,12 @@ from artifact.editing.editor import Editor
 from artifact.editing.memit import MemitEdit, keys_of, memit
 from artifact.editing.methods.memit import MemitHparams
 from artifact.errors import EditError
-from artifact.evaluation.metrics import CaseScore, case_values
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, View
 from artifact.plans.unit import Unit
 from artifact.runs.context import Context
 from artifact.runs.record import Record
+from artifact.runs.scored import numbers_of, scores_of
 from artifact.runs.tasks.where import all_moments
 
 ARMS = ("E", "R", "E then R", "R then E", "joint", "merged", "split")
@@ -43,11 +43,11 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     if usable:
         editor = replace(context.editor("memit"), moments=all_moments(context, "mlp"))
         found = arms(editor, [(fact.view("entity"), fact.view("relation")) for fact in usable])
-        scored = {arm: _scores(usable, edits, context) for arm, (edits) in found.edits.items()}
+        scored = {arm: _scores(usable, edits, context) for arm, edits in found.edits.items()}
         before = score_cases(context.model, usable, memory=context.memory)
         for number, fact in enumerate(usable):
             payload = {
-                "before": _values(before[number]),
+                "before": numbers_of(before[number]),
                 "arms": {arm: scores[number] for arm, scores in scored.items()},
                 "cosines": found.cosines[number],
                 "late": late_layers(editor),
@@ -145,15 +145,10 @@ def _cosine(one_X: torch.Tensor, other_X: torch.Tensor) -> float:
 
 
 def _scores(facts: Sequence[Fact], edits: Sequence[Made], context: Context) -> list[dict[str, Any]]:
-    """Each fact's numbers under its edit (metrics.VALUES), or why it has none."""
-    made = [(fact, edit) for fact, edit in zip(facts, edits, strict=True) if isinstance(edit, Edit)]
-    changes = [edit for _, edit in made]
-    scored = iter(score_cases(context.model, [fact for fact, _ in made], changes, context.memory) if made else [])
+    """Each fact's numbers under its edit, or why it has none."""
     return [
-        {"values": _values(next(scored)), "norm": edit.norm()} if isinstance(edit, Edit) else {"reason": str(edit)}
-        for edit in edits
+        {"values": numbers_of(score), "norm": edit.norm()}
+        if isinstance(edit, Edit) and not isinstance(score, EditError)
+        else {"reason": str(edit)}
+        for edit, score in zip(edits, scores_of(facts, edits, context), strict=True)
     ]
-
-
-def _values(score: CaseScore) -> list[float]:
-    return case_values(msgspec.to_builtins(score.views))

@@ -6,30 +6,27 @@ model, ROME also at another layer, in a random direction of equal norm, and for 
 evaluation of an edited encoder was found, so KN's edit stays in place while it is scored.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
-
-import msgspec
 
 from artifact.editing.edit import Edited
 from artifact.editing.methods import METHODS
 from artifact.errors import ArtifactError, EditError
-from artifact.evaluation.metrics import CaseScore, case_values
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Perspective
 from artifact.lm.load import load
 from artifact.plans.encoders import LEFT, RIGHT, WINDOW
-from artifact.plans.unit import CONTROLS, Control, Unit
+from artifact.plans.unit import CONTROLS, Unit
 from artifact.runs.context import SAMPLES, Context
-from artifact.runs.controls import controlled_edit, controlled_editor, controlled_views
+from artifact.runs.controls import controlled_editor, controlled_edits
 from artifact.runs.noise import noise_level
 from artifact.runs.record import Record
+from artifact.runs.scored import numbers_of, scores_of
 from artifact.sources.catalogue import MASKED_WORLD, WORLD
 from artifact.tracing.averages import role_tokens
 from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS
-from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
+from artifact.tracing.trace import Trace, TraceSettings, answered, trace_all
 
 CONTROLLED = "rome"
 """The method that the controls are of."""
@@ -39,7 +36,7 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     """A record a fact, in order; one without the relation's fields is left out, and all are on another decoder."""
     own = _encoder(context)
     if own is None:
-        reason = f"{context.model.name} is no encoder; name a BERT or RoBERTa with --model"
+        reason = f"{context.model.name} is not an encoder; name a BERT or RoBERTa with --model"
         return [Record(fact.case_id, "excluded", {"reason": reason}) for fact in facts]
     reason = "the record has no relation fields, so it has one perspective alone"
     made = {fact.case_id: Record(fact.case_id, "excluded", {"reason": reason}) for fact in facts}
@@ -50,7 +47,7 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
         before = score_cases(own.model, usable, memory=own.memory)
         about = {"model": own.model.name, "weights": own.model.weights_sha256, "layers": own.model.decoder.layers}
         for number, (fact, traced) in enumerate(zip(usable, traces, strict=True)):
-            scored = {"before": _values(before[number]), "arms": {arm: every[number] for arm, every in arms.items()}}
+            scored = {"before": numbers_of(before[number]), "arms": {arm: every[number] for arm, every in arms.items()}}
             made[fact.case_id] = Record(fact.case_id, "done", about | scored | {"trace": traced})
     return [made[fact.case_id] for fact in facts]
 
@@ -60,7 +57,7 @@ def _encoder(context: Context) -> Context | None:
     own: Context | None = context.kept.get("encoder")
     if own is not None:
         return own
-    mine: dict[str, Any] = {"controlled": (CONTROLLED,), "kept": {}, "_editors": {}, "_orders": {}}
+    mine: dict[str, Any] = {"controlled": (CONTROLLED,)}
     if context.model.decoder.family.causal:
         if context.model.name != WORLD.name:
             return None
@@ -68,20 +65,16 @@ def _encoder(context: Context) -> Context | None:
         level = noise_level("s3", model, [one.subject for one in context.inputs.traced.statements])
         mine |= {"model": model, "noise_level": level, "methods": (CONTROLLED,)}
         mine |= {"moments_folder": None, "prefixes": {}, "hparams": None}
-    context.kept["encoder"] = own = replace(context, **mine)
+    context.kept["encoder"] = own = context.with_own(**mine)
     return own
 
 
 def _traces(facts: Sequence[Fact], perspective: Perspective, context: Context) -> list[dict[str, Any]]:
     """By fact: its probabilities, and by kind and role the mean indirect effect at each layer; or why it has none."""
     statements = [fact.statement for fact in facts]
-    answers = greedy_answers(context.model, statements, context.memory)
+    right = answered(context.model, statements, context.memory)
     told: list[dict[str, Any]] = [{"reason": "the model does not answer its prompt"} for _ in facts]
-    known = [
-        number
-        for number, (statement, answer) in enumerate(zip(statements, answers, strict=True))
-        if isinstance(answer, int) and is_answer(context.model, statement, answer)
-    ]
+    known = [number for number, own in enumerate(right) if own]
     kinds = [kind for kind in TRACE_KINDS.values() if kind.figures]
     for kind in kinds:
         settings = TraceSettings(
@@ -125,38 +118,17 @@ def _arms(facts: Sequence[Fact], perspective: Perspective, context: Context) -> 
     arms: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         for control in (None, *CONTROLS) if name == CONTROLLED else (None,):
-            made = _edits(facts, perspective, context, name, control)
+            editor = controlled_editor(context.editor(name), control)
+            made = controlled_edits(editor, facts, perspective, control, context.following)
             arms[f"{name} {control}" if control else name] = _scores(facts, made, context)
     return arms
 
 
-def _edits(
-    facts: Sequence[Fact], perspective: Perspective, context: Context, method: str, control: Control | None
-) -> Sequence[Edited | EditError]:
-    editor = context.editor(method)
-    views = [fact.view(perspective) for fact in facts]
-    if control is None:
-        return editor.edits([[view] for view in views])
-    others = [context.following(fact).view(perspective) for fact in facts]
-    views = controlled_views(views, others, control)
-    found = controlled_editor(editor, control).edits([[view] for view in views])
-    return [
-        controlled_edit(one, control, fact.case_id) if isinstance(one, Edited) else one
-        for fact, one in zip(facts, found, strict=True)
-    ]
-
-
 def _scores(facts: Sequence[Fact], made: Sequence[Edited | EditError], context: Context) -> list[dict[str, Any]]:
-    both = [(fact, one) for fact, one in zip(facts, made, strict=True) if isinstance(one, Edited)]
-    edits = [one.edit for _, one in both]
-    scored = iter(score_cases(context.model, [fact for fact, _ in both], edits, context.memory) if both else [])
+    edits = [one.edit if isinstance(one, Edited) else one for one in made]
     return [
-        {"values": _values(next(scored)), "norm": one.norm} if isinstance(one, Edited) else {"reason": str(one)}
-        for one in made
+        {"values": numbers_of(score), "norm": one.norm}
+        if isinstance(one, Edited) and not isinstance(score, EditError)
+        else {"reason": str(one)}
+        for one, score in zip(made, scores_of(facts, edits, context), strict=True)
     ]
-
-
-def _values(score: CaseScore) -> list[float]:
-    """A case's numbers (metrics.VALUES)."""
-    views: Mapping[str, Any] = msgspec.to_builtins(score.views)
-    return case_values(views)

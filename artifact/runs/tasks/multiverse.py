@@ -15,15 +15,15 @@ import numpy as np
 from artifact.errors import ArtifactError, PromptError
 from artifact.facts.fact import Fact, Perspective, Statement
 from artifact.plans.unit import Unit
+from artifact.runs.answered import unanswered
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.record import Record
-from artifact.runs.store import NOT_ANSWERED
 from artifact.tracing.averages import trace_numbers
 from artifact.tracing.choices import CORRUPTED, METRICS, Choice, RelationSpan, choices
 from artifact.tracing.corruption import corrupted_tokens
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.replacement import donor_ids, find_donors, mean_of
-from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
+from artifact.tracing.trace import Trace, TraceSettings, trace_all
 
 _DIGITS = 7
 """Significant digits of the numbers that are kept."""
@@ -33,14 +33,7 @@ _Traced = Trace | ArtifactError
 def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
     """A record a fact, in order; one that the model does not answer is left out."""
     statements = [fact.statement for fact in facts]
-    records: dict[int, Record] = {}
-    for one, answer in zip(statements, greedy_answers(context.model, statements, context.memory), strict=True):
-        if isinstance(answer, ArtifactError):
-            records[one.case_id] = Record(one.case_id, "failed", {"reason": str(answer)})
-        elif not is_answer(context.model, one, answer):
-            said = context.model.tokens.label(answer).strip()
-            reason = f"{NOT_ANSWERED} {said!r}, not {one.answer!r}"
-            records[one.case_id] = Record(one.case_id, "excluded", {"reason": reason})
+    records = unanswered(context.model, statements, context.memory)
     left = [one for one in statements if one.case_id not in records]
     every = _Every(unit.perspective, left, context)
     rows: dict[int, dict[str, Any]] = {one.case_id: {} for one in left}

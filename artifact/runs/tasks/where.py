@@ -13,13 +13,12 @@ from typing import Any, cast
 
 import msgspec
 
-from artifact.editing.edit import Edit
 from artifact.editing.moments.files import Moments
 from artifact.editing.objective import KEPT_PROMPT, fact_row
 from artifact.editing.rome import RomeEdit, rome
 from artifact.editing.site import FactToken, Module
 from artifact.errors import ArtifactError, EditError
-from artifact.evaluation.metrics import CaseScore, case_values
+from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, View
 from artifact.lm.load import LanguageModel
@@ -28,7 +27,8 @@ from artifact.plans.where import edited_layers
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.editors import default_moments
 from artifact.runs.record import Record
-from artifact.tracing.trace import Trace, TraceSettings, greedy_answers, is_answer, trace_all
+from artifact.runs.scored import numbers_of, scores_of
+from artifact.tracing.trace import Trace, TraceSettings, answered, trace_all
 
 _NO_RELATION = "the record has no relation fields, so it cannot be edited through the relation perspective"
 
@@ -91,35 +91,25 @@ def _edited(
             context.memory,
             layers=[layer for _, layer in places],
         )
-        scores = iter(_scores([fact for fact, _ in places], edits, context))
+        changes = [one.edit if isinstance(one, RomeEdit) else one for one in edits]
+        scores = scores_of([fact for fact, _ in places], changes, context)
+        told = (_told(edit, score, unit) for edit, score in zip(edits, scores, strict=True))
         for _, tokens in left:
-            tokens[token] = {"layers": [_told(next(scores), unit) for _ in settings.layers]}
+            tokens[token] = {"layers": [next(told) for _ in settings.layers]}
     return found
 
 
-_Outcome = tuple[RomeEdit, CaseScore] | EditError
-
-
-def _scores(facts: Sequence[Fact], edits: Sequence[RomeEdit | EditError], context: Context) -> list[_Outcome]:
-    """Each edit with the scores of its fact under it."""
-    made = [(fact, edit) for fact, edit in zip(facts, edits, strict=True) if isinstance(edit, RomeEdit)]
-    changes: list[Edit] = [edit.edit for _, edit in made]
-    scored = iter(score_cases(context.model, [fact for fact, _ in made], changes, context.memory) if made else [])
-    return [(edit, next(scored)) if isinstance(edit, RomeEdit) else edit for edit in edits]
-
-
-def _told(outcome: _Outcome, unit: Unit) -> dict[str, Any]:
-    if isinstance(outcome, EditError):
-        return {"reason": str(outcome)}
-    edit, score = outcome
+def _told(edit: RomeEdit | EditError, score: CaseScore | EditError, unit: Unit) -> dict[str, Any]:
+    if isinstance(edit, EditError) or isinstance(score, EditError):
+        return {"reason": str(edit)}
     return {"norm": edit.norm, "loss": edit.losses[-1], "steps": len(edit.losses), **_scored(score, unit)}
 
 
 def _scored(score: CaseScore, unit: Unit) -> dict[str, Any]:
-    """A case's numbers (metrics.VALUES), and the mean probability of what the edit writes at its own prompt."""
+    """A case's numbers, and the mean probability of what the edit writes at its own prompt."""
     own = score.views[unit.perspective].prompts["reliability"]
     written = sum(math.exp(-prompt.target_new) for prompt in own) / len(own)
-    return {"values": case_values(msgspec.to_builtins(score.views)), "written": written}
+    return {"values": numbers_of(score), "written": written}
 
 
 def _same(model: LanguageModel, view: View, one: FactToken, other: FactToken) -> bool:
@@ -143,12 +133,8 @@ def _effects(
         samples=SAMPLES,
         perspective=unit.perspective,
     )
-    answers = greedy_answers(context.model, statements, context.memory)
-    known = [
-        number
-        for number, (statement, answer) in enumerate(zip(statements, answers, strict=True))
-        if isinstance(answer, int) and is_answer(context.model, statement, answer)
-    ]
+    right = answered(context.model, statements, context.memory)
+    known = [number for number, own in enumerate(right) if own]
     found: list[dict[str, list[float]] | None] = [None] * len(facts)
     traces = trace_all(context.model, [statements[number] for number in known], traced, context.memory)
     for number, trace in zip(known, traces, strict=True):
