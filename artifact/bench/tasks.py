@@ -15,6 +15,7 @@ from artifact.editing.methods import METHODS
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.work import Work
+from artifact.plans.both import late_layers
 from artifact.plans.encoders import WINDOW
 from artifact.plans.unit import CONTROLS, Unit
 from artifact.plans.where import edited_layers
@@ -27,8 +28,6 @@ _DRAWN = {"noise": 10, "replace": 5, "mean": 1}
 _SUBJECT_FIRST = 0.83
 """Share of the known facts' prompts that begin with the subject (facts/lengths.py). In these the relation's last token
 is the prompt's, and the words after the subject are all of the relation's."""
-_LATE = 0.8
-"""How deep the late edits of the task `both` lie (runs/tasks/both.py)."""
 
 
 def multiverse(unit: Unit, model: Planned, share: float | None) -> Work:
@@ -62,8 +61,7 @@ def both(unit: Unit, model: Planned, share: float | None) -> Work:
     alone = (e + r).times(unit.batch)
     after = replace(e + r, passes=alone.passes)
     layers = METHODS["memit"].hparams_for(model.name, model.shape.layers).layers
-    last = min(model.shape.layers - 1, int(_LATE * model.shape.layers))
-    late = _edit("memit", model, "relation", share, layers=tuple(range(max(0, last - len(layers) + 1), last + 1)))
+    late = _edit("memit", model, "relation", share, layers=late_layers(model.shape.layers, len(layers)))
     return (e + r).times(3) + after + late + scored(model.shape, PAPER_LENGTHS).times(8)
 
 

@@ -146,9 +146,14 @@ class Context:
 
     def following(self, fact: Fact) -> Fact:
         """The next fact of the data of which every perspective can be asked, the first after the last."""
-        facts = [one for one in self.inputs.edited.facts if one.relation is not None]
-        place = {one.case_id: at for at, one in enumerate(facts)}
+        facts, place = self._whole
         return facts[(place.get(fact.case_id, 0) + 1) % len(facts)]
+
+    @cached_property
+    def _whole(self) -> tuple[list[Fact], dict[int, int]]:
+        """The facts of which every perspective can be asked, and the place of each by its case id."""
+        facts = [one for one in self.inputs.edited.facts if one.relation is not None]
+        return facts, {one.case_id: at for at, one in enumerate(facts)}
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:
         """What a unit may take: statements to trace, or facts to edit and score, odd records among them."""

@@ -20,9 +20,10 @@ from artifact.facts.fact import fill
 from artifact.facts.records import parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
+from artifact.plans.both import late_layers
 from artifact.reporting.findings.both import MARGIN, Scored, interaction_tests, outcome
 from artifact.reporting.intervals import Estimate
-from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms, late_layers
+from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 FOLDER = REFERENCE / "models" / "tiny-gpt2"
@@ -130,7 +131,7 @@ def test_together_is_the_solution_with_explicit_matrices(
 
 def test_split_is_the_sum_of_an_early_and_a_late_edit(made: Any, editor: Editor) -> None:
     (split,) = made.edits["split"]
-    (late,) = late_layers(editor)
+    (late,) = late_layers(editor.model.decoder.layers, len(editor.hparams.layers))
     assert late > LAYER
     torch.testing.assert_close(weight(editor.model, split), weight(editor.model, made.edits["E"][0]))
     assert weight(editor.model, split, late).norm() > 0

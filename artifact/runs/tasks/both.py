@@ -21,6 +21,7 @@ from artifact.editing.methods.memit import MemitHparams
 from artifact.errors import EditError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, View
+from artifact.plans.both import late_layers
 from artifact.plans.unit import Unit
 from artifact.runs.context import Context
 from artifact.runs.record import Record
@@ -30,8 +31,6 @@ from artifact.runs.tasks.where import all_moments
 ARMS = ("E", "R", "E then R", "R then E", "joint", "merged", "split")
 ANY_KEYS = -1.0
 """The cosine from which keys are merged: any."""
-_LATE = 0.8
-"""How deep the last layer of the late edit lies."""
 _NO_RELATION = "the record has no relation fields, so it has one perspective alone"
 Made = Edit | EditError
 
@@ -50,7 +49,7 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
                 "before": numbers_of(before[number]),
                 "arms": {arm: scores[number] for arm, scores in scored.items()},
                 "cosines": found.cosines[number],
-                "late": late_layers(editor),
+                "late": _late(editor),
             }
             made[fact.case_id] = Record(fact.case_id, "done", payload)
     return [made[fact.case_id] for fact in facts]
@@ -67,7 +66,7 @@ def arms(editor: Editor, pairs: Sequence[tuple[View, View]]) -> Arms:
     """Every arm's edit of each fact, given as its entity's and its relation's view; `editor` is MEMIT's."""
     entity, relation = _memit(editor, [[e] for e, _ in pairs]), _memit(editor, [[r] for _, r in pairs])
     hparams = editor.hparams
-    late = msgspec.structs.replace(hparams, layers=late_layers(editor), fact_token="last")
+    late = msgspec.structs.replace(hparams, layers=_late(editor), fact_token="last")
     both = [[e, r] for e, r in pairs]
     edits: dict[str, Sequence[Made]] = {
         "E": [_edit(one) for one in entity],
@@ -83,11 +82,9 @@ def arms(editor: Editor, pairs: Sequence[tuple[View, View]]) -> Arms:
     return Arms(edits, alike)
 
 
-def late_layers(editor: Editor) -> tuple[int, ...]:
-    """As many layers as the method edits, the last of them at four fifths of the depth."""
-    last = min(editor.model.decoder.layers - 1, int(_LATE * editor.model.decoder.layers))
-    count = len(editor.hparams.layers)
-    return tuple(range(max(0, last - count + 1), last + 1))
+def _late(editor: Editor) -> tuple[int, ...]:
+    """The layers of the late edit of the editor's model."""
+    return late_layers(editor.model.decoder.layers, len(editor.hparams.layers))
 
 
 def _memit(
