@@ -198,6 +198,7 @@ def _asked(options: RunOptions, narrowing: Narrowing) -> "Asked":
         _shard(narrowing.shard),
         correct,
         dtype=options.dtype,
+        methods=tuple(words(narrowing.methods)),
         gpus_per_worker=narrowing.gpus_per_worker,
     )
 
