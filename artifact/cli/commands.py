@@ -46,7 +46,7 @@ _COMMANDS = {
     ),
     "contribute": (
         "contribute:contribute",
-        "Pack a finished run, with its settings, hashes and hardware, to send it to others: kloc verify PACK judges it.",
+        "Pack a finished run, with settings, hashes and hardware, to send it to others: kloc verify PACK judges it.",
     ),
     "doctor": (
         "doctor:doctor",
@@ -54,7 +54,7 @@ _COMMANDS = {
     ),
     "edit": (
         "edit:edit",
-        "Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change.",
+        "Edit one fact, or several jointly, and write the weight change to a file. The model's files do not change.",
     ),
     "facts": (
         "facts:facts_app",
@@ -70,7 +70,7 @@ _COMMANDS = {
     ),
     "full": (
         "runs:full",
-        "Run the whole paper: both models, tables and figures. Fetches what it needs, can resume, takes hours on a GPU.",
+        "Run the whole paper: both models, tables and figures. Fetches what it needs, resumes, takes hours on a GPU.",
     ),
     "generate": (
         "generate:generate",
@@ -110,7 +110,7 @@ _COMMANDS = {
     ),
     "sequence": (
         "sequence:sequence",
-        "Write facts one after the other, and as one batch, and score all of them. The model's own files do not change.",
+        "Write facts one after the other, and as one batch, and score them. The model's own files do not change.",
     ),
     "smoke": (
         "runs:smoke",

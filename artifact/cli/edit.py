@@ -122,7 +122,7 @@ def edit(
     machine: Machine = ANY_MACHINE,
     following: Following = AS_RELEASED,
 ) -> int:
-    """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
+    """Edit one fact, or several jointly, and write the weight change to a file. The model's files do not change."""
     from artifact.editing.edit_file import write_edit
 
     followed, chosen = following.followed, METHODS[method]
