@@ -113,6 +113,7 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     with Drawers() as drawers:
         if drawings.none_yet:
             drawers.begin()
+            _compile_templates()
         runs = [measured_run(store) for store in stores]
         verdict = reach_verdict(expected, runs)
         for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
@@ -326,6 +327,12 @@ def _writing(path: Path) -> Iterator[None]:
 def template(name: str) -> jinja2.Template:
     """A template of `paper/`; only what fills the page is escaped as HTML."""
     return _environment().get_template(name)
+
+
+def _compile_templates() -> None:
+    """Compile all templates, which is to be done sooner or later, while the second process loads its libraries."""
+    for name in _environment().list_templates():
+        template(name)
 
 
 @cache
