@@ -9,10 +9,10 @@ import gc
 import re
 import shlex
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from artifact.reporting.by_relation import relation_grids
 from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
 from artifact.reporting.charts import Chart, largest_half_width
 from artifact.reporting.crate import CRATE, crate_json
-from artifact.reporting.drawing import draw_all
+from artifact.reporting.drawing import Drawers
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.elsewhere import claims_elsewhere, elsewhere_json
 from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
@@ -107,17 +107,21 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
 
 def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_model: bool = False) -> Report:
     """The report as it is to stand in `folder`, from which figures that are still right are read back."""
-    runs = [measured_run(store) for store in stores]
-    verdict = reach_verdict(expected, runs)
     drawings, worth = Drawings(folder), load_worth()
     files: dict[str, bytes] = {}
     parts = []
-    for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
-        part, made = _part(run, prefix, drawings, verdict, expected)
-        part["switches"] = switch_lines(run.info.switches, worth)
-        part["elsewhere"] = claims_elsewhere(expected.claims, run)
-        files |= made
-        parts.append(part)
+    with Drawers() as drawers:
+        if drawings.none_yet:
+            drawers.begin()
+            _compile_templates()
+        runs = [measured_run(store) for store in stores]
+        verdict = reach_verdict(expected, runs)
+        for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
+            part, made = _part(run, prefix, partial(_figures, drawings, drawers), verdict, expected)
+            part["switches"] = switch_lines(run.info.switches, worth)
+            part["elsewhere"] = claims_elsewhere(expected.claims, run)
+            files |= made
+            parts.append(part)
     if any(part["gallery"].every for part in parts):
         files[INDEX] = drawings.content
     paper, second = _by_table(verdict.paper), _by_table(verdict.second_source)
@@ -153,14 +157,18 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
 
 
 def _part(
-    run: MeasuredRun, prefix: str, drawings: Drawings, verdict: Verdict, expected: Expected
+    run: MeasuredRun,
+    prefix: str,
+    draw: Callable[[str, Sequence[Shown]], dict[str, bytes]],
+    verdict: Verdict,
+    expected: Expected,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the page says of one run, and the run's files by path."""
+    """What the page says of one run, and the run's files by path; `draw` makes those of figures."""
     shown = gallery(run, verdict.paper)
     drawn = shown.traces
     settings = [setting(method, value) for method, value in sorted(run.info.settings.items())]
     tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
-    figures = _figures(prefix, shown.every, drawings)
+    figures = draw(prefix, shown.every)
     files = {**figures, **_run_tables(run, prefix, tables), **_flow_tables(run, prefix, shown)}
     tested = {
         **run_statistics(run, drawn, expected.claims),
@@ -280,12 +288,12 @@ def repeat_command(info: RunInfo) -> str:
     return shlex.join(words)
 
 
-def _figures(prefix: str, every: Sequence[Shown], drawings: Drawings) -> dict[str, bytes]:
+def _figures(drawings: Drawings, drawers: Drawers, prefix: str, every: Sequence[Shown]) -> dict[str, bytes]:
     """The figures' files and their CSV, by path inside the report folder; matplotlib is loaded to draw alone."""
     named = {f"{prefix}{one.name}": one for one in every}
     files = {f"figures/{name}.csv": one.csv for name, one in named.items()}
     numbers = {name: one.fingerprint for name, one in named.items()}
-    made = drawings.files(numbers, _FORMS, lambda stale: draw_all([named[name] for name in stale], _FORMS))
+    made = drawings.files(numbers, _FORMS, lambda stale: drawers.draw([named[name] for name in stale], _FORMS))
     return files | {f"figures/{name}": content for name, content in made.items()}
 
 
@@ -320,6 +328,12 @@ def _writing(path: Path) -> Iterator[None]:
 def template(name: str) -> jinja2.Template:
     """A template of `paper/`; only what fills the page is escaped as HTML."""
     return _environment().get_template(name)
+
+
+def _compile_templates() -> None:
+    """Compile all templates, which is to be done sooner or later, while the second process loads its libraries."""
+    for name in _environment().list_templates():
+        template(name)
 
 
 @cache
