@@ -72,9 +72,7 @@ def mend_train(
     options: TrainingOptions = _OPTIONS,
     hparams: Annotated[
         Path | None,
-        Parameter(
-            help="JSON object of hyperparameters, such as the layers to edit; the others keep the model's values."
-        ),
+        Parameter(help="JSON object of hyperparameters, such as the layers; the others keep the model's values."),
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
