@@ -96,10 +96,8 @@ def mend_train(
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
     stored = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
-    identity = f"{loaded.weights_sha256} {sha256}"
-    trained = train(
-        loaded, records, resolved, training, checkpoint=checkpoint, identity=identity, dtype=stored, say=say
-    )
+    made_of = f"{loaded.weights_sha256} {sha256}"
+    trained = train(loaded, records, resolved, training, checkpoint=checkpoint, identity=made_of, dtype=stored, say=say)
     write_network(trained.network, out, _about(loaded, resolved, training, trained, source, sha256), stored)
     checkpoint.unlink(missing_ok=True)
     for name, figures in trained.figures.items():
