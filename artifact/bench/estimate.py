@@ -40,6 +40,7 @@ from artifact.plans import find_plans
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Plan, Unit
+from artifact.runs.controls import other_layers
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import hours, size_words, spell
 from artifact.sources.catalogue import SOURCES
@@ -198,7 +199,8 @@ def _plan(
     shape, name = model.shape, model.name
     units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
     methods = list(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    layers = moment_layers(methods, name, shape.layers)
+    controlled = [unit.method for unit in plan.units if unit.control == "random_layer"]
+    layers = sorted({*moment_layers(methods, name, shape.layers), *other_layers(controlled, name, shape.layers)})
     if any(unit.task and TASKS[unit.task].all_moments for unit in plan.units):
         layers = list(range(shape.layers))
     names, optional = needed_sources(plan, name, Given())

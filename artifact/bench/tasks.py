@@ -17,6 +17,7 @@ from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.work import Work
 from artifact.plans.both import late_layers
 from artifact.plans.encoders import WINDOW
+from artifact.plans.sequence import sizes_of
 from artifact.plans.unit import CONTROLS, Unit
 from artifact.plans.where import edited_layers
 from artifact.tracing.choices import CORRUPTED, DIRECTIONS, RELATION_SPANS, windows_of
@@ -63,6 +64,18 @@ def both(unit: Unit, model: Planned, share: float | None) -> Work:
     layers = METHODS["memit"].hparams_for(model.name, model.shape.layers).layers
     late = _edit("memit", model, "relation", share, layers=late_layers(model.shape.layers, len(layers)))
     return (e + r).times(3) + after + late + scored(model.shape, PAPER_LENGTHS).times(8)
+
+
+def sequence(unit: Unit, model: Planned, share: float | None) -> Work:
+    """Every fact written alone, one after the other, and those of each size as one batch; its score at every point."""
+    assert unit.method != "none"
+    method, facts = METHODS[unit.method], unit.batch
+    again = sum(sizes_of(unit, facts)) / facts  # how many points a fact belongs to, mostly
+    one = _edit(unit.method, model, unit.perspective, share)
+    work = replace(one, passes=one.times(facts).passes)
+    if method.joint:
+        work += one.times(again)
+    return work + scored(model.shape, PAPER_LENGTHS).times(1 + again * (2 if method.joint else 1))
 
 
 def encoders(unit: Unit, model: Planned, share: float | None) -> Work:

@@ -33,7 +33,7 @@ def find_plans(name: str) -> tuple[Plan, ...]:
 def narrowed(plan: Plan, only: Sequence[str] = (), methods: Sequence[str] = ()) -> Plan:
     """The plan with the units of some tables and figures, and of some methods, alone.
 
-    Traces and the unedited model belong to no method and stay with their tables and figures. SettingError for a name
+    What belongs to no method (traces, the unedited model) stays with its tables and figures. SettingError for a name
     that is unknown, or when nothing is left.
     """
     for word, asked, known in (("--only", only, PARTS), ("--methods", methods, tuple(METHODS))):
@@ -51,7 +51,7 @@ def narrowing_of(plan: Plan, left_out: Collection[str] = ()) -> tuple[tuple[Part
     """The shortest (only, methods) that `narrowed` gives this plan for, the units `left_out` apart; both empty for a
     whole or an unknown plan.
     """
-    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.does == "edit"))
+    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     names = [unit.name for unit in plan.units]
     for whole in (*PLANS.get(plan.name, ()), SMOKE_FEW_FACTS):
         if (whole.name, whole.models) == (plan.name, plan.models):
@@ -66,6 +66,5 @@ def _left(plan: Plan, only: Sequence[str], methods: Sequence[str]) -> tuple[Unit
     return tuple(
         unit
         for unit in plan.units
-        if (not only or any(part in only for part in unit.parts))
-        and (not methods or unit.does != "edit" or unit.method in methods)
+        if (not only or any(part in only for part in unit.parts)) and (not methods or unit.method in ("none", *methods))
     )

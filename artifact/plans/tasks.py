@@ -13,7 +13,7 @@ class Task:
     """A task: what it does in words, and two functions as "module:function". `compute` takes (unit, facts, context)
     and gives a record a fact; `work` takes (unit, the planned model, the share of the most steps) and gives what a fact
     takes. `all_moments`: it reads second moments of every layer. `refuses`, if any, takes the model and says why it
-    cannot do the task, empty where it can.
+    cannot do the task, empty where it can. `whole`: the facts of a batch are computed together or not at all.
     """
 
     words: str
@@ -21,6 +21,7 @@ class Task:
     work: str
     all_moments: bool = False
     refuses: str = ""
+    whole: bool = False
 
 
 TASKS: Mapping[str, Task] = {
@@ -46,5 +47,11 @@ TASKS: Mapping[str, Task] = {
         "trace in every way of the multiverse",
         "artifact.runs.tasks.multiverse:compute",
         "artifact.bench.tasks:multiverse",
+    ),
+    "sequence": Task(
+        "write facts into one model, one after the other and as one batch",
+        "artifact.runs.tasks.sequence:compute",
+        "artifact.bench.tasks:sequence",
+        whole=True,
     ),
 }

@@ -161,7 +161,7 @@ _UNEDITED, _PUBLISHED, _NONE = "unedited model", "published", "counts as none"
 
 def layer_lines(chart: LineChart, width: float = COLUMN_INCHES) -> Figure:
     """A panel of lines by layer each, with 95% bands, `width` inches wide."""
-    columns = min(len(chart.panels), 3 if width >= SIDE_BY_SIDE_INCHES else 2)
+    columns = chart.side_by_side or min(len(chart.panels), 3 if width >= SIDE_BY_SIDE_INCHES else 2)
     rows = -(-len(chart.panels) // columns)
     title = title_text([chart.title], width)
     figure = new_figure(width, 0.8 + _LINE * lines_of(title) + 1.35 * rows)
@@ -171,15 +171,23 @@ def layer_lines(chart: LineChart, width: float = COLUMN_INCHES) -> Figure:
     names = list(dict.fromkeys(line.name for panel in chart.panels for line in panel.lines))
     for axis, panel in zip(axes, chart.panels, strict=False):
         for line in panel.lines:
-            colour, style = _LINES[names.index(line.name) % len(_LINES)]
+            number = names.index(line.name)
             there = [(at, one) for at, one in zip(line.layers, line.estimates, strict=True) if one is not None]
-            at_L = [at for at, _ in there]
-            axis.plot(at_L, [one.mean for _, one in there], style, color=colour, linewidth=1.2, label=line.name)
-            low, high = [one.low for _, one in there], [one.high for _, one in there]
-            axis.fill_between(at_L, low, high, color=colour, alpha=0.12, linewidth=0)
+            if chart.places:
+                beside = 0.08 * (number - (len(names) - 1) / 2)
+                _with_bars(
+                    axis, [chart.places.index(at) + beside for at, _ in there], [one for _, one in there], number
+                )
+            else:
+                _with_band(axis, [at for at, _ in there], [one for _, one in there], number)
+            axis.lines[-1].set_label(line.name)
         axis.set_title(wrapped(panel.title, inches, _ROLE), loc="left", fontsize=_ROLE)
         axis.axhline(0, color="#888888", linewidth=0.5)
-        layer_axis(axis, chart.of_layers, inches)
+        if chart.places:
+            axis.set_xticks(range(len(chart.places)), [str(at) for at in chart.places])
+            axis.set_xlabel(chart.across)
+        else:
+            layer_axis(axis, chart.of_layers, inches)
         axis.label_outer()
     for axis in axes[len(chart.panels) :]:
         axis.set_axis_off()
@@ -194,6 +202,22 @@ def layer_lines(chart: LineChart, width: float = COLUMN_INCHES) -> Figure:
         handlelength=1.6,
     )
     return figure
+
+
+def _with_band(axis: Axes, at_X: Sequence[float], every: Sequence[Estimate], number: int) -> None:
+    """A line with the band of its intervals."""
+    colour, style = _LINES[number % len(_LINES)]
+    axis.fill_between(
+        at_X, [one.low for one in every], [one.high for one in every], color=colour, alpha=0.12, linewidth=0
+    )
+    axis.plot(at_X, [one.mean for one in every], style, color=colour, linewidth=1.2)
+
+
+def _with_bars(axis: Axes, at_X: Sequence[float], every: Sequence[Estimate], number: int) -> None:
+    """A line with a bar for each interval, where few numbers stand side by side."""
+    colour, style = _LINES[number % len(_LINES)]
+    axis.vlines(at_X, [one.low for one in every], [one.high for one in every], color=colour, linewidth=0.7, alpha=0.6)
+    axis.plot(at_X, [one.mean for one in every], style, color=colour, linewidth=1.2, marker="o", markersize=2.2)
 
 
 _LINES = (("#0072B2", "-"), ("#009E73", "--"), ("#CC79A7", ":"), ("#D55E00", "-."), ("#000000", "-"))

@@ -20,7 +20,8 @@ from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.reporting.tables import TRANSFER_GROUPS, MeasuredRow
 from artifact.runs.store import Store
 
-_COLUMNS = ("removal", *(f"{perspective} generation" for perspective in PERSPECTIVES))
+FURTHER = ("removal", *(f"{perspective} generation" for perspective in PERSPECTIVES))
+"""Columns of the table."""
 
 
 def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]:
@@ -28,7 +29,7 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]
     that did not score them.
     """
     found = _found(store)
-    lines = [_line(row, found) for row in rows if any(("mean", row.unit, column) in found for column in _COLUMNS)]
+    lines = [_line(row, found) for row in rows if any(("mean", row.unit, column) in found for column in FURTHER)]
     if not lines:
         return ()
     grid = Grid(
@@ -38,7 +39,7 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]
         "Generation: share of facts whose greedy text after the edited prompt is the target, until its first sentence "
         "is over; each with its 95% interval, and beside it the paired change against the unedited model.",
         heads=("edited", "method"),
-        columns=(*(f"{column}{words}" for column in _COLUMNS for words in ("", ", change")), "n"),
+        columns=(*(f"{column}{words}" for column in FURTHER for words in ("", ", change")), "n"),
         lines=tuple(lines),
     )
     return (grid,)
@@ -47,7 +48,7 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]
 def further_tests(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Tested, ...]:
     """The changes of removal and generation held against zero, corrected together."""
     found, scale = _found(store), SCALES["success"].of_change
-    places = [(row, column) for row in rows for column in _COLUMNS]
+    places = [(row, column) for row in rows for column in FURTHER]
     changes = [found.get(("change", row.unit, column)) for row, column in places]
     names = [(f"{row.printed_method}, {edit_name(row.edited)}", column) for row, column in places]
     return tuple(
@@ -73,7 +74,7 @@ def _found(store: Store) -> Mapping[tuple[str, str, str], Estimate | None]:
 
 def _line(row: MeasuredRow, found: Mapping[tuple[str, str, str], Estimate | None]) -> Line:
     scale, cells = SCALES["success"], list[Cell]()
-    for column in _COLUMNS:
+    for column in FURTHER:
         cells.append(Cell.of(found.get(("mean", row.unit, column)), scale))
         cells.append(Cell.of(found.get(("change", row.unit, column)), scale.of_change))
     return Line((edit_name(row.edited), row.printed_method), (*cells, Cell(row.done, scale=COUNT)))
@@ -84,7 +85,7 @@ def _series(store: Store, unit: Unit) -> dict[str, Series]:
     values: dict[str, list[tuple[int, float]]] = {}
     for record in store.records(unit):
         if record.status == "done":
-            for column, value in _values(record.payload.get("further", {})).items():
+            for column, value in further_values(record.payload.get("further", {})).items():
                 values.setdefault(column, []).append((record.case_id, value))
     return {
         column: Series(np.array([case for case, _ in own]), np.array([value for _, value in own]))
@@ -92,7 +93,7 @@ def _series(store: Store, unit: Unit) -> dict[str, Series]:
     }
 
 
-def _values(further: Mapping[str, Any]) -> dict[str, float]:
+def further_values(further: Mapping[str, Any]) -> dict[str, float]:
     """One case's numbers by column."""
     written = further.get("generation", {})
     found = {f"{perspective} generation": float(one["exact"]) for perspective, one in written.items()}

@@ -21,7 +21,7 @@ from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 from artifact.plans.unit import Unit
-from artifact.runs.controls import another_layer
+from artifact.runs.controls import other_layers
 from artifact.runs.editors import corrected_editor, default_moments, lacking, make_editor
 from artifact.runs.inputs import Inputs
 from artifact.runs.order import Order
@@ -138,13 +138,8 @@ class Context:
             with part("second moments"):
                 return read_moments(self.moments_folder)
         depth = self.model.decoder.layers
-        others = (another_layer(self.editor_layers(method), depth) for method in self.controlled)
-        layers = {*self.moment_layers, *(layer for one in others for layer in one)}
+        layers = {*self.moment_layers, *other_layers(self.controlled, self.model.name, depth, self.hparams_of)}
         return default_moments(self.model, sorted(layers), self.memory, of_text=self.of_text)
-
-    def editor_layers(self, method: str) -> tuple[int, ...]:
-        """The layers that a method edits on this model."""
-        return METHODS[method].hparams_for(self.model.name, self.model.decoder.layers, self.hparams_of(method)).edited
 
     def following(self, fact: Fact) -> Fact:
         """The next fact of the data of which every perspective can be asked, the first after the last."""

@@ -5,8 +5,9 @@ scored as the edit would be. Every choice depends on the case or the model alone
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ import torch
 from artifact.editing.edit import Change, Dense, Edit, Edited, LowRank
 from artifact.editing.editor import Editor
 from artifact.editing.mend_history import History
+from artifact.editing.methods import METHODS
 from artifact.errors import EditError
 from artifact.facts.fact import Fact, Perspective, View
 from artifact.plans.unit import Control
@@ -28,6 +30,16 @@ def another_layer(edited: Sequence[int], layers: int) -> tuple[int, ...]:
         return tuple(edited)
     shift = random.Random(layers).choice(starts) - edited[0]
     return tuple(layer + shift for layer in edited)
+
+
+def other_layers(
+    methods: Iterable[str], model: str, layers: int, file_of: Callable[[str], Path | None] = lambda name: None
+) -> set[int]:
+    """The layers that the controls of these methods edit on a model of that name and depth, and so read second moments
+    of; `file_of` as of moment_layers.
+    """
+    edited = [METHODS[name].hparams_for(model, layers, file_of(name)).edited for name in methods]
+    return {layer for own in edited for layer in another_layer(own, layers)}
 
 
 def controlled_editor(editor: Editor, control: Control | None) -> Editor:

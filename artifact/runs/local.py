@@ -72,12 +72,13 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
 
     One that cannot be computed gives a failed record with its reason, after one more try alone: when a batch fails as a
     whole, or a case in it, one bad case costs only itself. Where the device's memory does not hold all of them, they
-    are computed half at a time, and one that it does not hold alone is undone: another device can compute it.
+    are computed half at a time, and one that it does not hold alone is undone: another device can compute it. Of a task
+    whose facts are computed together (Task.whole) nothing is tried in parts.
     """
 
-    def alone(item: Item) -> list[Record]:
-        reason = f"case {item.case_id}: does not fit the device's memory; take a larger device"
-        return [Record(item.case_id, "undone", {"reason": reason})]
+    def alone(part: Sequence[Item]) -> list[Record]:
+        without = "does not fit the device's memory; take a larger device"
+        return [Record(item.case_id, "undone", {"reason": f"case {item.case_id}: {without}"}) for item in part]
 
     left_out = {
         one.case_id: Record(one.case_id, "failed", {"reason": one.reason})
@@ -89,10 +90,21 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
         if isinstance(one, Fact) and one.case_id in context.unaskable
     }
     usable = [item for item in items if item.case_id not in left_out]
-    parts = batches(usable, len, lambda part: _compute(unit, part, context), context.memory, alone)
+    parts = batches(
+        [usable] if _whole(unit) and usable else [[item] for item in usable],
+        len,
+        lambda parts: _compute(unit, [item for part in parts for item in part], context),
+        context.memory,
+        alone,
+    )
     by_case = {record.case_id: record for _, records in parts for record in records}
     by_case |= left_out
     return [by_case[item.case_id] for item in items]
+
+
+def _whole(unit: Unit) -> bool:
+    """Whether the facts of a batch are computed together or not at all."""
+    return unit.does == "task" and TASKS[unit.task].whole
 
 
 def _without(item: Item, context: Context) -> Record | None:
@@ -110,10 +122,10 @@ def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record
     except DeviceError:
         raise  # it holds for every case
     except ArtifactError as error:
-        if len(items) == 1:
-            return [failed(items[0].case_id, error)]
+        if len(items) == 1 or _whole(unit):
+            return [failed(item.case_id, error) for item in items]
         return [record for item in items for record in _compute(unit, [item], context)]
-    if len(items) == 1:
+    if len(items) == 1 or _whole(unit):
         return records
     return [
         _compute(unit, [item], context)[0] if record.status in ("failed", "undone") else record

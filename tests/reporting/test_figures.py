@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from artifact.cli.bounds import NARROWEST
+from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting import look
 from artifact.reporting.charts import Chart, Panel
 from artifact.reporting.curves import edit_marks
@@ -26,12 +27,14 @@ from artifact.reporting.figures import drawn, figure_files
 from artifact.reporting.gallery import Shown, gallery
 from artifact.reporting.heatmaps import heat_map, prompt_map
 from artifact.reporting.intervals import Estimate
+from artifact.reporting.sequences import WAYS, Written, sequence_charts
 from artifact.reporting.severed import severed_charts
 from artifact.reporting.verdict import measured_run, reach_verdict
 from artifact.runs.store import Store
 from artifact.tracing.averages import RoleEffects, roles
 
 LAYERS = 48
+LINES = ("entity reliability", "relation reliability", "entity specificity")
 WIDTHS = (NARROWEST, 7.0)
 
 
@@ -57,6 +60,23 @@ EDITS = EditChart(
     ("FT", "KN, undone, 12 without a neuron"),
     tuple(EditPanel(group, Estimate(0.22, 0.2, 0.24, 48), MARKS) for group in ("reliability", "generality")),
 )
+WRITTEN = [
+    Written(
+        method,
+        edited,
+        {
+            ((facts, way), name): Estimate(0.5, 0.4, 0.62, facts)
+            for facts in (1, 10, 100)
+            for way in WAYS
+            for name in LINES
+        },
+        {(facts, way): facts for facts in (1, 10, 100) for way in WAYS},
+        {},
+    )
+    for method in ("MEMIT-Merge", "AlphaEdit")
+    for edited in PERSPECTIVES
+]
+(SEQUENCE,) = sequence_charts("gpt2-xl", WRITTEN)
 TRACE = {
     "tokens": ["The", " Space", " Need", "le", " is", " in", " the", " city", " of"],
     "span": [1, 2, 3],
@@ -87,7 +107,7 @@ def written(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("one", [HEAT, SEVERED, EDITS], ids=lambda one: one.name)
+@pytest.mark.parametrize("one", [HEAT, SEVERED, EDITS, SEQUENCE], ids=lambda one: one.name)
 def test_nothing_is_cut_and_no_title_meets_another(one: Shown, width: float) -> None:
     figure = laid_out(lambda: drawn(one, width))
     canvas = FigureCanvasAgg(figure)
@@ -127,6 +147,23 @@ def test_the_map_of_a_prompt_says_what_was_asked_and_done() -> None:
     assert "Corrupted in the clean run: attention window" in other and "indirect effect on log p(Seattle)" in other
     less = {key: value for key, value in TRACE.items() if key not in ("kind", "window", "sever", "clean")}
     assert "p(Seattle): corrupted 0.100" in written(laid_out(lambda: prompt_map(less)))
+
+
+def test_curves_over_facts_stand_side_by_side_with_their_intervals() -> None:
+    figure = laid_out(lambda: drawn(SEQUENCE))
+    words = written(figure)
+    for part in ("MEMIT-Merge, entity edit", "AlphaEdit, relation edit", "facts written", "relation, one batch"):
+        assert part in words
+    axes = figure.axes[:4]
+    assert [axis.get_position().y0 for axis in axes[:2]] == [axes[0].get_position().y0] * 2  # one row a method
+    assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "10", "100"]
+    for axis in axes:
+        curves = [line for line in axis.lines if line.get_label() in words and len(line.get_xdata()) == 3]
+        assert len(curves) == 5
+        starts = [line.get_xdata()[0] for line in curves]
+        assert len(set(starts)) == 5 and max(map(abs, starts)) < 0.5  # beside one another
+        bars = [segment for bars in axis.collections for segment in bars.get_segments()]
+        assert len(bars) == 15 and {tuple(bar[:, 1]) for bar in bars} == {(0.4, 0.62)}
 
 
 def png_size(content: bytes) -> tuple[int, int, float]:

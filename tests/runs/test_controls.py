@@ -1,6 +1,7 @@
 """Controls are what they are called, and plan modern runs them, scores what edits leave, and reports it."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,20 @@ from artifact.cli import call
 from artifact.editing.edit import Dense, Edit, Edited, LowRank
 from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS
+from artifact.editing.moments.files import Moments
 from artifact.editing.protocol import PROTOCOLS
+from artifact.facts.fact import PERSPECTIVES
 from artifact.lm.device import Memory
 from artifact.plans import find_plans
-from artifact.plans.unit import CONTROLS
-from artifact.runs.controls import another_layer, controlled_edit, controlled_editor, controlled_views
+from artifact.plans.unit import CONTROLS, Control
+from artifact.runs.controls import (
+    another_layer,
+    controlled_edit,
+    controlled_editor,
+    controlled_edits,
+    controlled_views,
+)
+from artifact.runs.editors import make_editor
 from artifact.runs.store import reading
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -35,6 +45,39 @@ def test_the_editor_of_another_layer(tiny) -> None:
     other = controlled_editor(editor, "random_layer").hparams
     assert other.layers != editor.hparams.layers and other.v_loss_layer == editor.hparams.v_loss_layer
     assert controlled_editor(editor, "random_direction") is editor
+
+
+SAME_SHAPE = ("rome", "rrome", "memit", "emmet", "alphaedit", "pmet", "rets", "ft")
+"""Methods that edit the layers which their hyperparameters name: every control is one of theirs, too."""
+
+
+@pytest.mark.parametrize("name", SAME_SHAPE)
+def test_every_method_of_chosen_layers_has_the_same_controls(name: str, tiny, facts, few_steps: int) -> None:
+    """By the shared mechanism: of other layers, of equal norm in each weight, and of another subject."""
+    model, fact, other = tiny("tiny-gpt2"), facts[0], facts[10]
+    width = model.decoder.weights["transformer.h.0.mlp.c_proj.weight"].shape[0]
+    moments = Moments("of the test", given_MM=dict.fromkeys(range(6), torch.linspace(0.01, 1, width).diag()))
+    editor = make_editor(model, name, PROTOCOLS["released"], moments=moments, facts=REFERENCE / "facts.json")
+
+    def edit(control: Control | None) -> Edited:
+        made = controlled_editor(editor, control)
+        (found,) = controlled_edits(made, [fact], "entity", control, lambda fact: other)
+        assert isinstance(found, Edited), found
+        return found
+
+    def layers(edited: Edited) -> set[int]:
+        return {int(name.split(".")[2]) for name in edited.edit.changes}
+
+    own, elsewhere, drawn, shuffled = (edit(control) for control in (None, *CONTROLS))
+    assert layers(own) == layers(drawn) == layers(shuffled) == {*editor.hparams.edited}
+    assert len(layers(elsewhere)) == len(layers(own)) and not layers(elsewhere) & layers(own)
+    for weight, change in own.edit.changes.items():
+        assert drawn.edit.changes[weight].norm() == pytest.approx(change.norm(), rel=1e-4)
+        assert type(drawn.edit.changes[weight]) is type(change)
+    weight = next(iter(own.edit.changes))
+    one, two, three = (edited.edit.tensors(model.decoder)[f"{weight}.weight"] for edited in (own, drawn, shuffled))
+    assert abs(float(torch.cosine_similarity(one.flatten(), two.flatten(), dim=0))) < 0.5
+    assert not torch.allclose(one, three)
 
 
 def test_a_random_direction_has_the_norm_and_the_rank() -> None:
@@ -63,7 +106,12 @@ def test_the_plan_takes_every_method_that_edits_a_fact_alone() -> None:
     (plan,) = find_plans("modern")
     assert {unit.method for unit in plan.units} == {"none", *METHODS} - {"memit_merge"}
     assert {unit.control for unit in plan.units} == {None, *CONTROLS}
-    assert all(unit.further and unit.most == 60 for unit in plan.units)
+    assert all(unit.further and unit.most == 60 for unit in plan.units if not unit.task)
+    for name in ("modern", "beyond"):
+        controlled = [
+            (unit.method, unit.perspective, unit.control) for unit in find_plans(name)[0].units if unit.control
+        ]
+        assert sorted(controlled) == sorted(product(("rome", "memit"), PERSPECTIVES, CONTROLS))
 
 
 def test_a_run_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +120,7 @@ def test_a_run_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(["run", "modern", *asked, "--limit", "1", "--methods", "rome"]) == 0
     (folder,) = Path("results").iterdir()
     with reading(folder) as store:
-        units = {unit.name: unit for unit in store.info().plan.units}
+        units = {unit.name: unit for unit in store.info().plan.units if not unit.task}
         assert len(units) == 1 + 2 * (1 + len(CONTROLS))
         for unit in units.values():
             (record,) = store.records(unit)

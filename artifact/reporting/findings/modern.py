@@ -1,18 +1,21 @@
 """What the plan `modern` measured for question E: how far each editor's edits fall short of the other perspective.
 
 Covers, for each method and edited perspective, the transfer gap of the changes in success against the unedited model,
-on the edited prompts, and the table of removal and generation (further.py). The figure is among the run's own.
+on the edited prompts, and the table of removal and generation (further.py), whose figure is among the run's own; and
+the curves of many edits in one model (sequences.py).
 """
 
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.further import further_grids, further_tests
+from artifact.reporting.sequences import sequence_charts, sequence_grids, written_of
 from artifact.reporting.tables import own_rows
 from artifact.runs.store import Store
 
 
 def measured(store: Store) -> Findings | None:
-    """The findings of a run; None where it scored nothing beyond success."""
-    if not any(unit.further for unit in store.info().plan.units):
+    """The findings of a run; None where it scored nothing beyond success, and wrote no sequence."""
+    written = written_of(store)
+    if not (written or any(unit.further for unit in store.info().plan.units)):
         return None
     rows = own_rows(store)
     gaps = {
@@ -21,4 +24,10 @@ def measured(store: Store) -> Findings | None:
         if row.edited is not None
     }
     quantities = {name: Quantity(gap.change if gap else None) for name, gap in gaps.items()}
-    return Findings(quantities, further_grids(store, rows), shown="transfer-gap", tests=further_tests(store, rows))
+    return Findings(
+        quantities,
+        (*further_grids(store, rows), *sequence_grids(written)),
+        sequence_charts(store.info().model, written),
+        shown="transfer-gap",
+        tests=further_tests(store, rows),
+    )
