@@ -47,7 +47,7 @@ def _blank_figures() -> Iterator[None]:
     blank = io.BytesIO()
     Image.new("RGB", (1050, 1100), "white").save(blank, "png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "draw_here", lambda every, forms, _: [[blank.getvalue()] * len(forms) for _ in every])
+        patch.setattr(drawing, "draw_here", lambda one, forms, width: [blank.getvalue()] * len(forms))
         yield
 
 

@@ -22,7 +22,7 @@ BOTH = (False, True)
 SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
 VOCABULARY = 400
 """Of `byte_tokenizer`."""
-FEATURES = ("logits", "any layer", "changed weight", "trace", "ROME", "MEMIT", "FT", "KN", "MEND")
+FEATURES = ("logits", "any layer", "changed weight", "trace", "knockout", "ROME", "MEMIT", "FT", "KN", "MEND")
 """What docs/models.md says of every family."""
 
 

@@ -96,3 +96,34 @@ def test_what_is_made_once_for_a_model_is_made_in_float32(command: tuple[object,
     use_tf32(True)
     assert call([str(word) for word in command]) == 0
     assert flags() == {False}
+
+
+@pytest.mark.parametrize(("method", "option"), [("rome", "--moments"), ("mend", "--mend-weights")])
+def test_an_edit_takes_what_was_made_for_the_model_in_its_own_type(
+    method: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights' type is part of a model's identity: what was made in one is refused in another."""
+    made = {
+        "rome": ("moments", *ON, "--texts", "texts.txt", "--layers", "1", "--out", "made"),
+        "mend": ("mend-train", *ON, "--facts", REFERENCE / "facts.json", "--steps", "1", "--out", "made.safetensors"),
+    }[method]
+    file = str(made[-1])
+    layers = {"rome": {"layers": [1], "v_num_grad_steps": 2}, "mend": {}}[method]
+    Path("hparams.json").write_text(json.dumps(layers))
+    Path("prefixes.json").write_text(json.dumps(["{}"]))
+    Path("texts.txt").write_text(Path(__file__).read_text() * 2)  # keys enough for the matrix to be of full rank
+    half = ("--dtype", "bfloat16")
+    edit = ("edit", *ON, "--method", method, "--request", "request.json", "--out", "edit.safetensors")
+    edit += (
+        option,
+        file,
+        "--hparams",
+        "hparams.json",
+        *(("--prefixes", "prefixes.json") if method == "rome" else ()),
+    )
+    assert call([str(word) for word in (*made, *half)]) == 0
+    assert call([str(word) for word in (*edit, *half)]) == 0
+    capsys.readouterr()
+    assert call([str(word) for word in edit]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"kloc: {file}: was made for a model whose weights") and "with this --dtype" in line

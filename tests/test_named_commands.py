@@ -6,6 +6,8 @@ in its sentence is told from its arguments by the command line's own tables.
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +131,19 @@ def test_an_unknown_command_would_be_found() -> None:
     with pytest.raises(cyclopts.CycloptsError):
         app.parse_args(["fetch", "--agian"], print_error=False, exit_on_error=False)
     assert call(["fetch", "nothing"]) == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_all_commands_says_of_each_what_its_own_help_begins_with(name):
+    listed, own = app._commands[name].help, app[name]
+    said = own.help if own.default_command is None else own.default_command.__doc__
+    assert listed == " ".join(said.split("\n\n")[0].split())
+
+
+def test_the_help_of_all_commands_loads_none_of_them():
+    code = "import sys; from artifact.cli import call; call(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    places = {app._commands[name].import_path.split(":")[0] for name in COMMANDS}
+    assert "artifact.cli.commands" in loaded
+    assert not loaded & {*places, "artifact.plans", "artifact.runs", "torch", "transformers", "matplotlib"}

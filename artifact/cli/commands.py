@@ -24,38 +24,124 @@ from artifact.sources.cache import check_endpoint_is_readable
 from artifact.terminal import complain, shown, speaking
 
 _COMMANDS = {
-    "answer": "answers:answer",
-    "apply": "apply:apply",
-    "baseline": "runs:baseline",
-    "bench": "bench:bench_app",
-    "compare": "compare:compare",
-    "contribute": "contribute:contribute",
-    "doctor": "doctor:doctor",
-    "edit": "edit:edit",
-    "facts": "facts:facts_app",
-    "fetch": "fetch:fetch",
-    "figures": "figures:figures",
-    "full": "runs:full",
-    "generate": "generate:generate",
-    "knockout": "knockout:knockout",
-    "mend-train": "mend:mend_train",
-    "merge": "merge:merge",
-    "moments": "moments:moments",
-    "recover": "status:recover",
-    "report": "runs:report",
-    "run": "runs:run",
-    "score": "edit:score",
-    "sequence": "sequence:sequence",
-    "smoke": "runs:smoke",
-    "status": "status:status",
-    "trace": "trace:trace",
-    "tune": "tune:tune",
-    "verify": "runs:verify",
-    "world": "make:world_app",
+    "answer": (
+        "answers:answer",
+        "Answer what a reviewer asks (expected/reviewer.json) from a run's records: one line for each question.",
+    ),
+    "apply": (
+        "apply:apply",
+        "Write an edited model that transformers loads, with a model card. The model's own files do not change.",
+    ),
+    "baseline": (
+        "runs:baseline",
+        "Keep a run's numbers in a file, so that later runs of the same kind are compared with them.",
+    ),
+    "bench": (
+        "bench:bench_app",
+        "Compare this package with the one-at-a-time way on the same work: time, and how far results differ.",
+    ),
+    "compare": (
+        "compare:compare",
+        "Show what differs between two runs: settings, and paired differences (second minus first) over common cases.",
+    ),
+    "contribute": (
+        "contribute:contribute",
+        "Pack a finished run, with settings, hashes and hardware, to send it to others: kloc verify PACK judges it.",
+    ),
+    "doctor": (
+        "doctor:doctor",
+        "Show what this machine has and what is missing, or what a plan would take: estimated, or rehearsed here.",
+    ),
+    "edit": (
+        "edit:edit",
+        "Edit one fact, or several jointly, and write the weight change to a file. The model's files do not change.",
+    ),
+    "facts": (
+        "facts:facts_app",
+        "Your own facts: check a file, begin one, convert one of another project.",
+    ),
+    "fetch": (
+        "fetch:fetch",
+        "Fetch models, data and weights from pinned places. Cut downloads resume; every file is verified by its hash.",
+    ),
+    "figures": (
+        "figures:figures",
+        "Draw a run's figures for a paper, and print each file's path. No model is loaded.",
+    ),
+    "full": (
+        "runs:full",
+        "Run the whole paper: both models, tables and figures. Fetches what it needs, resumes, takes hours on a GPU.",
+    ),
+    "generate": (
+        "generate:generate",
+        "Continue a prompt with the likeliest token each time, unedited or with edits. No weight is changed.",
+    ),
+    "knockout": (
+        "knockout:knockout",
+        "Attention knockout of one prompt: the answer's probability when some tokens cannot read others.",
+    ),
+    "mend-train": (
+        "mend:mend_train",
+        "Train MEND's network from both perspectives. After an interruption the same command resumes.",
+    ),
+    "merge": (
+        "merge:merge",
+        "Join the parts of a run in a new folder. The run's own command with --out FOLDER then computes missing cases.",
+    ),
+    "moments": (
+        "moments:moments",
+        "Collect second moments in the published layout. After an interruption the same command resumes.",
+    ),
+    "recover": (
+        "status:recover",
+        "Save the undamaged records of a run in a new folder. The run's command with --out FOLDER then completes it.",
+    ),
+    "report": (
+        "runs:report",
+        "Render a run's report again from its stored records. No model is loaded.",
+    ),
+    "run": (
+        "runs:run",
+        "Run a plan, or resume an interrupted run of it. The last line printed is the report's path.",
+    ),
+    "score": (
+        "edit:score",
+        "Score the model, unedited or edited, from both perspectives, and say whether it writes the target by itself.",
+    ),
+    "sequence": (
+        "sequence:sequence",
+        "Write facts one after the other, and as one batch, and score them. The model's own files do not change.",
+    ),
+    "smoke": (
+        "runs:smoke",
+        "Run every stage once on a small model, in minutes: traces, edits of both perspectives, tables and figures.",
+    ),
+    "status": (
+        "status:status",
+        "Show what is done and left of a run, who works on it, the time left, and the commonest reasons for failures.",
+    ),
+    "trace": (
+        "trace:trace",
+        "Causal tracing of one prompt: the answer's probability with each token's state restored in each layer.",
+    ),
+    "tune": (
+        "tune:tune",
+        "Choose a method's hyperparameters on a small grid. After an interruption the same command resumes.",
+    ),
+    "verify": (
+        "runs:verify",
+        "Print the verdict on a run. Exit code 1: a value is outside its tolerance. Exit code 2: records are damaged.",
+    ),
+    "world": (
+        "make:world_app",
+        "The embedded world: made-up facts and the small model trained on them.",
+    ),
 }
-"""By name, the file in artifact/cli and what in it is the command: loaded when the command is run, or shown in help."""
-for _name, _place in _COMMANDS.items():
-    app.command(f"artifact.cli.{_place}", name=_name)
+"""By name, the file in artifact/cli and what in it is the command, loaded when the command is run or its own help asked
+for; and the first sentences of that help, for the help of all commands, which loads none of them.
+"""
+for _name, (_place, _line) in _COMMANDS.items():
+    app.command(f"artifact.cli.{_place}", name=_name, help=_line)
 DEFECT = 70
 """Exit code of a defect, as sysexits.h has it: apart from 1, which says that a value is outside its tolerance."""
 _OURS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
@@ -81,9 +167,6 @@ def _tried(arguments: list[str]) -> int:
         check_endpoint_is_readable()
         if not 20 <= _columns() <= 1000:
             os.environ.pop("COLUMNS", None)  # help cannot be set in so few; libraries fall back on the terminal's own
-        if not (arguments and arguments[0] in _COMMANDS):
-            for name in _COMMANDS:  # in the help of all of them each says what it does
-                app[name]
         return app(arguments) or 0
     except ArtifactError as error:
         complain(error)

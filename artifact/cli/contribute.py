@@ -17,7 +17,7 @@ def contribute(
     *,
     out: Annotated[Path | None, Parameter(help="File to write (default: RUN.zip beside the run's folder).")] = None,
 ) -> int:
-    """Pack a finished run, with its settings, hashes and hardware, to send it to others: kloc verify PACK judges it."""
+    """Pack a finished run, with settings, hashes and hardware, to send it to others: kloc verify PACK judges it."""
     from artifact.runs.pack import pack
 
     place = out or run_folder.absolute().with_name(f"{run_folder.absolute().name}.zip")

@@ -122,7 +122,7 @@ def edit(
     machine: Machine = ANY_MACHINE,
     following: Following = AS_RELEASED,
 ) -> int:
-    """Edit one fact, or several jointly, and write the weight change to a file. The model's own files do not change."""
+    """Edit one fact, or several jointly, and write the weight change to a file. The model's files do not change."""
     from artifact.editing.edit_file import write_edit
 
     followed, chosen = following.followed, METHODS[method]
@@ -260,8 +260,9 @@ def score(
     following: Following = AS_RELEASED,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every prompt's numbers here.")] = None,
 ) -> int:
-    """Score the model, unedited or with an edit: success, accuracy and magnitude of both perspectives, whether the old
-    relation is gone, and whether the model writes the target by itself.
+    """Score the model, unedited or edited, from both perspectives, and say whether it writes the target by itself.
+
+    Scores: success, accuracy and magnitude, and whether the old relation is gone.
     """
     from artifact.editing.edit_file import notes_of, read_edits
     from artifact.evaluation.further import further_json, further_scores

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Model, check_inputs, check_outputs, load_model
+from artifact.cli.app import Device, Dtype, Model, check_inputs, check_outputs, load_model
 from artifact.cli.bounds import between, count
 from artifact.cli.fetch import named_data
 from artifact.errors import SettingError
@@ -19,6 +19,7 @@ from artifact.facts.fact import Fact
 from artifact.facts.layouts import decode_records
 from artifact.facts.records import parse_facts
 from artifact.io import is_device
+from artifact.lm.dtype import DtypeName
 from artifact.reading import read_bytes
 from artifact.terminal import say
 
@@ -71,11 +72,10 @@ def mend_train(
     options: TrainingOptions = _OPTIONS,
     hparams: Annotated[
         Path | None,
-        Parameter(
-            help="JSON object of hyperparameters, such as the layers to edit; the others keep the model's values."
-        ),
+        Parameter(help="JSON object of hyperparameters, such as the layers; the others keep the model's values."),
     ] = None,
     device: Device = None,
+    dtype: Dtype = "float32",
     half: Annotated[bool, Parameter(help="Store the network's layers in float16, at half the size.")] = False,
 ) -> int:
     """Train MEND's network from both perspectives. After an interruption the same command resumes."""
@@ -90,15 +90,15 @@ def mend_train(
         raise SettingError(f"--out {out}: is a device, beside which no checkpoint can stand; name a file")
     check_outputs({"--out": out}, (facts, hparams, model))
     check_inputs({"--hparams": hparams})
-    loaded = _loaded(model, device)
+    loaded = _loaded(model, device, dtype)
     records, source, sha256 = _records(facts, loaded.name, limit)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
     say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
-    dtype = torch.float16 if half else torch.float32
+    stored = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
-    identity = f"{loaded.weights_sha256} {sha256}"
-    trained = train(loaded, records, resolved, training, checkpoint=checkpoint, identity=identity, dtype=dtype, say=say)
-    write_network(trained.network, out, _about(loaded, resolved, training, trained, source, sha256), dtype)
+    made_of = f"{loaded.weights_sha256} {sha256}"
+    trained = train(loaded, records, resolved, training, checkpoint=checkpoint, identity=made_of, dtype=stored, say=say)
+    write_network(trained.network, out, _about(loaded, resolved, training, trained, source, sha256), stored)
     checkpoint.unlink(missing_ok=True)
     for name, figures in trained.figures.items():
         say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
@@ -106,14 +106,14 @@ def mend_train(
     return 0
 
 
-def _loaded(model: str, device: str | None) -> "LanguageModel":
-    """The model, in full float32 and, where it is small, on one thread: sums in another order give another network."""
+def _loaded(model: str, device: str | None, dtype: DtypeName) -> "LanguageModel":
+    """The model, without TF32 and, where it is small, on one thread: sums in another order give another network."""
     import torch
 
     from artifact.lm.device import use_tf32
     from artifact.runs.resolve import SMALL_EMBEDDING
 
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, dtype)
     use_tf32(False)
     if loaded.decoder.device.type == "cpu" and loaded.decoder.embedding_VD.numel() < SMALL_EMBEDDING:
         torch.set_num_threads(1)

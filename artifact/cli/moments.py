@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import Device, Model, load_model
+from artifact.cli.app import Device, Dtype, Model, load_model
 from artifact.cli.bounds import between
 from artifact.editing.site import Module
 from artifact.errors import Interrupted, SettingError
@@ -59,6 +59,7 @@ def moments(
     out: Annotated[Path, Parameter(help="Folder for one file a layer, and moments.json, which describes them.")],
     sums: Sums = _SUMS,
     device: Device = None,
+    dtype: Dtype = "float32",
     batch_tokens: Annotated[int, Parameter(help="Tokens of a batch, padding included.")] = 4096,
     checkpoint_minutes: Annotated[
         float, Parameter(help="Minutes between checkpoints.", validator=between(0, 1_000_000))
@@ -72,7 +73,7 @@ def moments(
     check_counts(sums.samples, batch_tokens)
     chosen = None if sums.layers is None else _layers(sums.layers)
     with sums.source(model) as source:
-        loaded = load_model(model, device)
+        loaded = load_model(model, device, dtype)
         use_tf32(False)  # sums over millions of tokens are worth full float32
         with _stopping(source) as stop, display() as show:
             found = collect(

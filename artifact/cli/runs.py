@@ -100,7 +100,7 @@ def smoke(*, options: RunOptions = _OPTIONS) -> int:
 
 
 def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> int:
-    """Run the whole paper: both models, tables and figures. Fetches what it needs, can resume, takes hours on a GPU."""
+    """Run the whole paper: both models, tables and figures. Fetches what it needs, resumes, takes hours on a GPU."""
     return _run("full", options, narrowing)
 
 
@@ -198,6 +198,7 @@ def _asked(options: RunOptions, narrowing: Narrowing) -> "Asked":
         _shard(narrowing.shard),
         correct,
         dtype=options.dtype,
+        methods=tuple(words(narrowing.methods)),
         gpus_per_worker=narrowing.gpus_per_worker,
     )
 

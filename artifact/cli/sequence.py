@@ -63,7 +63,7 @@ def sequence(
     following: Following = AS_RELEASED,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every case's numbers here.")] = None,
 ) -> int:
-    """Write facts one after the other, and as one batch, and score all of them. The model's own files do not change."""
+    """Write facts one after the other, and as one batch, and score them. The model's own files do not change."""
     from artifact.evaluation.sequence import curve
     from artifact.runs.editors import make_editor
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    ANY_MACHINE,
     AS_RELEASED,
-    Device,
     Following,
     Machine,
-    Memory,
     Model,
     check_inputs,
     check_outputs,
@@ -49,8 +48,7 @@ def tune(
     ] = None,
     moments: Annotated[Path | None, Parameter(help="Folder of second moments of all layers that are tried.")] = None,
     mend_weights: Annotated[Path | None, Parameter(help="MEND's network trained for the model.")] = None,
-    device: Device = None,
-    memory: Memory = None,
+    machine: Machine = ANY_MACHINE,
     following: Following = AS_RELEASED,
 ) -> int:
     """Choose a method's hyperparameters on a small grid. After an interruption the same command resumes."""
@@ -66,7 +64,7 @@ def tune(
     check_inputs({"--grid": grid, "--mend-weights": mend_weights})
     given = _grids(grid, chosen_methods)
     data = named_data(facts)
-    loaded, budget = Machine(device, memory=memory).load(model, followed.tf32)
+    loaded, budget = machine.load(model, followed.tf32)
     judged = facts_to_tune_on(loaded, data.facts, cases, facts, budget)
     editors = _editors(loaded, chosen_methods, given, followed, budget, moments, mend_weights)
     ids, told = [fact.case_id for fact in judged], followed.words

@@ -5,7 +5,8 @@ Covers both perspectives. Demonstrations are other facts of the data, the most s
 one list of 32 in an order drawn by the seed, whatever a fact was chosen for. A relation's demonstrations copy the "add"
 prompt, rephrase it, or ask the "rm" prompt and are answered "None", as the relation versions of ROME and MEMIT are
 taught. Similar facts have the same tokens (cosine of their counts): a stand-in for the published sentence encoder.
-Source: arXiv 2305.12740; golden texts and perplexities: tests/reference/ike.
+EasyEdit's IKE is another construction, and not this one (docs/protocol.md).
+Source: arXiv 2305.12740; golden texts, perplexities and orders of similarity: tests/reference/ike.
 """
 
 import random
@@ -100,13 +101,13 @@ class _Index:
         self._tokens, self._views = tokens, views
         self._places: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
         for place, view in enumerate(views):
-            for token, share in _bag(tokens, view).items():
+            for token, share in bag(tokens, _told(view)).items():
                 self._places[token].append((place, share))
 
     def nearest(self, view: View) -> list[View]:
         """The views that share a token with this one, most similar first, without those that ask its own prompt."""
         score: defaultdict[int, float] = defaultdict(float)
-        for token, share in _bag(self._tokens, view).items():
+        for token, share in bag(self._tokens, _told(view)).items():
             for place, other in self._places.get(token, ()):
                 score[place] += share * other
         order = sorted(score, key=lambda place: (-score[place], place))
@@ -130,8 +131,8 @@ def _told(view: View) -> str:
     return f"{fill(view.template, view.subject)} {view.target}"
 
 
-def _bag(tokens: Tokens, view: View) -> dict[int, float]:
-    """How often each token occurs in a new fact, scaled to length one."""
-    counts = Counter(tokens.ids(_told(view)))
+def bag(tokens: Tokens, text: str) -> dict[int, float]:
+    """How often each token occurs in a text, scaled to length one: the sum of products of two is their cosine."""
+    counts = Counter(tokens.ids(text))
     length = sum(count * count for count in counts.values()) ** 0.5
     return {token: count / length for token, count in counts.items()}

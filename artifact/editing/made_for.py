@@ -1,7 +1,8 @@
 """Which model a file was made for: second moments, edits and MEND networks carry the hash of that model's weights.
 
-The hash is LanguageModel.weights_sha256. Published files, and those of earlier versions, have none: their model is
-unknown, or known by the name of the source that they were fetched as.
+The hash is LanguageModel.weights_sha256: of the weights in the type (--dtype) in which they are held. Published files,
+and those of earlier versions, have none: their model is unknown, or known by the name of the source that they were
+fetched as.
 """
 
 import re
@@ -30,8 +31,8 @@ def hash_in(what: str, about: Any) -> str | None:
 def note(what: str, theirs: str | None, model: "LanguageModel", any_model: bool, named: bool = False) -> str:
     """A line on the file or folder `what`, made for the model whose weights have the hash `theirs`; empty for `model`.
 
-     Without a hash the model is unknown, unless the file was fetched by the model's name
-    (`named`). Raises SettingError for another model, unless `any_model`.
+    Without a hash the model is unknown, unless the file was fetched by the model's name (`named`). Raises SettingError
+    for another model, unless `any_model`.
     """
     if theirs is None:
         return "" if named else f"{what}: made for an unknown model, as it holds no hash of the model's weights"
@@ -43,5 +44,7 @@ def note(what: str, theirs: str | None, model: "LanguageModel", any_model: bool,
         f"{own[:_SHOWN]}"
     )
     if not any_model:
-        raise SettingError(f"{words}; give what was made for this model, or {ANY_MODEL} to use it all the same")
+        raise SettingError(
+            f"{words}; give what was made for this model with this --dtype, or {ANY_MODEL} to use it all the same"
+        )
     return f"{words}; used all the same ({ANY_MODEL})"

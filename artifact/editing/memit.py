@@ -32,7 +32,6 @@ from artifact.editing.site import PROJECTIONS, FactToken, Module
 from artifact.editing.value import Terms, optimise
 from artifact.errors import DoesNotFit, EditError
 from artifact.facts.fact import View
-from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
@@ -181,8 +180,6 @@ def _memit(
     shared: "_Shared",
 ) -> list[MemitEdit | EditError]:
     """`memit` for the groups of one batch."""
-    if (why := _cannot_spread(model.decoder, hparams.layers[0])) is not None:
-        return [why for _ in groups]
     layers = hparams.layers
     views = [view for group in groups for view in group.views]
     flat = [template for group in templates for template in group]
@@ -209,18 +206,6 @@ def _memit(
         results.append(optimised.idle(facts) or _edited(names, own, values_ND, optimised.history[facts], dtype))
         first += size
     return results
-
-
-def _cannot_spread(decoder: Decoder, layer: int) -> EditError | None:
-    """Why a residual of the state cannot be written as a change of modules' outputs; None where it can."""
-    family = decoder.family
-    norms = [family.name(part, layer) for part in ("attn_after", "mlp_after") if family.has(part)]
-    if not norms:
-        return None
-    return EditError(
-        f"MEMIT spreads a change of the state over modules' outputs, and this model norms them before they are added "
-        f"({norms[-1]}); use another method"
-    )
 
 
 def _write(

@@ -73,6 +73,9 @@ class Method:
     """It reads a network trained for the model (--mend-weights)."""
     encoders: bool = False
     """It edits encoders (lm/families), too."""
+    spreads: bool = False
+    """It spreads a change of the state over several modules' outputs. Where a model norms these before it adds them, no
+    change of a weight gives the change of the state."""
     dense: bool = False
     """Its change is a whole weight, not a product of two thin matrices."""
     ordered_by: str = ""

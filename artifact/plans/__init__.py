@@ -4,7 +4,7 @@ Covers every plan by name, and narrowing a plan to some tables, figures or metho
 facts; its records are stored a case at a time. A new plan is a file beside paper.py and a line of _FILES.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from itertools import combinations, product
 
@@ -47,15 +47,17 @@ def narrowed(plan: Plan, only: Sequence[str] = (), methods: Sequence[str] = ()) 
     return plan if units == plan.units else msgspec.structs.replace(plan, units=units)
 
 
-def narrowing_of(plan: Plan) -> tuple[tuple[Part, ...], tuple[str, ...]]:
-    """The shortest (only, methods) that `narrowed` gives this plan for; both empty for a whole or an unknown plan."""
+def narrowing_of(plan: Plan, left_out: Collection[str] = ()) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """The shortest (only, methods) that `narrowed` gives this plan for, the units `left_out` apart; both empty for a
+    whole or an unknown plan.
+    """
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.does == "edit"))
     names = [unit.name for unit in plan.units]
     for whole in (*PLANS.get(plan.name, ()), SMOKE_FEW_FACTS):
         if (whole.name, whole.models) == (plan.name, plan.models):
             for count, asked in product(range(len(PARTS) + 1), ((), methods)):
                 for only in combinations(PARTS, count):
-                    if [unit.name for unit in _left(whole, only, asked)] == names:
+                    if [unit.name for unit in _left(whole, only, asked) if unit.name not in left_out] == names:
                         return only, asked
     return (), ()
 

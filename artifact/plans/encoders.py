@@ -1,6 +1,6 @@
 """The plan `encoders`: traces and edits of an encoder from both perspectives, with controls.
 
-A run on the embedded world takes its masked twin; one on another decoder has nothing to compute here.
+A run on the embedded world takes its masked twin; one on another decoder is refused.
 """
 
 from collections.abc import Mapping

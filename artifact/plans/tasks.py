@@ -12,13 +12,15 @@ from dataclasses import dataclass
 class Task:
     """A task: what it does in words, and two functions as "module:function". `compute` takes (unit, facts, context)
     and gives a record a fact; `work` takes (unit, the planned model, the share of the most steps) and gives what a fact
-    takes. `all_moments`: it reads second moments of every layer.
+    takes. `all_moments`: it reads second moments of every layer. `refuses`, if any, takes the model and says why it
+    cannot do the task, empty where it can.
     """
 
     words: str
     compute: str
     work: str
     all_moments: bool = False
+    refuses: str = ""
 
 
 TASKS: Mapping[str, Task] = {
@@ -38,6 +40,7 @@ TASKS: Mapping[str, Task] = {
         "trace and edit an encoder, with controls",
         "artifact.runs.tasks.encoders:compute",
         "artifact.bench.tasks:encoders",
+        refuses="artifact.runs.tasks.encoders:refuses",
     ),
     "multiverse": Task(
         "trace in every way of the multiverse",

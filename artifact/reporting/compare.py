@@ -22,8 +22,8 @@ from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
 from artifact.reporting.escapes import csv_bytes, markdown
 from artifact.reporting.grids import METRIC_WORDS, edit_name
 from artifact.reporting.intervals import Estimate, estimates
-from artifact.reporting.report import template
 from artifact.reporting.tables import scored_cases, shown_columns, undone
+from artifact.reporting.templates import template
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 

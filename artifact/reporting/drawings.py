@@ -44,6 +44,11 @@ class Drawings:
         except (RunError, msgspec.DecodeError, UnicodeError, RecursionError):
             self._known = {}
 
+    @property
+    def none_yet(self) -> bool:
+        """Whether no figure was drawn there before."""
+        return not self._known
+
     def files(
         self,
         numbers: Mapping[str, bytes],

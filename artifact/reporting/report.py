@@ -6,46 +6,42 @@ has them beside those of a rehearsal, where the run kept one. Numbers come from 
 
 import base64
 import gc
-import re
 import shlex
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 
 from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS
-from artifact.facts.fact import NO_RELATION
 from artifact.io import UNFINISHED, write_atomically
 from artifact.plans import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.about import facts_each, in_a_line, progress, rehearsed, setting
 from artifact.reporting.baseline import MeasuredBefore, measured_before
 from artifact.reporting.by_relation import relation_grids
-from artifact.reporting.cells import CHANGE, Grid, grid_csv, look_of
+from artifact.reporting.cells import CHANGE, Grid, grid_csv
 from artifact.reporting.charts import Chart, largest_half_width
 from artifact.reporting.crate import CRATE, crate_json
-from artifact.reporting.drawing import draw_all
+from artifact.reporting.drawing import Drawers
 from artifact.reporting.drawings import INDEX, Drawings
 from artifact.reporting.elsewhere import claims_elsewhere, elsewhere_json
-from artifact.reporting.escapes import file_name, latex, markdown, markdown_code, markdown_label, plain
+from artifact.reporting.escapes import file_name
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.flow_charts import extraction_csv, finished_flows, gini_csv, gini_words
 from artifact.reporting.gallery import Gallery, Shown, gallery
-from artifact.reporting.resources import paper_folder
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
 from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
+from artifact.reporting.templates import compile_templates, template
 from artifact.reporting.tested_tables import (
     READING,
+    Statistics,
     paper_statistics,
     question_statistics,
     run_statistics,
@@ -107,26 +103,26 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
 
 def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_model: bool = False) -> Report:
     """The report as it is to stand in `folder`, from which figures that are still right are read back."""
-    runs = [measured_run(store) for store in stores]
-    verdict = reach_verdict(expected, runs)
     drawings, worth = Drawings(folder), load_worth()
     files: dict[str, bytes] = {}
     parts = []
-    for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
-        part, made = _part(run, prefix, drawings, verdict, expected)
-        part["switches"] = switch_lines(run.info.switches, worth)
-        part["elsewhere"] = claims_elsewhere(expected.claims, run)
-        files |= made
-        parts.append(part)
+    with Drawers() as drawers:
+        if drawings.none_yet:
+            drawers.begin()
+            compile_templates()
+        runs = [measured_run(store) for store in stores]
+        verdict = reach_verdict(expected, runs)
+        draw = partial(_figures, drawings, drawers)
+        for run, prefix in zip(runs, prefixes([run.info.model for run in runs], by_model), strict=True):
+            part, made = _part(run, prefix, draw, verdict, expected)
+            part["switches"] = switch_lines(run.info.switches, worth)
+            part["elsewhere"] = claims_elsewhere(expected.claims, run)
+            files |= made
+            parts.append(part)
     if any(part["gallery"].every for part in parts):
         files[INDEX] = drawings.content
-    paper, second = _by_table(verdict.paper), _by_table(verdict.second_source)
-    paper_grids, second_grids = ([grids.paper_grid(*table) for table in tables.items()] for tables in (paper, second))
-    files |= _table_files([*paper_grids, *second_grids])
-    files |= {f"tables/{name}.csv": grids.paper_csv(table) for name, table in {**paper, **second}.items()}
-    tested = paper_statistics({**paper, **second})
-    if tested:
-        files["tables/paper-statistics.csv"] = statistics_csv([*tested.values()])
+    (paper_grids, second_grids), tested, made = _paper_tables(verdict)
+    files |= made
     before = tuple(part["before"] for part in parts if part["before"])
     context = {
         "title": PAPER_TITLE,
@@ -152,15 +148,32 @@ def make_report(stores: Sequence[Store], expected: Expected, folder: Path, by_mo
     return Report(files, verdict, before, tuple(answer.sentence for answer in elsewhere))
 
 
+def _paper_tables(verdict: Verdict) -> tuple[list[list[Grid]], dict[str, Statistics], dict[str, bytes]]:
+    """The tables held against published values, of the paper and of a second source, their statistics and files."""
+    both = [_by_table(rows) for rows in (verdict.paper, verdict.second_source)]
+    made = [[grids.paper_grid(*table) for table in tables.items()] for tables in both]
+    files = _table_files([grid for tables in made for grid in tables])
+    every = {name: table for tables in both for name, table in tables.items()}
+    files |= {f"tables/{name}.csv": grids.paper_csv(table) for name, table in every.items()}
+    tested = paper_statistics(every)
+    if tested:
+        files["tables/paper-statistics.csv"] = statistics_csv([*tested.values()])
+    return made, tested, files
+
+
 def _part(
-    run: MeasuredRun, prefix: str, drawings: Drawings, verdict: Verdict, expected: Expected
+    run: MeasuredRun,
+    prefix: str,
+    draw: Callable[[str, Sequence[Shown]], dict[str, bytes]],
+    verdict: Verdict,
+    expected: Expected,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the page says of one run, and the run's files by path."""
+    """What the page says of one run, and the run's files by path; `draw` makes those of figures."""
     shown = gallery(run, verdict.paper)
     drawn = shown.traces
     settings = [setting(method, value) for method, value in sorted(run.info.settings.items())]
     tables = _run_grids(run, drawn, {one["method"]: one["hash"] for one in settings})
-    figures = _figures(prefix, shown.every, drawings)
+    figures = draw(prefix, shown.every)
     files = {**figures, **_run_tables(run, prefix, tables), **_flow_tables(run, prefix, shown)}
     tested = {
         **run_statistics(run, drawn, expected.claims),
@@ -261,7 +274,8 @@ def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict
 
 def repeat_command(info: RunInfo) -> str:
     """The command that makes the run again."""
-    plan, (only, methods) = info.plan.name, narrowing_of(info.plan)
+    left_out = [name for names in info.left_out.values() for name in names]
+    plan, (only, methods) = info.plan.name, narrowing_of(info.plan, left_out)
     own = plan == "full" or (plan == "smoke" and not (only or methods or info.shard))  # `kloc smoke` narrows nothing
     words = ["kloc", *([] if own else ["run"]), plan, "--model", info.model]
     words += [word for name in only for word in ("--only", name)]
@@ -279,12 +293,12 @@ def repeat_command(info: RunInfo) -> str:
     return shlex.join(words)
 
 
-def _figures(prefix: str, every: Sequence[Shown], drawings: Drawings) -> dict[str, bytes]:
+def _figures(drawings: Drawings, drawers: Drawers, prefix: str, every: Sequence[Shown]) -> dict[str, bytes]:
     """The figures' files and their CSV, by path inside the report folder; matplotlib is loaded to draw alone."""
     named = {f"{prefix}{one.name}": one for one in every}
     files = {f"figures/{name}.csv": one.csv for name, one in named.items()}
     numbers = {name: one.fingerprint for name, one in named.items()}
-    made = drawings.files(numbers, _FORMS, lambda stale: draw_all([named[name] for name in stale], _FORMS))
+    made = drawings.files(numbers, _FORMS, lambda stale: drawers.draw([named[name] for name in stale], _FORMS))
     return files | {f"figures/{name}": content for name, content in made.items()}
 
 
@@ -314,47 +328,6 @@ def _writing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({error.strerror or error}); free disk space, change the folder's owner, or "
             "copy the run folder to a place you own and report it there"
         ) from None
-
-
-def template(name: str) -> jinja2.Template:
-    """A template of `paper/`; only what fills the page is escaped as HTML."""
-    return _environment().get_template(name)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(paper_folder()),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=plain,
-    )
-    environment.filters.update(
-        latex=latex,
-        cell=markdown,
-        label=markdown_label,
-        code=markdown_code,
-        look=look_of,
-        wrapped=_wrapped,
-        clause=lambda text: str(text).rstrip("."),
-        sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
-        groupby_run=lambda columns: [
-            list(side) for _, side in groupby(columns, lambda column: (column.perspective, column.foil))
-        ],
-        quoted=lambda text: f"“{text}”" if text == NO_RELATION else text,
-        # A typographic minus before digits; files that programs read keep the plain one.
-        minus=lambda text: re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)),
-    )
-    return environment
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of about so many characters; words stay whole."""
-    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
-    return [part for parts in lines for part in parts] or [""]
 
 
 def _by_table(rows: tuple[JudgedRow, ...]) -> dict[str, list[JudgedRow]]:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from artifact.editing.protocol import all_switches, protocol_of
 from artifact.errors import NotBegun, RunError
 from artifact.lm.device import check_fits, parse_bytes
@@ -57,8 +59,9 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
         with suppress(NotBegun), reading(folder) as store:
             info, protocol = store.info(), protocol_of(asked.protocol, asked.correct)
             before = _told(info.plan, info.model, info.protocol, all_switches(info.switches), info.limit, info.shard)
+            left_out = {name for names in info.left_out.values() for name in names}
             now = _told(
-                plan,
+                msgspec.structs.replace(plan, units=tuple(one for one in plan.units if one.name not in left_out)),
                 info.model if model == "auto" else model,
                 protocol.name,
                 protocol.switches(),

@@ -4,7 +4,7 @@ Covers second moments for every method of the plan, the order of edits that depe
 may take. How all of it is found is resolve.py's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,8 @@ class Context:
     """A file of kloc tune; methods that it does not have keep the model's values."""
     of_text: bool = False
     """Whether second moments that nobody gave are those of a real text."""
+    unaskable: Mapping[int, str] = field(default_factory=dict)
+    """Why the model cannot be asked some of the facts, by case (refused.py)."""
     kept: dict[str, Any] = field(default_factory=dict)
     """What a task makes once for all of its cases, by the task's name and its own."""
     _editors: dict[tuple[str, tuple[str, ...]], Editor] = field(default_factory=dict)

@@ -76,6 +76,14 @@ class RunInfo(msgspec.Struct, frozen=True):
     reconstructed: bool | None = None
     """Relation prompts were built by rule from templates; None in runs of earlier versions."""
 
+    left_out: dict[str, list[str]] = {}
+    """What the model's family refuses, by the reason: names of units, and how many facts (refused.py)."""
+
+    @property
+    def left_out_lines(self) -> list[str]:
+        """A line for each reason: what is left out, and why."""
+        return [f"{', '.join(names)}: {reason}" for reason, names in self.left_out.items()]
+
     @property
     def relations_rebuilt(self) -> bool:
         """Whether relation prompts were built by rule; runs of earlier versions say so in the source of their data."""

@@ -82,8 +82,8 @@ def make_editor(
     network is missing, and for one that does not edit encoders.
     """
     method, memory = METHODS[name], memory or Memory(default_memory(model.decoder.device))
-    if unfit := _unfit(model, method):
-        raise SettingError(unfit)
+    if refused := unfit(model, method):
+        raise SettingError(refused)
     file = None if isinstance(hparams, Hparams) else hparams
     resolved: Any = hparams
     if file is hparams:
@@ -199,8 +199,6 @@ def _corrected_key(method: str) -> str:
 
 def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None) -> str | None:
     """What the method needs and this package does not have for the model, with the remedy; None when nothing."""
-    if unfit := _unfit(model, METHODS[method]):
-        return unfit
     wording, printed = METHODS[method].wording, METHODS[method].printed
     if wording:
         try:
@@ -215,14 +213,21 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
     return None
 
 
-def _unfit(model: LanguageModel, method: Method) -> str | None:
-    """Why a method cannot edit a model of this family; None where it can."""
-    if model.decoder.family.causal or method.encoders:
-        return None
-    others = [one.printed for one in METHODS.values() if one.encoders]
-    return f"{method.printed} edits decoders, and {model.name} is an encoder; give a decoder" + (
-        f", or {' or '.join(others)}" if others else ""
-    )
+def unfit(model: LanguageModel, method: Method) -> str:
+    """Why a method cannot edit a model of this family, with the remedy; empty where it can."""
+    family = model.decoder.family
+    if not (family.causal or method.encoders):
+        others = [one.printed for one in METHODS.values() if one.encoders]
+        return f"{method.printed} edits decoders, and {model.name} is an encoder; give a decoder" + (
+            f", or {' or '.join(others)}" if others else ""
+        )
+    norms = [family.name(part, 0) for part in ("attn_after", "mlp_after") if family.has(part)]
+    if method.spreads and norms:
+        return (
+            f"{method.printed} spreads a change of the state over modules' outputs, and {model.name} norms them before "
+            f"they are added ({norms[-1]}); use another method"
+        )
+    return ""
 
 
 @part("second moments")

@@ -79,12 +79,29 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
         reason = f"case {item.case_id}: does not fit the device's memory; take a larger device"
         return [Record(item.case_id, "undone", {"reason": reason})]
 
-    odd = {one.case_id: one.reason for one in items if isinstance(one, OddRecord)}
-    usable = [item for item in items if item.case_id not in odd]
+    left_out = {
+        one.case_id: Record(one.case_id, "failed", {"reason": one.reason})
+        for one in items
+        if isinstance(one, OddRecord)
+    } | {
+        one.case_id: Record(one.case_id, "excluded", {"reason": context.unaskable[one.case_id]})
+        for one in items
+        if isinstance(one, Fact) and one.case_id in context.unaskable
+    }
+    usable = [item for item in items if item.case_id not in left_out]
     parts = batches(usable, len, lambda part: _compute(unit, part, context), context.memory, alone)
     by_case = {record.case_id: record for _, records in parts for record in records}
-    by_case |= {case: Record(case, "failed", {"reason": reason}) for case, reason in odd.items()}
+    by_case |= left_out
     return [by_case[item.case_id] for item in items]
+
+
+def _without(item: Item, context: Context) -> Record | None:
+    """The record of a case that is not even tried: an odd one, or one that the model cannot be asked."""
+    if isinstance(item, OddRecord):
+        return Record(item.case_id, "failed", {"reason": item.reason})
+    if isinstance(item, Fact) and item.case_id in context.unaskable:
+        return Record(item.case_id, "excluded", {"reason": context.unaskable[item.case_id]})
+    return None
 
 
 def _compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]:

@@ -26,6 +26,7 @@ from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, corrected_settings
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
 from artifact.runs.noise import noise_level, readable
+from artifact.runs.refused import counted, unaskable, without_refused
 from artifact.runs.took import part
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
@@ -74,6 +75,8 @@ class Asked:
     model_reason: str = ""
     """Why this model, where `auto` chose it (run_model)."""
     dtype: DtypeName = "float32"
+    methods: tuple[str, ...] = ()
+    """Methods that are asked for by name: one that the model's family refuses is not left out but an error."""
     gpus_per_worker: int = 1
     """GPUs that each worker of a Ray cluster holds; a model larger than one of them is spread over these."""
 
@@ -95,7 +98,7 @@ def prepare(
     moments_folder = run_moments(plan, name, given)
     mend_weights, mend_missing = run_mend_weights(name, given)
     model, device = _loaded(plan, name, asked, protocol, say)
-    plan = _fitting(plan, model, device, say)
+    plan, left_out = without_refused(_fitting(plan, model, device, say), model, asked.methods)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     budget = _budget(asked, begun, model, methods, say)
     subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
@@ -120,9 +123,11 @@ def prepare(
         hparams=given.hparams,
         of_text=bool(plan.facts),
         seed=given.seed,
+        unaskable=unaskable(model, inputs.edited.facts),
     )
     info = _described(plan, name, reason, device, asked, context)
-    for line in info.file_notes:
+    info = msgspec.structs.replace(info, left_out=left_out | counted(context.unaskable, inputs.edited.facts))
+    for line in (*info.file_notes, *(f"left out: {one}" for one in info.left_out_lines)):
         say(line)
     context.batches = msgspec.structs.replace(info, shard=None).batches
     return context, info

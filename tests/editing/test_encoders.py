@@ -21,7 +21,7 @@ from artifact.errors import EditError, ModelError, SettingError
 from artifact.facts.fact import Fact, View, fill
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
-from artifact.runs.editors import lacking, make_editor
+from artifact.runs.editors import make_editor, unfit
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "kn_bert"
 RELEASED, PLENTY = PROTOCOLS["released"], Memory(10**9)
@@ -272,7 +272,7 @@ def test_what_edits_no_encoder_says_so(both: Any) -> None:
     for name, method in METHODS.items():
         if not method.encoders:
             says = f"edits decoders, and {model.name} is an encoder; give a decoder, or KN or ROME"
-            assert says in str(lacking(model, name))
+            assert says in unfit(model, method)
             with pytest.raises(SettingError, match=says):
                 make_editor(model, name, RELEASED, PLENTY)
     editor = make_editor(model, "rome", RELEASED, PLENTY, hparams=settings())

@@ -9,13 +9,14 @@ import pytest
 
 from artifact.editing.edit import Edit
 from artifact.editing.edit_file import read_edit, write_edit
-from artifact.editing.ike import IkeEdit, context_of, ike
+from artifact.editing.ike import IkeEdit, bag, context_of, ike
 from artifact.editing.methods.ike import IkeHparams
 from artifact.errors import EditError
 from artifact.evaluation.generate import generate, sentences
 from artifact.evaluation.score import score_cases
 
-GOLDEN = json.loads((Path(__file__).parent.parent / "reference" / "ike" / "prompts.json").read_text())["original"]
+FILE = json.loads((Path(__file__).parent.parent / "reference" / "ike" / "prompts.json").read_text())
+GOLDEN, EASYEDIT = FILE["original"], FILE["easyedit"]
 
 
 @pytest.mark.parametrize("demonstrations", ["k8", "k2"])
@@ -28,6 +29,12 @@ def test_golden_texts(case: str, demonstrations: str, tiny, facts) -> None:
     expected = golden[demonstrations]
     assert context + fact.prompt == expected["full_prompt_edit"]
     assert list(tiny("tiny-gpt2").tokens._plain(context + fact.prompt)) == expected["full_prompt_edit_token_ids"]
+    assert context == "".join(expected["examples"]) + expected["query"]["edit"].removesuffix(fact.prompt)
+    asked = {"edit": [fact.prompt], "paraphrases": fact.paraphrases, "neighbors": fact.neighbourhood}
+    for kind, prompts in asked.items():
+        queries = [expected["query"][kind]] if kind == "edit" else expected["query"][kind]
+        full = ["".join(expected["examples"]) + query for query in queries]
+        assert full == [context + prompt for prompt in prompts[: len(queries)]] and full
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -48,6 +55,28 @@ def test_golden_perplexities(case: str, model, facts) -> None:
         pairs.append(((one.target_true, one.target_new), expected))
     for found, expected in pairs:
         assert [math.exp(nll) for nll in found] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("chosen", ["k8", "k3"])
+@pytest.mark.parametrize("case", EASYEDIT)
+def test_golden_orders_of_similarity(case: str, chosen: str, tiny, facts) -> None:
+    """By the cosine of token counts, as the golden numbers were made with: EasyEdit retrieves the sentences that are
+    most like the new fact's own, most similar first."""
+    golden, view = EASYEDIT[case], facts[int(case.removeprefix("case"))].view("entity")
+    tokens, told = tiny("tiny-gpt2").tokens, f"{view.reliability[0]} {view.target}"
+    copy = f"New Fact: {told}\nPrompt: {told}\n\n"
+    new = bag(tokens, copy)
+
+    def cosine(text: str) -> float:
+        other = bag(tokens, text)
+        return round(sum(share * other.get(token, 0.0) for token, share in new.items()), 9)
+
+    order = sorted(golden["candidate_sentences"], key=cosine, reverse=True)
+    examples = golden[chosen]["examples"]
+    assert order[: len(examples)] == examples
+    # It ends in the question alone; ours ends in a copy of the new fact, then the question.
+    assert golden[chosen]["full_prompt"] == "".join(examples) + golden[chosen]["query"] + f" {view.target}"
+    assert context_of(view, [], 42) + view.reliability[0] == copy + golden[chosen]["query"]
 
 
 @pytest.mark.parametrize("perspective", ["entity", "relation"])

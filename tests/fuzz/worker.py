@@ -30,7 +30,7 @@ def main(root: Path, draws: bool) -> None:
     if not draws:
         from artifact.reporting import drawing
 
-        drawing.draw_here = lambda every, forms, width: [[b""] * len(forms) for _ in every]
+        drawing.draw_here = lambda one, forms, width: [b""] * len(forms)
     if not box.material.exists():
         from .material import make
 

@@ -7,8 +7,8 @@ import pytest
 
 from artifact.reporting.cells import CHANGE, POINTS, SCALES, Cell, Grid, Line, Scale, grid_csv, look_of
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.report import template
 from artifact.reporting.resources import paper_folder
+from artifact.reporting.templates import template
 
 TAKEN_APART = (
     r"\.(r?partition|r?split|splitlines|startswith|endswith|[lr]?strip|removeprefix|replace|find|index)\(| in text\b"

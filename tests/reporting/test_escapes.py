@@ -16,8 +16,9 @@ from artifact.reporting import figures
 from artifact.reporting.cells import Cell, Grid, Line, Scale
 from artifact.reporting.escapes import csv_bytes, file_name, latex, markdown, markdown_code, markdown_label
 from artifact.reporting.expected import load_expected
-from artifact.reporting.report import Report, make_report, template
+from artifact.reporting.report import Report, make_report
 from artifact.reporting.tables import counted_reasons
+from artifact.reporting.templates import template
 from artifact.runs.store import Store, reading
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example-world"

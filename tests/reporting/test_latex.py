@@ -13,7 +13,8 @@ import pytest
 
 from artifact.reporting.cells import CHANGE, Cell, Grid, Line
 from artifact.reporting.expected import load_expected
-from artifact.reporting.report import make_report, template
+from artifact.reporting.report import make_report
+from artifact.reporting.templates import template
 from artifact.runs.store import Store
 
 DOCUMENT = r"""\documentclass[10pt]{article}

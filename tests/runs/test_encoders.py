@@ -1,7 +1,6 @@
 """The plan `encoders`: its records are what the parts give by themselves, and its findings what the records hold."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from artifact.reporting.findings.encoders import arm_words, measured, views_of
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import Store, reading_all
-from artifact.runs.tasks.encoders import compute
+from artifact.runs.tasks.encoders import compute, refuses
 from artifact.sources.catalogue import MASKED_WORLD
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.trace import TraceSettings, trace
@@ -127,10 +126,8 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
     assert set(views_of(run)) == {"entity", "relation"}
 
 
-def test_another_decoder_is_left_out(twin: Context, tiny: Any) -> None:
-    context = replace(twin, model=tiny("tiny-gpt2"), kept={})
-    (record,) = compute(PLAN.units[0], twin.inputs.edited.facts[:1], context)
-    assert record.status == "excluded" and "is not an encoder; name a BERT or RoBERTa" in record.payload["reason"]
+def test_another_decoder_is_refused(twin: Context, tiny: Any) -> None:
+    assert "is not an encoder; name a BERT or RoBERTa" in refuses(tiny("tiny-gpt2")) and not refuses(twin.model)
 
 
 def test_the_page_has_its_section(run: Store, tmp_path: Path) -> None:

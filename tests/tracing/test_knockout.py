@@ -10,10 +10,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from family_models import DECODERS, configuration, module_of
+from family_models import DECODERS, ENCODERS, check_table, configuration, masked_model, module_of
 from hypothesis import given, settings
 
-from artifact.errors import PromptError, SettingError
+from artifact.errors import ModelError, PromptError, SettingError
 from artifact.facts.fact import Statement
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import Memory
@@ -85,6 +85,14 @@ def test_every_family_equals_one_pass_a_window_through_transformers(name: str) -
                 probability = module(ids, use_cache=False).logits[0, -1].softmax(-1)[found.answer_F[0]]
             assert found.after_CL[row, layer] == pytest.approx(float(probability), abs=1e-5)
     assert np.ptp(found.after_CL) > 1e-3  # the edges matter in this model
+    check_table({(name, "knockout"): "yes"})
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="attention knockout needs a decoder"):
+        knockout(masked_model(name, layers=1)[0], STATEMENT, list(EDGES.values()), 1)
+    check_table({(name, "knockout"): "no"})
 
 
 @contextmanager

@@ -60,6 +60,7 @@ METHOD = Method(
     scaled=lambda layers: _of(MEMIT.scaled(layers)),
     edits=_edits,
     keeps=_keeps,
+    spreads=True,
     **AS_MEMIT,
     loop="artifact.bench.loops:alphaedit_loop",
 )

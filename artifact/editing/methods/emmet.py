@@ -45,6 +45,7 @@ METHOD = Method(
     },
     scaled=_scaled,
     edits=_edits,
+    spreads=True,
     **AS_MEMIT,
     loop="artifact.bench.loops:emmet_loop",
 )

@@ -111,6 +111,7 @@ METHOD = Method(
     },
     joint=True,
     moments=True,
+    spreads=True,
     sites=True,
     prefixes="groups",
     batch=32,

@@ -40,5 +40,6 @@ METHOD = Method(
     scaled=lambda layers: _of(MEMIT.scaled(layers)),
     edits=_edits,
     alone_as="memit",
+    spreads=True,
     **AS_MEMIT,
 )

@@ -14,7 +14,7 @@ from artifact.editing.methods import METHODS
 from artifact.errors import ArtifactError, EditError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Perspective
-from artifact.lm.load import load
+from artifact.lm.load import LanguageModel, load
 from artifact.plans.encoders import LEFT, RIGHT, WINDOW
 from artifact.plans.unit import CONTROLS, Unit
 from artifact.runs.context import SAMPLES, Context
@@ -33,11 +33,8 @@ CONTROLLED = "rome"
 
 
 def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
-    """A record a fact, in order; one without the relation's fields is left out, and all are on another decoder."""
+    """A record a fact, in order; one without the relation's fields is left out."""
     own = _encoder(context)
-    if own is None:
-        reason = f"{context.model.name} is not an encoder; name a BERT or RoBERTa with --model"
-        return [Record(fact.case_id, "excluded", {"reason": reason}) for fact in facts]
     reason = "the record has no relation fields, so it has one perspective alone"
     made = {fact.case_id: Record(fact.case_id, "excluded", {"reason": reason}) for fact in facts}
     usable = [fact for fact in facts if fact.relation is not None]
@@ -52,15 +49,20 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     return [made[fact.case_id] for fact in facts]
 
 
-def _encoder(context: Context) -> Context | None:
-    """The run's context with an encoder for its model, made once; None where there is none."""
+def refuses(model: LanguageModel) -> str:
+    """Why a model has no encoder to trace and edit; empty where it is one, or has a masked twin."""
+    if not model.decoder.family.causal or model.name == WORLD.name:
+        return ""
+    return f"{model.name} is not an encoder; name a BERT or RoBERTa with --model"
+
+
+def _encoder(context: Context) -> Context:
+    """The run's context with an encoder for its model, made once."""
     own: Context | None = context.kept.get("encoder")
     if own is not None:
         return own
     mine: dict[str, Any] = {"controlled": (CONTROLLED,)}
     if context.model.decoder.family.causal:
-        if context.model.name != WORLD.name:
-            return None
         model = load(MASKED_WORLD.name, str(context.model.decoder.device), context.model.decoder.dtype)
         level = noise_level("s3", model, [one.subject for one in context.inputs.traced.statements])
         mine |= {"model": model, "noise_level": level, "methods": (CONTROLLED,)}

@@ -1,0 +1,81 @@
+"""What a model's family refuses of a plan, found before anything is computed: units, and facts that it cannot be asked.
+
+Covers methods that do not edit the family, knockouts and tasks that it cannot do, and answers that are more than an
+encoder's mask stands for. What is left out is said once, in the run's output and on its page; a method that the user
+asked for by name is refused instead.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
+
+import msgspec
+
+from artifact.editing.methods import METHODS
+from artifact.errors import ModelError, PromptError, SettingError
+from artifact.facts.fact import Fact
+from artifact.lm.load import LanguageModel
+from artifact.plans.tasks import TASKS
+from artifact.plans.unit import Plan, Unit
+from artifact.runs.editors import unfit
+
+
+def refusal(unit: Unit, model: LanguageModel) -> str:
+    """Why the model cannot do a unit, with the remedy; empty where it can."""
+    if unit.does == "knockout":
+        try:
+            model.needs_decoder("attention knockout")
+        except ModelError as error:
+            return str(error)
+    if unit.does == "task" and TASKS[unit.task].refuses:
+        module, _, function = TASKS[unit.task].refuses.partition(":")
+        if refused := str(getattr(import_module(module), function)(model)):
+            return refused
+    return "" if unit.method == "none" else unfit(model, METHODS[unit.method])
+
+
+def without_refused(
+    plan: Plan, model: LanguageModel, methods: Collection[str] = ()
+) -> tuple[Plan, dict[str, list[str]]]:
+    """The plan with the units that the model can do, and the names of the others by the reason.
+
+    Raises SettingError for one of the `methods`, which were asked for by name, and where no unit is left.
+    """
+    refused = {unit.name: reason for unit in plan.units if (reason := refusal(unit, model))}
+    for unit in plan.units:
+        if unit.name in refused and unit.does == "edit" and unit.method in methods:
+            raise SettingError(refused[unit.name])
+    if refused and len(refused) == len(plan.units):
+        raise SettingError(f"plan {plan.name}: nothing of it is left; {refused[plan.units[0].name]}")
+    names: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        names.setdefault(reason, []).append(name)
+    left = tuple(unit for unit in plan.units if unit.name not in refused)
+    return (msgspec.structs.replace(plan, units=left) if refused else plan), names
+
+
+def unaskable(model: LanguageModel, facts: Sequence[Fact]) -> dict[int, str]:
+    """Why an encoder cannot be asked some of the facts, by case: one of their answers is more than one word piece. A
+    decoder can be asked any.
+    """
+    if model.decoder.family.causal:
+        return {}
+    found: dict[int, str] = {}
+    for fact in facts:
+        try:
+            for text in _answers(fact):
+                model.tokens.continuation(text)
+        except PromptError as error:
+            found[fact.case_id] = str(error)
+    return found
+
+
+def counted(reasons: Mapping[int, str], facts: Sequence[Fact]) -> dict[str, list[str]]:
+    """How many of the facts cannot be asked, by the first one's reason; empty where all can."""
+    return {reason: [f"{len(reasons)} of {len(facts)} facts"] for reason in list(reasons.values())[:1]}
+
+
+def _answers(fact: Fact) -> list[str]:
+    """The texts that scoring reads after a fact's prompts."""
+    views = fact.views()
+    asked = [text for view in views for text in (view.target, view.foil, view.harder_foil) if text is not None]
+    return [*asked, *(one.answer for view in views for one in view.answers)]

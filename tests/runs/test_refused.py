@@ -1,0 +1,133 @@
+"""What a model's family refuses of a plan: left out beforehand, said once, and an error where it was asked for."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from family_models import (
+    DECODERS,
+    ENCODERS,
+    FAMILIES,
+    VOCABULARY,
+    configuration,
+    masked_model,
+    module_of,
+    write_model,
+)
+from tiny_llama import byte_tokenizer
+
+from artifact.cli import call
+from artifact.editing.methods import METHODS
+from artifact.errors import SettingError
+from artifact.facts.fact import Fact
+from artifact.lm.load import LanguageModel, from_module
+from artifact.lm.tokens import Tokens
+from artifact.plans import PLANS, narrowed
+from artifact.plans.unit import Plan
+from artifact.runs.local import compute
+from artifact.runs.refused import counted, unaskable, without_refused
+from artifact.runs.resolve import Asked, prepare
+
+NORMED = ("olmo2", "gemma2", "gemma3_text")
+"""Families that norm what modules give before they add it."""
+SPREAD = {"memit", "emmet", "alphaedit", "memit_merge"}
+
+
+def tiny_of(family: str) -> LanguageModel:
+    if family in ENCODERS:
+        return masked_model(family, layers=2)[0]
+    module = module_of(configuration(family, Random(3).choice, vocabulary=VOCABULARY, layers=3, positions=128))
+    return LanguageModel(family, "r", from_module(module), Tokens(byte_tokenizer(), 128, VOCABULARY))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_refuses_is_left_out_of_every_plan(family: str) -> None:
+    model = tiny_of(family)
+    assert tuple(name for name in DECODERS if FAMILIES[name].has("mlp_after")) == NORMED
+    for plan in [one for plans in PLANS.values() for one in plans]:
+        expected = {unit.name for unit in plan.units if _refused(family, unit.does, unit.method, unit.task)}
+        if len(expected) == len(plan.units):
+            with pytest.raises(SettingError, match=f"plan {plan.name}: nothing of it is left; .*(give|use|name)"):
+                without_refused(plan, model)
+            continue
+        left, names = without_refused(plan, model)
+        assert {name for own in names.values() for name in own} == expected
+        assert [unit.name for unit in left.units] == [one.name for one in plan.units if one.name not in expected]
+        assert (left is plan) == (not expected)
+        assert all(model.name in reason and "; " in reason for reason in names)
+
+
+def _refused(family: str, does: str, method: str, task: str) -> bool:
+    if family in ENCODERS:
+        return does == "knockout" or (method != "none" and method not in ("rome", "kn"))
+    return task == "encoders" or (family in NORMED and method in SPREAD)
+
+
+def test_a_method_asked_for_by_name_is_an_error() -> None:
+    model, (plan,) = tiny_of("gemma2"), PLANS["smoke"]
+    two = narrowed(plan, [], ["memit", "rome"])
+    with pytest.raises(SettingError, match="MEMIT spreads a change of the state .*; use another method"):
+        without_refused(two, model, ["memit", "rome"])
+    left, _ = without_refused(two, model)
+    assert {unit.method for unit in left.units if unit.does == "edit"} == {"rome"}
+    assert without_refused(narrowed(plan, [], ["rome"]), model, ["rome"])[1] == {}
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_facts_of_more_word_pieces_than_a_mask_stands_for(family: str, facts: dict[int, Fact]) -> None:
+    model, every = tiny_of(family), list(facts.values())
+    found = unaskable(model, every)
+    (words,) = {reason.partition(", ")[2] for reason in found.values()}
+    assert words == "and an encoder's mask stands for one; give a text of one piece"
+    for fact in every:
+        texts = [fact.object_new, fact.object_true, *([fact.relation, "None"] if fact.relation else [])]
+        if any(len(model.tokens._after(f" {text}")) > 1 for text in texts):
+            assert fact.case_id in found
+    (names,) = counted(found, every).values()
+    assert names == [f"{len(found)} of {len(every)} facts"] and counted({}, every) == {}
+    assert unaskable(tiny_of("gpt2"), every) == {}
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = configuration("gemma2", Random(3).choice, vocabulary=VOCABULARY, layers=2, positions=128)
+    return write_model(tmp_path_factory.mktemp("model") / "gemma", module_of(config))
+
+
+def test_a_run_says_what_it_leaves_out_and_ends_as_any_other(
+    gemma: Path, tmp_path: Path, few_steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["smoke", "--model", str(gemma), "--limit", "1", "--out", str(out)]
+    assert call(command) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("left out: ")]
+    norm = "model.layers.0.post_feedforward_layernorm"
+    words = f"{gemma} norms them before they are added ({norm}); use another method"
+    assert line.startswith("left out: memit-relation, memit-entity: MEMIT spreads") and line.endswith(words)
+    assert said.splitlines()[-1] == str(out / "report" / "report.html")
+    page = (out / "report" / "report.html").read_text(encoding="utf-8")
+    assert page.count(f"<dt>Left out</dt><dd>{line.removeprefix('left out: ').replace(chr(39), '&#39;')}</dd>") == 1
+    assert "Left out: memit-relation, memit-entity: " in (out / "report" / "report.md").read_text(encoding="utf-8")
+    assert "ROME" in page and f"kloc smoke --model {gemma} --limit 1" in page
+    assert call(command) == 0  # the same command goes on with the same folder
+    assert call(["run", "smoke", "--methods", "memit", *command[1:-1], str(tmp_path / "other")]) == 2
+    assert "MEMIT spreads" in capsys.readouterr().err
+
+
+def test_an_encoders_facts_are_excluded_with_their_reason(tmp_path: Path, facts: dict[int, Fact]) -> None:
+    config = configuration("bert", Random(3).choice, vocabulary=VOCABULARY, layers=2, positions=64)
+    folder = write_model(tmp_path / "bert", module_of(config))
+    (whole,) = PLANS["smoke"]
+    said: list[str] = []
+    context, info = prepare(whole, Asked(str(folder)), said.append)
+    assert {unit.method for unit in info.plan.units} == {"none", "kn", "rome"}
+    assert len(context.unaskable) == len(info.cases) and f"left out: {info.left_out_lines[-1]}" in said
+    edited: Plan = narrowed(info.plan, ["table2"])
+    for unit in edited.units:
+        for record in compute(unit, context.inputs.edited.facts[:2], context):
+            assert (record.status, record.reason) == ("excluded", context.unaskable[record.case_id])
+
+
+def test_methods_that_spread_a_change_say_so() -> None:
+    assert {name for name, method in METHODS.items() if method.spreads} == SPREAD
