@@ -6,10 +6,12 @@
 # package index that torch's installation page names for that CUDA.
 # The default base is Ubuntu 24.04, whose Python is 3.12. It is pinned by its tag; to pin it by digest, give
 # --build-arg BASE_IMAGE=nvidia/cuda@sha256:... as your registry names it.
-# Two builds on one day and one base give equal files: those made here have one time, compiled Python none, and logs and
-# caches with times inside are emptied. The engine itself dates a few folders (/etc, /opt/kloc) and the image: build with
-# `--output type=image,rewrite-timestamp=true` and --build-arg SOURCE_DATE_EPOCH=... for equal layers. Packages of the
-# base's distribution are those of the day.
+# Every package is installed by version and sha256. pip resolves the pins when the image is built, or takes the file
+# requirements.txt beside this one: the image carries its own in /opt/kloc/share/parts, to be built again from it.
+# Two builds from one base and one requirements.txt give equal files: those made here have one time, compiled Python none,
+# and logs and caches with times inside are emptied. The engine itself dates a few folders (/etc, /opt/kloc) and the image:
+# for equal layers, build with `--output type=image,rewrite-timestamp=true` and --build-arg SOURCE_DATE_EPOCH=..., or with
+# `buildah build --timestamp ...`, as .ci/equal_images does twice. Packages of the base's distribution are those of the day.
 ARG SOURCE=
 ARG SOURCE_DATE_EPOCH=1795651200
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
@@ -25,27 +27,31 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/kloc
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The last one only where it is there.
+COPY pyproject.toml constraints.txt README.md LICENSE requirements.tx[t] ./
 COPY artifact artifact
 COPY paper paper
 COPY expected expected
 COPY tests tests
 COPY results/example-world results/example-world
 COPY release/parts.py release/parts.py
-# With what the tests of the embedded world need, so that the image can show that it works.
-# The local version of another build (2.13.0+cu126) satisfies the pin.
+# With what builds this package, and what the tests of the embedded world need: so the image can show that it works.
+# The local version of another build of torch (2.13.0+cu126) satisfies the pin and is preferred.
+RUN if [ ! -f requirements.txt ]; then \
+        /opt/kloc/bin/pip install --dry-run --ignore-installed --report resolved.json -c constraints.txt \
+            ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} . hatchling pytest pytest-timeout hypothesis \
+        && /opt/kloc/bin/python release/parts.py . resolved.json; \
+    fi
 # What was installed, by version and sha256: share/parts, as requirements, SPDX and licences.
-# Compiled files hold no time: those that pip would make hold that of their source.
-RUN if [ -n "${TORCH_INDEX}" ]; then \
-        /opt/kloc/bin/pip install --no-compile --report report-torch.json --index-url "${TORCH_INDEX}" \
-            "$(grep '^torch==' constraints.txt)"; \
-    fi \
-    && /opt/kloc/bin/pip install --no-compile --report report.json -c constraints.txt . pytest pytest-timeout hypothesis \
+RUN /opt/kloc/bin/pip install --no-compile --require-hashes --report packages.json \
+        ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -r requirements.txt \
+    && /opt/kloc/bin/pip install --no-compile --no-deps --no-build-isolation --report package.json . \
     && install -d /opt/kloc/share \
-    && /opt/kloc/bin/python release/parts.py /opt/kloc/share/parts ./report*.json \
-    && cp -r pyproject.toml tests results/example-world /opt/kloc/share/ \
-    && find /opt/kloc -name __pycache__ -prune -exec rm -rf {} + \
-    && { /opt/kloc/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/kloc/lib || true; } \
+    && /opt/kloc/bin/python release/parts.py /opt/kloc/share/parts packages.json package.json \
+    && cp -r pyproject.toml tests results/example-world /opt/kloc/share/
+# Compiled files hold no time: those that pip would make, or Python itself on its way (-f), hold that of their source.
+RUN find /opt/kloc -name __pycache__ -prune -exec rm -rf {} + \
+    && { /opt/kloc/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/kloc/lib || true; } \
     && find /opt/kloc -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +
 
 FROM ${BASE_IMAGE}

@@ -1,7 +1,10 @@
 """What is said of the package in several files is said alike, and its parts are listed as pip reports them."""
 
+import fnmatch
 import importlib.util
+import io
 import json
+import re
 import tarfile
 import tomllib
 from datetime import UTC, datetime
@@ -134,3 +137,96 @@ def test_an_archive_has_the_same_bytes_whenever_and_wherever_it_is_made(tmp_path
         assert [(one.name, one.mtime, one.uid) for one in tar] == [("top/inner/one", 5, 0), ("top/inner/two", 5, 0)]
     archive.write_sums(tmp_path / "a" / "inner")
     assert (tmp_path / "a" / "inner" / "SHA256SUMS").read_text().count("\n") == 3
+
+
+def image(folder: Path, files: dict[str, bytes], created: str = "1970", **changes: Any) -> Path:
+    """An image of two layers as buildah writes it: an empty one, and one that holds `files`."""
+    folder.mkdir()
+    digests = []
+    for contents in ({}, files):
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name, data in contents.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(data), 0o644
+                for field, value in changes.items():
+                    setattr(entry, field, value)
+                tar.addfile(entry, io.BytesIO(data))
+        digests.append(blob(folder, made.getvalue()))
+    config = {"created": created, "rootfs": {"type": "layers", "diff_ids": digests}}
+    manifest = {
+        "schemaVersion": 2,
+        "config": {"digest": blob(folder, json.dumps(config).encode())},
+        "layers": [{"digest": digest} for digest in digests],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def blob(folder: Path, data: bytes) -> str:
+    digest = sha256(data).hexdigest()
+    (folder / digest).write_bytes(data)
+    return f"sha256:{digest}"
+
+
+FILES = {"opt/a": b"one", "opt/b": b"two"}
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "said"),
+    [
+        (FILES, {}, "equal: image "),
+        ({**FILES, "opt/b": b"owt"}, {}, "layer 2: opt/b: type 0 mode 644 owner 0:0 time 0 size 3 sha256 "),
+        ({"opt/a": b"one"}, {}, "| missing"),
+        (FILES, {"mode": 0o600}, "layer 2: opt/a: type 0 mode 644 "),
+        (FILES, {"mtime": 7}, "time 7 size 3"),
+        (FILES, {"pax_headers": {"SCHILY.xattr.user.x": "y"}}, "SCHILY.xattr.user.x"),
+        ({"opt/b": b"two", "opt/a": b"one"}, {}, "layer 2: the same entries in another order"),
+        (FILES, {"created": "1971"}, 'description: created: "1970" | "1971"'),
+    ],
+)
+def test_two_images_are_equal_or_what_differs_is_named(
+    files: dict[str, bytes], changes: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = image(tmp_path / "one", FILES), image(tmp_path / "other", files, **changes)
+    equal = files == FILES and list(files) == list(FILES) and not changes
+    assert script("layers").main(str(one), str(other)) == (0 if equal else 1)
+    assert said in capsys.readouterr().out
+
+
+def test_a_layer_must_have_the_hash_of_its_name(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    layers = script("layers")
+    one, other = image(tmp_path / "one", FILES), image(tmp_path / "other", FILES)
+    assert layers.main(str(one), "--read", "/opt/b") == 0
+    assert capsysbinary.readouterr().out == b"two"
+    with pytest.raises(ValueError, match="no layer holds the file /opt/c"):
+        layers.read(one, "/opt/c")
+    (layer,) = [file for file in other.iterdir() if b"two" in file.read_bytes()]
+    layer.write_bytes(layer.read_bytes().replace(b"two", b"owt"))
+    with pytest.raises(ValueError, match="not that of its name"):
+        layers.main(str(one), str(other))
+
+
+DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
+
+
+def test_the_image_installs_every_package_by_hash() -> None:
+    installs = re.findall(r"/pip (?:install|wheel|download)[^&;\n]*", DOCKERFILE)
+    resolved, packages, own = installs
+    assert "--dry-run" in resolved and "-c constraints.txt" in resolved
+    assert "--require-hashes" in packages and packages.rstrip().endswith("-r requirements.txt")
+    assert "--no-deps --no-build-isolation" in own and own.rstrip().endswith(" .")
+    pinned = (ROOT / "constraints.txt").read_text()
+    for needed in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
+        name = re.split(r"[<>=~]", needed)[0]
+        assert f" {name} " in resolved and f"\n{name}==" in pinned
+
+
+def test_what_the_image_copies_reaches_its_builder() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    let_through = [line[1:] for line in lines if line.startswith("!")]
+    copied = [name for found in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE) for name in found.split()]
+    assert "artifact" in copied and "requirements.tx[t]" in copied
+    for name in copied:
+        assert any(fnmatch.fnmatch(one, name) for one in let_through), name
+        assert (ROOT / name).exists() or name == "requirements.tx[t]"
