@@ -148,7 +148,7 @@ def sequence_charts(model: str, every: Sequence[Written]) -> tuple[LineChart, ..
         LineChart(
             name="sequence",
             title=f"Success after many edits in one model, {model}",
-            summary="success on each perspective's edited prompts and on other facts; after the most facts, on the prompts "
+            summary="success on each perspective's edited prompts and on other facts; after the most facts, on prompts "
             f"of the edited perspective, in percent: {'; '.join(last)}",
             axis="success",
             of_layers=0,
