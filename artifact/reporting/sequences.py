@@ -77,7 +77,7 @@ def _written(
     scored: dict[Key, int] = {}
     failed: dict[Key, int] = {}
     for case, payload in payloads.items():
-        points = [(UNEDITED, {"values": payload["before"]}), *((_key(one), one) for one in payload["points"])]
+        points = [(UNEDITED, payload["before"]), *((_key(one), one) for one in payload["points"])]
         for key, point in points:
             scored[key] = scored.get(key, 0) + 1
             failed[key] = failed.get(key, 0) + ("failed" in point)
@@ -100,7 +100,7 @@ def _numbers(point: Mapping[str, Any]) -> dict[str, float]:
     """A fact's numbers at a point by column, those that there are."""
     own = {column.name: point["values"][VALUES.index(("success", column))] for column in SCORED}
     there = {name: float(value) for name, value in own.items() if value is not None and value == value}
-    return there | further_values(point.get("further", {}))
+    return there | further_values(point["further"])
 
 
 def sequence_grids(every: Sequence[Written]) -> tuple[Grid, ...]:

@@ -16,6 +16,7 @@ from conftest import take_few_steps
 from artifact.cli import call
 from artifact.errors import EditError
 from artifact.evaluation.metrics import VALUES, Column
+from artifact.evaluation.score import score_cases
 from artifact.evaluation.sequence import curve
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans import PLANS, narrowed, sequence
@@ -62,8 +63,10 @@ def test_records_hold_every_point_of_their_fact(name: str, context: Context) -> 
         for one, point in zip(told, own, strict=True):
             np.testing.assert_allclose(one["values"], numbers_of(point.scores[place]), rtol=0, atol=1e-5)
             assert set(one["further"]) == {"generation", "removal"} and "failed" not in one
-    before = [record.payload["before"] for record in records]
-    assert np.isfinite(before[0][AT]) and records[0].payload["place"] == 0
+    for fact, score, record in zip(facts, score_cases(context.model, facts), records, strict=True):
+        before = record.payload["before"]
+        np.testing.assert_allclose(before["values"], numbers_of(score), rtol=0, atol=1e-5)
+        assert before["further"]["generation"]["relation"]["target"] == fact.relation
 
 
 def test_a_fact_that_cannot_stand_beside_another_is_left_out(context: Context) -> None:
@@ -143,20 +146,23 @@ def test_the_table_and_the_figure_are_the_records(run: Store) -> None:
     for one in written_of(run):
         payloads = [record.payload for record in run.records(units[one.edited])]
         for key in one.scored:
-            own = [p["before"] if key == UNEDITED else _point(p, key)["values"] for p in payloads if _has(p, key)]
+            own = [_point(p, key)["values"] for p in payloads if _has(p, key)]
             measured = one.found[key, "entity reliability"]
             assert measured.mean == pytest.approx(np.mean([values[AT] for values in own])) and measured.n == len(own)
             assert (one.scored[key], one.failed[key]) == (len(own), 0)
-            if key != UNEDITED:
-                exact = [_point(p, key)["further"]["removal"]["removed"] for p in payloads if _has(p, key)]
-                assert one.found[key, "removal"].mean == pytest.approx(np.mean(exact))
+            gone = [_point(p, key)["further"]["removal"]["removed"] for p in payloads if _has(p, key)]
+            assert one.found[key, "removal"].mean == pytest.approx(np.mean(gone))
     rows = list(csv.DictReader(io.StringIO((run.folder / "report" / "figures" / "sequence.csv").read_text())))
     assert {row["facts written"] for row in rows} == {"1", "3"} and len(rows) == 2 * 5 * 2
     assert (run.folder / "report" / "tables" / "sequence.csv").is_file()
 
 
 def _point(payload: Any, key: tuple[int, str]) -> Any:
-    return next(one for one in payload["points"] if (one["facts"], one["way"]) == key)
+    return (
+        payload["before"]
+        if key == UNEDITED
+        else next(one for one in payload["points"] if (one["facts"], one["way"]) == key)
+    )
 
 
 def _has(payload: Any, key: tuple[int, str]) -> bool:

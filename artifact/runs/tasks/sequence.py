@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from artifact.errors import FactError
-from artifact.evaluation.further import further_json
+from artifact.evaluation.further import further_json, further_scores
 from artifact.evaluation.score import score_cases
 from artifact.evaluation.sequence import Point, curve
 from artifact.facts.fact import Fact, View
@@ -31,12 +31,13 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     if written:
         editor = context.editor(unit.method)
         points = curve(editor, written, unit.perspective, sizes_of(unit, len(written)), context.memory)
-        before = score_cases(context.model, written, memory=context.memory)
-        for place, (fact, score) in enumerate(zip(written, before, strict=True)):
+        scores = score_cases(context.model, written, memory=context.memory)
+        further = further_scores(context.model, written, memory=context.memory)
+        for place, (fact, score, more) in enumerate(zip(written, scores, further, strict=True)):
+            before = {"values": numbers_of(score), "further": further_json(more)}
             own = [(point, _numbers(point, place)) for point in points if place < point.facts]
             told = [{"facts": point.facts, "way": point.way, **numbers} for point, numbers in own]
-            payload = {"place": place, "before": numbers_of(score), "points": told}
-            made[fact.case_id] = Record(fact.case_id, "done", payload)
+            made[fact.case_id] = Record(fact.case_id, "done", {"place": place, "before": before, "points": told})
     return [made[fact.case_id] for fact in facts]
 
 
