@@ -19,17 +19,29 @@ from artifact.editing.mend_history import History
 from artifact.editing.methods import METHODS
 from artifact.errors import EditError
 from artifact.facts.fact import Fact, Perspective, View
+from artifact.lm.load import LanguageModel
 from artifact.plans.unit import Control
 
 
 def another_layer(edited: Sequence[int], layers: int) -> tuple[int, ...]:
-    """As many layers of a model of that depth, neighbours as they are, none of them among those edited."""
+    """As many layers of a model of that depth, neighbours as they are, none of them among those edited; none
+    where there are no such layers.
+    """
     width = edited[-1] - edited[0]
     starts = [at for at in range(layers - width) if at > edited[-1] or at + width < edited[0]]
     if not starts:
-        return tuple(edited)
+        return ()
     shift = random.Random(layers).choice(starts) - edited[0]
     return tuple(layer + shift for layer in edited)
+
+
+def no_other_layers(edited: Sequence[int], model: LanguageModel) -> str:
+    """Why a model has no other layers than those edited for a control to edit; empty where it has."""
+    layers = model.decoder.layers
+    if another_layer(edited, layers):
+        return ""
+    has = f"{layers} layer{'s' if layers > 1 else ''}"
+    return f"{model.name} has {has}, and edits of {list(edited)} leave no others; give a deeper model"
 
 
 def other_layers(
@@ -43,10 +55,14 @@ def other_layers(
 
 
 def controlled_editor(editor: Editor, control: Control | None) -> Editor:
-    """The editor of a control's edits; without a control the editor itself."""
+    """The editor of a control's edits; without a control the editor itself. EditError where the model has no other
+    layers to edit.
+    """
     if control != "random_layer":
         return editor
     hparams: Any = editor.hparams
+    if refused := no_other_layers(hparams.edited, editor.model):
+        raise EditError(refused)
     other = another_layer(hparams.edited, editor.model.decoder.layers)
     last = {"v_loss_layer": max(hparams.v_loss_layer, other[-1])} if hasattr(hparams, "v_loss_layer") else {}
     return replace(editor, hparams=msgspec.structs.replace(hparams, layers=other, **last))

@@ -1,8 +1,8 @@
 """What a model's family refuses of a plan, found before anything is computed: units, and facts that it cannot be asked.
 
-Covers methods that do not edit the family, knockouts and tasks that it cannot do, and answers that are more than an
-encoder's mask stands for. What is left out is said once, in the run's output and on its page; a method that the user
-asked for by name is refused instead.
+Covers methods that do not edit the family, knockouts and tasks that it cannot do, controls for which the model is too
+shallow, and answers that are more than an encoder's mask stands for. What is left out is said once, in the run's output
+and on its page; a method that the user asked for by name is refused instead.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +16,7 @@ from artifact.facts.fact import Fact
 from artifact.lm.load import LanguageModel
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Plan, Unit
+from artifact.runs.controls import no_other_layers
 from artifact.runs.editors import unfit
 
 
@@ -30,7 +31,12 @@ def refusal(unit: Unit, model: LanguageModel) -> str:
         module, _, function = TASKS[unit.task].refuses.partition(":")
         if refused := str(getattr(import_module(module), function)(model)):
             return refused
-    return "" if unit.method == "none" else unfit(model, METHODS[unit.method])
+    if unit.method == "none":
+        return ""
+    refused = unfit(model, method := METHODS[unit.method])
+    if refused or unit.control != "random_layer":
+        return refused
+    return no_other_layers(method.hparams_for(model.name, model.decoder.layers).edited, model)
 
 
 def without_refused(
@@ -42,7 +48,7 @@ def without_refused(
     """
     refused = {unit.name: reason for unit in plan.units if (reason := refusal(unit, model))}
     for unit in plan.units:
-        if unit.name in refused and unit.does == "edit" and unit.method in methods:
+        if unit.name in refused and unit.does == "edit" and unit.method in methods and unit.control is None:
             raise SettingError(refused[unit.name])
     if refused and len(refused) == len(plan.units):
         raise SettingError(f"plan {plan.name}: nothing of it is left; {refused[plan.units[0].name]}")

@@ -4,6 +4,7 @@ import json
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from artifact.editing.editor import Editor
 from artifact.editing.methods import METHODS
 from artifact.editing.moments.files import Moments
 from artifact.editing.protocol import PROTOCOLS
+from artifact.errors import EditError
 from artifact.facts.fact import PERSPECTIVES
 from artifact.lm.device import Memory
 from artifact.plans import find_plans
@@ -36,6 +38,16 @@ def test_another_layer_is_none_of_the_edited(edited: tuple[int, ...]) -> None:
     other = another_layer(edited, layers)
     assert len(other) == len(edited) and not {*other} & {*edited} and max(other) < layers
     assert other == another_layer(edited, layers)
+
+
+def test_a_model_without_other_layers_has_no_such_control(tiny) -> None:
+    """Instead of the edit itself under the control's name."""
+    model, method = tiny("tiny-gpt2"), METHODS["memit"]
+    assert another_layer((0,), 1) == another_layer((0, 1, 2), 5) == ()
+    hparams = msgspec.structs.replace(method.hparams_for("tiny-gpt2", 6), layers=(1, 2, 3, 4))
+    editor = Editor(model, method, hparams, PROTOCOLS["released"], Memory(10**9))
+    with pytest.raises(EditError, match="tiny-gpt2 has 6 layers, and edits of .1, 2, 3, 4. leave no others; give a"):
+        controlled_editor(editor, "random_layer")
 
 
 def test_the_editor_of_another_layer(tiny) -> None:

@@ -129,5 +129,17 @@ def test_an_encoders_facts_are_excluded_with_their_reason(tmp_path: Path, facts:
             assert (record.status, record.reason) == ("excluded", context.unaskable[record.case_id])
 
 
+def test_a_model_of_one_layer_has_no_control_of_another() -> None:
+    module = module_of(configuration("gpt2", Random(3).choice, vocabulary=VOCABULARY, layers=1, positions=128))
+    model = LanguageModel("shallow", "r", from_module(module), Tokens(byte_tokenizer(), 128, VOCABULARY))
+    _, names = without_refused(PLANS["modern"][0], model, ["rome"])
+    sides = ("relation", "entity")
+    assert names == {
+        "shallow has 1 layer, and edits of [0] leave no others; give a deeper model": [
+            f"{method}-{side}-random_layer" for method in ("rome", "memit") for side in sides
+        ]
+    }
+
+
 def test_methods_that_spread_a_change_say_so() -> None:
     assert {name for name, method in METHODS.items() if method.spreads} == SPREAD

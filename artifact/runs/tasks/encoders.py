@@ -120,8 +120,12 @@ def _arms(facts: Sequence[Fact], perspective: Perspective, context: Context) -> 
     arms: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         for control in (None, *CONTROLS) if name == CONTROLLED else (None,):
-            editor = controlled_editor(context.editor(name), control)
-            made = controlled_edits(editor, facts, perspective, control, context.following)
+            made: Sequence[Edited | EditError]
+            try:
+                editor = controlled_editor(context.editor(name), control)
+                made = controlled_edits(editor, facts, perspective, control, context.following)
+            except EditError as error:  # too shallow a model for this control
+                made = [error for _ in facts]
             arms[f"{name} {control}" if control else name] = _scores(facts, made, context)
     return arms
 
