@@ -3,8 +3,7 @@
 Covers T1 to T3 and F1 to F4, read by the predicates of expected/ as they stand there, on this run's own rows and
 traces. No tolerance of a published value enters: an interval decides alone. A bound holds where every method's 95%
 interval lies within it, and fails where one lies outside. An order is judged by the paired difference over facts. Rows
-whose edit was taken back before scoring are left out. These answers are kept apart from the
-verdict on the paper.
+whose edit was taken back before scoring are left out. These answers are kept apart from the verdict on the paper.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from artifact.sources.catalogue import WORLDS
 
 FEWEST = 10
 """Facts below which a claim is undecided, whatever the interval: of so few it says little."""
+_FEW = f"; fewer than {FEWEST} facts decide nothing"
 State = Literal["holds", "does not hold", "undecided", "not run"]
 
 
@@ -77,7 +77,8 @@ def _answer(claim: Claim, run: MeasuredRun) -> Answer:
             return Answer(claim, model, "not run", f"needs traces of {', '.join(missing)}")
         word, sentence = figure_claim(claim, run.info, run.traced)
         few = any(len(run.traced.traces[kind, one].cases_F) < FEWEST for kind in claim.kinds for one in PERSPECTIVES)
-        return Answer(claim, model, "undecided" if few else _state(word), sentence.partition("(")[2].removesuffix(")"))
+        figures = sentence.partition("(")[2].removesuffix(")")
+        return Answer(claim, model, "undecided" if few else _state(word), figures + _FEW * few)
     parts = [
         *(part for bound in claim.bounds for part in _bound(bound, run.rows)),
         *(part for order in claim.orders for part in _order(order, run)),
@@ -114,7 +115,7 @@ def _bound(bound: Bound, rows: Sequence[MeasuredRow]) -> Iterator[_Part]:
             state,
             inside,
             f"{row.printed_method}: {bound.perspective} {bound.group} {_written(one)} after {bound.edited} edits, "
-            f"claimed {bound.low:g} to {bound.high:g}: {abs(inside):.1f} points {where}",
+            f"claimed {bound.low:g} to {bound.high:g}: {abs(inside):.1f} points {where}{_FEW * (one.n < FEWEST)}",
         )
 
 
@@ -143,7 +144,7 @@ def _order(order: Order, run: MeasuredRun) -> Iterator[_Part]:
             state,
             change.low if state == "holds" else change.high if state == "does not hold" else change.mean,
             f"{lower.printed_method}: {order.perspective} {order.group} after {order.higher} minus after {order.lower} "
-            f"edits {change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}], n = {change.n}",
+            f"edits {change.mean:+.1f} points [{change.low:+.1f}, {change.high:+.1f}], n = {change.n}{_FEW * few}",
         )
 
 

@@ -5,6 +5,7 @@ and the 95% interval of that difference over facts. The paper prints no number f
 every difference's interval lies above zero.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -86,8 +87,15 @@ def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[st
         word, worst = "does not hold", min(differences, key=lambda one: one.high)
     else:
         word = "undecided"
-    figures = f"smallest difference {worst.mean:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}], n = {worst.n}"
+    mean, low, high = (f"{one:+.{_decimals(worst)}f}" for one in (worst.mean, worst.low, worst.high))
+    figures = f"smallest difference {mean} [{low}, {high}], n = {worst.n}"
     return word, f"{word} for {info.model} ({figures})"
+
+
+def _decimals(one: Estimate) -> int:
+    """Decimals that give the interval's width two digits, at least three."""
+    width = one.high - one.low
+    return 3 if width <= 0 else min(9, max(3, 1 - math.floor(math.log10(width))))
 
 
 def _by_fact(region: Region, traced: TracedEffects) -> Series | None:

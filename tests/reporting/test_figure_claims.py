@@ -1,5 +1,6 @@
 """The figures' claims are judged by their effects' intervals: they hold, fail, stay undecided, or lack traces."""
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -38,6 +39,7 @@ def traced(
     shape: Shape,
     kinds: tuple[str, ...] = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn"),
     relation: list[int] = RELATION,
+    noise: float = 0.02,
 ) -> TracedEffects:
     draw = np.random.default_rng(0)
     found: dict[tuple[str, Perspective], Traces] = {}
@@ -53,7 +55,7 @@ def traced(
                     "corrupted": 0.1,
                     "scores": [
                         [
-                            0.1 + shape(kind, perspective, token, (layer + 0.5) / LAYERS) + draw.normal(0, 0.02)
+                            0.1 + shape(kind, perspective, token, (layer + 0.5) / LAYERS) + draw.normal(0, noise)
                             for layer in range(LAYERS)
                         ]
                         for token in range(TOKENS)
@@ -118,3 +120,10 @@ def test_facts_without_the_role_do_not_count() -> None:
     assert difference(CLAIMS["F2"].effects[1], effects) is not None  # its first corrupted token is the last
     missing = msgspec.structs.replace(CLAIMS["F2"].effects[0].region, roles=("middle corrupted tokens",))
     assert difference(msgspec.structs.replace(CLAIMS["F2"].effects[0], region=missing), effects) is None
+
+
+def test_a_small_difference_is_written_with_the_digits_that_it_has(smoke: Store) -> None:
+    """Three decimals would show an interval of +0.000 to +0.000."""
+    found = status(CLAIMS["F3"], smoke, traced(lambda *where: as_claimed(*where) / 10_000, noise=1e-6))
+    mean, low, high = map(float, re.findall(r"[+-][0-9.]+", found)[:3])
+    assert 0 < low < mean < high < 0.0005
