@@ -315,5 +315,7 @@ def devices(capacity: int = 80_000_000_000) -> Iterator[list[Ledger]]:
     }  # fmt: skip
     LEDGERS[:] = [Ledger(capacity) for _ in range(DEVICES)]
     generator = mock.patch.object(torch, "Generator", Generator)
-    with mock.patch.multiple(torch.cuda, **answers), generator, _Dispatch(), _Functions():
+    # torch built for CUDA asks the driver itself for this, and optimisers ask for it in every step.
+    accelerator = mock.patch.object(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    with mock.patch.multiple(torch.cuda, **answers), accelerator, generator, _Dispatch(), _Functions():
         yield LEDGERS

@@ -6,6 +6,7 @@ import shlex
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def submit(words: str, signals: str = "") -> list[tuple[int, int, int]]:
 
 
 def rows(folder: Path, table: str) -> list[tuple]:
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         return connection.execute(f"select * from {table}").fetchall()
 
 

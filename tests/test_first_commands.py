@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 import subprocess
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 
@@ -175,7 +176,8 @@ def test_a_window_that_spans_the_model_is_said(capsys) -> None:
 def test_a_failed_case_of_a_batch_that_is_computed_again_is_counted_once(capsys, tmp_path) -> None:
     folder = cheap.run(tmp_path / "run")
     assert "rome-entity: 20/20 cases (3 failed)" in capsys.readouterr().out.splitlines()
-    with sqlite3.connect(folder / "run.sqlite") as journal:  # killed between two records of the batch 100 to 103
+    # Killed between two records of the batch 100 to 103.
+    with closing(sqlite3.connect(folder / "run.sqlite")) as journal, journal:
         for table in ("records", "numbers"):
             journal.execute(f"delete from {table} where unit = 'rome-entity' and case_id = 103")
     cheap.run(folder)

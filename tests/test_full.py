@@ -6,7 +6,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -62,7 +62,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, house: House) -> Iterator[None]:
 def statuses(folder: Path) -> dict[str, list[tuple[str, dict]]]:
     """Every record's status and payload by unit."""
     found: dict[str, list[tuple[str, dict]]] = {}
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         for unit, status, payload in connection.execute("select unit, status, payload from records order by case_id"):
             found.setdefault(unit, []).append((status, json.loads(payload)))
     return found

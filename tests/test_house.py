@@ -94,3 +94,10 @@ def test_no_name_of_a_method_is_compared() -> None:
     for file, node in nodes(ast.Compare):
         named = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant)} & METHODS.keys()
         assert not named, f"{file}:{node.lineno} compares with {named}"
+
+
+def test_connections_to_sqlite_are_closed() -> None:
+    """`with` alone commits and leaves the connection open, of which Python warns from 3.13 on."""
+    alone = "with sqlite3." + "connect("
+    for file in (*PACKAGE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")):
+        assert alone not in file.read_text(), f"{file}: write `with closing(sqlite3.connect(...)) as one, one:`"

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def records(folder: Path) -> int:
     try:
-        with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True)) as connection, connection:
             return connection.execute("select count(*) from records").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
@@ -88,7 +88,7 @@ def test_report_says_what_it_is(finished) -> None:
     assert len(info["settings"]["rome"]["prefixes"]) == 21
     assert [len(group) for group in info["settings"]["memit"]["prefixes"]] == [1, 5]
     hashes = {method: info["settings"][method]["hash"] for method in ("ft", "kn", "mend", "rome", "memit")}
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         for unit, payload in connection.execute("select unit, payload from records where unit not like 'trace%'"):
             if unit != "unedited":
                 assert json.loads(payload)["hparams"] == hashes[unit.split("-")[0]]
@@ -96,7 +96,7 @@ def test_report_says_what_it_is(finished) -> None:
 
 def test_every_unit_has_its_cases(finished) -> None:
     folder, _ = finished
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         found = dict(connection.execute("select unit, count(*) from records where status = 'done' group by unit"))
     kinds = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn")
     traces = {f"trace-{kind}-{corrupt}" for kind in kinds for corrupt in ("entity", "relation")}
@@ -107,7 +107,7 @@ def test_every_unit_has_its_cases(finished) -> None:
 
 def test_kn_is_scored_unedited_as_released_and_says_so(finished) -> None:
     folder, _ = finished
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         rows = connection.execute("select unit, case_id, payload from records where unit in ('unedited', 'kn-entity')")
         found = {(unit, case): json.loads(payload) for unit, case, payload in rows}
     for (unit, case), payload in found.items():
@@ -185,7 +185,7 @@ def test_corrected_protocol_gives_other_relation_edits(finished, tmp_path: Path)
     assert call(["run", "smoke", *corrected, "--methods", "ft,kn,rome,memit", "--out", str(tmp_path / "run")]) == 0
     edits = []
     for run in (folder, tmp_path / "run"):
-        with sqlite3.connect(run / "run.sqlite") as connection:
+        with closing(sqlite3.connect(run / "run.sqlite")) as connection, connection:
             query = "select payload from records where unit = ? and case_id = 0"
             edits.append(
                 [

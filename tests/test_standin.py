@@ -11,7 +11,7 @@ import math
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
@@ -67,7 +67,7 @@ def kloc(*commands: tuple[object, ...], megabytes: float = 80_000) -> Ran:
 
 
 def records(folder: Path) -> dict[tuple[str, int], tuple[str, Any]]:
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         rows = connection.execute("select unit, case_id, status, payload from records").fetchall()
     return {(unit, case): (status, json.loads(payload)) for unit, case, status, payload in rows}
 

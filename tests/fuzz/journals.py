@@ -6,6 +6,7 @@ import random
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from .box import Box, Case, written
@@ -86,7 +87,7 @@ def _sql(draw: random.Random, box: Box) -> tuple[str, str, Callable[[Box], None]
 
     def damage(at: Box) -> None:
         again = random.Random(seed)
-        with sqlite3.connect(at["run/run.sqlite"]) as db:
+        with closing(sqlite3.connect(at["run/run.sqlite"])) as db, db:
             db.row_factory, where = sqlite3.Row, "unit = ? and case_id = ?"
             payload = db.execute(f"select payload from records where {where}", (unit, one)).fetchone()[0]
             if how == "payload":

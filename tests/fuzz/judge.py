@@ -18,7 +18,7 @@ import traceback
 import unicodedata
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def results(box: Box, case: Case, ended: Ended) -> dict[str, Any]:
 
 
 def _records(path: Path) -> dict[str, Any]:
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db, db:
         rows = db.execute("select unit, case_id, status, payload from records").fetchall()
     db.close()
     return {f"{unit} {case_id}": [status, json.loads(payload)] for unit, case_id, status, payload in rows}

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -281,7 +282,7 @@ def test_numbers_are_a_shortcut_and_the_records_count(shared_smoke: Store, tmp_p
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "run.sqlite").write_bytes((shared_smoke.folder / "run.sqlite").read_bytes())
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         assert connection.execute("delete from numbers where case_id % 2").rowcount > 20
     connection.close()
     with reading(folder) as store:

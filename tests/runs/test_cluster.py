@@ -45,7 +45,7 @@ def run(folder: Path, **options: Any) -> Path:
 
 
 def records(folder: Path) -> list[tuple]:
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         return connection.execute("select * from records").fetchall()
 
 
@@ -144,7 +144,7 @@ def test_the_cluster_makes_the_same_records(machines, local, tmp_path) -> None:
     assert taken == {1, 2}
     assert said[0] == "model: world (asked for with --model world)" and len(said) == 4, said
     assert signal.getsignal(signal.SIGTERM) is handler
-    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as connection:
+    with closing(sqlite3.connect(tmp_path / "run" / "run.sqlite")) as connection, connection:
         (environments,) = connection.execute("select value from meta where key = 'environments'").fetchone()
     assert environments.count('"threads":1') == 1  # both workers are alike, and named once
 

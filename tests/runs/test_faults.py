@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -255,7 +255,7 @@ def test_a_folder_in_the_journals_place(tmp_path: Path, kloc: Callable[..., str]
 
 
 def test_the_database_of_another_program_is_left_alone(tmp_path: Path, kloc: Callable[..., str]) -> None:
-    with sqlite3.connect(tmp_path / "run.sqlite") as other:
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as other, other:
         other.execute("create table bookmarks (url text)")
     other.close()
     before = (tmp_path / "run.sqlite").read_bytes()
@@ -266,7 +266,7 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path, kloc: Cal
 
 def test_a_journal_of_an_earlier_version_goes_on(whole: Path, tmp_path: Path) -> None:
     folder = stopped(tmp_path / "run")
-    with sqlite3.connect(folder / "run.sqlite") as journal:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as journal, journal:
         journal.execute("alter table times drop column ended")
     journal.close()
     with reading(folder) as store:

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -138,7 +139,7 @@ def test_a_description_of_another_run_is_refused(contents: Contents, tmp_path: P
 def test_an_unfinished_run_is_not_packed(packed: Path, tmp_path: Path, capsys) -> None:
 
     shutil.copytree(packed.parent / "run", tmp_path / "run")
-    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as connection:
+    with closing(sqlite3.connect(tmp_path / "run" / "run.sqlite")) as connection, connection:
         connection.execute("delete from records where unit = 'rome-entity' and case_id = 0")
     assert call(["contribute", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run.zip").exists()

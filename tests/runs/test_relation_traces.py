@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def run_of(folder: Path, shard: tuple[int, int] | None = None) -> Path:
 
 
 def rows_of(folder: Path) -> list[tuple]:
-    with sqlite3.connect(folder / "run.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
         return connection.execute(
             "select unit, case_id, status, payload from records order by unit, case_id"
         ).fetchall()

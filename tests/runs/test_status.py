@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def test_a_record_more_is_seen_at_once(unfinished: Path) -> None:
 def test_a_time_that_is_not_a_number_is_damage(
     column: str, value: str, unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with sqlite3.connect(unfinished / "run.sqlite") as connection:
+    with closing(sqlite3.connect(unfinished / "run.sqlite")) as connection, connection:
         connection.execute(f"update times set {column} = {value}")
     capsys.readouterr()
     for command in ("status", "report"):

@@ -45,7 +45,7 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
 
 def test_environments_nested_without_end_are_damage(tmp_path: Path) -> None:
     with writing(tmp_path) as store:
-        store.put("environments", '[{"torch":' + "[" * 9000 + "]" * 9000 + "}]")
+        store.put("environments", '[{"torch":' + "[" * 100_000 + "]" * 100_000 + "}]")
         with pytest.raises(RunError, match="its environments cannot be read"):
             store.environments()
 

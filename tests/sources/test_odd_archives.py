@@ -101,9 +101,15 @@ def written(tmp_path: Path, content: bytes) -> Path:
 
 
 def test_sizes_that_are_too_large_do_no_harm(tmp_path: Path) -> None:
-    """The stream and its sum say what the content is."""
-    for lies in (patched(plain(), 24, "<I", len(CONTENT) + 10, 22), patched(plain(), 20, "<I", 2**31, 18)):
-        unpack(written(tmp_path, lies), MEMBER, tmp_path / "out")
+    """The stream and its sum say what the content is; some Pythons refuse a packed size beyond the archive's end."""
+    unpack(written(tmp_path, patched(plain(), 24, "<I", len(CONTENT) + 10, 22)), MEMBER, tmp_path / "out")
+    assert json.loads((tmp_path / "out").read_bytes()) == RECORDS
+    lies = written(tmp_path, patched(plain(), 20, "<I", 2**31, 18))
+    if hasattr(zipfile.ZipInfo("a"), "_end_offset"):  # Python 3.11.8, 3.12.2 and 3.13 on
+        with pytest.raises(Unusable, match="Overlapped entries"):
+            unpack(lies, MEMBER, tmp_path / "out")
+    else:
+        unpack(lies, MEMBER, tmp_path / "out")
         assert json.loads((tmp_path / "out").read_bytes()) == RECORDS
 
 
