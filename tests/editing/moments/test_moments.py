@@ -104,7 +104,7 @@ def encrypted() -> bytes:
     [
         (encrypted(), "is encrypted"),
         (written_header(b"-" * 9000 + b"1"), "nested too deeply"),
-        (written_header(b"1" + b"+1" * 4000), "recursion"),
+        (written_header(b"1" + b"+1" * 4000), "(recursion|malformed node)"),  # before Python 3.13, and from it on
     ],
     ids=["encrypted", "signs", "sums"],
 )
