@@ -1,6 +1,6 @@
 """Everything that is deposited: a source archive, a results archive, the wheel, its parts by hash, and checksums.
 
-    python release/archive.py OUT [RUN...]        (RUN: run folders; default: results/example-world)
+    python release/archive.py OUT [RUN...]        (RUN: run folders; default: those that come with the source)
 
 Two calls on one commit give the same bytes: names are sorted, times are the commit's, owners and compression times are
 left out. Needs git, pip, and `kloc` beside the Python that runs it; `nox -s archive` sees to that. `--try` then
@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SUMS = "SHA256SUMS"
+RUNS = ("example-world", "smollm2")
 PUBLISHED = ("counterfact", "known")
 NOT_KEPT = ("run.lock", ".lock")
 
@@ -140,7 +141,7 @@ def main(arguments: list[str]) -> int:
     out = Path(names[0]).absolute()
     if git("status", "--porcelain").strip():
         print("the working tree has changes: the archives hold the last commit without them", file=sys.stderr)
-    top = build(out, [Path(name) for name in names[1:]] or [ROOT / "results" / "example-world"])
+    top = build(out, [Path(name) for name in names[1:]] or [ROOT / "results" / name for name in RUNS])
     print((out / SUMS).read_text(), end="")
     if proving:
         prove(out, top)

@@ -1,5 +1,6 @@
 """What a run is, and the first thing in which two runs' descriptions differ, in words."""
 
+import math
 from collections.abc import Collection, Mapping
 from os.path import commonprefix
 from typing import Any
@@ -125,19 +126,27 @@ def first_difference(
 ) -> tuple[str, str, str] | None:
     """The first entry in which two runs' descriptions differ, and its two values, in words; `apart` may differ.
 
-    The entry is named down to the place in a list (from 1); the two texts are never the same.
+    The entry is named down to the place in a list (from 1); the two texts are never the same. Fractions that are close
+    count as equal: their last digits depend on the machine.
     """
     for key, now in other.items():
         before = one.get(key)
-        if key in apart or before == now:
+        if key in apart or before == now or close(before, now):
             continue
         name, then, here = key.replace("_", " "), _parts(before), _parts(now)
         if then and here and then.keys() == here.keys() and then.get("name") == here.get("name"):
             inner = first_difference(then, here)
             if inner is not None:
                 return f"{name} {inner[0]}", *inner[1:]
+            if type(before) is type(now):
+                continue
         return name, *_texts(before, now)
     return None
+
+
+def close(one: object, other: object) -> bool:
+    """Whether both are fractions, and equal but for a billionth."""
+    return isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=1e-9)
 
 
 def _parts(value: object) -> Mapping[str, Any] | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from artifact.errors import PromptError, SettingError
 from artifact.facts.datasets import built_in_for
 from artifact.lm.load import LanguageModel
+from artifact.runs.describe import close
 from artifact.tracing.corruption import embedding_spread
 
 
@@ -17,6 +18,14 @@ def noise_level(asked: str, model: LanguageModel, subjects: list[str] | None = N
         subjects = subjects or [fact.subject for fact in built_in_for(model.name).facts]
         return 3 * embedding_spread(model.decoder, model.tokens, subjects)
     return noise_number(asked)
+
+
+def kept_level(found: float, begun: float | None) -> float:
+    """The level that a run was begun with, where today's is the same but for its last digits.
+
+    Sums over embeddings depend in these on the number of threads, the processor and the device.
+    """
+    return begun if begun is not None and close(found, begun) else found
 
 
 def readable(model: LanguageModel, words: Sequence[str], source: str, say: Callable[[str], None]) -> list[str]:

@@ -25,7 +25,7 @@ from artifact.runs.context import SAMPLES, Context
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, corrected_settings
 from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
-from artifact.runs.noise import noise_level, readable
+from artifact.runs.noise import kept_level, noise_level, readable
 from artifact.runs.refused import counted, unaskable, without_refused
 from artifact.runs.took import part
 from artifact.sizes import size_words
@@ -86,7 +86,8 @@ def prepare(
 ) -> tuple[Context, RunInfo]:
     """Load the model and resolve every setting. Raises ArtifactErrors for anything the user can mend.
 
-    `begun` is the run that goes on: its prefixes and its budget are taken, whatever would be drawn or free today.
+    `begun` is the run that goes on: its prefixes, its budget and its noise are taken, whatever would be drawn or free
+    today.
     """
     protocol, given = check_asked(asked), asked.given
     name, reason = (asked.model, asked.model_reason) if asked.model_reason else run_model(plan, asked.model, say)
@@ -101,19 +102,18 @@ def prepare(
     plan, left_out = without_refused(_fitting(plan, model, device, say), model, asked.methods)
     methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     budget = _budget(asked, begun, model, methods, say)
-    subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
-    relations = readable(model, inputs.relation_words, "relation words", say)
+    level, relation_level = _noise(model, inputs, begun, say)
     context = Context(
         model,
         _answered(plan, name, asked, model, inputs, budget),
         protocol,
-        noise_level("s3", model, subjects),
+        level,
         budget,
         methods,
         moments_folder,
         mend_weights,
         mend_missing,
-        noise_level("s3", model, relations) if relations else None,
+        relation_level,
         any_model=given.any_model,
         named=[
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
@@ -131,6 +131,18 @@ def prepare(
         say(line)
     context.batches = msgspec.structs.replace(info, shard=None).batches
     return context, info
+
+
+def _noise(
+    model: LanguageModel, inputs: Inputs, begun: RunInfo | None, say: Callable[[str], None]
+) -> tuple[float, float | None]:
+    """The noise level of traces, and that of relation traces where it is another."""
+    subjects = readable(model, [one.subject for one in inputs.traced.statements], "subjects", say)
+    relations = readable(model, inputs.relation_words, "relation words", say)
+    level = kept_level(noise_level("s3", model, subjects), None if begun is None else begun.noise_level)
+    if not relations:
+        return level, None
+    return level, kept_level(noise_level("s3", model, relations), None if begun is None else begun.relation_noise_level)
 
 
 @part("model")

@@ -1,17 +1,20 @@
-"""The committed example is a finished smoke run of this version: it renders, and its numbers are our measured ones.
+"""The committed runs render without a model: a finished smoke run, and one of a real language model.
 
-These come from another processor, whose last bits differ: by less than a ten-thousandth of a point.
+The smoke run's numbers are our measured ones. These come from another processor, whose last bits differ: by less than a
+ten-thousandth of a point.
 """
 
 from pathlib import Path
 
 from artifact.plans.paper import SMOKE
+from artifact.plans.real import REAL
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import reading
 
-EXAMPLE = Path(__file__).parents[2] / "results" / "example-world"
+RESULTS = Path(__file__).parents[2] / "results"
+EXAMPLE, REAL_MODEL = RESULTS / "example-world", RESULTS / "smollm2"
 
 
 def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
@@ -23,4 +26,22 @@ def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
         report = make_report([store], load_expected(), tmp_path)
     (before,) = report.before
     assert before.same == before.compared > 200 and before.largest < 1e-4
+    assert "no evidence for or against the paper" in report.files["report.html"].decode()
+
+
+def test_the_run_on_a_real_model_renders_and_says_what_its_committed_page_says(tmp_path: Path) -> None:
+    """Where this fails after a change of the words: `kloc report results/smollm2`, and README's column again."""
+    with reading(REAL_MODEL) as store:
+        info = store.info()
+        assert [unit.name for unit in info.plan.units] == [unit.name for unit in REAL.units]
+        assert (info.plan.name, info.model, info.protocol, info.limit) == (REAL.name, "smollm2", "released", None)
+        store.refuse_damage()
+        assert all(set(counts) <= {"done", "excluded"} for counts in store.counts().values())
+        report = make_report([store], load_expected(), tmp_path)
+    page = (REAL_MODEL / "report" / "report.md").read_text()
+    readme = (RESULTS.parent / "README.md").read_text()
+    assert len(report.elsewhere) == 7
+    for sentence in report.elsewhere:
+        claim, _, answer = sentence.partition(" ")
+        assert sentence in page and f"{claim} {answer.partition(' on ')[0]}" in readme
     assert "no evidence for or against the paper" in report.files["report.html"].decode()

@@ -260,3 +260,20 @@ def test_a_difference_is_said_in_two_texts_that_differ(one: object, other: objec
 def test_what_differs_late_is_shown(make: Callable[[str], object]) -> None:
     found = first_difference({"it": make("y" * 100 + "1")}, {"it": make("y" * 100 + "2")})
     assert found is not None and "1" in found[1] and "2" in found[2]
+
+
+@pytest.mark.parametrize("make", [lambda level: level, lambda level: ["x", level], lambda level: {"level": level}])
+def test_a_fraction_s_last_digits_are_no_difference(make: Callable[[float], object]) -> None:
+    """Two threads sum embeddings in another order than one: a run begun on one could not go on with two."""
+    one, near, other = 0.34913740502124435, 0.3491374050204191, 0.3491374
+    assert first_difference({"noise level": make(one)}, {"noise level": make(near)}) is None
+    assert first_difference({"noise level": make(one)}, {"noise level": make(other)}) is not None
+
+
+def test_noise_is_that_which_the_run_was_begun_with() -> None:
+    info = prepare(SHORT, ASKED, silent)[1]
+    near, other = (msgspec.structs.replace(info, noise_level=info.noise_level * (1 + x)) for x in (1e-12, 1e-3))
+    assert near.noise_level != info.noise_level
+    context, resumed = prepare(SHORT, ASKED, silent, near)
+    assert context.noise_level == resumed.noise_level == near.noise_level
+    assert prepare(SHORT, ASKED, silent, other)[1].noise_level == info.noise_level
