@@ -8,8 +8,8 @@ share is assumed, and memory traffic and the start of kernels are added.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from math import ceil
+from pkgutil import resolve_name
 from typing import cast
 
 import torch
@@ -198,9 +198,8 @@ def _plan(
 ) -> PlanEstimate:
     shape, name = model.shape, model.name
     units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
-    methods = list(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    controlled = [unit.method for unit in plan.units if unit.control == "random_layer"]
-    layers = sorted({*moment_layers(methods, name, shape.layers), *other_layers(controlled, name, shape.layers)})
+    methods = plan.methods
+    layers = sorted({*moment_layers(methods, name, shape.layers), *other_layers(plan.moved, name, shape.layers)})
     if any(unit.task and TASKS[unit.task].all_moments for unit in plan.units):
         layers = list(range(shape.layers))
     names, optional = needed_sources(plan, name, Given())
@@ -253,8 +252,7 @@ def unit_work(unit: Unit, model: Planned, protocol: Protocol, share: float | Non
     if unit.does == "unedited":
         return scored(shape, PAPER_LENGTHS)
     if unit.does == "task":
-        module, _, function = TASKS[unit.task].work.partition(":")
-        work: Work = getattr(import_module(module), function)(unit, model, share)
+        work: Work = resolve_name(TASKS[unit.task].work)(unit, model, share)
         return work
     method = METHODS[unit.method]
     if share is None:

@@ -247,7 +247,7 @@ class _Stage:
         """Model, facts and factored second moments, and the seconds of factoring."""
         model, _ = random_model(self._model, self._device)
         vocabulary = len(model.decoder.embedding_VD)
-        methods = tuple(dict.fromkeys(unit.method for unit in self._plan.units if unit.method != "none"))
+        methods = self._plan.methods
         most = max(self._batches.values())
         data = Data(paper_facts(vocabulary, most), paper_statements(vocabulary, most), "random words", "", "")
         context = _RandomContext(

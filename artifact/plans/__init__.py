@@ -51,11 +51,10 @@ def narrowing_of(plan: Plan, left_out: Collection[str] = ()) -> tuple[tuple[Part
     """The shortest (only, methods) that `narrowed` gives this plan for, the units `left_out` apart; both empty for a
     whole or an unknown plan.
     """
-    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
     names = [unit.name for unit in plan.units]
     for whole in (*PLANS.get(plan.name, ()), SMOKE_FEW_FACTS):
         if (whole.name, whole.models) == (plan.name, plan.models):
-            for count, asked in product(range(len(PARTS) + 1), ((), methods)):
+            for count, asked in product(range(len(PARTS) + 1), ((), plan.methods)):
                 for only in combinations(PARTS, count):
                     if [unit.name for unit in _left(whole, only, asked) if unit.name not in left_out] == names:
                         return only, asked

@@ -147,6 +147,16 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, units=tuple(units))
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of its units, in their order."""
+        return tuple(dict.fromkeys(unit.method for unit in self.units if unit.method != "none"))
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """The methods that a control runs on other layers than their own."""
+        return tuple(dict.fromkeys(unit.method for unit in self.units if unit.control == "random_layer"))
+
+    @property
     def of_the_paper(self) -> bool:
         """Whether it takes the paper's facts, second moments and hyperparameters, and so may be held against it."""
         return bool(self.models)

@@ -175,12 +175,10 @@ def layer_lines(chart: LineChart, width: float = COLUMN_INCHES) -> Figure:
             there = [(at, one) for at, one in zip(line.layers, line.estimates, strict=True) if one is not None]
             if chart.places:
                 beside = 0.08 * (number - (len(names) - 1) / 2)
-                _with_bars(
-                    axis, [chart.places.index(at) + beside for at, _ in there], [one for _, one in there], number
-                )
+                at_X = [chart.places.index(at) + beside for at, _ in there]
             else:
-                _with_band(axis, [at for at, _ in there], [one for _, one in there], number)
-            axis.lines[-1].set_label(line.name)
+                at_X = [at for at, _ in there]
+            _line(axis, at_X, [one for _, one in there], number, line.name, bars=bool(chart.places))
         axis.set_title(wrapped(panel.title, inches, _ROLE), loc="left", fontsize=_ROLE)
         axis.axhline(0, color="#888888", linewidth=0.5)
         if chart.places:
@@ -204,20 +202,16 @@ def layer_lines(chart: LineChart, width: float = COLUMN_INCHES) -> Figure:
     return figure
 
 
-def _with_band(axis: Axes, at_X: Sequence[float], every: Sequence[Estimate], number: int) -> None:
-    """A line with the band of its intervals."""
+def _line(axis: Axes, at_X: Sequence[float], every: Sequence[Estimate], number: int, name: str, bars: bool) -> None:
+    """A line with the band of its intervals; with `bars`, where few numbers stand side by side, a bar for each."""
     colour, style = _LINES[number % len(_LINES)]
-    axis.fill_between(
-        at_X, [one.low for one in every], [one.high for one in every], color=colour, alpha=0.12, linewidth=0
-    )
-    axis.plot(at_X, [one.mean for one in every], style, color=colour, linewidth=1.2)
-
-
-def _with_bars(axis: Axes, at_X: Sequence[float], every: Sequence[Estimate], number: int) -> None:
-    """A line with a bar for each interval, where few numbers stand side by side."""
-    colour, style = _LINES[number % len(_LINES)]
-    axis.vlines(at_X, [one.low for one in every], [one.high for one in every], color=colour, linewidth=0.7, alpha=0.6)
-    axis.plot(at_X, [one.mean for one in every], style, color=colour, linewidth=1.2, marker="o", markersize=2.2)
+    low_X, high_X = [one.low for one in every], [one.high for one in every]
+    points: dict[str, Any] = {"marker": "o", "markersize": 2.2} if bars else {}
+    if bars:
+        axis.vlines(at_X, low_X, high_X, color=colour, linewidth=0.7, alpha=0.6)
+    else:
+        axis.fill_between(at_X, low_X, high_X, color=colour, alpha=0.12, linewidth=0)
+    axis.plot(at_X, [one.mean for one in every], style, color=colour, linewidth=1.2, label=name, **points)
 
 
 _LINES = (("#0072B2", "-"), ("#009E73", "--"), ("#CC79A7", ":"), ("#D55E00", "-."), ("#000000", "-"))

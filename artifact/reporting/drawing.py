@@ -21,8 +21,8 @@ from artifact.reporting.gallery import Shown
 _WORTH = 4
 """From so many figures on a second process pays: it starts as long as two figures take."""
 _PROGRAM = "import sys; sys.path[:] = {!r}; from artifact.reporting.drawing import serve; serve()"
-_LOST = (OSError, EOFError, pickle.UnpicklingError)
-"""What reading from a process that has ended, or writing to it, comes to."""
+_LOST = (OSError, EOFError, pickle.PickleError)
+"""What reading from a process that has ended, or writing to it, comes to, and a figure that cannot be sent."""
 
 
 class Drawers:
@@ -53,28 +53,30 @@ class Drawers:
         found: dict[int, list[bytes]] = {}
         if len(every) >= _WORTH:
             self.begin()
-        self._thread = Thread(target=self._hand_out, args=(left, found, forms, width), daemon=True)
-        self._thread.start()
+        if self._second is not None:
+            self._thread = Thread(target=self._hand_out, args=(self._second, left, found, forms, width), daemon=True)
+            self._thread.start()
         _draw_left(left, found, forms, width)
-        self._thread.join()
-        _draw_left(left, found, forms, width)  # what the second process could not
+        if self._thread is not None:
+            self._thread.join()
+            _draw_left(left, found, forms, width)  # what the second process could not
         return [found[i] for i in range(len(every))]
 
+    @staticmethod
     def _hand_out(
-        self,
+        second: subprocess.Popen[bytes],
         left: deque[tuple[int, Shown]],
         found: dict[int, list[bytes]],
         forms: Sequence[str],
         width: float | None,
     ) -> None:
         """Let the second process draw the last that is left until nothing is, or it has ended."""
-        second = self._second
-        while second is not None and left:
+        assert second.stdin is not None and second.stdout is not None
+        while left:
             try:
                 i, one = left.pop()
             except IndexError:  # this process was faster
                 return
-            assert second.stdin is not None and second.stdout is not None
             try:
                 pickle.dump((one, forms, width), second.stdin)
                 second.stdin.flush()
@@ -94,7 +96,7 @@ class Drawers:
         self._second.kill()
         if self._thread is not None:  # what it waits for has ended
             self._thread.join()
-        with suppress(OSError), self._second:  # a figure that was not sent off
+        with suppress(OSError), self._second:  # closes its pipes, one of which may hold what was not sent
             pass
 
 
@@ -107,9 +109,8 @@ def draw_all(every: Sequence[Shown], forms: Sequence[str], width: float | None =
 def serve() -> None:
     """The second process: draws each figure that standard input asks for, and writes it to standard output."""
     gc.disable()  # it ends soon
-    from artifact.reporting import figures  # loaded before anything is asked
+    import artifact.reporting.figures  # noqa: F401 (loaded before anything is asked)
 
-    assert figures
     with suppress(EOFError):
         while True:
             one, forms, width = pickle.load(sys.stdin.buffer)

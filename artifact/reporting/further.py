@@ -7,8 +7,6 @@ gaps, method by method. evaluation/further.py says what the numbers mean.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.unit import Unit
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
@@ -87,10 +85,7 @@ def _series(store: Store, unit: Unit) -> dict[str, Series]:
         if record.status == "done":
             for column, value in further_values(record.payload.get("further", {})).items():
                 values.setdefault(column, []).append((record.case_id, value))
-    return {
-        column: Series(np.array([case for case, _ in own]), np.array([value for _, value in own]))
-        for column, own in values.items()
-    }
+    return {column: Series.of(own) for column, own in values.items()}
 
 
 def further_values(further: Mapping[str, Any]) -> dict[str, float]:

@@ -78,6 +78,11 @@ class Series:
     values_N: np.ndarray
 
     @classmethod
+    def of(cls, values: Sequence[tuple[int, float]]) -> "Series":
+        """Of a case's id and its value each, the ids in ascending order."""
+        return cls(np.array([case for case, _ in values]), np.array([value for _, value in values]))
+
+    @classmethod
     def finite(cls, cases_N: np.ndarray, values_N: np.ndarray) -> "Series":
         """Of the cases that have a number: nan stands for none."""
         whole_N = np.isfinite(values_N)

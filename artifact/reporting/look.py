@@ -31,7 +31,7 @@ SIDE_BY_SIDE_INCHES = 5.5
 """From this width on, panels stand side by side."""
 PIXELS_PER_INCH = 300
 _PNG_LEVEL = 3
-"""Of zlib: half the time of its default for a tenth more bytes."""
+"""Of zlib: quicker than its default, for a few more bytes."""
 TITLE, TEXT, SMALL = 8.5, 8.0, 7.0
 """Sizes of fonts in points."""
 _LETTER = 0.53
@@ -104,7 +104,7 @@ def _fonts_cut_once() -> Iterator[None]:
     """Fonts are embedded with ASCII's letters whatever a figure says, so that one cut of a font serves all figures, and
     without the tables that choose and place glyphs: a PDF does both itself.
 
-    Cutting a font takes as long as drawing a figure, and matplotlib has no option for either.
+    Cutting takes long, and matplotlib has no option for either.
     """
     load: Any = subset.load_font
     cut: Any = _backend_pdf_ps.get_glyphs_subset

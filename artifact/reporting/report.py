@@ -274,8 +274,7 @@ def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict
 
 def repeat_command(info: RunInfo) -> str:
     """The command that makes the run again."""
-    left_out = [name for names in info.left_out.values() for name in names]
-    plan, (only, methods) = info.plan.name, narrowing_of(info.plan, left_out)
+    plan, (only, methods) = info.plan.name, narrowing_of(info.plan, info.left_out_units)
     own = plan == "full" or (plan == "smoke" and not (only or methods or info.shard))  # `kloc smoke` narrows nothing
     words = ["kloc", *([] if own else ["run"]), plan, "--model", info.model]
     words += [word for name in only for word in ("--only", name)]

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from artifact.editing.methods import printed_name
 from artifact.evaluation.metrics import VALUES, Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
@@ -83,7 +81,7 @@ def _written(
             failed[key] = failed.get(key, 0) + ("failed" in point)
             for column, value in _numbers(point).items():
                 values.setdefault((key, column), []).append((case, value))
-    series = {at: Series(np.array([c for c, _ in own]), np.array([x for _, x in own])) for at, own in values.items()}
+    series = {at: Series.of(own) for at, own in values.items()}
     found = dict(zip(series, estimates(list(series.values()), relations=relations), strict=True))
     return Written(method, edited, found, {key: scored[key] for key in sorted(scored, key=_place)}, failed)
 

@@ -22,6 +22,8 @@ from artifact.reporting.escapes import latex, markdown, markdown_code, markdown_
 from artifact.reporting.resources import paper_folder
 from artifact.sources.cache import cache_folder
 
+_SEAL = hashlib.sha256().digest_size
+
 
 def template(name: str) -> jinja2.Template:
     """A template of `paper/`; only what fills the page is escaped as HTML."""
@@ -36,7 +38,7 @@ def compile_templates() -> None:
 
 
 class _Compiled(jinja2.BytecodeCache):
-    """Compiled templates in the cache folder, as Python keeps compiled modules: compiling takes longer than filling.
+    """Compiled templates in the cache folder, as Python keeps compiled modules.
 
     A file begins with a seal. One that is missing, damaged, of another version or not to be written costs time alone.
     """
@@ -44,9 +46,8 @@ class _Compiled(jinja2.BytecodeCache):
     def load_bytecode(self, bucket: Bucket) -> None:
         with suppress(OSError, SettingError):
             content = _place(bucket).read_bytes()
-            seal, content = content[: len(_seal(b""))], content[len(_seal(b"")) :]
-            if seal == _seal(content):
-                bucket.bytecode_from_string(content)
+            if content[:_SEAL] == _seal(content[_SEAL:]):
+                bucket.bytecode_from_string(content[_SEAL:])
 
     def dump_bytecode(self, bucket: Bucket) -> None:
         content = bucket.bytecode_to_string()

@@ -59,9 +59,10 @@ def check_folder(plan: Plan, model: str, asked: Asked, folder: Path) -> None:
         with suppress(NotBegun), reading(folder) as store:
             info, protocol = store.info(), protocol_of(asked.protocol, asked.correct)
             before = _told(info.plan, info.model, info.protocol, all_switches(info.switches), info.limit, info.shard)
-            left_out = {name for names in info.left_out.values() for name in names}
             now = _told(
-                msgspec.structs.replace(plan, units=tuple(one for one in plan.units if one.name not in left_out)),
+                msgspec.structs.replace(
+                    plan, units=tuple(one for one in plan.units if one.name not in info.left_out_units)
+                ),
                 info.model if model == "auto" else model,
                 protocol.name,
                 protocol.switches(),

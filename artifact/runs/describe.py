@@ -81,6 +81,11 @@ class RunInfo(msgspec.Struct, frozen=True):
     """What the model's family refuses, by the reason: names of units, and how many facts (refused.py)."""
 
     @property
+    def left_out_units(self) -> set[str]:
+        """The names of what is left out."""
+        return {name for names in self.left_out.values() for name in names}
+
+    @property
     def left_out_lines(self) -> list[str]:
         """A line for each reason: what is left out, and why."""
         return [f"{', '.join(names)}: {reason}" for reason, names in self.left_out.items()]

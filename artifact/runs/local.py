@@ -5,7 +5,7 @@ Covers what each kind of unit does to a case. runner.py stores the records.
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import msgspec
@@ -80,15 +80,7 @@ def compute(unit: Unit, items: Sequence[Item], context: Context) -> list[Record]
         without = "does not fit the device's memory; take a larger device"
         return [Record(item.case_id, "undone", {"reason": f"case {item.case_id}: {without}"}) for item in part]
 
-    left_out = {
-        one.case_id: Record(one.case_id, "failed", {"reason": one.reason})
-        for one in items
-        if isinstance(one, OddRecord)
-    } | {
-        one.case_id: Record(one.case_id, "excluded", {"reason": context.unaskable[one.case_id]})
-        for one in items
-        if isinstance(one, Fact) and one.case_id in context.unaskable
-    }
+    left_out = {item.case_id: record for item in items if (record := _without(item, context)) is not None}
     usable = [item for item in items if item.case_id not in left_out]
     parts = batches(
         [usable] if _whole(unit) and usable else [[item] for item in usable],
@@ -246,8 +238,7 @@ def _views(score: CaseScore) -> dict[str, Any]:
 
 
 def _task(unit: Unit, facts: Sequence[Any], context: Context) -> list[Record]:
-    module, _, function = TASKS[unit.task].compute.partition(":")
-    found: list[Record] = getattr(import_module(module), function)(unit, facts, context)
+    found: list[Record] = resolve_name(TASKS[unit.task].compute)(unit, facts, context)
     return found
 
 

@@ -6,7 +6,7 @@ and on its page; a method that the user asked for by name is refused instead.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 
 import msgspec
 
@@ -27,10 +27,8 @@ def refusal(unit: Unit, model: LanguageModel) -> str:
             model.needs_decoder("attention knockout")
         except ModelError as error:
             return str(error)
-    if unit.does == "task" and TASKS[unit.task].refuses:
-        module, _, function = TASKS[unit.task].refuses.partition(":")
-        if refused := str(getattr(import_module(module), function)(model)):
-            return refused
+    if unit.does == "task" and (refuses := TASKS[unit.task].refuses) and (refused := str(resolve_name(refuses)(model))):
+        return refused
     if unit.method == "none":
         return ""
     refused = unfit(model, method := METHODS[unit.method])

@@ -100,8 +100,7 @@ def prepare(
     mend_weights, mend_missing = run_mend_weights(name, given)
     model, device = _loaded(plan, name, asked, protocol, say)
     plan, left_out = without_refused(_fitting(plan, model, device, say), model, asked.methods)
-    methods = tuple(dict.fromkeys(unit.method for unit in plan.units if unit.method != "none"))
-    budget = _budget(asked, begun, model, methods, say)
+    budget = _budget(asked, begun, model, plan.methods, say)
     level, relation_level = _noise(model, inputs, begun, say)
     context = Context(
         model,
@@ -109,7 +108,7 @@ def prepare(
         protocol,
         level,
         budget,
-        methods,
+        plan.methods,
         moments_folder,
         mend_weights,
         mend_missing,
@@ -119,7 +118,7 @@ def prepare(
             path for path in (moments_folder, mend_weights) if path not in (None, given.moments, given.mend_weights)
         ],
         prefixes=begun_prefixes(begun),
-        controlled=tuple(dict.fromkeys(unit.method for unit in plan.units if unit.control == "random_layer")),
+        controlled=plan.moved,
         hparams=given.hparams,
         of_text=bool(plan.facts),
         seed=given.seed,

@@ -1,11 +1,12 @@
 """Figures are drawn once: read back while right, drawn again when numbers, code or files changed; by two processes."""
 
 import os
+import pickle
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
+from threading import Event
+from typing import IO
 
 import msgspec
 import pytest
@@ -94,13 +95,20 @@ def test_a_second_process_takes_from_the_end(monkeypatch: pytest.MonkeyPatch, pr
     here = [b"here", b"here"]
     draws, drawers = drawing.draw_here, drawing.Drawers()
 
+    def load(stream: IO[bytes]) -> object:
+        try:
+            return loads(stream)
+        finally:
+            answered.set()
+
     def after_the_first(*given: object) -> list[bytes]:
         """This process's own work, begun when the other one has handed one in, or has ended."""
-        thread = drawers._thread
-        while thread is not None and thread.is_alive() and len(found_by(thread)) < 1:
-            time.sleep(0.01)
-        return draws(*given)  # type: ignore[arg-type]
+        while drawers._thread is not None and drawers._thread.is_alive() and not answered.wait(0.01):
+            pass
+        return draws(*given)
 
+    loads, answered = pickle.load, Event()
+    monkeypatch.setattr(pickle, "load", load)
     monkeypatch.setattr(drawing, "_WORTH", 2)
     monkeypatch.setattr(drawing, "draw_here", after_the_first)
     monkeypatch.setattr(sys, "executable", program)
@@ -114,8 +122,3 @@ def test_a_second_process_takes_from_the_end(monkeypatch: pytest.MonkeyPatch, pr
     assert drawers._second is not None and drawers._second.returncode is not None
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert drawing.draw_all(every, ("png", "pdf")) == [here, here, here]
-
-
-def found_by(thread: Thread) -> dict[int, list[bytes]]:
-    """What that thread was handed back so far."""
-    return thread._args[1]  # type: ignore[attr-defined]

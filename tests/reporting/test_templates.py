@@ -26,7 +26,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> int:
     def compile_one(self: jinja2.Environment, *given: object, **options: object) -> object:
         nonlocal count
         count += 1
-        return real(self, *given, **options)  # type: ignore[arg-type,call-overload]
+        return real(self, *given, **options)
 
     real = jinja2.Environment.compile
     monkeypatch.setattr(jinja2.Environment, "compile", compile_one)

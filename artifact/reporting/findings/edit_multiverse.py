@@ -16,7 +16,6 @@ from itertools import product
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from artifact.editing.methods import printed_name
 from artifact.editing.protocol import all_switches
@@ -103,10 +102,7 @@ class Edits:
                 if record.status == "done":
                     for key, value in case_numbers(record.payload["views"]):
                         values.setdefault(key, []).append((record.case_id, value))
-            self._known[unit.name] = {
-                key: Series(np.array([case for case, _ in own]), np.array([value for _, value in own]))
-                for key, own in values.items()
-            }
+            self._known[unit.name] = {key: Series.of(own) for key, own in values.items()}
         return self._known[unit.name]
 
 
