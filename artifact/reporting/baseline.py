@@ -75,11 +75,13 @@ class RunKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return RunKind(*(getattr(self, name) for name in RunKind.__struct_fields__))
 
 
-class Baseline(RunKind, frozen=True, forbid_unknown_fields=True):
+class Baseline(RunKind, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One run's numbers with what made them."""
 
     hardware: str
     values: tuple[MeasuredValue, ...]
+    records: str = ""
+    """The tally of the records' seals (runs/seals.py), by which the run itself is known again."""
 
     def describes(self, info: RunInfo) -> bool:
         """Whether a run of `info` is this run made again: the same plan, model, data, protocol and settings."""
@@ -102,10 +104,14 @@ class MeasuredBefore:
     others: tuple[str, ...]
     part: bool = False
     """The earlier run had more facts, and this one's are its first."""
+    itself: bool = False
+    """The earlier run is this one."""
 
     @property
     def sentence(self) -> str:
         """The comparison in one line."""
+        if self.itself:
+            return f"the {self.compared} numbers of this run are our own measurement on {self.hardware}"
         where = f"within {POINTS:g} points of our own measurement"
         if self.part:
             where = f"within {POINTS:g} points, or the 95% intervals for so many facts, of our own measurement"
@@ -140,7 +146,8 @@ def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredVa
 def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> bytes:
     """The content of a file of expected/measured/."""
     kind = msgspec.structs.asdict(RunKind.of(run.info))
-    measured = Baseline(**kind, hardware=hardware, values=tuple(measured_values(run, drawn)))
+    values = tuple(measured_values(run, drawn))
+    measured = Baseline(**kind, hardware=hardware, values=values, records=_tally(run))
     return msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n"
 
 
@@ -173,5 +180,11 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
                 if not was.allows(one)
             ]
             largest = max(abs(one.value - was.value) for one, was in pairs)
-            return MeasuredBefore(known.hardware, len(pairs), len(pairs) - len(others), largest, tuple(others), part)
+            itself = bool(known.records) and known.records == _tally(run)
+            same = len(pairs) - len(others)
+            return MeasuredBefore(known.hardware, len(pairs), same, largest, tuple(others), part, itself)
     return None
+
+
+def _tally(run: MeasuredRun) -> str:
+    return run.store.checked().tally.text()

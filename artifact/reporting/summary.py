@@ -60,6 +60,8 @@ def summarised(runs: Sequence[MeasuredRun], verdict: Verdict, before: Sequence[M
 
 
 def _as_before(before: MeasuredBefore) -> str:
+    if before.itself:
+        return "the run that others of its kind are compared with"
     return "an earlier run of ours gave other numbers" if before.others else "the installation works as ours did"
 
 

@@ -37,11 +37,22 @@ def before(store: Store, folder: Path):
 
 def test_the_same_run_is_found_and_equal(smoke: Store, build: Build, tmp_path: Path) -> None:
     written(smoke, tmp_path / "m")
-    found = before(build(), tmp_path / "m")
+    found = before(build(planned=30), tmp_path / "m")
     assert found is not None and (found.same, found.largest, found.others) == (found.compared, 0.0, ())
     # Three rows of 7 + 5 + 7 numbers, two traces of three.
     assert found.compared == 3 * 19 + 2 * 3
     assert found.sentence.startswith(f"63 of 63 numbers lie within {POINTS:g} points of our own measurement on a test")
+
+
+def test_a_run_is_not_compared_with_itself(smoke: Store, build: Build, tmp_path: Path) -> None:
+    path = written(smoke, tmp_path / "m")
+    found = before(smoke, tmp_path / "m")
+    assert found is not None and found.itself
+    assert found.sentence == "the 63 numbers of this run are our own measurement on a test"
+    known = msgspec.json.decode(path.read_bytes(), type=Baseline)
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, records="")))  # of an earlier version
+    found = before(smoke, tmp_path / "m")
+    assert found is not None and not found.itself and found.sentence.startswith("63 of 63 numbers lie within")
 
 
 def test_a_changed_number_is_named(smoke: Store, build: Build, shares: dict[str, Any], tmp_path: Path) -> None:
