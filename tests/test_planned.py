@@ -83,10 +83,23 @@ def test_a_model_of_the_hub_is_planned_without_its_weights(
 
 def test_what_cannot_be_planned_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused = refusing(capsys)
-    assert "is neither gpt2, gpt2-xl, gpt-j, a model of the hub" in refused(*ESTIMATE, "--model", "gpt5")
+    known = "gpt2, gpt2-xl, gpt-j, world, world-masked, smollm2"
+    assert f"is neither a known name ({known}), a model of the hub" in refused(*ESTIMATE, "--model", "gpt5")
+    encoders = refused("doctor", "--estimate", "encoders", *GPU, "--model", "gpt2")
+    assert "nothing of it is left; gpt2 is not an encoder; name a BERT or RoBERTa" in encoders
     assert "holds no config.json" in refused(*ESTIMATE, "--model", tmp_path)
     assert "--dtype needs --model with --estimate" in refused(*ESTIMATE, "--dtype", "bfloat16")
     assert "need --estimate" in refused("doctor", "--model", "gpt2")
+
+
+def test_units_that_a_model_cannot_do_are_said_and_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call([*ESTIMATE, "--model", "world-masked"]) == 0
+    said = capsys.readouterr().out
+    assert "smoke on world-masked" in said and "left out: memit-relation, memit-entity: MEMIT edits decoders" in said
+    assert not [line for line in said.splitlines() if line.startswith("memit-")]
+    assert call([*ESTIMATE, "--model", "world"]) == 0
+    said = capsys.readouterr().out
+    assert "left out" not in said and [line for line in said.splitlines() if line.startswith("memit-")]
 
 
 @given(

@@ -6,7 +6,7 @@ On a CPU the efficiencies are measured shares of the matrix rate, all included. 
 share is assumed, and memory traffic and the start of kernels are added.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pkgutil import resolve_name
@@ -41,7 +41,9 @@ from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.controls import other_layers
+from artifact.runs.describe import left_out_lines
 from artifact.runs.inputs import Given, needed_sources
+from artifact.runs.refused import without_refused
 from artifact.sizes import hours, size_words, spell
 from artifact.sources.catalogue import SOURCES
 from artifact.sources.fetch import remaining
@@ -93,8 +95,9 @@ class UnitEstimate:
 @dataclass(frozen=True)
 class PlanEstimate:
     """One model's part of a plan. `device` holds the parts of the device's memory by name, `cards` what each of several
-    cards holds of it (none: there is one device), `host` the host's memory,
-    `load` the seconds before and after the work, `downloads` what is still to be fetched; sizes in bytes.
+    cards holds of it (none: there is one device), `host` the host's memory, `load` the seconds before and after the
+    work, `downloads` what is still to be fetched, `left_out` the units that the model cannot do, by the reason; sizes
+    in bytes.
     """
 
     plan: str
@@ -106,6 +109,7 @@ class PlanEstimate:
     load: float
     downloads: int
     results: int
+    left_out: Mapping[str, Sequence[str]]
 
     @property
     def seconds(self) -> float:
@@ -146,8 +150,8 @@ def estimate(
     followed = protocol_of(protocol, correct)
     plans = plans_on(name, machine.cuda)
     if model is not None:
-        return [_plan(plans[0][0], model, machine, followed, limit, cards)]
-    return [_plan(plan, planned(of), machine, followed, limit, cards) for plan, of in plans]
+        return [_plan(plans[0][0], model, machine, followed, limit, cards, True)]
+    return [_plan(plan, planned(of), machine, followed, limit, cards, False) for plan, of in plans]
 
 
 def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
@@ -171,6 +175,7 @@ def lines(estimates: Sequence[PlanEstimate], machine: Machine, gpus: int = 1) ->
     yield machine.words
     for plan in estimates:
         yield from ("", f"{plan.plan} on {plan.model}", *_unit_lines(plan), *_memory_lines(plan, machine))
+        yield from (f"left out: {line}" for line in left_out_lines(plan.left_out))
     yield ""
     yield from _efficiency_lines(machine)
     yield from _total_lines(estimates, machine, gpus)
@@ -194,9 +199,11 @@ def _unit_lines(plan: PlanEstimate) -> Iterator[str]:
 
 
 def _plan(
-    plan: Plan, model: Planned, machine: Machine, protocol: Protocol, limit: int | None, cards: int
+    plan: Plan, model: Planned, machine: Machine, protocol: Protocol, limit: int | None, cards: int, asked: bool
 ) -> PlanEstimate:
+    """`asked`: the model was asked for by name, and does not stand for another one."""
     shape, name = model.shape, model.name
+    plan, left_out = without_refused(plan, model.kind) if asked else (plan, {})
     units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
     methods = plan.methods
     layers = sorted({*moment_layers(methods, name, shape.layers), *other_layers(plan.moved, name, shape.layers)})
@@ -217,6 +224,7 @@ def _plan(
         load=shape.weights / LOAD_RATE + len(layers) * factor_products(shape) / rate,
         downloads=model.downloads + sum(remaining(SOURCES[source]) for source in (*names, *optional)),
         results=RECORD_BYTES * sum(unit.facts for unit in units),
+        left_out=left_out,
     )
 
 

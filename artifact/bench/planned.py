@@ -12,40 +12,52 @@ from artifact.bench.shapes import SHAPES
 from artifact.errors import ModelError
 from artifact.lm.cards import spread
 from artifact.lm.dtype import BYTES, DtypeName
+from artifact.lm.families import family_type
 from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
-from artifact.lm.load import described
+from artifact.lm.load import ModelKind, described, folder_here
+from artifact.lm.smollm2 import SMOLLM2
 from artifact.lm.work import Shape
 from artifact.sizes import size_words
 from artifact.sources.any_hub import hub_id, missing_bytes, resolved, small_files
+from artifact.sources.catalogue import WORLDS
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A model to plan for: its name as methods know it, its shape, and the bytes that are still to be fetched."""
+    """A model to plan for: its name as methods know it, its shape and family, and the bytes still to be fetched."""
 
     name: str
     shape: Shape
+    family: Base | type[Base]
     downloads: int = 0
+
+    @property
+    def kind(self) -> ModelKind:
+        """What decides which units of a plan it can do."""
+        return ModelKind(self.name, self.family, self.shape.layers)
 
 
 def planned(model: str, dtype: DtypeName = "float32") -> Planned:
-    """The model of that name: gpt2, gpt2-xl, gpt-j, a model of the hub, or a folder, which may lack its weights.
+    """The model of that name: one of the known names, a model of the hub, or a folder, which may lack its weights.
 
     Raises ModelError for an unknown name, a family that is not known, and what the hub does not answer.
     """
     if model in SHAPES:
-        return Planned(model, Shape.of(SHAPES[model], BYTES[dtype]))
+        return Planned(model, Shape.of(SHAPES[model], BYTES[dtype]), family_type(SHAPES[model]["model_type"]))
     if (asked := hub_id(model)) is not None:
         found = resolved(asked)
         _, family, sizes = described(small_files(found))
-        return Planned(found.repo, shape_of(family, sizes, BYTES[dtype]), missing_bytes(found))
-    if not Path(model).is_dir():
+        return Planned(found.repo, shape_of(family, sizes, BYTES[dtype]), family, missing_bytes(found))
+    here = folder_here(model)
+    folder = Path(model) if here is None else here[0]
+    if not folder.is_dir():
+        known = ", ".join([*SHAPES, *WORLDS, SMOLLM2])
         raise ModelError(
-            f"model {model!r} is neither {', '.join(SHAPES)}, a model of the hub (org/name), nor a folder; name one"
+            f"model {model!r} is neither a known name ({known}), a model of the hub (org/name), nor a folder; name one"
         )
-    _, family, sizes = described(Path(model))
-    return Planned(model, shape_of(family, sizes, BYTES[dtype]))
+    _, family, sizes = described(folder)
+    return Planned(model, shape_of(family, sizes, BYTES[dtype]), family)
 
 
 def shape_of(family: Base, sizes: Sizes, itemsize: int) -> Shape:

@@ -102,7 +102,7 @@ def train(
     bytes, stopped and continued or not. Raises FactError for too few facts, SettingError for a checkpoint of something
     else, EditError when the training diverges, ModelError for an encoder.
     """
-    model.needs_decoder("training MEND's network")
+    model.kind.needs_decoder("training MEND's network")
     learning, held_out = split(facts, training)
     items = items_of(model, learning, training.variants, training.seed)
     judged = items_of(model, held_out)

@@ -162,7 +162,7 @@ def draw(
 
     Raises DeviceError when one text does not fit the device's memory, ModelError for an encoder.
     """
-    model.needs_decoder("drawing a text")
+    model.kind.needs_decoder("drawing a text")
     if max(map(len, prompts)) >= length:
         return Drawn([list(ids) for ids in prompts], [])
     memory = memory or Memory(default_memory(model.decoder.device))

@@ -56,7 +56,7 @@ def generate(model: LanguageModel, prompt: str, tokens: int = 20, edit: Edit | N
     more; EditError or PromptError where its numbers are not finite, DeviceError where memory runs out, ModelError
     for an encoder.
     """
-    model.needs_decoder("writing a text")
+    model.kind.needs_decoder("writing a text")
     encoded = model.tokens.encode(_with_context(prompt, edit))
     model.tokens.fed(encoded, [0] * tokens)
     (found,) = in_one(
@@ -93,7 +93,7 @@ def generate_all(
     Prompts go in batches that fit `memory`. Raises PromptError for a prompt that the model cannot be asked with, and
     EditError or PromptError where its numbers are not finite, ModelError for an encoder.
     """
-    model.needs_decoder("writing a text")
+    model.kind.needs_decoder("writing a text")
     memory = memory or Memory(default_memory(model.decoder.device))
     own = [edits] * len(prompts) if isinstance(edits, Edit) or edits is None else list(edits)
     asked = [model.tokens.encode(_with_context(*one)).ids for one in zip(prompts, own, strict=True)]

@@ -23,6 +23,7 @@ from artifact.lm.device import cards_for, check_fits, choose_device, free_memory
 from artifact.lm.families import family_of
 from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
+from artifact.lm.family import Family
 from artifact.lm.folder import CONFIG, read_config, read_tokens, tokenizer_hash
 from artifact.lm.smollm2 import SMOLLM2, converted
 from artifact.lm.tokens import Tokens
@@ -32,6 +33,20 @@ from artifact.sources.any_hub import HubId, hub_id, resolved, small_files, whole
 from artifact.sources.catalogue import HUB_MODELS, WORLDS
 from artifact.sources.download import Say
 from artifact.sources.fetch import cached, fetch
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What decides which experiments a model can do: its family and depth, and its name for what is said of it."""
+
+    name: str
+    family: Family | type[Base]
+    layers: int
+
+    def needs_decoder(self, what: str) -> None:
+        """Raise ModelError, which names `what`, where the model is an encoder."""
+        if not self.family.causal:
+            raise ModelError(f"{what} needs a decoder, and {self.name} is an encoder; give a decoder, such as gpt2")
 
 
 @dataclass(frozen=True)
@@ -56,10 +71,10 @@ class LanguageModel:
             digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def needs_decoder(self, what: str) -> None:
-        """Raise ModelError, which names `what`, where the model is an encoder."""
-        if not self.decoder.family.causal:
-            raise ModelError(f"{what} needs a decoder, and {self.name} is an encoder; give a decoder, such as gpt2")
+    @property
+    def kind(self) -> ModelKind:
+        """What it is without its weights."""
+        return ModelKind(self.name, self.decoder.family, self.decoder.layers)
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -78,16 +93,13 @@ def load(
     decoder does not know.
     """
     device = device or choose_device()[0]
-    if name in WORLDS:
-        return load_folder(WORLDS[name], name=name, device=device, dtype=dtype)
+    if (here := folder_here(name)) is not None:
+        return load_folder(here[0], name=name, revision=here[1], device=device, dtype=dtype)
     if name in HUB_MODELS:
         model = HUB_MODELS[name]
         if not cached(model):
             check_fits(name, model.size * dtype.itemsize // 4, device, dtype)  # its files are float32
         return load_folder(fetch(model, say), name=name, revision=model.revision, device=device, dtype=dtype)
-    if name == SMOLLM2:
-        folder, revision = converted()
-        return load_folder(folder, name=name, revision=revision, device=device, dtype=dtype)
     if (asked := hub_id(name)) is not None:
         return _load_hub(asked, device, dtype, say)
     if not Path(name).is_dir():
@@ -97,6 +109,16 @@ def load(
             "org/name@revision); name one of these"
         )
     return load_folder(Path(name), device=device, dtype=dtype)
+
+
+def folder_here(name: str) -> tuple[Path, str | None] | None:
+    """Folder and revision of a named model that comes with a package (world, world-masked, smollm2); None for others.
+
+    A world has no revision: the hash of its weights stands for it. Raises ModelError where the package is missing.
+    """
+    if name in WORLDS:
+        return WORLDS[name], None
+    return converted() if name == SMOLLM2 else None
 
 
 def _load_hub(asked: HubId, device: str, dtype: torch.dtype, say: Say) -> LanguageModel:

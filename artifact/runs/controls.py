@@ -19,7 +19,7 @@ from artifact.editing.mend_history import History
 from artifact.editing.methods import METHODS
 from artifact.errors import EditError
 from artifact.facts.fact import Fact, Perspective, View
-from artifact.lm.load import LanguageModel
+from artifact.lm.load import ModelKind
 from artifact.plans.unit import Control
 
 
@@ -35,12 +35,11 @@ def another_layer(edited: Sequence[int], layers: int) -> tuple[int, ...]:
     return tuple(layer + shift for layer in edited)
 
 
-def no_other_layers(edited: Sequence[int], model: LanguageModel) -> str:
+def no_other_layers(edited: Sequence[int], model: ModelKind) -> str:
     """Why a model has no other layers than those edited for a control to edit; empty where it has."""
-    layers = model.decoder.layers
-    if another_layer(edited, layers):
+    if another_layer(edited, model.layers):
         return ""
-    has = f"{layers} layer{'s' if layers > 1 else ''}"
+    has = f"{model.layers} layer{'s' if model.layers > 1 else ''}"
     return f"{model.name} has {has}, and edits of {list(edited)} leave no others; give a deeper model"
 
 
@@ -61,7 +60,7 @@ def controlled_editor(editor: Editor, control: Control | None) -> Editor:
     if control != "random_layer":
         return editor
     hparams: Any = editor.hparams
-    if refused := no_other_layers(hparams.edited, editor.model):
+    if refused := no_other_layers(hparams.edited, editor.model.kind):
         raise EditError(refused)
     other = another_layer(hparams.edited, editor.model.decoder.layers)
     last = {"v_loss_layer": max(hparams.v_loss_layer, other[-1])} if hasattr(hparams, "v_loss_layer") else {}

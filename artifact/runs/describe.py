@@ -1,7 +1,7 @@
 """What a run is, and the first thing in which two runs' descriptions differ, in words."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from os.path import commonprefix
 from typing import Any
 
@@ -26,6 +26,11 @@ class MomentsUsed(msgspec.Struct, frozen=True):
 
     source: str
     sha256: str
+
+
+def left_out_lines(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each reason: what a model's family refuses of a plan, and why."""
+    return [f"{', '.join(names)}: {reason}" for reason, names in left_out.items()]
 
 
 class RunInfo(msgspec.Struct, frozen=True):
@@ -88,7 +93,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     @property
     def left_out_lines(self) -> list[str]:
         """A line for each reason: what is left out, and why."""
-        return [f"{', '.join(names)}: {reason}" for reason, names in self.left_out.items()]
+        return left_out_lines(self.left_out)
 
     @property
     def relations_rebuilt(self) -> bool:

@@ -40,7 +40,7 @@ from artifact.errors import PromptError, SettingError
 from artifact.facts.dataset import Data
 from artifact.facts.datasets import OWN, built_in_for
 from artifact.lm.device import Memory, default_memory
-from artifact.lm.load import LanguageModel
+from artifact.lm.load import LanguageModel, ModelKind
 from artifact.reading import read_json
 from artifact.runs.describe import RunInfo
 from artifact.runs.took import part
@@ -82,7 +82,7 @@ def make_editor(
     network is missing, and for one that does not edit encoders.
     """
     method, memory = METHODS[name], memory or Memory(default_memory(model.decoder.device))
-    if refused := unfit(model, method):
+    if refused := unfit(model.kind, method):
         raise SettingError(refused)
     file = None if isinstance(hparams, Hparams) else hparams
     resolved: Any = hparams
@@ -213,9 +213,9 @@ def lacking(model: LanguageModel, method: str, mend_weights: Path | None = None)
     return None
 
 
-def unfit(model: LanguageModel, method: Method) -> str:
+def unfit(model: ModelKind, method: Method) -> str:
     """Why a method cannot edit a model of this family, with the remedy; empty where it can."""
-    family = model.decoder.family
+    family = model.family
     if not (family.causal or method.encoders):
         others = [one.printed for one in METHODS.values() if one.encoders]
         return f"{method.printed} edits decoders, and {model.name} is an encoder; give a decoder" + (

@@ -13,14 +13,14 @@ import msgspec
 from artifact.editing.methods import METHODS
 from artifact.errors import ModelError, PromptError, SettingError
 from artifact.facts.fact import Fact
-from artifact.lm.load import LanguageModel
+from artifact.lm.load import LanguageModel, ModelKind
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.controls import no_other_layers
 from artifact.runs.editors import unfit
 
 
-def refusal(unit: Unit, model: LanguageModel) -> str:
+def refusal(unit: Unit, model: ModelKind) -> str:
     """Why the model cannot do a unit, with the remedy; empty where it can."""
     if unit.does == "knockout":
         try:
@@ -34,12 +34,10 @@ def refusal(unit: Unit, model: LanguageModel) -> str:
     refused = unfit(model, method := METHODS[unit.method])
     if refused or unit.control != "random_layer":
         return refused
-    return no_other_layers(method.hparams_for(model.name, model.decoder.layers).edited, model)
+    return no_other_layers(method.hparams_for(model.name, model.layers).edited, model)
 
 
-def without_refused(
-    plan: Plan, model: LanguageModel, methods: Collection[str] = ()
-) -> tuple[Plan, dict[str, list[str]]]:
+def without_refused(plan: Plan, model: ModelKind, methods: Collection[str] = ()) -> tuple[Plan, dict[str, list[str]]]:
     """The plan with the units that the model can do, and the names of the others by the reason.
 
     Raises SettingError for one of the `methods`, which were asked for by name, and where no unit is left.

@@ -99,7 +99,7 @@ def prepare(
     moments_folder = run_moments(plan, name, given)
     mend_weights, mend_missing = run_mend_weights(name, given)
     model, device = _loaded(plan, name, asked, protocol, say)
-    plan, left_out = without_refused(_fitting(plan, model, device, say), model, asked.methods)
+    plan, left_out = without_refused(_fitting(plan, model, device, say), model.kind, asked.methods)
     budget = _budget(asked, begun, model, plan.methods, say)
     level, relation_level = _noise(model, inputs, begun, say)
     context = Context(

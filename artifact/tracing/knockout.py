@@ -104,7 +104,7 @@ def knockout_all(
     """
     if not 1 <= window <= MOST_WINDOW:
         raise SettingError(f"the window must be from 1 to {MOST_WINDOW} layers, got {window}; give such a number")
-    model.needs_decoder("attention knockout")
+    model.kind.needs_decoder("attention knockout")
     memory = memory or Memory(default_memory(model.decoder.device))
     done: dict[int, Knockout | ArtifactError] = {}
     lengths: dict[int, list[_Asked]] = {}

@@ -272,7 +272,7 @@ def test_what_edits_no_encoder_says_so(both: Any) -> None:
     for name, method in METHODS.items():
         if not method.encoders:
             says = f"edits decoders, and {model.name} is an encoder; give a decoder, or KN or ROME"
-            assert says in unfit(model, method)
+            assert says in unfit(model.kind, method)
             with pytest.raises(SettingError, match=says):
                 make_editor(model, name, RELEASED, PLENTY)
     editor = make_editor(model, "rome", RELEASED, PLENTY, hparams=settings())

@@ -127,7 +127,9 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
 
 
 def test_another_decoder_is_refused(twin: Context, tiny: Any) -> None:
-    assert "is not an encoder; name a BERT or RoBERTa" in refuses(tiny("tiny-gpt2")) and not refuses(twin.model)
+    assert "is not an encoder; name a BERT or RoBERTa" in refuses(tiny("tiny-gpt2").kind) and not refuses(
+        twin.model.kind
+    )
 
 
 def test_the_page_has_its_section(run: Store, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_what_a_family_refuses_is_left_out_of_every_plan(family: str) -> None:
         expected = {unit.name for unit in plan.units if _refused(family, unit.does, unit.method, unit.task)}
         if len(expected) == len(plan.units):
             with pytest.raises(SettingError, match=f"plan {plan.name}: nothing of it is left; .*(give|use|name)"):
-                without_refused(plan, model)
+                without_refused(plan, model.kind)
             continue
-        left, names = without_refused(plan, model)
+        left, names = without_refused(plan, model.kind)
         assert {name for own in names.values() for name in own} == expected
         assert [unit.name for unit in left.units] == [one.name for one in plan.units if one.name not in expected]
         assert (left is plan) == (not expected)
@@ -67,10 +67,10 @@ def test_a_method_asked_for_by_name_is_an_error() -> None:
     model, (plan,) = tiny_of("gemma2"), PLANS["smoke"]
     two = narrowed(plan, [], ["memit", "rome"])
     with pytest.raises(SettingError, match="MEMIT spreads a change of the state .*; use another method"):
-        without_refused(two, model, ["memit", "rome"])
-    left, _ = without_refused(two, model)
+        without_refused(two, model.kind, ["memit", "rome"])
+    left, _ = without_refused(two, model.kind)
     assert {unit.method for unit in left.units if unit.does == "edit"} == {"rome"}
-    assert without_refused(narrowed(plan, [], ["rome"]), model, ["rome"])[1] == {}
+    assert without_refused(narrowed(plan, [], ["rome"]), model.kind, ["rome"])[1] == {}
 
 
 @pytest.mark.parametrize("family", ENCODERS)
@@ -132,7 +132,7 @@ def test_an_encoders_facts_are_excluded_with_their_reason(tmp_path: Path, facts:
 def test_a_model_of_one_layer_has_no_control_of_another() -> None:
     module = module_of(configuration("gpt2", Random(3).choice, vocabulary=VOCABULARY, layers=1, positions=128))
     model = LanguageModel("shallow", "r", from_module(module), Tokens(byte_tokenizer(), 128, VOCABULARY))
-    _, names = without_refused(PLANS["modern"][0], model, ["rome"])
+    _, names = without_refused(PLANS["modern"][0], model.kind, ["rome"])
     sides = ("relation", "entity")
     assert names == {
         "shallow has 1 layer, and edits of [0] leave no others; give a deeper model": [

@@ -14,7 +14,7 @@ from artifact.editing.methods import METHODS
 from artifact.errors import ArtifactError, EditError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Perspective
-from artifact.lm.load import LanguageModel, load
+from artifact.lm.load import ModelKind, load
 from artifact.plans.encoders import LEFT, RIGHT, WINDOW
 from artifact.plans.unit import CONTROLS, Unit
 from artifact.runs.context import SAMPLES, Context
@@ -49,9 +49,9 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     return [made[fact.case_id] for fact in facts]
 
 
-def refuses(model: LanguageModel) -> str:
+def refuses(model: ModelKind) -> str:
     """Why a model has no encoder to trace and edit; empty where it is one, or has a masked twin."""
-    if not model.decoder.family.causal or model.name == WORLD.name:
+    if not model.family.causal or model.name == WORLD.name:
         return ""
     return f"{model.name} is not an encoder; name a BERT or RoBERTa with --model"
 
