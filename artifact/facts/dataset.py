@@ -96,6 +96,8 @@ class DataSet:
     """What is noted of relation traces whose words no file names, where the paper's traces have such a file."""
     selected: bool = False
     """Whether the statements were chosen for what one model answers: a small plan takes the first that its own does."""
+    answered: bool = False
+    """Whether a run takes only facts that its model answers, none of them set aside."""
     by_relation: bool = False
     """Whether a run's page shows its edits by relation, too."""
     cases: int | None = None

@@ -127,8 +127,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     units: tuple[Unit, ...]
     models: tuple[str, ...] = ()
     facts: str = ""
-    """The data set that it takes without --facts, and of which only facts that the model answers, none of them set
-    aside: then traces' windows are the paper's share of the model's depth, and second moments are those of a real text.
+    """The data set that it takes without --facts. Where there is one, the plan is about real facts, whichever are given
+    (runs/inputs.py), and traces' windows are the paper's share of the model's depth.
     """
     rounds: int = 1
     """The rounds in which it is computed: each takes the next part of every unit."""

@@ -105,6 +105,13 @@ def data_set(plan: Plan, model: str, given: Given) -> DataSet:
     return named_data_set(given.facts)
 
 
+def real_facts(plan: Plan, model: str, given: Given) -> bool:
+    """Whether a run is about real facts: those that its model answers, none of them set aside, and with second moments
+    of a real text.
+    """
+    return bool(plan.facts) or data_set(plan, model, given).answered
+
+
 def named_data_set(facts: str) -> DataSet:
     """The data set of that name, or that of the user's file; SettingError for a name that is neither."""
     if facts not in DATASETS and not Path(facts).exists():

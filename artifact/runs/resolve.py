@@ -24,7 +24,16 @@ from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.describe import MomentsUsed, RunInfo, TracedData
 from artifact.runs.editors import begun_prefixes, corrected_settings
-from artifact.runs.inputs import Given, Inputs, data_set, evidence, run_inputs, run_mend_weights, run_moments
+from artifact.runs.inputs import (
+    Given,
+    Inputs,
+    data_set,
+    evidence,
+    real_facts,
+    run_inputs,
+    run_mend_weights,
+    run_moments,
+)
 from artifact.runs.noise import kept_level, noise_level, readable
 from artifact.runs.refused import counted, unaskable, without_refused
 from artifact.runs.took import part
@@ -120,7 +129,7 @@ def prepare(
         prefixes=begun_prefixes(begun),
         controlled=plan.moved,
         hparams=given.hparams,
-        of_text=bool(plan.facts),
+        of_text=real_facts(plan, name, given),
         seed=given.seed,
         unaskable=unaskable(model, inputs.edited.facts),
     )
@@ -243,8 +252,8 @@ def _budget(
 
 @part("what the model answers")
 def _answered(plan: Plan, name: str, asked: Asked, model: LanguageModel, inputs: Inputs, budget: Memory) -> Inputs:
-    """Of the inputs what the model answers, where the plan is about that."""
-    if plan.facts:
+    """Of the inputs what the model answers, where the run is about that."""
+    if real_facts(plan, name, asked.given):
         return only_answered(model, inputs, plan, asked.limit, budget)
     if data_set(plan, name, asked.given).selected and not plan.of_the_paper:
         # Another model would leave the few that a small plan traces out, one by one.

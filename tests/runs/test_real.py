@@ -20,6 +20,8 @@ from artifact.plans.real import EDITED, REAL, TRACED
 from artifact.reporting.by_relation import relation_grids
 from artifact.reporting.verdict import measured_run
 from artifact.runs.editors import default_moments
+from artifact.runs.inputs import Given
+from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import Store, reading
 from artifact.tracing.kinds import TRACE_KINDS
 
@@ -72,6 +74,20 @@ def test_a_run_takes_what_the_model_answers_and_nothing_that_is_set_aside(ran) -
         assert "are answered by world, the first 5 taken" in info.data_note
     begun = [number for number, line in enumerate(lines) if line.startswith("ft-entity: ")]
     assert len(begun) > 1 and any(line.startswith("unedited: ") for line in lines[begun[0] : begun[-1]])
+
+
+@pytest.mark.parametrize("name", ["both", "mechanism"])
+def test_another_plan_on_real_facts_takes_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the plan real: what the model answers, nothing set aside, and second moments of a real text."""
+    monkeypatch.setitem(DATASETS, "world", replace(DATASETS["world"], answered=True))
+    assert DATASETS["real"].answered and not DATASETS["known"].answered
+    (plan,) = PLANS[name]
+    context, info = prepare(plan, Asked("world", given=Given(facts="world"), limit=5), lambda line: None)
+    assert info.cases == [fact.case_id for fact in world().facts if not is_aside(fact)][:5]
+    assert "are answered by world, the first 5 taken" in info.data_note and context.of_text
+    monkeypatch.undo()
+    whole, _ = prepare(plan, Asked("world", limit=5), lambda line: None)
+    assert len(whole.inputs.edited.facts) > 5 and not whole.of_text
 
 
 def test_edits_are_shown_by_relation_where_the_data_are(ran, monkeypatch) -> None:

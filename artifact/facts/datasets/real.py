@@ -33,5 +33,6 @@ DATASET = DataSet(
     files={"authors": ("known", "lre"), "templates": ("known", "lre")},
     own_reading=OWN_READING,
     selected=True,
+    answered=True,
     by_relation=True,
 )

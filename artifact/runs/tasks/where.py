@@ -157,6 +157,6 @@ def all_moments(context: Context, site: Module) -> Moments:
             context.kept[name] = context.moments
         else:
             layers = range(context.model.decoder.layers)
-            context.kept[name] = default_moments(context.model, layers, context.memory, site)
+            context.kept[name] = default_moments(context.model, layers, context.memory, site, context.of_text)
     kept: Moments = context.kept[name]
     return kept
