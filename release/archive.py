@@ -21,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SUMS = "SHA256SUMS"
-RUNS = ("example-world", "smollm2")
 PUBLISHED = ("counterfact", "known")
 NOT_KEPT = ("run.lock", ".lock")
 
@@ -37,6 +36,11 @@ def packed(tar: bytes) -> bytes:
 def source_archive(top: str) -> bytes:
     """The files of the commit at HEAD, below one folder."""
     return packed(git("archive", "--format=tar", f"--prefix={top}/", "HEAD"))
+
+
+def committed_runs() -> list[Path]:
+    """The run folders that come with the source."""
+    return [ROOT / Path(line).parent for line in git("ls-files", "results/*/run.json").decode().splitlines()]
 
 
 def folder_archive(folder: Path, top: str, time: int) -> bytes:
@@ -141,7 +145,7 @@ def main(arguments: list[str]) -> int:
     out = Path(names[0]).absolute()
     if git("status", "--porcelain").strip():
         print("the working tree has changes: the archives hold the last commit without them", file=sys.stderr)
-    top = build(out, [Path(name) for name in names[1:]] or [ROOT / "results" / name for name in RUNS])
+    top = build(out, [Path(name) for name in names[1:]] or committed_runs())
     print((out / SUMS).read_text(), end="")
     if proving:
         prove(out, top)
