@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _checked(path: Path, decoder: Decoder, parameter: str, delta: Tensor) -> Tensor:
-    """The change of one weight in the model's type, on its device."""
+    """The change of one weight in the model's type, on the device of the model's edits."""
     shown = repr(parameter[:80])
     weight = decoder.weights.get(parameter)
     if weight is None or not parameter.startswith(f"{decoder.family.blocks}."):
@@ -138,7 +138,7 @@ def _checked(path: Path, decoder: Decoder, parameter: str, delta: Tensor) -> Ten
         raise EditError(
             f"{path}: {shown} added to the model's weight is not finite in {dtype_word(weight.dtype)}; {_GIVE}"
         )
-    return held
+    return held.to(decoder.device)
 
 
 def _finite_sum(decoder: Decoder, parameter: str, delta: Tensor) -> bool:

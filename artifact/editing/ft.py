@@ -204,7 +204,7 @@ class _Trained:
         change, first, second = (parts[number][rows] for parts in every)
         if decay:
             # The decay is of the whole weight, of which only the change is trained.
-            gradient.add_(self._unedited[number][rows] + change, alpha=decay)
+            gradient.add_(self._unedited[number][rows].to(change.device) + change, alpha=decay)
         before = torch.full((), float(self._steps - 1), device=change.device)
         adam(
             [change], [gradient], [first], [second], [], [before], fused=True, foreach=False, amsgrad=False,

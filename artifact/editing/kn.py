@@ -61,6 +61,7 @@ def kn(
     model: LanguageModel, views: Sequence[View], hparams: KnHparams, protocol: Protocol, memory: Memory | None = None
 ) -> list[KnEdit | EditError]:
     """An edit for each view, as if each were the only one; an EditError in the place of one that cannot be computed.
+    Raises PromptError for a text that the model cannot be asked.
 
     Neurons are those of the view's own prompt; with `hparams.refine`, those that more than p of its prompts (its own
     and its rephrasings) share. Each one's row of the down-projection changes by the sum of the embeddings of the

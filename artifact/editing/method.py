@@ -149,8 +149,20 @@ class Method:
             if not self.sites:
                 raise SettingError(f"{self.name} takes no --site and no --token: it edits where it was published")
             hparams = msgspec.structs.replace(hparams, **changes)
+        self._check_place(hparams, overrides)
         hparams.check(layers)
         return hparams
+
+    def _check_place(self, hparams: Any, overrides: Path | None) -> None:
+        """Raise SettingError where a file moves the edit of a method that has one place."""
+        published = self.scaled(1)
+        for name in () if self.sites else ("site", "fact_token"):
+            own, given = (getattr(one, name, None) for one in (published, hparams))
+            if own != given:
+                raise SettingError(
+                    f"{overrides}: {name} must be {own!r} for {self.name}, which edits where it was published, got "
+                    f"{given!r}; leave it out"
+                )
 
     def default(self, model: str) -> Default | None:
         """A model's own values: published, or chosen by `kloc tune` and part of the package; None without any."""

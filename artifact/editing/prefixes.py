@@ -160,11 +160,17 @@ def draw(
     with TF32 off, so that the device does not change the texts. Rows that do not fit `memory` together run one part
     after the other, each with the random numbers that it has among all rows.
 
-    Raises DeviceError when one text does not fit the device's memory, ModelError for an encoder.
+    Raises DeviceError when one text does not fit the device's memory, SettingError for more tokens than the model has
+    positions, ModelError for an encoder.
     """
     model.kind.needs_decoder("drawing a text")
     if max(map(len, prompts)) >= length:
         return Drawn([list(ids) for ids in prompts], [])
+    if length > model.tokens.limit:
+        raise SettingError(
+            f"a drawn prefix of {length} tokens: {model.name} reads {model.tokens.limit} at most; give fewer in "
+            "context_template_length_params"
+        )
     memory = memory or Memory(default_memory(model.decoder.device))
     start = generator.get_state()
 
@@ -228,7 +234,7 @@ def _tokens(best_BS: Tensor, pick_B1: Tensor) -> list[int]:
 
 
 def read_prefixes(path: Path) -> list[str]:
-    """Templates from a JSON list; each holds "{}" once, and the first is the bare prompt's.
+    """Templates from a JSON list; each holds "{}" once.
 
     Raises SettingError for anything else; a list of lists is MEMIT's form (read_groups).
     """

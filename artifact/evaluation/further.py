@@ -10,15 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from artifact.editing.edit import Edit
-from artifact.evaluation.generate import first_sentence, sentences
+from artifact.evaluation.generate import AROUND, first_sentence, sentences
 from artifact.evaluation.metrics import PromptScore
 from artifact.evaluation.score import removals
 from artifact.facts.fact import Fact, Perspective
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
-
-_AROUND = " \"'.,;:!?"
-"""What a sentence may have at its ends beside the target."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,12 @@ def further_scores(
     causal = model.decoder.family.causal  # an encoder writes no text
     views = [(case, view) for case, fact in enumerate(facts) if causal for view in fact.views()]
     own = edits if edits is None or isinstance(edits, Edit) else [edits[case] for case, _ in views]
-    texts = sentences(model, [view.reliability[0] for _, view in views], own, memory) if views else []
+    prompts, targets = [view.reliability[0] for _, view in views], [view.target for _, view in views]
+    texts = sentences(model, prompts, own, memory, targets) if views else []
     written: list[dict[Perspective, Written]] = [{} for _ in facts]
     for (case, view), text in zip(views, texts, strict=True):
-        sentence = first_sentence(text.text)
-        exact = sentence.strip(_AROUND) == view.target.strip(_AROUND)
+        sentence = first_sentence(text.text, view.target)
+        exact = sentence.strip(AROUND) == view.target.strip(AROUND)
         written[case][view.perspective] = Written(text.prompt, text.text, sentence, view.target, exact)
     gone = removals(model, facts, edits, memory)
     return [

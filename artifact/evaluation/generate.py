@@ -23,9 +23,10 @@ from artifact.lm.load import LanguageModel
 
 LONGEST_SENTENCE = 40
 """Most tokens of a sentence that is generated."""
-_SENTENCE = re.compile(r"\s*(\S.*?)(?:(?<=[.!?])(?=\s)|\n|\Z)")
-"""A text's first sentence: until a full stop, exclamation or question mark with a space after it, or a line's end."""
-_ENDED = re.compile(r"\s*\S.*?(?:(?<=[.!?])\s|\n)")
+AROUND = " \"'.,;:!?"
+"""What may stand around an answer."""
+_END = re.compile(r"(?<=[.!?])(?=\s)|\n")
+"""A sentence's end: a full stop, exclamation or question mark with a space after it, or a line's end."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,26 @@ class Generated:
     ended: bool
 
 
-def first_sentence(text: str) -> str:
-    """The first sentence of a text, without blanks at its ends; empty where there is none."""
-    found = _SENTENCE.match(text)
-    return found[1].strip() if found else ""
+def first_sentence(text: str, target: str = "") -> str:
+    """The first sentence of a text, without blanks at its ends; empty where there is none.
+
+    Where the text begins with the target, or is on the way to it, full stops within it end no sentence ("J. R. Jr.").
+    """
+    text = text.lstrip()
+    found = _end(text, target)
+    return text[: found.start() if found else None].strip()
 
 
-def has_sentence(text: str) -> bool:
-    """Whether a text's first sentence is over, whatever comes after."""
-    return _ENDED.match(text) is not None
+def has_sentence(text: str, target: str = "") -> bool:
+    """Whether a text's first sentence (first_sentence) is over, whatever comes after."""
+    return _end(text.lstrip(), target) is not None
+
+
+def _end(text: str, target: str) -> re.Match[str] | None:
+    """Where the first sentence of a text ends that begins with no blank."""
+    own, bare = target.strip(AROUND), text.lstrip(AROUND)
+    begun = own.startswith(bare) or bare.startswith(own)
+    return _END.search(text, max(1, len(text) - len(bare) + len(own) if begun else 0))
 
 
 def generate(model: LanguageModel, prompt: str, tokens: int = 20, edit: Edit | None = None) -> Generated:
@@ -60,7 +72,7 @@ def generate(model: LanguageModel, prompt: str, tokens: int = 20, edit: Edit | N
     encoded = model.tokens.encode(_with_context(prompt, edit))
     model.tokens.fed(encoded, [0] * tokens)
     (found,) = in_one(
-        lambda: _greedy(model, [encoded.ids], tokens, None if edit is None else [edit], lambda ids: False),
+        lambda: _greedy(model, [encoded.ids], tokens, None if edit is None else [edit], lambda row, ids: False),
         f"a text of {len(encoded.ids) + tokens} tokens",
         "give fewer --tokens, or take a larger device",
     )
@@ -72,11 +84,17 @@ def sentences(
     prompts: Sequence[str],
     edits: Sequence[Edit] | Edit | None = None,
     memory: Memory | None = None,
+    targets: Sequence[str] | None = None,
 ) -> list[Generated]:
     """The text after each prompt until its first sentence is over, the model ends it, or LONGEST_SENTENCE tokens or the
-    model's positions are reached. Arguments and errors as of `generate_all`.
+    model's positions are reached. `targets` are what each text is held against (first_sentence); other arguments and
+    errors as of `generate_all`.
     """
-    return generate_all(model, prompts, LONGEST_SENTENCE, edits, memory, has_sentence)
+
+    def over(row: int, text: str) -> bool:
+        return has_sentence(text, "" if targets is None else targets[row])
+
+    return generate_all(model, prompts, LONGEST_SENTENCE, edits, memory, over)
 
 
 def generate_all(
@@ -85,10 +103,10 @@ def generate_all(
     tokens: int,
     edits: Sequence[Edit] | Edit | None = None,
     memory: Memory | None = None,
-    over: Callable[[str], bool] = lambda text: False,
+    over: Callable[[int, str], bool] = lambda row, text: False,
 ) -> list[Generated]:
-    """At most `tokens` tokens after each prompt, until `over` is true of the text or the model ends it: unedited, under
-    one edit each, or all under one edit.
+    """At most `tokens` tokens after each prompt, until `over` is true of its number and the text, or the model ends it:
+    unedited, under one edit each, or all under one edit.
 
     Prompts go in batches that fit `memory`. Raises PromptError for a prompt that the model cannot be asked with, and
     EditError or PromptError where its numbers are not finite, ModelError for an encoder.
@@ -104,10 +122,10 @@ def generate_all(
         count = next((n for n, row in enumerate(left) if len(asked[row]) > 1.3 * len(asked[left[0]])), len(left))
         return min(count, max(1, memory.limit // 2 // _row_bytes(model.decoder, len(asked[left[count - 1]]) + tokens)))
 
-    def done(ids: Sequence[int]) -> bool:
-        return over(model.tokens.decode(ids))
-
     def compute(rows: Sequence[int]) -> list[list[int] | None]:
+        def done(at: int, ids: Sequence[int]) -> bool:
+            return over(rows[at], model.tokens.decode(ids))
+
         of_rows = [edit for row in rows if (edit := own[row]) is not None]
         return _greedy(model, [asked[row] for row in rows], tokens, of_rows or None, done)
 
@@ -151,10 +169,10 @@ def _greedy(
     prompts: Sequence[Sequence[int]],
     tokens: int,
     edits: Sequence[Edit] | None,
-    over: Callable[[Sequence[int]], bool],
+    over: Callable[[int, Sequence[int]], bool],
 ) -> list[list[int] | None]:
-    """Ids of each prompt's likeliest continuation: until `over` says so, or the end token, which is then the last of
-    them, or the model's positions are used up; None for a row whose numbers are not finite.
+    """Ids of each prompt's likeliest continuation: until `over` says so of its number and the ids, or the end token,
+    which is then the last of them, or the model's positions are used up; None for a row whose numbers are not finite.
     """
     decoder, end = model.decoder, model.tokens.end_id
     found: list[list[int] | None] = [[] for _ in prompts]
@@ -177,7 +195,7 @@ def _greedy(
                 continue
             text.append(next_ids[at])
             full = len(prompts[row]) + len(text) > model.tokens.limit
-            if not (text[-1] == end or full or over(text)):
+            if not (text[-1] == end or full or over(row, text)):
                 going.append(at)
         if step == tokens or not going:
             break

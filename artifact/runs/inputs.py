@@ -15,7 +15,7 @@ from artifact.editing.protocol import Protocol
 from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts.dataset import Data, DataSet, RelationSource
 from artifact.facts.datasets import DATASETS, OWN, default_for, traced_for
-from artifact.facts.datasets.known import with_relation_words
+from artifact.facts.datasets.known import NoRelationWords, with_relation_words
 from artifact.lm.dtype import DtypeName
 from artifact.plans.paper import PAPER_MODELS
 from artifact.plans.unit import Plan
@@ -234,6 +234,8 @@ def _relation_words(one: DataSet, traced: Data) -> tuple[Data, Sequence[str]]:
             return with_relation_words(traced, path_of(one.relation_words))
         except NotFetched:  # one that is there and damaged is refused
             pass
+        except NoRelationWords as error:
+            traced = replace(traced, note=f"{traced.note}; {error}")
     return (replace(traced, note=f"{traced.note}; {one.own_reading}") if one.own_reading else traced), ()
 
 

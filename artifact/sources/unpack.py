@@ -100,7 +100,8 @@ def _by_content(
 ) -> tuple[str, bytes] | None:
     best: tuple[int, str, bytes] | None = None
     seen, damaged, room = [], [], TOTAL * member.limit
-    for entry in sorted(entries, key=lambda entry: entry.filename):
+    # Of files with equally many records that of the member's own name comes first.
+    for entry in sorted(entries, key=lambda entry: (Path(entry.filename).name != member.name, entry.filename)):
         name = fit(entry.filename, 80)
         if entry.file_size > min(member.limit, room):
             seen.append(f"{name} ({size_words(entry.file_size)}, too long to look into)")

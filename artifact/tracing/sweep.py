@@ -252,7 +252,7 @@ class _Token:
         scores_QFL = np.empty((len(METRICS), len(self.fact_F), self.decoder.layers))
 
         def fitting(left: Sequence[int]) -> int:
-            return memory.rows(self.decoder, self.first, self.tokens) // len(self.row_R)
+            return memory.scored_rows(self.decoder, self.first, self.tokens) // len(self.row_R)
 
         for centres, part_QFC in batches(range(self.decoder.layers), fitting, self._sweep, memory):
             scores_QFL[:, :, centres] = part_QFC

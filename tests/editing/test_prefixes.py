@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_llama import llama_module, write_folder
 
+from artifact.cli import call
 from artifact.editing import prefixes
 from artifact.editing.objective import fact_row
 from artifact.editing.prefixes import (
@@ -297,3 +298,13 @@ def test_a_run_s_seed_decides_the_draw_of_both_methods(tiny) -> None:
     given = Given(seed=7)
     assert given.options() == {"--seed": "7"} and Given().options() == {}
     assert run_name(SMOKE, "world", Asked(given=given)) == "smoke-world-seed7"
+
+
+def test_a_prefix_longer_than_the_model_reads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "h.json").write_text(json.dumps({"context_template_length_params": [[200, 1]]}))
+    (tmp_path / "r.json").write_text(json.dumps(json.loads((REFERENCE / "facts.json").read_text())[0]))
+    command = ["edit", "--model", "world", "--method", "rome", "--hparams", tmp_path / "h.json"]
+    options = ["--request", tmp_path / "r.json", "--out", tmp_path / "e.safetensors"]
+    assert call([str(word) for word in (*command, *options)]) == 2
+    error = capsys.readouterr().err
+    assert "a drawn prefix of 200 tokens: world reads 128 at most" in error and error.count("\n") == 1

@@ -230,3 +230,15 @@ def test_a_published_file_may_name_the_module_that_is_edited(model, tmp_path) ->
         rome_hparams("x", LAYERS, file, model.decoder)
     with pytest.raises(SettingError, match="takes no --site"):
         METHODS["ft"].hparams_for("x", LAYERS, place=Place("attn"))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.sites])
+def test_a_file_moves_no_edit_of_a_method_that_has_one_place(name: str, tmp_path: Path) -> None:
+    method, file = METHODS[name], tmp_path / "hparams.json"
+    for field, value in (("site", "attn"), ("fact_token", "relation_last")):
+        if hasattr(method.scaled(LAYERS), field):
+            file.write_text(json.dumps({field: value}))
+            with pytest.raises(SettingError, match=rf"hparams.json: .*{field}( must be|`)"):
+                method.hparams_for("x", LAYERS, file)
+            file.write_text(json.dumps({field: getattr(method.scaled(LAYERS), field)}))
+            assert method.hparams_for("x", LAYERS, file) == method.hparams_for("x", LAYERS)

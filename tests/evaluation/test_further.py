@@ -57,6 +57,22 @@ def test_sentences(text: str, first: str, over: bool) -> None:
     assert first_sentence(text) == first and has_sentence(text) == over
 
 
+@pytest.mark.parametrize(
+    ("text", "target", "first", "over"),
+    [
+        (" H. Lawrence Culp Jr. He", "H. Lawrence Culp Jr.", "H. Lawrence Culp Jr.", True),
+        (" H. Lawrence", "H. Lawrence Culp Jr.", "H. Lawrence", False),
+        (" H. Smith. He", "H. Lawrence Culp Jr.", "H.", True),
+        (" St. Louis, which. It", "St. Louis", "St. Louis, which.", True),
+        (' "St. Louis". It', "St. Louis", '"St. Louis".', True),
+        ("", "St. Louis", "", False),
+    ],
+)
+def test_full_stops_within_the_target_end_no_sentence(text: str, target: str, first: str, over: bool) -> None:
+    """Of 'H.' and 'St.' nothing could ever be exact."""
+    assert first_sentence(text, target) == first and has_sentence(text, target) == over
+
+
 def test_removal_and_generation_of_cases(tiny, facts) -> None:
     model, chosen = tiny("tiny-gpt2"), [facts[case] for case in CASES]
     edits = edits_of(model, len(chosen))

@@ -13,7 +13,7 @@ from artifact.facts.dataset import OTHER_MODELS, PAPER, Data
 from artifact.facts.datasets import DATASETS, OWN, built_in_for, default_for
 from artifact.facts.datasets.counterfact import PAPER_CASES, counterfact
 from artifact.facts.datasets.everyday import everyday
-from artifact.facts.datasets.known import known, with_relation_words
+from artifact.facts.datasets.known import NoRelationWords, known, with_relation_words
 from artifact.facts.datasets.own import own
 from artifact.facts.datasets.world import world
 from artifact.facts.fact import Fact
@@ -192,6 +192,9 @@ def test_the_words_of_the_authors_relation_traces(tmp_path) -> None:
     assert with_relation_words(data, by_id)[0].statements == found.statements
     with pytest.raises(FactError, match="expected records with subject and prompt"):
         with_relation_words(data, write(tmp_path / "rel_known_1000.json", [{"prompt": "x"}]))
+    plain = [known_record(i) for i in range(4)]
+    with pytest.raises(NoRelationWords, match="rel_known_1000.json holds each statement's subject"):
+        with_relation_words(data, write(tmp_path / "rel_known_1000.json", plain))
 
 
 def test_own_files(plain, authors, tmp_path) -> None:

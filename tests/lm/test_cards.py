@@ -10,6 +10,7 @@ import standin
 import torch
 from family_models import VOCABULARY, configuration, module_of, write_model
 
+from artifact.editing.edit_file import read_edit, write_edit
 from artifact.editing.ft import ft
 from artifact.editing.kn import attributions
 from artifact.editing.memit import memit
@@ -94,6 +95,25 @@ def test_two_cards_give_the_processors_numbers(
         model = spread_model(folder, monkeypatch)
         found = work(model, facts)
         assert all(ledger.peak > 0 for ledger in ledgers)
+    alike(found, expected)
+
+
+def test_an_edit_s_file_is_scored_over_two_cards(
+    folder: Path, facts: dict[int, Fact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change of a weight on the second card, read from its file; and FT's decay of such a weight."""
+    hparams, view = FtHparams(layers=(3,), num_steps=2, weight_decay=0.1), facts[0].view("entity")
+
+    def scored(model: LanguageModel) -> Any:
+        (made,) = ft(model, [[view]], hparams, RELEASED)
+        assert not isinstance(made, Exception)
+        write_edit(tmp_path / "edit.safetensors", made.edit, model, {"method": "ft"})
+        edit = read_edit(tmp_path / "edit.safetensors", model).edit
+        return [one.views for one in score_cases(model, [facts[0]], edit, MEMORY)]
+
+    expected = scored(load_folder(folder))
+    with standin.devices():
+        found = scored(spread_model(folder, monkeypatch))
     alike(found, expected)
 
 

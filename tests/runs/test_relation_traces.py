@@ -79,6 +79,14 @@ def test_known_facts_follow_the_authors_file_under_every_plan(plan, cache: Path)
     assert all(one.relation_words is None for one in corrected.traced.statements)
 
 
+def test_the_plain_known_facts_under_its_name_corrupt_no_subject_as_a_relation(cache: Path) -> None:
+    cache.write_text(json.dumps(KNOWN))
+    found = run_inputs(find_plans("gpt2-xl")[0], "gpt2-xl", Given(facts="known"), RELEASED)
+    assert not found.relation_words and all(one.relation_words is None for one in found.traced.statements)
+    assert "rel_known_1000.json holds each statement's subject" in found.traced.note
+    assert found.traced.note.endswith(OUR_READING)
+
+
 def test_words_that_the_model_cannot_read_are_left_out_of_the_noise() -> None:
     """A trace that needs one of them fails alone, with its reason."""
     model, lines = load("world"), []

@@ -95,6 +95,16 @@ def test_the_known_file_is_found_by_its_records(host) -> None:
     assert json.loads(path_of("rel_known").read_bytes()) == KNOWN
 
 
+def test_of_files_with_equally_many_records_its_own_name_is_taken(host) -> None:
+    """The plain known facts have a subject and a prompt, too."""
+    plain = [KNOWN[0] | {"subject": "Paris"}]
+    published(
+        host, **{"edit": as_json(RECORDS), "known_1000.json": as_json(plain), "rel_known_1000.json": as_json(KNOWN)}
+    )
+    assert call(["fetch", "relation"]) == 0
+    assert json.loads(path_of("rel_known").read_bytes()) == KNOWN
+
+
 def test_an_archive_without_such_records_is_kept_and_listed(host, capsys) -> None:
     """The same line each time, with what is inside and what to do; a new archive is taken once the old one is gone."""
     published(host, **{"rel_counterfact.json": as_json(PLAIN), "notes.txt": b"hello"})

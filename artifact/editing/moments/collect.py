@@ -3,12 +3,12 @@
 Covers windows and batches, the checkpoint `moments.partial`, and the published files with `moments.json` beside them.
 The first texts of the source count: none is drawn at random, so shuffle a sorted source first.
 
-As in the published statistics each text is cut at the model's number of positions and no token is put before it. Texts
-are read WINDOW at a time, ordered by length, and run longest first in batches of at most so many tokens with padding.
-A checkpoint holds the float64 sums and how far the window is done, and each window follows from the source alone: a
-resumed run makes the same batches in the same order, hence the same bits where the arithmetic is the same and the
-device's memory, which cuts batches too, is not short. It takes 8 M^2 bytes a layer on disk (13 GB for six layers of
-GPT-J), twice while it is replaced.
+As in the published statistics each text is cut at the model's number of positions; tokens that the tokenizer sets
+around a text are put there. Texts are read WINDOW at a time, ordered by length, and run longest first in batches of at
+most so many tokens with padding. A checkpoint holds the float64 sums and how far the window is done, and each window
+follows from the source alone: a resumed run makes the same batches in the same order, hence the same bits where the
+arithmetic is the same and the device's memory, which cuts batches too, is not short. It takes 8 M^2 bytes a layer on
+disk (13 GB for six layers of GPT-J), twice while it is replaced.
 """
 
 import hashlib

@@ -188,7 +188,7 @@ class Moments:
         # A matrix of too few samples can pass with pivots that are rounding alone.
         noise = len(pivot_M) * torch.finfo(torch.float64).eps * pivot_M.max()
         # Fewer keys than dimensions are singular too, whatever a sum's rounding to float32 has left of it.
-        few = self._counts.get(layer, len(pivot_M)) < len(pivot_M)
+        few = self.added is None and self._counts.get(layer, len(pivot_M)) < len(pivot_M)
         if few or not bool(pivot_M.min() > noise):
             raise SettingError(self._singular(decoder, layer))
         return factor

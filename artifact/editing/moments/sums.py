@@ -21,7 +21,7 @@ from artifact.editing.npz import write_arrays
 from artifact.editing.site import PROJECTIONS, Module
 from artifact.errors import SettingError
 from artifact.lm.decoder import Site
-from artifact.lm.device import Memory, batches, default_memory, in_one, row_bytes
+from artifact.lm.device import Memory, batches, default_memory, full_precision, in_one, row_bytes
 from artifact.lm.load import LanguageModel
 
 
@@ -46,8 +46,9 @@ class KeySums:
     def add(self, texts: Sequence[Sequence[int]]) -> None:
         """Add every token of `texts` (ids), run as one batch up to the highest layer and no further.
 
-        Products in float32, added in float64; padding does not count. After an error within, the sums can be used once
-        the same texts were added again, in as many parts as one likes: no layer counts a text twice.
+        Products in full float32, whatever the protocol says, added in float64; padding does not count. After an error
+        within, the sums can be used once the same texts were added again, in as many parts as one likes: no layer
+        counts a text twice.
         """
         decoder = self._model.decoder
         ids_BT = self._model.tokens.pad(texts, decoder.device)
@@ -64,7 +65,7 @@ class KeySums:
                 self.totals_MM[layer].add_(keys_NM.t() @ keys_NM)
                 self._summed[layer] += max(0, len(texts) - done)
 
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             word_BTD = decoder.words(ids_BT)
             hidden_BTD = decoder.embed(word_BTD, aligned=aligned)
             decoder.blocks(hidden_BTD, 0, max(self.totals_MM) + 1, aligned=aligned, at_site=read)

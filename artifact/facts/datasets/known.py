@@ -81,12 +81,16 @@ def known_data(path: Path, raw: object, sha256: str, source: str, by_rule: bool,
     return Data(built.facts, statements, source, sha256, note, reconstructed=by_rule and bool(built.facts))
 
 
+class NoRelationWords(FactError):
+    """The file of relation traces is the plain known facts under its name."""
+
+
 def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
     """The data's statements with the words that the authors' file of relation traces names, and all words of that file.
 
     A record belongs to the statement of its known_id with the same prompt, one without an id to the statement with its
     prompt; its field `subject` holds the words as they are. The words are those of every record: their embeddings give
-    the noise. Raises FactError when the file holds anything else.
+    the noise. Raises FactError when the file holds anything else, NoRelationWords where it names subjects.
     """
     rows, sha256 = read_records(path)
     fields = ("subject", "prompt")
@@ -95,6 +99,11 @@ def with_relation_words(data: Data, path: Path) -> tuple[Data, list[str]]:
     ):
         raise FactError(f"{path}: expected records with subject and prompt; delete it and run `kloc fetch relation`")
     rows = [row for row in rows if row["subject"].strip()]
+    subjects = {one.prompt: one.subject for one in data.statements}
+    if rows and all(row["subject"] == subjects.get(row["prompt"]) for row in rows):
+        raise NoRelationWords(
+            f"{path.name} holds each statement's subject, as the plain known facts do, and no relation's words"
+        )
     words = {(str(row.get("known_id", "")), row["prompt"]): row["subject"] for row in rows}
     statements = [
         replace(one, relation_words=words.get((str(one.case_id), one.prompt)) or words.get(("", one.prompt)))

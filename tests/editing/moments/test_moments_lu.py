@@ -77,6 +77,11 @@ def test_a_singular_file_is_named(tiny, reference, tmp_path) -> None:
         moments = read_moments(written_folder(tmp_path / str(number), matrix_MM, count=count))
         with pytest.raises(SettingError, match=r"mom2_100000\.npz: the matrix of layer 2 is singular"):
             moments.solve(decoder, 2, keys_NM)
+    ridge_MM = torch.eye(256, dtype=torch.float64)
+    added = moments.with_added("ridge", lambda decoder, layer: ridge_MM)  # which makes the few keys' matrix regular
+    solved_NM = added.solve(decoder, 2, keys_NM)
+    expected_NM = np.linalg.solve(few_NM.T @ few_NM / 100 + np.eye(256), np.ones(256))
+    np.testing.assert_allclose(solved_NM[0], expected_NM, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["rome", "memit"])
