@@ -20,6 +20,7 @@ from artifact.bench import estimate, shapes
 from artifact.bench.facts import synthetic_facts, word_tokens
 from artifact.bench.given import random_given
 from artifact.bench.machine import Machine, other_machine, this_machine
+from artifact.bench.planned import planned
 from artifact.bench.shapes import SHAPES, random_module
 from artifact.bench.work import knocked, scored, traced
 from artifact.cli import call
@@ -309,6 +310,15 @@ def test_every_question_s_plan_is_estimated(plan: str) -> None:
     (found,) = estimate.estimate(plan, other_machine(*GIVEN[1::2]), "released")
     assert all(0 < unit.expected <= unit.seconds for unit in found.units)
     assert [unit.name for unit in found.units] == [unit.name for one in PLANS[plan] for unit in one.units]
+
+
+@pytest.mark.parametrize(("plan", "layers"), [("where", 12), ("both", 10)])
+def test_second_moments_that_a_run_computes_stay_in_main_memory(plan: str, layers: int) -> None:
+    """GPT-2 XL at every fourth layer; MEMIT's five layers and five late ones."""
+    machine, model = Machine("a GPU", True, 1e14, 1e12, 80e9, "invented"), planned("gpt2-xl")
+    (found,) = estimate.estimate(plan, machine, "released", model=model)
+    matrices = found.host - model.shape.weights - 4 * 6400**2 - 1e9
+    assert matrices == layers * 8 * 6400**2
 
 
 def test_a_task_takes_what_its_parts_take() -> None:

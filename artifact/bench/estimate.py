@@ -207,8 +207,9 @@ def _plan(
     units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
     methods = plan.methods
     layers = sorted({*moment_layers(methods, name, shape.layers), *other_layers(plan.moved, name, shape.layers)})
-    if any(unit.task and TASKS[unit.task].all_moments for unit in plan.units):
-        layers = list(range(shape.layers))
+    tasks = [(unit, TASKS[unit.task].moments) for unit in plan.units if unit.task]
+    own = {layer for unit, function in tasks if function for layer in resolve_name(function)(unit, model)}
+    layers = sorted({*layers, *own})
     names, optional = needed_sources(plan, name, Given())
     names = names if name in names or name not in SOURCES else (name, *names)
     file = factor_bytes(shape) / 2 if layers else 0  # a published matrix is float32
@@ -220,7 +221,10 @@ def _plan(
         units=units,
         device=device,
         cards=cards_of(shape, sum(device.values()) - device["weights"], cards),
-        host=shape.weights + file + _CONTEXT if machine.cuda else sum(device.values()) + CPU_BUDGET,
+        # Second moments that the run computes stay in main memory, as float64.
+        host=shape.weights + file + len(own) * factor_bytes(shape) + _CONTEXT
+        if machine.cuda
+        else sum(device.values()) + CPU_BUDGET,
         load=shape.weights / LOAD_RATE + len(layers) * factor_products(shape) / rate,
         downloads=model.downloads + sum(remaining(SOURCES[source]) for source in (*names, *optional)),
         results=RECORD_BYTES * sum(unit.facts for unit in units),

@@ -54,6 +54,11 @@ def where(unit: Unit, model: Planned, share: float | None) -> Work:
     return work.times(tokens) + traced(shape, kind, 1, PAPER_LENGTHS.traced[perspective]) + scored(shape, PAPER_LENGTHS)
 
 
+def where_layers(unit: Unit, model: Planned) -> tuple[int, ...]:
+    """The layers whose second moments `where` reads: those that it edits."""
+    return edited_layers(unit, model.shape.layers)
+
+
 def both(unit: Unit, model: Planned, share: float | None) -> Work:
     """MEMIT's seven arms: each perspective alone, after the other (fact by fact), twice together, the relation late;
     and eight scores.
@@ -61,9 +66,18 @@ def both(unit: Unit, model: Planned, share: float | None) -> Work:
     e, r = (_edit("memit", model, perspective, share) for perspective in PERSPECTIVES)
     alone = (e + r).times(unit.batch)
     after = replace(e + r, passes=alone.passes)
-    layers = METHODS["memit"].hparams_for(model.name, model.shape.layers).layers
-    late = _edit("memit", model, "relation", share, layers=late_layers(model.shape.layers, len(layers)))
+    late = _edit("memit", model, "relation", share, layers=_late(model))
     return (e + r).times(3) + after + late + scored(model.shape, PAPER_LENGTHS).times(8)
+
+
+def both_layers(unit: Unit, model: Planned) -> tuple[int, ...]:
+    """The layers whose second moments `both` reads: MEMIT's and the late ones."""
+    return (*METHODS["memit"].hparams_for(model.name, model.shape.layers).layers, *_late(model))
+
+
+def _late(model: Planned) -> tuple[int, ...]:
+    layers = METHODS["memit"].hparams_for(model.name, model.shape.layers).layers
+    return late_layers(model.shape.layers, len(layers))
 
 
 def sequence(unit: Unit, model: Planned, share: float | None) -> Work:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 class Task:
     """A task: what it does in words, and two functions as "module:function". `compute` takes (unit, facts, context)
     and gives a record a fact; `work` takes (unit, the planned model, the share of the most steps) and gives what a fact
-    takes. `all_moments`: it reads second moments of every layer. `refuses`, if any, takes the model and says why it
+    takes. `moments`, if any, takes (unit, the planned model) and gives the layers of which it reads second moments,
+    computed in the run. `refuses`, if any, takes the model and says why it
     cannot do the task, empty where it can. `whole`: the facts of a batch are computed together or not at all.
     """
 
     words: str
     compute: str
     work: str
-    all_moments: bool = False
+    moments: str = ""
     refuses: str = ""
     whole: bool = False
 
@@ -29,13 +30,13 @@ TASKS: Mapping[str, Task] = {
         "edit at every layer of a module, and trace it",
         "artifact.runs.tasks.where:compute",
         "artifact.bench.tasks:where",
-        True,
+        moments="artifact.bench.tasks:where_layers",
     ),
     "both": Task(
         "edit both perspectives, alone and together",
         "artifact.runs.tasks.both:compute",
         "artifact.bench.tasks:both",
-        True,
+        moments="artifact.bench.tasks:both_layers",
     ),
     "encoders": Task(
         "trace and edit an encoder, with controls",

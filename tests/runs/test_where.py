@@ -1,6 +1,8 @@
 """The plan `where` on the embedded world, whose site is known: the MLP of early layers at the subject's last token."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,6 +18,7 @@ from artifact.runs.engine import Computed
 from artifact.runs.local import compute
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import begin, reading, writing
+from artifact.runs.tasks.where import site_moments
 
 FACTS = 2
 
@@ -79,3 +82,19 @@ def test_a_rewrite_score_is_the_share_of_what_was_left_to_gain() -> None:
     site = Site(np.array([1]), (0, 1), values, np.array([0.2]), np.array([[0.6, 0.2]]), np.zeros((1, 2)), 0)
     np.testing.assert_allclose(site.rewrite_FL, [[0.5, 0.0]])
     assert site.whole("entity").tolist() == [-1, -1]
+
+
+def test_second_moments_are_of_the_layers_that_are_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed once for a module, and again where another task asks for more layers."""
+    asked = []
+
+    def computed(model: None, layers: list[int], memory: None, site: str, of_text: bool) -> object:
+        asked.append((site, layers, of_text))
+        return object()
+
+    monkeypatch.setattr("artifact.runs.tasks.where.default_moments", computed)
+    context: Any = SimpleNamespace(moments_folder=None, kept={}, model=None, memory=None, of_text=True)
+    first = site_moments(context, "mlp", (3, 1))
+    assert site_moments(context, "mlp", (1,)) is first and site_moments(context, "mlp", (5,)) is not first
+    site_moments(context, "attn", (5,))
+    assert asked == [("mlp", [1, 3], True), ("mlp", [1, 3, 5], True), ("attn", [5], True)]

@@ -26,7 +26,7 @@ from artifact.plans.unit import Unit
 from artifact.runs.context import Context
 from artifact.runs.record import Record
 from artifact.runs.scored import numbers_of, scores_of
-from artifact.runs.tasks.where import all_moments
+from artifact.runs.tasks.where import site_moments
 
 ARMS = ("E", "R", "E then R", "R then E", "joint", "merged", "split")
 ANY_KEYS = -1.0
@@ -40,7 +40,9 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     usable = [fact for fact in facts if fact.relation is not None]
     made = {fact.case_id: Record(fact.case_id, "excluded", {"reason": _NO_RELATION}) for fact in facts}
     if usable:
-        editor = replace(context.editor("memit"), moments=all_moments(context, "mlp"))
+        editor = context.editor("memit")
+        layers = (*editor.hparams.layers, *_late(editor))
+        editor = replace(editor, moments=site_moments(context, "mlp", layers))
         found = arms(editor, [(fact.view("entity"), fact.view("relation")) for fact in usable])
         scored = {arm: _scores(usable, edits, context) for arm, edits in found.edits.items()}
         before = score_cases(context.model, usable, memory=context.memory)

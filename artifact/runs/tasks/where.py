@@ -67,7 +67,7 @@ def _edited(
 ) -> list[dict[FactToken, dict[str, Any]]]:
     """By fact and token: the edited model's scores at each layer, or that the token is the same as another."""
     editor = context.editor("rome")
-    moments = all_moments(context, settings.site)
+    moments = site_moments(context, settings.site, settings.layers)
     found: list[dict[FactToken, dict[str, Any]]] = [{} for _ in facts]
     for token in settings.tokens:
         left = []
@@ -149,14 +149,14 @@ def _effect(model: LanguageModel, fact: Fact, token: FactToken, trace: Trace, se
     return [trace.scores[at][layer] - trace.corrupted for layer in settings.layers]
 
 
-def all_moments(context: Context, site: Module) -> Moments:
-    """Second moments of all layers of a module, computed once a run from the texts that the run's own come from."""
-    name = f"moments {site}"
-    if name not in context.kept:
-        if site == "mlp" and context.moments_folder is not None:
-            context.kept[name] = context.moments
-        else:
-            layers = range(context.model.decoder.layers)
-            context.kept[name] = default_moments(context.model, layers, context.memory, site, context.of_text)
-    kept: Moments = context.kept[name]
-    return kept
+def site_moments(context: Context, site: Module, layers: Sequence[int]) -> Moments:
+    """Second moments of a module at these layers, computed once a run from the texts that the run's own come from."""
+    if site == "mlp" and context.moments_folder is not None:
+        return context.moments
+    key = f"moments {site}"
+    known, kept = context.kept.get(key, ((), None))
+    if kept is None or not set(layers) <= set(known):
+        known = sorted({*known, *layers})
+        kept = default_moments(context.model, known, context.memory, site, context.of_text)
+        context.kept[key] = known, kept
+    return cast(Moments, kept)
