@@ -122,4 +122,4 @@ def _lines(point: "Point") -> Iterator[str]:
         parts.append(f"removal {100 * sum(removed) / len(removed):.1f}")
     how = "one after the other" if point.way == "sequence" else "as one batch"
     failed = f", {len(point.failed)} failed" if point.failed else ""
-    yield f"{point.facts} facts {how}{failed}: {', '.join(parts)}"
+    yield f"{point.facts} facts {how}{failed}: {', '.join(parts) or 'no numbers'}"

@@ -26,7 +26,7 @@ Way = Literal["sequence", "batch"]
 @dataclass(frozen=True)
 class Point:
     """So many facts written in one way: every fact's scores on the model that carries them, and why edits failed, by
-    case id.
+    case id. A model whose numbers are no longer finite has no scores, and every fact failed.
     """
 
     facts: int
@@ -73,5 +73,9 @@ def _batch(editor: Editor, facts: Sequence[Fact], perspective: Perspective, memo
 
 
 def _point(model: LanguageModel, facts: Sequence[Fact], way: Way, failed: dict[int, str], memory: Memory) -> Point:
-    scores, further = score_cases(model, facts, memory=memory), further_scores(model, facts, memory=memory)
+    try:
+        scores, further = score_cases(model, facts, memory=memory), further_scores(model, facts, memory=memory)
+    except EditError as error:
+        reason = f"the model that carries {len(facts)} edits has numbers that are not finite ({error})"
+        return Point(len(facts), way, (), (), {fact.case_id: reason for fact in facts} | failed)
     return Point(len(facts), way, scores, further, dict(failed))

@@ -77,7 +77,7 @@ def _written(
     for case, payload in payloads.items():
         points = [(UNEDITED, payload["before"]), *((_key(one), one) for one in payload["points"])]
         for key, point in points:
-            scored[key] = scored.get(key, 0) + 1
+            scored[key] = scored.get(key, 0) + ("values" in point)
             failed[key] = failed.get(key, 0) + ("failed" in point)
             for column, value in _numbers(point).items():
                 values.setdefault((key, column), []).append((case, value))
@@ -96,6 +96,8 @@ def _place(key: Key) -> tuple[int, int]:
 
 def _numbers(point: Mapping[str, Any]) -> dict[str, float]:
     """A fact's numbers at a point by column, those that there are."""
+    if "values" not in point:
+        return {}
     own = {column.name: point["values"][VALUES.index(("success", column))] for column in SCORED}
     there = {name: float(value) for name, value in own.items() if value is not None and value == value}
     return there | further_values(point["further"])

@@ -22,7 +22,7 @@ from artifact.facts.fact import PERSPECTIVES
 from artifact.plans import PLANS, narrowed, sequence
 from artifact.plans.unit import CONTROLS, Plan
 from artifact.reporting.findings import findings_of
-from artifact.reporting.sequences import UNEDITED, written_of
+from artifact.reporting.sequences import UNEDITED, _written, sequence_grids, written_of
 from artifact.runs.context import Context
 from artifact.runs.inputs import Given
 from artifact.runs.local import compute
@@ -106,6 +106,30 @@ def test_an_edit_that_fails_is_counted_in_its_point(context: Context, monkeypatc
     monkeypatch.setitem(context._editors, ("rome", ()), idle)
     records = compute(unit, facts, context)
     assert all("no step was taken" in point["failed"] for record in records for point in record.payload["points"])
+
+
+def test_a_model_that_its_edits_have_broken_loses_no_earlier_point(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its facts failed at that point, and the points before it keep their numbers, in records and table."""
+    whole = score_cases
+
+    def broken(model: Any, facts: Any, **more: Any) -> Any:
+        if len(facts) > 1:
+            raise EditError("case 0: the loss of a text under the unedited model is nan, not finite")
+        return whole(model, facts, **more)
+
+    monkeypatch.setattr("artifact.evaluation.sequence.score_cases", broken)
+    records = compute(UNITS["sequence-rome-entity"], context.inputs.edited.facts[:3], context)
+    (first, last), *others = [record.payload["points"] for record in records]
+    assert "values" in first and first["facts"] == 1
+    for point in (last, *(point for (point,) in others)):
+        assert "values" not in point and "the model that carries 3 edits has numbers that are not" in point["failed"]
+    payloads = {record.case_id: record.payload for record in records}
+    shown = _written("ROME", "entity", payloads, {})
+    assert shown.scored[3, "sequence"] == 0 and shown.failed[3, "sequence"] == 3 and shown.scored[1, "sequence"] == 1
+    (grid,) = sequence_grids([shown])
+    assert len(grid.lines) == 3
 
 
 @pytest.fixture(scope="module")

@@ -35,17 +35,18 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
         further = further_scores(context.model, written, memory=context.memory)
         for place, (fact, score, more) in enumerate(zip(written, scores, further, strict=True)):
             before = {"values": numbers_of(score), "further": further_json(more)}
-            own = [(point, _numbers(point, place)) for point in points if place < point.facts]
+            own = [(point, _numbers(point, place, fact)) for point in points if place < point.facts]
             told = [{"facts": point.facts, "way": point.way, **numbers} for point, numbers in own]
             made[fact.case_id] = Record(fact.case_id, "done", {"place": place, "before": before, "points": told})
     return [made[fact.case_id] for fact in facts]
 
 
-def _numbers(point: Point, place: int) -> dict[str, Any]:
+def _numbers(point: Point, place: int, fact: Fact) -> dict[str, Any]:
     """What a point says of the fact that was written in that place."""
-    score = point.scores[place]
-    told: dict[str, Any] = {"values": numbers_of(score), "further": further_json(point.further[place])}
-    reason = point.failed.get(score.case_id)
+    told: dict[str, Any] = {}
+    if point.scores:
+        told = {"values": numbers_of(point.scores[place]), "further": further_json(point.further[place])}
+    reason = point.failed.get(fact.case_id)
     return told if reason is None else told | {"failed": reason}
 
 
