@@ -8,6 +8,7 @@ import torch
 from artifact.bench import shapes
 from artifact.bench.knockout import bench_knockout
 from artifact.bench.report import write_run
+from artifact.bench.shapes import peak_words
 from artifact.bench.trace import bench_trace
 from artifact.cli import call
 from artifact.errors import SettingError
@@ -96,3 +97,9 @@ def test_the_invented_run_that_a_report_is_timed_on_is_whole(tmp_path: Path) -> 
     columns = {column for column in COLUMNS if column.group not in OPTIONAL}
     for row in run.rows:
         assert row.complete and columns == {column for _, column in row.values}
+
+
+def test_peaks_are_of_each_way_on_a_gpu_alone() -> None:
+    """A process's peak never falls: of the second way it says nothing."""
+    assert peak_words(3 * 10**9, 10**9, "cuda:0") == (", peak 3.00 GB", ", peak 1.00 GB")
+    assert peak_words(10**9, 3 * 10**9, "cpu") == ("", "; peak of the process, both ways: 3.00 GB")

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from artifact.bench.shapes import Timed, matrix_rate, operations, timed
+from artifact.bench.shapes import Timed, matrix_rate, operations, peak_words, timed
 
 _O = TypeVar("_O")
 _L = TypeVar("_L")
@@ -40,6 +40,7 @@ class Timing:
     our_seconds: float
     loop_peak: int
     our_peak: int
+    device: str
     operations: int | None = None
     rate: float | None = None
 
@@ -50,8 +51,9 @@ class Timing:
     def lines(self, what: str, unit: str = "fact") -> Iterator[str]:
         """The comparison in words and figures, but for the results' difference."""
         loop, ours = f"{self.loop_seconds:.3f} s a {unit}", f"{self.our_seconds:.3f} s a {unit}"
-        yield f"{what}: one {unit} at a time {loop} (over {self.loop_facts}), peak {self.loop_peak / 1e9:.2f} GB"
-        yield f"{what}: ours {ours} ({self.facts} together), peak {self.our_peak / 1e9:.2f} GB"
+        loop_peak, our_peak = peak_words(self.loop_peak, self.our_peak, self.device)
+        yield f"{what}: one {unit} at a time {loop} (over {self.loop_facts}){loop_peak}"
+        yield f"{what}: ours {ours} ({self.facts} together){our_peak}"
         if self.operations is not None and self.rate is not None:
             achieved = self.operations / self.our_seconds
             yield (
@@ -75,6 +77,7 @@ def compare(work: Work[_O, _L], device: str, count: bool) -> tuple[_O, _L, Timin
         our_seconds=(first.seconds + again.seconds) / 2 / work.facts,
         loop_peak=looped.peak,
         our_peak=first.peak,
+        device=device,
         operations=counted,
         rate=matrix_rate(device, torch.float32) if count else None,
     )

@@ -94,6 +94,13 @@ def timed(work: Callable[[], _T], device: str) -> Timed:
     return Timed(result, seconds, torch.cuda.max_memory_allocated(device) if cuda else process)
 
 
+def peak_words(first: int, second: int, device: str) -> tuple[str, str]:
+    """The peaks of two timings in words. On a CPU it is the process's, which never falls: one is given for both."""
+    if device.startswith("cuda"):
+        return f", peak {first / 1e9:.2f} GB", f", peak {second / 1e9:.2f} GB"
+    return "", f"; peak of the process, both ways: {max(first, second) / 1e9:.2f} GB"
+
+
 def operations(work: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products in `work`, counted as torch dispatches them."""
     with FlopCounterMode(display=False) as counter:

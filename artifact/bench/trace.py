@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artifact.bench.shapes import hooked, matrix_rate, operations, random_module, timed
+from artifact.bench.shapes import hooked, matrix_rate, operations, peak_words, random_module, timed
 from artifact.lm.decoder import Decoder, Site
 from artifact.lm.device import Memory, default_memory
 from artifact.lm.load import from_module
@@ -38,6 +38,7 @@ class TraceBench:
     sweep_seconds: float
     loop_peak: int
     sweep_peak: int
+    device: str
     sweep_operations: int
     rate: float
     difference: float
@@ -51,9 +52,9 @@ class TraceBench:
         """The comparison in words and figures."""
         sampled = "" if self.timed_cells == self.cells else f" (from {self.timed_cells} of {self.cells} cells, scaled)"
         achieved = self.sweep_operations / self.sweep_seconds
-        loop, peak = f"{self.loop_seconds:.2f} s a fact{sampled}", f"peak {self.loop_peak / 1e9:.2f} GB"
-        yield f"{self.kind}: one cell at a time {loop}, {peak}"
-        yield f"{self.kind}: sweep {self.sweep_seconds:.3f} s a fact, peak {self.sweep_peak / 1e9:.2f} GB"
+        loop_peak, sweep_peak = peak_words(self.loop_peak, self.sweep_peak, self.device)
+        yield f"{self.kind}: one cell at a time {self.loop_seconds:.2f} s a fact{sampled}{loop_peak}"
+        yield f"{self.kind}: sweep {self.sweep_seconds:.3f} s a fact{sweep_peak}"
         yield (
             f"{self.kind}: needs {self.sweep_operations / 1e9:.1f} GFLOP a fact, {achieved / 1e9:.0f} GFLOP/s: "
             f"{achieved / self.rate:.0%} of a large product's {self.rate / 1e9:.0f} GFLOP/s"
@@ -127,6 +128,7 @@ class _Bench:
             sweep_seconds=(swept.seconds + again.seconds) / 2 / facts,
             loop_peak=looped.peak,
             sweep_peak=swept.peak,
+            device=self.device,
             sweep_operations=operations(work) // facts,
             rate=max(rate, matrix_rate(self.device, self.decoder.dtype)),
             difference=float((np.abs(ours - looped.result) / looped.result).max()),
