@@ -29,6 +29,7 @@ from artifact.errors import SettingError
 from artifact.facts.dataset import RelationSource
 from artifact.facts.datasets import DATASETS
 from artifact.io import write_atomically
+from artifact.plans import PLANS
 from artifact.plans.unit import Part
 from artifact.terminal import complain, say
 
@@ -107,10 +108,7 @@ def full(*, options: RunOptions = _OPTIONS, narrowing: Narrowing = _WHOLE) -> in
 def run(
     plan: Annotated[
         str,
-        Parameter(
-            help="Name of the plan: smoke, sample, gpt2-xl, gpt-j, full, real; beyond the paper: mechanism, where, "
-            "both, multiverse, beyond."
-        ),
+        Parameter(help=f"Name of the plan: {', '.join(PLANS)}."),
     ],
     *,
     options: RunOptions = _OPTIONS,

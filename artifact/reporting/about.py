@@ -17,7 +17,7 @@ def progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     progress, recorded = [], store.counts()
     for unit in info.plan.units:
         counted = recorded.get(unit.name, Counter())
-        planned = info.planned(unit)
+        planned = info.asked(unit)
         does = {
             "trace": f"trace the {unit.trace_kind.printed}, {unit.perspective} perspective",
             "edit": f"edit with {unit.printed_method}, {unit.perspective} perspective",
@@ -30,10 +30,12 @@ def progress(store: Store, info: RunInfo) -> list[dict[str, Any]]:
     return progress
 
 
-def facts_each(progress: list[dict[str, Any]], facts: int) -> str:
-    """How many of the facts the units take, where that is not all of them."""
-    planned = [unit["planned"] for unit in progress]
-    if not planned or min(planned) == facts:
+def facts_each(progress: list[dict[str, Any]], info: RunInfo) -> str:
+    """How many of the facts the units take, where that is not all of them; traces of other data are left out."""
+    traced = {unit.name for unit in info.plan.units if unit.does == "trace"}
+    own = traced if info.traced is not None and info.traced.sha256 != info.data_sha256 else set()
+    planned = [unit["planned"] for unit in progress if unit["unit"] not in own]
+    if not planned or min(planned) == len(info.cases):
         return ""
     fewest, most = min(planned), max(planned)
     return f", of which each unit takes {fewest}" + (f" to {most}" if most > fewest else "")

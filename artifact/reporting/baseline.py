@@ -154,7 +154,8 @@ def baseline_json(run: MeasuredRun, drawn: Sequence[Chart], hardware: str) -> by
 def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | None = None) -> MeasuredBefore | None:
     """The run beside our own earlier one of the same kind; None where none was measured or nothing is finished.
 
-    Numbers over another number of facts than before are left out, but for those of a part of a run. ExpectedError for a
+    Numbers over another number of facts than before are left out, but for those of a part of a run that have an
+    interval. ExpectedError for a
     file that is not a baseline.
     """
     for path in sorted((folder or expected_folder() / "measured").glob("*.json")):
@@ -171,7 +172,8 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
         pairs = [
             (one, was)
             for one in measured_values(run, drawn)
-            if (was := before.get((one.unit, one.what))) is not None and (one.n == was.n or part)
+            if (was := before.get((one.unit, one.what))) is not None
+            and (one.n == was.n or (part and one.n < was.n and was.low is not None))
         ]
         if pairs:
             others = [

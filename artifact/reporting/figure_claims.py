@@ -14,7 +14,7 @@ import numpy as np
 from artifact.facts.fact import Perspective
 from artifact.reporting.cells import PROBABILITY
 from artifact.reporting.charts import finished_traces
-from artifact.reporting.equivalence import Tested, family, held_against
+from artifact.reporting.equivalence import Tested, doubt, family, held_against
 from artifact.reporting.expected import Claim, Effect, Region
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
@@ -81,6 +81,8 @@ def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[st
     if len(differences) < len(claim.effects):
         return "undecided", f"undecided for {info.model}: no fact has all the roles it speaks of"
     worst = min(differences, key=lambda one: one.low)
+    if why := next(filter(None, map(doubt, differences)), ""):
+        return "undecided", f"undecided for {info.model}: {why}"
     if worst.low > 0:
         word = "holds"
     elif any(one.high <= 0 for one in differences):

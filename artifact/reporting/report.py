@@ -240,7 +240,7 @@ def _described(run: MeasuredRun) -> dict[str, Any]:
         "progress": units,
         "protocol": protocol_words(info.protocol, info.switches),
         "followed": sum(all_switches(info.switches).values()),
-        "facts_each": facts_each(units, len(info.cases)),
+        "facts_each": facts_each(units, info),
         "environments": [
             {key: in_a_line(value) for key, value in sorted(e.items()) if key != REHEARSED}
             for e in store.environments()
@@ -277,6 +277,7 @@ def repeat_command(info: RunInfo) -> str:
     plan, (only, methods) = info.plan.name, narrowing_of(info.plan, info.left_out_units)
     own = plan == "full" or (plan == "smoke" and not (only or methods or info.shard))  # `kloc smoke` narrows nothing
     words = ["kloc", *([] if own else ["run"]), plan, "--model", info.model]
+    words += ["--device", "cpu"] if info.device == "cpu" and info.plan.of_the_paper else []  # or it would be refused
     words += [word for name in only for word in ("--only", name)]
     words += ["--methods", ",".join(methods)] if methods else []
     if info.shard is not None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from artifact.editing.methods import printed_name
+from artifact.plans.tasks import TASKS
 from artifact.reporting.baseline import MeasuredBefore
 from artifact.reporting.verdict import JudgedClaim, MeasuredRun, Verdict
 from artifact.sources.catalogue import WORLDS
@@ -93,6 +94,11 @@ def _ran(run: MeasuredRun) -> str:
         parts.append(f"{done['edit']:,} edits with {_and(list(methods))}")
     if done["trace"]:
         parts.append(f"{done['trace']:,} traces")
+    if done["knockout"]:
+        parts.append(f"{done['knockout']:,} attention knockouts")
+    for task in dict.fromkeys(unit.task for unit in units if unit.task):
+        times = sum(counts[unit.name]["done"] for unit in units if unit.task == task and unit.name in counts)
+        parts += [f"“{TASKS[task].words}” on {times:,} facts"] if times and task in TASKS else []
     if done["unedited"]:
         parts.append(f"the unedited model on {done['unedited']:,} facts")
     lost = sum(one[state] for one in counts.values() for state in ("failed", "excluded"))

@@ -49,7 +49,8 @@ def only_answered(model: LanguageModel, inputs: Inputs, plan: Plan, limit: int |
         raise FactError(
             f"{data.source}: {model.name} answers none of {asked} facts; ask for another model or give other facts"
         )
-    note = f"{data.note}; of the first {asked}, {len(kept)} are answered by {model.name}, the first {most} taken"
+    taken = f"the first {most} taken" if len(kept) > most else "all taken"
+    note = f"{data.note}; of the first {asked}, {len(kept)} are answered by {model.name}, {taken}"
     edited = replace(data, facts=kept[:most], statements=[], odd=(), cases=(), note=note)
     traced = replace(edited, statements=[fact.statement for fact in kept[:most]])
     own = inputs.traced.note.removeprefix(inputs.edited.note)  # what is said of the words that relation traces corrupt

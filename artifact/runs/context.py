@@ -15,7 +15,7 @@ from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments.files import Moments, read_moments
 from artifact.editing.protocol import Protocol
 from artifact.editing.tuned import read_tuned
-from artifact.errors import FactError
+from artifact.errors import EditError, FactError
 from artifact.facts.fact import Fact, Statement, View
 from artifact.facts.odd import OddRecord
 from artifact.lm.device import Memory
@@ -142,14 +142,24 @@ class Context:
         return default_moments(self.model, sorted(layers), self.memory, of_text=self.of_text)
 
     def following(self, fact: Fact) -> Fact:
-        """The next fact of the data of which every perspective can be asked, the first after the last."""
+        """The next fact of the data with another subject, the first after the last: of those of which every perspective
+        can be asked, where there are any. EditError where no fact has another subject.
+        """
         facts, place = self._whole
-        return facts[(place.get(fact.case_id, 0) + 1) % len(facts)]
+        at = place.get(fact.case_id, 0) + 1
+        after = (facts[(at + step) % len(facts)] for step in range(len(facts)))
+        found = next((one for one in after if one.subject != fact.subject), None)
+        if found is None:
+            raise EditError("no other fact has another subject, which the control would take; give more facts")
+        return found
 
     @cached_property
     def _whole(self) -> tuple[list[Fact], dict[int, int]]:
-        """The facts of which every perspective can be asked, and the place of each by its case id."""
-        facts = [one for one in self.inputs.edited.facts if one.relation is not None]
+        """The facts of which every perspective can be asked, or all where there are none, and the place of each by its
+        case id.
+        """
+        every = self.inputs.edited.facts
+        facts = [one for one in every if one.relation is not None] or list(every)
         return facts, {one.case_id: at for at, one in enumerate(facts)}
 
     def items(self, unit: Unit) -> Sequence[Fact | Statement | OddRecord]:

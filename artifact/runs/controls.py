@@ -67,10 +67,8 @@ def controlled_editor(editor: Editor, control: Control | None) -> Editor:
     return replace(editor, hparams=msgspec.structs.replace(hparams, layers=other, **last))
 
 
-def controlled_views(views: Sequence[View], others: Sequence[View], control: Control) -> list[View]:
-    """The views that are edited: a shuffled subject is that of the fact of `others` in the same place."""
-    if control != "shuffled_subject":
-        return list(views)
+def shuffled_views(views: Sequence[View], others: Sequence[Fact]) -> list[View]:
+    """The views that are edited with a shuffled subject: that of the fact of `others` in the same place."""
     return [replace(view, subject=other.subject) for view, other in zip(views, others, strict=True)]
 
 
@@ -97,7 +95,8 @@ def controlled_edits(
     views = [fact.view(perspective) for fact in facts]
     if control is None:
         return editor.edits([[view] for view in views], history)
-    views = controlled_views(views, [following(fact).view(perspective) for fact in facts], control)
+    if control == "shuffled_subject":
+        views = shuffled_views(views, [following(fact) for fact in facts])
     outcomes = zip(facts, editor.edits([[view] for view in views], history), strict=True)
     return [controlled_edit(one, control, fact.case_id) if isinstance(one, Edited) else one for fact, one in outcomes]
 

@@ -107,6 +107,10 @@ class RunInfo(msgspec.Struct, frozen=True):
         """How many cases the unit takes when it is finished, the user's limit apart."""
         return len(self._cases(unit)[: unit.most])
 
+    def asked(self, unit: Unit) -> int:
+        """How many cases this run takes: the user's limit and the shard are minded."""
+        return sum(map(len, self.batches(unit)))
+
     def batches(self, unit: Unit) -> list[tuple[int, ...]]:
         """The case ids of each batch of the unit, of this run's shard alone.
 

@@ -147,7 +147,7 @@ class Store(Journal):
             if record.status == "done":
                 row = to_bytes(case_numbers(unit, record.payload))
                 self.connection.execute(
-                    "insert into numbers (unit, case_id, row, seal) values (?, ?, ?, ?)",
+                    "insert or replace into numbers (unit, case_id, row, seal) values (?, ?, ?, ?)",
                     (unit.name, record.case_id, row, None if stored is None else row_seal(stored, row)),
                 )
 

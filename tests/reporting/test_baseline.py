@@ -23,6 +23,15 @@ HIDDEN = msgspec.structs.replace(
     units=tuple(u for u in SMOKE.units if u.method in ("none", "rome") and u.does != "trace"),
 )
 
+SHOWN = msgspec.structs.replace(
+    SMOKE,
+    units=tuple(
+        unit
+        for unit in SMOKE.units
+        if unit.method in ("none", "rome") and (unit.does != "trace" or unit.trace_kind.name == "hidden")
+    ),
+)
+
 
 def written(store: Store, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
@@ -112,7 +121,13 @@ def test_a_part_of_a_run_lies_within_the_intervals_for_so_many_facts(build, shar
     real = msgspec.structs.replace(HIDDEN, name="real", facts="real")
     written(build(plan=real, cases=100, odd_cases=False), tmp_path / "m")
     found = before(build(plan=real, cases=10, limit=10, odd_cases=False), tmp_path / "m")
+    # Of traces the means have no interval, by which fewer facts could be held against more.
     assert found is not None and found.part and 0 < found.same < found.compared == 3 * 19
+    traced = build(plan=msgspec.structs.replace(SHOWN, name="real", facts="real"), cases=10, limit=10, odd_cases=False)
+    whole = build(plan=msgspec.structs.replace(SHOWN, name="real", facts="real"), cases=100, odd_cases=False)
+    written(whole, tmp_path / "traced")
+    found = before(traced, tmp_path / "traced")
+    assert found is not None and found.compared == 3 * 19 and before(whole, tmp_path / "traced").compared == 3 * 19 + 6
     assert "within 5 points, or the 95% intervals for so many facts, of our own measurement" in found.sentence
     shares["rome-entity"]["entity", "reliability"] = 0.0
     found = before(build(plan=real, cases=10, limit=10, odd_cases=False, shares=shares), tmp_path / "m")

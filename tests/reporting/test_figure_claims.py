@@ -40,6 +40,7 @@ def traced(
     kinds: tuple[str, ...] = ("hidden", "mlp", "attn", "severed-mlp", "severed-attn"),
     relation: list[int] = RELATION,
     noise: float = 0.02,
+    facts: int = 20,
 ) -> TracedEffects:
     draw = np.random.default_rng(0)
     found: dict[tuple[str, Perspective], Traces] = {}
@@ -61,10 +62,10 @@ def traced(
                         for token in range(TOKENS)
                     ],
                 }
-                for _ in range(20)
+                for _ in range(facts)
             ]
             numbers = np.array([trace_numbers(perspective, trace) for trace in traces])
-            found[kind, perspective] = traces_of(perspective, np.arange(20), numbers)
+            found[kind, perspective] = traces_of(perspective, np.arange(facts), numbers)
     return TracedEffects(found)
 
 
@@ -89,6 +90,13 @@ def test_it_fails_where_layers_are_the_other_way_round(name: str, smoke: Store) 
 
     found = status(CLAIMS[name], smoke, traced(reversed_))
     assert found.startswith("does not hold for gpt2-xl (smallest difference -")
+
+
+@pytest.mark.parametrize("facts", [1, 4])
+def test_a_few_facts_decide_nothing(facts: int, smoke: Store) -> None:
+    """One fact has an interval of no width, and lies above zero or below."""
+    found = status(CLAIMS["F1"], smoke, traced(as_claimed, facts=facts))
+    assert found == "undecided for gpt2-xl: fewer than 5 facts; not run: needs gpt-j"
 
 
 @pytest.mark.parametrize("name", ["F2", "F3", "F4"])

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from artifact.errors import RunError
-from artifact.plans import narrowed
+from artifact.plans import PLANS, narrowed
 from artifact.plans.paper import SMOKE
 from artifact.plans.unit import Plan, Unit
 from artifact.reporting.charts import chart_csv, charts, largest_half_width
@@ -310,6 +310,11 @@ def test_an_unfinished_run_says_so(build: Build, full_size: dict[str, Any]) -> N
     assert "reproduced (partial)" in parsed(files).text
 
 
+def test_a_finished_run_of_fewer_facts_is_finished(build: Build) -> None:
+    text = parsed(made(build(cases=4, planned=24, limit=4, odd_cases=False))).text
+    assert "Only the first 4 facts were asked for." in text and "The run is unfinished" not in text
+
+
 def test_tolerances_notes_and_settings_are_on_the_page(files: dict[str, bytes]) -> None:
     text = parsed(files).text
     for cell in load_expected().cells:
@@ -323,6 +328,9 @@ def test_command_to_repeat(build: Build, full_size: dict[str, Any], smoke: Store
     assert repeat_command(smoke.info()) == "kloc run smoke --model world --only T3 --only F2 --methods rome"
     whole = msgspec.structs.replace(smoke.info(), plan=SMOKE)
     assert repeat_command(whole) == "kloc smoke --model world"
+    sample = msgspec.structs.replace(whole, plan=PLANS["sample"][0], model="gpt2-xl", device="cpu")
+    assert repeat_command(sample) == "kloc run sample --model gpt2-xl --device cpu"
+    assert repeat_command(msgspec.structs.replace(sample, device="cuda")) == "kloc run sample --model gpt2-xl"
     narrowed_info = msgspec.structs.replace(smoke.info(), plan=narrowed(SMOKE, ("table2",), ("rome",)))
     assert repeat_command(narrowed_info) == "kloc run smoke --model world --only table2 --methods rome"
     info = build(**{**full_size, "cases": 5, "limit": 5}).info()

@@ -1,16 +1,20 @@
 """The page's first lines: what is established, what is not, what it would take, and never more than was judged."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from artifact.plans import PLANS
 from artifact.reporting.baseline import MeasuredBefore
 from artifact.reporting.expected import load_expected
-from artifact.reporting.summary import FULL_NEEDS, SAMPLE_NEEDS, Summary, summarised
+from artifact.reporting.summary import FULL_NEEDS, SAMPLE_NEEDS, Summary, _ran, summarised
 from artifact.reporting.verdict import measured_run, reach_verdict
 from artifact.runs.store import Store
 
@@ -86,3 +90,22 @@ def test_what_it_takes_is_what_readme_says(plan: str, needs: str) -> None:
     assert time and f"+ {time[1]} {'h' if time[2] == 'hours' else 'min'} |" in row
     for size in re.findall(r"(\d+) GB", needs):
         assert f"{size} GB" in (README if plan == "full" else row)
+
+
+def test_a_plan_of_tasks_says_what_was_done(build: Build) -> None:
+    """Not "no case yet" where every case is there."""
+    (plan,) = PLANS["mechanism"]
+    few = tuple(unit for unit in plan.units if unit.does == "knockout")
+    run = build(plan=msgspec.structs.replace(plan, units=few), cases=0, planned=48)
+    assert "computed on world: no case yet" in words(summary(run).established)
+    counts = {unit.name: Counter(done=24) for unit in few}
+    both = {unit.name: Counter(done=7) for unit in PLANS["both"][0].units}
+    for units, counted, says in (
+        (few, counts, "computed on world: 48 attention knockouts"),
+        (PLANS["both"][0].units, both, "computed on world: “edit both perspectives, alone and together” on 7 facts"),
+    ):
+        store: Any = SimpleNamespace(counts=lambda counted=counted: counted)
+        measured: Any = SimpleNamespace(
+            info=msgspec.structs.replace(run.info(), plan=msgspec.structs.replace(plan, units=units)), store=store
+        )
+        assert _ran(measured).startswith(says)

@@ -1,6 +1,7 @@
 """Controls are what they are called, and plan modern runs them, scores what edits leave, and reports it."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,18 +16,21 @@ from artifact.editing.methods import METHODS
 from artifact.editing.moments.files import Moments
 from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import EditError
-from artifact.facts.fact import PERSPECTIVES
+from artifact.facts.dataset import Data
+from artifact.facts.fact import PERSPECTIVES, Fact
 from artifact.lm.device import Memory
 from artifact.plans import find_plans
 from artifact.plans.unit import CONTROLS, Control
+from artifact.runs.context import Context
 from artifact.runs.controls import (
     another_layer,
     controlled_edit,
     controlled_editor,
     controlled_edits,
-    controlled_views,
+    shuffled_views,
 )
 from artifact.runs.editors import make_editor
+from artifact.runs.inputs import Inputs
 from artifact.runs.store import reading
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -108,10 +112,25 @@ def test_a_random_direction_has_the_norm_and_the_rank() -> None:
 
 
 def test_a_shuffled_subject_is_another_facts(facts) -> None:
-    views, others = ([facts[case].view("relation")] for case in (0, 10))
-    (shuffled,) = controlled_views(views, others, "shuffled_subject")
-    assert shuffled.subject == others[0].subject and shuffled.template == views[0].template
-    assert controlled_views(views, others, "random_layer") == views
+    views = [facts[0].view("relation")]
+    (shuffled,) = shuffled_views(views, [facts[10]])
+    assert shuffled.subject == facts[10].subject and shuffled.template == views[0].template
+
+
+def test_the_other_subject_is_another_one(tiny, facts) -> None:
+    """Of facts without relation fields too, and never the edited fact's own under the control's name."""
+    bare = [replace(facts[case], relation=None) for case in (0, 10)]
+    same = replace(facts[10], subject=facts[0].subject, case_id=99)
+
+    def following(*chosen: Fact) -> Fact:
+        data = Data(list(chosen), [], "chosen", "", "")
+        context = Context(tiny("tiny-gpt2"), Inputs(data, data), PROTOCOLS["released"], 0.1, Memory(1), ())
+        return context.following(chosen[0])
+
+    assert following(*bare).subject == facts[10].subject
+    assert following(facts[0], same, facts[10]).subject == facts[10].subject
+    with pytest.raises(EditError, match="no other fact has another subject"):
+        following(facts[0], same)
 
 
 def test_the_plan_takes_every_method_that_edits_a_fact_alone() -> None:

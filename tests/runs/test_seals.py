@@ -140,10 +140,12 @@ def test_another_description_leaves_nothing(folder: Path, other: Path, kloc: Cal
     assert sum(one.saved for one in recover(folder, folder.parent / "new")) == PLANNED
 
 
+@pytest.mark.parametrize("tables", [("records", "numbers"), ("records",)], ids=len)
 def test_records_that_are_gone_are_missed_and_computed_again(
-    folder: Path, kloc: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    tables: tuple[str, ...], folder: Path, kloc: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sql(folder, *(f"delete from {table} where case_id = 104" for table in ("records", "numbers")))
+    """With their rows of numbers, and alone, as someone deletes them who wants them computed again."""
+    sql(folder, *(f"delete from {table} where case_id = 104" for table in tables))
     assert "damaged: 4 missing;" in kloc("verify", folder)
     with pytest.raises(RunError, match="4 missing"):
         merge([folder], folder.parent / "merged")
