@@ -117,7 +117,7 @@ def test_one_report_judges_both_models(full: Done, house: House) -> None:
     figures = {path.name.split("-")[0] for path in (root / "report" / "figures").iterdir()}
     assert figures == {"gpt2", "gpt", "drawn.json"}
     page = (root / "report" / "report.md").read_text()
-    assert "- Traced: known facts" in page and "kloc full --model gpt-j --limit 1" in page
+    assert "- Traced: known facts" in page and "kloc full --model gpt-j --device cpu --limit 1" in page
     for model in PAPER_MODELS:
         assert not (root / model / "report").exists()
 
@@ -149,7 +149,7 @@ def test_one_table_and_one_method(full: Done, house: House, offline: None) -> No
     assert done.out[-1] == "results/gpt2-xl-table1-rome/report/report.html"
     assert set(statuses(folder)) == {"unedited", "rome-relation"}
     page = (folder / "report" / "report.md").read_text()
-    assert "`kloc run gpt2-xl --model gpt2-xl --only table1 --methods rome --limit 1`" in page
+    assert "`kloc run gpt2-xl --model gpt2-xl --device cpu --only table1 --methods rome --limit 1`" in page
     compared = [cell["id"] for cell in verdict(folder)["cells"] if cell["state"] in ("reproduced", "outside tolerance")]
     assert len(compared) == 4 and all(name.startswith("t1/gpt2-xl/rome/") for name in compared)
 
