@@ -150,8 +150,9 @@ def estimate(
     followed = protocol_of(protocol, correct)
     plans = plans_on(name, machine.cuda)
     if model is not None:
-        return [_plan(plans[0][0], model, machine, followed, limit, cards, True)]
-    return [_plan(plan, planned(of), machine, followed, limit, cards, False) for plan, of in plans]
+        plan, left_out = without_refused(plans[0][0], model.kind)
+        return [_plan(plan, model, machine, followed, limit, cards, left_out)]
+    return [_plan(plan, planned(of), machine, followed, limit, cards, {}) for plan, of in plans]
 
 
 def plans_on(name: str, cuda: bool) -> list[tuple[Plan, ShapeName]]:
@@ -199,11 +200,15 @@ def _unit_lines(plan: PlanEstimate) -> Iterator[str]:
 
 
 def _plan(
-    plan: Plan, model: Planned, machine: Machine, protocol: Protocol, limit: int | None, cards: int, asked: bool
+    plan: Plan,
+    model: Planned,
+    machine: Machine,
+    protocol: Protocol,
+    limit: int | None,
+    cards: int,
+    left_out: Mapping[str, Sequence[str]],
 ) -> PlanEstimate:
-    """`asked`: the model was asked for by name, and does not stand for another one."""
     shape, name = model.shape, model.name
-    plan, left_out = without_refused(plan, model.kind) if asked else (plan, {})
     units = [_unit(unit, model, machine, protocol, limit) for unit in plan.units]
     methods = plan.methods
     layers = sorted({*moment_layers(methods, name, shape.layers), *other_layers(plan.moved, name, shape.layers)})

@@ -76,7 +76,7 @@ def score_cases(
     readings = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
     for text, (nll, _) in readings.items():
         if not math.isfinite(nll):
-            under = "its edit" if edits is not None else "the unedited model"
+            under = "its edit" if edits is not None else "the model"
             raise EditError(f"case {facts[text.case].case_id}: the loss of a text under {under} is {nll}, not finite")
 
     def scores(prompts: _Asked) -> list[PromptScore]:

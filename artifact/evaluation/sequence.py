@@ -12,7 +12,7 @@ from typing import Literal
 from artifact.editing.edit import Edited
 from artifact.editing.editor import Editor
 from artifact.editing.mend_history import History
-from artifact.errors import EditError, SettingError
+from artifact.errors import EditError, PromptError, SettingError
 from artifact.evaluation.further import FurtherScore, further_scores
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
@@ -75,7 +75,7 @@ def _batch(editor: Editor, facts: Sequence[Fact], perspective: Perspective, memo
 def _point(model: LanguageModel, facts: Sequence[Fact], way: Way, failed: dict[int, str], memory: Memory) -> Point:
     try:
         scores, further = score_cases(model, facts, memory=memory), further_scores(model, facts, memory=memory)
-    except EditError as error:
-        reason = f"the model that carries {len(facts)} edits has numbers that are not finite ({error})"
+    except (EditError, PromptError) as error:
+        reason = f"on the model that carries {len(facts)} edits: {error}"
         return Point(len(facts), way, (), (), {fact.case_id: reason for fact in facts} | failed)
     return Point(len(facts), way, scores, further, dict(failed))

@@ -111,7 +111,10 @@ class MeasuredBefore:
     def sentence(self) -> str:
         """The comparison in one line."""
         if self.itself:
-            return f"the {self.compared} numbers of this run are our own measurement on {self.hardware}"
+            return (
+                f"this is our own run: later ones are compared with its {self.compared} numbers, measured on "
+                f"{self.hardware}"
+            )
         where = f"within {POINTS:g} points of our own measurement"
         if self.part:
             where = f"within {POINTS:g} points, or the 95% intervals for so many facts, of our own measurement"

@@ -53,7 +53,7 @@ def summarised(runs: Sequence[MeasuredRun], verdict: Verdict, before: Sequence[M
             *(Line(f"claim {one.claim.id}, {one.claim.sentence}: {one.status}") for one in judged),
             *((Line(_compared(verdict)),) if evidence else ()),
             *(Line(_ran(run)) for run in runs),
-            *(Line(f"{_as_before(one)}: {one.sentence}") for one in before),
+            *(Line(_as_before(one)) for one in before),
         ),
         open=tuple(_open(runs, verdict, waiting)),
         takes=tuple(_takes(runs, verdict, waiting)),
@@ -62,8 +62,9 @@ def summarised(runs: Sequence[MeasuredRun], verdict: Verdict, before: Sequence[M
 
 def _as_before(before: MeasuredBefore) -> str:
     if before.itself:
-        return "the run that others of its kind are compared with"
-    return "an earlier run of ours gave other numbers" if before.others else "the installation works as ours did"
+        return before.sentence
+    words = "an earlier run of ours gave other numbers" if before.others else "the installation works as ours did"
+    return f"{words}: {before.sentence}"
 
 
 def _kind(runs: Sequence[MeasuredRun]) -> str:
@@ -87,7 +88,7 @@ def _ran(run: MeasuredRun) -> str:
     units, counts = run.info.plan.units, run.store.counts()
     done: Counter[str] = Counter()
     for unit in units:
-        done[unit.does] += counts[unit.name]["done"] if unit.name in counts else 0
+        done[unit.task or unit.does] += counts[unit.name]["done"] if unit.name in counts else 0
     methods = dict.fromkeys(printed_name(unit.method) for unit in units if unit.does == "edit")
     parts = []
     if methods:
@@ -96,9 +97,7 @@ def _ran(run: MeasuredRun) -> str:
         parts.append(f"{done['trace']:,} traces")
     if done["knockout"]:
         parts.append(f"{done['knockout']:,} attention knockouts")
-    for task in dict.fromkeys(unit.task for unit in units if unit.task):
-        times = sum(counts[unit.name]["done"] for unit in units if unit.task == task and unit.name in counts)
-        parts += [f"“{TASKS[task].words}” on {times:,} facts"] if times and task in TASKS else []
+    parts += [f"“{task.words}” on {done[name]:,} facts" for name, task in TASKS.items() if done[name]]
     if done["unedited"]:
         parts.append(f"the unedited model on {done['unedited']:,} facts")
     lost = sum(one[state] for one in counts.values() for state in ("failed", "excluded"))

@@ -23,15 +23,6 @@ HIDDEN = msgspec.structs.replace(
     units=tuple(u for u in SMOKE.units if u.method in ("none", "rome") and u.does != "trace"),
 )
 
-SHOWN = msgspec.structs.replace(
-    SMOKE,
-    units=tuple(
-        unit
-        for unit in SMOKE.units
-        if unit.method in ("none", "rome") and (unit.does != "trace" or unit.trace_kind.name == "hidden")
-    ),
-)
-
 
 def written(store: Store, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
@@ -57,7 +48,7 @@ def test_a_run_is_not_compared_with_itself(smoke: Store, build: Build, tmp_path:
     path = written(smoke, tmp_path / "m")
     found = before(smoke, tmp_path / "m")
     assert found is not None and found.itself
-    assert found.sentence == "the 63 numbers of this run are our own measurement on a test"
+    assert found.sentence == "this is our own run: later ones are compared with its 63 numbers, measured on a test"
     known = msgspec.json.decode(path.read_bytes(), type=Baseline)
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, records="")))  # of an earlier version
     found = before(smoke, tmp_path / "m")
@@ -123,8 +114,8 @@ def test_a_part_of_a_run_lies_within_the_intervals_for_so_many_facts(build, shar
     found = before(build(plan=real, cases=10, limit=10, odd_cases=False), tmp_path / "m")
     # Of traces the means have no interval, by which fewer facts could be held against more.
     assert found is not None and found.part and 0 < found.same < found.compared == 3 * 19
-    traced = build(plan=msgspec.structs.replace(SHOWN, name="real", facts="real"), cases=10, limit=10, odd_cases=False)
-    whole = build(plan=msgspec.structs.replace(SHOWN, name="real", facts="real"), cases=100, odd_cases=False)
+    shown = msgspec.structs.replace(build().info().plan, name="real", facts="real")
+    traced, whole = (build(plan=shown, cases=n, limit=most, odd_cases=False) for n, most in ((10, 10), (100, None)))
     written(whole, tmp_path / "traced")
     found = before(traced, tmp_path / "traced")
     assert found is not None and found.compared == 3 * 19 and before(whole, tmp_path / "traced").compared == 3 * 19 + 6

@@ -386,3 +386,10 @@ def test_each_answer_to_a_question_has_its_own_mark() -> None:
     marks = re.findall(r'\.answer-([a-z-]+)::before \{ content: "(.) "', css)
     assert {name.replace("-", " ") for name, _ in marks} == set(get_args(Answer))
     assert len({mark for _, mark in marks}) == 4
+
+
+def test_a_plan_of_tasks_says_where_its_numbers_stand(build: Build) -> None:
+    """Not that it edits nothing."""
+    (plan,) = PLANS["both"]
+    text = parsed(made(build(plan=plan, cases=0, planned=24))).text
+    assert "what it measures stands under Questions beyond the paper" in text and "edits nothing" not in text

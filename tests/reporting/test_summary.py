@@ -12,10 +12,12 @@ import msgspec
 import pytest
 
 from artifact.plans import PLANS
+from artifact.reporting.about import facts_each
 from artifact.reporting.baseline import MeasuredBefore
 from artifact.reporting.expected import load_expected
 from artifact.reporting.summary import FULL_NEEDS, SAMPLE_NEEDS, Summary, _ran, summarised
 from artifact.reporting.verdict import measured_run, reach_verdict
+from artifact.runs.describe import TracedData
 from artifact.runs.store import Store
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -42,7 +44,7 @@ def test_the_embedded_world_is_a_pipeline_check_and_establishes_nothing_about_th
     assert "8 cases failed or were excluded" in said
     assert "the installation works as ours did: 9 of 9" in said and "gave other numbers: 8 of 9" in said
     own = words(summary(smoke, before=(replace(same, itself=True),)).established)
-    assert "the run that others of its kind are compared with: the 9 numbers of this run are our own" in own
+    assert "this is our own run: later ones are compared with its 9 numbers, measured on a machine" in own
     assert "anything about the paper: none of its 48 published values was compared" in words(found.open)
     assert [line.command for line in found.takes] == ["kloc full", "kloc run sample", "kloc doctor --estimate full"]
 
@@ -109,3 +111,12 @@ def test_a_plan_of_tasks_says_what_was_done(build: Build) -> None:
             info=msgspec.structs.replace(run.info(), plan=msgspec.structs.replace(plan, units=units)), store=store
         )
         assert _ran(measured).startswith(says)
+
+
+def test_traces_of_other_data_are_no_part_of_the_list_of_facts(smoke: Store) -> None:
+    info = smoke.info()
+    each = [{"unit": unit.name, "planned": 24 if unit.does != "trace" else 9} for unit in info.plan.units]
+    info = msgspec.structs.replace(info, cases=list(range(24)))
+    other = TracedData("known facts", "another hash", "", list(range(9)))
+    assert facts_each(each, msgspec.structs.replace(info, traced=None)) == ", of which each unit takes 9 to 24"
+    assert facts_each(each, msgspec.structs.replace(info, traced=other)) == ""

@@ -19,6 +19,7 @@ from artifact.plans.paper import PAPER_METHODS
 from artifact.plans.real import EDITED, REAL, TRACED
 from artifact.reporting.by_relation import relation_grids
 from artifact.reporting.verdict import measured_run
+from artifact.runs.answered import only_answered
 from artifact.runs.editors import default_moments
 from artifact.runs.inputs import Given
 from artifact.runs.resolve import Asked, prepare
@@ -85,6 +86,8 @@ def test_another_plan_on_real_facts_takes_the_same(name: str, monkeypatch: pytes
     context, info = prepare(plan, Asked("world", given=Given(facts="world"), limit=5), lambda line: None)
     assert info.cases == [fact.case_id for fact in world().facts if not is_aside(fact)][:5]
     assert "are answered by world, the first 5 taken" in info.data_note and context.of_text
+    few = only_answered(context.model, context.inputs, plan, 9, context.memory)
+    assert few.edited.note.endswith("of the first 5, 5 are answered by world, all taken")
     monkeypatch.undo()
     whole, _ = prepare(plan, Asked("world", limit=5), lambda line: None)
     assert len(whole.inputs.edited.facts) > 5 and not whole.of_text
