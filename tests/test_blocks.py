@@ -27,7 +27,7 @@ SAID = {
     ("README.md", "pip install nox"): NOX,
     ("README.md", "docker build -t kloc-artifact .\n"): CONTAINER,
     ("README.md", "measured before: 239 of 239"): "tests/test_smoke.py",
-    ("README.md", "install -d -o 10001 results"): CONTAINER,
+    ("README.md", "install -d -o 10001 gpu-results"): CONTAINER,
     ("README.md", "kloc doctor "): GRAMMAR,
     ("README.md", "docker build -t kloc-artifact --build-arg"): CONTAINER,
     ("README.md", "python3 -c"): "tests/test_documents.py::test_the_readme_s_example_on_one_fact_runs",

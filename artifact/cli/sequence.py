@@ -49,7 +49,7 @@ _FILES = MethodFiles()
 def sequence(
     *,
     model: Model,
-    method: Annotated[MethodName, Parameter(help=f"Editing method: one of {_CARRIED}.")],
+    method: Annotated[MethodName, Parameter(help=f"Editing method: one of {_CARRIED}.", show_choices=False)],
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records, written in its order.")],
     sizes: Annotated[
         str, Parameter(name="--sequence", help="After how many edits all facts written so far are scored.")
