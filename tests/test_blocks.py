@@ -3,11 +3,14 @@
 A block that is new, or that has changed its first words, fails until somebody says where it is run.
 """
 
+import contextlib
 import json
 import re
 import shlex
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -102,6 +105,15 @@ def own_facts(block: str) -> None:
         kloc(line)
     kloc(run, "--methods", "ft", "--only", "table2")
     assert Path("results/smoke-tiny-gpt2-table2-ft/report/report.html").is_file()
+
+
+@here("docs/records.md", "import json\nimport sqlite3")
+def journal_read(block: str) -> None:
+    """From the repository's root, where the run is."""
+    with contextlib.chdir(ROOT):
+        names: dict[str, object] = {}
+        exec(compile(block, "docs/records.md", "exec"), names)
+        cast(sqlite3.Connection, names["journal"]).close()
 
 
 @here("docs/facts.md", "[\n {\n")

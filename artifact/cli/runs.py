@@ -295,14 +295,14 @@ def verify(
             for machine in machines:
                 said = ", ".join(f"{key} {_words(value)}" for key, value in sorted(machine.items()))
                 say(f"{place.rstrip('/') or 'run'} was computed on: {said}")
-        return _verify(folder)
+        return _verify(folder, packed=True)
 
 
 def _words(value: Any) -> str:
     return ", ".join(f"{key} {_words(one)}" for key, one in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _verify(run_folder: Path) -> int:
+def _verify(run_folder: Path, packed: bool = False) -> int:
     from artifact.reporting.elsewhere import claims_elsewhere
     from artifact.reporting.expected import load_expected
     from artifact.reporting.grids import verdict_lines
@@ -313,7 +313,7 @@ def _verify(run_folder: Path) -> int:
     expected = load_expected()
     with reading_all(run_folder) as stores:
         runs = [measured_run(store) for store in stores]
-        verdict, missing = reach_verdict(expected, runs), not_computed(stores)
+        verdict, missing = reach_verdict(expected, runs), not_computed(stores, packed)
         elsewhere = [answer for run in runs for answer in claims_elsewhere(expected.claims, run)]
         say_damage(stores)
     say(f"verdict: {verdict.sentence}")

@@ -15,6 +15,7 @@ import msgspec
 from artifact.editing.protocol import protocol_words
 from artifact.errors import ExpectedError
 from artifact.reporting.charts import Chart
+from artifact.reporting.intervals import Series, estimates
 from artifact.reporting.resources import expected_folder
 from artifact.reporting.verdict import MeasuredRun
 from artifact.runs.describe import RunInfo
@@ -28,7 +29,7 @@ _DIGITS = 6
 class MeasuredValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One number: a row's column of a metric, or a trace's clean, corrupted or largest average indirect effect.
 
-    Rates in percent, magnitudes and probabilities times 100; a row's with the ends of its 95% interval.
+    Rates in percent, magnitudes and probabilities times 100; means with the ends of their 95% interval.
     """
 
     unit: str
@@ -115,13 +116,10 @@ class MeasuredBefore:
                 f"this is our own run: later ones are compared with its {self.compared} numbers, measured on "
                 f"{self.hardware}"
             )
-        where = f"within {POINTS:g} points of our own measurement"
+        same = f"{self.same} of {self.compared} numbers lie within {POINTS:g} points"
         if self.part:
-            where = f"within {POINTS:g} points, or the 95% intervals for so many facts, of our own measurement"
-        return (
-            f"{self.same} of {self.compared} numbers lie {where} on {self.hardware}; the largest difference is "
-            f"{self.largest:.1f}"
-        )
+            return f"{same}, or the 95% intervals for so few facts, of our own measurement of more on {self.hardware}"
+        return f"{same} of our own measurement on {self.hardware}; the largest difference is {self.largest:.1f}"
 
 
 def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredValue]:
@@ -138,11 +136,18 @@ def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredVa
         for row in run.rows
         for (metric, column), value in row.values.items()
     ]
-    for panel in (panel for chart in drawn for panel in chart.panels):
-        numbers = {"clean": panel.clean, "corrupted": panel.corrupted, "largest AIE": float(panel.aie_RL[panel.peak])}
-        values += [
-            MeasuredValue(panel.unit, what, round(value * 100, _DIGITS), panel.facts) for what, value in numbers.items()
-        ]
+    panels = [panel for chart in drawn for panel in chart.panels]
+    traces = [run.traced.traces[panel.kind, panel.perspective] for panel in panels]
+    series = [Series(one.cases_F, values_F) for one in traces for values_F in (one.clean_F, one.corrupted_F)]
+    means = iter(estimates(series))
+    for panel in panels:
+        for what in ("clean", "corrupted"):
+            if (mean := next(means)) is not None:
+                ends = (round(end * 100, _DIGITS) for end in (mean.low, mean.high))
+                values.append(MeasuredValue(panel.unit, what, round(mean.mean * 100, _DIGITS), mean.n, *ends))
+        # Of few facts the largest of many means is larger, so it has no interval.
+        largest = round(float(panel.aie_RL[panel.peak]) * 100, _DIGITS)
+        values.append(MeasuredValue(panel.unit, "largest AIE", largest, panel.facts))
     return values
 
 
@@ -158,8 +163,7 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
     """The run beside our own earlier one of the same kind; None where none was measured or nothing is finished.
 
     Numbers over another number of facts than before are left out, but for those of a part of a run that have an
-    interval. ExpectedError for a
-    file that is not a baseline.
+    interval. ExpectedError for a file that is not a baseline.
     """
     for path in sorted((folder or expected_folder() / "measured").glob("*.json")):
         try:

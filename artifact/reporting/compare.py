@@ -1,8 +1,8 @@
 """Two runs side by side: what differs between their descriptions, and each number's paired difference.
 
 Covers matching the units that score a model by method and edited perspective, pairing the cases that both runs
-finished, and the text and CSV of it. Runs on other data cannot be paired. Traces are not compared: their units are
-counted.
+finished, and the text and CSV of it. Runs on other data cannot be paired. Traces, and how alike single cases are, are
+alike.py's.
 """
 
 import hashlib
@@ -18,10 +18,11 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric
 from artifact.facts.fact import Perspective
 from artifact.plans.unit import Control, Unit
+from artifact.reporting.alike import Alike, Paired, PairedTraces, alike, paired_traces, traces_grid
 from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
 from artifact.reporting.escapes import csv_bytes, markdown
 from artifact.reporting.grids import METRIC_WORDS, edit_name
-from artifact.reporting.intervals import Estimate, estimates
+from artifact.reporting.intervals import estimates
 from artifact.reporting.tables import scored_cases, shown_columns, undone
 from artifact.reporting.templates import template
 from artifact.runs.describe import RunInfo
@@ -42,15 +43,6 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Means of both runs over the cases that both finished, and second minus first, paired, in the metric's unit."""
-
-    first: float
-    second: float
-    change: Estimate
-
-
-@dataclass(frozen=True)
 class PairedUnit:
     """A unit that both runs have; `edited` is None for the unedited model. Columns that share no case are missing."""
 
@@ -61,10 +53,7 @@ class PairedUnit:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, by their folders' names: what differs, the paired units, and the names of those left over.
-
-    `traces` counts the units that trace, in either run; none of them is compared.
-    """
+    """Two runs, by their folders' names: what differs, the paired units and traces, and the names of others."""
 
     first: str
     second: str
@@ -72,7 +61,8 @@ class Comparison:
     units: tuple[PairedUnit, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
-    traces: int
+    traces: tuple[PairedTraces, ...]
+    alike: Alike
 
 
 def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) -> Comparison:
@@ -86,6 +76,7 @@ def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) ->
         )
     here, there = (_scoring(info) for info in infos)
     shared = [kind for kind in here if kind in there]
+    traces = paired_traces(first, second)
     return Comparison(
         first=str(first.folder),
         second=str(second.folder),
@@ -93,7 +84,8 @@ def compare(first: Store, second: Store, metrics: Sequence[Metric] = METRICS) ->
         units=tuple(_paired((first, second), (here[kind], there[kind]), metrics) for kind in shared),
         only_first=tuple(unit.name for kind, unit in here.items() if kind not in there),
         only_second=tuple(unit.name for kind, unit in there.items() if kind not in here),
-        traces=len({unit.name for info in infos for unit in info.plan.units if unit.does == "trace"}),
+        traces=traces,
+        alike=alike((first, second), [(here[kind], there[kind]) for kind in shared], traces),
     )
 
 
@@ -113,7 +105,9 @@ def comparison_text(comparison: Comparison, metric: Metric) -> str:
         if names:
             parts.append(f"Only in the {words} run: {', '.join(map(markdown, names))}.\n")
     if comparison.traces:
-        parts.append(f"Trace units not compared: {comparison.traces}.\n")
+        parts.append(table.render(grid=traces_grid(comparison.traces)))
+    if comparison.alike.sentence:
+        parts.append(f"{comparison.alike.sentence}\n")
     return "\n".join(parts)
 
 
@@ -153,7 +147,9 @@ def comparison_grid(comparison: Comparison, metric: Metric) -> Grid:
 
 
 def comparison_csv(comparison: Comparison) -> bytes:
-    """Every compared number, one a line, as the tables print it; a column without a shared case has no line."""
+    """Every compared number of scored cases, one a line, as the tables print it; a column without a shared case has
+    no line.
+    """
     lines = []
     for unit, (metric, column) in product(comparison.units, VALUES):
         pair = unit.values.get((metric, column))

@@ -76,10 +76,12 @@ def _kind(runs: Sequence[MeasuredRun]) -> str:
 def _compared(verdict: Verdict) -> str:
     counts = verdict.counts
     compared = counts["reproduced"] + counts["outside tolerance"]
-    partial = ", on a part of the facts" if any(cell.partial for cell in verdict.cells) else ""
+    partial = any(cell.partial for cell in verdict.cells)
+    where = " on a part of the facts, by their intervals" if partial else ""
+    meets = "meet the tolerance, {} do not" if partial else "lie within their tolerance, {} outside"
     return (
-        f"of the paper's {len(verdict.cells)} values {compared} were compared{partial}: {counts['reproduced']} lie "
-        f"within their tolerance, {counts['outside tolerance']} outside"
+        f"of the paper's {len(verdict.cells)} values {compared} were compared{where}: {counts['reproduced']} "
+        + meets.format(counts["outside tolerance"])
     )
 
 

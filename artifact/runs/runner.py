@@ -122,12 +122,13 @@ def _run_unit(
     show: Display,
     retry_failed: bool,
 ) -> None:
-    unfinished = store.unfinished(unit)
+    part = {case_id for batch in batches for case_id in batch}
+    unfinished = [record for record in store.unfinished(unit) if record.case_id in part]
     retried = {record.case_id for record in unfinished if record.status == "failed"} if retry_failed else set()
     done = store.done(unit) - retried
     left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
     again = {case_id for batch in left for case_id in batch}
-    bar, cases = show.bar(unit.name, ends=True), sum(map(len, batches))
+    bar, cases = show.bar(unit.name, ends=True), len(part)
     counts: Counter[str] = Counter(record.status for record in unfinished if record.case_id not in again)
     counts["there"] = cases - len(again)
     _show(bar, cases, counts)
@@ -145,7 +146,7 @@ def _run_unit(
             _show(bar, cases, counts)
     if undone:
         show.say(f"{unit.name}: {len(undone)} cases cannot be computed here and are left undone: {undone[0].reason}")
-    if said := commonest_reason(store, unit):
+    if (counts["failed"] or counts["excluded"]) and (said := commonest_reason(store, unit)):
         show.say(f"{unit.name}: {said}")
 
 

@@ -95,8 +95,11 @@ def commonest_reason(store: Store, unit: Unit) -> str:
     return ""
 
 
-def not_computed(stores: Sequence[Store]) -> str:
-    """One line on the cases of all runs that failed or were excluded, and on units of which none is done; or empty."""
+def not_computed(stores: Sequence[Store], packed: bool = False) -> str:
+    """One line on the cases of all runs that failed or were excluded, and on units of which none is done; or empty.
+
+    `packed`: the stores are of a pack, whose folder will be gone.
+    """
     cases: Counter[str] = Counter()
     for store in stores:
         for counts in store.counts().values():
@@ -106,7 +109,8 @@ def not_computed(stores: Sequence[Store]) -> str:
     line = f"not computed: {cases['failed']} of {cases.total()} cases failed, {cases['excluded']} are excluded"
     if units := failed_units(stores):
         line += f"; no case of {', '.join(units)} could be computed"
-    return f"{line}; kloc status {stores[0].folder if len(stores) == 1 else stores[0].folder.parent} lists the reasons"
+    folder = stores[0].folder if len(stores) == 1 else stores[0].folder.parent
+    return f"{line}; kloc status {'on the unpacked folder' if packed else folder} lists the reasons"
 
 
 def left_line(stores: Sequence[Store]) -> str:

@@ -53,6 +53,8 @@ MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a payload can raise that is not of its unit's kind."""
 MOST_TIME = 1e12
 """No run takes so many seconds or cases, and no clock says so."""
+_LOOKS = 3
+"""How often a reader looks for records that a writer may be replacing before it calls the journal damaged."""
 
 
 class Store(Journal):
@@ -170,7 +172,7 @@ class Store(Journal):
 
     def records(self, unit: Unit) -> list[Record]:
         """All records of a unit, by case id."""
-        return self._records(unit, self._expected(unit))
+        return self._records(unit)
 
     def unsealed(self, unit: Unit) -> set[int]:
         """Cases of a unit that were stored without a seal, by an earlier version."""
@@ -195,7 +197,7 @@ class Store(Journal):
         """A unit's records that failed or were excluded, by case id."""
         # By their ids, which the index of states holds: else SQLite reads every record of the unit.
         cases = "select case_id from records where unit = ? and status in ('failed', 'excluded')"
-        return self._records(unit, self._expected(unit, "failed", "excluded"), f"and case_id in ({cases})")
+        return self._records(unit, "failed", "excluded", only=f"and case_id in ({cases})")
 
     def unedited(self, unit: Unit) -> int:
         """How many finished cases of a unit say that their edit changes nothing and the unedited model was scored."""
@@ -214,7 +216,7 @@ class Store(Journal):
                 cases, stored = tuple(zip(*rows, strict=True)) or ((), ())
                 if len(cases) == done:
                     return np.array(cases, dtype=np.int64), from_bytes(stored)
-            records = self._records(unit, self._expected(unit, "done"), "and status = 'done'")
+            records = self._records(unit, "done", only="and status = 'done'")
             made = [(record.case_id, to_bytes(case_numbers(unit, record.payload))) for record in records]
             return np.array([case for case, _ in made], dtype=np.int64), from_bytes([row for _, row in made])
         except MISFITS as error:
@@ -254,13 +256,23 @@ class Store(Journal):
         for (unit,) in self.rows(f"select unit from times where {wrong} or typeof(unit) <> 'text' limit 1"):
             raise damaged(self.path, f"a time of {str(unit)[:60]!r} is not a number")
 
-    def _records(self, unit: Unit, expected: int, only: str = "") -> list[Record]:
+    def _records(self, unit: Unit, *statuses: str, only: str = "") -> list[Record]:
+        """A unit's records, by case id; RunError where fewer are found than those of these statuses (default: all)."""
+        for _ in range(_LOOKS):
+            expected, records = self._expected(unit, *statuses), self._found(unit, only)
+            if len(records) >= expected:
+                return records
+            self._checked = None  # meanwhile a writer may have computed failed cases again
+        # An index, or the order of a table, is damaged.
+        raise damaged(self.path, f"{expected} records of {unit.name} are there, {len(records)} are found")
+
+    def _found(self, unit: Unit, only: str) -> list[Record]:
         # As blobs: what is left out need not be text.
         columns = "case_id, cast(status as blob), cast(payload as blob)"
         units = (unit.name,) * (1 + only.count("?"))
         rows = self.rows(f"select {columns} from records where unit = ? {only} order by +case_id", units)
         left_out = self._left_out(unit)
-        records = [
+        return [
             Record(
                 case,
                 status.decode(errors="replace"),
@@ -269,9 +281,6 @@ class Store(Journal):
             for case, status, payload in rows
             if case not in left_out
         ]
-        if len(records) < expected:  # an index, or the order of a table, is damaged
-            raise damaged(self.path, f"{expected} records of {unit.name} are there, {len(records)} are found")
-        return records
 
     def _expected(self, unit: Unit, *statuses: str) -> int:
         """How many records of a unit a reader must find."""

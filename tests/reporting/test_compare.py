@@ -74,14 +74,21 @@ def test_the_same_run_twice_differs_in_nothing(smoke: Store, capsys: pytest.Capt
     assert call(["compare", str(smoke.folder), str(smoke.folder)]) == 0
     printed = capsys.readouterr().out
     assert "Nothing differs between the descriptions of the two runs." in printed
-    lines = [cells(line) for line in printed.splitlines() if line.startswith("|")]
+    scores, traces = printed.split("**Two runs: traces.**")
+    lines = [cells(line) for line in scores.splitlines() if line.startswith("|")]
     assert lines[0] == ["edited", "method", "column", "first", "second", "second - first", "n"]
     assert [line[:3] for line in lines[2 : 2 + len(SHOWN)]] == [
         ["no edit", "unedited", column.name] for column in SHOWN
     ]
     assert len(lines) == 2 + 3 * len(SHOWN)
     assert {line[5] for line in lines[2:]} == {"0.0 [0.0, 0.0]"}
-    assert "Trace units not compared: 2." in printed and "Only in" not in printed
+    assert "Only in" not in printed
+    lines = [cells(line) for line in traces.splitlines() if line.startswith("|")]
+    assert [line[2].partition(",")[0] for line in lines[2:]] == ["clean", "corrupted", "effect"] * 2
+    assert {line[5] for line in lines[2:]} == {"0.000 [0.000, 0.000]"}
+    assert re.search(
+        r"^Case by case: (\d+) of \1 scored cases .* magnitude: 0\); in \d+ traces .* effect is 0\.$", printed, re.M
+    )
 
 
 def test_a_shifted_column_shows_its_shift_alone_and_its_sign(build: Build, shares: Shares) -> None:
@@ -120,6 +127,40 @@ def test_only_shared_cases_are_paired(build: Build, shares: Shares) -> None:
     assert {one.change.n for one in unit_of(found, None).values.values()} == {12}
 
 
+def test_cases_that_differ_are_counted_and_traces_paired(build: Build, shares: Shares) -> None:
+    """One prompt of ten cases is another; every trace of one run has a lower probability in the corrupted run."""
+    shares["rome-entity"]["entity", "reliability"] = 50.0
+    low = build(cases=20, odd_cases=False, shares=shares)
+    shares["rome-entity"]["entity", "reliability"] = 100.0
+    high = build(cases=20, odd_cases=False, shares=shares)
+    found = compare(low, high).alike
+    assert (found.scored, found.same) == (60, 50) and found.farthest > 0.3
+    assert found.traced == 40 and found.trace_farthest == 0
+
+    def lowered(self: Store, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+        cases, rows = numbers(self, unit)
+        if self is high and unit.does == "trace":
+            rows = rows.copy()
+            rows[:, 1] -= 0.01
+            cases, rows = cases[5:], rows[5:]
+        return cases, rows
+
+    numbers = Store.numbers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "numbers", lowered)
+        apart = compare(low, high)
+    assert (apart.alike.traced, round(apart.alike.trace_farthest, 9)) == (30, 0.01)
+    named = dict(apart.traces[0].numbers)
+    assert named["corrupted"].change.mean == pytest.approx(-0.01) and named["clean"].change.mean == 0
+    assert "| corrupted | " in printed_of(apart) and "-0.010 [-0.010, -0.010] | 15 |" in printed_of(apart)
+
+
+def test_traces_in_other_windows_are_not_paired(build: Build) -> None:
+    ten, three = (Unit("trace-mlp-entity", "trace", batch=8, kind="mlp", window=window) for window in (10, 3))
+    assert compare(build(plan=plan(ten)), build(plan=plan(ten))).traces
+    assert not compare(build(plan=plan(ten)), build(plan=plan(three))).traces
+
+
 def test_columns_and_units_without_shared_cases_say_so(build: Build, shares: Shares) -> None:
     del shares["rome-entity"]["relation", "generality"]
     some, none = build(shares=shares), build(cases=0, planned=24)
@@ -139,7 +180,7 @@ def test_units_that_only_one_run_has_are_named(build: Build) -> None:
     printed = printed_of(found)
     assert "Only in the first run: rome-entity.\n" in printed
     assert "Only in the second run: rome-relation, kn-entity.\n" in printed
-    assert "Trace units" not in printed
+    assert "Two runs: traces" not in printed
     # The settings of a method that only one run has are no difference of their own.
     assert found.differences == ()
     apart = compare(build(plan=plan(ROME_ENTITY)), build(plan=plan(KN)))

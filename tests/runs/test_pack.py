@@ -12,6 +12,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import msgspec
 import pytest
+from cheap import run
 
 from artifact.cli import call
 from artifact.errors import RunError
@@ -66,6 +67,13 @@ def test_a_pack_gives_back_the_run_and_its_verdict(packed: Path, capsys) -> None
     assert call(["verify", str(packed)]) == 0
     said = capsys.readouterr().out
     assert said.endswith(verdict) and "was computed on: " in said and "torch 2.13.0" in said
+
+
+def test_failed_cases_are_looked_up_in_no_folder_that_is_gone(tmp_path: Path, capsys) -> None:
+    pack(run(tmp_path / "run"), tmp_path / "run.zip")
+    capsys.readouterr()
+    assert call(["verify", str(tmp_path / "run.zip")]) == 0
+    assert "kloc status on the unpacked folder lists the reasons" in capsys.readouterr().out
 
 
 def test_equal_runs_give_equal_packs(packed: Path, tmp_path: Path) -> None:

@@ -71,6 +71,36 @@ def test_a_failed_case_that_fails_again_keeps_its_new_reason(folder: Path) -> No
         assert store.checked().damage == ""
 
 
+def test_a_reader_beside_a_retry_reads_on(folder: Path) -> None:
+    """A failed record that is computed again meanwhile is not missed."""
+
+    def mended(unit: Unit, made: Record) -> Record:
+        return msgspec.structs.replace(record(UNITS["unedited"], made.case_id), case_id=made.case_id)
+
+    with reading(folder) as store:
+        assert store.counts()["rome-entity"]["failed"] == 3
+        again(folder, Changed(mended))
+        assert store.unfinished(UNITS["rome-entity"]) == []
+        assert store.counts()["rome-entity"]["done"] == 20
+
+
+def test_a_round_counts_its_own_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first batch of each unit has a failed case, the others none: they neither count it nor repeat its reason."""
+
+    def one(unit: Unit, made: Record) -> Record:
+        whole = made.status == "done" or made.case_id < 104
+        return made if whole else msgspec.structs.replace(record(UNITS["unedited"], made.case_id), case_id=made.case_id)
+
+    rounds = msgspec.structs.replace(PLAN, rounds=5)
+    engine = Changed(one)
+    engine.info = msgspec.structs.replace(engine.info, plan=rounds)
+    run_plan(rounds, Asked("world"), show=Display(), out=tmp_path / "run", engine=lambda *_: engine)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("rome-entity: ")]
+    assert len(lines) == 6 and [line for line in lines if "failed" in line] == [
+        "rome-entity: 4/4 cases (1 failed)", "rome-entity: 1 failed: not finite",
+    ]  # fmt: skip
+
+
 def test_what_does_not_fit_the_device_is_left_undone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def small(unit: Unit, made: Record) -> Record:
         if made.case_id != 105:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from artifact.editing.site import FACT_TOKENS, MODULES
-from artifact.evaluation.metrics import VALUES
+from artifact.evaluation.metrics import VALUES, Column
 from artifact.plans.unit import Plan, Unit
 from artifact.plans.where import TOKENS, units
 from artifact.reporting.findings.where import Site, measured, sites_of
@@ -82,6 +82,15 @@ def test_a_rewrite_score_is_the_share_of_what_was_left_to_gain() -> None:
     site = Site(np.array([1]), (0, 1), values, np.array([0.2]), np.array([[0.6, 0.2]]), np.zeros((1, 2)), 0)
     np.testing.assert_allclose(site.rewrite_FL, [[0.5, 0.0]])
     assert site.whole("entity").tolist() == [-1, -1]
+
+
+def test_the_best_layer_is_chosen_without_neighbours_too() -> None:
+    """By what the facts have prompts for: a file of one's own may have no neighbours."""
+    values = np.full((1, 2, len(VALUES)), np.nan)
+    for group, by_layer in (("reliability", (0.0, 1.0)), ("generality", (0.5, 0.5))):
+        values[0, :, VALUES.index(("success", Column("entity", group)))] = by_layer
+    site = Site(np.array([1]), (4, 5), values, np.array([0.2]), np.zeros((1, 2)), np.zeros((1, 2)), 0)
+    assert site.whole("entity").tolist() == [0.25, 0.75] and site.best_layer("entity") == 1
 
 
 def test_second_moments_are_of_the_layers_that_are_edited(monkeypatch: pytest.MonkeyPatch) -> None:

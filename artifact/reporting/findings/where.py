@@ -61,8 +61,13 @@ class Site:
         return int(self.whole(perspective).argmax())
 
     def whole(self, perspective: Perspective) -> np.ndarray:
-        """By layer (L,), the mean success over reliability, generality and specificity and over facts; -1 without."""
-        whole_FL = np.mean([self.column(perspective, group) for group in SHOWN], axis=0)
+        """By layer (L,), the mean success over reliability, generality and specificity and over facts; -1 without.
+
+        A group that no fact has prompts for (such as neighbours) does not count.
+        """
+        columns = [self.column(perspective, group) for group in SHOWN]
+        asked = [column_FL for column_FL in columns if np.isfinite(column_FL).any()]
+        whole_FL = np.mean(asked or columns, axis=0)
         return np.array(
             [one_F[np.isfinite(one_F)].mean() if np.isfinite(one_F).any() else -1.0 for one_F in whole_FL.T]
         )
@@ -165,7 +170,7 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
     columns = ("reliability", "generality", "specificity", "effect there", "R2 of the layer", "R2 gained", "rho")
     shared = {token: (site.shared, len(site.cases_F)) for (_, _, token), site in sites.items() if site.shared}
     caption = (
-        "ROME at each site: success in percent at the layer with the best mean of the three, which its own result "
+        "ROME at each site: success in percent at the layer with the best mean of these, which its own result "
         "chose; the module's average indirect effect there (probability, one layer restored); R squared (percent) of "
         "the rewrite score on the layer, what the fact's effects add to it, and Spearman's rho over facts, mean over "
         "layers. "
