@@ -18,6 +18,8 @@ from artifact.reporting.report import make_report
 from artifact.runs.store import Store
 
 DESKTOP, PHONE, NARROW = 1200, 390, 320
+SHIPPED = {path.parts[-3]: path for path in Path(__file__).parents[2].glob("results/smollm2*/report/report.html")}
+"""Pages of runs on a real model, by the run's folder."""
 PAPER = 703
 """CSS pixels between the page's own margins on A4."""
 WIDE = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
@@ -28,9 +30,11 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 def pages(
     tmp_path_factory: pytest.TempPathFactory, shared_smoke: Store, two_models: list[Store]
 ) -> dict[str, tuple[Path, set[str]]]:
-    """The pages by name, each with the names of its report's files: a smoke run's, and one of two models' runs."""
+    """The pages by name, each with the names of its report's files: a smoke run's, one of two models' runs, and those
+    that are shipped, of runs on a real model, as they stand.
+    """
     installed()
-    found = {}
+    found: dict[str, tuple[Path, set[str]]] = {name: (path, set()) for name, path in SHIPPED.items()}
     for name, stores in {"smoke": [shared_smoke], "models": two_models}.items():
         folder = tmp_path_factory.mktemp(name)
         files = make_report(stores, load_expected(), folder).files
@@ -54,6 +58,7 @@ def page(request: pytest.FixtureRequest, pages: dict[str, tuple[Path, set[str]]]
     return tab
 
 
+every_page = pytest.mark.parametrize("page", ["smoke", "models", *SHIPPED], indirect=True)
 smoke_only = pytest.mark.parametrize("page", ["smoke"], indirect=True)
 
 
@@ -100,6 +105,7 @@ LOOKS = """{include: (() => {
 """An element with text of every colour, size, weight and ground: contrast takes axe seconds for a thousand alike."""
 
 
+@every_page
 def test_nothing_is_fetched_and_nothing_complains(
     tab: Tab, pages: dict[str, tuple[Path, set[str]]], page: Tab, request: pytest.FixtureRequest
 ) -> None:
@@ -108,6 +114,7 @@ def test_nothing_is_fetched_and_nothing_complains(
     assert page.complaints() == []
 
 
+@every_page
 def test_axe_finds_nothing(page: Tab, axe: str) -> None:
     """In both colour schemes and at both widths, with every table unfolded."""
     nothing: dict[str, list[Any]] = {"violations": [], "incomplete": []}
@@ -138,6 +145,7 @@ def test_axe_would_find_a_fault(page: Tab, axe: str) -> None:
     assert [rule for rule, *_ in faults] == ["color-contrast", "html-has-lang"]
 
 
+@every_page
 @pytest.mark.parametrize(("width", "media"), [(DESKTOP, ""), (PHONE, ""), (NARROW, ""), (PAPER, "print")])
 def test_nothing_sticks_out(page: Tab, width: int, media: str) -> None:
     """The page never scrolls sideways; wide tables do so alone, on screens that are too narrow for them."""
