@@ -109,9 +109,9 @@ class JudgedQuestion:
 
 
 def measured_words(quantity: Quantity) -> str:
-    """A quantity as it is printed: the number, its interval and n."""
+    """A quantity as it is printed: the number, its interval and n, or why there is none."""
     if quantity.estimate is None:
-        return "was not measured"
+        return "was not measured" + (f" ({quantity.missing})" if quantity.missing else "")
     cell = Cell.of(quantity.estimate, quantity.scale)
     return f"{cell} (n = {quantity.estimate.n})"
 
@@ -212,6 +212,6 @@ def _condition_json(whole: ModelAnswer, condition: Condition, quantity: Quantity
         "condition": condition.words(Scale(6)),
         "measured": numbers,
         "answer": answer,
-        "reason": "" if estimate is None else doubt(estimate),
+        "reason": quantity.missing if estimate is None else doubt(estimate),
         "statistics": statistics,
     }

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from artifact import WORLD
 from artifact.cli import call
 from artifact.facts.datasets.world import world
 from artifact.plans.mechanism import MECHANISM
@@ -34,3 +35,19 @@ def test_the_plan_runs_and_its_page_shows_it(tmp_path: Path, capsys) -> None:
     # The world was trained to read the subject in the upper half, and reads the relation below.
     for condition in found["conditions"]:
         assert condition["measured"]["mean"] > 0.2
+
+
+def test_prompts_that_no_fact_answers_are_the_reason_why_half_of_the_question_is_open(tmp_path: Path, capsys) -> None:
+    """A model trained on other facts answers no relation prompt: the page says so beside the condition."""
+    folder = tmp_path / "run"
+    facts = json.loads((WORLD / "facts.json").read_text())[:2]
+    for fact in facts:
+        fact["requested_rewrite"]["relation"]["strs"] = ["unheard of"]
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    words = ("run", "mechanism", "--model", "world", "--facts", tmp_path / "facts.json", "--out", folder)
+    assert call([str(word) for word in words]) == 0
+    verdict = json.loads((folder / "report" / "verdict.json").read_text())
+    (found,) = [answer for one in verdict["questions"] if one["id"] == "Q3" for answer in one["answers"]]
+    reason = "the model answers none of 2 relation prompts as the data say"
+    assert (found["conditions"][1]["answer"], found["conditions"][1]["reason"]) == ("not run", reason)
+    assert reason in (folder / "report" / "report.md").read_text()

@@ -25,10 +25,13 @@ POINTS = Scale(2, 100.0, signed=True)
 
 @dataclass(frozen=True)
 class Quantity:
-    """A measured number with its interval over facts, and how it is printed; None where it could not be measured."""
+    """A measured number with its interval over facts, and how it is printed; None where it could not be measured, with
+    what is `missing` in words, if that is known.
+    """
 
     estimate: Estimate | None
     scale: Scale = POINTS
+    missing: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Covers Q3's quantities and one table, a line an edge of each kind of prompt. The figures are flow_charts.py's.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,11 +28,21 @@ def measured(store: Store) -> Findings | None:
         return None
     quantities = {
         f"depth at which the last token reads, subject minus relation, {perspective} prompt": Quantity(
-            _later(flows.get(perspective), store.info().relations), _DEPTH.of_change
+            _later(flows.get(perspective), store.info().relations), _DEPTH.of_change, _missing(store, perspective)
         )
         for perspective in PERSPECTIVES
     }
     return Findings(quantities, (_grid(flows),), shown="knockout")
+
+
+def _missing(store: Store, perspective: Perspective) -> str:
+    """Why a kind of prompt has no knockout, in words; empty where it has some, or was not asked for."""
+    for unit in store.info().plan.units:
+        if unit.does == "knockout" and unit.perspective == perspective:
+            counts = store.counts().get(unit.name, Counter())
+            if counts["excluded"] and not counts["done"]:
+                return f"the model answers none of {counts.total()} {perspective} prompts as the data say"
+    return ""
 
 
 def _later(flows: Flows | None, relations: Mapping[str, Sequence[int]]) -> Estimate | None:
