@@ -1,20 +1,23 @@
-"""The committed runs render without a model: a finished smoke run, and one of a real language model.
+"""The committed runs render without a model: a finished smoke run, and two of a real language model.
 
 The smoke run's numbers are our measured ones. These come from another processor, whose last bits differ: by less than a
 ten-thousandth of a point.
 """
 
+import json
 from pathlib import Path
 
+from artifact.plans.mechanism import MECHANISM
 from artifact.plans.paper import SMOKE
 from artifact.plans.real import REAL
 from artifact.reporting.expected import load_expected
+from artifact.reporting.findings.mechanism import measured
 from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import reading
 
 RESULTS = Path(__file__).parents[2] / "results"
-EXAMPLE, REAL_MODEL = RESULTS / "example-world", RESULTS / "smollm2"
+EXAMPLE, REAL_MODEL, KNOCKOUTS = (RESULTS / name for name in ("example-world", "smollm2", "smollm2-mechanism"))
 
 
 def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
@@ -45,3 +48,25 @@ def test_the_run_on_a_real_model_renders_and_says_what_its_committed_page_says(t
         claim, _, answer = sentence.partition(" ")
         assert sentence in page and f"{claim} {answer.partition(' on ')[0]}" in readme
     assert "no evidence for or against the paper" in report.files["report.html"].decode()
+
+
+def test_the_knockouts_of_a_real_model_render_and_answer_their_question(tmp_path: Path) -> None:
+    """Where this fails after a change of the words: `kloc report results/smollm2-mechanism`, and README's numbers."""
+    with reading(KNOCKOUTS) as store:
+        info = store.info()
+        assert (info.plan.name, info.model, info.limit) == (MECHANISM.name, "smollm2", None)
+        store.refuse_damage()
+        assert all(store.counts()[unit.name].total() == info.planned(unit) for unit in MECHANISM.units)
+        report, found = make_report([store], load_expected(), tmp_path), measured(store)
+    assert found is not None
+    page = (KNOCKOUTS / "report" / "report.md").read_text()
+    assert report.files["report.md"].decode() == page
+    (asked,) = (one for one in json.loads(report.files["verdict.json"])["questions"] if one["id"] == "Q3")
+    entity, relation = asked["answers"][0]["conditions"]
+    assert entity["answer"] == "yes" and relation["answer"] == "not run" and "none of 200" in relation["reason"]
+    assert {one["model"] for one in asked["answers"]} == {"smollm2"} and entity["measured"]["n"] == 200
+    (grid,) = found.grids
+    depths = {line.heads[:2]: f"{line.cells[-1].mean:.0%}" for line in grid.lines}
+    readme = " ".join((RESULTS.parent / "README.md").read_text().split())
+    reads = depths["entity", "last token to relation"], depths["entity", "last token to subject"]
+    assert "its last token reads the relation at {} of the depth, the subject at {}.".format(*reads) in readme
