@@ -90,7 +90,8 @@ def _demonstration(view: View, kind: str, draw: random.Random) -> str:
     elif kind == "2" and view.removal is not None:
         prompt, answer = fill(view.removal, view.subject), NO_RELATION
     elif kind == "2" and view.specificity:
-        prompt, answer = draw.choice(view.specificity), view.foil
+        prompt = draw.choice(view.specificity)
+        answer = view.truth(prompt)
     return f"{_opening(view)}{prompt} {answer}\n\n"
 
 

@@ -139,7 +139,7 @@ def comparison_grid(comparison: Comparison, metric: Metric) -> Grid:
         name=f"compare-{metric}",
         title=f"Two runs: {metric}",
         caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean of each run over the n facts that both finished, "
-        "and their paired difference with its 95% interval. Specificity wants the true object.",
+        "and their paired difference with its 95% interval. Specificity wants what is true of each prompt.",
         heads=("edited", "method", "column"),
         columns=("first", "second", "second - first", "n"),
         lines=tuple(lines),

@@ -47,8 +47,8 @@ def own_grid(metric: Metric, rows: Sequence[MeasuredRow], hashes: Mapping[str, s
         name=metric,
         title=f"This run: {metric}",
         caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean over n facts with its 95% interval, and the "
-        "paired change over the facts that both rows share. Specificity wants the true object; the relation is "
-        'compared with the word "None", and with another relation that the same kind of subject has.',
+        "paired change over the facts that both rows share. Specificity wants what is true of each prompt; the "
+        'relation is compared with the word "None", and with another relation that the same kind of subject has.',
         heads=("edited", "method"),
         columns=tuple(column.name for column in columns),
         lines=tuple(lines),

@@ -164,7 +164,7 @@ def _spreads(
         for k, means_B in zip(group, _resampled_means(chosen, labels_N), strict=True):
             spread = spreads[k]
             assert spread is not None
-            low, high = np.quantile(means_B, (0.025, 0.975))
+            low, high = np.quantile(means_B[np.isfinite(means_B)], (0.025, 0.975))
             spreads[k] = replace(spread, low=float(low), high=float(high))
     return spreads
 
@@ -223,7 +223,8 @@ def bca(values_N: np.ndarray, means_B: np.ndarray) -> tuple[float, float]:
 def _resampled_means(samples: Sequence[Series], labels_N: np.ndarray | None = None) -> np.ndarray:
     """Means of RESAMPLES resamples (K, B): the same cases are drawn for every number.
 
-    With each case's relation in `labels_N` (numbers from 0) relations are drawn, then facts within them.
+    With each case's relation in `labels_N` (numbers from 0) relations are drawn, then facts within them; the mean is
+    nan where a resample holds no case of the number.
     """
     if not samples:
         return np.empty((0, RESAMPLES))
@@ -250,8 +251,10 @@ def _resampled_means(samples: Sequence[Series], labels_N: np.ndarray | None = No
         )
         for counts_N, drawn_N in zip(counts_BN, drawn, strict=True):
             counts_N[:] = np.bincount(drawn_N, minlength=n)
-        held_PB = np.maximum(present_PN @ counts_BN.T, 1)
-        means_KB[:, start : start + size] = values_KN @ counts_BN.T / held_PB[columns]
+        held_PB = present_PN @ counts_BN.T
+        means_KB[:, start : start + size] = values_KN @ counts_BN.T / np.maximum(held_PB, 1)[columns]
+        if labels_N is not None:  # few relations: a resample may have none that the number has
+            means_KB[:, start : start + size][held_PB[columns] == 0] = np.nan
     return means_KB
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from artifact.reporting.equivalence import LEAST_FACTS
 from artifact.reporting.escapes import Number, csv_bytes
-from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.intervals import Estimate, Series, estimates, wilson
 
 FLIPS = 2000
 """Drawn signs: a p-value of 0.05 then has a standard error of 0.005."""
@@ -71,6 +71,13 @@ class Curve:
     median_p: float
     few: int = 0
     alike: int = 0
+    alike_agree: int = 0
+    """Of these, how many have a difference above zero."""
+
+    @property
+    def share(self) -> Estimate:
+        """The share of the specifications that agree, of all that rest on enough facts, with Wilson's interval."""
+        return wilson(self.agree + self.alike_agree, len(self.entries) + self.alike)
 
     @property
     def name(self) -> str:
@@ -129,16 +136,19 @@ class Curve:
 
     @cached_property
     def explained(self) -> dict[str, float]:
-        """Eta squared of every choice: the share of the spread between the means of its levels, the largest first."""
-        means = np.array([one.estimate.mean for one in self.entries])
-        whole = ((means - means.mean()) ** 2).sum()
+        """Eta squared of every choice: the share of the spread between the means of its levels, the largest first.
+
+        Over the specifications that have the choice: accuracy, for one, has no foil.
+        """
         shares = {}
         for choice, levels in self.levels.items():
             groups = [
                 np.array([o.estimate.mean for o in self.entries if o.specification.choices.get(choice) == level])
                 for level in levels
             ]
-            between = sum(len(group) * (group.mean() - means.mean()) ** 2 for group in groups if len(group))
+            means = np.concatenate(groups)
+            whole = ((means - means.mean()) ** 2).sum()
+            between = sum(len(group) * (group.mean() - means.mean()) ** 2 for group in groups)
             shares[choice] = float(between / whole) if whole > 0 else 0.0
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
@@ -164,7 +174,11 @@ class Curve:
     def left_out(self) -> list[str]:
         """Which specifications are not on the curve, in words."""
         few = [f"{self.few} more rest on fewer than {LEAST_FACTS} facts"] if self.few else []
-        return few + ([f"{self.alike} more have the same difference in every fact"] if self.alike else [])
+        return few + (
+            [f"{self.alike} more have the same difference in every fact ({self.alike_agree} above zero)"]
+            if self.alike
+            else []
+        )
 
     @property
     def csv(self) -> bytes:
@@ -194,8 +208,10 @@ def curve_of(finding: str, specifications: Sequence[Specification]) -> Curve | N
     found = [one for one in estimates(scaled, rates=False) if one is not None]
     p_S, median_p = flipped(scaled)
     entries = [Entry(*one) for one in zip(kept, found, p_S.tolist(), strict=True)]
-    few, alike = len(specifications) - len(enough), len(enough) - len(kept)
-    return Curve(finding, tuple(sorted(entries, key=lambda one: one.estimate.mean)), median_p, few, alike)
+    few, alike = len(specifications) - len(enough), [one for one in enough if np.ptp(one.differences.values_N) == 0]
+    agree = sum(bool(one.differences.values_N[0] > 0) for one in alike)
+    entries.sort(key=lambda one: one.estimate.mean)
+    return Curve(finding, tuple(entries), median_p, few, len(alike), agree)
 
 
 def least_sure(found: Sequence[Series | None]) -> Series | None:

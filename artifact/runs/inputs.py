@@ -16,6 +16,7 @@ from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts.dataset import Data, DataSet, RelationSource
 from artifact.facts.datasets import DATASETS, OWN, default_for, traced_for
 from artifact.facts.datasets.known import NoRelationWords, with_relation_words
+from artifact.facts.fact import Statement
 from artifact.lm.dtype import DtypeName
 from artifact.plans.paper import PAPER_MODELS
 from artifact.plans.unit import Plan
@@ -72,6 +73,8 @@ class Inputs:
     traced: Data
     relation_words: Sequence[str] = ()
     """The words of the authors' file of relation traces, whose embeddings give these traces' noise; none without it."""
+    donors: Sequence[Statement] = ()
+    """Where a run takes a part of the facts alone: the statements of all, among which replacements find donors."""
 
 
 def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:

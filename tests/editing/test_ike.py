@@ -14,6 +14,7 @@ from artifact.editing.methods.ike import IkeHparams
 from artifact.errors import EditError
 from artifact.evaluation.generate import generate, sentences
 from artifact.evaluation.score import score_cases
+from artifact.facts.fact import Question
 
 FILE = json.loads((Path(__file__).parent.parent / "reference" / "ike" / "prompts.json").read_text())
 GOLDEN, EASYEDIT = FILE["original"], FILE["easyedit"]
@@ -95,6 +96,16 @@ def test_an_edit_takes_the_most_similar_facts_that_fit(perspective, tiny, facts)
     assert ike(model, [view, facts[7].view(perspective)], IkeHparams(), data)[0].edit == all_that_fit.edit
     told = all_that_fit.told()
     assert told == {"norm": 0.0, "demonstrations": all_that_fit.demonstrations}
+
+
+def test_a_demonstration_about_another_fact_is_answered_with_what_is_true_there(tiny, facts) -> None:
+    """Other subjects of a relation have their own objects, as in LRE; neighbours share the fact's."""
+    question = Question("The capital of Spain is", "Madrid")
+    plain = replace(facts[0], neighbourhood=(), other_subjects=(question,))
+    others = [plain.view("entity")] * 31
+    told = context_of(facts[7].view("entity"), others, 42)
+    assert "Prompt: The capital of Spain is Madrid\n" in told
+    assert f"The capital of Spain is {plain.object_true}" not in told
 
 
 def test_a_file_holds_the_context(tiny, facts, tmp_path) -> None:

@@ -198,6 +198,7 @@ def test_where_values_come_from() -> None:
         ("memit", "meta-llama/Llama-2-7b-hf", (4, 5, 6, 7, 8), {"v_loss_layer": 31}),
         ("memit", "meta-llama/Meta-Llama-3-8B", (4, 5, 6, 7, 8), {"v_lr": 0.1, "v_num_grad_steps": 25}),
         ("memit", "Qwen/Qwen2.5-7B", (4, 5, 6, 7, 8), {"v_lr": 0.5, "v_weight_decay": 1e-3, "clamp_norm_factor": 4.0}),
+        ("alphaedit", "meta-llama/Meta-Llama-3-8B", (4, 5, 6, 7, 8), {"v_lr": 0.1, "v_num_grad_steps": 25, "l2": 10.0}),
         ("rome", "EleutherAI/pythia-2.8b", (15,), {"clamp_norm_factor": 3.0, "v_loss_layer": 31}),
     ],
 )
@@ -211,3 +212,11 @@ def test_settings_published_for_models_of_the_hub(
     assert found.v_loss_layer == depth - 1
     assert "published for this model, the rest GPT-2 XL's" in METHODS[method].hparams_source(found, model, depth)
     assert METHODS[method].hparams_for("a/" + model.partition("/")[2], depth).layers != layers
+
+
+def test_pmet_takes_memits_published_layers_and_lambda_and_keeps_its_own_rest() -> None:
+    model = "meta-llama/Meta-Llama-3-8B"
+    found = METHODS["pmet"].hparams_for(model, 32)
+    assert (found.layers, found.v_loss_layer, found.mom2_update_weight) == ((4, 5, 6, 7, 8), 31, 15000.0)
+    assert (found.v_lr, found.v_num_grad_steps) == (0.2, 30)
+    assert "published for MEMIT on this model" in METHODS["pmet"].hparams_source(found, model, 32)

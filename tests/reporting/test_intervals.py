@@ -25,6 +25,16 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
     return estimates([series(dict(enumerate(values)))])[0]
 
 
+def test_a_resample_without_the_number_s_relations_is_no_zero() -> None:
+    """Relations of 45, 45 and 10 facts, the third without this number: it is drawn alone in one resample of 27."""
+    values = np.random.default_rng(1).normal(0.8, 0.05, 90)
+    relations = {"a": range(45), "b": range(45, 90), "c": range(90, 100)}
+    whole, part = Series(np.arange(100), np.append(values, np.zeros(10))), Series(np.arange(90), values)
+    _, found = estimates([whole, part], rates=False, relations={name: list(of) for name, of in relations.items()})
+    assert found is not None and found.spread is not None and found.spread.relations == 2
+    assert 0.75 < found.spread.low < 0.8 < found.spread.high < 0.85
+
+
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
     [

@@ -46,6 +46,34 @@ def test_a_known_effect_and_a_known_confounding_choice() -> None:
     assert float(own["low"]) < float(own["estimate"]) < float(own["high"])
 
 
+def test_a_choice_explains_what_it_tells_apart_alone() -> None:
+    """Accuracy has no foil: that it differs from success is no work of the foil."""
+    draw, found = np.random.default_rng(0), []
+    for number in range(12):
+        for foil in ("none", "another"):
+            values_F = 1 + draw.normal(size=30)
+            found.append(
+                Specification({"metric": "success", "foil": foil, "n": str(number)}, Series(np.arange(30), values_F))
+            )
+        values_F = draw.normal(size=30)
+        found.append(Specification({"metric": "accuracy", "n": str(number)}, Series(np.arange(30), values_F)))
+    curve = curve_of("T1", found)
+    assert curve is not None and curve.explained["metric"] > 0.8 and curve.explained["foil"] < 0.2
+
+
+def test_the_share_counts_specifications_without_a_spread() -> None:
+    """Such as accuracies that are zero in every fact: they do not agree; those that gain one in every fact do."""
+    facts = np.arange(40)
+    alike = [
+        Specification({"metric": "a", "n": str(n)}, Series(facts, np.full(40, value)))
+        for n, value in enumerate((0.0, 0.0, 0.0, 1.0, -1.0))
+    ]
+    empty = Specification({"metric": "b"}, Series(np.array([], dtype=np.int64), np.array([])))
+    curve = curve_of("F1", [*invented(effect=1.0, confounded=2.5), *alike, empty])
+    assert curve is not None and (curve.few, curve.alike, curve.alike_agree) == (1, 5, 1)
+    assert (curve.share.mean, curve.share.n) == (pytest.approx(13 / 23), 23)
+
+
 def test_an_estimate_is_in_standard_deviations() -> None:
     values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     (one,) = curve_of("F1", [Specification({"metric": "p"}, Series(np.arange(5), values))]).entries
@@ -118,4 +146,4 @@ def test_of_several_differences_the_least_sure_stands_for_the_finding() -> None:
     assert least_sure([sure, None]) is None and least_sure([]) is None
     curve = curve_of("T1", [Specification({"metric": "p"}, never), *invented(1.0, 0.0)])
     assert (len(curve.entries), curve.alike) == (18, 1)
-    assert curve.summary.endswith("; 1 more have the same difference in every fact and are left out")
+    assert curve.summary.endswith("; 1 more have the same difference in every fact (0 above zero) and are left out")

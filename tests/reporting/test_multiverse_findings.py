@@ -115,7 +115,8 @@ def test_simulated_edits_give_the_right_curves_share_test_and_choice() -> None:
     }
     assert apart == {(f"but {CONFOUNDED}", "change"), ("corrected", "change")}
     assert len(by_magnitude) == 7 * 3 * 2  # protocols, prompts, forms
-    assert found.quantities["share of specifications that agree, T1"].estimate.mean == one.agree / len(one.entries)
+    assert found.quantities["share of specifications that agree, T1"].estimate == one.share
+    assert one.alike_agree and one.share.n == len(one.entries) + one.alike
     assert min(e.p for e in by_magnitude if e.agrees) < 0.01 and one.median_p < 0.01
     assert all(e.p > 0.05 for e in by_magnitude if not e.agrees)
     third = curves["T3"]

@@ -1,5 +1,6 @@
 """The plan `encoders`: its records are what the parts give by themselves, and its findings what the records hold."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Perspective
 from artifact.plans import PLANS
 from artifact.plans.encoders import LEFT, RIGHT
-from artifact.plans.unit import CONTROLS
+from artifact.plans.unit import CONTROLS, Unit
 from artifact.reporting.findings import findings_of
 from artifact.reporting.findings.encoders import arm_words, measured, views_of
 from artifact.runs.context import SAMPLES, Context
+from artifact.runs.record import Record
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import Store, reading_all
 from artifact.runs.tasks.encoders import compute, refuses
@@ -124,6 +126,27 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
     assert len(traces[0].lines) == sum(bool(kind.figures) for kind in TRACE_KINDS.values())
     assert len(found.charts[0].panels) == 6 and found.figure == "encoders"
     assert set(views_of(run)) == {"entity", "relation"}
+
+
+def test_the_page_counts_what_its_numbers_rest_on(run: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facts that the model does not answer are not traced, and a KN edit without a neuron leaves the model as it is."""
+    records = Store.records
+
+    def changed(self: Store, unit: Unit) -> list[Record]:
+        first, *others = records(self, unit)
+        payload = copy.deepcopy(first.payload)
+        payload["trace"] = {"reason": "the model does not answer its prompt"}
+        payload["arms"]["kn"]["unedited"] = True
+        return [msgspec.structs.replace(first, payload=payload), *others]
+
+    facts = len(views_of(run)["entity"].cases_F)
+    monkeypatch.setattr(Store, "records", changed)
+    found = measured(run)
+    assert found is not None and {one.traced for one in views_of(run).values()} == {facts - 1}
+    edits, *traces = found.grids
+    assert [line.heads[1] for line in edits.lines[:2]] == ["unedited", "KN, 1 without a neuron"]
+    assert all(f"{facts - 1} facts; 95% intervals" in grid.caption for grid in traces)
+    assert f"{facts} facts (entity edits)" in edits.caption and f"on {facts - 1} facts" in found.charts[0].summary
 
 
 def test_another_decoder_is_refused(twin: Context, tiny: Any) -> None:

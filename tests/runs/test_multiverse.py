@@ -1,8 +1,11 @@
 """The multiverse's records: each way is the trace that is asked for alone, and what is missing is counted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from artifact.errors import DoesNotFit
 from artifact.plans.multiverse import BEYOND, MULTIVERSE
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.tasks import multiverse as module
@@ -47,6 +50,30 @@ def test_a_way_in_a_record_is_its_own_trace(context, monkeypatch: pytest.MonkeyP
         assert (WAYS[1].key in record.payload["traces"]) == (not isinstance(own, str))
         if isinstance(own, str):
             assert record.payload["without"][own] == 1
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_donors_are_sought_in_all_the_data(whole: bool, context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of the first facts that the model answers has hardly two of one subject or relation."""
+    monkeypatch.setattr(module, "choices", lambda *_: WAYS[1:2])
+    edited = context.inputs.edited
+    statements = [fact.statement for fact in edited.facts]
+    donors = find_donors(context.model.tokens, statements, "relation")
+    at = next(at for at, one in enumerate(donors) if not isinstance(one, str))
+    alone = replace(edited, facts=edited.facts[at : at + 1])
+    inputs = replace(context.inputs, edited=alone, donors=statements if whole else ())
+    (record,) = module.compute(BEYOND[0], alone.facts, replace(context, inputs=inputs, kept={}))
+    assert record.status == "done" and (WAYS[1].key in record.payload["traces"]) == whole
+    assert bool(record.payload["without"]) != whole
+
+
+def test_a_fact_that_does_not_fit_is_left_for_a_larger_device(context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "choices", lambda *_: WAYS[:1])
+    monkeypatch.setattr(
+        module, "trace_all", lambda model, statements, *_, **__: [DoesNotFit("too large")] * len(statements)
+    )
+    (record,) = module.compute(BEYOND[0], context.inputs.edited.facts[:1], context)
+    assert (record.status, record.reason) == ("undone", "too large")
 
 
 def test_the_grid_has_every_combination() -> None:

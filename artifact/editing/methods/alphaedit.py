@@ -51,7 +51,7 @@ METHOD = Method(
     name="alphaedit",
     printed="AlphaEdit",
     defaults={
-        **{name: Default(_of(MEMIT.defaults[name].hparams)) for name in ("gpt2-xl", "gpt-j")},
+        **{name: Default(_of(one.hparams), one.source) for name, one in MEMIT.defaults.items()},
         "world": Default(
             msgspec.structs.replace(_of(MEMIT.defaults["world"].hparams), l2=0.1),
             "chosen on the embedded world, no paper values",

@@ -1,6 +1,6 @@
 """PMET: hyperparameters and work. editing/pmet.py makes the edits."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from artifact.editing.hparams import Layer, Rate, ValueHparams, says
 from artifact.editing.method import Default, Groups, Method
@@ -46,6 +46,12 @@ def _scaled(layers: int) -> PmetHparams:
     return PmetHparams(layers=MEMIT.scaled(layers).edited, v_loss_layer=layers - 1)
 
 
+def _as_memit(hparams: Any) -> Default:
+    """Where MEMIT's layers were published for a model: these and MEMIT's lambda."""
+    taken = {name: getattr(hparams, name) for name in ("layers", "v_loss_layer", "mom2_update_weight")}
+    return Default(PmetHparams(**taken), "layers and lambda published for MEMIT on this model, the rest PMET's")
+
+
 def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made":
     from artifact.editing.pmet import pmet
 
@@ -57,6 +63,7 @@ METHOD = Method(
     name="pmet",
     printed="PMET",
     defaults={
+        **{name: _as_memit(one.hparams) for name, one in MEMIT.defaults.items() if "/" in name},  # the hub's
         "gpt-j": Default(PmetHparams(layers=(3, 4, 5, 6, 7, 8), v_loss_layer=27, mom2_update_weight=6000.0)),
         "world": Default(
             PmetHparams(

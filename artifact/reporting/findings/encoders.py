@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from artifact.editing.methods import printed_name
+from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import VALUES, Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.encoders import LEFT, RIGHT
@@ -28,6 +28,8 @@ from artifact.tracing.kinds import TRACE_KINDS
 SUBJECT: Mapping[Perspective, str] = {"entity": "last subject token", "relation": "subject tokens"}
 """The role of the subject that each perspective's quantities are about."""
 MASK = "last token"
+Relations = Mapping[str, Sequence[int]]
+"""Case ids by relation."""
 COLUMNS = (
     Column("entity", "reliability"),
     Column("entity", "generality"),
@@ -51,6 +53,14 @@ class View:
     before_FV: np.ndarray
     arms: Mapping[str, np.ndarray]
     effects: Mapping[tuple[str, str], np.ndarray]
+    unchanged: Mapping[str, int]
+    """By arm, the edits that change nothing (Method.unchanged): their numbers are the unedited model's."""
+
+    @property
+    def traced(self) -> int:
+        """How many facts were traced: those that the model answers."""
+        finite = [np.isfinite(rows_FL).any(1) for rows_FL in self.effects.values()]
+        return int(np.any(finite, axis=0).sum()) if finite else 0
 
     def success(self, column: Column, arm: str = "") -> Series:
         """By fact, success in a column: of the unedited model, or under an arm."""
@@ -99,26 +109,29 @@ def _view(perspective: Perspective, cases: Sequence[int], payloads: Sequence[Map
             (kind, role): np.array([floats(one.get(kind, {}).get(role, [None] * layers)) for one in traced])
             for kind, role in keys
         },
+        {arm: sum(payload["arms"][arm].get("unedited", False) for payload in payloads) for arm in payloads[0]["arms"]},
     )
 
 
 def measured(store: Store) -> Findings | None:
     """The findings of a run; None where it has no records of the plan."""
-    views = views_of(store)
+    views, relations = views_of(store), store.info().relations
     if not views:
         return None
     quantities: dict[str, Estimate | None] = {
         "entity effect, MLP minus attention, subject's last token": _effects_apart(
-            views.get("entity"), "mlp", "attn", SUBJECT["entity"]
+            views.get("entity"), "mlp", "attn", SUBJECT["entity"], relations
         ),
-        "relation effect, attention minus MLP, mask": _effects_apart(views.get("relation"), "attn", "mlp", MASK),
+        "relation effect, attention minus MLP, mask": _effects_apart(
+            views.get("relation"), "attn", "mlp", MASK, relations
+        ),
     }
     for perspective, view in views.items():
         own, other = (Column(one, "reliability") for one in (perspective, _other(perspective)))
         gap = view.change(own, "rome").minus(view.change(other, "rome"))
-        quantities[f"transfer gap, {perspective} edit, ROME"] = _mean(gap)
+        quantities[f"transfer gap, {perspective} edit, ROME"] = _mean(gap, relations)
         above = view.success(own, "rome").minus(view.success(own, "rome random_layer"))
-        quantities[f"{perspective} edit, ROME minus another layer"] = _mean(above)
+        quantities[f"{perspective} edit, ROME minus another layer"] = _mean(above, relations)
     chart = _chart(views)
     return Findings(
         {name: Quantity(estimate) for name, estimate in quantities.items()},
@@ -131,18 +144,18 @@ def _other(perspective: Perspective) -> Perspective:
     return next(one for one in PERSPECTIVES if one != perspective)
 
 
-def _mean(series: Series) -> Estimate | None:
-    return estimates([series], rates=False)[0]
+def _mean(series: Series, relations: Relations) -> Estimate | None:
+    return estimates([series], rates=False, relations=relations)[0]
 
 
-def _effects_apart(view: View | None, kind: str, below: str, role: str) -> Estimate | None:
+def _effects_apart(view: View | None, kind: str, below: str, role: str, relations: Relations) -> Estimate | None:
     """The mean over facts of one kind's effect minus another's."""
     pair = [view.effect(one, role) for one in (kind, below)] if view else [None]
     if any(one is None for one in pair):
         return None
     first, second = pair
     assert first is not None and second is not None
-    return _mean(first.minus(second))
+    return _mean(first.minus(second), relations)
 
 
 def arm_words(arm: str) -> str:
@@ -158,13 +171,17 @@ def _edits(views: Mapping[Perspective, View]) -> Grid:
         for arm in ("", *view.arms):
             numbers = estimates([view.success(column, arm) for column in COLUMNS])
             cells = tuple(Cell.of(one, SCALES["success"]) for one in numbers)
-            lines.append(Line((perspective, arm_words(arm) if arm else "unedited"), cells))
+            words = arm_words(arm) if arm else "unedited"
+            if arm and (none := view.unchanged[arm]):
+                words += f", {none} {METHODS[arm.partition(' ')[0]].unchanged}"
+            lines.append(Line((perspective, words), cells))
     view = next(iter(views.values()))
+    facts = " and ".join(f"{len(one.cases_F)} facts ({asked} edits)" for asked, one in views.items())
     caption = (
         f"Edits of {view.model}, an encoder: success in percent on each kind of prompt, read at the mask, of the "
         "unedited model, under each edit, and under ROME's controls: the same edit of another layer, a change of equal "
         "norm in a random direction, and an edit for another fact's subject. "
-        f"{len(view.cases_F)} facts; 95% intervals over facts."
+        f"{facts}, without those whose edit failed; 95% intervals over facts."
     )
     columns = tuple(column.name for column in COLUMNS)
     return Grid("encoders", "Edits of an encoder", caption, ("edited", "edit"), columns, tuple(lines))
@@ -178,14 +195,14 @@ def _traces(view: View) -> Grid:
     lines = []
     for kind in dict.fromkeys(kind for kind, _ in view.effects):
         series = [view.effect(kind, role) for role in shown]
-        numbers = [None if one is None else _mean(one) for one in series]
+        numbers = [None if one is None else _mean(one, {}) for one in series]
         lines.append(
             Line((view.perspective, TRACE_KINDS[kind].printed), tuple(Cell.of(one, PROBABILITY) for one in numbers))
         )
     caption = (
         f"Traces of {view.model}, {view.perspective} perspective: the average indirect effect (probability) of the "
         "restored token, mean over layers. The last token is the mask; tokens on its right, and on the left of the "
-        f"subject, are restored too, as an encoder reads both ways. {len(view.cases_F)} facts; 95% intervals over them."
+        f"subject, are restored too, as an encoder reads both ways. {view.traced} facts; 95% intervals over them."
     )
     name = f"encoder-traces-{view.perspective}"
     return Grid(
@@ -205,10 +222,11 @@ def _chart(views: Mapping[Perspective, View]) -> LineChart:
             if lines:
                 panels.append(LinePanel(f"{perspective}: {TRACE_KINDS[kind].printed}", tuple(lines)))
     view = next(iter(views.values()))
+    traced = " and ".join(f"{one.traced} facts ({corrupted} perspective)" for corrupted, one in views.items())
     return LineChart(
         name="encoders",
         title=f"Average indirect effects by layer, {view.model}",
-        summary=f"by role of the restored token, on {len(view.cases_F)} facts; the last token is the mask",
+        summary=f"by role of the restored token, on {traced}; the last token is the mask",
         axis="effect on the probability",
         of_layers=view.layers,
         panels=tuple(panels),

@@ -16,7 +16,7 @@ from artifact.reporting.expected import Claim, load_expected
 from artifact.reporting.figure_claims import TracedEffects, differences
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.findings.edit_multiverse import edit_specifications
-from artifact.reporting.intervals import wilson
+from artifact.reporting.intervals import Series
 from artifact.reporting.multiverse import Curve, Specification, curve_of, least_sure
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, traces_of
@@ -100,10 +100,7 @@ def measured(store: Store) -> Findings | None:
     found = edit_specifications(store) | {claim.id: [*_specifications(claim, records)] for claim in claims}
     curves = [curve for finding, every in found.items() if (curve := curve_of(finding, every))]
     quantities = {
-        f"share of specifications that agree, {curve.finding}": Quantity(
-            wilson(curve.agree, len(curve.entries)), _SHARE
-        )
-        for curve in curves
+        f"share of specifications that agree, {curve.finding}": Quantity(curve.share, _SHARE) for curve in curves
     }
     shown = "one curve a finding" if curves else ""
     return Findings(quantities, (_grid(curves),) if curves else (), tuple(curves), shown)
@@ -127,9 +124,7 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
             if one is not None:
                 traces[kind.name, perspective] = one
         found = [differences(effect, TracedEffects(traces)) for effect in claim.effects]
-        least = least_sure(found)
-        if least is None:
-            continue
+        least = least_sure(found) or Series(np.array([], dtype=np.int64), np.array([]))  # such as facts without a donor
         named = {
             "corruption": corruption,
             "span": span,

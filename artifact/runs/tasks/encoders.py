@@ -133,7 +133,7 @@ def _arms(facts: Sequence[Fact], perspective: Perspective, context: Context) -> 
 def _scores(facts: Sequence[Fact], made: Sequence[Edited | EditError], context: Context) -> list[dict[str, Any]]:
     edits = [one.edit if isinstance(one, Edited) else one for one in made]
     return [
-        {"values": numbers_of(score), "norm": one.norm}
+        {"values": numbers_of(score), **one.told()}
         if isinstance(one, Edited) and not isinstance(score, EditError)
         else {"reason": str(one)}
         for one, score in zip(made, scores_of(facts, edits, context), strict=True)

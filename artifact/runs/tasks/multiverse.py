@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from artifact.errors import ArtifactError, PromptError
+from artifact.errors import ArtifactError, DoesNotFit, PromptError
 from artifact.facts.fact import Fact, Perspective, Statement
 from artifact.plans.unit import Unit
-from artifact.runs.answered import unanswered
+from artifact.runs.answered import failed, unanswered
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.record import Record
 from artifact.tracing.averages import trace_numbers
@@ -41,12 +41,16 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     layers = context.model.decoder.layers
     for choice in choices(unit.trace_kind, unit.perspective, layers):
         for one, traced in zip(left, every.traced(choice), strict=True):
-            if isinstance(traced, ArtifactError):
+            if isinstance(traced, DoesNotFit):
+                records[one.case_id] = failed(one.case_id, traced)
+            elif isinstance(traced, ArtifactError):
                 without[one.case_id][str(traced)] += 1
             else:
                 rows[one.case_id][choice.key] = _rows(unit.perspective, choice, traced)
     for case, found in rows.items():
-        records[case] = Record(case, "done", {"layers": layers, "traces": found, "without": dict(without[case])})
+        records[case] = records.get(case) or Record(
+            case, "done", {"layers": layers, "traces": found, "without": dict(without[case])}
+        )
     return [records[fact.case_id] for fact in facts]
 
 
@@ -59,8 +63,9 @@ class _Every:
         data = [fact.statement for fact in context.inputs.edited.facts]
         kept = context.kept
         if (key := f"multiverse donors {perspective}") not in kept:
-            found = find_donors(context.model.tokens, data, perspective)
-            kept[key] = {one.case_id: donors for one, donors in zip(data, found, strict=True)}
+            told = context.inputs.donors or data
+            found = find_donors(context.model.tokens, told, perspective)
+            kept[key] = {one.case_id: donors for one, donors in zip(told, found, strict=True)}
         self._donors: Mapping[int, tuple[str, ...] | str] = kept[key]
         self._data = data
 
