@@ -76,7 +76,7 @@ class _Records:
         if not normalised:
             return traces
         whole_F = traces.clean_F - traces.corrupted_F
-        kept_F = np.abs(whole_F) > 1e-9
+        kept_F = whole_F > 1e-9  # where the corruption raises the probability, a share of it would turn the sign
         if not kept_F.any():
             return None
         whole_F = whole_F[kept_F]
