@@ -1,29 +1,32 @@
-"""Two runs' traces side by side, and how alike the two runs are case by case.
+"""Numbers of two runs paired over their common cases, their traces side by side, and how alike they are case by case.
 
-Covers pairing traces by kind and perspective over the statements that both traced, and one sentence about every case
-that both finished. Paired means of scores are compare.py's.
+Covers paired means, traces by kind and perspective over the statements that both traced, and one sentence about every
+case that both finished. Which units of two runs are compared is compare.py's.
 
-Shape letters: F fact, R role, L layer, N case, V number of a scored case.
+Shape letters: F fact, R role, L layer, N case, V number of a scored case, X number of either.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from artifact.evaluation.metrics import VALUES
 from artifact.facts.fact import Perspective
 from artifact.plans.unit import Unit
-from artifact.reporting.cells import COUNT, PROBABILITY, Cell, Grid, Line
+from artifact.reporting.cells import COUNT, PROBABILITY, Cell, Grid, Line, Scale
 from artifact.reporting.charts import finished_traces
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
-from artifact.tracing.averages import Traces, roles
+from artifact.tracing.averages import Traces, peak, roles
 from artifact.tracing.kinds import TRACE_KINDS
 
 _DECIDED_V = np.array([metric != "magnitude" for metric, _ in VALUES])
 """The numbers of a scored case that are shares of prompts; the others are probabilities."""
+_Name = TypeVar("_Name")
+PAIR_COLUMNS = ("first", "second", "second - first", "n")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class PairedTraces:
 
     kind: str
     perspective: Perspective
-    numbers: tuple[tuple[str, Paired], ...]
+    numbers: Mapping[str, Paired]
     farthest: float
 
 
@@ -78,6 +81,27 @@ class Alike:
         return f"Case by case: {'; '.join(parts)}." if parts else ""
 
 
+def paired(pairs: Mapping[_Name, tuple[Series, Series]]) -> dict[_Name, Paired]:
+    """Both runs' means of each number over the cases that both have; a number without such a case is missing."""
+    changes = estimates([second.minus(first) for first, second in pairs.values()], rates=False)
+    found = {}
+    for (name, (one, other)), change in zip(pairs.items(), changes, strict=True):
+        if change is not None:
+            means = one.among(other.cases_N).values_N.mean(), other.among(one.cases_N).values_N.mean()
+            found[name] = Paired(float(means[0]), float(means[1]), change)
+    return found
+
+
+def pair_cells(pair: Paired | None, scale: Scale) -> tuple[Cell, ...]:
+    """A line's cells under PAIR_COLUMNS."""
+    return (
+        Cell(pair.first if pair else None, scale=scale),
+        Cell(pair.second if pair else None, scale=scale),
+        Cell.of(pair.change if pair else None, scale.of_change),
+        Cell(pair.change.n if pair else 0, scale=COUNT),
+    )
+
+
 def paired_traces(first: Store, second: Store) -> tuple[PairedTraces, ...]:
     """The traces of both runs, in the order of the first; none where they traced other statements, or in other windows
     or layers.
@@ -88,17 +112,14 @@ def paired_traces(first: Store, second: Store) -> tuple[PairedTraces, ...]:
         return ()
     windows = [_windows(info) for info in infos]
     here, there = finished_traces(first), finished_traces(second)
-    found = []
-    for key, one in here.items():
-        other = there.get(key)
-        if other is None or windows[0][key] != windows[1][key]:
-            continue
-        if one.effects_FRL.shape[1:] != other.effects_FRL.shape[1:]:
-            continue
-        shared_F = np.intersect1d(one.cases_F, other.cases_F)
-        if len(shared_F):
-            found.append(_paired_traces(key[0], _among(one, shared_F), _among(other, shared_F)))
-    return tuple(found)
+    both = [
+        (key[0], one, there[key]) for key, one in here.items() if key in there and windows[0][key] == windows[1][key]
+    ]
+    return tuple(
+        _paired_traces(kind, one, other)
+        for kind, one, other in both
+        if one.effects_FRL.shape[1:] == other.effects_FRL.shape[1:] and np.isin(one.cases_F, other.cases_F).any()
+    )
 
 
 def alike(stores: tuple[Store, Store], units: Sequence[tuple[Unit, Unit]], traces: Sequence[PairedTraces]) -> Alike:
@@ -109,7 +130,7 @@ def alike(stores: tuple[Store, Store], units: Sequence[tuple[Unit, Unit]], trace
         scored += len(apart_NV)
         same += int((apart_NV[:, _DECIDED_V] == 0).all(1).sum())
         farthest = max(farthest, float(apart_NV[:, ~_DECIDED_V].max(initial=0)))
-    traced = sum(one.numbers[0][1].change.n for one in traces)
+    traced = sum(one.numbers["clean"].change.n for one in traces)
     return Alike(scored, same, farthest, traced, max((one.farthest for one in traces), default=0.0))
 
 
@@ -122,11 +143,11 @@ def traces_grid(traces: Sequence[PairedTraces]) -> Grid:
         "is largest before the last token; mean of each run over the n statements that both traced, and their paired "
         "difference with its 95% interval.",
         heads=("perspective", "restored", "number"),
-        columns=("first", "second", "second - first", "n"),
+        columns=PAIR_COLUMNS,
         lines=tuple(
-            Line((one.perspective, TRACE_KINDS[one.kind].printed, name), tuple(_cells(pair)))
+            Line((one.perspective, TRACE_KINDS[one.kind].printed, name), pair_cells(pair, PROBABILITY))
             for one in traces
-            for name, pair in one.numbers
+            for name, pair in one.numbers.items()
         ),
     )
 
@@ -137,65 +158,33 @@ def _windows(info: RunInfo) -> dict[tuple[str, Perspective], tuple[int, bool]]:
     return {(unit.trace_kind.name, unit.perspective): (unit.window, unit.scaled) for unit in traces}
 
 
-def _cells(pair: Paired) -> Iterator[Cell]:
-    yield Cell(pair.first, scale=PROBABILITY)
-    yield Cell(pair.second, scale=PROBABILITY)
-    yield Cell.of(pair.change, PROBABILITY.of_change)
-    yield Cell(pair.change.n, scale=COUNT)
-
-
-def _among(traces: Traces, cases_F: np.ndarray) -> Traces:
-    """These cases alone, by case id."""
-    at_F = np.searchsorted(traces.cases_F, cases_F)
-    rows = (traces.clean_F, traces.corrupted_F, traces.shared_last_F, traces.tokens_FR, traces.effects_FRL)
-    return Traces(traces.perspective, cases_F, *(one[at_F] for one in rows))
-
-
 def _paired_traces(kind: str, first: Traces, second: Traces) -> PairedTraces:
-    role, layer = _peak(first)
-    named = {
-        "clean": (first.clean_F, second.clean_F),
-        "corrupted": (first.corrupted_F, second.corrupted_F),
-        f"effect, {roles(first.perspective)[role]}, layer {layer}": (
-            first.effects_FRL[:, role, layer],
-            second.effects_FRL[:, role, layer],
-        ),
+    effects, names = first.role_effects(), roles(first.perspective)
+    row, layer = peak(effects, bool(first.shared_last_F.any()))
+    role = names.index(effects[row].role)
+    both = first, second
+    numbers = {
+        "clean": [one.clean_F for one in both],
+        "corrupted": [one.corrupted_F for one in both],
+        f"effect, {names[role]}, layer {layer}": [one.effects_FRL[:, role, layer] for one in both],
     }
-    pairs = [[Series.finite(first.cases_F, one_F) for one_F in both] for both in named.values()]
-    changes = estimates([other.minus(one) for one, other in pairs], rates=False)
-    numbers = [
-        (name, Paired(float(one.values_N.mean()), float(other.values_N.mean()), change))
-        for name, (one, other), change in zip(named, pairs, changes, strict=True)
-        if change is not None
+    rows = [
+        np.column_stack([one.clean_F, one.corrupted_F, one.effects_FRL.reshape(len(one.cases_F), -1)]) for one in both
     ]
-    apart = [_largest(*both) for both in (*list(named.values())[:2], (first.effects_FRL, second.effects_FRL))]
-    return PairedTraces(kind, first.perspective, tuple(numbers), max(apart))
-
-
-def _peak(traces: Traces) -> tuple[int, int]:
-    """The role and layer of the largest mean effect; at the last token late layers recover by construction."""
-    has_R = (traces.tokens_FR > 0).any(0)
-    early_R = has_R & np.array([role != "last token" for role in roles(traces.perspective)])
-    if traces.shared_last_F.any():
-        early_R &= np.array([role != "last corrupted token" for role in roles(traces.perspective)])
-    counted_R = early_R if early_R.any() else has_R
-    mean_RL = np.full(traces.effects_FRL.shape[1:], -np.inf)
-    mean_RL[counted_R] = np.nanmean(traces.effects_FRL[:, counted_R], axis=0)
-    role, layer = np.unravel_index(int(mean_RL.argmax()), mean_RL.shape)
-    return int(role), int(layer)
-
-
-def _largest(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference; infinite where one has a number and the other none."""
-    apart = np.abs(one - other)
-    apart[np.isnan(one) & np.isnan(other)] = 0
-    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0))
+    apart_FX = _apart((first.cases_F, rows[0]), (second.cases_F, rows[1]))
+    pairs = paired(
+        {
+            name: (Series.finite(first.cases_F, one_F), Series.finite(second.cases_F, other_F))
+            for name, (one_F, other_F) in numbers.items()
+        }
+    )
+    return PairedTraces(kind, first.perspective, pairs, float(apart_FX.max(initial=0)))
 
 
 def _apart(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Absolute differences (N, V) of the cases that both have; infinite where only one has a number."""
+    """Absolute differences (N, X) of the cases that both have; infinite where only one has a number."""
     _, here_N, there_N = np.intersect1d(first[0], second[0], return_indices=True)
-    one_NV, other_NV = first[1][here_N], second[1][there_N]
-    apart_NV = np.abs(one_NV - other_NV)
-    apart_NV[np.isnan(one_NV) & np.isnan(other_NV)] = 0
-    return np.nan_to_num(apart_NV, nan=np.inf)
+    one_NX, other_NX = first[1][here_N], second[1][there_N]
+    apart_NX = np.abs(one_NX - other_NX)
+    apart_NX[np.isnan(one_NX) & np.isnan(other_NX)] = 0
+    return np.nan_to_num(apart_NX, nan=np.inf)

@@ -13,7 +13,7 @@ from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.unit import Unit
 from artifact.reporting.escapes import Number, csv_bytes, file_name
 from artifact.runs.store import Store
-from artifact.tracing.averages import RoleEffects, Traces, traces_of
+from artifact.tracing.averages import RoleEffects, Traces, peak, traces_of
 from artifact.tracing.kinds import TRACE_KINDS
 
 TraceKey = tuple[str, Perspective]
@@ -50,15 +50,8 @@ class Panel:
 
     @property
     def peak(self) -> tuple[int, int]:
-        """Row (of `effects`) and layer of the largest AIE away from the prompt's last token.
-
-        At the last token the last layers recover the clean answer by construction, which says nothing about a site.
-        """
-        late = {"last token"} | ({"last corrupted token"} if self.shared_last else set())
-        away = np.array([effect.role not in late for effect in self.effects])
-        aie_RL = np.where(away[:, None], self.aie_RL, -np.inf) if away.any() else self.aie_RL
-        role, layer = np.unravel_index(int(aie_RL.argmax()), aie_RL.shape)
-        return int(role), int(layer)
+        """Row (of `effects`) and layer of the largest AIE away from the prompt's last token."""
+        return peak(self.effects, bool(self.shared_last))
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,20 @@ from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS, VALUES, Column, Metric
 from artifact.facts.fact import Perspective
 from artifact.plans.unit import Control, Unit
-from artifact.reporting.alike import Alike, Paired, PairedTraces, alike, paired_traces, traces_grid
-from artifact.reporting.cells import COUNT, SCALES, UNITS, Cell, Grid, Line
+from artifact.reporting.alike import (
+    PAIR_COLUMNS,
+    Alike,
+    Paired,
+    PairedTraces,
+    alike,
+    pair_cells,
+    paired,
+    paired_traces,
+    traces_grid,
+)
+from artifact.reporting.cells import SCALES, UNITS, Cell, Grid, Line
 from artifact.reporting.escapes import csv_bytes, markdown
 from artifact.reporting.grids import METRIC_WORDS, edit_name
-from artifact.reporting.intervals import estimates
 from artifact.reporting.tables import scored_cases, shown_columns, undone
 from artifact.reporting.templates import template
 from artifact.runs.describe import RunInfo
@@ -127,13 +136,7 @@ def comparison_grid(comparison: Comparison, metric: Metric) -> Grid:
     """Both runs' means for one metric, a column of the tables a line, and the paired difference with its interval."""
     lines, scale = [], SCALES[metric]
     for unit, column in product(comparison.units, shown_columns(metric, comparison.units)):
-        pair = unit.values.get((metric, column))
-        cells = (
-            Cell(pair.first if pair else None, scale=scale),
-            Cell(pair.second if pair else None, scale=scale),
-            Cell.of(pair.change if pair else None, scale.of_change),
-            Cell(pair.change.n if pair else 0, scale=COUNT),
-        )
+        cells = pair_cells(unit.values.get((metric, column)), scale)
         lines.append(Line((edit_name(unit.edited), unit.printed_method, column.name), cells))
     return Grid(
         name=f"compare-{metric}",
@@ -141,7 +144,7 @@ def comparison_grid(comparison: Comparison, metric: Metric) -> Grid:
         caption=f"{metric.capitalize()}: {METRIC_WORDS[metric]}; mean of each run over the n facts that both finished, "
         "and their paired difference with its 95% interval. Specificity wants what is true of each prompt.",
         heads=("edited", "method", "column"),
-        columns=("first", "second", "second - first", "n"),
+        columns=PAIR_COLUMNS,
         lines=tuple(lines),
     )
 
@@ -178,19 +181,12 @@ def _scoring(info: RunInfo) -> dict[tuple[str, Perspective | None, Control | Non
 def _paired(stores: tuple[Store, Store], units: tuple[Unit, Unit], metrics: Sequence[Metric]) -> PairedUnit:
     before, after = (scored_cases(store, unit) for store, unit in zip(stores, units, strict=True))
     pairs = {key: (before[key], after[key]) for key in VALUES if key[0] in metrics and key in before and key in after}
-    changes = estimates([second.minus(first) for first, second in pairs.values()], rates=False)
-    values = {}
-    for (key, pair), change in zip(pairs.items(), changes, strict=True):
-        if change is not None:
-            one, other = pair
-            before_mean, after_mean = one.among(other.cases_N).values_N.mean(), other.among(one.cases_N).values_N.mean()
-            values[key] = Paired(float(before_mean), float(after_mean), change)
     unit = units[0]
     taken_back = [undone(store.info(), one) for store, one in zip(stores, units, strict=True)]
     # One run may score the edit and the other, under the released protocol, the model with the edit taken back.
     mark = {(True, True): ", undone", (True, False): ", undone in first", (False, True): ", undone in second"}
     name = unit.printed_method + mark.get((taken_back[0], taken_back[1]), "")
-    return PairedUnit(unit.perspective if unit.does == "edit" else None, name, values)
+    return PairedUnit(unit.perspective if unit.does == "edit" else None, name, paired(pairs))
 
 
 def _differences(first: RunInfo, second: RunInfo, methods: Sequence[str]) -> list[Difference]:

@@ -54,6 +54,19 @@ class RoleEffects:
         return Z95 * self.effects_FL.std(0, ddof=1) / np.sqrt(self.facts)
 
 
+def peak(effects: Sequence[RoleEffects], shared_last: bool) -> tuple[int, int]:
+    """Row (of `effects`) and layer of the largest AIE away from the prompt's last token, which the last corrupted token
+    is, too, where that is shared.
+
+    At the last token the last layers recover the clean answer by construction, which says nothing about a site.
+    """
+    late = {"last token"} | ({"last corrupted token"} if shared_last else set())
+    away = np.array([effect.role not in late for effect in effects])
+    aie_RL = np.array([effect.mean() for effect in effects])
+    role, layer = np.unravel_index(int(np.where(away[:, None] | ~away.any(), aie_RL, -np.inf).argmax()), aie_RL.shape)
+    return int(role), int(layer)
+
+
 def roles(perspective: Perspective) -> tuple[str, ...]:
     """Names of the roles, in the order figures show them."""
     return ENTITY_ROLES if perspective == "entity" else RELATION_ROLES

@@ -150,7 +150,7 @@ def test_cases_that_differ_are_counted_and_traces_paired(build: Build, shares: S
         patch.setattr(Store, "numbers", lowered)
         apart = compare(low, high)
     assert (apart.alike.traced, round(apart.alike.trace_farthest, 9)) == (30, 0.01)
-    named = dict(apart.traces[0].numbers)
+    named = apart.traces[0].numbers
     assert named["corrupted"].change.mean == pytest.approx(-0.01) and named["clean"].change.mean == 0
     assert "| corrupted | " in printed_of(apart) and "-0.010 [-0.010, -0.010] | 15 |" in printed_of(apart)
 

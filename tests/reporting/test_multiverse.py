@@ -46,8 +46,8 @@ def test_a_known_effect_and_a_known_confounding_choice() -> None:
     assert float(own["low"]) < float(own["estimate"]) < float(own["high"])
 
 
-def test_a_choice_explains_what_it_tells_apart_alone() -> None:
-    """Accuracy has no foil: that it differs from success is no work of the foil."""
+def test_specifications_without_a_choice_do_not_count_for_it() -> None:
+    """Accuracy is measured without a foil, so its distance from success must not count as the foil's."""
     draw, found = np.random.default_rng(0), []
     for number in range(12):
         for foil in ("none", "another"):
