@@ -50,7 +50,7 @@ def smoke_real(session: nox.Session) -> None:
     limit = [] if "--limit" in session.posargs else ["--limit", "6"]
     command = ("kloc", "run", "real", "--model", "smollm2", *facts, *limit, *session.posargs)
     session.run(*command, env=KEEP_COMPILED)
-    if not facts and not session.posargs:  # beside the whole run, fact by fact: its last line
+    if not facts and not session.posargs:  # with the whole run, fact by fact; only the last line is shown
         runs = ("results/smollm2", "results/real-smollm2")
         told = session.run("kloc", "compare", *runs, silent=True, env=KEEP_COMPILED)
         session.log(f"compared with {runs[0]}: {str(told).strip().splitlines()[-1]}")

@@ -69,4 +69,4 @@ def test_the_knockouts_of_a_real_model_render_and_answer_their_question(tmp_path
     depths = {line.heads[:2]: f"{line.cells[-1].mean:.0%}" for line in grid.lines}
     readme = " ".join((RESULTS.parent / "README.md").read_text().split())
     reads = depths["entity", "last token to relation"], depths["entity", "last token to subject"]
-    assert "its last token reads the relation at {} of the depth, the subject at {}.".format(*reads) in readme
+    assert "its last token reads the relation at {} of the depth and the subject at {}.".format(*reads) in readme

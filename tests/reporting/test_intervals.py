@@ -25,7 +25,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate | None:
     return estimates([series(dict(enumerate(values)))])[0]
 
 
-def test_a_resample_without_the_number_s_relations_is_no_zero() -> None:
+def test_a_resample_without_any_fact_of_a_number_does_not_count_as_zero() -> None:
     """Relations of 45, 45 and 10 facts, the third without this number: it is drawn alone in one resample of 27."""
     values = np.random.default_rng(1).normal(0.8, 0.05, 90)
     relations = {"a": range(45), "b": range(45, 90), "c": range(90, 100)}

@@ -11,8 +11,8 @@ from artifact.facts.fact import PERSPECTIVES
 from artifact.plans import narrowed
 from artifact.plans.multiverse import BEYOND, MULTIVERSE
 from artifact.reporting.findings.edit_multiverse import case_numbers
-from artifact.reporting.findings.multiverse import measured
-from artifact.tracing.averages import roles
+from artifact.reporting.findings.multiverse import _Records, measured
+from artifact.tracing.averages import roles, trace_numbers
 from artifact.tracing.choices import METRICS, choices
 
 LAYERS, FACTS = 6, 12
@@ -155,3 +155,14 @@ def test_a_number_of_a_case_is_read_from_its_stored_prompts() -> None:
 def test_a_run_without_the_plan_has_no_findings() -> None:
     info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=()))
     assert measured(SimpleNamespace(info=lambda: info)) is None
+
+
+def test_a_share_of_the_total_effect_needs_a_total_effect() -> None:
+    """Clean 0.40, corrupted 0.41, restored 0.45: as a share of -0.01 the gain of 0.04 would read as a loss of four."""
+    told = {"tokens": ["a"] * 3, "subject": [0], "span": [1], "clean": 0.4}
+    rows = [
+        trace_numbers("entity", told | {"corrupted": corrupted, "scores": [[0.45]] * 3}) for corrupted in (0.41, 0.3)
+    ]
+    made = _Records._made("entity", [(number, row.tolist()) for number, row in enumerate(rows)], True)
+    assert made is not None and made.cases_F.tolist() == [1]
+    assert np.nanmax(made.effects_FRL) == pytest.approx(1.5)

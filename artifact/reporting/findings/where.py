@@ -170,10 +170,10 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
     columns = ("reliability", "generality", "specificity", "effect there", "R2 of the layer", "R2 gained", "rho")
     shared = {token: (site.shared, len(site.cases_F)) for (_, _, token), site in sites.items() if site.shared}
     caption = (
-        "ROME at each site: success in percent at the layer with the best mean of these, which its own result "
-        "chose; the module's average indirect effect there (probability, one layer restored); R squared (percent) of "
-        "the rewrite score on the layer, what the fact's effects add to it, and Spearman's rho over facts, mean over "
-        "layers. "
+        "ROME at each site: success in percent at the layer whose mean over these columns is highest, chosen by this "
+        "result itself; the module's average indirect effect there (probability, one layer restored); R squared "
+        "(percent) of the rewrite score on the layer, what the fact's effects add to it, and Spearman's rho over "
+        "facts, mean over layers. "
         f"{max(len(site.cases_F) for site in sites.values())} facts; 95% intervals over facts."
     )
     edited = next(iter(sites.values())).layers
