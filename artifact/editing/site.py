@@ -52,4 +52,4 @@ def after_words(module: Module, parallel: bool) -> str:
     """What else of its own block reads a change at the module."""
     if module == "mlp":
         return "nothing in its own block reads the MLP's output"
-    return "the MLP of its block does not read it" if parallel else "the MLP of its block reads it"
+    return f"the MLP of its own block {'does not read' if parallel else 'reads'} the attention's output"

@@ -20,13 +20,13 @@ from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import begin, reading, writing
 from artifact.runs.tasks.where import site_moments
 
-FACTS = 2
+FACTS, STEP = 2, 2
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the entity's units on a few facts."""
-    own = tuple(unit for unit in units(FACTS, batch=FACTS) if unit.perspective == "entity")
+    own = tuple(unit for unit in units(FACTS, batch=FACTS, step=STEP) if unit.perspective == "entity")
     plan = Plan("where", "a test", own)
     context, info = prepare(plan, Asked("world", device="cpu", memory="1GB"), lambda line: None)
     facts = context.inputs.edited.facts[:FACTS]
@@ -61,6 +61,13 @@ def test_the_questions_answer_what_was_run_and_change_no_exit_code(run: Path) ->
     with reading(run) as store:
         found = measured(store)
         assert found is not None and found.figure == "where"
+        (chart,) = found.charts
+        info = store.info()
+        for panel in chart.panels:
+            layers = {line.name: line.layers for line in panel.lines}
+            assert layers["effect"] == tuple(range(info.layers)), "traced at every layer, edited at some"
+            assert layers["reliability"] == tuple(range(0, info.layers, STEP))
+        assert "the MLP of its own block reads the attention's output" in found.grids[0].caption
         verdict = verdict_of(store)
         (asked,) = [one for one in verdict.questions if one.question.id == "Q1"]
         assert [answer.answer for answer in asked.answers] == ["not run"]  # the relation's units were not asked for
@@ -79,7 +86,7 @@ def test_a_unit_names_its_site_and_its_tokens() -> None:
 
 def test_a_rewrite_score_is_the_share_of_what_was_left_to_gain() -> None:
     values = np.full((1, 2, len(VALUES)), np.nan)
-    site = Site(np.array([1]), (0, 1), values, np.array([0.2]), np.array([[0.6, 0.2]]), np.zeros((1, 2)), 0)
+    site = Site(np.array([1]), (0, 1), values, np.array([0.2]), np.array([[0.6, 0.2]]), np.zeros((1, 2)), 0, "")
     np.testing.assert_allclose(site.rewrite_FL, [[0.5, 0.0]])
     assert site.whole("entity").tolist() == [-1, -1]
 
@@ -89,8 +96,10 @@ def test_the_best_layer_is_chosen_without_neighbours_too() -> None:
     values = np.full((1, 2, len(VALUES)), np.nan)
     for group, by_layer in (("reliability", (0.0, 1.0)), ("generality", (0.5, 0.5))):
         values[0, :, VALUES.index(("success", Column("entity", group)))] = by_layer
-    site = Site(np.array([1]), (4, 5), values, np.array([0.2]), np.zeros((1, 2)), np.zeros((1, 2)), 0)
+    effects_FA = np.arange(6.0)[None]
+    site = Site(np.array([1]), (4, 5), values, np.array([0.2]), np.zeros((1, 2)), effects_FA, 0, "")
     assert site.whole("entity").tolist() == [0.25, 0.75] and site.best_layer("entity") == 1
+    assert site.effects_FL.tolist() == [[4.0, 5.0]]
 
 
 def test_second_moments_are_of_the_layers_that_are_edited(monkeypatch: pytest.MonkeyPatch) -> None:

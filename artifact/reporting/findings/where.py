@@ -3,12 +3,11 @@
 Covers Q1's quantities, one table (a line a site) and one figure (a panel a site, by layer). A mean over layers chooses
 none of them; the table's best layer is chosen by its own result and only described.
 
-Shape letters: F fact, L layer, V number of a scored case.
+Shape letters: A layer of the model, F fact, L edited layer, V number of a scored case.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from artifact.reporting.findings import Findings, Quantity, floats
 from artifact.reporting.findings.regression import Explained, explained
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
+from artifact.runs.record import Record
 from artifact.runs.store import Store
 
 _PRINTED: Mapping[Module, str] = {"mlp": "MLP", "attn": "attention"}
@@ -32,9 +32,10 @@ SHOWN: tuple[Group, ...] = ("reliability", "generality", "specificity")
 @dataclass(frozen=True)
 class Site:
     """One site of one perspective: values_FLV of the edited model (metrics.VALUES; nan where the edit failed), the
-    probability of what the edit writes before and after it, and effects_FL (nan where the fact was not traced).
+    probability of what the edit writes before and after it, and effects_FA (nan where the fact was not traced).
 
-    `shared` counts facts whose token here is the same as another one's, with which they were edited once.
+    `shared` counts facts whose token here is the same as another one's, with which they were edited once. `read_by`
+    says what else of its own block reads a change here.
     """
 
     cases_F: np.ndarray
@@ -42,13 +43,19 @@ class Site:
     values_FLV: np.ndarray
     before_F: np.ndarray
     written_FL: np.ndarray
-    effects_FL: np.ndarray
+    effects_FA: np.ndarray
     shared: int
+    read_by: str
 
     def column(self, perspective: Perspective, group: Group) -> np.ndarray:
         """Success (F, L) of one column; specificity is that of the entity's prompts, the only ones there are."""
         asked = Column("entity" if group == "specificity" else perspective, group)
         return self.values_FLV[:, :, VALUES.index(("success", asked))]
+
+    @property
+    def effects_FL(self) -> np.ndarray:
+        """The effects at the layers that are edited."""
+        return self.effects_FA[:, list(self.layers)]
 
     @property
     def rewrite_FL(self) -> np.ndarray:
@@ -76,7 +83,8 @@ class Site:
 def sites_of(store: Store) -> dict[Key, Site]:
     """Every site that a run's records of the plan hold."""
     found: dict[Key, Site] = {}
-    for unit in store.info().plan.units:
+    info = store.info()
+    for unit in info.plan.units:
         if unit.task != "where":
             continue
         records = [record for record in store.records(unit) if record.status == "done"]
@@ -85,12 +93,12 @@ def sites_of(store: Store) -> dict[Key, Site]:
         site = next(one for one in MODULES if one == unit.option("site"))
         for token in FACT_TOKENS:
             if token in str(unit.option("tokens")).split():
-                payloads = [record.payload for record in records]
-                found[unit.perspective, site, token] = _site([record.case_id for record in records], payloads, token)
+                found[unit.perspective, site, token] = _site(records, token, info.layers)
     return found
 
 
-def _site(cases: Sequence[int], payloads: Sequence[Mapping[str, Any]], token: FactToken) -> Site:
+def _site(records: Sequence[Record], token: FactToken, of_layers: int) -> Site:
+    payloads = [record.payload for record in records]
     layers = tuple(payloads[0]["layers"])
     nothing = [np.nan] * len(VALUES)
     values, written, effects, shared = [], [], [], 0
@@ -100,15 +108,16 @@ def _site(cases: Sequence[int], payloads: Sequence[Mapping[str, Any]], token: Fa
             shared, own = shared + 1, payload["tokens"][own["same_as"]]
         values.append([floats(one.get("values", nothing)) for one in own["layers"]])
         written.append(floats([one.get("written") for one in own["layers"]]))
-        effects.append(floats((payload["effects"] or {}).get(token, [None] * len(layers))))
+        effects.append(floats((payload["effects"] or {}).get(token, [None] * of_layers)))
     return Site(
-        cases_F=np.array(cases),
+        cases_F=np.array([record.case_id for record in records]),
         layers=layers,
         values_FLV=np.array(values),
         before_F=np.array([payload["before"]["written"] for payload in payloads]),
         written_FL=np.array(written),
-        effects_FL=np.array(effects),
+        effects_FA=np.array(effects),
         shared=shared,
+        read_by=payloads[0]["read_by"],
     )
 
 
@@ -178,6 +187,8 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
     )
     edited = next(iter(sites.values())).layers
     caption += f" Layers edited: {', '.join(map(str, edited))}."
+    read_by = {module: site.read_by for (_, module, _), site in sites.items()}
+    caption += f" Of a change at a module: {'; '.join(read_by.values())}."
     for token, (count, facts) in shared.items():
         words = TOKEN_WORDS[token]
         caption += f" {words[0].upper()}{words[1:]} is the same as another in {count} of {facts} facts."
@@ -195,7 +206,8 @@ def _chart(sites: Mapping[Key, Site], of_layers: int, model: str) -> LineChart:
         if site.shared == len(site.cases_F):
             continue
         named = [(group, site.column(perspective, group)) for group in SHOWN]
-        lines = [_line(site, name, rows_FL) for name, rows_FL in (*named, ("effect", site.effects_FL))]
+        lines = [_line(site, name, site.layers, rows_FL) for name, rows_FL in named]
+        lines.append(_line(site, "effect", tuple(range(of_layers)), site.effects_FA))
         title = f"{perspective}: {_PRINTED[module]}, {TOKEN_WORDS[token]}"
         panels.append(LinePanel(title, tuple(line for line in lines if any(line.estimates))))
         best.append(f"{title}, layer {site.layers[site.best_layer(perspective)]}")
@@ -209,6 +221,6 @@ def _chart(sites: Mapping[Key, Site], of_layers: int, model: str) -> LineChart:
     )
 
 
-def _line(site: Site, name: str, rows_FL: np.ndarray) -> LayerLine:
+def _line(site: Site, name: str, layers: tuple[int, ...], rows_FL: np.ndarray) -> LayerLine:
     found = estimates([_series(site, column_F) for column_F in rows_FL.T])
-    return LayerLine(name, site.layers, tuple(found))
+    return LayerLine(name, layers, tuple(found))

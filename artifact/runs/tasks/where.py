@@ -2,8 +2,8 @@
 
 Covers one perspective of one module. All layers of a fact are optimised in one batch (editing/value_pass.py), so that
 what an edit leaves alone is computed once. A record holds, by token, the scores of the edited model at each layer and
-the fact's indirect effects there, one layer restored at a time; the effects are missing where the model does not answer
-the fact's prompt. Tokens that are one in all of a fact's prompts are edited once.
+the fact's indirect effects at every layer of the model, one restored at a time; the effects are missing where the model
+does not answer the fact's prompt. Tokens that are one in all of a fact's prompts are edited once.
 """
 
 import math
@@ -16,7 +16,7 @@ import msgspec
 from artifact.editing.moments.files import Moments
 from artifact.editing.objective import KEPT_PROMPT, fact_row
 from artifact.editing.rome import RomeEdit, rome
-from artifact.editing.site import FactToken, Module
+from artifact.editing.site import FactToken, Module, after_words
 from artifact.errors import ArtifactError, EditError
 from artifact.evaluation.metrics import CaseScore
 from artifact.evaluation.score import score_cases
@@ -57,7 +57,13 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
         edited = _edited(unit, usable, settings, context)
         before = score_cases(context.model, usable, memory=context.memory)
         for fact, effect, tokens, score in zip(usable, effects, edited, before, strict=True):
-            payload = {"layers": settings.layers, "before": _scored(score, unit), "tokens": tokens, "effects": effect}
+            payload = {
+                "layers": settings.layers,
+                "before": _scored(score, unit),
+                "tokens": tokens,
+                "effects": effect,
+                "read_by": after_words(settings.site, context.model.decoder.family.parallel),
+            }
             made[fact.case_id] = Record(fact.case_id, "done", payload)
     return [made[fact.case_id] for fact in facts]
 
@@ -122,8 +128,8 @@ def _same(model: LanguageModel, view: View, one: FactToken, other: FactToken) ->
 def _effects(
     unit: Unit, facts: Sequence[Fact], settings: _Settings, context: Context
 ) -> list[dict[str, list[float]] | None]:
-    """By fact: each token's indirect effect of the module at each layer, in probability; None where the model does not
-    answer the prompt, or it cannot be traced."""
+    """By fact: each token's indirect effect of the module at every layer of the model, in probability; None where the
+    model does not answer the prompt, or it cannot be traced."""
     statements = [fact.statement for fact in facts]
     level = context.relation_noise_level if unit.perspective == "relation" else None
     traced = TraceSettings(
@@ -140,13 +146,13 @@ def _effects(
     for number, trace in zip(known, traces, strict=True):
         if not isinstance(trace, ArtifactError):
             fact = facts[number]
-            found[number] = {one: _effect(context.model, fact, one, trace, settings) for one in settings.tokens}
+            found[number] = {one: _effect(context.model, fact, one, trace) for one in settings.tokens}
     return found
 
 
-def _effect(model: LanguageModel, fact: Fact, token: FactToken, trace: Trace, settings: _Settings) -> list[float]:
+def _effect(model: LanguageModel, fact: Fact, token: FactToken, trace: Trace) -> list[float]:
     at = fact_row(model, fact.template, fact.subject, token=token).lookup
-    return [trace.scores[at][layer] - trace.corrupted for layer in settings.layers]
+    return [score - trace.corrupted for score in trace.scores[at]]
 
 
 def site_moments(context: Context, site: Module, layers: Sequence[int]) -> Moments:
