@@ -28,18 +28,23 @@ _DIGITS = 6
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One inequality of a prediction, about a quantity by name: `above` or `below` a number, or `within` so much of
     zero (equivalence: both one-sided tests at 2.5%).
+
+    `negligible`: an interval within so much of zero is a "no" to `above` and `below`, on whichever side it lies.
     """
 
     quantity: str
     above: float | None = None
     below: float | None = None
     within: float | None = None
+    negligible: float | None = None
 
     def answer(self, estimate: Estimate) -> Answer:
         """Where the 95% interval lies; undecided where it decides nothing (equivalence.doubt)."""
         if doubt(estimate):
             return "undecided"
         low, high = estimate.low, estimate.high
+        if self.negligible is not None and -self.negligible < low and high < self.negligible:
+            return "no"
         if self.above is not None:
             return "yes" if low > self.above else "no" if high <= self.above else "undecided"
         if self.below is not None:
@@ -55,7 +60,8 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return f"{self.quantity}, predicted within {scale(self.within)} of zero"
         side, bound = ("above", self.above) if self.above is not None else ("below", self.below)
         assert bound is not None
-        return f"{self.quantity}, predicted {side} {scale(bound)}"
+        also = "" if self.negligible is None else f" and not within {scale(self.negligible)} of zero"
+        return f"{self.quantity}, predicted {side} {scale(bound)}{also}"
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,6 +136,11 @@ def load_questions(folder: Path | None = None) -> tuple[Question, ...]:
             if sum(bound is not None for bound in (one.above, one.below, one.within)) != 1:
                 raise ExpectedError(
                     f"{path}: question {question.id}: {one.quantity!r} needs one of above, below and within; correct it"
+                )
+            if one.within is not None and one.negligible is not None:
+                raise ExpectedError(
+                    f"{path}: question {question.id}: {one.quantity!r} has within and negligible, but negligible is for"
+                    " above and below alone; remove one of them"
                 )
     ids = [question.id for question in questions]
     if twins := {one for one in ids if ids.count(one) > 1}:

@@ -10,6 +10,8 @@ from artifact.errors import ExpectedError
 from artifact.plans import PLANS
 from artifact.plans.beyond import QUESTION_PLANS
 from artifact.plans.tasks import TASKS
+from artifact.reporting.cells import Scale
+from artifact.reporting.equivalence import MARGIN
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.findings.regression import explained
 from artifact.reporting.intervals import Estimate
@@ -29,6 +31,10 @@ from artifact.reporting.questions import Condition, Question, answered, load_que
         (Condition("q", within=0.05), 0.05, 0.2, "no"),
         (Condition("q", within=0.05), -0.3, -0.06, "no"),
         (Condition("q", within=0.05), -0.06, 0.04, "undecided"),
+        (Condition("q", below=0.0, negligible=0.05), -0.04, -0.01, "no"),
+        (Condition("q", below=0.0, negligible=0.05), -0.06, -0.01, "yes"),
+        (Condition("q", above=0.0, negligible=0.05), 0.01, 0.04, "no"),
+        (Condition("q", above=0.0, negligible=0.05), -0.06, 0.01, "undecided"),
     ],
 )
 def test_a_condition_is_read_off_the_interval(condition: Condition, low: float, high: float, answer: str) -> None:
@@ -57,13 +63,16 @@ def test_the_questions_name_plans_and_a_bad_file_its_field(tmp_path) -> None:
     questions = load_questions()
     assert {question.id for question in questions} >= {"Q1", "N2"}
     assert all(question.conditions for question in questions)
+    (interacting,) = [question for question in questions if question.id == "N2"]
+    assert {one.negligible for one in interacting.conditions} == {MARGIN}, "an additive interaction is a no"
+    assert interacting.conditions[0].words(Scale(2)).endswith("below 0.00 and not within 0.05 of zero")
     file = tmp_path / "questions.json"
     content = {"id": "Q", "sentence": "?", "plan": "p", "prediction": "so", "conditions": [{"quantity": "a"}]}
-    for bad, says in (([content], "needs one of above"), ([], "")):
-        file.write_text(json.dumps({"questions": bad}))
-        if says:
-            with pytest.raises(ExpectedError, match=says):
-                load_questions(tmp_path)
+    both = {"quantity": "a", "within": 0.1, "negligible": 0.1}
+    for bad, says in ((content, "needs one of above"), (content | {"conditions": [both]}, "within and negligible")):
+        file.write_text(json.dumps({"questions": [bad]}))
+        with pytest.raises(ExpectedError, match=says):
+            load_questions(tmp_path)
     file.write_text(json.dumps({"questions": [content | {"conditions": []}] * 2}))
     with pytest.raises(ExpectedError, match="stands twice"):
         load_questions(tmp_path)

@@ -16,12 +16,13 @@ from artifact.editing.methods import METHODS
 from artifact.editing.methods.memit import MemitHparams
 from artifact.editing.moments.sums import compute_moments
 from artifact.editing.protocol import PROTOCOLS
+from artifact.evaluation.metrics import VALUES, Column
 from artifact.facts.fact import fill
 from artifact.facts.records import parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
 from artifact.plans.both import late_layers
-from artifact.reporting.findings.both import MARGIN, Scored, interaction_tests, outcome
+from artifact.reporting.findings.both import MARGIN, Scored, _grid, interaction_tests, outcome
 from artifact.reporting.intervals import Estimate
 from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms
 
@@ -139,8 +140,6 @@ def test_split_is_the_sum_of_an_early_and_a_late_edit(made: Any, editor: Editor)
 
 
 def test_an_interaction_is_the_change_of_both_minus_the_sum_of_the_single_changes() -> None:
-    from artifact.evaluation.metrics import VALUES, Column
-
     at, column = VALUES.index(("magnitude", Column("entity", "reliability"))), Column("entity", "reliability")
 
     def facts(*values: float) -> np.ndarray:
@@ -159,10 +158,23 @@ def test_an_interaction_is_the_change_of_both_minus_the_sum_of_the_single_change
     assert outcome(Estimate(0.0, -2 * MARGIN, MARGIN / 2, 9)) == "undecided"
 
 
+def test_the_table_has_both_metrics_and_says_whose_keys_would_be_merged() -> None:
+    draw = np.random.default_rng(1)
+    numbers = {arm: draw.uniform(size=(40, len(VALUES))) for arm in ("E", "R", "joint")}
+    keys_F = np.concatenate([np.full(30, 0.5), np.full(10, 0.995)])
+    grid = _grid(Scored(np.arange(40), np.zeros((40, len(VALUES))), numbers, {"keys": keys_F}))
+    assert len(grid.columns) == 7 and all(len(line.cells) == 7 for line in grid.lines)
+    assert "0.99 or more, which 10 of 40 facts have" in grid.caption
+    better, column = grid.columns.index("over the better, success"), Column("entity", "reliability")
+    at = VALUES.index(("success", column))
+    expected = numbers["joint"][:, at] - np.maximum(numbers["E"][:, at], numbers["R"][:, at])
+    (line,) = [one for one in grid.lines if one.heads == ("entity reliability", "joint")]
+    assert line.cells[better].mean == pytest.approx(expected.mean())
+    assert line.cells[-1] == "interfering"
+
+
 def test_interactions_are_held_against_zero_with_the_margin() -> None:
     """Additive is equivalence by two one-sided tests; few facts decide nothing."""
-    from artifact.evaluation.metrics import VALUES, Column
-
     draw, places = np.random.default_rng(0), [VALUES.index(("magnitude", Column("entity", "reliability")))]
 
     def of(interaction: float, facts: int) -> Scored:

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from artifact.editing.method import Editor, History, Made
 
 
+SAME_KEY = 0.99
+"""The cosine from which two keys are one."""
+
+
 class MemitMergeHparams(MemitHparams, frozen=True, kw_only=True):
     """MEMIT's hyperparameters, and when keys are one."""
 
     merge_cosine: Annotated[
         float, says("Facts of a group whose keys have at least this cosine share a value.", gt=0, le=1)
-    ] = 0.99
+    ] = SAME_KEY
 
 
 def _of(hparams: Hparams) -> MemitMergeHparams:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from artifact.editing.methods.memit_merge import SAME_KEY
 from artifact.evaluation.metrics import VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting.cells import PROBABILITY, Cell, Grid, Line, Scale
@@ -24,7 +25,8 @@ from artifact.runs.store import Store
 
 SINGLE = ("E", "R")
 GROUPS: tuple[Group, ...] = ("reliability", "generality")
-_CHANGE = Scale(1, 100, signed=True)
+METRICS: tuple[Metric, ...] = ("success", "magnitude")
+_SCALES: Mapping[Metric, Scale] = {"success": Scale(1, 100, signed=True), "magnitude": PROBABILITY.of_change}
 
 
 @dataclass(frozen=True)
@@ -152,28 +154,33 @@ def _grid(scored: Scored) -> Grid:
         for group in GROUPS:
             column = Column(perspective, group)
             for arm in scored.arms:
-                of = [scored.change(arm, metric, column) for metric in ("success", "magnitude")]
+                of = [scored.change(arm, metric, column) for metric in METRICS]
                 if arm not in SINGLE:
-                    of += [scored.interaction(arm, metric, column) for metric in ("success", "magnitude")]
-                    of.append(scored.over_the_better(arm, "magnitude", column))
+                    of += [scored.interaction(arm, metric, column) for metric in METRICS]
+                    of += [scored.over_the_better(arm, metric, column) for metric in METRICS]
                 found = estimates(of, rates=False)
-                found += [None] * (5 - len(found))
-                said = "" if arm in SINGLE else outcome(found[3])
-                scales = (_CHANGE, PROBABILITY.of_change, _CHANGE, PROBABILITY.of_change, PROBABILITY.of_change)
+                said = "" if arm in SINGLE else outcome(found[len(METRICS) + METRICS.index("magnitude")])
+                found += [None] * (3 * len(METRICS) - len(found))
+                scales = [_SCALES[metric] for metric in METRICS] * 3
                 cells = [Cell.of(one, scale) for one, scale in zip(found, scales, strict=True)]
                 lines.append(Line((f"{perspective} {group}", arm), (*cells, said)))
-    columns = ("change, success", "change, magnitude", "I, success", "I, magnitude", "over the better", "outcome")
+    columns = (*(f"{what}, {metric}" for what in ("change", "I", "over the better") for metric in METRICS), "outcome")
     alike = [
         f"{name} {one.mean:.3f}"
         for name, values_F in scored.cosines.items()
         if (one := estimates([Series.finite(scored.cases_F, values_F)], rates=False)[0]) is not None
     ]
+    keys_F = scored.cosines["keys"]
+    merged = (
+        f"Merged is shown for every fact; MEMIT-Merge itself merges keys of a cosine of {SAME_KEY:g} or more, which "
+        f"{int((keys_F >= SAME_KEY).sum())} of {int(np.isfinite(keys_F).sum())} facts have."
+    )
     caption = (
         "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), the "
         "interaction I = d(both) - (d(E) + d(R)) of each fact, and d(both) minus the better single edit. Where the two "
         "single changes add up to more than there is to gain, I is below zero however well both are written: the last "
         f"number then tells. Additive where the interval of I lies within {MARGIN:g} of zero, by magnitude. "
         f"{len(scored.cases_F)} facts; 95% intervals "
-        f"over facts. Mean cosines between the two single edits: {', '.join(alike)}."
+        f"over facts. Mean cosines between the two single edits: {', '.join(alike)}. {merged}"
     )
     return Grid("both", "Both perspectives of one fact", caption, ("prompts", "arm"), columns, tuple(lines))
