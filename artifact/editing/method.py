@@ -76,6 +76,8 @@ class Method:
     spreads: bool = False
     """It spreads a change of the state over several modules' outputs. Where a model norms these before it adds them, no
     change of a weight gives the change of the state."""
+    place: str = ""
+    """What it changes, in a few words; empty where its hyperparameters name module and token."""
     dense: bool = False
     """Its change is a whole weight, not a product of two thin matrices."""
     ordered_by: str = ""
@@ -165,12 +167,16 @@ class Method:
                 )
 
     def default(self, model: str) -> Default | None:
-        """A model's own values: published, or chosen by `kloc tune` and part of the package; None without any."""
+        """A model's own values: published, or chosen by `kloc tune` and part of the package (for a method that alone is
+        another one, also that one's); None without any.
+        """
         if model in self.defaults:
             return self.defaults[model]
-        if self.name not in (tuned := shipped(model)):
+        tuned = shipped(model)
+        name = next((one for one in (self.name, self.alone_as) if one in tuned), None)
+        if name is None:
             return None
-        values, source = tuned[self.name]
+        values, source = tuned[name]
         return Default(msgspec.convert(values, type(self.scaled(1))), source)
 
     def start_for(self, model: str, layers: int) -> Any:

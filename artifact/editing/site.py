@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 Module = Literal["mlp", "attn"]
 MODULES: tuple[Module, ...] = get_args(Module)
+PRINTED_MODULE: Mapping[Module, str] = {"mlp": "MLP", "attn": "attention"}
 FactToken = Literal["subject_last", "relation_last", "last"]
 FACT_TOKENS: tuple[FactToken, ...] = get_args(FactToken)
 TOKEN_WORDS: Mapping[FactToken, str] = {

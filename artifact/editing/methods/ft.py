@@ -64,6 +64,7 @@ def _work(shape: Shape, hparams: FtHparams, lengths: Lengths, perspective: Persp
 METHOD = Method(
     name="ft",
     printed="FT",
+    place="the MLP's output projection",
     defaults={
         "gpt2-xl": Default(FtHparams(layers=(0,))),
         "gpt-j": Default(FtHparams(layers=(0,), norm_constraint=5e-5), "not in the tables, values published elsewhere"),

@@ -26,6 +26,7 @@ def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made
 METHOD = Method(
     name="ike",
     printed="IKE",
+    place="other facts and the new one before the prompt",
     defaults={name: Default(IkeHparams()) for name in ("gpt2-xl", "gpt-j")},
     scaled=lambda layers: IkeHparams(),
     edits=_edits,

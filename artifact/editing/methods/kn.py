@@ -48,6 +48,7 @@ def _work(shape: Shape, hparams: KnHparams, lengths: Lengths, perspective: Persp
 METHOD = Method(
     name="kn",
     printed="KN",
+    place="the output weights of the fact's neurons, in any MLP",
     defaults={
         "gpt2-xl": Default(KnHparams()),
         "gpt-j": Default(KnHparams(adaptive_threshold=0.1), "not in the tables, threshold published elsewhere"),

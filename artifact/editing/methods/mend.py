@@ -66,6 +66,7 @@ def _network_bytes(shape: Shape) -> int:
 METHOD = Method(
     name="mend",
     printed="MEND",
+    place="both projections of the MLP",
     defaults={
         "gpt2-xl": Default(MendHparams(layers=(45, 46, 47))),
         "gpt-j": Default(MendHparams(layers=(25, 26, 27), inner_order=("mlp_up", "mlp_down"))),

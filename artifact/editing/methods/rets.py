@@ -55,6 +55,7 @@ def _work(shape: Shape, hparams: RetsHparams, lengths: Lengths, perspective: Per
 METHOD = Method(
     name="rets",
     printed="RETS",
+    place="MLP, the prompt's last token",
     defaults={
         name: Default(_of(ROME.defaults[name].hparams, layers), f"ROME's {source}, at half of the depth")
         for name, layers, source in (("gpt2-xl", 48, "published"), ("gpt-j", 28, "published"), ("world", 6, "own"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from artifact.editing.site import FACT_TOKENS, MODULES, TOKEN_WORDS, FactToken, Module
+from artifact.editing.site import FACT_TOKENS, MODULES, PRINTED_MODULE, TOKEN_WORDS, FactToken, Module
 from artifact.evaluation.metrics import VALUES, Column, Group
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line, Scale
@@ -22,7 +22,6 @@ from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
 from artifact.runs.record import Record
 from artifact.runs.store import Store
 
-_PRINTED: Mapping[Module, str] = {"mlp": "MLP", "attn": "attention"}
 _SHARE = Scale(1, 100)
 Key = tuple[Perspective, Module, FactToken]
 SHOWN: tuple[Group, ...] = ("reliability", "generality", "specificity")
@@ -174,7 +173,7 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
         cells = [Cell.of(one, SCALES["success"]) for one in numbers[:3]] + [Cell.of(numbers[3], PROBABILITY)]
         cells += [Cell.of(one, _SHARE) for one in ((found.of_layer, found.gained) if found else (None, None))]
         cells.append(Cell.of(found.rho if found else None, PROBABILITY))
-        words = f"{_PRINTED[module]}, {TOKEN_WORDS[token]}"
+        words = f"{PRINTED_MODULE[module]}, {TOKEN_WORDS[token]}"
         lines.append(Line((perspective, words, str(site.layers[at])), tuple(cells)))
     columns = ("reliability", "generality", "specificity", "effect there", "R2 of the layer", "R2 gained", "rho")
     shared = {token: (site.shared, len(site.cases_F)) for (_, _, token), site in sites.items() if site.shared}
@@ -208,7 +207,7 @@ def _chart(sites: Mapping[Key, Site], of_layers: int, model: str) -> LineChart:
         named = [(group, site.column(perspective, group)) for group in SHOWN]
         lines = [_line(site, name, site.layers, rows_FL) for name, rows_FL in named]
         lines.append(_line(site, "effect", tuple(range(of_layers)), site.effects_FA))
-        title = f"{perspective}: {_PRINTED[module]}, {TOKEN_WORDS[token]}"
+        title = f"{perspective}: {PRINTED_MODULE[module]}, {TOKEN_WORDS[token]}"
         panels.append(LinePanel(title, tuple(line for line in lines if any(line.estimates))))
         best.append(f"{title}, layer {site.layers[site.best_layer(perspective)]}")
     return LineChart(
