@@ -81,7 +81,7 @@ def test_a_run_takes_what_the_model_answers_and_nothing_that_is_set_aside(ran) -
 def test_another_plan_on_real_facts_takes_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the plan real: what the model answers, nothing set aside, and second moments of a real text."""
     monkeypatch.setitem(DATASETS, "world", replace(DATASETS["world"], answered=True))
-    assert DATASETS["real"].answered and not DATASETS["known"].answered
+    assert DATASETS["real"].answered and DATASETS["lre"].answered and not DATASETS["known"].answered
     (plan,) = PLANS[name]
     context, info = prepare(plan, Asked("world", given=Given(facts="world"), limit=5), lambda line: None)
     assert info.cases == [fact.case_id for fact in world().facts if not is_aside(fact)][:5]

@@ -241,6 +241,6 @@ DATASET = DataSet(
     name="lre",
     load=lre,
     files={"authors": "lre", "templates": "lre"},
-    selected=True,
+    answered=True,
     by_relation=True,
 )

@@ -32,7 +32,6 @@ DATASET = DataSet(
     load=real,
     files={"authors": ("known", "lre"), "templates": ("known", "lre")},
     own_reading=OWN_READING,
-    selected=True,
     answered=True,
     by_relation=True,
 )
