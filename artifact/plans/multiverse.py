@@ -14,8 +14,10 @@ from artifact.editing.methods import METHODS
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.modern import BEYOND_FACTS as EDITED_BEYOND
 from artifact.plans.modern import FIRST as EDITED_FIRST
-from artifact.plans.paper import PAPER_METHODS
+from artifact.plans.paper import PAPER_METHODS, PAPER_MODELS
 from artifact.plans.unit import TRACED_FOR, Plan, Unit, edit_units, unedited
+from artifact.tracing.choices import WINDOWS
+from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS
 
 FACTS = 20
@@ -39,6 +41,11 @@ def traced_units(most: int, batch: int) -> tuple[Unit, ...]:
         for kind in TRACE_KINDS.values()
         if (kind.name, perspective) in needed
     )
+
+
+def own_window(model: str, layers: int) -> int:
+    """The paper's window: its ten layers on the paper's models, on others the same share of the depth."""
+    return WINDOWS[-1] if model in PAPER_MODELS else scaled_window(layers, WINDOWS[-1])
 
 
 def corrected_units(methods: Sequence[str], most: int) -> Iterator[Unit]:

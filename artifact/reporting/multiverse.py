@@ -114,6 +114,15 @@ class Curve:
         return sum(one.agrees for one in self.entries)
 
     @property
+    def by_relation(self) -> tuple[int, int] | None:
+        """How many agree and how many contradict by the interval that draws relations, then facts within them; None
+        where fewer than two relations are known.
+        """
+        spreads = [one.estimate.spread for one in self.entries]
+        known = [one for one in spreads if one is not None and math.isfinite(one.low)]
+        return (sum(one.low > 0 for one in known), sum(one.high < 0 for one in known)) if known else None
+
+    @property
     def contradict(self) -> int:
         """How many contradict it."""
         return sum(one.contradicts for one in self.entries)
@@ -158,6 +167,10 @@ class Curve:
         count = len(self.entries)
         own = [one for one in self.entries if one.specification.own]
         words = f"{self.agree} of {count} specifications agree, {self.contradict} contradict"
+        if self.by_relation:
+            words += "; by intervals that draw relations, then facts within them, {} agree, {} contradict".format(
+                *self.by_relation
+            )
         words += f"; {self.sure} agree with p < 0.05 familywise over the curve"
         words += f"; the median specification has p = {self.median_p:.3f}"
         if self.explained:
@@ -182,7 +195,7 @@ class Curve:
 
     @property
     def csv(self) -> bytes:
-        """Every specification with its choices, estimate (in standard deviations), interval, facts and p-value."""
+        """Every specification with its choices, estimate (in standard deviations), intervals, facts and p-value."""
         choices = list(self.levels)
         rows: list[list[object]] = [
             [
@@ -190,22 +203,33 @@ class Curve:
                 *(one.specification.choices.get(choice, "") for choice in choices),
                 "paper" if one.specification.own else "",
                 *(Number(f"{x:.4f}") for x in (one.estimate.mean, one.estimate.low, one.estimate.high)),
+                *_ends_by_relation(one.estimate),
                 one.estimate.n,
                 Number(f"{one.p:.4f}"),
             ]
             for place, one in enumerate(self.entries, 1)
         ]
-        return csv_bytes(("place", *choices, "own", "estimate", "low", "high", "facts", "p"), rows)
+        numbers = ("estimate", "low", "high", "low by relation", "high by relation", "facts", "p")
+        return csv_bytes(("place", *choices, "own", *numbers), rows)
 
 
-def curve_of(finding: str, specifications: Sequence[Specification]) -> Curve | None:
-    """The curve of a finding; None where no specification rests on enough facts."""
+def _ends_by_relation(one: Estimate) -> list[object]:
+    ends = [one.spread.low, one.spread.high] if one.spread is not None else []
+    return [Number(f"{x:.4f}") for x in ends] if ends and math.isfinite(ends[0]) else ["", ""]
+
+
+def curve_of(
+    finding: str, specifications: Sequence[Specification], relations: Mapping[str, Sequence[int]] | None = None
+) -> Curve | None:
+    """The curve of a finding; None where no specification rests on enough facts. `relations` are the case ids of each
+    relation.
+    """
     enough = [one for one in specifications if len(one.differences.cases_N) >= LEAST_FACTS]
     kept = [one for one in enough if np.ptp(one.differences.values_N) > 0]
     if not kept:
         return None
     scaled = [_standardised(one.differences) for one in kept]
-    found = [one for one in estimates(scaled, rates=False) if one is not None]
+    found = [one for one in estimates(scaled, rates=False, relations=relations) if one is not None]
     p_S, median_p = flipped(scaled)
     entries = [Entry(*one) for one in zip(kept, found, p_S.tolist(), strict=True)]
     few, alike = len(specifications) - len(enough), [one for one in enough if np.ptp(one.differences.values_N) == 0]

@@ -36,7 +36,7 @@ CORRUPTED: Mapping[str, tuple[Corruption, float]] = {
 WINDOWS = (1, 3, 5, 10)
 """Layers of a model of 48; other models take their share."""
 OWN = {"corruption": "noise, 3 sigma", "span": "all", "direction": "restore", "metric": "p"}
-"""The paper's own choices, beside the largest window."""
+"""The paper's own choices, beside its window."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Choice:
         return "|".join((self.kind, self.corruption, self.span, str(self.window), self.direction))
 
 
-def windows_of(layers: int) -> list[int]:
-    """The different windows on a model of so many layers."""
-    return sorted({scaled_window(layers, window) for window in WINDOWS})
+def windows_of(layers: int, own: int) -> list[int]:
+    """The different windows on a model of so many layers, the paper's `own` among them."""
+    return sorted({own, *(scaled_window(layers, window) for window in WINDOWS)})
 
 
-def choices(kind: TraceKind, perspective: Perspective, layers: int) -> Iterator[Choice]:
-    """Every way to make one kind of trace from a perspective on a model of so many layers."""
+def choices(kind: TraceKind, perspective: Perspective, layers: int, own: int) -> Iterator[Choice]:
+    """Every way to make one kind of trace on a model of so many layers; `own` is the paper's window."""
     spans: tuple[RelationSpan | NoSpan, ...] = RELATION_SPANS if perspective == "relation" else ("",)
-    windows = windows_of(layers) if kind.windowed else [0]
+    windows = windows_of(layers, own) if kind.windowed else [0]
     for corruption, direction, span, window in product(CORRUPTED, DIRECTIONS, spans, windows):
         yield Choice(kind.name, corruption, span, window, direction)

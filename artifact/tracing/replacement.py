@@ -71,13 +71,13 @@ class _Told(NamedTuple):
 
 
 def find_donors(
-    tokens: Tokens, statements: Sequence[Statement], perspective: Perspective, most: int = MOST_DONORS
+    tokens: Tokens, statements: Sequence[Statement], perspective: Perspective, most: int | None = MOST_DONORS
 ) -> list[tuple[str, ...] | str]:
-    """For each statement the prompts of at most `most` donors among the others, or the reason that it has none.
+    """For each statement the prompts of at most `most` donors among the others (None: of all), or why it has none.
 
     Entity: other subjects of the same relation and wording, with as many tokens and another answer. Relation: other
-    relations of the same subject, with as many tokens before and after it and another answer. Which ones are taken is
-    drawn by the statement's case id.
+    relations of the same subject, with as many tokens before and after it and another answer. Their order is drawn by
+    the statement's case id; fewer are the first of more.
     """
     told: list[_Told | str] = []
     groups: dict[object, list[_Told]] = {}
@@ -103,7 +103,7 @@ def _group(one: _Told, perspective: Perspective) -> object:
     return (one.statement.relation_id, one.wording) if perspective == "entity" else one.statement.subject
 
 
-def _donors(one: _Told, group: Sequence[_Told], perspective: Perspective, most: int) -> tuple[str, ...] | str:
+def _donors(one: _Told, group: Sequence[_Told], perspective: Perspective, most: int | None) -> tuple[str, ...] | str:
     own = one.statement
     if perspective == "entity":
         others = [other for other in group if other.statement.subject != own.subject]
@@ -121,7 +121,7 @@ def _donors(one: _Told, group: Sequence[_Told], perspective: Perspective, most: 
     answered = {o.statement.prompt for o in alike if o.statement.answer and o.statement.answer != own.answer}
     if not answered:
         return "no donor: none has another known answer"
-    return tuple(random.Random(own.case_id).sample(sorted(answered), min(most, len(answered))))
+    return tuple(random.Random(own.case_id).sample(sorted(answered), len(answered))[:most])
 
 
 def _as_long(one: _Told, other: _Told) -> bool:

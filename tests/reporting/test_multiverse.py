@@ -46,6 +46,23 @@ def test_a_known_effect_and_a_known_confounding_choice() -> None:
     assert float(own["low"]) < float(own["estimate"]) < float(own["high"])
 
 
+def test_facts_of_one_relation_are_not_independent() -> None:
+    """All facts of a relation alike: by facts everything is sure, by relations little is."""
+    draw = np.random.default_rng(3)
+    values_F = np.repeat([0.1, 2.0, -0.5, 1.5], 10) + 0.05 * draw.normal(size=40)
+    found = [Specification({"metric": "p"}, Series(np.arange(40), values_F))]
+    relations = {f"P{place}": list(range(10 * place, 10 * place + 10)) for place in range(4)}
+    curve = curve_of("F1", found, relations)
+    assert curve.agree == 1 and curve.by_relation == (0, 0)
+    assert "draw relations, then facts within them, 0 agree, 0 contradict" in curve.summary
+    (row,) = csv.DictReader(io.StringIO(curve.csv.decode()))
+    assert float(row["low by relation"]) < 0 < float(row["low"]) < float(row["high by relation"])
+    alone = curve_of("F1", found)
+    assert alone.by_relation is None and "relations" not in alone.summary
+    (row,) = csv.DictReader(io.StringIO(alone.csv.decode()))
+    assert row["low by relation"] == ""
+
+
 def test_specifications_without_a_choice_do_not_count_for_it() -> None:
     """Accuracy is measured without a foil, so its distance from success must not count as the foil's."""
     draw, found = np.random.default_rng(0), []

@@ -9,7 +9,7 @@ import pytest
 from artifact.editing.methods import METHODS
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans import narrowed
-from artifact.plans.multiverse import BEYOND, MULTIVERSE
+from artifact.plans.multiverse import BEYOND, MULTIVERSE, own_window
 from artifact.reporting.findings.edit_multiverse import case_numbers
 from artifact.reporting.findings.multiverse import _Records, measured
 from artifact.tracing.averages import roles, trace_numbers
@@ -19,7 +19,7 @@ LAYERS, FACTS = 6, 12
 TRACED = tuple(unit for unit in BEYOND if unit.does == "task")
 
 
-def simulated() -> Any:
+def simulated(model: str = "world") -> Any:
     """Effects in probability at the last token's last layers alone: F1 holds, but not under replacement."""
     draw = np.random.default_rng(1)
     records: dict[str, list[Any]] = {}
@@ -27,15 +27,17 @@ def simulated() -> Any:
         names = roles(unit.perspective)
         for case in range(FACTS):
             traces = {}
-            for choice in choices(unit.trace_kind, unit.perspective, LAYERS):
+            for choice in choices(unit.trace_kind, unit.perspective, LAYERS, own_window(model, LAYERS)):
                 effects_RL = 0.01 * draw.normal(size=(len(names), LAYERS))
                 reached = 0.1 if choice.corruption == "replacement" else 0.7
                 effects_RL[names.index("last token"), 4:] += reached + 0.05 * draw.normal()
                 row = [1.0, 0.2, 0.0, *[1.0] * len(names), *effects_RL.ravel()]
                 traces[choice.key] = [row for _ in METRICS]
-            payload = {"layers": LAYERS, "traces": traces, "without": {}}
+            without = {"no donor: none": 4, f"the prompt 'p{case}' has no token; give another": 2} if case < 3 else {}
+            payload = {"layers": LAYERS, "traces": traces, "without": without}
             records.setdefault(unit.name, []).append(SimpleNamespace(case_id=case, status="done", payload=payload))
-    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=TRACED), switches={})
+    plan = SimpleNamespace(units=TRACED)
+    info = SimpleNamespace(layers=LAYERS, model=model, plan=plan, relations={}, switches={})
     return SimpleNamespace(info=lambda: info, records=lambda unit: records[unit.name])
 
 
@@ -63,6 +65,23 @@ def test_a_simulated_store_gives_the_right_curve_share_and_choice() -> None:
     # The test: facts that agree do so by far more than chance; with all signs at random so does the median.
     assert all(e.p < 0.01 for e in one.entries if e.agrees) and one.median_p < 0.01
     assert "window" not in curves["F2"].levels and curves["F2"].agree < 20
+
+
+def test_the_paper_s_window_is_ten_layers_of_its_own_models_and_a_share_of_others() -> None:
+    assert [own_window(*one) for one in (("gpt2-xl", 48), ("gpt-j", 28), ("smollm2", 30))] == [10, 10, 6]
+    curves = {curve.finding: curve for curve in measured(simulated("gpt-j")).charts}
+    assert curves["F1"].levels["window"] == ["1 layer", "10 layers"]
+    (own,) = [e for e in curves["F1"].entries if e.specification.own]
+    assert own.specification.choices["window"] == "10 layers"
+
+
+def test_facts_that_a_way_leaves_out_are_counted_by_reason() -> None:
+    (_, grid) = measured(simulated()).grids
+    assert {line.heads: line.cells[0].mean for line in grid.lines} == {
+        (perspective, reason): 3
+        for perspective in PERSPECTIVES
+        for reason in ("no donor: none", "the prompt ... has no token")
+    }
 
 
 EDITS = tuple(unit for unit in narrowed(MULTIVERSE, ["T3"], ["rome"]).units)
@@ -95,7 +114,8 @@ def edited(**switches: bool) -> Any:
                 }
             own.append(SimpleNamespace(case_id=case, status="done", payload={"views": views}))
         records[unit.name] = own
-    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=EDITS), relations={}, switches=switches)
+    plan = SimpleNamespace(units=EDITS)
+    info = SimpleNamespace(layers=LAYERS, model="world", plan=plan, relations={}, switches=switches)
     return SimpleNamespace(info=lambda: info, records=lambda unit: records[unit.name])
 
 
@@ -153,7 +173,7 @@ def test_a_number_of_a_case_is_read_from_its_stored_prompts() -> None:
 
 
 def test_a_run_without_the_plan_has_no_findings() -> None:
-    info = SimpleNamespace(layers=LAYERS, plan=SimpleNamespace(units=()))
+    info = SimpleNamespace(layers=LAYERS, model="world", plan=SimpleNamespace(units=()))
     assert measured(SimpleNamespace(info=lambda: info)) is None
 
 

@@ -12,7 +12,7 @@ from artifact.runs.tasks import multiverse as module
 from artifact.tracing.averages import trace_numbers
 from artifact.tracing.choices import METRICS, Choice, choices, windows_of
 from artifact.tracing.kinds import TRACE_KINDS
-from artifact.tracing.replacement import find_donors
+from artifact.tracing.replacement import MOST_DONORS, find_donors
 from artifact.tracing.trace import TraceSettings, trace
 
 WAYS = [
@@ -67,6 +67,23 @@ def test_donors_are_sought_in_all_the_data(whole: bool, context, monkeypatch: py
     assert bool(record.payload["without"]) != whole
 
 
+def test_donors_outside_the_span_leave_room_for_others(context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all donors the first five that differ in the corrupted tokens alone."""
+    monkeypatch.setattr(module, "choices", lambda *_: WAYS[1:2])
+    edited = context.inputs.edited
+    statements = [fact.statement for fact in edited.facts]
+    found = find_donors(context.model.tokens, statements, "relation", most=None)
+    at = next(at for at, one in enumerate(found) if not isinstance(one, str))
+
+    def unfit_first(tokens, told, perspective, most=MOST_DONORS) -> list:
+        return [("It is",) * MOST_DONORS + found[at]][:most] if most is None else [("It is",) * most]
+
+    monkeypatch.setattr(module, "find_donors", unfit_first)
+    inputs = replace(context.inputs, donors=statements[at : at + 1])
+    (record,) = module.compute(BEYOND[0], edited.facts[at : at + 1], replace(context, inputs=inputs, kept={}))
+    assert WAYS[1].key in record.payload["traces"] and not record.payload["without"]
+
+
 def test_a_fact_that_does_not_fit_is_left_for_a_larger_device(context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "choices", lambda *_: WAYS[:1])
     monkeypatch.setattr(
@@ -78,8 +95,10 @@ def test_a_fact_that_does_not_fit_is_left_for_a_larger_device(context, monkeypat
 
 def test_the_grid_has_every_combination() -> None:
     """Windows that are the same on a shallow model are one."""
-    assert windows_of(48) == [1, 3, 5, 10] and windows_of(6) == [1]
+    assert windows_of(48, 10) == [1, 3, 5, 10] and windows_of(6, 1) == [1] and windows_of(28, 10) == [1, 2, 3, 6, 10]
     for kind, windows in (("hidden", 1), ("mlp", 4), ("attn", 4), ("severed-mlp", 1)):
-        entity, relation = ([*choices(TRACE_KINDS[kind], perspective, 48)] for perspective in ("entity", "relation"))
+        entity, relation = (
+            [*choices(TRACE_KINDS[kind], perspective, 48, 10)] for perspective in ("entity", "relation")
+        )
         assert len(entity) == windows * 5 * 2 and len(relation) == 3 * len(entity)
         assert len({one.key for one in relation}) == len(relation)

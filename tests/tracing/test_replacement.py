@@ -228,6 +228,8 @@ def test_donors_of_a_data_set(tiny) -> None:
     assert set(found[0]) == {"The capital of Japan is", "The capital of Italy is"}  # Egypt has the same answer
     assert len(found[1]) == 3 and set(find_donors(tokens, statements, "entity", most=1)[1]) < set(found[1])
     assert found == find_donors(tokens, statements, "entity")
+    every = find_donors(tokens, statements, "entity", most=None)
+    assert all(find_donors(tokens, statements, "entity", most=n)[1] == every[1][:n] for n in range(1, 4))
     reasons = Counter(one for one in found if isinstance(one, str))
     assert reasons["no donor: none has as many tokens before, in and after the subject"] == 1
     assert reasons["no donor: no other subject has this relation and wording"] == 2

@@ -4,6 +4,7 @@ Covers gathering each specification's differences, fact by fact, with the predic
 several differences is represented by the one that is least sure: its smallest mean over its standard error.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.plans.multiverse import own_window
 from artifact.reporting.cells import COUNT, Cell, Grid, Line, Scale
 from artifact.reporting.expected import Claim, load_expected
 from artifact.reporting.figure_claims import TracedEffects, differences
@@ -41,13 +43,18 @@ class _Records:
     """The records of a run's units, and the traces of any choice and metric in them."""
 
     def __init__(self, store: Store) -> None:
-        self.layers = store.info().layers
+        info = store.info()
+        self.layers, self.own_window = info.layers, own_window(info.model, info.layers)
         self._records: dict[tuple[str, Perspective], list[tuple[int, Mapping[str, Any]]]] = {}
-        for unit in store.info().plan.units:
+        self.without: dict[tuple[Perspective, str], set[int]] = {}
+        for unit in info.plan.units:
             if unit.task == "multiverse":
                 done = [record for record in store.records(unit) if record.status == "done"]
                 own = [(record.case_id, record.payload["traces"]) for record in done]
                 self._records[unit.trace_kind.name, unit.perspective] = own
+                for record in done:
+                    for reason in record.payload["without"]:
+                        self.without.setdefault((unit.perspective, _plain(reason)), set()).add(record.case_id)
         self._known: dict[tuple[Any, ...], Traces | None] = {}
 
     def __bool__(self) -> bool:
@@ -98,12 +105,14 @@ def measured(store: Store) -> Findings | None:
         return None
     claims = [claim for claim in load_expected().claims if claim.effects] if records else []
     found = edit_specifications(store) | {claim.id: [*_specifications(claim, records)] for claim in claims}
-    curves = [curve for finding, every in found.items() if (curve := curve_of(finding, every))]
+    relations = store.info().relations
+    curves = [curve for finding, every in found.items() if (curve := curve_of(finding, every, relations))]
     quantities = {
         f"share of specifications that agree, {curve.finding}": Quantity(curve.share, _SHARE) for curve in curves
     }
     shown = "one curve a finding" if curves else ""
-    return Findings(quantities, (_grid(curves),) if curves else (), tuple(curves), shown)
+    grids = [*([_grid(curves)] if curves else []), *([_without_grid(records)] if records.without else [])]
+    return Findings(quantities, tuple(grids), tuple(curves), shown)
 
 
 def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
@@ -112,7 +121,7 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
     regions = [one for effect in claim.effects for one in (effect.region, effect.over) if one is not None]
     relation = any(region.perspective == "relation" for region in regions)
     spans: tuple[RelationSpan | NoSpan, ...] = RELATION_SPANS if relation else ("",)
-    windows = windows_of(records.layers) if any(kind.windowed for kind in kinds) else [0]
+    windows = windows_of(records.layers, records.own_window) if any(kind.windowed for kind in kinds) else [0]
     every = product(CORRUPTED, spans, windows, DIRECTIONS, enumerate(METRICS), _FORMS)
     for corruption, span, window, direction, (at, metric), form in every:
         traces = {}
@@ -132,8 +141,25 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
         }
         named |= {"direction": direction, "metric": metric, "form": form}
         own = all(named[choice] == level for choice, level in OWN.items() if named[choice])
-        own = own and form == _FORMS[0] and window in (0, windows[-1])
+        own = own and form == _FORMS[0] and window in (0, records.own_window)
         yield Specification({choice: level for choice, level in named.items() if level}, least, own)
+
+
+def _plain(reason: str) -> str:
+    """A reason without the fact's own words, which would make each a kind of its own, and without the remedy."""
+    return re.sub(r"""(['"]).*?\1""", "...", reason).partition(";")[0]
+
+
+def _without_grid(records: _Records) -> Grid:
+    """How many facts some of the traces left out, by reason."""
+    lines = [
+        Line((perspective, reason), (Cell(float(len(cases)), scale=COUNT),))
+        for (perspective, reason), cases in sorted(
+            records.without.items(), key=lambda item: (item[0][0], -len(item[1]))
+        )
+    ]
+    caption = "Facts that some ways to trace leave out, by reason; their other traces are on the curves."
+    return Grid("multiverse-left-out", "Facts left out", caption, ("perspective", "reason"), ("facts",), tuple(lines))
 
 
 def _grid(curves: Sequence[Curve]) -> Grid:

@@ -14,6 +14,7 @@ import numpy as np
 
 from artifact.errors import ArtifactError, DoesNotFit, PromptError
 from artifact.facts.fact import Fact, Perspective, Statement
+from artifact.plans.multiverse import own_window
 from artifact.plans.unit import Unit
 from artifact.runs.answered import failed, unanswered
 from artifact.runs.context import SAMPLES, Context
@@ -22,7 +23,7 @@ from artifact.tracing.averages import trace_numbers
 from artifact.tracing.choices import CORRUPTED, METRICS, Choice, RelationSpan, choices
 from artifact.tracing.corruption import corrupted_tokens
 from artifact.tracing.kinds import TRACE_KINDS
-from artifact.tracing.replacement import donor_ids, find_donors, mean_of
+from artifact.tracing.replacement import MOST_DONORS, donor_ids, find_donors, mean_of
 from artifact.tracing.trace import Trace, TraceSettings, trace_all
 
 _DIGITS = 7
@@ -39,7 +40,8 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     rows: dict[int, dict[str, Any]] = {one.case_id: {} for one in left}
     without: dict[int, Counter[str]] = {one.case_id: Counter() for one in left}
     layers = context.model.decoder.layers
-    for choice in choices(unit.trace_kind, unit.perspective, layers):
+    own = own_window(context.model.name, layers)
+    for choice in choices(unit.trace_kind, unit.perspective, layers, own):
         for one, traced in zip(left, every.traced(choice), strict=True):
             if isinstance(traced, DoesNotFit):
                 records[one.case_id] = failed(one.case_id, traced)
@@ -64,7 +66,7 @@ class _Every:
         kept = context.kept
         if (key := f"multiverse donors {perspective}") not in kept:
             told = context.inputs.donors or data
-            found = find_donors(context.model.tokens, told, perspective)
+            found = find_donors(context.model.tokens, told, perspective, most=None)
             kept[key] = {one.case_id: donors for one, donors in zip(told, found, strict=True)}
         self._donors: Mapping[int, tuple[str, ...] | str] = kept[key]
         self._data = data
@@ -117,15 +119,17 @@ class _Every:
         ]
 
     def _donors_within(self, one: Statement, span: RelationSpan) -> tuple[str, ...] | str:
-        """The statement's donors that differ from it in the span alone, or why it has none."""
+        """The first of the statement's donors that differ from it in the span alone, or why it has none."""
         donors = self._donors.get(one.case_id, "no donor: the statement is not one of the data's")
         if isinstance(donors, str):
             return donors
         tokens = self._context.model.tokens
         encoded = tokens.encode(one.prompt)
         corrupted = corrupted_tokens(encoded, one, self._perspective, span)
-        kept = []
+        kept: list[str] = []
         for donor in donors:
+            if len(kept) == MOST_DONORS:
+                break
             with suppress(PromptError):
                 donor_ids(tokens, encoded, corrupted, donor)
                 kept.append(donor)
