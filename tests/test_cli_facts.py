@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from artifact.cli import call
+from artifact.evaluation.token_lengths import _range
 from artifact.sources.catalogue import NEW_FACTS, WORLD
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -58,7 +59,14 @@ def test_many_faults_are_cut_short(capsys) -> None:
 
 def test_a_model_s_vocabulary_positions_and_answers_are_checked(capsys) -> None:
     assert kloc("facts", "check", "world.json", "--model", "world") == 0
-    assert "world answers 3 of 3 facts with the true object before any edit" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "world answers 3 of 3 facts with the true object before any edit" in said
+    entity, relation = (line for line in said.splitlines() if "perspective, tokens: " in line)
+    asked = [one["requested_rewrite"] for one in json.loads(Path("world.json").read_text())]
+    # In the world's vocabulary every word is a token.
+    counts = [len(one["prompt"].format(one["subject"]).split()) for one in asked]
+    assert entity == f"entity perspective, tokens: prompts {_range(counts)}, new answers 1, old answers 1"
+    assert relation.startswith("relation perspective, tokens: prompts ") and relation.endswith(", old answers 1")
     assert kloc("facts", "new", "--out", "own.json") == kloc("facts", "check", "own.json") == 0
     assert kloc("facts", "check", "own.json", "--model", "world") == 2
     assert (

@@ -1,5 +1,6 @@
 """kloc facts: check a fact file, begin one of your own, convert one of another project, describe one to machines."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,32 +41,41 @@ def check(
 ) -> int:
     """Look at every record of a fact file: what is wrong with it, and what can be used.
 
-    With --model also whether the model can be asked with its texts, and how many facts it answers before any edit.
+    With --model also whether the model can be asked with its texts, how many tokens they have there, and how many facts
+    it answers before any edit.
     Exit code 2 when a record cannot be used.
     """
     from artifact.facts.check import check_records, uses
     from artifact.facts.dataset import read_records
 
     raw, _ = read_records(file)
-    found, answered = check_records(raw, str(file)), ""
+    found, on_model = check_records(raw, str(file)), list[str]()
     if model is not None:
         from artifact.evaluation.score import cannot_be_asked
+        from artifact.evaluation.token_lengths import token_lengths
+        from artifact.runs.describe import left_out_lines
+        from artifact.runs.refused import in_one_piece
         from artifact.tracing.trace import greedy_answers, is_answer
 
         loaded = load_model(model, device)
         tokens = dict(zip(found.statements, greedy_answers(loaded, found.statements), strict=True))
         refused = {one.case_id: str(token) for one, token in tokens.items() if not isinstance(token, int)}
-        found = found.also(refused | cannot_be_asked(loaded, found.facts))
+        facts, without = in_one_piece(loaded, found.facts)
+        found = replace(found, facts=facts).also(refused | cannot_be_asked(loaded, facts))
+        on_model = [f"left out: {line}" for line in left_out_lines(without)]
+        on_model += token_lengths(loaded.tokens, found.facts)
         right = [one for one, token in tokens.items() if isinstance(token, int) and is_answer(loaded, one, token)]
-        answered = f"{loaded.name} answers {len(right)} of {len(tokens)} facts with the true object before any edit"
+        on_model.append(
+            f"{loaded.name} answers {len(right)} of {len(tokens)} facts with the true object before any edit"
+        )
     lines, bad = found.lines(), len(found.faults)
     say(f"{file}: {found.records} records, {found.records - bad} can be used; faults: {len(lines)}")
     _say_some(lines)
     joint = ", ".join(name for name, method in METHODS.items() if method.joint)
     for line in uses(found, ", ".join(METHODS), joint):
         say(line)
-    if answered:
-        say(answered)
+    for line in on_model:
+        say(line)
     if bad:
         raise FactError(f"{file}: {bad} of {found.records} records cannot be used; correct them or take them out")
     return 0

@@ -95,7 +95,8 @@ class Editor:
     def described(self) -> dict[str, Any]:
         """What a run keeps of the settings: resolved hyperparameters with their hash, and the sources of the rest."""
         hparams: Hparams = self.hparams
-        source = self.source or self.method.hparams_source(hparams, self.model.name, self.model.decoder.layers)
+        name, decoder = self.model.name, self.model.decoder
+        source = self.source or self.method.hparams_source(hparams, name, decoder.layers, decoder)
         settings: dict[str, Any] = {"hparams": told(hparams), "hash": hparams_hash(hparams)}
         settings["hparams_source"] = source
         if self.prefixes:

@@ -73,6 +73,8 @@ class Method:
     """It reads a network trained for the model (--mend-weights)."""
     encoders: bool = False
     """It edits encoders (lm/families), too."""
+    for_encoders: Default | None = None
+    """What an encoder without values of its own takes; None: as any other model."""
     spreads: bool = False
     """It spreads a change of the state over several modules' outputs. Where a model norms these before it adds them, no
     change of a weight gives the change of the state."""
@@ -145,8 +147,8 @@ class Method:
         another module than the one edited (of `decoder`, or without one of any known family), or a place that the
         method does not take.
         """
-        known, place = self.default(model), place or Place()
-        hparams = self._override(known.hparams if known else self.scaled(layers), overrides, decoder, place.site)
+        place = place or Place()
+        hparams = self._override(self._own(model, layers, decoder).hparams, overrides, decoder, place.site)
         if changes := place.changes():
             if not self.sites:
                 raise SettingError(f"{self.name} takes no --site and no --token: it edits where it was published")
@@ -185,11 +187,20 @@ class Method:
         """
         return self.defaults[model].hparams if model in self.defaults else self.scaled(layers)
 
-    def hparams_source(self, hparams: Hparams, model: str, layers: int) -> str:
-        """Where a model's hyperparameters come from, in words, and whether they are paper values."""
-        known = self.default(model)
-        words = known.source if known else "GPT-2 XL's at the same fraction of the depth, no paper values"
-        return words if hparams == self.hparams_for(model, layers) else f"{words}; some given instead"
+    def hparams_source(self, hparams: Hparams, model: str, layers: int, decoder: "Decoder | None" = None) -> str:
+        """Where a model's hyperparameters come from, in words, and whether they are paper values; the arguments as
+        `hparams_for` took them.
+        """
+        own = self._own(model, layers, decoder)
+        return own.source if hparams == own.hparams else f"{own.source}; some given instead"
+
+    def _own(self, model: str, layers: int, decoder: "Decoder | None") -> Default:
+        """A model's own values, else those of its kind, else GPT-2 XL's for its depth."""
+        if known := self.default(model):
+            return known
+        if self.for_encoders and decoder is not None and not decoder.family.causal:
+            return self.for_encoders
+        return Default(self.scaled(layers), "GPT-2 XL's at the same fraction of the depth, no paper values")
 
     def _override(self, hparams: Hparams, path: Path | None, decoder: "Decoder | None", site: Module | None) -> Hparams:
         if path is None:

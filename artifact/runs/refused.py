@@ -1,11 +1,13 @@
 """What a model's family refuses of a plan, found before anything is computed: units, and facts that it cannot be asked.
 
 Covers methods that do not edit the family, knockouts and tasks that it cannot do, controls for which the model is too
-shallow, and answers that are more than an encoder's mask stands for. What is left out is said once, in the run's output
-and on its page; a method that the user asked for by name is refused instead.
+shallow, and answers that are more than an encoder's mask stands for. A fact is left out for those that every number
+needs; for another it loses the harder foil, or a prompt about another fact. What is left out is said once, in the run's
+output and on its page; a method that the user asked for by name is refused instead.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pkgutil import resolve_name
 
 import msgspec
@@ -53,6 +55,35 @@ def without_refused(plan: Plan, model: ModelKind, methods: Collection[str] = ())
         names.setdefault(reason, []).append(name)
     left = tuple(unit for unit in plan.units if unit.name not in refused)
     return (msgspec.structs.replace(plan, units=left) if refused else plan), names
+
+
+def in_one_piece(model: LanguageModel, facts: Sequence[Fact]) -> tuple[list[Fact], dict[str, list[str]]]:
+    """The facts without what an encoder's mask does not stand for and a fact can do without, and what that was, by the
+    reason: another relation as the harder foil, and prompts about other facts. A decoder keeps all.
+    """
+    if model.decoder.family.causal:
+        return [*facts], {}
+
+    def fits(text: str) -> bool:
+        try:
+            model.tokens.continuation(f" {text}")
+        except PromptError:
+            return False
+        return True
+
+    kept, foils, prompts = [], 0, 0
+    for fact in facts:
+        subjects, relations = (
+            tuple(one for one in asked if fits(one.answer)) for asked in (fact.other_subjects, fact.other_relations)
+        )
+        foil = fact.another_relation if fact.another_relation and fits(fact.another_relation) else None
+        kept.append(replace(fact, other_subjects=subjects, other_relations=relations, another_relation=foil))
+        foils += foil != fact.another_relation
+        prompts += len(fact.other_subjects) + len(fact.other_relations) - len(subjects) - len(relations)
+    many = "not one word piece of the model, and an encoder's mask stands for one"
+    said = {"harder foil": (foils, f"of {len(facts)} facts"), "prompts about other facts": (prompts, "in all")}
+    counts = [f"the {words} ({count} {of})" for words, (count, of) in said.items() if count]
+    return kept, ({many: counts} if counts else {})
 
 
 def unaskable(model: LanguageModel, facts: Sequence[Fact]) -> dict[int, str]:

@@ -35,7 +35,7 @@ from artifact.runs.inputs import (
     run_moments,
 )
 from artifact.runs.noise import kept_level, noise_level, readable
-from artifact.runs.refused import counted, unaskable, without_refused
+from artifact.runs.refused import counted, in_one_piece, unaskable, without_refused
 from artifact.runs.took import part
 from artifact.sizes import size_words
 from artifact.sources.catalogue import HUB_MODELS
@@ -111,9 +111,12 @@ def prepare(
     plan, left_out = without_refused(_fitting(plan, model, device, say), model.kind, asked.methods)
     budget = _budget(asked, begun, model, plan.methods, say)
     level, relation_level = _noise(model, inputs, begun, say)
+    inputs = _answered(plan, name, asked, model, inputs, budget)
+    facts, without = in_one_piece(model, inputs.edited.facts)
+    inputs = replace(inputs, edited=replace(inputs.edited, facts=facts))
     context = Context(
         model,
-        _answered(plan, name, asked, model, inputs, budget),
+        inputs,
         protocol,
         level,
         budget,
@@ -131,10 +134,10 @@ def prepare(
         hparams=given.hparams,
         of_text=real_facts(plan, name, given),
         seed=given.seed,
-        unaskable=unaskable(model, inputs.edited.facts),
+        unaskable=unaskable(model, facts),
     )
     info = _described(plan, name, reason, device, asked, context)
-    info = msgspec.structs.replace(info, left_out=left_out | counted(context.unaskable, inputs.edited.facts))
+    info = msgspec.structs.replace(info, left_out=left_out | without | counted(context.unaskable, facts))
     for line in (*info.file_notes, *(f"left out: {one}" for one in info.left_out_lines)):
         say(line)
     context.batches = msgspec.structs.replace(info, shard=None).batches

@@ -1,5 +1,7 @@
 """What a model's family refuses of a plan: left out beforehand, said once, and an error where it was asked for."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -18,14 +20,18 @@ from tiny_llama import byte_tokenizer
 
 from artifact.cli import call
 from artifact.editing.methods import METHODS
+from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import SettingError
-from artifact.facts.fact import Fact
+from artifact.facts.datasets.everyday import everyday_records
+from artifact.facts.fact import Fact, Question
+from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, from_module
 from artifact.lm.tokens import Tokens
 from artifact.plans import PLANS, narrowed
 from artifact.plans.unit import Plan
+from artifact.runs.editors import make_editor
 from artifact.runs.local import compute
-from artifact.runs.refused import counted, unaskable, without_refused
+from artifact.runs.refused import counted, in_one_piece, unaskable, without_refused
 from artifact.runs.resolve import Asked, prepare
 
 NORMED = ("olmo2", "gemma2", "gemma3_text")
@@ -88,6 +94,38 @@ def test_facts_of_more_word_pieces_than_a_mask_stands_for(family: str, facts: di
     assert unaskable(tiny_of("gpt2"), every) == {}
 
 
+@pytest.mark.parametrize("family", ENCODERS)
+def test_an_encoder_s_fact_stays_without_what_it_can_do_without(family: str, facts: dict[int, Fact]) -> None:
+    """A harder foil or an answer about another fact of several pieces leaves the rest of the fact."""
+    model = tiny_of(family)
+    labels = (model.tokens.label(token).strip() for token in range(VOCABULARY))
+    piece = next(text for text in labels if text.isalpha() and len(model.tokens._after(f" {text}")) == 1)
+    one = next(fact for fact in facts.values() if fact.relation is not None)
+    several, single = Question("Another is", "several pieces"), Question("Another is", piece)
+    assert len(model.tokens._after(" several pieces")) > 1 == len(model.tokens._after(f" {piece}"))
+    every = [
+        replace(one, another_relation="several pieces", other_subjects=(several, single), other_relations=(several,)),
+        replace(one, another_relation=piece, other_subjects=(single,), other_relations=()),
+        replace(one, another_relation=None, other_subjects=(), other_relations=()),
+    ]
+    kept, said = in_one_piece(model, every)
+    assert kept == [replace(every[0], another_relation=None, other_subjects=(single,), other_relations=()), *every[1:]]
+    (names,) = said.values()
+    assert names == ["the harder foil (1 of 3 facts)", "the prompts about other facts (2 in all)"]
+    assert in_one_piece(model, every[1:]) == (every[1:], {})
+    assert in_one_piece(tiny_of("gpt2"), every) == (every, {})
+
+
+def test_kn_is_refined_on_every_encoder() -> None:
+    """As published for BERT; a file's values and those of a model's own stay as they are."""
+    for family in (*ENCODERS, "gpt2"):
+        model = tiny_of(family)
+        editor = make_editor(model, "kn", PROTOCOLS["released"], Memory(10**9))
+        assert editor.hparams.refine == (family in ENCODERS)
+        said = editor.described()["hparams_source"]
+        assert said.startswith("refined over rephrasings" if family in ENCODERS else "GPT-2 XL's at the same fraction")
+
+
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = configuration("gemma2", Random(3).choice, vocabulary=VOCABULARY, layers=2, positions=128)
@@ -115,7 +153,7 @@ def test_a_run_says_what_it_leaves_out_and_ends_as_any_other(
     assert "MEMIT spreads" in capsys.readouterr().err
 
 
-def test_an_encoders_facts_are_excluded_with_their_reason(tmp_path: Path, facts: dict[int, Fact]) -> None:
+def test_an_encoders_facts_are_excluded_with_their_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configuration("bert", Random(3).choice, vocabulary=VOCABULARY, layers=2, positions=64)
     folder = write_model(tmp_path / "bert", module_of(config))
     (whole,) = PLANS["smoke"]
@@ -123,6 +161,10 @@ def test_an_encoders_facts_are_excluded_with_their_reason(tmp_path: Path, facts:
     context, info = prepare(whole, Asked(str(folder)), said.append)
     assert {unit.method for unit in info.plan.units} == {"none", "kn", "rome"}
     assert len(context.unaskable) == len(info.cases) and f"left out: {info.left_out_lines[-1]}" in said
+    (own := tmp_path / "own.json").write_text(json.dumps(everyday_records()))
+    assert call(["facts", "check", str(own), "--model", str(folder)]) == 2
+    out = capsys.readouterr().out
+    assert "left out: the harder foil (" in out and "an encoder's mask stands for one; give a text of one piece" in out
     edited: Plan = narrowed(info.plan, ["table2"])
     for unit in edited.units:
         for record in compute(unit, context.inputs.edited.facts[:2], context):

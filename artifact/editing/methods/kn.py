@@ -53,15 +53,13 @@ METHOD = Method(
         "gpt2-xl": Default(KnHparams()),
         "gpt-j": Default(KnHparams(adaptive_threshold=0.1), "not in the tables, threshold published elsewhere"),
         "world": Default(KnHparams(), "chosen on the embedded world, no paper values"),
-        "world-masked": Default(
-            KnHparams(refine=True), "refined over rephrasings as published for BERT, no paper values"
-        ),
     },
     scaled=lambda layers: KnHparams(),
     grid=lambda layers: {"adaptive_threshold": [0.1, 0.2]},
     edits=_edits,
     switches=dict.fromkeys(PERSPECTIVES, ("kn_without_space", "kn_undone", "kn_without_neuron_scored")),
     encoders=True,
+    for_encoders=Default(KnHparams(refine=True), "refined over rephrasings as published for BERT, no paper values"),
     undone_by="kn_undone",
     unchanged="without a neuron",
     batch=16,
