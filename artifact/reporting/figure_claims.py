@@ -78,9 +78,9 @@ def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[st
     difference that decides it and its interval.
     """
     differences = [one for effect in claim.effects if (one := difference(effect, traced)) is not None]
-    if len(differences) < len(claim.effects):
+    worst = smallest(claim, traced)
+    if worst is None:
         return "undecided", f"undecided for {info.model}: no fact has all the roles it speaks of"
-    worst = min(differences, key=lambda one: one.low)
     if why := next(filter(None, map(doubt, differences)), ""):
         return "undecided", f"undecided for {info.model}: {why}"
     if worst.low > 0:
@@ -92,6 +92,13 @@ def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[st
     mean, low, high = (f"{one:+.{_decimals(worst)}f}" for one in (worst.mean, worst.low, worst.high))
     figures = f"smallest difference {mean} [{low}, {high}], n = {worst.n}"
     return word, f"{word} for {info.model} ({figures})"
+
+
+def smallest(claim: Claim, traced: TracedEffects) -> Estimate | None:
+    """Of the claim's differences the one whose interval reaches lowest; None where no fact has all its roles."""
+    differences = [difference(effect, traced) for effect in claim.effects]
+    known = [one for one in differences if one is not None]
+    return min(known, key=lambda one: one.low) if known and len(known) == len(differences) else None
 
 
 def _decimals(one: Estimate) -> int:

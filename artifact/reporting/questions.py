@@ -73,6 +73,12 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prediction: str
     conditions: tuple[Condition, ...]
     notes: tuple[str, ...] = ()
+    larger_than: int = 0
+    """Asked only of models with more parameters."""
+
+    def asks(self, plans: Mapping[str, Findings]) -> bool:
+        """Whether a run with these findings, by plan, answers it."""
+        return self.plan in plans and (not self.larger_than or plans[self.plan].parameters > self.larger_than)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,7 +160,7 @@ def answered(questions: Sequence[Question], found: Mapping[str, Mapping[str, Fin
         (question.id, model): _judged(question, model, plans[question.plan])
         for model, plans in found.items()
         for question in questions
-        if question.plan in plans
+        if question.asks(plans)
     }
     tests = {
         model: family(one for key, answer in answers.items() if key[1] == model for one in _tests(key[0], answer))

@@ -82,6 +82,8 @@ class RunInfo(msgspec.Struct, frozen=True):
     reconstructed: bool | None = None
     """Relation prompts were built by rule from templates; None in runs of earlier versions."""
 
+    parameters: int = 0
+    """How many the model has; 0 in runs of earlier versions."""
     left_out: dict[str, list[str]] = {}
     """What the model's family refuses, by the reason: names of units, and how many facts (refused.py)."""
 

@@ -205,6 +205,7 @@ def _described(plan: Plan, name: str, reason: str, device: str, asked: Asked, co
         weights_sha256=model.weights_sha256,
         tokenizer_sha256=model.tokenizer_sha256,
         layers=model.decoder.layers,
+        parameters=sum(weight.numel() for weight in model.decoder.weights.values()),
         device=device,
         dtype=asked.dtype,
         protocol=protocol.name,

@@ -353,7 +353,7 @@ def begin(store: Store, info: RunInfo) -> RunInfo:
         one["switches"] = all_switches(one["switches"])
     apart = ["model_reason", "cases", "given", "file_notes", "memory"]
     # Runs of earlier versions did not say these.
-    unsaid = ("moments", "tokenizer_sha256", "reconstructed", "relations", "traced_relations")
+    unsaid = ("moments", "tokenizer_sha256", "reconstructed", "relations", "traced_relations", "parameters")
     apart += [name for name in unsaid if not then.get(name)]
     apart += ["by_relation"] if not then.get("relations") else []
     difference = first_difference(then, now, apart)

@@ -12,10 +12,14 @@ from artifact.plans.beyond import QUESTION_PLANS
 from artifact.plans.tasks import TASKS
 from artifact.reporting.cells import Scale
 from artifact.reporting.equivalence import MARGIN
+from artifact.reporting.expected import load_expected
+from artifact.reporting.figure_claims import difference, traced_effects
 from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings.real import measured
 from artifact.reporting.findings.regression import explained
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.questions import Condition, Question, answered, load_questions, questions_json
+from artifact.reporting.verdict import verdict_of
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,44 @@ def test_a_question_is_answered_by_its_worst_condition() -> None:
     assert "was not measured" in judged.answers[2].words
 
 
+def test_a_question_about_larger_models_is_asked_of_these_alone() -> None:
+    question = Question("N", "Larger?", "real", "it is", (Condition("a", above=0),), larger_than=6_100_000_000)
+    sizes = {"unsaid": 0, "small": 134_000_000, "large": 6_700_000_000}
+    high = Quantity(Estimate(1, 0.5, 2, 9))
+    found = {model: {"real": Findings({"a": high}, parameters=size)} for model, size in sizes.items()}
+    (judged,) = answered([question], found)
+    assert [(one.model, one.answer) for one in judged.answers] == [("large", "yes")]
+
+
+def test_the_paper_s_differences_are_asked_of_other_models(build, full_size, shares) -> None:
+    store = build(**(full_size | {"model": "smollm2", "evidence": False, "shares": shares}))
+    found = measured(store)
+    assert found is not None
+    (name,) = found.quantities
+    assert name == "T3, entity reliability after entity minus after relation edits, ROME"
+    estimate = found.quantities[name].estimate
+    assert estimate.mean == pytest.approx(1.0 - 0.28) and estimate.n == 200
+    (judged,) = [one for one in verdict_of(store).questions if one.question.id == "Q2"]
+    states = {one.quantity: answer for one, _, answer in judged.answers[0].conditions}
+    assert states.pop(name) == "yes" and set(states.values()) == {"not run"}
+    asked = {one.quantity for question in load_questions() if question.plan == "real" for one in question.conditions}
+    assert asked == set(states) | {name}
+    # The paper's own models on its data have the verdict, and the embedded world is no evidence of anything.
+    for of in ({}, {"model": "world", "evidence": False}):
+        assert measured(build(**(full_size | of))) is None
+
+
+def test_traces_of_another_model_give_each_figure_s_smallest_difference(build) -> None:
+    found = measured(build(model="smollm2"))
+    claims = {claim.id: claim for claim in load_expected().claims if claim.effects}
+    traced = traced_effects(build(model="smollm2"))
+    of_figures = {name for name in found.quantities if name.startswith("F")}
+    assert of_figures == {f"{one.id}, smallest difference" for one in claims.values() if set(one.kinds) <= traced.kinds}
+    for name in of_figures:
+        every = [difference(effect, traced) for effect in claims[name.partition(",")[0]].effects]
+        assert found.quantities[name].estimate == min(every, key=lambda one: one.low)
+
+
 def test_the_questions_name_plans_and_a_bad_file_its_field(tmp_path) -> None:
     questions = load_questions()
     assert {question.id for question in questions} >= {"Q1", "N2"}
@@ -82,7 +124,7 @@ def test_every_task_of_a_plan_is_known_and_beyond_has_every_questions_plan() -> 
     units = [unit for plans in PLANS.values() for plan in plans for unit in plan.units if unit.does == "task"]
     assert units and {unit.task for unit in units} <= set(TASKS)
     asked = {question.plan for question in load_questions()} & set(PLANS)
-    assert asked <= set(QUESTION_PLANS)
+    assert asked - {"real"} <= set(QUESTION_PLANS), "the plan real is for pretrained models"
     (beyond,) = PLANS["beyond"]
     assert all(set(import_module(f"artifact.plans.{name}").BEYOND) <= set(beyond.units) for name in QUESTION_PLANS)
     assert len({unit.name for unit in beyond.units}) == len(beyond.units)

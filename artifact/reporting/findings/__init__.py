@@ -17,7 +17,7 @@ from artifact.reporting.mark_charts import MarkChart
 from artifact.reporting.multiverse import Curve
 from artifact.runs.store import Store
 
-_FILES = ("where", "mechanism", "multiverse", "both", "encoders", "modern")
+_FILES = ("real", "where", "mechanism", "multiverse", "both", "encoders", "modern")
 """Plans' names: a file each."""
 POINTS = Scale(2, 100.0, signed=True)
 """Fractions and probabilities as points."""
@@ -46,6 +46,8 @@ class Findings:
     shown: str = ""
     tests: tuple[Tested, ...] = ()
     """Differences of its tables held against zero, corrected together; they decide nothing."""
+    parameters: int = 0
+    """The model's size, where a question is about that (Question.larger_than); 0 where the run does not say it."""
 
     @property
     def figure(self) -> str:

@@ -1,0 +1,55 @@
+"""What a run of another model, or on other data, measured for Q2 and N1: whether the paper's differences hold.
+
+Covers the differences that T3 and F1 to F4 are about, on runs of pretrained models that are no evidence on the paper
+itself: how much more the entity's prompts say the new object after an entity edit than after a relation edit, for the
+methods that most claims rest on, and the smallest difference of each claim about the figures.
+"""
+
+from collections.abc import Iterator
+
+from artifact.editing.methods import printed_name
+from artifact.evaluation.metrics import Column, Metric
+from artifact.facts.fact import PERSPECTIVES
+from artifact.plans.modern import FIRST
+from artifact.reporting.expected import load_expected
+from artifact.reporting.figure_claims import smallest, traced_effects
+from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.intervals import Estimate, estimates
+from artifact.reporting.tables import scored_cases
+from artifact.runs.store import Store
+from artifact.sources.catalogue import WORLDS
+
+_ASKED: tuple[Metric, Column] = ("success", Column("entity", "reliability"))
+
+
+def measured(store: Store) -> Findings | None:
+    """The findings of a run; None on the embedded world, for evidence on the paper, and without edits from both
+    perspectives.
+    """
+    info = store.info()
+    if info.evidence or info.model in WORLDS:
+        return None
+    found: dict[str, Estimate | None] = dict(_edits(store))
+    if not found:
+        return None
+    traced = traced_effects(store)
+    for claim in load_expected().claims:
+        if claim.kinds and set(claim.kinds) <= traced.kinds:
+            found[f"{claim.id}, smallest difference"] = smallest(claim, traced)
+    return Findings({name: Quantity(one) for name, one in found.items()}, parameters=info.parameters)
+
+
+def _edits(store: Store) -> Iterator[tuple[str, Estimate | None]]:
+    info = store.info()
+    units = {
+        (unit.method, unit.perspective): unit
+        for unit in info.plan.units
+        if unit.does == "edit" and not unit.correct and unit.control is None
+    }
+    for method in FIRST:
+        if all((method, one) in units for one in PERSPECTIVES):
+            entity, relation = (scored_cases(store, units[method, one]).get(_ASKED) for one in PERSPECTIVES)
+            apart = None
+            if entity is not None and relation is not None:
+                (apart,) = estimates([entity.minus(relation)], rates=False, relations=info.relations)
+            yield f"T3, entity reliability after entity minus after relation edits, {printed_name(method)}", apart
