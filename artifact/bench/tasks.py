@@ -17,7 +17,7 @@ from artifact.facts.lengths import PAPER_LENGTHS
 from artifact.lm.work import Work
 from artifact.plans.both import late_layers
 from artifact.plans.encoders import WINDOW
-from artifact.plans.multiverse import own_window
+from artifact.plans.multiverse import ROLES, own_window
 from artifact.plans.sequence import sizes_of
 from artifact.plans.unit import CONTROLS, Unit
 from artifact.plans.where import edited_layers
@@ -34,7 +34,9 @@ is the prompt's, and the words after the subject are all of the relation's."""
 
 def multiverse(unit: Unit, model: Planned, share: float | None) -> Work:
     """Every way of one kind of trace. Spans that corrupt the same tokens are traced once."""
-    shape, kind, lengths = model.shape, unit.trace_kind, PAPER_LENGTHS.traced[unit.perspective]
+    shape, kind = model.shape, unit.trace_kind
+    every = "first corrupted token" in ROLES[kind.name, unit.perspective]
+    lengths = (PAPER_LENGTHS.traced if every else PAPER_LENGTHS.last)[unit.perspective]
     windows = windows_of(shape.layers, own_window(model.name, shape.layers)) if kind.windowed else [1]
     spans = 1.0 if unit.perspective == "entity" else len(RELATION_SPANS) - (0 if share else _SUBJECT_FIRST)
     work = Work(0)

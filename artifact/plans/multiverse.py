@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from artifact.editing.methods import METHODS
-from artifact.facts.fact import PERSPECTIVES
+from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.modern import BEYOND_FACTS as EDITED_BEYOND
 from artifact.plans.modern import FIRST as EDITED_FIRST
 from artifact.plans.paper import PAPER_METHODS, PAPER_MODELS
@@ -21,6 +21,15 @@ from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS
 
 FACTS = 20
+_AT = ("last corrupted token",)
+ROLES: Mapping[tuple[str, Perspective], tuple[str, ...]] = {
+    ("hidden", "relation"): ("subject tokens", "first corrupted token", "middle corrupted tokens", *_AT),
+    ("mlp", "relation"): (*_AT, "last token"),
+    ("attn", "relation"): _AT,
+    ("mlp", "entity"): ("last subject token",),
+    **{(one.name, "relation"): _AT for one in TRACE_KINDS.values() if one.severed},
+}
+"""The roles whose tokens the claims compare, by kind of trace and perspective: others are not restored."""
 
 
 def traced_units(most: int, batch: int) -> tuple[Unit, ...]:

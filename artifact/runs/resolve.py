@@ -111,9 +111,7 @@ def prepare(
     plan, left_out = without_refused(_fitting(plan, model, device, say), model.kind, asked.methods)
     budget = _budget(asked, begun, model, plan.methods, say)
     level, relation_level = _noise(model, inputs, begun, say)
-    inputs = _answered(plan, name, asked, model, inputs, budget)
-    facts, without = in_one_piece(model, inputs.edited.facts)
-    inputs = replace(inputs, edited=replace(inputs.edited, facts=facts))
+    inputs, without, unasked = _askable(model, _answered(plan, name, asked, model, inputs, budget))
     context = Context(
         model,
         inputs,
@@ -134,10 +132,10 @@ def prepare(
         hparams=given.hparams,
         of_text=real_facts(plan, name, given),
         seed=given.seed,
-        unaskable=unaskable(model, facts),
+        unaskable=unasked,
     )
     info = _described(plan, name, reason, device, asked, context)
-    info = msgspec.structs.replace(info, left_out=left_out | without | counted(context.unaskable, facts))
+    info = msgspec.structs.replace(info, left_out=left_out | without)
     for line in (*info.file_notes, *(f"left out: {one}" for one in info.left_out_lines)):
         say(line)
     context.batches = msgspec.structs.replace(info, shard=None).batches
@@ -263,6 +261,15 @@ def _answered(plan: Plan, name: str, asked: Asked, model: LanguageModel, inputs:
         # Another model would leave the few that a small plan traces out, one by one.
         return replace(inputs, traced=answered_statements(model, inputs.traced, plan, budget))
     return inputs
+
+
+def _askable(model: LanguageModel, inputs: Inputs) -> tuple[Inputs, dict[str, list[str]], dict[int, str]]:
+    """The inputs without texts that the model cannot be asked and a fact can do without; what is left out, by the
+    reason; and why other facts cannot be asked at all, by case.
+    """
+    facts, without = in_one_piece(model, inputs.edited.facts)
+    unasked = unaskable(model, facts)
+    return replace(inputs, edited=replace(inputs.edited, facts=facts)), without | counted(unasked, facts), unasked
 
 
 @part("second moments")

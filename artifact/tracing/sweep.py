@@ -12,7 +12,7 @@ Shape letters as in lm/decoder.py, and F fact, S sample (of noise, or a donor), 
 F*S), G group of R rows (one for each set of windows that are still alike), Q metric (METRICS).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,18 +79,23 @@ def sweep(
     cells: Cells,
     memory: Memory,
     donors_FST: Sequence[Sequence[Sequence[int]]] | None = None,
+    only_F: Sequence[Collection[int]] | None = None,
 ) -> Swept:
     """Trace F facts of one length, each with its corrupted positions, over all tokens and layers.
 
     With `donors_FST` the corrupted run is that of these ids, which differ from the fact's at corrupted positions alone.
+    With `only_F` each fact's cells are those of these tokens alone; the others are nan and cost nothing.
     """
     runs = Runs(decoder, ids_FT, spans, cells, donors_FST)
     facts, tokens, causal = len(ids_FT), len(ids_FT[0]), decoder.family.causal
     metrics_QFTL = runs.untouched_QF[:, :, None, None].repeat(tokens, 2).repeat(decoder.layers, 3)
     first = [min(span) if causal else 0 for span in spans]
     for token in range(min(first), tokens):
-        live = [f for f in range(facts) if first[f] <= token]
-        metrics_QFTL[:, live, token] = _Token(runs, token, live).scores(memory)
+        live = [f for f in range(facts) if first[f] <= token and (only_F is None or token in only_F[f])]
+        if live:
+            metrics_QFTL[:, live, token] = _Token(runs, token, live).scores(memory)
+    for f, only in enumerate(only_F or ()):
+        metrics_QFTL[:, f, [token for token in range(tokens) if token not in only]] = np.nan
     clean_QF, corrupted_QF = runs.clean_QF, runs.corrupted_QF
     return Swept(
         answer_F=runs.answer_F.tolist(),

@@ -5,7 +5,7 @@ of trace are in kinds.py, the computation in sweep.py, averages over facts in av
 paper; golden numbers: tests/reference/trace, 1e-5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -223,6 +223,7 @@ class _Asked(NamedTuple):
     encoded: Encoded
     span: tuple[int, ...]
     donors: tuple[tuple[int, ...], ...]
+    only: Collection[int] | None
 
 
 def trace(
@@ -247,11 +248,13 @@ def trace_all(
     memory: Memory | None = None,
     donors: Sequence[Sequence[str]] | None = None,
     mean_D: Tensor | None = None,
+    only: Sequence[Collection[int]] | None = None,
 ) -> list[Trace | ArtifactError]:
     """Trace many facts, those of one length together; an error in the place of one that cannot be traced.
 
-    The corruption `replace` needs `donors`, each statement's prompts (replacement.py), and `mean` an embedding, mean_D;
-    SettingError where they are missing.
+    With `only`, these tokens of each statement alone are restored, and the scores of others are nan. The corruption
+    `replace` needs `donors`, each statement's prompts (replacement.py), and `mean` an embedding, mean_D; SettingError
+    where they are missing.
     """
     if settings.corruption == "mean" and mean_D is None:
         raise SettingError("the corruption mean needs an embedding and got none; give one (replacement.mean_of)")
@@ -267,7 +270,7 @@ def trace_all(
             traced[number] = error
         else:
             alike.setdefault((len(encoded.ids), len(ids), encoded.read), []).append(
-                _Asked(number, statement, encoded, span, ids)
+                _Asked(number, statement, encoded, span, ids, only[number] if only else None)
             )
     _check_noise(settings.noise_level, model.decoder)
     for _, asked in sorted(alike.items()):
@@ -300,7 +303,9 @@ def _trace_one_length(
 
     def compute(part: Sequence[_Asked]) -> Swept | DoesNotFit:
         ids, spans = [one.encoded.ids for one in part], [one.span for one in part]
-        return sweep(model.decoder, ids, spans, cells, memory, [one.donors for one in part] if donors else None)
+        chosen = [one.only for one in part if one.only is not None]
+        of_donors = [one.donors for one in part] if donors else None
+        return sweep(model.decoder, ids, spans, cells, memory, of_donors, chosen or None)
 
     def alone(one: _Asked) -> Swept | DoesNotFit:
         return DoesNotFit(
@@ -317,7 +322,8 @@ def _trace_one_length(
 
 def _trace_of(model: LanguageModel, one: _Asked, swept: Swept, f: int) -> Trace | ArtifactError:
     """Fact f of a sweep as a Trace; PromptError where its numbers are not finite."""
-    if not np.isfinite([swept.clean_F[f], swept.corrupted_F[f], *swept.scores_FTL[f].flat]).all():
+    tokens = range(len(one.encoded.ids)) if one.only is None else one.only
+    if not np.isfinite([swept.clean_F[f], swept.corrupted_F[f], *swept.scores_FTL[f, [*tokens]].flat]).all():
         return _not_finite(one.statement)
     metrics = {
         metric: Measured(

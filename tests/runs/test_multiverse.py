@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from artifact.errors import DoesNotFit
-from artifact.plans.multiverse import BEYOND, MULTIVERSE
+from artifact.plans.multiverse import BEYOND, MULTIVERSE, ROLES
+from artifact.reporting.expected import load_expected
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.tasks import multiverse as module
-from artifact.tracing.averages import trace_numbers
+from artifact.tracing.averages import roles, trace_numbers
 from artifact.tracing.choices import METRICS, Choice, choices, windows_of
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.replacement import MOST_DONORS, find_donors
@@ -46,7 +47,14 @@ def test_a_way_in_a_record_is_its_own_trace(context, monkeypatch: pytest.MonkeyP
             told = {**vars(alone), "clean": one.clean, "corrupted": one.corrupted}
             told["scores"] = one.clean + one.corrupted - np.array(one.scores)
             expected = trace_numbers("relation", told)
-            np.testing.assert_allclose(np.array(row, dtype=float), expected, rtol=1e-4, atol=1e-4)
+            found = np.array(row, dtype=float)
+            names, layers = roles("relation"), model.decoder.layers
+            first = 3 + len(names)
+            starts = [first + names.index(role) * layers for role in ROLES["mlp", "relation"]]
+            assert all(np.isfinite(found[start : start + layers]).all() for start in starts)
+            assert np.isnan(found[first : first + layers]).all(), "the subject's tokens are no claim's"
+            expected[np.isnan(found)] = np.nan
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         assert (WAYS[1].key in record.payload["traces"]) == (not isinstance(own, str))
         if isinstance(own, str):
             assert record.payload["without"][own] == 1
@@ -91,6 +99,17 @@ def test_a_fact_that_does_not_fit_is_left_for_a_larger_device(context, monkeypat
     )
     (record,) = module.compute(BEYOND[0], context.inputs.edited.facts[:1], context)
     assert (record.status, record.reason) == ("undone", "too large")
+
+
+def test_restored_are_the_tokens_that_the_claims_compare() -> None:
+    regions = [
+        one for claim in load_expected().claims for effect in claim.effects for one in (effect.region, effect.over)
+    ]
+    compared: dict[tuple[str, str], set[str]] = {}
+    for region in filter(None, regions):
+        compared.setdefault((region.kind, region.perspective), set()).update(region.roles)
+    assert {key: set(of) for key, of in ROLES.items()} == compared
+    assert {(unit.trace_kind.name, unit.perspective) for unit in BEYOND if unit.does == "task"} == set(ROLES)
 
 
 def test_the_grid_has_every_combination() -> None:

@@ -47,6 +47,43 @@ def test_batch_size_and_memory_change_nothing(model: LanguageModel, kind, tokens
         assert together.corrupted_F[f] == pytest.approx(alone.corrupted_F[0], abs=1e-6)
 
 
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(kind=st.sampled_from(list(KINDS)), facts=st.integers(1, 3), data=st.data())
+def test_chosen_tokens_alone_are_the_same_cells(model: LanguageModel, kind, facts, data) -> None:
+    """And others cost nothing: their cells are nan."""
+    tokens = 6
+    ids = [data.draw(st.lists(st.integers(1, 700), min_size=tokens, max_size=tokens)) for _ in range(facts)]
+    spans = [sorted(data.draw(st.sets(st.integers(0, tokens - 1), min_size=1))) for _ in range(facts)]
+    only = [data.draw(st.sets(st.integers(0, tokens - 1))) for _ in range(facts)]
+    cells = TraceSettings(0.5, samples=2, **KINDS[kind]).cells(model.decoder.layers)
+    whole, part = (sweep(model.decoder, ids, spans, cells, Memory(10**9), only_F=one) for one in (None, only))
+    assert part.corrupted_F == whole.corrupted_F and part.answer_F == whole.answer_F
+    for f in range(facts):
+        others = [token for token in range(tokens) if token not in only[f]]
+        chosen = sorted(only[f])
+        assert np.isnan(part.metrics_QFTL[:, f, others]).all()
+        np.testing.assert_allclose(part.metrics_QFTL[:, f, chosen], whole.metrics_QFTL[:, f, chosen], rtol=0, atol=1e-5)
+
+
+def test_tokens_that_nobody_asked_for_are_not_computed(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[int] = []
+    scores = module._Token.scores
+    monkeypatch.setattr(
+        module._Token, "scores", lambda self, memory: restored.append(self.token) or scores(self, memory)
+    )
+    statements = [
+        Statement(0, "The capital of France is", "France"),
+        Statement(1, "The capital of Japan is", "Japan"),
+        Statement(2, "Nothing", "Somebody"),
+    ]
+    found = trace_all(model, statements, TraceSettings(0.3), only=[[4], [4], [0]])
+    assert restored == [4] and isinstance(found[2], PromptError)
+    whole = trace_all(model, statements, TraceSettings(0.3))
+    for one, other in zip(found[:2], whole[:2], strict=True):
+        assert np.isnan(one.scores[:4]).all() and one.clean == other.clean
+        np.testing.assert_allclose(one.scores[4], other.scores[4], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["hidden", "mlp", "attn"])
 def test_restoring_everything_gives_the_clean_probability(model: LanguageModel, kind: str) -> None:
     """In a prompt of one token, that token's states are everything."""

@@ -1,8 +1,8 @@
 """The task `multiverse`: one fact traced in every way of the grid (tracing/choices.py), one kind and perspective.
 
 A record holds, for each way, the numbers that averages need (tracing/averages.py), a row a metric; and how often a way
-had no number, by reason: a fact without a donor, a prompt without a template. Relation spans that corrupt the same
-tokens are traced once.
+had no number, by reason: a fact without a donor, a prompt without a template. Restored are the tokens that the claims
+compare (plans/multiverse.py); other roles have no number. Relation spans that corrupt the same tokens are traced once.
 """
 
 from collections import Counter
@@ -14,14 +14,14 @@ import numpy as np
 
 from artifact.errors import ArtifactError, DoesNotFit, PromptError
 from artifact.facts.fact import Fact, Perspective, Statement
-from artifact.plans.multiverse import own_window
+from artifact.plans.multiverse import ROLES, own_window
 from artifact.plans.unit import Unit
 from artifact.runs.answered import failed, unanswered
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.record import Record
-from artifact.tracing.averages import trace_numbers
+from artifact.tracing.averages import role_tokens, trace_numbers
 from artifact.tracing.choices import CORRUPTED, METRICS, Choice, RelationSpan, choices
-from artifact.tracing.corruption import corrupted_tokens
+from artifact.tracing.corruption import corrupted_tokens, subject_tokens
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.replacement import MOST_DONORS, donor_ids, find_donors, mean_of
 from artifact.tracing.trace import Trace, TraceSettings, trace_all
@@ -96,6 +96,7 @@ class _Every:
     def _trace(self, choice: Choice, statements: Sequence[Statement]) -> list[_Traced]:
         context, kind = self._context, TRACE_KINDS[choice.kind]
         corruption, sigmas = CORRUPTED[choice.corruption]
+        only = [self._restored(one, choice) for one in statements]
         settings = TraceSettings(
             context.noise_level * sigmas / 3,
             kind=kind.kind,
@@ -110,13 +111,21 @@ class _Every:
         )
         mean_D = self._mean(_span_word(choice)) if corruption == "mean" else None
         if corruption != "replace":
-            return trace_all(context.model, statements, settings, context.memory, mean_D=mean_D)
+            return trace_all(context.model, statements, settings, context.memory, mean_D=mean_D, only=only)
         donors = [self._donors_within(one, _span_word(choice)) for one in statements]
         prompts = [() if isinstance(one, str) else one for one in donors]
-        found = trace_all(context.model, statements, settings, context.memory, prompts)
+        found = trace_all(context.model, statements, settings, context.memory, prompts, only=only)
         return [
             ArtifactError(donor) if isinstance(donor, str) else one for donor, one in zip(donors, found, strict=True)
         ]
+
+    def _restored(self, one: Statement, choice: Choice) -> set[int]:
+        """The positions of the tokens that the claims compare."""
+        encoded = self._context.model.tokens.encode(one.prompt)
+        span = corrupted_tokens(encoded, one, self._perspective, _span_word(choice))
+        subject = subject_tokens(encoded, one)
+        by_role = role_tokens(self._perspective, len(encoded.ids), subject, span, encoded.mask)
+        return {at for role in ROLES[choice.kind, self._perspective] for at in by_role[role]}
 
     def _donors_within(self, one: Statement, span: RelationSpan) -> tuple[str, ...] | str:
         """The first of the statement's donors that differ from it in the span alone, or why it has none."""

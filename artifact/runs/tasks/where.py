@@ -28,7 +28,7 @@ from artifact.runs.context import SAMPLES, Context
 from artifact.runs.editors import default_moments
 from artifact.runs.record import Record
 from artifact.runs.scored import numbers_of, scores_of
-from artifact.tracing.trace import Trace, TraceSettings, answered, trace_all
+from artifact.tracing.trace import TraceSettings, answered, trace_all
 
 _NO_RELATION = "the record has no relation fields, so it cannot be edited through the relation perspective"
 
@@ -142,17 +142,23 @@ def _effects(
     right = answered(context.model, statements, context.memory)
     known = [number for number, own in enumerate(right) if own]
     found: list[dict[str, list[float]] | None] = [None] * len(facts)
-    traces = trace_all(context.model, [statements[number] for number in known], traced, context.memory)
-    for number, trace in zip(known, traces, strict=True):
+    places = [_places(context.model, facts[number], settings.tokens) for number in known]
+    asked, only = [statements[number] for number in known], [[*at.values()] for at in places]
+    traces = trace_all(context.model, asked, traced, context.memory, only=only)
+    for number, at, trace in zip(known, places, traces, strict=True):
         if not isinstance(trace, ArtifactError):
-            fact = facts[number]
-            found[number] = {one: _effect(context.model, fact, one, trace) for one in settings.tokens}
+            found[number] = {
+                one: [score - trace.corrupted for score in trace.scores[place]] for one, place in at.items()
+            }
     return found
 
 
-def _effect(model: LanguageModel, fact: Fact, token: FactToken, trace: Trace) -> list[float]:
-    at = fact_row(model, fact.template, fact.subject, token=token).lookup
-    return [score - trace.corrupted for score in trace.scores[at]]
+def _places(model: LanguageModel, fact: Fact, tokens: Sequence[FactToken]) -> dict[FactToken, int]:
+    """The tokens' positions in the fact's own prompt; none where it has no such token, and then it has no trace."""
+    try:
+        return {one: fact_row(model, fact.template, fact.subject, token=one).lookup for one in tokens}
+    except ArtifactError:
+        return {}
 
 
 def site_moments(context: Context, site: Module, layers: Sequence[int]) -> Moments:
