@@ -14,6 +14,8 @@ from artifact.plans.unit import CONTROLS, Plan, Unit, edit_units, unedited
 MOST = 60
 """Facts that each unit takes, and BEYOND_FACTS in the plan `beyond`."""
 BEYOND_FACTS = 5
+_ROUNDS = 6
+"""Ten facts of every unit a round, as nearly as their batches allow."""
 FIRST = ("rome", "memit")
 """The paper's methods that the others are read against, and which the controls are of."""
 
@@ -38,6 +40,7 @@ PLANS: Mapping[str, tuple[Plan, ...]] = {
             name="modern",
             title=f"modern editors, removal, generation and controls from {MOST} facts each",
             units=(*units(MOST, _ALONE), *sequence.units(sequence.SIZES, sequence.METHODS)),
+            rounds=_ROUNDS,
         ),
     )
 }

@@ -20,7 +20,8 @@ from artifact.tracing.choices import WINDOWS
 from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import TRACE_KINDS
 
-FACTS = 20
+FACTS, _TRACED = 20, 5
+"""Facts of every unit, and those that are traced together."""
 _AT = ("last corrupted token",)
 ROLES: Mapping[tuple[str, Perspective], tuple[str, ...]] = {
     ("hidden", "relation"): ("subject tokens", "first corrupted token", "middle corrupted tokens", *_AT),
@@ -72,10 +73,11 @@ MULTIVERSE = Plan(
     "which choices carry the findings of the tables and figures",
     (
         unedited(64, FACTS),
-        *traced_units(FACTS, 4),
+        *traced_units(FACTS, _TRACED),
         *edit_units({name: METHODS[name].batch for name in _METHODS}, FACTS),
         *corrected_units(_METHODS, FACTS),
     ),
+    rounds=FACTS // _TRACED,
 )
 PLANS: Mapping[str, tuple[Plan, ...]] = {"multiverse": (MULTIVERSE,)}
 BEYOND = (*traced_units(8, 8), *corrected_units(EDITED_FIRST, EDITED_BEYOND))

@@ -9,6 +9,8 @@ from artifact.plans.unit import Plan, Unit
 FACTS = 50
 """Facts of the plan, and BEYOND_FACTS of the plan `beyond`."""
 BEYOND_FACTS = 6
+_ROUNDS = 12
+"""Two batches of every unit a round: an early stop leaves as many facts of every site."""
 MOST_LAYERS = 12
 """A deeper model is edited at every second layer, every third, and so on."""
 TOKENS = "subject_last last relation_last"
@@ -40,6 +42,13 @@ def units(most: int, batch: int, step: int = 0) -> tuple[Unit, ...]:
 
 
 PLANS: Mapping[str, tuple[Plan, ...]] = {
-    "where": (Plan("where", "where to edit: both modules, three tokens, up to twelve layers", units(FACTS, batch=2)),)
+    "where": (
+        Plan(
+            "where",
+            "where to edit: both modules, three tokens, up to twelve layers",
+            units(FACTS, batch=2),
+            rounds=_ROUNDS,
+        ),
+    )
 }
 BEYOND = units(BEYOND_FACTS, batch=4)
