@@ -179,7 +179,7 @@ def _grid(scored: Scored) -> Grid:
         "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), the "
         "interaction I = d(both) - (d(E) + d(R)) of each fact, and d(both) minus the better single edit. Where the two "
         "single changes add up to more than there is to gain, I is below zero however well both are written: the last "
-        f"number then tells. Additive where the interval of I lies within {MARGIN:g} of zero, by magnitude. "
+        f"two numbers then tell. Additive where the interval of I lies within {MARGIN:g} of zero, by magnitude. "
         f"{len(scored.cases_F)} facts; 95% intervals "
         f"over facts. Mean cosines between the two single edits: {', '.join(alike)}. {merged}"
     )
