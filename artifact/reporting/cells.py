@@ -46,6 +46,11 @@ class Scale:
         """The same for differences."""
         return Scale(self.decimals, self.factor, signed=True)
 
+    @property
+    def of_size(self) -> "Scale":
+        """The same for sizes of differences, which have no sign."""
+        return Scale(self.decimals, self.factor)
+
 
 COUNT, POINTS, PROBABILITY = Scale(0), Scale(2), Scale(3)
 """Of whole numbers, of values that are percent already, and of probabilities."""

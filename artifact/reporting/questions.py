@@ -57,10 +57,10 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def words(self, scale: Scale) -> str:
         """The inequality in words, its bound as the quantity is printed."""
         if self.within is not None:
-            return f"{self.quantity}, predicted within {scale(self.within)} of zero"
+            return f"{self.quantity}, predicted within {scale.of_size(self.within)} of zero"
         side, bound = ("above", self.above) if self.above is not None else ("below", self.below)
         assert bound is not None
-        also = "" if self.negligible is None else f" and not within {scale(self.negligible)} of zero"
+        also = "" if self.negligible is None else f" and not within {scale.of_size(self.negligible)} of zero"
         return f"{self.quantity}, predicted {side} {scale(bound)}{also}"
 
 

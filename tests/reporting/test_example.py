@@ -7,17 +7,22 @@ ten-thousandth of a point.
 import json
 from pathlib import Path
 
+from artifact.evaluation.metrics import Column
+from artifact.plans import PLANS
 from artifact.plans.mechanism import MECHANISM
 from artifact.plans.paper import SMOKE
 from artifact.plans.real import REAL
 from artifact.reporting.expected import load_expected
+from artifact.reporting.findings.both import scored_facts
 from artifact.reporting.findings.mechanism import measured
 from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import reading
 
 RESULTS = Path(__file__).parents[2] / "results"
-EXAMPLE, REAL_MODEL, KNOCKOUTS = (RESULTS / name for name in ("example-world", "smollm2", "smollm2-mechanism"))
+EXAMPLE, REAL_MODEL, KNOCKOUTS, BOTH = (
+    RESULTS / name for name in ("example-world", "smollm2", "smollm2-mechanism", "smollm2-both")
+)
 
 
 def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
@@ -70,3 +75,22 @@ def test_the_knockouts_of_a_real_model_render_and_answer_their_question(tmp_path
     readme = " ".join((RESULTS.parent / "README.md").read_text().split())
     reads = depths["entity", "last token to relation"], depths["entity", "last token to subject"]
     assert "its last token reads the relation at {} of the depth and the subject at {}.".format(*reads) in readme
+
+
+def test_both_edits_of_a_real_model_render_and_answer_their_question(tmp_path: Path) -> None:
+    """Where this fails after a change of the words: `kloc report results/smollm2-both`."""
+    ((plan,), read) = PLANS["both"], " ".join((RESULTS.parent / "README.md").read_text().split())
+    with reading(BOTH) as store:
+        info = store.info()
+        assert (info.plan.name, info.model, info.limit) == (plan.name, "smollm2", None)
+        store.refuse_damage()
+        assert all(store.counts()[unit.name] == {"done": info.planned(unit)} for unit in plan.units)
+        report, scored = make_report([store], load_expected(), tmp_path), scored_facts(store)
+    assert report.files["report.md"].decode() == (BOTH / "report" / "report.md").read_text()
+    (asked,) = (one for one in json.loads(report.files["verdict.json"])["questions"] if one["id"] == "N2")
+    assert [one["answer"] for one in asked["answers"]] == ["yes"]
+    assert scored is not None and f"Of {len(scored.cases_F)} facts edited from both perspectives, the second" in read
+    for first, both, asked_from in (("E", "E then R", "entity"), ("R", "R then E", "relation")):
+        column = Column(asked_from, "reliability")
+        change = scored.change(both, "magnitude", column).minus(scored.change(first, "magnitude", column))
+        assert change.values_N.mean() < -0.3, "the second edit weakens the first"

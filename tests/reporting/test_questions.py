@@ -107,7 +107,8 @@ def test_the_questions_name_plans_and_a_bad_file_its_field(tmp_path) -> None:
     assert all(question.conditions for question in questions)
     (interacting,) = [question for question in questions if question.id == "N2"]
     assert {one.negligible for one in interacting.conditions} == {MARGIN}, "an additive interaction is a no"
-    assert interacting.conditions[0].words(Scale(2)).endswith("below 0.00 and not within 0.05 of zero")
+    words = interacting.conditions[0].words(Scale(2, signed=True))
+    assert words.endswith("below 0.00 and not within 0.05 of zero"), "a margin has no sign"
     file = tmp_path / "questions.json"
     content = {"id": "Q", "sentence": "?", "plan": "p", "prediction": "so", "conditions": [{"quantity": "a"}]}
     both = {"quantity": "a", "within": 0.1, "negligible": 0.1}
