@@ -128,7 +128,10 @@ def convert(
         if any(prompts in record for record in records):
             say(f"with {what}: {sum(bool(record.get(prompts)) for record in records)} of {len(records)} records")
     if made.unused:
-        say(f"prompts about other facts left out, because their answer is not the fact's true object: {made.unused}")
+        say(
+            "prompts about other facts left out, because their answer is not the fact's true object, and they do not "
+            f"ask something else of its subject: {made.unused}"
+        )
     ids = sum("relation_id" in record["requested_rewrite"] for record in records)
     if related := sum("relation" in record["requested_rewrite"] for record in records):
         say(f"relation perspective: {related} of {len(records)} records, with prompts from templates")

@@ -1,9 +1,10 @@
 """Records of other projects' layouts as CounterFact-style ones: `kloc facts convert`.
 
 Covers EasyEdit's CounterFact, KnowEdit and zsRE. They have prompts with the subject in place, one rephrasing, and
-prompts about other facts. One of these serves as a neighbour only where its answer is the fact's true object, since
-specificity compares the true object with the new one. None of them has relation prompts. LRE's files are relations, of
-which datasets/lre.py makes records of both perspectives.
+prompts about other facts. One of these serves as a neighbour where its answer is the fact's true object, since
+specificity compares the true object with the new one; and as another relation of the subject where it names the subject
+and has an answer of its own. Others are counted. None of these layouts has relation prompts. LRE's files are relations,
+of which datasets/lre.py makes records of both perspectives.
 """
 
 import re
@@ -59,7 +60,7 @@ _FIELDS: dict[str, _Layout] = {
 @dataclass
 class Converted:
     """CounterFact-style records; why others were left out, by their place in the file (from 0); and how many prompts
-    about other facts cannot be neighbours.
+    about other facts are left out.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -117,7 +118,7 @@ def _of_relations(raw: object, source: str) -> Converted:
 
 
 def _record(row: object, layout: _Layout) -> tuple[dict[str, Any], int]:
-    """One record, and how many of its prompts about other facts cannot be neighbours."""
+    """One record, and how many of its prompts about other facts are left out."""
     if not isinstance(row, dict):
         raise FactError("it is not an object")
     needed = ("subject", layout.prompt, layout.new, layout.true)
@@ -128,6 +129,11 @@ def _record(row: object, layout: _Layout) -> tuple[dict[str, Any], int]:
     start = subject_start(prompt, subject)
     others = [(_text(asked), _text(answer).strip()) for asked, answer in layout.others(row)]
     neighbours = [asked for asked, answer in others if asked and answer == true.strip()]
+    relations = [
+        {"prompt": asked, "answer": answer}
+        for asked, answer in others
+        if _names(asked, subject) and answer not in ("", true.strip(), new.strip())
+    ]
     rewrite: dict[str, Any] = {
         "prompt": f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}",
         "subject": subject,
@@ -141,8 +147,14 @@ def _record(row: object, layout: _Layout) -> tuple[dict[str, Any], int]:
         "requested_rewrite": rewrite,
         "paraphrase_prompts": [text for name in layout.rephrasing if (text := _text(row.get(name)))][:1],
         "neighborhood_prompts": neighbours,
+        **({"other_relation_prompts": relations} if relations else {}),
     }
-    return record, sum(bool(asked) for asked, _ in others) - len(neighbours)
+    return record, sum(bool(asked) for asked, _ in others) - len(neighbours) - len(relations)
+
+
+def _names(text: str, subject: str) -> bool:
+    """Whether the subject stands in a text as a word."""
+    return re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", text) is not None
 
 
 def _text(value: object) -> str:

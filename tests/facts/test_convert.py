@@ -3,6 +3,7 @@
 import pytest
 
 from artifact.facts.convert import convert
+from artifact.facts.fact import Question
 from artifact.facts.records import parse_facts
 
 PEOPLE = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ida", "Jo", "Kim", "Lea")
@@ -67,8 +68,25 @@ def test_easyedit_s_records_keep_their_case_and_their_neighbour() -> None:
 def test_knowedit_s_lists_are_read_and_only_true_neighbours_kept() -> None:
     made = convert([KNOWEDIT], "knowedit", "f")
     (fact,) = parse_facts(made.records, "f")
-    assert (fact.case_id, fact.object_true, made.unused) == (0, "Warsaw", 1)
+    assert (fact.case_id, fact.object_true, made.unused) == (0, "Warsaw", 0)
     assert fact.paraphrases == ("Leo Arons died in",) and fact.neighbourhood == ("Jan Kowalski died in",)
+    assert fact.other_relations == (Question("Leo Arons worked as", "physicist"),)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("Jan Kowalski worked as", "physicist"),  # another subject, and perhaps another relation
+        ("Leo Aronson worked as", "physicist"),  # its name begins as the subject's
+        ("Leo Arons worked in", "Berlin"),  # what the edit writes
+        ("Leo Arons worked as", ""),
+    ],
+)
+def test_a_prompt_about_another_fact_needs_the_subject_and_an_answer_of_its_own(asked: str, answer: str) -> None:
+    row = KNOWEDIT | {"locality": {"Relation_Specificity": [{"prompt": asked, "ground_truth": answer}]}}
+    made = convert([row], "knowedit", "f")
+    (fact,) = parse_facts(made.records, "f")
+    assert (fact.other_relations, fact.neighbourhood, made.unused) == ((), (), 1)
 
 
 def test_zsre_s_first_answer_is_the_true_object() -> None:
