@@ -58,6 +58,9 @@ class Method:
     scaled: Callable[[int], Hparams]
     edits: "Callable[[Editor, Groups, History | None], Made]"
     joint: bool = False
+    variant_of: "tuple[Method, Callable[[Any], Hparams]] | None" = None
+    """The method that it is a variant of, and its values made of that one's: it takes what `kloc tune` chose for that
+    method where nothing was chosen for itself."""
     alone_as: str = ""
     """The method that it is for a fact edited alone; empty: itself."""
     moments: bool = False
@@ -169,23 +172,32 @@ class Method:
                 )
 
     def default(self, model: str) -> Default | None:
-        """A model's own values: published, or chosen by `kloc tune` and part of the package (for a method that alone is
-        another one, also that one's); None without any.
+        """A model's own values: published, or chosen by `kloc tune` and part of the package, for the method or else for
+        the one that it is a variant of; None without any.
         """
         if model in self.defaults:
             return self.defaults[model]
-        tuned = shipped(model)
-        name = next((one for one in (self.name, self.alone_as) if one in tuned), None)
-        if name is None:
+        if self.name in (tuned := shipped(model)):
+            values, source = tuned[self.name]
+            return Default(msgspec.convert(values, type(self.scaled(1))), source)
+        return self._as_variant(model)
+
+    def _as_variant(self, model: str) -> Default | None:
+        if self.variant_of is None:
             return None
-        values, source = tuned[name]
-        return Default(msgspec.convert(values, type(self.scaled(1))), source)
+        other, made_of = self.variant_of
+        if other.name not in shipped(model) or (known := other.default(model)) is None:
+            return None
+        return Default(made_of(known.hparams), f"as {other.printed}'s, {known.source}")
 
     def start_for(self, model: str, layers: int) -> Any:
         """What a search of `kloc tune` begins with: the values published for the model, else GPT-2 XL's at the same
-        fraction of the depth. What an earlier search chose is left out, so that a search can be repeated.
+        fraction of the depth, or of a variant what was chosen for the other method. What an earlier search chose for
+        the method itself is left out, so that a search can be repeated.
         """
-        return self.defaults[model].hparams if model in self.defaults else self.scaled(layers)
+        if known := self.defaults.get(model) or self._as_variant(model):
+            return known.hparams
+        return self.scaled(layers)
 
     def hparams_source(self, hparams: Hparams, model: str, layers: int, decoder: "Decoder | None" = None) -> str:
         """Where a model's hyperparameters come from, in words, and whether they are paper values; the arguments as
@@ -211,7 +223,7 @@ class Method:
         try:
             return msgspec.convert({**msgspec.to_builtins(hparams), **given}, type(hparams))
         except msgspec.ValidationError as error:
-            known = ", ".join(type(hparams).__struct_fields__)
+            known = ", ".join(type(hparams).__struct_encode_fields__)
             raise SettingError(f"{path}: {error}; the hyperparameters are {known}") from None
 
 

@@ -69,8 +69,8 @@ def checked_grid(name: str, grid: Grid, start: Hparams, layers: int) -> dict[str
     if not any(grid.values()):
         raise SettingError(f"{name}: the grid is empty; give a value to try for at least one hyperparameter (--grid)")
     for key, values in grid.items():
-        if key not in type(start).__struct_fields__:
-            known = ", ".join(type(start).__struct_fields__)
+        if key not in type(start).__struct_encode_fields__:
+            known = ", ".join(type(start).__struct_encode_fields__)
             raise SettingError(f"{name}: the grid names {key!r}; the hyperparameters are {known}")
         for value in values:
             with_values(name, start, {key: value}, layers)

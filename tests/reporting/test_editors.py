@@ -6,7 +6,6 @@ import pytest
 
 from artifact.editing.hparams import told
 from artifact.editing.methods import METHODS
-from artifact.editing.tuned import shipped
 from artifact.plans.unit import Plan, Unit
 from artifact.reporting.cells import Cell
 from artifact.reporting.editors import edited_place, editors_grids
@@ -69,9 +68,3 @@ def test_the_place_is_that_of_the_run_s_hyperparameters() -> None:
     rome = told(METHODS["rome"].scaled(12)) | {"site": "attn", "fact_token": "last", "layers": [7]}
     assert edited_place("rome", {"hparams": rome})[1] == "attention, the prompt's last token, layer 7"
     assert edited_place("a method of another version", {}) == ("", "")
-
-
-def test_a_method_that_alone_is_another_takes_what_was_tuned_for_that_one() -> None:
-    tuned, _ = shipped("smollm2")["memit"]
-    merge = METHODS["memit_merge"].hparams_for("smollm2", 30)
-    assert list(merge.layers) == tuned["layers"] and merge.v_lr == tuned["v_lr"] and merge.merge_cosine == 0.99

@@ -183,6 +183,36 @@ def test_values_that_come_with_the_package_are_a_model_s_own(tuned: Path, tmp_pa
         METHODS["ft"].hparams_for("broken", 6)
 
 
+def test_a_variant_takes_what_was_chosen_for_the_method_it_is_a_variant_of(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until something is chosen for itself; a search for it begins there."""
+    content = json.loads((tuned / "tuned.json").read_text())
+    chosen = content["methods"]["ft"]
+    memit = METHODS["memit"].scaled(6)
+    memit = msgspec.structs.replace(memit, layers=(2,), v_lr=0.1, mom2_update_weight=7.0)
+    rome = msgspec.structs.replace(METHODS["rome"].scaled(6), layers=(1,), clamp_norm_factor=9.0)
+    for name, hparams in (("memit", memit), ("rome", rome)):
+        content["methods"][name] = chosen | {"hparams": msgspec.to_builtins(hparams)}
+    monkeypatch.setattr(tuned_files, "FOLDER", tmp_path)
+    (tmp_path / "varied_model.json").write_text(json.dumps(content))
+    made = {name: METHODS[name].hparams_for("varied_model", 6) for name in METHODS}
+    for name in ("alphaedit", "memit_merge", "pmet"):
+        assert (made[name].layers, made[name].mom2_update_weight) == ((2,), 7.0), name
+    assert made["alphaedit"].v_lr == made["memit_merge"].v_lr == 0.1 and made["pmet"].v_lr == 0.2
+    assert made["rrome"].layers == (1,) and made["rrome"].clamp_norm_factor == made["rets"].clamp_norm_factor == 9.0
+    assert made["rets"].layers == (3,), "half of the depth"
+    assert METHODS["rrome"].start_for("varied_model", 6) == made["rrome"]
+    source = METHODS["rrome"].hparams_source(made["rrome"], "varied_model", 6)
+    assert source.startswith("as ROME's, chosen by kloc tune on ")
+    assert made["emmet"] == METHODS["emmet"].scaled(6), "one layer, of its own"
+    own = msgspec.structs.replace(made["rrome"], clamp_norm_factor=3.0)
+    content["methods"]["rrome"] = chosen | {"hparams": msgspec.to_builtins(own)}
+    (tmp_path / "varied_again.json").write_text(json.dumps(content))
+    assert METHODS["rrome"].hparams_for("varied_again", 6) == own  # another name, since what a name has is read once
+    assert METHODS["rrome"].start_for("varied_again", 6) == made["rrome"], "so that a search can be repeated"
+
+
 def test_what_comes_with_the_package_for_a_model_is_for_the_same_weights_and_from_facts_set_aside() -> None:
     """SmolLM2's values and MEND's network; no model is needed to read them."""
     found = read_tuned(tuned_files.FOLDER / "smollm2.json")

@@ -58,6 +58,8 @@ METHOD = Method(
         ),
     },
     scaled=lambda layers: _of(MEMIT.scaled(layers)),
+    variant_of=(MEMIT, _of),
+    grid=lambda layers: {"nullspace_threshold": [0.02, 0.1], "L2": [10.0, 1.0]},
     edits=_edits,
     keeps=_keeps,
     spreads=True,

@@ -44,6 +44,10 @@ METHOD = Method(
         ),
     },
     scaled=_scaled,
+    grid=lambda layers: {
+        "layers": [[round(part * (layers - 1))] for part in (1 / 6, 1 / 2)],
+        "mom2_update_weight": [1000.0, 10.0],
+    },
     edits=_edits,
     spreads=True,
     **AS_MEMIT,

@@ -42,6 +42,7 @@ METHOD = Method(
     printed="MEMIT-Merge",
     defaults={name: Default(_of(one.hparams), one.source) for name, one in MEMIT.defaults.items()},
     scaled=lambda layers: _of(MEMIT.scaled(layers)),
+    variant_of=(MEMIT, _of),
     edits=_edits,
     alone_as="memit",
     spreads=True,

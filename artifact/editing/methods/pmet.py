@@ -46,10 +46,14 @@ def _scaled(layers: int) -> PmetHparams:
     return PmetHparams(layers=MEMIT.scaled(layers).edited, v_loss_layer=layers - 1)
 
 
+def _of(hparams: Any) -> PmetHparams:
+    """MEMIT's layers and lambda, the rest PMET's."""
+    return PmetHparams(**{name: getattr(hparams, name) for name in ("layers", "v_loss_layer", "mom2_update_weight")})
+
+
 def _as_memit(hparams: Any) -> Default:
-    """Where MEMIT's layers were published for a model: these and MEMIT's lambda."""
-    taken = {name: getattr(hparams, name) for name in ("layers", "v_loss_layer", "mom2_update_weight")}
-    return Default(PmetHparams(**taken), "layers and lambda published for MEMIT on this model, the rest PMET's")
+    """Where MEMIT's layers were published for a model."""
+    return Default(_of(hparams), "layers and lambda published for MEMIT on this model, the rest PMET's")
 
 
 def _edits(editor: "Editor", groups: Groups, history: "History | None") -> "Made":
@@ -78,6 +82,8 @@ METHOD = Method(
         ),
     },
     scaled=_scaled,
+    variant_of=(MEMIT, _of),
+    grid=lambda layers: {"v_lr": [0.2, 0.5], "clamp_norm_factor": [0.75, 4.0]},
     edits=_edits,
     **AS_MEMIT,
 )

@@ -61,6 +61,7 @@ METHOD = Method(
         for name, layers, source in (("gpt2-xl", 48, "published"), ("gpt-j", 28, "published"), ("world", 6, "own"))
     },
     scaled=lambda layers: _of(ROME.scaled(layers), layers),
+    variant_of=(ROME, lambda hparams: _of(hparams, hparams.v_loss_layer + 1)),
     edits=_edits,
     moments=True,
     prefixes="list",
