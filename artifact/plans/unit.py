@@ -134,8 +134,10 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     """The rounds in which it is computed: each takes the next part of every unit."""
 
     def part(self, batches: Sequence[T], number: int) -> Sequence[T]:
-        """A unit's batches of the `number`-th round, from 0."""
-        cuts = [round(len(batches) * at / self.rounds) for at in (number, number + 1)]
+        """A unit's batches of the `number`-th round, from 0; where there are fewer than rounds, the first is in the
+        first: other units are read against the unedited model's only batch.
+        """
+        cuts = [-(-len(batches) * at // self.rounds) for at in (number, number + 1)]
         return batches[cuts[0] : cuts[1]]
 
     def at_depth(self, layers: int) -> "Plan":

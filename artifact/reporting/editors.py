@@ -1,7 +1,7 @@
-"""The table of a run's editors: what each changes and where, and what its edits say of the claims about the tables.
+"""The table of a run's editors: what each changes and where, what its edits say of T1 to T3, and its transfer gaps.
 
-Covers every method that the run edits by, a line each. The claims are asked of one method's rows as of the paper's
-(elsewhere.py); their bounds are the paper's numbers, whatever the model, so on another one they are a yardstick.
+Covers every method that the run edits by, a line each. The paper's bounds are numbers of its models and methods, so of
+each editor the direction is asked, as the multiverse asks it (findings/edit_multiverse.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,34 +9,71 @@ from typing import Any
 
 from artifact.editing.methods import METHODS, printed_name
 from artifact.editing.site import PRINTED_MODULE, TOKEN_WORDS
-from artifact.facts.fact import PERSPECTIVES
+from artifact.evaluation.metrics import ANOTHER_RELATION, Column, Metric
+from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import SCALES, Cell, Grid, Line
-from artifact.reporting.elsewhere import answers_of_methods
-from artifact.reporting.expected import load_expected
-from artifact.reporting.tables import MeasuredRow
+from artifact.reporting.equivalence import doubt
+from artifact.reporting.findings.edit_multiverse import FINDINGS, Edits, directions
+from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.tables import MeasuredRow, scored_cases
 from artifact.runs.store import Store
 
+_ASKED = {
+    "T1": "after relation edits, relation prompts say the new answer more than entity prompts",
+    "T2": "after entity edits, entity prompts say it more than before, and the relation is kept less on rephrasings",
+    "T3": "an edit through one perspective says less from it than an edit through the other does from that one's",
+}
+Gaps = Mapping[str, Estimate | None]
+"""Transfer gaps of the changes in success, by unit."""
 
-def editors_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]:
+
+def transfer_gaps(store: Store, rows: Sequence[MeasuredRow]) -> Gaps:
+    """Of each unit that edits, the rise in success on the edited perspective's prompts minus that on the other's.
+
+    Relation prompts are read against another relation: against the word "None" an unedited model leaves little to rise.
+    None for a unit whose edits were undone before the scoring, and where a number is missing.
+    """
+    info = store.info()
+    units = {unit.name: unit for unit in info.plan.units}
+    base = next((row for row in rows if row.edited is None), None)
+    before = scored_cases(store, units[base.unit]) if base else {}
+    series: dict[str, Series] = {}
+    for row in rows:
+        if row.edited is not None and not row.undone:
+            after = scored_cases(store, units[row.unit])
+            keys = [_key(row.edited), *(_key(one) for one in PERSPECTIVES if one != row.edited)]
+            if all(key in after and key in before for key in keys):
+                here, there = (after[key].minus(before[key]) for key in keys)
+                series[row.unit] = here.minus(there)
+    found = dict(zip(series, estimates(list(series.values()), rates=False, relations=info.relations), strict=True))
+    return {row.unit: found.get(row.unit) for row in rows if row.edited is not None}
+
+
+def _key(perspective: Perspective) -> tuple[Metric, Column]:
+    return "success", Column(perspective, "reliability", ANOTHER_RELATION if perspective == "relation" else "")
+
+
+def editors_grids(store: Store, rows: Sequence[MeasuredRow], gaps: Gaps) -> tuple[Grid, ...]:
     """The table; none for a run without edits."""
-    claims = [claim for claim in load_expected().claims if not claim.kinds]
-    answers = answers_of_methods(claims, rows, store)
-    if not answers:
+    edits = [row for row in rows if row.edited is not None and not row.control]
+    if not edits:
         return ()
-    settings = store.info().settings
-    gaps = {(row.method, row.edited): row.gaps.get(("success", "reliability")) for row in rows if not row.control}
-    lines = []
-    for method, own in answers.items():
-        found = [gaps.get((method, perspective)) for perspective in PERSPECTIVES]
-        numbers = [Cell.of(gap.change if gap else None, SCALES["success"].of_change) for gap in found]
-        changes, where = edited_place(method, settings.get(method, {}))
-        cells: tuple[Cell | str, ...] = (*(one.state for one in own), *numbers)
-        lines.append(Line((changes, printed_name(method), where), cells))
-    asked = "; ".join(f"{claim.id}: {claim.sentence}" for claim in claims)
+    info, scored, lines = store.info(), Edits(store), []
+    names = {(row.method, row.edited): row.unit for row in edits}
+    for method in dict.fromkeys(row.method for row in edits):
+        own = [row for row in edits if row.method == method]
+        found = [gaps.get(names.get((method, perspective), "")) for perspective in PERSPECTIVES]
+        numbers = [Cell.of(gap, SCALES["success"].of_change) for gap in found]
+        asked = {} if own[0].undone else directions(scored, method)
+        states = [_state(asked.get(finding), info.relations) for finding in FINDINGS]
+        changes, where = edited_place(method, info.settings.get(method, {}))
+        lines.append(Line((changes, own[0].printed_method, where), (*states, *numbers)))
+    words = "; ".join(f"{finding}: {_ASKED[finding]}" for finding in FINDINGS)
     caption = (
-        f"{asked}. Each is asked of the method's own edits, by the paper's bounds and by intervals alone. Transfer "
-        "gap: the rise in success on the edited perspective's prompts minus the rise on the other's, in points, with "
-        "its 95% interval."
+        f"{words}. Each is asked of the method's own edits, fact by fact, by success: it holds where the 95% interval "
+        "of the least sure difference lies above zero, and does not where one lies below. Transfer gap: the rise in "
+        "success on the edited perspective's prompts minus the rise on the other's, in points; relation prompts are "
+        "read against another relation."
     )
     for one in METHODS.values():
         if one.alone_as:
@@ -47,10 +84,20 @@ def editors_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]
             title="Editors, and the paper's questions asked of each",
             caption=caption,
             heads=("changes", "method", "where"),
-            columns=(*(claim.id for claim in claims), *(f"gap, {one} edit" for one in PERSPECTIVES)),
+            columns=(*FINDINGS, *(f"gap, {one} edit" for one in PERSPECTIVES)),
             lines=tuple(lines),
         ),
     )
+
+
+def _state(asked: Series | None, relations: Mapping[str, Sequence[int]]) -> str:
+    """What a difference says of its finding."""
+    (found,) = estimates([asked], rates=False, relations=relations) if asked is not None else (None,)
+    if found is None:
+        return "not run"
+    if doubt(found) or found.low <= 0 <= found.high:
+        return "undecided"
+    return "holds" if found.low > 0 else "does not hold"
 
 
 def edited_place(method: str, setting: Mapping[str, Any]) -> tuple[str, str]:

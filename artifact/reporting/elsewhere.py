@@ -4,10 +4,10 @@ Covers T1 to T3 and F1 to F4, read by the predicates of expected/ as they stand 
 traces. No tolerance of a published value enters: an interval decides alone. A bound holds where the 95% interval of
 every one of the paper's methods lies within it, and fails where one lies outside. An order is judged by the paired
 difference over facts. Rows whose edit was taken back before scoring are left out. These answers are kept apart from the
-verdict on the paper. The same question asked of one method, whichever it is, is answered by `answers_of_methods`.
+verdict on the paper.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,12 +19,12 @@ from artifact.reporting.figure_claims import figure_claim
 from artifact.reporting.intervals import Estimate, paired_change
 from artifact.reporting.tables import MeasuredRow, scored_cases
 from artifact.reporting.verdict import MeasuredRun
-from artifact.runs.store import Store
 from artifact.sources.catalogue import WORLDS
 
 FEWEST = 10
 """Facts below which a claim is undecided, whatever the interval: of so few it says little."""
 _FEW = f"; fewer than {FEWEST} facts decide nothing"
+_PAPERS = {method for methods in PAPER_METHODS.values() for method in methods}
 State = Literal["holds", "does not hold", "undecided", "not run"]
 
 
@@ -50,11 +50,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Part:
-    """One inequality of one method: its state, how far it is from the other side in its unit (negative: it fails by),
-    in words.
-    """
+    """One inequality: its state, how far it is from the other side in its unit (negative: it fails by), in words."""
 
-    method: str
     state: State
     distance: float
     words: str
@@ -85,13 +82,10 @@ def _answer(claim: Claim, run: MeasuredRun) -> Answer:
         few = any(len(run.traced.traces[kind, one].cases_F) < FEWEST for kind in claim.kinds for one in PERSPECTIVES)
         figures = sentence.partition("(")[2].removesuffix(")")
         return Answer(claim, model, "undecided" if few else _state(word), figures + _FEW * few)
-    papers = {method for methods in PAPER_METHODS.values() for method in methods}
-    parts = [part for part in _parts(claim, run.rows, run.store) if part.method in papers]
-    return _worst(claim, model, parts)
-
-
-def _worst(claim: Claim, model: str, parts: Sequence[_Part]) -> Answer:
-    """The answer of the part that decides: one that fails, else one that is undecided, the furthest off."""
+    parts = [
+        *(part for bound in claim.bounds for part in _bound(bound, run.rows)),
+        *(part for order in claim.orders for part in _order(order, run)),
+    ]
     if not parts:
         return Answer(claim, model, "not run", "needs edits from both perspectives, scored with the edit")
     states = [part.state for part in parts]
@@ -100,36 +94,15 @@ def _worst(claim: Claim, model: str, parts: Sequence[_Part]) -> Answer:
     return Answer(claim, model, state, worst.words)
 
 
-def answers_of_methods(
-    claims: Sequence[Claim], rows: Sequence[MeasuredRow], store: Store
-) -> Mapping[str, Sequence[Answer]]:
-    """What a run's own rows say of the tables' claims, method by method, the paper's or not, on whatever model."""
-    asked = [claim for claim in claims if not claim.kinds]
-    parts = {claim.id: [*_parts(claim, rows, store)] for claim in asked}
-    model = store.info().model
-    return {
-        method: [_worst(claim, model, [part for part in parts[claim.id] if part.method == method]) for claim in asked]
-        for method in dict.fromkeys(row.method for row in rows if row.edited is not None)
-    }
-
-
-def _parts(claim: Claim, rows: Sequence[MeasuredRow], store: Store) -> Iterator[_Part]:
-    """Every inequality of a claim about the tables, of every method."""
-    for bound in claim.bounds:
-        yield from _bound(bound, rows)
-    for order in claim.orders:
-        yield from _order(order, rows, store)
-
-
 def _state(word: str) -> State:
     return "holds" if word == "holds" else "does not hold" if word == "does not hold" else "undecided"
 
 
 def _bound(bound: Bound, rows: Sequence[MeasuredRow]) -> Iterator[_Part]:
-    """Every method's value of the column against the range that the claim names, in percent."""
+    """Of each of the paper's methods the column's value against the range that the claim names, in percent."""
     for row in rows:
         value = row.values.get(("success", Column(bound.perspective, bound.group)))
-        if row.edited != bound.edited or row.undone or row.control or value is None:
+        if row.edited != bound.edited or row.method not in _PAPERS or row.undone or row.control or value is None:
             continue
         one = value.mean.scaled(100)
         state: State = "undecided"
@@ -142,7 +115,6 @@ def _bound(bound: Bound, rows: Sequence[MeasuredRow]) -> Iterator[_Part]:
         inside = min(one.mean - bound.low, bound.high - one.mean)
         where = "inside" if inside >= 0 else "outside"
         yield _Part(
-            row.method,
             state,
             inside,
             f"{row.printed_method}: {bound.perspective} {bound.group} {_written(one)} after {bound.edited} edits, "
@@ -150,17 +122,18 @@ def _bound(bound: Bound, rows: Sequence[MeasuredRow]) -> Iterator[_Part]:
         )
 
 
-def _order(order: Order, rows: Sequence[MeasuredRow], store: Store) -> Iterator[_Part]:
-    """Each method's column after edits from one perspective minus the other, fact by fact, in points."""
+def _order(order: Order, run: MeasuredRun) -> Iterator[_Part]:
+    """Of each of the paper's methods the column after edits from one perspective minus the other, in points."""
     metric: Metric = "success"
     column = metric, Column(order.perspective, order.group)
-    units = {unit.name: unit for unit in store.info().plan.units}
-    taken = {(row.method, row.edited): row for row in rows if not (row.undone or row.control) and column in row.values}
-    for method in dict.fromkeys(row.method for row in rows):
-        lower, higher = taken.get((method, order.lower)), taken.get((method, order.higher))
+    units = {unit.name: unit for unit in run.info.plan.units}
+    taken = (row for row in run.rows if not (row.undone or row.control) and column in row.values)
+    rows = {(row.method, row.edited): row for row in taken}
+    for method in dict.fromkeys(row.method for row in run.rows if row.method in _PAPERS):
+        lower, higher = rows.get((method, order.lower)), rows.get((method, order.higher))
         if lower is None or higher is None:
             continue
-        below, above = (scored_cases(store, units[row.unit]) for row in (lower, higher))
+        below, above = (scored_cases(run.store, units[row.unit]) for row in (lower, higher))
         found = paired_change(below[column], above[column])
         if found is None:
             continue
@@ -171,7 +144,6 @@ def _order(order: Order, rows: Sequence[MeasuredRow], store: Store) -> Iterator[
         few = change.n < FEWEST
         state: State = "undecided" if few else "holds" if apart else "does not hold" if fails else "undecided"
         yield _Part(
-            method,
             state,
             change.low if state == "holds" else change.high if state == "does not hold" else change.mean,
             f"{lower.printed_method}: {order.perspective} {order.group} after {order.higher} minus after {order.lower} "

@@ -77,28 +77,30 @@ def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[st
     """Whether the claim holds, does not hold or is undecided for the run's model, and the same as a sentence with the
     difference that decides it and its interval.
     """
-    differences = [one for effect in claim.effects if (one := difference(effect, traced)) is not None]
-    worst = smallest(claim, traced)
-    if worst is None:
+    decides = deciding(claim, traced)
+    if decides is None:
         return "undecided", f"undecided for {info.model}: no fact has all the roles it speaks of"
-    if why := next(filter(None, map(doubt, differences)), ""):
+    if why := doubt(decides):
         return "undecided", f"undecided for {info.model}: {why}"
-    if worst.low > 0:
-        word = "holds"
-    elif any(one.high <= 0 for one in differences):
-        word, worst = "does not hold", min(differences, key=lambda one: one.high)
-    else:
-        word = "undecided"
-    mean, low, high = (f"{one:+.{_decimals(worst)}f}" for one in (worst.mean, worst.low, worst.high))
-    figures = f"smallest difference {mean} [{low}, {high}], n = {worst.n}"
+    word = "holds" if decides.low > 0 else "does not hold" if decides.high <= 0 else "undecided"
+    mean, low, high = (f"{one:+.{_decimals(decides)}f}" for one in (decides.mean, decides.low, decides.high))
+    figures = f"smallest difference {mean} [{low}, {high}], n = {decides.n}"
     return word, f"{word} for {info.model} ({figures})"
 
 
-def smallest(claim: Claim, traced: TracedEffects) -> Estimate | None:
-    """Of the claim's differences the one whose interval reaches lowest; None where no fact has all its roles."""
+def deciding(claim: Claim, traced: TracedEffects) -> Estimate | None:
+    """The claim's difference that decides it: one that decides nothing (equivalence.doubt), else one that fails it, the
+    furthest below zero, else the one whose interval reaches lowest. None where no fact has all its roles.
+    """
     differences = [difference(effect, traced) for effect in claim.effects]
     known = [one for one in differences if one is not None]
-    return min(known, key=lambda one: one.low) if known and len(known) == len(differences) else None
+    if not known or len(known) < len(differences):
+        return None
+    if doubtful := [one for one in known if doubt(one)]:
+        return doubtful[0]
+    if failing := [one for one in known if one.high <= 0]:
+        return min(failing, key=lambda one: one.high)
+    return min(known, key=lambda one: one.low)
 
 
 def _decimals(one: Estimate) -> int:

@@ -203,7 +203,7 @@ def questions_json(every: Sequence[JudgedQuestion]) -> list[dict[str, Any]]:
     """verdict.json's entry: every question with its prediction, and each model's answer with its numbers."""
     return [
         {
-            **{name: getattr(one.question, name) for name in ("id", "sentence", "plan", "prediction")},
+            **{name: getattr(one.question, name) for name in ("id", "sentence", "plan", "prediction", "notes")},
             "answers": [
                 {
                     "model": answer.model,

@@ -23,6 +23,7 @@ SCORED = (
     Column("entity", "reliability"),
     Column("entity", "generality"),
     Column("entity", "specificity"),
+    Column("entity", "other_relations"),
     Column("relation", "reliability"),
     Column("relation", "generality"),
 )

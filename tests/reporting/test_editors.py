@@ -1,5 +1,6 @@
 """The table of editors: what each changes and where, and the claims asked of each method's own edits."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from artifact.editing.hparams import told
 from artifact.editing.methods import METHODS
 from artifact.plans.unit import Plan, Unit
 from artifact.reporting.cells import Cell
-from artifact.reporting.editors import edited_place, editors_grids
+from artifact.reporting.editors import edited_place, editors_grids, transfer_gaps
 from artifact.reporting.elsewhere import claims_elsewhere
 from artifact.reporting.expected import load_expected
 from artifact.reporting.findings.modern import measured
+from artifact.reporting.questions import load_questions
 from artifact.reporting.tables import own_rows
 from artifact.reporting.verdict import measured_run
 
@@ -31,25 +33,50 @@ def store(build: Any, shares: dict[str, Any]) -> Any:
     """ROME with the paper's numbers, and a method after the paper whose relation edits reach the entity."""
     shares["rome-relation"] |= {("relation", "reliability"): 97.0, ("entity", "reliability"): 23.0}
     shares["rrome-entity"] = shares["rome-entity"]
-    shares["rrome-relation"] = shares["rome-relation"] | {("entity", "reliability"): 90.0}
+    shares["rrome-relation"] = shares["rome-relation"] | {("entity", "reliability"): 99.5}
     plan = Plan("modern", "a test", UNITS)
     return build(plan=plan, model="smollm2", evidence=False, cases=400, odd_cases=False, shares=shares)
 
 
-def test_the_claims_of_the_paper_are_asked_of_its_methods_and_in_the_table_of_each(store: Any) -> None:
+def test_the_claims_are_those_of_the_paper_s_methods_and_each_editor_is_asked_for_the_direction(store: Any) -> None:
     found = {one.claim.id: one for one in claims_elsewhere(CLAIMS, measured_run(store))}
     assert found["T1"].state == "holds" and "ROME:" in found["T1"].figures, "R-ROME is no method of the paper"
-    (grid,) = editors_grids(store, own_rows(store))
+    rows = own_rows(store)
+    gaps = transfer_gaps(store, rows)
+    (grid,) = editors_grids(store, rows, gaps)
     lines = {line.heads[1]: dict(zip(grid.columns, line.cells, strict=True)) for line in grid.lines}
     assert list(lines) == ["ROME", "R-ROME"]
     assert (lines["ROME"]["T1"], lines["R-ROME"]["T1"]) == ("holds", "does not hold")
-    assert lines["ROME"]["T3"] == "holds"
+    assert lines["ROME"]["T3"] == lines["ROME"]["T2"] == "holds"
     gap = lines["R-ROME"]["gap, relation edit"]
-    # It raises the entity's success from 22.2 to 90 and the relation's not at all.
-    assert isinstance(gap, Cell) and gap.mean == pytest.approx(0.22 - 0.9, abs=0.005)
+    # It raises the entity's success from 22.2 to 99.5. Against another relation the relation's is two thirds of 97.
+    assert isinstance(gap, Cell) and gap.mean == pytest.approx(0.22 - 0.995, abs=0.01)
     assert grid.lines[0].heads == ("weights", "ROME", "layer 1"), "a run that does not say its token"
     findings = measured(store)
     assert findings is not None and [one.name for one in findings.grids] == ["editors"]
+    name = "transfer gap against another relation, relation edit, R-ROME"
+    assert findings.quantities[name].estimate == gaps["rrome-relation"]
+    asked = {one.quantity for question in load_questions() if question.id == "E" for one in question.conditions}
+    assert {
+        name.replace("R-ROME", method) for method in ("R-ROME", "EMMET", "AlphaEdit", "PMET", "RETS", "IKE")
+    } <= asked
+
+
+def test_edits_that_were_undone_before_the_scoring_have_no_gap(store: Any) -> None:
+    """Their numbers are the unedited model's; a gap of zero would read as an edit that carries over whole."""
+    rows = [replace(row, undone=row.edited is not None) for row in own_rows(store)]
+    gaps = transfer_gaps(store, rows)
+    assert set(gaps.values()) == {None}
+    (grid,) = editors_grids(store, rows, gaps)
+    assert [line.heads[1] for line in grid.lines] == ["ROME, undone", "R-ROME, undone"]
+    assert all(set(line.cells[:3]) == {"not run"} and line.cells[3].mean is None for line in grid.lines)
+
+
+def test_a_handful_of_facts_decides_nothing(build: Any, shares: dict[str, Any]) -> None:
+    shares["rrome-entity"], shares["rrome-relation"] = shares["rome-entity"], shares["rome-relation"]
+    few = build(plan=Plan("modern", "a test", UNITS), model="smollm2", cases=4, odd_cases=False, shares=shares)
+    (grid,) = editors_grids(few, own_rows(few), {})
+    assert {state for line in grid.lines for state in line.cells[:3]} == {"undecided"}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,7 +22,7 @@ from artifact.facts.records import parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
 from artifact.plans.both import late_layers
-from artifact.reporting.findings.both import MARGIN, Scored, _grid, interaction_tests, outcome
+from artifact.reporting.findings.both import MARGIN, Scored, _grid, _room_grid, interaction_tests, outcome
 from artifact.reporting.intervals import Estimate
 from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms
 
@@ -158,19 +158,30 @@ def test_an_interaction_is_the_change_of_both_minus_the_sum_of_the_single_change
     assert outcome(Estimate(0.0, -2 * MARGIN, MARGIN / 2, 9)) == "undecided"
 
 
-def test_the_table_has_both_metrics_and_says_whose_keys_would_be_merged() -> None:
+def test_the_tables_have_both_metrics_and_say_whose_keys_would_be_merged() -> None:
     draw = np.random.default_rng(1)
-    numbers = {arm: draw.uniform(size=(40, len(VALUES))) for arm in ("E", "R", "joint")}
+    before_FV = np.full((40, len(VALUES)), 0.4)
+    numbers = {arm: 0.4 + 0.6 * draw.uniform(size=(40, len(VALUES))) for arm in ("E", "R", "joint")}
     keys_F = np.concatenate([np.full(30, 0.5), np.full(10, 0.995)])
-    grid = _grid(Scored(np.arange(40), np.zeros((40, len(VALUES))), numbers, {"keys": keys_F}))
-    assert len(grid.columns) == 7 and all(len(line.cells) == 7 for line in grid.lines)
+    scored = Scored(np.arange(40), before_FV, numbers, {"keys": keys_F})
+    grid, room = _grid(scored), _room_grid(scored)
+    assert len(grid.columns) == 5 and all(len(line.cells) == 5 for line in grid.lines)
     assert "0.99 or more, which 10 of 40 facts have" in grid.caption
-    better, column = grid.columns.index("over the better, success"), Column("entity", "reliability")
-    at = VALUES.index(("success", column))
-    expected = numbers["joint"][:, at] - np.maximum(numbers["E"][:, at], numbers["R"][:, at])
-    (line,) = [one for one in grid.lines if one.heads == ("entity reliability", "joint")]
-    assert line.cells[better].mean == pytest.approx(expected.mean())
-    assert line.cells[-1] == "interfering"
+    lines = {line.heads: line.cells for line in grid.lines}
+    assert lines["entity reliability", "joint"][-1] == "interfering"
+    assert [str(cell.number) for cell in lines["entity reliability", "unedited"][:2]] == ["40.0", "0.400"]
+    at = VALUES.index(("success", Column("entity", "reliability")))
+    e, r, joint = (numbers[arm][:, at] - 0.4 for arm in ("E", "R", "joint"))
+    (cells,) = (line.cells for line in room.lines if line.heads == ("entity reliability", "joint"))
+    means = dict(zip(room.columns, (cell.mean for cell in cells), strict=True))
+    assert means["I, sum capped, success"] == pytest.approx((joint - np.minimum(e + r, 0.6)).mean())
+    assert means["over the better, success"] == pytest.approx((joint - np.maximum(e, r)).mean())
+
+
+def test_edits_that_do_next_to_nothing_are_not_called_additive() -> None:
+    small, none = Estimate(0.02, 0.01, 0.03, 100), Estimate(-0.02, -0.03, -0.01, 100)
+    assert outcome(none, small) == "too small to tell"
+    assert outcome(none, Estimate(0.5, 0.4, 0.6, 100)) == "additive"
 
 
 def test_interactions_are_held_against_zero_with_the_margin() -> None:

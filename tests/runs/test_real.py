@@ -55,6 +55,7 @@ def test_rounds_take_every_batch_once_and_in_order(name: str, count: int) -> Non
     parts = [plan.part(batches, number) for number in range(plan.rounds)]
     assert [batch for part in parts for batch in part] == batches
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert bool(parts[0]) == bool(count), "the unedited model's only batch comes first"
 
 
 @pytest.fixture(scope="module")

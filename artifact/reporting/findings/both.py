@@ -1,6 +1,6 @@
 """What the plan `both` measured: whether the edits of both perspectives of a fact add, interfere or help each other.
 
-Covers N2's quantities, one table and one figure. With d an arm's change against the unedited model, the interaction is
+Covers N2's quantities, two tables and one figure. With d an arm's change against the unedited model, the interaction is
 I = d(both) - (d(E) + d(R)), fact by fact. It is additive where its 95% interval lies within MARGIN of zero (two
 one-sided tests at 2.5%), else interfering below zero and synergistic above it.
 
@@ -15,7 +15,7 @@ import numpy as np
 from artifact.editing.methods.memit_merge import SAME_KEY
 from artifact.evaluation.metrics import VALUES, Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES
-from artifact.reporting.cells import PROBABILITY, Cell, Grid, Line, Scale
+from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line, Scale
 from artifact.reporting.edit_charts import Mark
 from artifact.reporting.equivalence import MARGIN, Tested, doubt, family, held_against
 from artifact.reporting.findings import Findings, Quantity, floats
@@ -43,10 +43,26 @@ class Scored:
         at = VALUES.index((metric, column))
         return Series.finite(self.cases_F, self.arms[arm][:, at] - self.before_FV[:, at])
 
+    def before(self, metric: Metric, column: Column) -> Series:
+        """The unedited model's numbers."""
+        return Series.finite(self.cases_F, self.before_FV[:, VALUES.index((metric, column))])
+
+    def of_singles(self, metric: Metric, column: Column) -> Series:
+        """d(E) + d(R)."""
+        one, other = (self.change(single, metric, column) for single in SINGLE)
+        one, other = one.among(other.cases_N), other.among(one.cases_N)
+        return Series(one.cases_N, one.values_N + other.values_N)
+
     def interaction(self, arm: str, metric: Metric, column: Column) -> Series:
         """I of one arm that holds both edits."""
-        alone = [self.change(single, metric, column) for single in SINGLE]
-        return self.change(arm, metric, column).minus(alone[0]).minus(alone[1])
+        return self.change(arm, metric, column).minus(self.of_singles(metric, column))
+
+    def capped(self, arm: str, metric: Metric, column: Column) -> Series:
+        """I with the sum of the single edits' d at most what there is to gain: no number is above one."""
+        alone, before = self.of_singles(metric, column), self.before(metric, column).among(self.cases_F)
+        alone, before = alone.among(before.cases_N), before.among(alone.cases_N)
+        most = Series(alone.cases_N, np.minimum(alone.values_N, 1 - before.values_N))
+        return self.change(arm, metric, column).minus(most)
 
     def over_the_better(self, arm: str, metric: Metric, column: Column) -> Series:
         """d of one arm minus the larger of the two single edits' d."""
@@ -96,7 +112,7 @@ def measured(store: Store) -> Findings | None:
             (found,) = estimates([series], rates=False, relations=store.info().relations)
             quantities[f"{perspective} interaction, {arm}"] = Quantity(found)
     tests = interaction_tests(scored, store.info().relations)
-    return Findings(quantities, (_grid(scored),), (_chart(scored, store.info().model),), tests=tests)
+    return Findings(quantities, (_grid(scored), _room_grid(scored)), (_chart(scored, store.info().model),), tests=tests)
 
 
 def interaction_tests(scored: Scored, relations: Mapping[str, Sequence[int]]) -> tuple[Tested, ...]:
@@ -116,12 +132,16 @@ def interaction_tests(scored: Scored, relations: Mapping[str, Sequence[int]]) ->
     )
 
 
-def outcome(estimate: Estimate | None, margin: float = MARGIN) -> str:
-    """What an interaction's interval says, in a word."""
+def outcome(estimate: Estimate | None, alone: Estimate | None = None, margin: float = MARGIN) -> str:
+    """What an interaction's interval says, in a word; nothing where what the single edits do together (`alone`) is
+    itself within the margin of none.
+    """
     if estimate is None:
         return "not measured"
     if why := doubt(estimate):
         return f"undecided: {why}"
+    if alone is not None and -margin < alone.low and alone.high < margin:
+        return "too small to tell"
     if -margin < estimate.low and estimate.high < margin:
         return "additive"
     return "interfering" if estimate.high < 0 else "synergistic" if estimate.low > 0 else "undecided"
@@ -149,38 +169,61 @@ def _chart(scored: Scored, model: str) -> MarkChart:
 
 
 def _grid(scored: Scored) -> Grid:
+    """Each arm's change and interaction."""
     lines = []
     for perspective in PERSPECTIVES:
         for group in GROUPS:
-            column = Column(perspective, group)
+            column, prompts = Column(perspective, group), f"{perspective} {group}"
+            before = estimates([scored.before(metric, column) for metric in METRICS])
+            cells = [Cell.of(one, SCALES[metric]) for one, metric in zip(before, METRICS, strict=True)]
+            lines.append(Line((prompts, "unedited"), (*cells, *[Cell.of(None, PROBABILITY)] * len(METRICS), "")))
+            (alone,) = estimates([scored.of_singles("magnitude", column)], rates=False)
             for arm in scored.arms:
                 of = [scored.change(arm, metric, column) for metric in METRICS]
                 if arm not in SINGLE:
                     of += [scored.interaction(arm, metric, column) for metric in METRICS]
-                    of += [scored.over_the_better(arm, metric, column) for metric in METRICS]
                 found = estimates(of, rates=False)
-                said = "" if arm in SINGLE else outcome(found[len(METRICS) + METRICS.index("magnitude")])
-                found += [None] * (3 * len(METRICS) - len(found))
-                scales = [_SCALES[metric] for metric in METRICS] * 3
-                cells = [Cell.of(one, scale) for one, scale in zip(found, scales, strict=True)]
-                lines.append(Line((f"{perspective} {group}", arm), (*cells, said)))
-    columns = (*(f"{what}, {metric}" for what in ("change", "I", "over the better") for metric in METRICS), "outcome")
+                said = "" if arm in SINGLE else outcome(found[len(METRICS) + METRICS.index("magnitude")], alone)
+                found += [None] * (2 * len(METRICS) - len(found))
+                lines.append(Line((prompts, arm), (*_cells(found), said)))
     alike = [
         f"{name} {one.mean:.3f}"
         for name, values_F in scored.cosines.items()
         if (one := estimates([Series.finite(scored.cases_F, values_F)], rates=False)[0]) is not None
     ]
     keys_F = scored.cosines["keys"]
-    merged = (
-        f"Merged is shown for every fact; MEMIT-Merge itself merges keys of a cosine of {SAME_KEY:g} or more, which "
-        f"{int((keys_F >= SAME_KEY).sum())} of {int(np.isfinite(keys_F).sum())} facts have."
-    )
     caption = (
-        "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), the "
-        "interaction I = d(both) - (d(E) + d(R)) of each fact, and d(both) minus the better single edit. Where the two "
-        "single changes add up to more than there is to gain, I is below zero however well both are written: the last "
-        f"two numbers then tell. Additive where the interval of I lies within {MARGIN:g} of zero, by magnitude. "
-        f"{len(scored.cases_F)} facts; 95% intervals "
-        f"over facts. Mean cosines between the two single edits: {', '.join(alike)}. {merged}"
+        "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), of the "
+        "unedited model its own numbers, and the interaction I = d(both) - (d(E) + d(R)) of each fact. By magnitude it "
+        f"is additive where the interval of I lies within {MARGIN:g} of zero, and too small to tell where d(E) + d(R) "
+        f"does. {len(scored.cases_F)} facts; 95% intervals over facts. Mean cosines between the two single edits: "
+        f"{', '.join(alike)}. Merged is shown for every fact; MEMIT-Merge itself merges keys of a cosine of "
+        f"{SAME_KEY:g} or more, which {int((keys_F >= SAME_KEY).sum())} of {int(np.isfinite(keys_F).sum())} facts have."
     )
+    columns = (*(f"{what}, {metric}" for what in ("change", "I") for metric in METRICS), "outcome")
     return Grid("both", "Both perspectives of one fact", caption, ("prompts", "arm"), columns, tuple(lines))
+
+
+def _room_grid(scored: Scored) -> Grid:
+    """The interaction where the single changes add up to more than there is to gain."""
+    lines = []
+    for perspective in PERSPECTIVES:
+        for group in GROUPS:
+            column = Column(perspective, group)
+            for arm in (arm for arm in scored.arms if arm not in SINGLE):
+                of = [scored.capped(arm, metric, column) for metric in METRICS]
+                of += [scored.over_the_better(arm, metric, column) for metric in METRICS]
+                lines.append(Line((f"{perspective} {group}", arm), _cells(estimates(of, rates=False))))
+    caption = (
+        "Where the two single changes add up to more than there is to gain, I is below zero however well both edits "
+        "are written. So here the sum d(E) + d(R) of each fact is at most what its unedited model leaves to gain; and "
+        "beside it d(both) minus the better single edit. In points of 100 and in probability; 95% intervals over facts."
+    )
+    columns = tuple(f"{what}, {metric}" for what in ("I, sum capped", "over the better") for metric in METRICS)
+    title = "Both perspectives of one fact, against what there is to gain"
+    return Grid("both-room", title, caption, ("prompts", "arm"), columns, tuple(lines))
+
+
+def _cells(found: Sequence[Estimate | None]) -> tuple[Cell, ...]:
+    """Numbers of both metrics in turn."""
+    return tuple(Cell.of(one, _SCALES[METRICS[at % len(METRICS)]]) for at, one in enumerate(found))

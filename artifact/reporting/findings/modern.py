@@ -1,11 +1,12 @@
 """What the plan `modern` measured for question E: how far each editor's edits fall short of the other perspective.
 
 Covers, for each method and edited perspective, the transfer gap of the changes in success against the unedited model,
-on the edited prompts; the table of editors (editors.py); that of removal and generation (further.py), whose figure is
-among the run's own; and the curves of many edits in one model (sequences.py).
+on the edited prompts, a relation's read against another relation; the table of editors (editors.py); that of removal
+and generation (further.py), whose figure is among the run's own; and the curves of many edits in one model
+(sequences.py).
 """
 
-from artifact.reporting.editors import editors_grids
+from artifact.reporting.editors import editors_grids, transfer_gaps
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.further import further_grids, further_tests
 from artifact.reporting.sequences import sequence_charts, sequence_grids, written_of
@@ -19,15 +20,15 @@ def measured(store: Store) -> Findings | None:
     if not (written or any(unit.further for unit in store.info().plan.units)):
         return None
     rows = own_rows(store)
-    gaps = {
-        f"transfer gap, {row.edited} edit, {row.printed_method}": row.gaps.get(("success", "reliability"))
+    gaps = transfer_gaps(store, rows)
+    quantities = {
+        f"transfer gap against another relation, {row.edited} edit, {row.printed_method}": Quantity(gaps[row.unit])
         for row in rows
-        if row.edited is not None
+        if row.unit in gaps
     }
-    quantities = {name: Quantity(gap.change if gap else None) for name, gap in gaps.items()}
     return Findings(
         quantities,
-        (*editors_grids(store, rows), *further_grids(store, rows), *sequence_grids(written)),
+        (*editors_grids(store, rows, gaps), *further_grids(store, rows), *sequence_grids(written)),
         sequence_charts(store.info().model, written),
         shown="transfer-gap",
         tests=further_tests(store, rows),

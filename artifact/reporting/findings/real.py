@@ -2,7 +2,7 @@
 
 Covers the differences that T3 and F1 to F4 are about, on runs of pretrained models that are no evidence on the paper
 itself: how much more the entity's prompts say the new object after an entity edit than after a relation edit, for the
-methods that most claims rest on, and the smallest difference of each claim about the figures.
+methods that most claims rest on, and of each claim about the figures the difference that decides it.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,10 @@ from artifact.editing.methods import printed_name
 from artifact.evaluation.metrics import Column, Metric
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.modern import FIRST
+from artifact.plans.paper import PAPER_MODELS
+from artifact.plans.unit import Plan
 from artifact.reporting.expected import load_expected
-from artifact.reporting.figure_claims import smallest, traced_effects
+from artifact.reporting.figure_claims import deciding, traced_effects
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.tables import scored_cases
@@ -23,20 +25,27 @@ _ASKED: tuple[Metric, Column] = ("success", Column("entity", "reliability"))
 
 
 def measured(store: Store) -> Findings | None:
-    """The findings of a run; None on the embedded world, for evidence on the paper, and without edits from both
-    perspectives.
+    """The findings of a run; None on the embedded world, on the paper's models and data, and without edits from both
+    perspectives or the traces of every figure.
     """
     info = store.info()
-    if info.evidence or info.model in WORLDS:
+    on_its_data = info.model in PAPER_MODELS and not (info.plan.facts or "--facts" in info.given)
+    if info.model in WORLDS or on_its_data:
         return None
+    claims = [claim for claim in load_expected().claims if claim.kinds]
     found: dict[str, Estimate | None] = dict(_edits(store))
-    if not found:
+    if not found or not {kind for claim in claims for kind in claim.kinds} <= _traced_kinds(info.plan):
         return None
     traced = traced_effects(store)
-    for claim in load_expected().claims:
-        if claim.kinds and set(claim.kinds) <= traced.kinds:
-            found[f"{claim.id}, smallest difference"] = smallest(claim, traced)
+    for claim in claims:
+        found[f"{claim.id}, smallest difference"] = deciding(claim, traced)
     return Findings({name: Quantity(one) for name, one in found.items()}, parameters=info.parameters)
+
+
+def _traced_kinds(plan: Plan) -> set[str]:
+    """The kinds of trace that a plan makes from both perspectives."""
+    units = {(unit.trace_kind.name, unit.perspective) for unit in plan.units if unit.does == "trace"}
+    return {kind for kind, _ in units if all((kind, one) in units for one in PERSPECTIVES)}
 
 
 def _edits(store: Store) -> Iterator[tuple[str, Estimate | None]]:

@@ -136,8 +136,8 @@ def measured(store: Store) -> Findings | None:
         ),
     }
     for perspective in PERSPECTIVES:
-        one = regressions.get((perspective, "mlp", "subject_last"))
-        quantities[f"R squared gained by the effects, {perspective}"] = one.gained if one else None
+        one, name = regressions.get((perspective, "mlp", "subject_last")), "R squared gained by the effects"
+        quantities[f"{name}, {perspective}, MLP, subject's last token"] = one.gained if one else None
     return Findings(
         {name: Quantity(estimate) for name, estimate in quantities.items()},
         (_grid(sites, regressions),),
