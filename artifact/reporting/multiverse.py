@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from artifact.reporting.equivalence import LEAST_FACTS
+from artifact.reporting.equivalence import LEAST_FACTS, t_quantile
 from artifact.reporting.escapes import Number, csv_bytes
 from artifact.reporting.intervals import Estimate, Series, estimates, wilson
 
 FLIPS = 2000
 """Drawn signs: a p-value of 0.05 then has a standard error of 0.005."""
 _SEED = 2409
-_SURE = 0.05
+_SURE, _ONE_SIDE = 0.05, 0.025
 _REACH = 3.0
 
 
@@ -38,6 +38,8 @@ class Specification:
     differences: Series
     own: bool = False
     """Whether it is the paper's own."""
+    of: int = 1
+    """Of how many differences, all of which the finding asks for, these are the least sure."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,20 @@ class Entry:
 
     @property
     def contradicts(self) -> bool:
-        """Whether it lies below zero."""
-        return self.estimate.high < 0
+        """Whether it lies below zero. The least sure of several differences often lies low by chance, so its upper end
+        is then that of a Bonferroni interval, by Student's t.
+        """
+        spread, of = self.estimate.spread, self.specification.of
+        if of == 1 or spread is None:
+            return self.estimate.high < 0
+        return self.estimate.mean + t_quantile(1 - _ONE_SIDE / of, spread.freedom) * spread.error < 0
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One finding's specifications, the smallest estimate first. `median_p` is the two-sided sign-flip test of the
-    median over specifications. `few` were left out, because they rest on fewer than LEAST_FACTS facts, and `alike`,
-    because their difference is the same for every fact: it has no standard deviation.
+    """One finding's specifications, the smallest estimate first. `median_p` is the sign-flip test of the median over
+    specifications, one-sided: whether it lies above zero. `few` were left out, because they rest on fewer than
+    LEAST_FACTS facts, and `alike`, because their difference is the same for every fact: it has no standard deviation.
     """
 
     finding: str
@@ -73,6 +80,8 @@ class Curve:
     alike: int = 0
     alike_agree: int = 0
     """Of these, how many have a difference above zero."""
+    same: int = 0
+    """How many more have the numbers of one on the curve, and are left out."""
 
     @property
     def share(self) -> Estimate:
@@ -172,7 +181,7 @@ class Curve:
                 *self.by_relation
             )
         words += f"; {self.sure} agree with p < 0.05 familywise over the curve"
-        words += f"; the median specification has p = {self.median_p:.3f}"
+        words += f"; that the median specification lies above zero has p = {self.median_p:.3f}"
         if self.explained:
             choice, share = next(iter(self.explained.items()))
             words += f"; the choice that explains most of the spread is the {choice} ({share:.0%})"
@@ -187,6 +196,8 @@ class Curve:
     def left_out(self) -> list[str]:
         """Which specifications are not on the curve, in words."""
         few = [f"{self.few} more rest on fewer than {LEAST_FACTS} facts"] if self.few else []
+        if self.same:
+            few.append(f"{self.same} more corrupt the same tokens as another relation span in every fact")
         return few + (
             [f"{self.alike} more have the same difference in every fact ({self.alike_agree} above zero)"]
             if self.alike
@@ -219,10 +230,13 @@ def _ends_by_relation(one: Estimate) -> list[object]:
 
 
 def curve_of(
-    finding: str, specifications: Sequence[Specification], relations: Mapping[str, Sequence[int]] | None = None
+    finding: str,
+    specifications: Sequence[Specification],
+    relations: Mapping[str, Sequence[int]] | None = None,
+    same: int = 0,
 ) -> Curve | None:
     """The curve of a finding; None where no specification rests on enough facts. `relations` are the case ids of each
-    relation.
+    relation; `same` counts specifications that were left out as copies.
     """
     enough = [one for one in specifications if len(one.differences.cases_N) >= LEAST_FACTS]
     kept = [one for one in enough if np.ptp(one.differences.values_N) > 0]
@@ -235,7 +249,7 @@ def curve_of(
     few, alike = len(specifications) - len(enough), [one for one in enough if np.ptp(one.differences.values_N) == 0]
     agree = sum(bool(one.differences.values_N[0] > 0) for one in alike)
     entries.sort(key=lambda one: one.estimate.mean)
-    return Curve(finding, tuple(entries), median_p, few, len(alike), agree)
+    return Curve(finding, tuple(entries), median_p, few, len(alike), agree, same)
 
 
 def least_sure(found: Sequence[Series | None]) -> Series | None:
@@ -266,7 +280,8 @@ def _standardised(series: Series) -> Series:
 
 
 def flipped(samples: Sequence[Series], flips: int = FLIPS) -> tuple[np.ndarray, float]:
-    """Two-sided p-values of sign flips: (S,) of every sample, familywise by the largest statistic, and the median's.
+    """P-values of sign flips: two-sided (S,) of every sample, familywise by the largest statistic; and the median's,
+    one-sided: that it lies as far above zero.
 
     A fact's sign is flipped in all samples at once, so that what the samples have in common stays. The statistic is
     that of a t-test, whose spread under flips is the root of the sum of squares.
@@ -283,5 +298,5 @@ def flipped(samples: Sequence[Series], flips: int = FLIPS) -> tuple[np.ndarray, 
     largest_P = np.abs(statistic_PS).max(1)
     ulp = 1e-12
     p_S = (largest_P[:, None] >= np.abs(statistic_PS[0]) - ulp).mean(0)
-    median_P = np.abs(np.median(statistic_PS, axis=1))
+    median_P = np.median(statistic_PS, axis=1)
     return p_S, float((median_P >= median_P[0] - ulp).mean())

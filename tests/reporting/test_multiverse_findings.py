@@ -75,6 +75,21 @@ def test_the_paper_s_window_is_ten_layers_of_its_own_models_and_a_share_of_other
     assert own.specification.choices["window"] == "10 layers"
 
 
+def test_spans_that_corrupt_the_same_tokens_are_one_specification() -> None:
+    """A fact's prompt is its template with the subject, so that `template` corrupts what `all` does."""
+    store = simulated()
+    for record in (record for unit in TRACED for record in store.records(unit)):
+        traces = record.payload["traces"]
+        for key in [key for key in traces if key.split("|")[2] == "template"]:
+            traces[key] = traces[key.replace("|template|", "|all|")]
+    curves = {curve.finding: curve for curve in measured(store).charts}
+    whole = {curve.finding: curve for curve in measured(simulated()).charts}
+    for finding, curve in curves.items():
+        assert set(curve.levels["span"]) == {"all", "after"}
+        assert curve.same == len(whole[finding].entries) / 3 == len(curve.entries) / 2 and not whole[finding].same
+        assert f"{curve.same} more corrupt the same tokens as another relation span" in curve.summary
+
+
 def test_facts_that_a_way_leaves_out_are_counted_by_reason() -> None:
     (_, grid) = measured(simulated()).grids
     assert {line.heads: line.cells[0].mean for line in grid.lines} == {
@@ -183,6 +198,9 @@ def test_a_share_of_the_total_effect_needs_a_total_effect() -> None:
     rows = [
         trace_numbers("entity", told | {"corrupted": corrupted, "scores": [[0.45]] * 3}) for corrupted in (0.41, 0.3)
     ]
-    made = _Records._made("entity", [(number, row.tolist()) for number, row in enumerate(rows)], True)
+    records = _Records(simulated())
+    made = records._made("entity", [(number, row.tolist()) for number, row in enumerate(rows)], True)
     assert made is not None and made.cases_F.tolist() == [1]
+    (cases,) = (cases for (_, reason), cases in records.without.items() if "below a tenth of the mean" in reason)
+    assert cases == {0}, "counted in the table of facts left out"
     assert np.nanmax(made.effects_FRL) == pytest.approx(1.5)

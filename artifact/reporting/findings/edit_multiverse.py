@@ -149,12 +149,13 @@ def edit_specifications(store: Store) -> dict[str, list[Specification]]:
                 if correct and not any(edits.follows(edited, method, correct) for edited in EDITED_FOR[finding]):
                     continue  # the same edits as released
                 one = _Asked(edits, method, correct, metric, foil_word, prompts, form)
-                least = least_sure(rule(one))
+                differences = rule(one)
+                least = least_sure(differences)
                 if least is not None:
                     said = {name: level for name, level in choices.items() if level}
                     if finding == "T3":
                         del said["form"]
-                    found[finding].append(Specification(said, least, own and prompts == own_prompts))
+                    found[finding].append(Specification(said, least, own and prompts == own_prompts, len(differences)))
     return {finding: specifications for finding, specifications in found.items() if specifications}
 
 

@@ -37,6 +37,9 @@ from artifact.tracing.kinds import TRACE_KINDS
 
 _FORMS = ("as it is", "normalised")
 _SHARE = Scale(0, 100)
+_LEAST_WHOLE = 0.1
+"""Facts whose total effect is a smaller share of the mean total effect have no normalised effects."""
+_SMALL = "normalised effects: the total effect is below a tenth of the mean one"
 
 
 class _Records:
@@ -73,17 +76,19 @@ class _Records:
             self._known[asked] = self._made(perspective, found, normalised) if found else None
         return self._known[asked]
 
-    @staticmethod
     def _made(
-        perspective: Perspective, found: Sequence[tuple[int, list[float | None]]], normalised: bool
+        self, perspective: Perspective, found: Sequence[tuple[int, list[float | None]]], normalised: bool
     ) -> Traces | None:
         cases_F = np.array([case for case, _ in found])
         numbers_FX = np.array([row for _, row in found], dtype=float)
         traces = traces_of(perspective, cases_F, numbers_FX)
         if not normalised:
             return traces
+        # A share of next to nothing is a huge number, and a share of less than nothing has the wrong sign.
         whole_F = traces.clean_F - traces.corrupted_F
-        kept_F = whole_F > 1e-9  # where the corruption raises the probability, a share of it would turn the sign
+        kept_F = whole_F > max(1e-9, _LEAST_WHOLE * whole_F.mean())
+        if not kept_F.all():
+            self.without.setdefault((perspective, _SMALL), set()).update(cases_F[~kept_F].tolist())
         if not kept_F.any():
             return None
         whole_F = whole_F[kept_F]
@@ -104,15 +109,37 @@ def measured(store: Store) -> Findings | None:
     if not (records or any(unit.correct for unit in plan.units)):
         return None
     claims = [claim for claim in load_expected().claims if claim.effects] if records else []
-    found = edit_specifications(store) | {claim.id: [*_specifications(claim, records)] for claim in claims}
     relations = store.info().relations
-    curves = [curve for finding, every in found.items() if (curve := curve_of(finding, every, relations))]
+    found = [curve_of(finding, edited, relations) for finding, edited in edit_specifications(store).items()]
+    for claim in claims:
+        different, same = _different([*_specifications(claim, records)])
+        found.append(curve_of(claim.id, different, relations, same))
+    curves = [curve for curve in found if curve is not None]
     quantities = {
         f"share of specifications that agree, {curve.finding}": Quantity(curve.share, _SHARE) for curve in curves
     }
     shown = "one curve a finding" if curves else ""
     grids = [*([_grid(curves)] if curves else []), *([_without_grid(records)] if records.without else [])]
     return Findings(quantities, tuple(grids), tuple(curves), shown)
+
+
+def _different(every: Sequence[Specification]) -> tuple[list[Specification], int]:
+    """The specifications without those whose differences are another relation span's, because both spans corrupt the
+    same tokens of every fact; and how many these are.
+    """
+    kept: dict[tuple[tuple[str, str], ...], list[Specification]] = {}
+    for one in every:
+        others = kept.setdefault(tuple((c, level) for c, level in one.choices.items() if c != "span"), [])
+        if not any(_alike(one.differences, other.differences) for other in others):
+            others.append(one)
+    found = [one for others in kept.values() for one in others]
+    return found, len(every) - len(found)
+
+
+def _alike(one: Series, other: Series) -> bool:
+    return len(one.cases_N) > 0 and all(
+        np.array_equal(*pair) for pair in ((one.cases_N, other.cases_N), (one.values_N, other.values_N))
+    )
 
 
 def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
@@ -142,7 +169,7 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
         named |= {"direction": direction, "metric": metric, "form": form}
         own = all(named[choice] == level for choice, level in OWN.items() if named[choice])
         own = own and form == _FORMS[0] and window in (0, records.own_window)
-        yield Specification({choice: level for choice, level in named.items() if level}, least, own)
+        yield Specification({choice: level for choice, level in named.items() if level}, least, own, len(found))
 
 
 def _plain(reason: str) -> str:
