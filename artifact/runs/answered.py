@@ -54,8 +54,7 @@ def only_answered(model: LanguageModel, inputs: Inputs, plan: Plan, limit: int |
     edited = replace(data, facts=kept[:most], statements=[], odd=(), cases=(), note=note)
     traced = replace(edited, statements=[fact.statement for fact in kept[:most]])
     own = inputs.traced.note.removeprefix(inputs.edited.note)  # what is said of the words that relation traces corrupt
-    donors = [fact.statement for fact in data.facts]
-    return replace(inputs, edited=edited, traced=replace(traced, note=f"{note}{own}"), donors=donors)
+    return replace(inputs, edited=edited, traced=replace(traced, note=f"{note}{own}"), whole=data)
 
 
 def unanswered(model: LanguageModel, statements: Sequence[Statement], memory: Memory) -> dict[int, Record]:

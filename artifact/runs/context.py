@@ -92,7 +92,7 @@ class Context:
             moments=self.moments if METHODS[method].moments else None,
             mend_weights=self.mend_weights if METHODS[method].network else None,
             hparams=self.hparams_of(method),
-            facts=self.inputs.edited,
+            facts=self.inputs.every,
             any_model=self.any_model,
             named=self.named,
             seed=self.seed,
@@ -158,7 +158,7 @@ class Context:
         """The facts of which every perspective can be asked, or all where there are none, and the place of each by its
         case id.
         """
-        every = self.inputs.edited.facts
+        every = self.inputs.every.facts
         facts = [one for one in every if one.relation is not None] or list(every)
         return facts, {one.case_id: at for at, one in enumerate(facts)}
 

@@ -16,7 +16,6 @@ from artifact.errors import ArtifactError, NotFetched, SettingError
 from artifact.facts.dataset import Data, DataSet, RelationSource
 from artifact.facts.datasets import DATASETS, OWN, default_for, traced_for
 from artifact.facts.datasets.known import NoRelationWords, with_relation_words
-from artifact.facts.fact import Statement
 from artifact.lm.dtype import DtypeName
 from artifact.plans.paper import PAPER_MODELS
 from artifact.plans.unit import Plan
@@ -73,8 +72,13 @@ class Inputs:
     traced: Data
     relation_words: Sequence[str] = ()
     """The words of the authors' file of relation traces, whose embeddings give these traces' noise; none without it."""
-    donors: Sequence[Statement] = ()
-    """Where a run takes a part of the facts alone: the statements of all, among which replacements find donors."""
+    whole: Data | None = None
+    """Where a run takes a part of the facts alone (answered.py): all of them."""
+
+    @property
+    def every(self) -> Data:
+        """All facts of the data: among these replacements find donors, and methods and controls other facts."""
+        return self.whole or self.edited
 
 
 def needed_sources(plan: Plan, model: str, given: Given) -> tuple[tuple[str, ...], tuple[str, ...]]:

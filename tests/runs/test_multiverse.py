@@ -69,7 +69,7 @@ def test_donors_are_sought_in_all_the_data(whole: bool, context, monkeypatch: py
     donors = find_donors(context.model.tokens, statements, "relation")
     at = next(at for at, one in enumerate(donors) if not isinstance(one, str))
     alone = replace(edited, facts=edited.facts[at : at + 1])
-    inputs = replace(context.inputs, edited=alone, donors=statements if whole else ())
+    inputs = replace(context.inputs, edited=alone, whole=edited if whole else None)
     (record,) = module.compute(BEYOND[0], alone.facts, replace(context, inputs=inputs, kept={}))
     assert record.status == "done" and (WAYS[1].key in record.payload["traces"]) == whole
     assert bool(record.payload["without"]) != whole
@@ -84,11 +84,11 @@ def test_donors_outside_the_span_leave_room_for_others(context, monkeypatch: pyt
     at = next(at for at, one in enumerate(found) if not isinstance(one, str))
 
     def unfit_first(tokens, told, perspective, most=MOST_DONORS) -> list:
-        return [("It is",) * MOST_DONORS + found[at]][:most] if most is None else [("It is",) * most]
+        several = ("It is",) * MOST_DONORS
+        return [several + found[at]] * len(told) if most is None else [several[:most]] * len(told)
 
     monkeypatch.setattr(module, "find_donors", unfit_first)
-    inputs = replace(context.inputs, donors=statements[at : at + 1])
-    (record,) = module.compute(BEYOND[0], edited.facts[at : at + 1], replace(context, inputs=inputs, kept={}))
+    (record,) = module.compute(BEYOND[0], edited.facts[at : at + 1], replace(context, kept={}))
     assert WAYS[1].key in record.payload["traces"] and not record.payload["without"]
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from artifact.cli import call
 from artifact.editing.texts import documentation
-from artifact.facts.aside import is_aside
+from artifact.facts.aside import is_aside, without_aside
 from artifact.facts.datasets import DATASETS
 from artifact.facts.datasets.world import world
 from artifact.lm.load import load
-from artifact.plans import PLANS, narrowing_of
+from artifact.plans import PLANS, narrowed, narrowing_of
 from artifact.plans.paper import PAPER_METHODS
 from artifact.plans.real import EDITED, REAL, TRACED
 from artifact.reporting.by_relation import relation_grids
@@ -95,6 +95,20 @@ def test_another_plan_on_real_facts_takes_the_same(name: str, monkeypatch: pytes
     monkeypatch.undo()
     whole, _ = prepare(plan, Asked("world", limit=5), lambda line: None)
     assert len(whole.inputs.edited.facts) > 5 and not whole.of_text
+
+
+def test_methods_and_controls_read_all_the_data_however_few_facts_a_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RETS sums over the keys of all facts, IKE shows others, a control takes the next: a limit changes none of it."""
+    monkeypatch.setitem(DATASETS, "world", replace(DATASETS["world"], answered=True))
+    (plan,) = PLANS["modern"]
+    found = {}
+    for limit in (1, 5):
+        asked = Asked("world", given=Given(facts="world"), limit=limit, methods=("rets",))
+        context, info = prepare(narrowed(plan, [], ["rets"]), asked, lambda line: None)
+        fact = context.inputs.edited.facts[0]
+        assert len(info.cases) == limit and len(context.editor("rets").facts) == len(without_aside(world()).facts) > 100
+        found[limit] = context.editor("rets").facts_source, context.following(fact)
+    assert found[1] == found[5]
 
 
 def test_edits_are_shown_by_relation_where_the_data_are(ran, monkeypatch) -> None:

@@ -62,12 +62,11 @@ class _Every:
     def __init__(self, perspective: Perspective, statements: Sequence[Statement], context: Context) -> None:
         self._perspective, self._statements, self._context = perspective, statements, context
         self._found: dict[tuple[Any, ...], _Traced] = {}
-        data = [fact.statement for fact in context.inputs.edited.facts]
+        data = [fact.statement for fact in context.inputs.every.facts]
         kept = context.kept
         if (key := f"multiverse donors {perspective}") not in kept:
-            told = context.inputs.donors or data
-            found = find_donors(context.model.tokens, told, perspective, most=None)
-            kept[key] = {one.case_id: donors for one, donors in zip(told, found, strict=True)}
+            found = find_donors(context.model.tokens, data, perspective, most=None)
+            kept[key] = {one.case_id: donors for one, donors in zip(data, found, strict=True)}
         self._donors: Mapping[int, tuple[str, ...] | str] = kept[key]
         self._data = data
 
