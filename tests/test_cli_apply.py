@@ -87,6 +87,26 @@ def test_half_precision_is_said_in_one_line(tmp_path, capsys) -> None:
     assert "stored in" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_edit_made_in_another_type_is_applied_in_that_type(dtype: str, tmp_path, capsys) -> None:
+    """An edit names the weights that it was made for, and these are the type's."""
+    (record, *_) = json.loads(FACTS.read_text())
+    (tmp_path / "request.json").write_text(json.dumps([record]))
+    edit, out = tmp_path / "edit.safetensors", tmp_path / "out"
+    asked = ("--model", TINY, "--method", "ft", "--request", tmp_path / "request.json", "--dtype", dtype)
+    assert kloc("edit", *asked, "--out", edit) == 0
+    words = ("apply", "--model", TINY, "--edit", edit, "--out", out)
+    assert kloc(*words) == 2
+    assert "--dtype" in capsys.readouterr().err and not out.exists()
+    assert kloc(*words, "--dtype", dtype) == 0
+    change = load_folder(out).decoder.weights[(name := "transformer.h.0.mlp.c_proj.weight")]
+    assert (change - load_folder(TINY).decoder.weights[name]).norm() > 0
+    capsys.readouterr()
+    many = ("--method", "ft", "--cases", FACTS, "--sequence", 1, "--dtype", dtype)
+    assert kloc("sequence", "--model", TINY, *many) == 0
+    assert "FT, entity edits" in capsys.readouterr().out
+
+
 def test_an_edit_of_another_model_needs_any_model_and_the_card_says_so(tmp_path, capsys) -> None:
     (path,) = edits(tmp_path, TINY, DOWN, 1, weights_sha256="0" * 64)
     words = ("apply", "--model", TINY, "--edit", path, "--out", tmp_path / "out")

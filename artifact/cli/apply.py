@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from artifact.cli.app import AnyModel, Edits, Model, check_inputs, load_model
+from artifact.cli.app import AnyModel, Dtype, Edits, Model, check_inputs, load_model
 from artifact.terminal import say
 
 
@@ -15,15 +15,19 @@ def apply(
     edits: Edits,
     out: Annotated[Path, Parameter(help="New folder for the edited model.")],
     float32: Annotated[bool, Parameter(help="Write float32 weights where the model's are of half precision.")] = False,
+    dtype: Dtype = "float32",
     any_model: AnyModel = False,
 ) -> int:
-    """Write an edited model that transformers loads, with a model card. The model's own files do not change."""
+    """Write an edited model that transformers loads, with a model card. The model's own files do not change.
+
+    Give the --dtype with which the edit was made; the files keep the type that they are stored in.
+    """
     from artifact.editing.apply import check_place, total, write_model
     from artifact.editing.edit_file import notes_of, read_edits
 
     check_place(out)
     check_inputs({"--edit": edits})
-    loaded = load_model(model, "cpu")
+    loaded = load_model(model, "cpu", dtype)
     edit, files = read_edits(edits, loaded, any_model)
     assert edit is not None
     changed = write_model(out, loaded, edit, files, float32)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from artifact.cli.app import (
+    ANY_MACHINE,
     AS_RELEASED,
-    Device,
     Following,
     Machine,
-    Memory,
     Model,
     by_option,
     check_inputs,
@@ -58,8 +57,7 @@ def sequence(
         Perspective, Parameter(help="The perspective to edit from: the entity's or the relation's.")
     ] = "entity",
     files: MethodFiles = _FILES,
-    device: Device = None,
-    memory: Memory = None,
+    machine: Machine = ANY_MACHINE,
     following: Following = AS_RELEASED,
     json_file: Annotated[Path | None, Parameter(name="--json", help="Write every case's numbers here.")] = None,
 ) -> int:
@@ -71,7 +69,7 @@ def sequence(
     check_outputs({"--json": json_file}, (cases, *vars(files).values(), model))
     check_inputs({"--cases": cases, **by_option(files, "moments")})
     records = read_facts(cases)
-    loaded, budget = Machine(device, memory=memory).load(model, followed.tf32)
+    loaded, budget = machine.load(model, followed.tf32)
     editor = make_editor(loaded, method, followed, budget, **vars(files))
     points = curve(editor, records, perspective, asked, budget)
     settings = {key: value for key, value in editor.described().items() if key != "prefixes"}
