@@ -70,6 +70,7 @@ def read_config(folder: Path) -> Any:
         raise ModelError(f"{path}: {error}") from None
     # Other keys are not passed on: some of them make lists as long as they say.
     read = {*family.sizes_read, *family.required, *family.also_read, "tie_word_embeddings", "tokenizer_class"}
+    read |= {"bos_token_id"} if type(given.get("bos_token_id")) in (int, type(None)) else set()
     return _as_transformers(path, family.model_type, {key: value for key, value in given.items() if key in read})
 
 
@@ -113,8 +114,9 @@ def _own_classes(model_type: object) -> frozenset[str]:
 
 def _refuse_code(path: Path, given: dict[str, Any], own: frozenset[str] = frozenset()) -> None:
     named = given.get("auto_map")
-    if isinstance(named, dict) and {str(one).rpartition(".")[2] for one in named.values()} <= own:
-        named = None
+    if isinstance(named, dict):  # of which a name without a module, such as a tokenizer's, is no code
+        classes = (str(one) for one in named.values() if "." in str(one))
+        named = {one for one in classes if one.rpartition(".")[2] not in own}
     if named or given.get("custom_pipelines"):
         raise ModelError(
             f"{path}: asks for code of its own (auto_map), which is never run; expected a model that "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_llama
 
 from artifact.cli import call
 from artifact.errors import ModelError, PromptError
@@ -48,16 +49,36 @@ def test_a_folder_that_asks_for_code_is_refused(
 def test_copies_of_transformers_own_classes_are_not_asked_for(folder: Path) -> None:
     """Phi-3's folders name them; they are not run either. Any other class is refused."""
     named = {"AutoConfig": "configuration_gpt2.GPT2Config", "AutoModelForCausalLM": "modeling_gpt2.GPT2LMHeadModel"}
-    changed(folder / "config.json", auto_map=named)
-    load_folder(folder)
+    # A tokenizer of the hub by its name, as Phi-4's, names no code.
+    for own in (named, named | {"AutoTokenizer": "Xenova/gpt-4o"}):
+        changed(folder / "config.json", auto_map=own)
+        load_folder(folder)
     for other in (
         {"AutoConfig": "a.GPT2Config", "AutoModel": "b.Other"},
         {"AutoModel": ["b.GPT2Config"]},
+        named | {"AutoTokenizer": "org/model--tokens.Other"},
         "GPT2Config",
     ):
         changed(folder / "config.json", auto_map=other)
         with pytest.raises(ModelError, match="asks for code of its own"):
             load_folder(folder)
+
+
+def test_the_begin_token_is_the_one_that_the_configuration_names(tmp_path: Path) -> None:
+    """As a Llama 3 folder, whose begin token is not its family's, with a tokenizer that does not put it first."""
+    name = "<|begin_of_text|>"
+    folder = tiny_llama.write_folder(tmp_path, tiny_llama.llama_module())
+    tokenizer = tiny_llama.byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [name]})
+    tokenizer.save_pretrained(folder)
+    begin = tokenizer.convert_tokens_to_ids(name)
+    assert load_folder(folder).tokens.notes == ()
+    changed(folder / "config.json", bos_token_id=begin)
+    (line,) = load_folder(folder).tokens.notes
+    assert f"names the begin token {name!r}, and the tokenizer does not put it before a text" in line
+    for other in ([1, 2], "x", True):
+        changed(folder / "config.json", bos_token_id=other)
+        assert load_folder(folder).tokens.notes == ()
 
 
 ABSURD = {
