@@ -6,6 +6,7 @@ from their files (weights.py) by what the family expects (families/). No transfo
 """
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,33 +83,47 @@ class LanguageModel:
         return self.weights_hash()
 
 
+Beside = Callable[[Base, Sizes], int]
+"""Of a family and its sizes, the bytes that will stand on the first card besides the weights."""
+
+
+def _nothing(family: Base, sizes: Sizes) -> int:
+    return 0
+
+
 def load(
-    name: str, device: str | None = None, dtype: torch.dtype = torch.float32, say: Say = lambda line: None
+    name: str,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    say: Say = lambda line: None,
+    beside: Beside = _nothing,
 ) -> LanguageModel:
     """The model called `name` (world, world-masked, gpt2, gpt2-xl, gpt-j, smollm2), of the hub (org/name,
     org/name@revision), or of a folder in transformers' layout.
 
     `device` is cpu, cuda or cuda:N; without it device.py chooses. A model that does not fit the device is not fetched.
+    Over several cards, blocks leave room for what stands `beside` them on the first.
     Raises ModelError for that, an unknown name, a folder that is not a model, and a family or configuration that the
     decoder does not know.
     """
     device = device or choose_device()[0]
     if (here := folder_here(name)) is not None:
-        return load_folder(here[0], name=name, revision=here[1], device=device, dtype=dtype)
+        return load_folder(here[0], name=name, revision=here[1], device=device, dtype=dtype, beside=beside)
     if name in HUB_MODELS:
         model = HUB_MODELS[name]
         if not cached(model):
             check_fits(name, model.size * dtype.itemsize // 4, device, dtype)  # its files are float32
-        return load_folder(fetch(model, say), name=name, revision=model.revision, device=device, dtype=dtype)
+        folder, revision = fetch(model, say), model.revision
+        return load_folder(folder, name=name, revision=revision, device=device, dtype=dtype, beside=beside)
     if (asked := hub_id(name)) is not None:
-        return _load_hub(asked, device, dtype, say)
+        return _load_hub(asked, device, dtype, say, beside)
     if not Path(name).is_dir():
         known = ", ".join([*WORLDS, *HUB_MODELS, SMOLLM2])
         raise ModelError(
             f"model {name!r} is neither a known name ({known}), a folder, nor a model of the hub (org/name, "
             "org/name@revision); name one of these"
         )
-    return load_folder(Path(name), device=device, dtype=dtype)
+    return load_folder(Path(name), device=device, dtype=dtype, beside=beside)
 
 
 def folder_here(name: str) -> tuple[Path, str | None] | None:
@@ -121,12 +136,13 @@ def folder_here(name: str) -> tuple[Path, str | None] | None:
     return converted() if name == SMOLLM2 else None
 
 
-def _load_hub(asked: HubId, device: str, dtype: torch.dtype, say: Say) -> LanguageModel:
+def _load_hub(asked: HubId, device: str, dtype: torch.dtype, say: Say, beside: Beside) -> LanguageModel:
     """A model of the hub; its configuration says whether it is known and fits before its weights are fetched."""
     model = resolved(asked, say)
     _, family, sizes = described(small_files(model))
     check_fits(model.repo, dtype.itemsize * entries(family, sizes), device, dtype)
-    return load_folder(whole(model, say), name=model.repo, revision=model.revision, device=device, dtype=dtype)
+    folder, revision = whole(model, say), model.revision
+    return load_folder(folder, name=model.repo, revision=revision, device=device, dtype=dtype, beside=beside)
 
 
 def described(folder: Path) -> tuple[Any, Base, Sizes]:
@@ -149,6 +165,7 @@ def load_folder(
     revision: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    beside: Beside = _nothing,
 ) -> LanguageModel:
     """A model from a folder in transformers' layout. Without `revision`, the hash of its weight file stands for it.
 
@@ -161,9 +178,9 @@ def load_folder(
     tensors = matched(family, sizes, stored_tensors(folder), where)
     tokens = read_tokens(folder, config, sizes)
     check_fits(name or where, size_of(tensors.values(), dtype), device, dtype)
-    with ThreadPoolExecutor(1) as beside:  # hashing takes as long as reading, and another core
-        hashing = beside.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
-        weights = placed(tensors, family, _cards(family, sizes, device, dtype), dtype, where)
+    with ThreadPoolExecutor(1) as another:  # hashing takes as long as reading, and another core
+        hashing = another.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
+        weights = placed(tensors, family, _cards(family, sizes, device, dtype, beside(family, sizes)), dtype, where)
     decoder = _decoder(family, sizes, weights)
     return LanguageModel(name or where, hashing.result(), decoder, tokens, tokenizer_hash(folder), folder)
 
@@ -185,10 +202,12 @@ def _decoder(family: Base, sizes: Sizes, weights: dict[str, torch.Tensor]) -> De
     )
 
 
-def _cards(family: Base, sizes: Sizes, device: str, dtype: torch.dtype) -> list[str]:
-    """The device of embedding and head, then of each block: several where one is too small (device.cards_for)."""
+def _cards(family: Base, sizes: Sizes, device: str, dtype: torch.dtype, beside: int) -> list[str]:
+    """The device of embedding and head, with so many bytes `beside` them, then of each block: several where one is too
+    small (device.cards_for).
+    """
     each = sum(prod(shape) for name, shape in family.tensors(sizes).items() if name.startswith(f"{family.blocks}.0."))
-    first = dtype.itemsize * (entries(family, sizes) - sizes.layers * each)
+    first = beside + dtype.itemsize * (entries(family, sizes) - sizes.layers * each)
     blocks = [dtype.itemsize * each] * sizes.layers
     cards = cards_for(device, first + sum(blocks))
     placed_at = spread(blocks, first, [free_memory(card) for card in cards]) if len(cards) > 1 else [0] * sizes.layers

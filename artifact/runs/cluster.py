@@ -21,13 +21,13 @@ from artifact import __version__
 from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.facts.datasets import DATASETS
 from artifact.lm.device import ROOM
+from artifact.lm.dtype import torch_dtype
 from artifact.plans.unit import Plan, Unit
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Computed, Engine
 from artifact.runs.resolve import Asked
 from artifact.runs.stop import stopping
 from artifact.runs.worker import Batch, Prepared, Worker
-from artifact.sources.catalogue import HUB_MODELS
 
 Say = Callable[[str], None]
 MAY_DIFFER = ("device", "model_reason", "file_notes")
@@ -124,9 +124,9 @@ class Cluster:
             )
         # The others take what the first one took: its model, prefixes and budget.
         self._begun = self.info
-        if self.info.model in HUB_MODELS:  # weights pass through main memory on their way to a GPU, too
-            room = ROOM if "CPU" in self._needs else 1
-            self._needs["memory"] = round(HUB_MODELS[self.info.model].size * room)
+        # Weights pass through main memory on their way to a GPU, too.
+        room = ROOM if "CPU" in self._needs else 1
+        self._needs["memory"] = round(self.info.parameters * torch_dtype(self.info.dtype).itemsize * room)
 
     def compute(
         self, unit: Unit, batches: Sequence[Batch], stop: Callable[[], bool]

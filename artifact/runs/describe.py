@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from artifact.lm.dtype import DtypeName
 from artifact.plans.unit import Plan, Unit
 
 _REBUILT = "relation prompts from templates"
@@ -49,7 +50,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     weights_sha256: str
     layers: int
     device: str
-    dtype: str
+    dtype: DtypeName
     protocol: str
     switches: dict[str, bool]
     data_source: str

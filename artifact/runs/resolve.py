@@ -5,18 +5,21 @@ Covers the choice of `--model auto`, hyperparameters, prefixes and moments. Data
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import torch
 
 from artifact.editing.methods import moment_layers
-from artifact.editing.moments.files import key_width
+from artifact.editing.moments.files import key_width, width_of
 from artifact.editing.moments.source import moments_sha256
 from artifact.editing.protocol import Protocol, protocol_of
 from artifact.errors import DeviceError, FactError, SettingError
 from artifact.facts.dataset import Data
 from artifact.lm.device import Memory, choose_device, default_memory, free_memory, in_one, parse_bytes, use_tf32
 from artifact.lm.dtype import DtypeName, torch_dtype
+from artifact.lm.families.base import Base
+from artifact.lm.families.sizes import Sizes
 from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
 from artifact.plans.unit import Plan
@@ -162,7 +165,8 @@ def _loaded(
     device, why = run_device(plan, asked)
     use_tf32(protocol.tf32)
     say(f"device: {device} ({why}), {asked.dtype}, protocol {protocol.words}")
-    model = in_one(lambda: load(name, device, torch_dtype(asked.dtype), say), f"model {name}")
+    factors = partial(_factors, name, plan.methods)
+    model = in_one(lambda: load(name, device, torch_dtype(asked.dtype), say, factors), f"model {name}")
     for line in model.tokens.notes:
         say(line)
     return model, device
@@ -331,3 +335,9 @@ def factor_bytes(model: LanguageModel, methods: Sequence[str]) -> int:
     """Bytes of the factored second moments that stay on the device, in float64, for all layers that are edited."""
     layers = moment_layers(methods, model.name, model.decoder.layers)
     return sum(8 * key_width(model.decoder, layer) ** 2 for layer in layers)
+
+
+def _factors(name: str, methods: Sequence[str], family: Base, sizes: Sizes) -> int:
+    """The same of a model that is not loaded yet: over several cards they stand on the first."""
+    shapes, layers = family.tensors(sizes), moment_layers(methods, name, sizes.layers)
+    return sum(8 * width_of(family, shapes, layer) ** 2 for layer in layers)

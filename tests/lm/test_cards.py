@@ -27,7 +27,8 @@ from artifact.errors import ModelError
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Fact, Statement
 from artifact.lm.device import Memory
-from artifact.lm.load import LanguageModel, load_folder
+from artifact.lm.load import LanguageModel, described, load_folder
+from artifact.runs.resolve import _factors, factor_bytes
 from artifact.tracing.trace import TraceSettings, trace
 
 RELEASED, MEMORY, LAYERS = PROTOCOLS["released"], Memory(10**9), 4
@@ -148,6 +149,26 @@ def test_blocks_stand_on_their_cards_and_bytes_are_balanced(folder: Path) -> Non
             run = decoder.run(decoder.words(torch.tensor([[5, 6, 7]], device=decoder.device)))
         for layer, (key_BHTK, value_BHTK) in enumerate(run.keys):
             assert key_BHTK.device == value_BHTK.device == cards[layer]
+
+
+def test_blocks_leave_room_for_what_stands_beside_them(folder: Path) -> None:
+    """As the second moments of a run, which all stand on the first card: `kloc doctor --estimate --cards` plans so."""
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    with standin.devices(2 * size):
+        plain = load_folder(folder, device="cuda")
+        assert {plain.decoder.card(layer) for layer in range(LAYERS)} == {torch.device("cuda:0")}  # fits one card
+        del plain
+        model = load_folder(folder, device="cuda", beside=lambda family, sizes: round(1.5 * size))
+        assert {model.decoder.card(layer) for layer in range(LAYERS)} == {torch.device("cuda:1")}
+        assert model.decoder.device == torch.device("cuda:0")
+
+
+def test_a_run_asks_for_the_room_of_its_second_moments(folder: Path) -> None:
+    model = load_folder(folder)
+    _, family, sizes = described(folder)
+    for methods in (("memit",), ("rome", "rets"), ("ft", "kn")):
+        asked = _factors(model.name, methods, family, sizes)
+        assert asked == factor_bytes(model, methods) and (asked > 0) == (methods != ("ft", "kn"))
 
 
 def test_a_model_too_large_for_all_cards_is_refused(folder: Path) -> None:

@@ -30,7 +30,6 @@ from artifact.runs.resolve import Asked, prepare
 from artifact.runs.runner import run_plan
 from artifact.runs.store import begin, reading, writing
 from artifact.runs.worker import Prepared, Worker
-from artifact.sources.catalogue import HUB_MODELS
 
 EDITS = {"rome-entity", "memit-entity"}
 PLAN = msgspec.structs.replace(SMOKE, units=tuple(unit for unit in SMOKE.units if unit.name in EDITS))
@@ -162,16 +161,16 @@ def test_ray_workers_take_the_prefixes_of_the_run(begun: RunInfo, monkeypatch: p
 def test_ray_workers_reserve_the_main_memory_of_their_weights(
     has: dict[str, float], share: float, begun: RunInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU, too: they pass through it. The first finds out which model it is."""
-    ray, info = Rays(), msgspec.structs.replace(begun, model="gpt2-xl")
+    """On a GPU, too: they pass through it. The first finds out how large the model is, whichever it is."""
+    ray, info = Rays(), msgspec.structs.replace(begun, parameters=7_000_000_000, dtype="bfloat16")
     ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {**has, "memory": 1e12}}]
     monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(info, __version__, "here", "one", 1, []))
     monkeypatch.setattr(Worker, "compute", lambda *_: (Computed([], 0.0, {}), []))
-    cluster = Cluster(ray, PLAN, replace(ASKED, model="gpt2-xl"), silent)
+    cluster = Cluster(ray, PLAN, ASKED, silent)
     cluster.start(None)
     list(cluster.compute(PLAN.units[0], [(1,), (2,)], lambda: False))
     first, second = ray.reserved
-    assert "memory" not in first and second["memory"] == round(HUB_MODELS["gpt2-xl"].size * share)
+    assert "memory" not in first and second["memory"] == round(14e9 * share)
     assert second["num_gpus"] == bool(has.get("GPU")) and cluster.info == info
 
 

@@ -17,7 +17,7 @@ matrix.
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -37,6 +37,7 @@ from artifact.errors import EditError, SettingError
 from artifact.io import open_regular, reason
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import in_one
+from artifact.lm.family import Family
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
@@ -325,5 +326,10 @@ def any_moment_file(decoder: Decoder, site: Module = "mlp") -> str:
 
 def key_width(decoder: Decoder, layer: int, site: Module = "mlp") -> int:
     """M of a layer: the input width of its module's output projection."""
-    shape = decoder.weights[f"{decoder.family.name(PROJECTIONS[site].part, layer)}.weight"].shape
-    return shape[0] if decoder.family.input_first else shape[1]
+    return width_of(decoder.family, {name: weight.shape for name, weight in decoder.weights.items()}, layer, site)
+
+
+def width_of(family: Family, shapes: Mapping[str, Sequence[int]], layer: int, site: Module = "mlp") -> int:
+    """The same of a model whose weights have these shapes."""
+    shape = shapes[f"{family.name(PROJECTIONS[site].part, layer)}.weight"]
+    return shape[0] if family.input_first else shape[1]
