@@ -2,19 +2,20 @@
 
 Covers methods that do not edit the family, knockouts and tasks that it cannot do, controls for which the model is too
 shallow, and answers that are more than an encoder's mask stands for. A fact is left out for those that every number
-needs; for another it loses the harder foil, or a prompt about another fact. What is left out is said once, in the run's
-output and on its page; a method that the user asked for by name is refused instead.
+needs; for another it loses the relation's perspective, the harder foil, or a prompt about another fact. What is left
+out is said once, in the run's output and on its page; a method that the user asked for by name is refused instead.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pkgutil import resolve_name
+from typing import Any
 
 import msgspec
 
 from artifact.editing.methods import METHODS
 from artifact.errors import ModelError, PromptError, SettingError
-from artifact.facts.fact import Fact
+from artifact.facts.fact import NO_RELATION, Fact
 from artifact.lm.load import LanguageModel, ModelKind
 from artifact.plans.tasks import TASKS
 from artifact.plans.unit import Plan, Unit
@@ -59,7 +60,8 @@ def without_refused(plan: Plan, model: ModelKind, methods: Collection[str] = ())
 
 def in_one_piece(model: LanguageModel, facts: Sequence[Fact]) -> tuple[list[Fact], dict[str, list[str]]]:
     """The facts without what an encoder's mask does not stand for and a fact can do without, and what that was, by the
-    reason: another relation as the harder foil, and prompts about other facts. A decoder keeps all.
+    reason: the relation's perspective, another relation as the harder foil, and prompts about other facts. A decoder
+    keeps all.
     """
     if model.decoder.family.causal:
         return [*facts], {}
@@ -71,8 +73,13 @@ def in_one_piece(model: LanguageModel, facts: Sequence[Fact]) -> tuple[list[Fact
             return False
         return True
 
-    kept, foils, prompts = [], 0, 0
-    for fact in facts:
+    kept, related, foils, prompts = [], 0, 0, 0
+    for one in facts:
+        fact = one
+        if one.relation is not None and not (fits(one.relation) and fits(NO_RELATION)):
+            none: dict[str, Any] = dict.fromkeys(("relation", "add_template", "removal_template"))
+            fact = replace(one, **none, relation_paraphrases=(), another_relation=None)
+            related += 1
         subjects, relations = (
             tuple(one for one in asked if fits(one.answer)) for asked in (fact.other_subjects, fact.other_relations)
         )
@@ -81,8 +88,10 @@ def in_one_piece(model: LanguageModel, facts: Sequence[Fact]) -> tuple[list[Fact
         foils += foil != fact.another_relation
         prompts += len(fact.other_subjects) + len(fact.other_relations) - len(subjects) - len(relations)
     many = "not one word piece of the model, and an encoder's mask stands for one"
-    said = {"harder foil": (foils, f"of {len(facts)} facts"), "prompts about other facts": (prompts, "in all")}
-    counts = [f"the {words} ({count} {of})" for words, (count, of) in said.items() if count]
+    of = f"of {len(facts)} facts"
+    said = {"relation perspective": (related, of), "harder foil": (foils, of)}
+    said["prompts about other facts"] = (prompts, "in all")
+    counts = [f"the {words} ({count} {among})" for words, (count, among) in said.items() if count]
     return kept, ({many: counts} if counts else {})
 
 

@@ -114,10 +114,10 @@ def prepare(
     plan, left_out = without_refused(_fitting(plan, model, device, say), model.kind, asked.methods)
     budget = _budget(asked, begun, model, plan.methods, say)
     level, relation_level = _noise(model, inputs, begun, say)
-    inputs, without, unasked = _askable(model, _answered(plan, name, asked, model, inputs, budget))
+    inputs, without, unasked = _askable(model, inputs)
     context = Context(
         model,
-        inputs,
+        _answered(plan, name, asked, model, inputs, budget),
         protocol,
         level,
         budget,
@@ -268,12 +268,14 @@ def _answered(plan: Plan, name: str, asked: Asked, model: LanguageModel, inputs:
 
 
 def _askable(model: LanguageModel, inputs: Inputs) -> tuple[Inputs, dict[str, list[str]], dict[int, str]]:
-    """The inputs without texts that the model cannot be asked and a fact can do without; what is left out, by the
-    reason; and why other facts cannot be asked at all, by case.
+    """The inputs without the facts, and the texts that a fact can do without, that the model cannot be asked; and what
+    is left out, by the reason. Where it can be asked none, all stay, with the reason of each by case.
     """
     facts, without = in_one_piece(model, inputs.edited.facts)
     unasked = unaskable(model, facts)
-    return replace(inputs, edited=replace(inputs.edited, facts=facts)), without | counted(unasked, facts), unasked
+    left = [fact for fact in facts if fact.case_id not in unasked]
+    kept = replace(inputs, edited=replace(inputs.edited, facts=left or facts))
+    return kept, without | counted(unasked, facts), {} if left else unasked
 
 
 @part("second moments")

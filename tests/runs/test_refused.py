@@ -30,6 +30,7 @@ from artifact.lm.tokens import Tokens
 from artifact.plans import PLANS, narrowed
 from artifact.plans.unit import Plan
 from artifact.runs.editors import make_editor
+from artifact.runs.inputs import Given
 from artifact.runs.local import compute
 from artifact.runs.refused import counted, in_one_piece, unaskable, without_refused
 from artifact.runs.resolve import Asked, prepare
@@ -100,19 +101,26 @@ def test_an_encoder_s_fact_stays_without_what_it_can_do_without(family: str, fac
     model = tiny_of(family)
     labels = (model.tokens.label(token).strip() for token in range(VOCABULARY))
     piece = next(text for text in labels if text.isalpha() and len(model.tokens._after(f" {text}")) == 1)
-    one = next(fact for fact in facts.values() if fact.relation is not None)
+    one = replace(next(fact for fact in facts.values() if fact.relation is not None), relation=piece)
     several, single = Question("Another is", "several pieces"), Question("Another is", piece)
     assert len(model.tokens._after(" several pieces")) > 1 == len(model.tokens._after(f" {piece}"))
     every = [
         replace(one, another_relation="several pieces", other_subjects=(several, single), other_relations=(several,)),
         replace(one, another_relation=piece, other_subjects=(single,), other_relations=()),
         replace(one, another_relation=None, other_subjects=(), other_relations=()),
+        replace(one, relation="several pieces", another_relation=piece, other_subjects=(), other_relations=()),
     ]
     kept, said = in_one_piece(model, every)
-    assert kept == [replace(every[0], another_relation=None, other_subjects=(single,), other_relations=()), *every[1:]]
+    first = replace(every[0], another_relation=None, other_subjects=(single,), other_relations=())
+    assert kept[:3] == [first, *every[1:3]]
+    assert len(kept[3].views()) == 1 and kept[3].view("entity") == every[3].view("entity"), "edits of the entity stay"
     (names,) = said.values()
-    assert names == ["the harder foil (1 of 3 facts)", "the prompts about other facts (2 in all)"]
-    assert in_one_piece(model, every[1:]) == (every[1:], {})
+    assert names == [
+        "the relation perspective (1 of 4 facts)",
+        "the harder foil (1 of 4 facts)",
+        "the prompts about other facts (2 in all)",
+    ]
+    assert in_one_piece(model, every[1:3]) == (every[1:3], {})
     assert in_one_piece(tiny_of("gpt2"), every) == (every, {})
 
 
@@ -158,17 +166,47 @@ def test_an_encoders_facts_are_excluded_with_their_reason(tmp_path: Path, capsys
     folder = write_model(tmp_path / "bert", module_of(config))
     (whole,) = PLANS["smoke"]
     said: list[str] = []
-    context, info = prepare(whole, Asked(str(folder)), said.append)
+    (none := tmp_path / "none.json").write_text(json.dumps(everyday_records()[1:3]))
+    context, info = prepare(whole, Asked(str(folder), given=Given(facts=str(none))), said.append)
     assert {unit.method for unit in info.plan.units} == {"none", "kn", "rome"}
-    assert len(context.unaskable) == len(info.cases) and f"left out: {info.left_out_lines[-1]}" in said
+    assert len(context.unaskable) == len(info.cases) == 2 and f"left out: {info.left_out_lines[-1]}" in said
     (own := tmp_path / "own.json").write_text(json.dumps(everyday_records()))
     assert call(["facts", "check", str(own), "--model", str(folder)]) == 2
     out = capsys.readouterr().out
-    assert "left out: the harder foil (" in out and "an encoder's mask stands for one; give a text of one piece" in out
+    assert (
+        "left out: the relation perspective (" in out
+        and "an encoder's mask stands for one; give a text of one piece" in out
+    )
     edited: Plan = narrowed(info.plan, ["table2"])
     for unit in edited.units:
         for record in compute(unit, context.inputs.edited.facts[:2], context):
             assert (record.status, record.reason) == ("excluded", context.unaskable[record.case_id])
+
+
+def test_a_run_of_an_encoder_takes_the_first_facts_that_it_can_be_asked(tmp_path: Path) -> None:
+    """Facts of several word pieces do not use up the places of others."""
+    config = configuration("bert", Random(3).choice, vocabulary=VOCABULARY, layers=2, positions=64)
+    folder, own = write_model(tmp_path / "bert", module_of(config)), tmp_path / "own.json"
+    names = [("Atlantis", "Lemuria")] * 3 + [("Rome", "Paris"), ("Tokyo", "Madrid"), ("Paris", "Tokyo")]
+    records = [
+        {
+            "case_id": number,
+            "requested_rewrite": {
+                "prompt": "The capital of {} is",
+                "subject": "Seattle",
+                "target_new": {"str": new},
+                "target_true": {"str": true},
+            },
+        }
+        for number, (new, true) in enumerate(names)
+    ]
+    own.write_text(json.dumps(records))
+    said: list[str] = []
+    context, info = prepare(PLANS["smoke"][0], Asked(str(folder), given=Given(facts=str(own)), limit=2), said.append)
+    unit = next(unit for unit in info.plan.units if unit.does == "unedited")
+    assert info.batches(unit) == [(3, 4)] and not context.unaskable
+    assert any(line.startswith("left out: 3 of 6 facts: the text ") for line in said)
+    assert {record.status for record in compute(unit, context.inputs.edited.facts[:2], context)} == {"done"}
 
 
 def test_a_model_of_one_layer_has_no_control_of_another() -> None:

@@ -33,11 +33,11 @@ CONTROLLED = "rome"
 
 
 def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]:
-    """A record a fact, in order; one without the relation's fields is left out."""
+    """A record a fact, in order; one without the relation's fields is left out of the relation's perspective."""
     own = _encoder(context)
     reason = "the record has no relation fields, so it has one perspective alone"
     made = {fact.case_id: Record(fact.case_id, "excluded", {"reason": reason}) for fact in facts}
-    usable = [fact for fact in facts if fact.relation is not None]
+    usable = [fact for fact in facts if unit.perspective == "entity" or fact.relation is not None]
     if usable:
         traces = _traces(usable, unit.perspective, own)
         arms = _arms(usable, unit.perspective, own)
