@@ -16,6 +16,7 @@ def contribute(
     run_folder: RunFolder,
     *,
     out: Annotated[Path | None, Parameter(help="File to write (default: RUN.zip beside the run's folder).")] = None,
+    partial: Annotated[bool, Parameter(help="Pack a run of which cases are left, too.")] = False,
 ) -> int:
     """Pack a finished run, with settings, hashes and hardware, to send it to others: kloc verify PACK judges it."""
     from artifact.runs.pack import pack
@@ -25,7 +26,7 @@ def contribute(
         raise SettingError(f"{place}: is there already; name another file with --out, or remove it")
     check_outputs({"--out": place}, (run_folder / "run.sqlite",))
     with writing(place):
-        manifest = pack(run_folder, place)
+        manifest = pack(run_folder, place, partial)
     for name, file in sorted(manifest.files.items()):
         say(f"{name}: {size_words(file.size)}, sha256 {file.sha256}")
     say("the pack names the machine's hardware, and paths that you gave as options (run.json, given)")

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from artifact.editing.methods import printed_name
+from artifact.editing.methods import METHODS, printed_name
 from artifact.errors import ExpectedError, SettingError
 from artifact.evaluation.metrics import Column, Group
 from artifact.facts.fact import Perspective
@@ -132,6 +132,9 @@ def _with_seeds(run: MeasuredRun, answer: Answer) -> Answer:
     """The answer with its interval over other seeds, where such runs were measured; other methods of a run are free."""
     if answer.named not in answer.numbers:
         return answer
+    if answer.named in METHODS and METHODS[answer.named].prefixes is None:
+        words = f"{printed_name(answer.named)} reads no context prefixes: another seed changes none of its numbers"
+        return replace(answer, over_seeds=words)
     made = RunKind.of(run.info)
     for path in sorted((expected_folder() / "measured" / SEEDS).glob("*.json")):
         seeds = _load(f"measured/{SEEDS}/{path.name}", Seeds)

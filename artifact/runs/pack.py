@@ -53,10 +53,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machines: dict[str, list[dict[str, Any]]]
 
 
-def pack(folder: Path, out: Path) -> Manifest:
+def pack(folder: Path, out: Path, partial: bool = False) -> Manifest:
     """Write the finished run in `folder`, or all finished runs in a folder of runs, to the file `out`.
 
-    Raises RunError for a run that is unfinished, damaged or in use, and OSError where `out` cannot be written.
+    Raises RunError for a run that is unfinished (unless `partial`: some cases do not fit every device), damaged or in
+    use, and OSError where `out` cannot be written.
     """
     files: dict[str, PackedFile] = {}
     machines: dict[str, list[dict[str, Any]]] = {}
@@ -65,7 +66,7 @@ def pack(folder: Path, out: Path) -> Manifest:
         for run in runs:
             place = "" if run == folder else f"{run.name}/"
             with reading(run) as store:
-                _refuse_unfinished(store)
+                _refuse_unfinished(store, partial)
                 machines[place] = store.environments()
                 files[place + DESCRIPTION] = _add(archive, place + DESCRIPTION, [store.description()])
             with open_regular(run / DATABASE) as journal:
@@ -76,15 +77,18 @@ def pack(folder: Path, out: Path) -> Manifest:
     return manifest
 
 
-def _refuse_unfinished(store: Store) -> None:
+def _refuse_unfinished(store: Store, partial: bool) -> None:
     store.refuse_damage()
     if (who := holder(store.folder)) is not None:
         raise RunError(f"{store.folder}: is in use by {who}; wait for it")
     if half_written(store.folder / DATABASE):
         raise RunError(f"{store.folder}: its process was killed while it wrote; run its command again")
     left = sum(unit.left for unit in run_status(store).units)
-    if left:
-        raise RunError(f"{store.folder}: {left} cases are left, and a finished run is expected; run its command again")
+    if left and not partial:
+        raise RunError(
+            f"{store.folder}: {left} cases are left, and a finished run is expected; run its command again, or, where "
+            "they do not fit the device, give --partial"
+        )
 
 
 def _add(archive: ZipFile, name: str, pieces: Iterator[bytes] | Sequence[bytes]) -> PackedFile:

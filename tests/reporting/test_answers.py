@@ -129,3 +129,4 @@ def test_our_seeds_answer_for_the_example() -> None:
         found = by_id([measured_run(store)])
     for question in ("transfers-entity", "transfers-relation"):
         assert "95% prediction interval over 5 other seeds" in found[question].over_seeds
+    assert found["harms"].over_seeds == "FT reads no context prefixes: another seed changes none of its numbers"

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -16,8 +14,10 @@ from cheap import run
 
 from artifact.cli import call
 from artifact.errors import RunError
+from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.pack import MANIFEST, pack, unpacked
+from artifact.runs.store import begin, reading, writing
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example-world"
 Contents = dict[str, bytes]
@@ -144,12 +144,28 @@ def test_a_description_of_another_run_is_refused(contents: Contents, tmp_path: P
     assert "is not what the journal says" in refusal(zipped(tmp_path / "d.zip", {**forged, "run.json": other}))
 
 
-def test_an_unfinished_run_is_not_packed(packed: Path, tmp_path: Path, capsys) -> None:
-
-    shutil.copytree(packed.parent / "run", tmp_path / "run")
-    with closing(sqlite3.connect(tmp_path / "run" / "run.sqlite")) as connection, connection:
-        connection.execute("delete from records where unit = 'rome-entity' and case_id = 0")
+def test_an_unfinished_run_is_packed_where_that_is_asked_for_alone(tmp_path: Path, capsys) -> None:
+    """Cases that do not fit the device are left, whatever one does: others get what there is."""
+    with reading(EXAMPLE) as whole, writing(tmp_path / "run") as store:
+        info = begin(store, whole.info())
+        store.add_environment({"machine": "a small one"})
+        for unit in info.plan.units:
+            for record in whole.records(unit):
+                if (unit.name, record.case_id) != ("rome-entity", info.cases[0]):
+                    store.add(unit, record)
     assert call(["contribute", str(tmp_path / "run")]) == 2
-    assert not (tmp_path / "run.zip").exists()
+    error = capsys.readouterr().err
+    assert not (tmp_path / "run.zip").exists() and "1 cases are left" in error and "give --partial" in error
+    assert call(["contribute", str(tmp_path / "run"), "--partial"]) == 0
+    assert call(["verify", str(tmp_path / "run.zip")]) == 0
+    with unpacked(tmp_path / "run.zip") as (folder, _), reading(folder) as store:
+        assert store.counts()["rome-entity"]["done"] == info.planned(unit_named(info, "rome-entity")) - 1
+
+
+def unit_named(info: RunInfo, name: str) -> Unit:
+    return next(unit for unit in info.plan.units if unit.name == name)
+
+
+def test_a_finished_run_is_packed_under_a_name_of_ones_own(packed: Path, tmp_path: Path, capsys) -> None:
     assert call(["contribute", str(packed.parent / "run"), "--out", str(tmp_path / "ok.zip")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "ok.zip")
