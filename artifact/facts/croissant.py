@@ -1,10 +1,11 @@
 """Croissant descriptions of fact files: what machines read before they load a data set (mlcommons.org, version 1.0).
 
-Covers CounterFact-style records and known facts: the file with its hash, licence and source, and the fields that a run
-reads, each with its path in the JSON. `nox -s validate` holds them against mlcroissant.
+Covers CounterFact-style records, known facts, and LRE's files of a relation each: the files with their hash, licence
+and source, and the fields that a run reads, each with its path in the JSON. `nox -s validate` holds them against
+mlcroissant.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,26 +76,40 @@ _KNOWN_FIELDS = {
     "template": "the statement with {} for the subject",
     "attribute": "the answer",
 }
+_PAIR_FIELDS = {"subject": "the entity that the fact is about", "object": "the answer"}
 _NUMBERS = ("case_id", "known_id")
 
 
 @dataclass(frozen=True)
-class _Described:
-    """A fact file in words; `url` is where it is fetched, or its name where it lies beside its description."""
+class _File:
+    """One file; `url` is where it is fetched, or its name where it lies beside its description."""
 
     name: str
-    description: str
-    file: str
     url: str
     sha256: str
     size: int
+
+
+@dataclass(frozen=True)
+class _Described:
+    """Fact files in words; `records` is the path to a file's records in the JSON."""
+
+    name: str
+    description: str
+    files: tuple[_File, ...]
     licence: str
     citation: str
     fields: dict[str, str]
+    records: str = "$[*]"
 
 
-PUBLISHED = tuple(name for name, source in PLAIN_SOURCES.items() if len(source.files) == 1 and source.files[0].sha256)
-"""Fact files whose one file has a pinned hash."""
+_READ: dict[str, tuple[dict[str, str], str]] = {
+    "counterfact": (_FACT_FIELDS, "$[*]"),
+    "known": (_KNOWN_FIELDS, "$[*]"),
+    "lre": (_PAIR_FIELDS, "$.samples[*]"),
+}
+"""The fields of published files, and where their records are."""
+PUBLISHED = tuple(_READ)
 """The fetched data sets that can be described without being there, since their bytes are known."""
 
 
@@ -113,17 +128,18 @@ def croissant_json(facts: str) -> bytes:
 
 
 def _published(source: PlainSource) -> _Described:
-    (file,) = source.files
+    fields, records = _READ[source.name]
+    files = tuple(_File(file.name, file.urls[0], file.sha256 or "", file.size) for file in source.files)
+    of_paper = " of 'Does Knowledge Localization Hold True?' (CIKM 2024)" if len(files) == 1 else ""
+    named = files[0].name if len(files) == 1 else f"{len(files)} files, a relation each"
     return _Described(
         name=source.name,
-        description=f"{file.name}: {source.purpose} of 'Does Knowledge Localization Hold True?' (CIKM 2024).",
-        file=file.name,
-        url=file.urls[0],
-        sha256=file.sha256 or "",
-        size=file.size,
+        description=f"{named}: {source.purpose}{of_paper}.",
+        files=files,
         licence=source.licence,
         citation=source.citation,
-        fields=_KNOWN_FIELDS if source.name == "known" else _FACT_FIELDS,
+        fields=fields,
+        records=records,
     )
 
 
@@ -136,10 +152,7 @@ def _own(facts: str, path: Path) -> _Described:
         "they say nothing about real entities."
         if made_up
         else f"Facts of {path.name}, as kloc-artifact reads them.",
-        file=path.name,
-        url=path.name,
-        sha256=digest,
-        size=path.stat().st_size,
+        files=(_File(path.name, path.name, digest, path.stat().st_size),),
         licence="MIT" if made_up else "not stated",
         citation="The kloc-artifact authors, kloc-artifact" if made_up else "not stated",
         fields=_present(records, _FACT_FIELDS if is_counterfact(records) else _KNOWN_FIELDS, path),
@@ -171,37 +184,45 @@ def _content(one: _Described) -> dict[str, Any]:
         "license": one.licence,
         "citeAs": one.citation,
         "version": __version__,
-        "url": one.url,
+        "url": one.files[0].url,
         "distribution": [
             {
                 "@type": "cr:FileObject",
-                "@id": one.file,
-                "name": one.file,
-                "contentUrl": one.url,
-                "contentSize": f"{one.size} B",
+                "@id": file.name,
+                "name": file.name,
+                "contentUrl": file.url,
+                "contentSize": f"{file.size} B",
                 "encodingFormat": "application/json",
-                "sha256": one.sha256,
+                "sha256": file.sha256,
             }
+            for file in one.files
         ],
         "recordSet": [
             {
                 "@type": "cr:RecordSet",
-                "@id": "facts",
-                "name": "facts",
+                "@id": records,
+                "name": records,
                 "description": "One record for each fact.",
-                "field": [_field(one.file, name, words) for name, words in one.fields.items()],
+                "field": [_field(one, file, records, name, words) for name, words in one.fields.items()],
             }
+            for file, records in _record_sets(one)
         ],
     }
 
 
-def _field(file: str, name: str, words: str) -> dict[str, Any]:
+def _record_sets(one: _Described) -> Iterator[tuple[_File, str]]:
+    """Each file with the name of its records."""
+    for file in one.files:
+        yield file, "facts" if len(one.files) == 1 else Path(file.name).stem
+
+
+def _field(one: _Described, file: _File, records: str, name: str, words: str) -> dict[str, Any]:
     short = name.removeprefix("requested_rewrite.").removesuffix(".str")
     return {
         "@type": "cr:Field",
-        "@id": f"facts/{short}",
+        "@id": f"{records}/{short}",
         "name": short,
         "description": words,
         "dataType": "sc:Integer" if name in _NUMBERS else "sc:Text",
-        "source": {"fileObject": {"@id": file}, "extract": {"jsonPath": f"$[*].{name}"}},
+        "source": {"fileObject": {"@id": file.name}, "extract": {"jsonPath": f"{one.records}.{name}"}},
     }

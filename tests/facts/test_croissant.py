@@ -39,11 +39,22 @@ def test_the_world_s_description_fits_its_file() -> None:
 
 
 def test_published_facts_are_described_as_they_are_pinned() -> None:
-    assert PUBLISHED == ("counterfact", "known")
+    assert PUBLISHED == ("counterfact", "known", "lre")
     for name in PUBLISHED:
-        (file,) = json.loads(croissant_json(name))["distribution"]
-        (pinned,) = PLAIN_SOURCES[name].files
-        assert (file["sha256"], file["contentUrl"]) == (pinned.sha256, pinned.urls[0])
+        files, pinned = json.loads(croissant_json(name))["distribution"], PLAIN_SOURCES[name].files
+        assert [(file["sha256"], file["contentUrl"]) for file in files] == [(one.sha256, one.urls[0]) for one in pinned]
+        assert all(file["sha256"] for file in files)
+
+
+def test_every_file_of_lre_has_its_records() -> None:
+    described = json.loads(croissant_json("lre"))
+    assert len(described["recordSet"]) == len(described["distribution"]) == 26
+    ids = [one["@id"] for one in (*described["recordSet"], *(f for r in described["recordSet"] for f in r["field"]))]
+    assert len(set(ids)) == len(ids) == 26 * 3
+    for file, records in zip(described["distribution"], described["recordSet"], strict=True):
+        for field in records["field"]:
+            assert field["source"]["fileObject"]["@id"] == file["@id"]
+            assert field["source"]["extract"]["jsonPath"] == f"$.samples[*].{field['name']}"
 
 
 def test_own_facts_are_described_with_the_fields_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
