@@ -124,7 +124,7 @@ def at_lookup(model: LanguageModel, row: Row, edit: Edit, place: tuple[str, int]
     return seen[0]
 
 
-@pytest.mark.parametrize("kind", ["mlp", "attn"])
+@pytest.mark.parametrize("kind", ["hidden", "mlp", "attn"])
 @torch.no_grad()
 def test_a_trace_equals_hooks_on_transformers_module(kind: str, both: tuple[LanguageModel, Any]) -> None:
     model, module = both
@@ -150,15 +150,20 @@ def test_a_trace_equals_hooks_on_transformers_module(kind: str, both: tuple[Lang
             output_BTD[1:, token] = output_BTD[0, token]
             return output
 
-        part = "mlp_down" if kind == "mlp" else "attn_out"
+        def named(layer: int) -> str:
+            if kind == "hidden":
+                return f"{family.blocks}.{layer}"
+            return family.name("mlp_down" if kind == "mlp" else "attn_out", layer).rpartition(".")[0]
+
         with ExitStack() as stack:
             hooked(stack, module.get_submodule(family.embedding), corrupt)
             for layer in layers:
-                hooked(stack, module.get_submodule(family.name(part, layer).rpartition(".")[0]), restore)
+                hooked(stack, module.get_submodule(named(layer)), restore)
             return float(module(ids_BT).logits[1:, -1].softmax(-1)[:, found.answer_id].mean())
 
     assert found.answer_id == int(module(ids_BT[:1]).logits[0, -1].argmax())
-    windows = [range(max(0, layer - 1), min(3, layer + 1)) for layer in range(3)]
+    width = 0 if kind == "hidden" else 1
+    windows = [range(max(0, layer - width), min(3, layer + 1)) for layer in range(3)]
     expected = [[score(window, token) for window in windows] for token in range(len(encoded.ids))]
     np.testing.assert_allclose(found.scores, expected, rtol=1e-3, atol=1e-6)
     PASSED[model.name, "trace"] = "yes"
