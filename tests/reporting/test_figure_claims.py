@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.expected import Claim, load_expected
-from artifact.reporting.figure_claims import TracedEffects, difference
+from artifact.reporting.figure_claims import TracedEffects, deciding, difference, figure_claim
+from artifact.reporting.intervals import Estimate
 from artifact.reporting.verdict import MeasuredRun, judge_claim
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, trace_numbers, traces_of
@@ -135,3 +137,29 @@ def test_a_small_difference_is_written_with_the_digits_that_it_has(smoke: Store)
     found = status(CLAIMS["F3"], smoke, traced(lambda *where: as_claimed(*where) / 10_000, noise=1e-6))
     mean, low, high = map(float, re.findall(r"[+-][0-9.]+", found)[:3])
     assert 0 < low < mean < high < 0.0005
+
+
+@pytest.mark.parametrize(
+    ("ends", "decides"),
+    [
+        (((-0.05, 0.01), (-0.02, -0.01)), 1),  # one fails it, though the other's interval reaches lower
+        (((-0.05, -0.03), (-0.02, -0.01)), 0),
+        (((0.01, 0.2), (0.02, 0.1)), 0),
+        (((-0.01, 0.2), (0.02, 0.1)), 0),
+    ],
+)
+def test_what_decides_a_claim_is_what_its_sentence_shows(
+    ends: Any, decides: int, smoke: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Estimate(sum(one) / 2, *one, 40) for one in ends]
+    claim = CLAIMS["F2"]
+    given = dict(zip(map(id, claim.effects), found, strict=True))
+    monkeypatch.setattr("artifact.reporting.figure_claims.difference", lambda effect, _: given[id(effect)])
+    assert deciding(claim, TracedEffects({})) == found[decides]
+    assert f"{found[decides].mean:+.3f}"[:6] in figure_claim(claim, smoke.info(), TracedEffects({}))[1]
+    few = Estimate(0.5, 0.4, 0.6, 3)
+    given[id(claim.effects[0])] = few
+    assert (
+        deciding(claim, TracedEffects({})) == few
+        and "fewer than 5 facts" in figure_claim(claim, smoke.info(), TracedEffects({}))[1]
+    )
