@@ -12,7 +12,7 @@ from artifact.editing.site import FACT_TOKENS, MODULES
 from artifact.evaluation.metrics import VALUES, Column
 from artifact.plans.unit import Plan, Unit
 from artifact.plans.where import TOKENS, units
-from artifact.reporting.findings.where import Site, measured, sites_of
+from artifact.reporting.findings.where import Site, _of_every_layer, measured, sites_of
 from artifact.reporting.verdict import verdict_of
 from artifact.runs.engine import Computed
 from artifact.runs.local import compute
@@ -100,6 +100,12 @@ def test_the_best_layer_is_chosen_without_neighbours_too() -> None:
     site = Site(np.array([1]), (4, 5), values, np.array([0.2]), np.zeros((1, 2)), effects_FA, 0, "")
     assert site.whole("entity").tolist() == [0.25, 0.75] and site.best_layer("entity") == 1
     assert site.effects_FL.tolist() == [[4.0, 5.0]]
+
+
+def test_a_journal_of_before_has_effects_of_edited_layers_alone() -> None:
+    assert _of_every_layer([0.1, 0.2, 0.3], (0, 1, 2), 3) == [0.1, 0.2, 0.3]
+    np.testing.assert_equal(_of_every_layer([0.1, 0.2], (0, 2), 4), [0.1, np.nan, 0.2, np.nan])
+    np.testing.assert_equal(_of_every_layer([], (0, 2), 2), [np.nan, np.nan])
 
 
 def test_second_moments_are_of_the_layers_that_are_edited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def _site(records: Sequence[Record], token: FactToken, of_layers: int) -> Site:
             shared, own = shared + 1, payload["tokens"][own["same_as"]]
         values.append([floats(one.get("values", nothing)) for one in own["layers"]])
         written.append(floats([one.get("written") for one in own["layers"]]))
-        effects.append(floats((payload["effects"] or {}).get(token, [None] * of_layers)))
+        effects.append(_of_every_layer((payload["effects"] or {}).get(token, []), layers, of_layers))
     return Site(
         cases_F=np.array([record.case_id for record in records]),
         layers=layers,
@@ -116,8 +116,16 @@ def _site(records: Sequence[Record], token: FactToken, of_layers: int) -> Site:
         written_FL=np.array(written),
         effects_FA=np.array(effects),
         shared=shared,
-        read_by=payloads[0]["read_by"],
+        read_by=payloads[0].get("read_by", ""),
     )
+
+
+def _of_every_layer(effects: Sequence[float], layers: Sequence[int], of_layers: int) -> list[float]:
+    """A fact's effects at every layer, nan where there is none: journals of before have those of edited layers alone."""
+    if len(effects) == of_layers:
+        return floats(effects)
+    known = dict(zip(layers, effects, strict=False))
+    return floats([known.get(layer) for layer in range(of_layers)])
 
 
 def measured(store: Store) -> Findings | None:
@@ -186,8 +194,8 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
     )
     edited = next(iter(sites.values())).layers
     caption += f" Layers edited: {', '.join(map(str, edited))}."
-    read_by = {module: site.read_by for (_, module, _), site in sites.items()}
-    caption += f" Of a change at a module: {'; '.join(read_by.values())}."
+    if read_by := dict.fromkeys(site.read_by for site in sites.values() if site.read_by):
+        caption += f" Of a change at a module: {'; '.join(read_by)}."
     for token, (count, facts) in shared.items():
         words = TOKEN_WORDS[token]
         caption += f" {words[0].upper()}{words[1:]} is the same as another in {count} of {facts} facts."
