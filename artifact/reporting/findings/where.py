@@ -121,7 +121,7 @@ def _site(records: Sequence[Record], token: FactToken, of_layers: int) -> Site:
 
 
 def _of_every_layer(effects: Sequence[float], layers: Sequence[int], of_layers: int) -> list[float]:
-    """A fact's effects at every layer, nan where there is none: journals of before have those of edited layers alone."""
+    """A fact's effects at every layer; a journal of before has those of edited layers alone, and others are nan."""
     if len(effects) == of_layers:
         return floats(effects)
     known = dict(zip(layers, effects, strict=False))
