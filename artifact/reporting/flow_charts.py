@@ -129,23 +129,24 @@ def _changes(flows: Flows) -> Iterator[Line]:
     for one in flows.edges:
         has_F = one.removed_F > 0
         if has_F.any():
-            yield _line(one.edge.printed, *one.edge.look, flows.cases_F[has_F], one.change_FL[has_F])
+            yield _line(one.edge.printed, *one.edge.look, flows.cases_F[has_F], one.change_FL[has_F], rates=False)
 
 
 def _first(flows: Flows) -> Iterator[Line]:
     for m, module in enumerate(MODULES):
-        yield _line(*_MODULE_LOOKS[module], flows.cases_F, flows.first_FML[:, m])
+        yield _line(*_MODULE_LOOKS[module], flows.cases_F, flows.first_FML[:, m], rates=True)
 
 
 def _lens(flows: Flows) -> Iterator[Line]:
     for r, role in enumerate(LENS_ROLES):
         has_F = ~np.isnan(flows.lens_FRL[:, r]).any(1)
         if has_F.any():
-            yield _line(*_LENS_LOOKS[role], flows.cases_F[has_F], flows.lens_FRL[has_F, r])
+            yield _line(*_LENS_LOOKS[role], flows.cases_F[has_F], flows.lens_FRL[has_F, r], rates=False)
 
 
-def _line(label: str, colour: str, style: Any, cases_F: np.ndarray, values_FL: np.ndarray) -> Line:
-    found = estimates([Series(cases_F, values_F) for values_F in values_FL.T])
+def _line(label: str, colour: str, style: Any, cases_F: np.ndarray, values_FL: np.ndarray, *, rates: bool) -> Line:
+    # A change of exactly none in every fact is no share of facts.
+    found = estimates([Series(cases_F, values_F) for values_F in values_FL.T], rates)
     return Line(label, colour, style, tuple(one.scaled(100) for one in found if one is not None))
 
 

@@ -50,6 +50,14 @@ def test_lines_are_means_over_the_facts_that_have_the_edge() -> None:
     assert flow_charts({}) == [] and change.fingerprint != extraction.fingerprint
 
 
+def test_no_change_in_any_fact_has_no_width_as_a_share_of_facts_would() -> None:
+    found = flows()
+    found.edge("relation-subject").change_FL[:, 4] = 0  # above the last layer nobody reads the relation
+    change, *_ = flow_charts({"entity": found})
+    (one,) = picked(change.csv, prompt="entity", line="relation to subject", layer="4")
+    assert float(one["low"]) == float(one["percent"]) == float(one["high"]) == 0
+
+
 def test_extraction_with_and_without_each_edge() -> None:
     found = flows()
     table = extraction_csv({"entity": found})

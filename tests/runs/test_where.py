@@ -64,6 +64,10 @@ def test_the_questions_answer_what_was_run_and_change_no_exit_code(run: Path) ->
         (chart,) = found.charts
         info = store.info()
         for panel in chart.panels:
+            (effect,) = (line for line in panel.lines if line.name == "effect")
+            last = effect.estimates[-1]
+            if "subject" in panel.title:  # the last layer's output at the subject is read by nothing
+                assert last is not None and last.low == last.mean == last.high == 0, "no share of facts"
             layers = {line.name: line.layers for line in panel.lines}
             assert layers["effect"] == tuple(range(info.layers)), "traced at every layer, edited at some"
             assert layers["reliability"] == tuple(range(0, info.layers, STEP))

@@ -174,7 +174,8 @@ def _grid(scored: Scored) -> Grid:
     for perspective in PERSPECTIVES:
         for group in GROUPS:
             column, prompts = Column(perspective, group), f"{perspective} {group}"
-            before = estimates([scored.before(metric, column) for metric in METRICS])
+            successes = [metric == "success" for metric in METRICS]
+            before = estimates([scored.before(metric, column) for metric in METRICS], successes)
             cells = [Cell.of(one, SCALES[metric]) for one, metric in zip(before, METRICS, strict=True)]
             lines.append(Line((prompts, "unedited"), (*cells, *[Cell.of(None, PROBABILITY)] * len(METRICS), "")))
             (alone,) = estimates([scored.of_singles("magnitude", column)], rates=False)

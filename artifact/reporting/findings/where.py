@@ -177,14 +177,16 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
         at, found = site.best_layer(perspective), regressions[perspective, module, token]
         success = [site.column(perspective, group)[:, at] for group in SHOWN]
         of = [*success, site.effects_FL[:, at]]
-        numbers = estimates([_series(site, column_F) for column_F in of])
+        # An effect of exactly none is no share of facts.
+        numbers = estimates([_series(site, column_F) for column_F in of], [True] * len(success) + [False])
         cells = [Cell.of(one, SCALES["success"]) for one in numbers[:3]] + [Cell.of(numbers[3], PROBABILITY)]
         cells += [Cell.of(one, _SHARE) for one in ((found.of_layer, found.gained) if found else (None, None))]
         cells.append(Cell.of(found.rho if found else None, PROBABILITY))
         words = f"{PRINTED_MODULE[module]}, {TOKEN_WORDS[token]}"
         lines.append(Line((perspective, words, str(site.layers[at])), tuple(cells)))
     columns = ("reliability", "generality", "specificity", "effect there", "R2 of the layer", "R2 gained", "rho")
-    shared = {token: (site.shared, len(site.cases_F)) for (_, _, token), site in sites.items() if site.shared}
+    longest = sorted(sites.items(), key=lambda item: len(item[1].cases_F))
+    shared = {token: (site.shared, len(site.cases_F)) for (_, _, token), site in longest if site.shared}
     caption = (
         "ROME at each site: success in percent at the layer whose mean over these columns is highest, chosen by this "
         "result itself; the module's average indirect effect there (probability, one layer restored); R squared "
@@ -213,8 +215,8 @@ def _chart(sites: Mapping[Key, Site], of_layers: int, model: str) -> LineChart:
         if site.shared == len(site.cases_F):
             continue
         named = [(group, site.column(perspective, group)) for group in SHOWN]
-        lines = [_line(site, name, site.layers, rows_FL) for name, rows_FL in named]
-        lines.append(_line(site, "effect", tuple(range(of_layers)), site.effects_FA))
+        lines = [_line(site, name, site.layers, rows_FL, rates=True) for name, rows_FL in named]
+        lines.append(_line(site, "effect", tuple(range(of_layers)), site.effects_FA, rates=False))
         title = f"{perspective}: {PRINTED_MODULE[module]}, {TOKEN_WORDS[token]}"
         panels.append(LinePanel(title, tuple(line for line in lines if any(line.estimates))))
         best.append(f"{title}, layer {site.layers[site.best_layer(perspective)]}")
@@ -228,6 +230,6 @@ def _chart(sites: Mapping[Key, Site], of_layers: int, model: str) -> LineChart:
     )
 
 
-def _line(site: Site, name: str, layers: tuple[int, ...], rows_FL: np.ndarray) -> LayerLine:
-    found = estimates([_series(site, column_F) for column_F in rows_FL.T])
+def _line(site: Site, name: str, layers: tuple[int, ...], rows_FL: np.ndarray, *, rates: bool) -> LayerLine:
+    found = estimates([_series(site, column_F) for column_F in rows_FL.T], rates)
     return LayerLine(name, layers, tuple(found))
