@@ -6,6 +6,7 @@ stands in these lines with its control characters, line ends and marks of direct
 
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ def shown(text: object) -> str:
     """`text` in one line that a terminal prints as it stands: each other character as Python would write it."""
     found = str(text)
     return found if found.isprintable() else "".join(map(_shown, found))
+
+
+def without_quotes(reason: str) -> str:
+    """A reason without the texts that it quotes, so that reasons of one kind are one."""
+    return re.sub(r"""'[^']*'|"[^"]*\"""", "...", reason)
 
 
 def short(text: str, most: int = 60) -> str:

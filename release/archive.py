@@ -19,9 +19,10 @@ import venv
 from hashlib import sha256
 from pathlib import Path
 
+from artifact.facts.croissant import PUBLISHED
+
 ROOT = Path(__file__).parents[1]
 SUMS = "SHA256SUMS"
-PUBLISHED = ("counterfact", "known")
 NOT_KEPT = ("run.lock", ".lock")
 
 

@@ -16,7 +16,9 @@ def contribute(
     run_folder: RunFolder,
     *,
     out: Annotated[Path | None, Parameter(help="File to write (default: RUN.zip beside the run's folder).")] = None,
-    partial: Annotated[bool, Parameter(help="Pack a run of which cases are left, too.")] = False,
+    partial: Annotated[
+        bool, Parameter(help="Also pack an unfinished run, for example one with cases that do not fit the device.")
+    ] = False,
 ) -> int:
     """Pack a finished run, with settings, hashes and hardware, to send it to others: kloc verify PACK judges it."""
     from artifact.runs.pack import pack

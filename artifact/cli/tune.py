@@ -114,7 +114,7 @@ def _editors(
     from artifact.runs.tune import checked_grid
 
     layers = loaded.decoder.layers
-    starts = {name: METHODS[name].start_for(loaded.name, layers) for name in methods}
+    starts = {name: METHODS[name].start_for(loaded.name, layers, loaded.decoder) for name in methods}
     grids = {
         name: checked_grid(name, given.get(name, METHODS[name].grid(layers)), start, layers)
         for name, start in starts.items()

@@ -190,14 +190,13 @@ class Method:
             return None
         return Default(made_of(known.hparams), f"as {other.printed}'s, {known.source}")
 
-    def start_for(self, model: str, layers: int) -> Any:
+    def start_for(self, model: str, layers: int, decoder: "Decoder | None" = None) -> Any:
         """What a search of `kloc tune` begins with: the values published for the model, else GPT-2 XL's at the same
         fraction of the depth, or of a variant what was chosen for the other method. What an earlier search chose for
         the method itself is left out, so that a search can be repeated.
         """
-        if known := self.defaults.get(model) or self._as_variant(model):
-            return known.hparams
-        return self.scaled(layers)
+        known = self.defaults.get(model) or self._as_variant(model)
+        return (known or self._of_its_kind(layers, decoder)).hparams
 
     def hparams_source(self, hparams: Hparams, model: str, layers: int, decoder: "Decoder | None" = None) -> str:
         """Where a model's hyperparameters come from, in words, and whether they are paper values; the arguments as
@@ -208,8 +207,9 @@ class Method:
 
     def _own(self, model: str, layers: int, decoder: "Decoder | None") -> Default:
         """A model's own values, else those of its kind, else GPT-2 XL's for its depth."""
-        if known := self.default(model):
-            return known
+        return self.default(model) or self._of_its_kind(layers, decoder)
+
+    def _of_its_kind(self, layers: int, decoder: "Decoder | None") -> Default:
         if self.for_encoders and decoder is not None and not decoder.family.causal:
             return self.for_encoders
         return Default(self.scaled(layers), "GPT-2 XL's at the same fraction of the depth, no paper values")

@@ -19,22 +19,27 @@ from artifact.facts.datasets.lre import Relation, cases_of, parse_relation
 from artifact.facts.layouts import LayoutName
 from artifact.facts.records import parse_fact
 from artifact.facts.subject import subject_start
+from artifact.terminal import without_quotes
+
+Other = tuple[object, object, bool]
+"""A prompt about another fact, its answer, and whether it may ask another relation."""
 
 
-def _easyedit_others(row: Mapping[str, Any]) -> Iterator[tuple[object, object]]:
-    yield row.get("locality_prompt"), row.get("locality_ground_truth")
+def _easyedit_others(row: Mapping[str, Any]) -> Iterator[Other]:
+    yield row.get("locality_prompt"), row.get("locality_ground_truth"), True
 
 
-def _knowedit_others(row: Mapping[str, Any]) -> Iterator[tuple[object, object]]:
+def _knowedit_others(row: Mapping[str, Any]) -> Iterator[Other]:
     groups = row.get("locality")
-    for group in groups.values() if isinstance(groups, dict) else ():
+    for name, group in groups.items() if isinstance(groups, dict) else ():
         for one in group if isinstance(group, list) else ():
             if isinstance(one, dict):
-                yield one.get("prompt"), one.get("ground_truth")
+                # Forgetfulness asks the fact's own relation for its other answers.
+                yield one.get("prompt"), one.get("ground_truth"), name != "Forgetfulness"
 
 
-def _zsre_others(row: Mapping[str, Any]) -> Iterator[tuple[object, object]]:
-    yield row.get("loc"), row.get("loc_ans")
+def _zsre_others(row: Mapping[str, Any]) -> Iterator[Other]:
+    yield row.get("loc"), row.get("loc_ans"), True
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class _Layout:
     new: str
     true: str
     rephrasing: tuple[str, ...]
-    others: Callable[[Mapping[str, Any]], Iterable[tuple[object, object]]]
+    others: Callable[[Mapping[str, Any]], Iterable[Other]]
 
 
 _FIELDS: dict[str, _Layout] = {
@@ -69,7 +74,7 @@ class Converted:
 
     def reasons(self) -> Counter[str]:
         """How many records were left out for which reason, quoted texts aside."""
-        return Counter(re.sub(r"""'[^']*'|"[^"]*\"""", "...", reason) for reason in self.left_out.values())
+        return Counter(map(without_quotes, self.left_out.values()))
 
 
 def convert(raw: object, layout: LayoutName, source: str) -> Converted:
@@ -127,12 +132,12 @@ def _record(row: object, layout: _Layout) -> tuple[dict[str, Any], int]:
         raise FactError(f"{' and '.join(missing)} missing or without a text")
     subject = subject.strip()
     start = subject_start(prompt, subject)
-    others = [(_text(asked), _text(answer).strip()) for asked, answer in layout.others(row)]
-    neighbours = [asked for asked, answer in others if asked and answer == true.strip()]
+    others = [(_text(asked), _text(answer).strip(), relation) for asked, answer, relation in layout.others(row)]
+    neighbours = [asked for asked, answer, _ in others if asked and answer == true.strip()]
     relations = [
         {"prompt": asked, "answer": answer}
-        for asked, answer in others
-        if _names(asked, subject) and answer not in ("", true.strip(), new.strip())
+        for asked, answer, relation in others
+        if relation and _names(asked, subject) and answer not in ("", true.strip(), new.strip())
     ]
     rewrite: dict[str, Any] = {
         "prompt": f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}",
@@ -149,7 +154,7 @@ def _record(row: object, layout: _Layout) -> tuple[dict[str, Any], int]:
         "neighborhood_prompts": neighbours,
         **({"other_relation_prompts": relations} if relations else {}),
     }
-    return record, sum(bool(asked) for asked, _ in others) - len(neighbours) - len(relations)
+    return record, sum(bool(asked) for asked, *_ in others) - len(neighbours) - len(relations)
 
 
 def _names(text: str, subject: str) -> bool:

@@ -15,7 +15,7 @@ MOST = 60
 """Facts that each unit takes, and BEYOND_FACTS in the plan `beyond`."""
 BEYOND_FACTS = 5
 _ROUNDS = 6
-"""Ten facts of every unit a round, as nearly as their batches allow."""
+"""About ten facts of every unit a round; where a batch has more, a round has one or none."""
 FIRST = ("rome", "memit")
 """The paper's methods that the others are read against, and which the controls are of."""
 

@@ -133,10 +133,13 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     rounds: int = 1
     """The rounds in which it is computed: each takes the next part of every unit."""
 
-    def part(self, batches: Sequence[T], number: int) -> Sequence[T]:
-        """A unit's batches of the `number`-th round, from 0; where there are fewer than rounds, the first is in the
-        first: other units are read against the unedited model's only batch.
+    def part(self, unit: Unit, batches: Sequence[T], number: int) -> Sequence[T]:
+        """A unit's batches of the `number`-th round, from 0. Where there are fewer than rounds, the first is in the
+        first round: other units are read against the unedited model's only batch. A task's only batch, such as a
+        hundred edits in one model, takes long and is in the last.
         """
+        if unit.does == "task" and len(batches) == 1:
+            return batches if number == self.rounds - 1 else batches[:0]
         cuts = [-(-len(batches) * at // self.rounds) for at in (number, number + 1)]
         return batches[cuts[0] : cuts[1]]
 

@@ -15,13 +15,15 @@ from artifact.reporting.cells import SCALES, Cell, Grid, Line
 from artifact.reporting.equivalence import doubt
 from artifact.reporting.findings.edit_multiverse import FINDINGS, Edits, directions
 from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.multiverse import Specification, lies_below
 from artifact.reporting.tables import MeasuredRow, scored_cases
 from artifact.runs.store import Store
 
 _ASKED = {
     "T1": "after relation edits, relation prompts say the new answer more than entity prompts",
     "T2": "after entity edits, entity prompts say it more than before, and the relation is kept less on rephrasings",
-    "T3": "an edit through one perspective says less from it than an edit through the other does from that one's",
+    "T3": "each perspective's prompts say the new answer more after an edit through it than after one through the "
+    "other (relation prompts: no less, within 0.05)",
 }
 Gaps = Mapping[str, Estimate | None]
 """Transfer gaps of the changes in success, by unit."""
@@ -71,7 +73,8 @@ def editors_grids(store: Store, rows: Sequence[MeasuredRow], gaps: Gaps) -> tupl
     words = "; ".join(f"{finding}: {_ASKED[finding]}" for finding in FINDINGS)
     caption = (
         f"{words}. Each is asked of the method's own edits, fact by fact, by success: it holds where the 95% interval "
-        "of the least sure difference lies above zero, and does not where one lies below. Transfer gap: the rise in "
+        "of the least sure difference lies above zero, and does not where it lies below (of two differences by "
+        "Bonferroni's interval). Transfer gap: the rise in "
         "success on the edited perspective's prompts minus the rise on the other's, in points; relation prompts are "
         "read against another relation."
     )
@@ -90,14 +93,14 @@ def editors_grids(store: Store, rows: Sequence[MeasuredRow], gaps: Gaps) -> tupl
     )
 
 
-def _state(asked: Series | None, relations: Mapping[str, Sequence[int]]) -> str:
+def _state(asked: Specification | None, relations: Mapping[str, Sequence[int]]) -> str:
     """What a difference says of its finding."""
-    (found,) = estimates([asked], rates=False, relations=relations) if asked is not None else (None,)
-    if found is None:
+    (found,) = estimates([asked.differences], rates=False, relations=relations) if asked is not None else (None,)
+    if asked is None or found is None:
         return "not run"
-    if doubt(found) or found.low <= 0 <= found.high:
+    if doubt(found):
         return "undecided"
-    return "holds" if found.low > 0 else "does not hold"
+    return "holds" if found.low > 0 else "does not hold" if lies_below(found, asked.of) else "undecided"
 
 
 def edited_place(method: str, setting: Mapping[str, Any]) -> tuple[str, str]:

@@ -57,13 +57,19 @@ class Entry:
 
     @property
     def contradicts(self) -> bool:
-        """Whether it lies below zero. The least sure of several differences often lies low by chance, so its upper end
-        is then that of a Bonferroni interval, by Student's t.
-        """
-        spread, of = self.estimate.spread, self.specification.of
-        if of == 1 or spread is None:
-            return self.estimate.high < 0
-        return self.estimate.mean + t_quantile(1 - _ONE_SIDE / of, spread.freedom) * spread.error < 0
+        """Whether it lies below zero (`lies_below`)."""
+        return lies_below(self.estimate, self.specification.of)
+
+
+def lies_below(estimate: Estimate, of: int) -> bool:
+    """Whether an estimate lies below zero by its 95% interval. The least sure `of` several differences often lies low
+    by chance: its upper end is then Bonferroni's, by Student's t with the larger of the errors over facts and over
+    relations.
+    """
+    spread = estimate.spread
+    if of == 1 or spread is None:
+        return estimate.high < 0
+    return estimate.mean + t_quantile(1 - _ONE_SIDE / of, spread.freedom) * spread.error < 0
 
 
 @dataclass(frozen=True)
@@ -123,13 +129,13 @@ class Curve:
         return sum(one.agrees for one in self.entries)
 
     @property
-    def by_relation(self) -> tuple[int, int] | None:
-        """How many agree and how many contradict by the interval that draws relations, then facts within them; None
-        where fewer than two relations are known.
+    def agree_by_relation(self) -> int | None:
+        """How many agree by the interval that draws relations, then facts within them; None where fewer than two
+        relations are known.
         """
         spreads = [one.estimate.spread for one in self.entries]
         known = [one for one in spreads if one is not None and math.isfinite(one.low)]
-        return (sum(one.low > 0 for one in known), sum(one.high < 0 for one in known)) if known else None
+        return sum(one.low > 0 for one in known) if known else None
 
     @property
     def contradict(self) -> int:
@@ -176,10 +182,8 @@ class Curve:
         count = len(self.entries)
         own = [one for one in self.entries if one.specification.own]
         words = f"{self.agree} of {count} specifications agree, {self.contradict} contradict"
-        if self.by_relation:
-            words += "; by intervals that draw relations, then facts within them, {} agree, {} contradict".format(
-                *self.by_relation
-            )
+        if (by_relation := self.agree_by_relation) is not None:
+            words += f"; by intervals that draw relations, then facts within them, {by_relation} agree"
         words += f"; {self.sure} agree with p < 0.05 familywise over the curve"
         words += f"; that the median specification lies above zero has p = {self.median_p:.3f}"
         if self.explained:

@@ -162,10 +162,7 @@ def answered(questions: Sequence[Question], found: Mapping[str, Mapping[str, Fin
         for question in questions
         if question.asks(plans)
     }
-    tests = {
-        model: family(one for key, answer in answers.items() if key[1] == model for one in _tests(key[0], answer))
-        for model in found
-    }
+    tests = {model: _family(answers, model) for model in found}
     return tuple(
         JudgedQuestion(
             question,
@@ -177,6 +174,16 @@ def answered(questions: Sequence[Question], found: Mapping[str, Mapping[str, Fin
         )
         for question in questions
     )
+
+
+def _family(answers: Mapping[tuple[str, str], ModelAnswer], model: str) -> list[Tested]:
+    """The tests of one model's answers, corrected together; a number that two questions ask for counts once."""
+    held = [one for key, answer in answers.items() if key[1] == model for one in _tests(key[0], answer) if one]
+    first = {(one.name, one.target, one.margin): one for one in reversed(held)}
+    corrected = {
+        (one.name, one.target, one.margin): one for one in family([first[key] for key in reversed(list(first))])
+    }
+    return [replace(corrected[one.name, one.target, one.margin], of=one.of) for one in held]
 
 
 def _tests(question: str, answer: ModelAnswer) -> Iterator[Tested | None]:

@@ -1,9 +1,10 @@
 """What a model's family refuses of a plan, found before anything is computed: units, and facts that it cannot be asked.
 
 Covers methods that do not edit the family, knockouts and tasks that it cannot do, controls for which the model is too
-shallow, and answers that are more than an encoder's mask stands for. A fact is left out for those that every number
-needs; for another it loses the relation's perspective, the harder foil, or a prompt about another fact. What is left
-out is said once, in the run's output and on its page; a method that the user asked for by name is refused instead.
+shallow, and answers that are more than an encoder's mask stands for. A fact is left out if an answer that every number
+needs has several pieces. If another answer has, the fact loses the relation's perspective, the harder foil or that
+prompt alone. What is left out is said once, in the run's output and on its page; a method that the user asked for by
+name is refused instead.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -114,7 +114,7 @@ def prepare(
     plan, left_out = without_refused(_fitting(plan, model, device, say), model.kind, asked.methods)
     budget = _budget(asked, begun, model, plan.methods, say)
     level, relation_level = _noise(model, inputs, begun, say)
-    inputs, without, unasked = _askable(model, inputs)
+    inputs, without, unasked = _askable(model, inputs, begun)
     context = Context(
         model,
         _answered(plan, name, asked, model, inputs, budget),
@@ -267,15 +267,21 @@ def _answered(plan: Plan, name: str, asked: Asked, model: LanguageModel, inputs:
     return inputs
 
 
-def _askable(model: LanguageModel, inputs: Inputs) -> tuple[Inputs, dict[str, list[str]], dict[int, str]]:
+def _askable(
+    model: LanguageModel, inputs: Inputs, begun: RunInfo | None
+) -> tuple[Inputs, dict[str, list[str]], dict[int, str]]:
     """The inputs without the facts, and the texts that a fact can do without, that the model cannot be asked; and what
-    is left out, by the reason. Where it can be asked none, all stay, with the reason of each by case.
+    is left out, by the reason. Where it can be asked none, all stay, with the reason of each by case; so they do in a
+    run that was begun with some of them.
     """
     facts, without = in_one_piece(model, inputs.edited.facts)
     unasked = unaskable(model, facts)
+    left_out = without | counted(unasked, facts)
     left = [fact for fact in facts if fact.case_id not in unasked]
-    kept = replace(inputs, edited=replace(inputs.edited, facts=left or facts))
-    return kept, without | counted(unasked, facts), {} if left else unasked
+    if not left or (begun is not None and not unasked.keys().isdisjoint(begun.cases)):
+        return replace(inputs, edited=replace(inputs.edited, facts=facts)), left_out, unasked
+    cases = tuple(case for case in inputs.edited.cases if case not in unasked)
+    return replace(inputs, edited=replace(inputs.edited, facts=left, cases=cases)), left_out, {}
 
 
 @part("second moments")

@@ -93,7 +93,7 @@ def _run_units(
     """Every unit's part of every round, with reports on the way; KeyboardInterrupt after a stop."""
     reported = time.monotonic()
     for number, unit in product(range(info.plan.rounds), info.plan.units):
-        part = info.plan.part(info.batches(unit), number)
+        part = info.plan.part(unit, info.batches(unit), number)
         if not part and info.plan.rounds > 1:
             continue
         with stopping() as stop:

@@ -89,6 +89,14 @@ def test_a_prompt_about_another_fact_needs_the_subject_and_an_answer_of_its_own(
     assert (fact.other_relations, fact.neighbourhood, made.unused) == ((), (), 1)
 
 
+def test_other_answers_of_the_fact_s_own_relation_are_no_other_relation() -> None:
+    """KnowEdit's Forgetfulness, where an edit may well change the answer."""
+    own = {"prompt": "The place of death of Leo Arons, which is not Warsaw, is", "ground_truth": [["Lodz"]]}
+    made = convert([KNOWEDIT | {"locality": {"Forgetfulness": [own]}}], "knowedit", "f")
+    (fact,) = parse_facts(made.records, "f")
+    assert (fact.other_relations, made.unused) == ((), 1)
+
+
 def test_zsre_s_first_answer_is_the_true_object() -> None:
     made = convert(ZSRE, "zsre", "f")
     (fact,) = parse_facts(made.records, "f")

@@ -16,6 +16,7 @@ from artifact.editing.edit import Edit, Edited, row_edits
 from artifact.editing.memit import MemitEdit
 from artifact.editing.methods import METHODS
 from artifact.editing.objective import objective
+from artifact.editing.pmet import PmetEdit
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.rome import RomeEdit
 from artifact.facts.datasets.world import world
@@ -31,7 +32,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "rets": {},
     "emmet": {"layers": (1,), "mom2_update_weight": 1e-4},
     "alphaedit": {"layers": (0, 1), "nullspace_threshold": 1e6, "l2": 1e-3},
-    "pmet": {"layers": (0, 1), "modules": ("attn", "mlp"), "mom2_update_weight": 1e-4},
+    "pmet": {"layers": (1,), "modules": ("attn", "mlp"), "mom2_update_weight": 1e-4},
 }
 """By method, what it takes here besides its hyperparameters for a model of three layers."""
 
@@ -71,7 +72,9 @@ def test_an_edit_writes_what_was_optimised_in_transformers_model_as_in_ours(
     view = facts[0].view("entity")
     prefixes: Any = {"list": ["{}"], "groups": [["{}"]]}[METHODS[method].prefixes or "list"]
     others = world() if METHODS[method].facts else None
-    editor = make_editor(model, method, RELEASED, MEMORY, hparams=hparams, prefixes=prefixes, facts=others)
+    editor = make_editor(
+        model, method, PROTOCOLS["corrected"], MEMORY, hparams=hparams, prefixes=prefixes, facts=others
+    )
     (found,) = editor.edits([[view]], None)
     assert isinstance(found, Edited) and found.norm > 0
     with torch.no_grad():
@@ -85,9 +88,13 @@ def written_as_optimised(method: str, model: LanguageModel, found: Edited, view:
         at = len(row.ids) - len(row.target) if method == "rets" else row.lookup  # RETS's key is the prompt's last token
         value_D = seen_at(model, row.ids, found.edit, ("mlp", layer), at)
         torch.testing.assert_close(value_D, found.target_D, rtol=1e-3, atol=1e-3)
-    if isinstance(found, MemitEdit):
+    elif isinstance(found, MemitEdit):
         state_D = seen_at(model, row.ids, found.edit, ("hidden", layer), row.lookup)
         assert (state_D - found.values_ND[0]).norm() < 0.02 * found.values_ND[0].norm()
+    else:
+        assert isinstance(found, PmetEdit)  # the MLP's key is another one once the attention's output has changed
+        output_D = seen_at(model, row.ids, found.edit, ("attn", layer), row.lookup)
+        assert (output_D - found.values_ND["attn"][0]).norm() < 0.02 * found.values_ND["attn"][0].norm()
 
 
 def the_same_in_transformers(model: LanguageModel, module: Any, found: Edited, view: View) -> None:

@@ -53,12 +53,12 @@ def test_facts_of_one_relation_are_not_independent() -> None:
     found = [Specification({"metric": "p"}, Series(np.arange(40), values_F))]
     relations = {f"P{place}": list(range(10 * place, 10 * place + 10)) for place in range(4)}
     curve = curve_of("F1", found, relations)
-    assert curve.agree == 1 and curve.by_relation == (0, 0)
-    assert "draw relations, then facts within them, 0 agree, 0 contradict" in curve.summary
+    assert curve.agree == 1 and curve.agree_by_relation == 0
+    assert "draw relations, then facts within them, 0 agree" in curve.summary
     (row,) = csv.DictReader(io.StringIO(curve.csv.decode()))
     assert float(row["low by relation"]) < 0 < float(row["low"]) < float(row["high by relation"])
     alone = curve_of("F1", found)
-    assert alone.by_relation is None and "relations" not in alone.summary
+    assert alone.agree_by_relation is None and "relations" not in alone.summary
     (row,) = csv.DictReader(io.StringIO(alone.csv.decode()))
     assert row["low by relation"] == ""
 

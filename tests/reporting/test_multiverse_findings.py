@@ -33,7 +33,11 @@ def simulated(model: str = "world") -> Any:
                 effects_RL[names.index("last token"), 4:] += reached + 0.05 * draw.normal()
                 row = [1.0, 0.2, 0.0, *[1.0] * len(names), *effects_RL.ravel()]
                 traces[choice.key] = [row for _ in METRICS]
-            without = {"no donor: none": 4, f"the prompt 'p{case}' has no token; give another": 2} if case < 3 else {}
+            without = (
+                {"no donor: none": 4, f"case {case}: the prompt 'p{case}' has no token; give another": 2}
+                if case < 3
+                else {}
+            )
             payload = {"layers": LAYERS, "traces": traces, "without": without}
             records.setdefault(unit.name, []).append(SimpleNamespace(case_id=case, status="done", payload=payload))
     plan = SimpleNamespace(units=TRACED)

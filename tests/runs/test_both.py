@@ -179,9 +179,14 @@ def test_the_tables_have_both_metrics_and_say_whose_keys_would_be_merged() -> No
 
 
 def test_edits_that_do_next_to_nothing_are_not_called_additive() -> None:
-    small, none = Estimate(0.02, 0.01, 0.03, 100), Estimate(-0.02, -0.03, -0.01, 100)
-    assert outcome(none, small) == "too small to tell"
-    assert outcome(none, Estimate(0.5, 0.4, 0.6, 100)) == "additive"
+    none, large = Estimate(-0.02, -0.03, -0.01, 100), Estimate(0.5, 0.4, 0.6, 100)
+    assert outcome(none, little=True) == "too small to tell" and outcome(none) == "additive"
+    assert outcome(large, little=True) == "synergistic", "together they do much more than alone"
+    draw = np.random.default_rng(0)
+    numbers = {arm: 0.01 * draw.normal(size=(40, len(VALUES))) for arm in ("E", "R", "joint")}
+    scored = Scored(np.arange(40), np.zeros((40, len(VALUES))), numbers, {"keys": np.zeros(40)})
+    assert scored.little(Column("entity", "reliability")) and interaction_tests(scored, {}) == ()
+    assert {line.cells[-1] for line in _grid(scored).lines if line.heads[1] == "joint"} == {"too small to tell"}
 
 
 def test_interactions_are_held_against_zero_with_the_margin() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from family_models import (
     DECODERS,
@@ -130,6 +131,7 @@ def test_kn_is_refined_on_every_encoder() -> None:
         model = tiny_of(family)
         editor = make_editor(model, "kn", PROTOCOLS["released"], Memory(10**9))
         assert editor.hparams.refine == (family in ENCODERS)
+        assert METHODS["kn"].start_for(family, 2, model.decoder) == editor.hparams, "a search begins there, too"
         said = editor.described()["hparams_source"]
         assert said.startswith("refined over rephrasings" if family in ENCODERS else "GPT-2 XL's at the same fraction")
 
@@ -207,6 +209,17 @@ def test_a_run_of_an_encoder_takes_the_first_facts_that_it_can_be_asked(tmp_path
     assert info.batches(unit) == [(3, 4)] and not context.unaskable
     assert any(line.startswith("left out: 3 of 6 facts: the text ") for line in said)
     assert {record.status for record in compute(unit, context.inputs.edited.facts[:2], context)} == {"done"}
+    # A run that was begun when such facts took places goes on with these.
+    before = msgspec.structs.replace(info, cases=list(range(6)))
+    context, _ = prepare(PLANS["smoke"][0], Asked(str(folder), given=Given(facts=str(own))), said.append, before)
+    assert set(context.unaskable) == {0, 1, 2} and len(context.inputs.edited.facts) == 6
+    # An odd record keeps its place among the others.
+    more = [*({**record, "case_id": 10 + n} for n, record in enumerate(records * 4)), {"case_id": 99}]
+    own.write_text(json.dumps(more))
+    context, info = prepare(PLANS["smoke"][0], Asked(str(folder), given=Given(facts=str(own))), said.append)
+    assert (
+        set(info.cases) == {one.case_id for one in context.items(unit)} and 99 in info.cases and len(info.cases) == 13
+    )
 
 
 def test_a_model_of_one_layer_has_no_control_of_another() -> None:

@@ -53,6 +53,11 @@ class Scored:
         one, other = one.among(other.cases_N), other.among(one.cases_N)
         return Series(one.cases_N, one.values_N + other.values_N)
 
+    def little(self, column: Column) -> bool:
+        """Whether the single edits together change a column's magnitude by no more than the margin."""
+        (alone,) = estimates([self.of_singles("magnitude", column)], rates=False)
+        return alone is not None and not doubt(alone) and alone.low > -MARGIN and alone.high < MARGIN
+
     def interaction(self, arm: str, metric: Metric, column: Column) -> Series:
         """I of one arm that holds both edits."""
         return self.change(arm, metric, column).minus(self.of_singles(metric, column))
@@ -108,9 +113,11 @@ def measured(store: Store) -> Findings | None:
         if arm in SINGLE:
             continue
         for perspective in PERSPECTIVES:
-            series = scored.interaction(arm, "magnitude", Column(perspective, "reliability"))
+            name, column = f"{perspective} interaction, {arm}", Column(perspective, "reliability")
+            series = scored.interaction(arm, "magnitude", column)
             (found,) = estimates([series], rates=False, relations=store.info().relations)
-            quantities[f"{perspective} interaction, {arm}"] = Quantity(found)
+            small = "the single edits together change too little to tell" if scored.little(column) else ""
+            quantities[name] = Quantity(None if small else found, PROBABILITY.of_change, small)
     tests = interaction_tests(scored, store.info().relations)
     return Findings(quantities, (_grid(scored), _room_grid(scored)), (_chart(scored, store.info().model),), tests=tests)
 
@@ -122,7 +129,7 @@ def interaction_tests(scored: Scored, relations: Mapping[str, Sequence[int]]) ->
         for perspective in PERSPECTIVES
         for group in GROUPS
         for arm in scored.arms
-        if arm not in SINGLE
+        if arm not in SINGLE and not scored.little(Column(perspective, group))
     ]
     series = [scored.interaction(arm, "magnitude", column) for arm, column in places]
     found = zip(places, estimates(series, rates=False, relations=relations), strict=True)
@@ -132,18 +139,16 @@ def interaction_tests(scored: Scored, relations: Mapping[str, Sequence[int]]) ->
     )
 
 
-def outcome(estimate: Estimate | None, alone: Estimate | None = None, margin: float = MARGIN) -> str:
-    """What an interaction's interval says, in a word; nothing where what the single edits do together (`alone`) is
-    itself within the margin of none.
+def outcome(estimate: Estimate | None, little: bool = False, margin: float = MARGIN) -> str:
+    """What an interaction's interval says, in a word. Within the margin of none it says nothing where the single edits
+    together do as `little`.
     """
     if estimate is None:
         return "not measured"
     if why := doubt(estimate):
         return f"undecided: {why}"
-    if alone is not None and -margin < alone.low and alone.high < margin:
-        return "too small to tell"
     if -margin < estimate.low and estimate.high < margin:
-        return "additive"
+        return "too small to tell" if little else "additive"
     return "interfering" if estimate.high < 0 else "synergistic" if estimate.low > 0 else "undecided"
 
 
@@ -178,13 +183,16 @@ def _grid(scored: Scored) -> Grid:
             before = estimates([scored.before(metric, column) for metric in METRICS], successes)
             cells = [Cell.of(one, SCALES[metric]) for one, metric in zip(before, METRICS, strict=True)]
             lines.append(Line((prompts, "unedited"), (*cells, *[Cell.of(None, PROBABILITY)] * len(METRICS), "")))
-            (alone,) = estimates([scored.of_singles("magnitude", column)], rates=False)
             for arm in scored.arms:
                 of = [scored.change(arm, metric, column) for metric in METRICS]
                 if arm not in SINGLE:
                     of += [scored.interaction(arm, metric, column) for metric in METRICS]
                 found = estimates(of, rates=False)
-                said = "" if arm in SINGLE else outcome(found[len(METRICS) + METRICS.index("magnitude")], alone)
+                said = (
+                    ""
+                    if arm in SINGLE
+                    else outcome(found[len(METRICS) + METRICS.index("magnitude")], scored.little(column))
+                )
                 found += [None] * (2 * len(METRICS) - len(found))
                 lines.append(Line((prompts, arm), (*_cells(found), said)))
     alike = [
@@ -196,10 +204,11 @@ def _grid(scored: Scored) -> Grid:
     caption = (
         "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), of the "
         "unedited model its own numbers, and the interaction I = d(both) - (d(E) + d(R)) of each fact. By magnitude it "
-        f"is additive where the interval of I lies within {MARGIN:g} of zero, and too small to tell where d(E) + d(R) "
-        f"does. {len(scored.cases_F)} facts; 95% intervals over facts. Mean cosines between the two single edits: "
-        f"{', '.join(alike)}. Merged is shown for every fact; MEMIT-Merge itself merges keys of a cosine of "
-        f"{SAME_KEY:g} or more, which {int((keys_F >= SAME_KEY).sum())} of {int(np.isfinite(keys_F).sum())} facts have."
+        f"is additive where the interval of I lies within {MARGIN:g} of zero, or too small to tell where that of "
+        f"d(E) + d(R) does, too. {len(scored.cases_F)} facts; 95% intervals over facts. Mean cosines between the two "
+        f"single edits: {', '.join(alike)}. Merged is shown for every fact; MEMIT-Merge itself merges keys of a cosine "
+        f"of {SAME_KEY:g} or more, which {int((keys_F >= SAME_KEY).sum())} of {int(np.isfinite(keys_F).sum())} facts "
+        "have."
     )
     columns = (*(f"{what}, {metric}" for what in ("change", "I") for metric in METRICS), "outcome")
     return Grid("both", "Both perspectives of one fact", caption, ("prompts", "arm"), columns, tuple(lines))

@@ -159,15 +159,16 @@ def edit_specifications(store: Store) -> dict[str, list[Specification]]:
     return {finding: specifications for finding, specifications in found.items() if specifications}
 
 
-def directions(edits: Edits, method: str) -> dict[Part, Series]:
+def directions(edits: Edits, method: str) -> dict[Part, Specification]:
     """The findings' differences of one method's edits under the run's own protocol, by success, on the prompts that the
     paper's sentences speak of; without those that the run's records do not hold.
     """
-    found = {
-        finding: least_sure(rule(_Asked(edits, method, (), METRICS[0], FOILS[0], prompts, FORMS[0])))
-        for finding, (prompts, rule) in FINDINGS.items()
-    }
-    return {finding: series for finding, series in found.items() if series is not None}
+    found: dict[Part, Specification] = {}
+    for finding, (prompts, rule) in FINDINGS.items():
+        differences = rule(_Asked(edits, method, (), METRICS[0], FOILS[0], prompts, FORMS[0]))
+        if (least := least_sure(differences)) is not None:
+            found[finding] = Specification({}, least, of=len(differences))
+    return found
 
 
 class _Asked:

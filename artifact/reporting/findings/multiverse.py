@@ -6,6 +6,7 @@ several differences is represented by the one that is least sure: its smallest m
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -21,6 +22,7 @@ from artifact.reporting.findings.edit_multiverse import edit_specifications
 from artifact.reporting.intervals import Series
 from artifact.reporting.multiverse import Curve, Specification, curve_of, least_sure
 from artifact.runs.store import Store
+from artifact.terminal import without_quotes
 from artifact.tracing.averages import Traces, traces_of
 from artifact.tracing.choices import (
     CORRUPTED,
@@ -62,6 +64,25 @@ class _Records:
 
     def __bool__(self) -> bool:
         return any(self._records.values())
+
+    @cached_property
+    def spans(self) -> list[RelationSpan]:
+        """The relation spans, without one that corrupts the same tokens of every fact as one before it."""
+        kept: list[RelationSpan] = []
+        for span in RELATION_SPANS:
+            if not any(self._copies(span, other) for other in kept):
+                kept.append(span)
+        return kept
+
+    def _copies(self, span: RelationSpan, other: RelationSpan) -> bool:
+        """Whether every trace of one span is the other's."""
+        every = [traces for records in self._records.values() for _, traces in records]
+        own = [(traces, key) for traces in every for key in traces if key.split("|")[2] == span]
+        return bool(own) and all(
+            value == traces.get(key.replace(f"|{span}|", f"|{other}|"))
+            for traces, key in own
+            for value in [traces[key]]
+        )
 
     def traces(self, perspective: Perspective, choice: Choice, metric: int, normalised: bool) -> Traces | None:
         """The traces of one choice in one metric; None without a fact."""
@@ -112,8 +133,9 @@ def measured(store: Store) -> Findings | None:
     relations = store.info().relations
     found = [curve_of(finding, edited, relations) for finding, edited in edit_specifications(store).items()]
     for claim in claims:
-        different, same = _different([*_specifications(claim, records)])
-        found.append(curve_of(claim.id, different, relations, same))
+        every = [*_specifications(claim, records)]
+        copies = len(every) // len(records.spans) * (len(RELATION_SPANS) - len(records.spans)) if _spans(claim) else 0
+        found.append(curve_of(claim.id, every, relations, copies))
     curves = [curve for curve in found if curve is not None]
     quantities = {
         f"share of specifications that agree, {curve.finding}": Quantity(curve.share, _SHARE) for curve in curves
@@ -123,31 +145,16 @@ def measured(store: Store) -> Findings | None:
     return Findings(quantities, tuple(grids), tuple(curves), shown)
 
 
-def _different(every: Sequence[Specification]) -> tuple[list[Specification], int]:
-    """The specifications without those whose differences are another relation span's, because both spans corrupt the
-    same tokens of every fact; and how many these are.
-    """
-    kept: dict[tuple[tuple[str, str], ...], list[Specification]] = {}
-    for one in every:
-        others = kept.setdefault(tuple((c, level) for c, level in one.choices.items() if c != "span"), [])
-        if not any(_alike(one.differences, other.differences) for other in others):
-            others.append(one)
-    found = [one for others in kept.values() for one in others]
-    return found, len(every) - len(found)
-
-
-def _alike(one: Series, other: Series) -> bool:
-    return len(one.cases_N) > 0 and all(
-        np.array_equal(*pair) for pair in ((one.cases_N, other.cases_N), (one.values_N, other.values_N))
-    )
+def _spans(claim: Claim) -> bool:
+    """Whether the claim is about relation traces, which have spans."""
+    regions = (one for effect in claim.effects for one in (effect.region, effect.over) if one is not None)
+    return any(region.perspective == "relation" for region in regions)
 
 
 def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
     """Every combination of the choices that the claim's traces depend on, with its differences."""
     kinds = {TRACE_KINDS[kind] for kind in claim.kinds}
-    regions = [one for effect in claim.effects for one in (effect.region, effect.over) if one is not None]
-    relation = any(region.perspective == "relation" for region in regions)
-    spans: tuple[RelationSpan | NoSpan, ...] = RELATION_SPANS if relation else ("",)
+    spans: Sequence[RelationSpan | NoSpan] = records.spans if _spans(claim) else ("",)
     windows = windows_of(records.layers, records.own_window) if any(kind.windowed for kind in kinds) else [0]
     every = product(CORRUPTED, spans, windows, DIRECTIONS, enumerate(METRICS), _FORMS)
     for corruption, span, window, direction, (at, metric), form in every:
@@ -173,8 +180,8 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
 
 
 def _plain(reason: str) -> str:
-    """A reason without the fact's own words, which would make each a kind of its own, and without the remedy."""
-    return re.sub(r"""(['"]).*?\1""", "...", reason).partition(";")[0]
+    """A reason without the fact's number and words, which would make each a kind of its own, and without the remedy."""
+    return without_quotes(re.sub(r"^case \d+: ", "", reason)).partition(";")[0]
 
 
 def _without_grid(records: _Records) -> Grid:
@@ -185,7 +192,10 @@ def _without_grid(records: _Records) -> Grid:
             records.without.items(), key=lambda item: (item[0][0], -len(item[1]))
         )
     ]
-    caption = "Facts that some ways to trace leave out, by reason; their other traces are on the curves."
+    caption = (
+        "Facts that at least one way to trace leaves out, by reason: one way is enough to be counted here. Their other "
+        "traces are on the curves."
+    )
     return Grid("multiverse-left-out", "Facts left out", caption, ("perspective", "reason"), ("facts",), tuple(lines))
 
 

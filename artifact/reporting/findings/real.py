@@ -13,11 +13,13 @@ from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.modern import FIRST
 from artifact.plans.paper import PAPER_MODELS
 from artifact.plans.unit import Plan
+from artifact.reporting.elsewhere import FEWEST
 from artifact.reporting.expected import load_expected
 from artifact.reporting.figure_claims import deciding, traced_effects
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.intervals import Estimate, estimates
 from artifact.reporting.tables import scored_cases
+from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 from artifact.sources.catalogue import WORLDS
 
@@ -29,8 +31,7 @@ def measured(store: Store) -> Findings | None:
     perspectives or the traces of every figure.
     """
     info = store.info()
-    on_its_data = info.model in PAPER_MODELS and not (info.plan.facts or "--facts" in info.given)
-    if info.model in WORLDS or on_its_data:
+    if info.model in WORLDS or (info.model in PAPER_MODELS and _of_the_papers_data(info)):
         return None
     claims = [claim for claim in load_expected().claims if claim.kinds]
     found: dict[str, Estimate | None] = dict(_edits(store))
@@ -39,7 +40,20 @@ def measured(store: Store) -> Findings | None:
     traced = traced_effects(store)
     for claim in claims:
         found[f"{claim.id}, smallest difference"] = deciding(claim, traced)
-    return Findings({name: Quantity(one) for name, one in found.items()}, parameters=info.parameters)
+    return Findings({name: _quantity(one) for name, one in found.items()}, parameters=info.parameters)
+
+
+def _of_the_papers_data(info: RunInfo) -> bool:
+    """Whether a run takes CounterFact, because it was asked for or is its plan's own."""
+    facts = info.given.get("--facts", info.plan.facts)
+    return facts == "counterfact" or (not facts and info.plan.of_the_paper)
+
+
+def _quantity(one: Estimate | None) -> Quantity:
+    """The number, where it rests on as many facts as a claim on another model (elsewhere.py)."""
+    if one is not None and one.n < FEWEST:
+        return Quantity(None, missing=f"fewer than {FEWEST} facts")
+    return Quantity(one)
 
 
 def _traced_kinds(plan: Plan) -> set[str]:
