@@ -88,9 +88,11 @@ def _compared(verdict: Verdict) -> str:
 def _ran(run: MeasuredRun) -> str:
     """What was computed, in one sentence."""
     units, counts = run.info.plan.units, run.store.counts()
-    done: Counter[str] = Counter()
+    done, facts = Counter[str](), Counter[str]()  # the units of a task share their facts
     for unit in units:
-        done[unit.task or unit.does] += counts[unit.name]["done"] if unit.name in counts else 0
+        kind, count = unit.task or unit.does, counts.get(unit.name, Counter())["done"]
+        done[kind] += count
+        facts[kind] = max(facts[kind], count)
     methods = dict.fromkeys(printed_name(unit.method) for unit in units if unit.does == "edit")
     parts = []
     if methods:
@@ -99,9 +101,9 @@ def _ran(run: MeasuredRun) -> str:
         parts.append(f"{done['trace']:,} traces")
     if done["knockout"]:
         parts.append(f"{done['knockout']:,} attention knockouts")
-    parts += [f"“{task.words}” on {done[name]:,} facts" for name, task in TASKS.items() if done[name]]
-    if done["unedited"]:
-        parts.append(f"the unedited model on {done['unedited']:,} facts")
+    parts += [f"“{task.words}” on {facts[name]:,} facts" for name, task in TASKS.items() if facts[name]]
+    if facts["unedited"]:
+        parts.append(f"the unedited model on {facts['unedited']:,} facts")
     lost = sum(one[state] for one in counts.values() for state in ("failed", "excluded"))
     reasons = f"; {lost:,} cases failed or were excluded, with their reasons below" if lost else "; no case failed"
     computed = _and(parts) if parts else "no case yet"
@@ -110,6 +112,15 @@ def _ran(run: MeasuredRun) -> str:
 
 def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[JudgedClaim]) -> list[Line]:
     found = []
+    for run in runs:
+        recorded, asked = (
+            sum(map(Counter.total, run.store.counts().values())),
+            sum(map(run.info.asked, run.info.plan.units)),
+        )
+        if recorded < asked:
+            found.append(
+                Line(f"the rest of the run on {run.info.model}: {recorded:,} of its {asked:,} cases are computed")
+            )
     if not any(run.info.evidence for run in runs):
         found.append(
             Line(

@@ -1,4 +1,4 @@
-"""The committed runs render without a model: a finished smoke run, and two of a real language model.
+"""The committed runs render without a model: a finished smoke run, and four of a real language model.
 
 The smoke run's numbers are our measured ones. These come from another processor, whose last bits differ: by less than a
 ten-thousandth of a point.
@@ -20,8 +20,8 @@ from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import reading
 
 RESULTS = Path(__file__).parents[2] / "results"
-EXAMPLE, REAL_MODEL, KNOCKOUTS, BOTH = (
-    RESULTS / name for name in ("example-world", "smollm2", "smollm2-mechanism", "smollm2-both")
+EXAMPLE, REAL_MODEL, KNOCKOUTS, BOTH, WHERE = (
+    RESULTS / name for name in ("example-world", "smollm2", "smollm2-mechanism", "smollm2-both", "smollm2-where")
 )
 
 
@@ -94,3 +94,25 @@ def test_both_edits_of_a_real_model_render_and_answer_their_question(tmp_path: P
         column = Column(asked_from, "reliability")
         change = scored.change(both, "magnitude", column).minus(scored.change(first, "magnitude", column))
         assert change.values_N.mean() < -0.3, "the second edit weakens the first"
+
+
+def test_a_part_of_the_edits_by_site_renders_and_says_that_it_is_a_part(tmp_path: Path) -> None:
+    """Where this fails after a change of the words: `kloc report results/smollm2-where`, and protocol.md's numbers."""
+    (plan,) = PLANS["where"]
+    with reading(WHERE) as store:
+        info = store.info()
+        assert (info.plan.name, info.model, info.limit) == (plan.name, "smollm2", None)
+        store.refuse_damage()
+        (facts,) = {store.counts()[unit.name]["done"] for unit in plan.units}
+        planned = sum(map(info.planned, plan.units))
+        report = make_report([store], load_expected(), tmp_path)
+    page = report.files["report.md"].decode()
+    assert page == (WHERE / "report" / "report.md").read_text()
+    assert f"The rest of the run on smollm2: {4 * facts} of its {planned} cases are computed" in page
+    (asked,) = (one for one in json.loads(report.files["verdict.json"])["questions"] if one["id"] == "Q1")
+    conditions = asked["answers"][0]["conditions"]
+    assert [one["answer"] for one in conditions] == ["no", "yes", "yes"]
+    effect = conditions[0]["measured"]
+    protocol = " ".join((RESULTS.parent / "docs" / "protocol.md").read_text().split())
+    says = "{:.4f} of probability [{:.4f}, {:.4f}]".format(*(-effect[end] for end in ("mean", "high", "low")))
+    assert effect["n"] == facts and f"{facts} of the 50 facts" in protocol and says in protocol

@@ -55,6 +55,13 @@ def test_another_model_is_neither_a_pipeline_check_nor_a_reproduction(build: Bui
     assert "made up" not in words(found.open) and "anything about the paper" in words(found.open)
 
 
+def test_a_run_that_is_not_finished_says_how_much_is_missing(build: Build) -> None:
+    part, whole = build(model="smollm2", cases=20, planned=30), build(model="smollm2", cases=30, planned=30)
+    units = len(part.info().plan.units)
+    rest = f"the rest of the run on smollm2: {20 * units} of its {30 * units} cases are computed"
+    assert rest in words(summary(part).open) and "the rest of the run" not in words(summary(whole).open)
+
+
 def test_a_run_of_the_paper_says_what_was_judged_and_what_was_not(build: Build, full_size: dict[str, Any]) -> None:
     found = summary(build(**full_size))
     assert found.kind == "reproduction report" and found.heading == "ROME from both perspectives"
@@ -105,9 +112,12 @@ def test_a_plan_of_tasks_says_what_was_done(build: Build) -> None:
     assert "computed on world: no case yet" in words(summary(run).established)
     counts = {unit.name: Counter(done=24) for unit in few}
     both = {unit.name: Counter(done=7) for unit in PLANS["both"][0].units}
+    where = PLANS["where"][0].units
+    sites = {unit.name: Counter(done=12 - 2 * i) for i, unit in enumerate(where)}  # four units of the same facts
     for units, counted, says in (
         (few, counts, "computed on world: 48 attention knockouts"),
         (PLANS["both"][0].units, both, "computed on world: “edit both perspectives, alone and together” on 7 facts"),
+        (where, sites, "computed on world: “edit at every layer of a module, and trace it” on 12 facts;"),
     ):
         store: Any = SimpleNamespace(counts=lambda counted=counted: counted)
         measured: Any = SimpleNamespace(
