@@ -18,7 +18,7 @@ from artifact.reporting.expected import Bound, Claim, Order
 from artifact.reporting.figure_claims import figure_claim
 from artifact.reporting.intervals import Estimate, paired_change
 from artifact.reporting.tables import MeasuredRow, scored_cases
-from artifact.reporting.verdict import MeasuredRun
+from artifact.reporting.verdict import MeasuredRun, missing_traces
 from artifact.sources.catalogue import WORLDS
 
 FEWEST = 10
@@ -76,8 +76,8 @@ def elsewhere_json(answers: Sequence[Answer]) -> list[dict[str, str]]:
 def _answer(claim: Claim, run: MeasuredRun) -> Answer:
     model = run.info.model
     if claim.kinds:
-        if missing := [kind for kind in claim.kinds if kind not in run.traced.kinds]:
-            return Answer(claim, model, "not run", f"needs traces of {', '.join(missing)}")
+        if missing := missing_traces(claim, run):
+            return Answer(claim, model, "not run", f"needs {missing}")
         word, sentence = figure_claim(claim, run.info, run.traced)
         few = any(len(run.traced.traces[kind, one].cases_F) < FEWEST for kind in claim.kinds for one in PERSPECTIVES)
         figures = sentence.partition("(")[2].removesuffix(")")

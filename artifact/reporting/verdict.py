@@ -264,8 +264,8 @@ def _judge_figures(claim: Claim, runs: Mapping[str, MeasuredRun]) -> JudgedClaim
         run = runs.get(model)
         if run is None or not run.info.evidence:
             missing.append(model)
-        elif kinds := [kind for kind in claim.kinds if kind not in run.traced.kinds]:
-            lacking.append(f"{model} with traces of {', '.join(kinds)}")
+        elif traces := missing_traces(claim, run):
+            lacking.append(f"{model} with {traces}")
         else:
             judged.append(figure_claim(claim, run.info, run.traced))
     words = [sentence for _, sentence in judged]
@@ -274,6 +274,18 @@ def _judge_figures(claim: Claim, runs: Mapping[str, MeasuredRun]) -> JudgedClaim
     elif missing or lacking:
         words.append(f"not run: needs {', '.join([*missing, *lacking])}")
     return JudgedClaim(claim, "; ".join(words), states=tuple(state for state, _ in judged))
+
+
+def missing_traces(claim: Claim, run: MeasuredRun) -> str:
+    """The traces that a claim about the figures still needs of a run, in words; empty where all are there.
+
+    Says so where they were computed and their facts were left out, as of a model that does not know the answers.
+    """
+    kinds, counts = [kind for kind in claim.kinds if kind not in run.traced.kinds], run.store.counts()
+    of_these = [unit.name for unit in run.info.plan.units if unit.does == "trace" and unit.trace_kind.name in kinds]
+    lost = sum(counts[name][state] for name in of_these if name in counts for state in ("excluded", "failed"))
+    words = f"traces of {', '.join(kinds)}" if kinds else ""
+    return f"{words}; {lost:,} were excluded or failed" if lost else words
 
 
 def _lacking(model: str, cells: Sequence[JudgedCell], run: MeasuredRun | None) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from artifact.cli import call
 from artifact.reporting.elsewhere import Answer, claims_elsewhere
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import render
-from artifact.reporting.verdict import measured_run
+from artifact.reporting.verdict import measured_run, missing_traces
 
 CLAIMS = load_expected().claims
 Answers = Callable[..., dict[str, Answer]]
@@ -46,6 +48,17 @@ def test_the_paper_s_numbers_hold_on_another_model_and_missing_traces_are_named(
     # The range of two points that T2 names is narrower than the interval of these facts.
     assert found["T2"].status == "undecided on smollm2" and "relation generality 75.0" in found["T2"].figures
     assert found["F1"].status == "not run" and found["F1"].figures == "needs traces of mlp"
+
+
+def test_traces_whose_facts_were_all_left_out_are_told_from_traces_that_were_not_run(build: Any) -> None:
+    """A model that answers no fact, as one of random weights, was traced all the same."""
+    run = measured_run(build(model="smollm2", evidence=False))
+    out = {unit.name: Counter(excluded=24) for unit in run.info.plan.units}
+    lost: Any = replace(run, traced=replace(run.traced, traces={}), store=SimpleNamespace(counts=lambda: out))
+    both = 2 * 24  # of either perspective
+    (first,) = claims_elsewhere(CLAIMS[1:2], lost)
+    assert first.figures == f"needs traces of hidden; {both} were excluded or failed"
+    assert missing_traces(CLAIMS[1], replace(lost, store=SimpleNamespace(counts=dict))) == "traces of hidden"
 
 
 def test_each_claim_fails_on_the_number_that_is_furthest_from_it(answers, shares) -> None:
