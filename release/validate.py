@@ -17,6 +17,7 @@ import urllib.request
 import urllib.response
 from hashlib import sha256
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import mlcroissant
@@ -84,19 +85,21 @@ def crate_faults(folder: Path) -> list[str]:
 
 
 def croissant_faults(path: Path) -> list[str]:
-    """What mlcroissant says against a description; where its file lies beside it, ten records are read, too."""
+    """What mlcroissant says against a description; of each file that lies beside it ten records are read, too."""
+    faults = []
     try:
         described = mlcroissant.Dataset(path)
-        (file,) = described.metadata.distribution
-        beside = path.parent / str(file.content_url)
-        if beside.is_file():
+        for file, fields in zip(described.metadata.distribution, described.metadata.record_sets, strict=True):
+            beside = path.parent / str(file.content_url)
+            if not beside.is_file():
+                continue
             if sha256(beside.read_bytes()).hexdigest() != file.sha256:
-                return [f"{beside.name} has another sha256"]
-            records = [record for record, _ in zip(described.records("facts"), range(10), strict=False)]
-            return [] if len(records) == 10 else [f"{len(records)} records are read, expected 10"]
+                faults.append(f"{beside.name} has another sha256")
+            elif (count := len(list(islice(described.records(fields.id), 10)))) < 10:
+                faults.append(f"{beside.name}: {count} records are read, expected 10")
     except (mlcroissant.ValidationError, ValueError) as error:
-        return [str(error)]
-    return []
+        faults.append(str(error))
+    return faults
 
 
 def sbom_faults(path: Path) -> list[str]:
