@@ -206,7 +206,7 @@ class Method:
         return own.source if hparams == own.hparams else f"{own.source}; some given instead"
 
     def _own(self, model: str, layers: int, decoder: "Decoder | None") -> Default:
-        """A model's own values, else those of its kind, else GPT-2 XL's for its depth."""
+        """This model's own values; without any, those for encoders, or GPT-2 XL's scaled to its depth."""
         return self.default(model) or self._of_its_kind(layers, decoder)
 
     def _of_its_kind(self, layers: int, decoder: "Decoder | None") -> Default:

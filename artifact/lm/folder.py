@@ -114,7 +114,7 @@ def _own_classes(model_type: object) -> frozenset[str]:
 
 def _refuse_code(path: Path, given: dict[str, Any], own: frozenset[str] = frozenset()) -> None:
     named = given.get("auto_map")
-    if isinstance(named, dict):  # of which a name without a module, such as a tokenizer's, is no code
+    if isinstance(named, dict):  # a name without a module, such as a tokenizer's, runs no code of the folder
         classes = (str(one) for one in named.values() if "." in str(one))
         named = {one for one in classes if one.rpartition(".")[2] not in own}
     if named or given.get("custom_pipelines"):

@@ -145,7 +145,7 @@ def _lens(flows: Flows) -> Iterator[Line]:
 
 
 def _line(label: str, colour: str, style: Any, cases_F: np.ndarray, values_FL: np.ndarray, *, rates: bool) -> Line:
-    # A change of exactly none in every fact is no share of facts.
+    # Exact zeros look like shares of 0% to the intervals; they are changes.
     found = estimates([Series(cases_F, values_F) for values_F in values_FL.T], rates)
     return Line(label, colour, style, tuple(one.scaled(100) for one in found if one is not None))
 

@@ -40,7 +40,7 @@ def store(build: Any, shares: dict[str, Any]) -> Any:
 
 def test_the_claims_are_those_of_the_paper_s_methods_and_each_editor_is_asked_for_the_direction(store: Any) -> None:
     found = {one.claim.id: one for one in claims_elsewhere(CLAIMS, measured_run(store))}
-    assert found["T1"].state == "holds" and "ROME:" in found["T1"].figures, "R-ROME is no method of the paper"
+    assert found["T1"].state == "holds" and "ROME:" in found["T1"].figures, "R-ROME is not in the paper"
     rows = own_rows(store)
     gaps = transfer_gaps(store, rows)
     (grid,) = editors_grids(store, rows, gaps)

@@ -101,7 +101,7 @@ def test_the_paper_s_differences_are_asked_of_other_models_and_data(build, share
     assert states[name] == "yes" and states[name.replace("ROME", "MEMIT")] == "not run"
     asked = {one.quantity for question in load_questions() if question.plan == "real" for one in question.conditions}
     assert asked == set(states)
-    # The paper's own models on its data have the verdict, and the embedded world is no evidence of anything.
+    # The paper's own models on its data have the verdict, and the embedded world proves nothing.
     papers = like | {"plan": msgspec.structs.replace(WHOLE, models=("gpt2-xl",))}
     assert measured(build(**like, model="world")) is measured(build(**papers, model="gpt2-xl")) is None
     assert measured(build(**like, model="gpt2-xl")) is not None, "the paper's model on other facts"

@@ -79,9 +79,7 @@ class _Records:
         every = [traces for records in self._records.values() for _, traces in records]
         own = [(traces, key) for traces in every for key in traces if key.split("|")[2] == span]
         return bool(own) and all(
-            value == traces.get(key.replace(f"|{span}|", f"|{other}|"))
-            for traces, key in own
-            for value in [traces[key]]
+            traces[key] == traces.get(key.replace(f"|{span}|", f"|{other}|")) for traces, key in own
         )
 
     def traces(self, perspective: Perspective, choice: Choice, metric: int, normalised: bool) -> Traces | None:

@@ -177,7 +177,7 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
         at, found = site.best_layer(perspective), regressions[perspective, module, token]
         success = [site.column(perspective, group)[:, at] for group in SHOWN]
         of = [*success, site.effects_FL[:, at]]
-        # An effect of exactly none is no share of facts.
+        # Exact zeros look like shares of 0% to the intervals; they are effects.
         numbers = estimates([_series(site, column_F) for column_F in of], [True] * len(success) + [False])
         cells = [Cell.of(one, SCALES["success"]) for one in numbers[:3]] + [Cell.of(numbers[3], PROBABILITY)]
         cells += [Cell.of(one, _SHARE) for one in ((found.of_layer, found.gained) if found else (None, None))]
