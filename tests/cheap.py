@@ -20,7 +20,7 @@ from artifact.evaluation.metrics import GROUPS
 from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
 from artifact.runs.describe import RunInfo
-from artifact.runs.engine import Computed
+from artifact.runs.engine import Batch, Computed
 from artifact.runs.record import Record
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
@@ -46,17 +46,18 @@ class Cheap:
         self.info = info or description()
         self._pipe, self._stop = pipe, stop
 
-    def compute(
-        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool]
-    ) -> Generator[Computed, None, None]:
+    def compute(self, batches: Sequence[Batch], stop: Callable[[], bool]) -> Generator[Computed, None, None]:
         for batch in batches:
+            if stop():
+                return
             if self._stop is not None:
                 if self._stop == 0:
                     raise KeyboardInterrupt
                 self._stop -= 1
             if self._pipe is not None:
                 os.write(self._pipe, b".")
-            yield Computed([record(unit, case_id) for case_id in batch], 0.5 * len(batch), {"device": "none"})
+            made = [record(batch.unit, case_id) for case_id in batch.cases]
+            yield Computed(batch, made, 0.5 * len(made), {"device": "none"})
 
     def weights_hash(self) -> str:
         return self.info.weights_sha256

@@ -6,6 +6,7 @@ Shapes are tiny, so that it takes seconds. No time is tested.
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ from artifact.plans.unit import Unit
 from artifact.reporting.report import render
 from artifact.runs import local
 from artifact.runs.describe import RunInfo
-from artifact.runs.engine import Computed
+from artifact.runs.engine import Batch
 from artifact.runs.environment import environment
 from artifact.runs.rehearsed import Rehearsed as Kept
 from artifact.runs.rehearsed import keep, rehearsed_seconds
@@ -205,7 +206,7 @@ def test_a_run_keeps_what_was_rehearsed_on_its_machine(monkeypatch: pytest.Monke
 
     def kept(one: RunInfo) -> dict[str, Any]:
         context: Any = SimpleNamespace(items=lambda unit: [])
-        (computed,) = local.Local(context, one).compute(one.plan.units[0], [()])
+        (computed,) = local.Local(context, one).compute([Batch(one.plan.units[0], ())])
         return computed.environment
 
     here = environment("cpu") | {"memory": info.memory}
@@ -226,7 +227,8 @@ class Rehearsed(cheap.Cheap):
 
     def compute(self, *given: Any) -> Any:
         for one in super().compute(*given):
-            yield Computed(one.records, one.seconds, {"device": "none", "rehearsed": {"most": 7200, "expected": 5400}})
+            rehearsed = {"most": 7200, "expected": 5400}
+            yield replace(one, environment={"device": "none", "rehearsed": rehearsed})
 
 
 def test_the_page_sets_the_rehearsal_beside_what_it_took(tiny: Path) -> None:

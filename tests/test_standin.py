@@ -35,6 +35,7 @@ from artifact.errors import SettingError
 from artifact.lm.load import load
 from artifact.plans.paper import SMOKE
 from artifact.runs.editors import default_moments
+from artifact.runs.engine import Batch
 from artifact.runs.local import compute
 from artifact.runs.record import Record
 from artifact.runs.resolve import Asked, prepare
@@ -240,7 +241,8 @@ def test_a_ray_workers_code_on_the_second_device(tmp_path, monkeypatch) -> None:
     def computed(device: str) -> list[Record]:
         worker = Worker(str(tmp_path), {})
         info = worker.prepare(plan, Asked("world", limit=1, device=device), None, {}).info
-        found = [record for unit in units for record in worker.compute(unit, info.batches(unit)[0])[0].records]
+        batches = [Batch(unit, info.batches(unit)[0]) for unit in units]
+        found = [record for batch in batches for record in worker.compute(batch)[0].records]
         assert worker.weights_hash() == info.weights_sha256 and info.device == device
         return found
 

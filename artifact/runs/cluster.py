@@ -22,12 +22,12 @@ from artifact.errors import ArtifactError, RunError, SettingError
 from artifact.facts.datasets import DATASETS
 from artifact.lm.device import ROOM
 from artifact.lm.dtype import torch_dtype
-from artifact.plans.unit import Plan, Unit
+from artifact.plans.unit import Plan
 from artifact.runs.describe import RunInfo, described, first_difference
-from artifact.runs.engine import Computed, Engine
+from artifact.runs.engine import Batch, Computed, Engine
 from artifact.runs.resolve import Asked
 from artifact.runs.stop import stopping
-from artifact.runs.worker import Batch, Prepared, Worker
+from artifact.runs.worker import Prepared, Worker
 
 Say = Callable[[str], None]
 MAY_DIFFER = ("device", "model_reason", "file_notes")
@@ -128,9 +128,7 @@ class Cluster:
         room = ROOM if "CPU" in self._needs else 1
         self._needs["memory"] = round(self.info.parameters * torch_dtype(self.info.dtype).itemsize * room)
 
-    def compute(
-        self, unit: Unit, batches: Sequence[Batch], stop: Callable[[], bool]
-    ) -> Generator[Computed, None, None]:
+    def compute(self, batches: Sequence[Batch], stop: Callable[[], bool]) -> Generator[Computed, None, None]:
         """The records of each batch, in the order in which workers finish them.
 
         A batch whose worker is lost goes to another. Raises RunError when none is left, when a batch takes down
@@ -145,7 +143,7 @@ class Cluster:
                 self._fill(len(waiting) + len(working))
                 while waiting and self._idle:
                     member, batch = self._idle.pop(), waiting.popleft()
-                    working[member.actor.compute.remote(unit, batch)] = member, batch
+                    working[member.actor.compute.remote(batch)] = member, batch
                 if not working and not waiting:
                     return
                 done = self._first(working)
@@ -160,9 +158,9 @@ class Cluster:
                     self._leave(member, f"{lost}; its batch goes to another")
                     if losses[batch] == LOSSES_A_BATCH:
                         raise RunError(
-                            f"{unit.name}: {LOSSES_A_BATCH} workers were lost on the cases "
-                            f"{', '.join(map(str, batch))}; give less --memory, or machines with more, and run the "
-                            "same command again: what was stored is kept"
+                            f"{batch.unit.name}: {LOSSES_A_BATCH} workers were lost on the cases "
+                            f"{', '.join(map(str, batch.cases))}; give less --memory, or machines with more, and run "
+                            "the same command again: what was stored is kept"
                         ) from None
                     waiting.appendleft(batch)
                     continue

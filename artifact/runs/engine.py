@@ -5,17 +5,25 @@ Covers what the runner asks of an engine.
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.record import Record
 
 
+class Batch(NamedTuple):
+    """Cases of a unit that are computed together, by their ids."""
+
+    unit: Unit
+    cases: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Computed:
     """The records of one batch, the seconds of work that they took, and where it was done (environment.py)."""
 
+    batch: Batch
     records: Sequence[Record]
     seconds: float
     environment: dict[str, Any]
@@ -26,10 +34,8 @@ class Engine(Protocol):
 
     info: RunInfo
 
-    def compute(
-        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool]
-    ) -> Generator[Computed, None, None]:
-        """The records of each batch of case ids, as they come.
+    def compute(self, batches: Sequence[Batch], stop: Callable[[], bool]) -> Generator[Computed, None, None]:
+        """The records of each batch, as they come; batches are begun in their order.
 
         No batch is begun once `stop()` is true; those in hand are finished. Closing the iterator gives them up.
         """

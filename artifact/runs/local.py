@@ -5,6 +5,7 @@ Covers what each kind of unit does to a case. runner.py stores the records.
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from itertools import groupby
 from pkgutil import resolve_name
 from typing import Any
 
@@ -26,7 +27,7 @@ from artifact.runs.answered import failed, unanswered
 from artifact.runs.context import SAMPLES, Context
 from artifact.runs.controls import controlled_editor, controlled_edits
 from artifact.runs.describe import RunInfo
-from artifact.runs.engine import Computed
+from artifact.runs.engine import Batch, Computed
 from artifact.runs.environment import environment
 from artifact.runs.record import Record
 from artifact.runs.rehearsed import REHEARSED, rehearsed_seconds
@@ -49,16 +50,17 @@ class Local:
         self._environment = here | own | ({} if rehearsed is None else {REHEARSED: rehearsed})
 
     def compute(
-        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool] = lambda: False
+        self, batches: Sequence[Batch], stop: Callable[[], bool] = lambda: False
     ) -> Generator[Computed, None, None]:
         """The records of each batch, one batch after the other."""
-        items = {item.case_id: item for item in self._context.items(unit)}
-        for batch in batches:
-            if stop():
-                return
-            began = time.perf_counter()
-            records = compute(unit, [items[case_id] for case_id in batch], self._context)
-            yield Computed(records, time.perf_counter() - began, self._environment)
+        for unit, of_unit in groupby(batches, lambda batch: batch.unit):
+            items = {item.case_id: item for item in self._context.items(unit)}
+            for batch in of_unit:
+                if stop():
+                    return
+                began = time.perf_counter()
+                records = compute(unit, [items[case_id] for case_id in batch.cases], self._context)
+                yield Computed(batch, records, time.perf_counter() - began, self._environment)
 
     def weights_hash(self) -> str:
         return self._context.model.weights_hash()

@@ -6,7 +6,7 @@ local.py's, where it is kept store.py's, on which machines it is computed the en
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
@@ -18,13 +18,13 @@ from artifact.io import reason
 from artifact.plans.unit import Plan, Unit
 from artifact.progress import Bar, Display
 from artifact.runs.describe import RunInfo
-from artifact.runs.engine import Engine
+from artifact.runs.engine import Batch, Computed, Engine
 from artifact.runs.journal import DATABASE, journal_file
 from artifact.runs.local import Local
 from artifact.runs.record import Record
 from artifact.runs.resolve import Asked, prepare, run_model
 from artifact.runs.status import commonest_reason
-from artifact.runs.stop import Stop, stopping
+from artifact.runs.stop import stopping
 from artifact.runs.store import Store, begin, reading, writing
 from artifact.runs.took import measured
 
@@ -90,19 +90,35 @@ def _run_units(
     report: Callable[[Store], object],
     retry_failed: bool,
 ) -> None:
-    """Every unit's part of every round, with reports on the way; KeyboardInterrupt after a stop."""
-    reported = time.monotonic()
-    for number, unit in product(range(info.plan.rounds), info.plan.units):
-        part = info.plan.part(unit, info.batches(unit), number)
-        if not part and info.plan.rounds > 1:
-            continue
-        with stopping() as stop:
-            _run_unit(store, unit, part, engine, stop, show, retry_failed)
-        if stop.asked:
-            raise KeyboardInterrupt
-        if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-            _report(report, store, show)
-            reported = time.monotonic()
+    """Every unit's part of every round, with reports on the way; KeyboardInterrupt after a stop.
+
+    The engine gets all batches at once: a worker takes the next one without waiting for another's, whatever unit it is
+    of.
+    """
+    plan, parts = info.plan, list[_Part]()
+    for number, unit in product(range(plan.rounds), plan.units):
+        batches = plan.part(unit, info.batches(unit), number)
+        if batches or plan.rounds == 1:
+            parts.append(_Part(store, unit, batches, show, retry_failed))
+    of = {batch: part for part in parts for batch in part.left}
+    later, reported = iter(parts), time.monotonic()
+    with stopping() as stop, closing(engine.compute(list(of), stop)) as results:
+        _begin(later)
+        for computed in results:
+            part = of[computed.batch]
+            while not part.begun:
+                _begin(later)
+            part.add(computed)
+            if not part.over:
+                continue
+            part.end()
+            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                with stop.idle():
+                    _report(report, store, show)
+                reported = time.monotonic()
+            _begin(later)
+    if stop.asked:
+        raise KeyboardInterrupt
 
 
 def _report(report: Callable[[Store], object], store: Store, show: Display) -> None:
@@ -113,48 +129,82 @@ def _report(report: Callable[[Store], object], store: Store, show: Display) -> N
         show.say(f"no report this time ({reason(error)}); the run goes on")
 
 
-def _run_unit(
-    store: Store,
-    unit: Unit,
-    batches: Sequence[tuple[int, ...]],
-    engine: Engine,
-    stop: Stop,
-    show: Display,
-    retry_failed: bool,
-) -> None:
-    part = {case_id for batch in batches for case_id in batch}
-    unfinished = [record for record in store.unfinished(unit) if record.case_id in part]
-    retried = {record.case_id for record in unfinished if record.status == "failed"} if retry_failed else set()
-    done = store.done(unit) - retried
-    left = [batch for batch in batches if not all(case_id in done for case_id in batch)]
-    again = {case_id for batch in left for case_id in batch}
-    bar, cases = show.bar(unit.name, ends=True), len(part)
-    counts: Counter[str] = Counter(record.status for record in unfinished if record.case_id not in again)
-    counts["there"] = cases - len(again)
-    _show(bar, cases, counts)
-    undone: list[Record] = []
-    with closing(engine.compute(unit, left, stop)) as results:
-        for computed in results:
-            store.add_environment(computed.environment)
-            undone += [record for record in computed.records if record.status == "undone"]
-            for record in computed.records:
-                if record.status != "undone":
-                    store.add(unit, record, over_failed=record.case_id in retried)
-            store.add_time(unit, computed.seconds, len(computed.records))
-            counts.update(record.status for record in computed.records)
-            counts["there"] += sum(record.status != "undone" for record in computed.records)
-            _show(bar, cases, counts)
-    if undone:
-        show.say(f"{unit.name}: {len(undone)} cases cannot be computed here and are left undone: {undone[0].reason}")
-    if (counts["failed"] or counts["excluded"]) and (said := commonest_reason(store, unit)):
-        show.say(f"{unit.name}: {said}")
+class _Part:
+    """A unit's part of a round: what is left of it, and what came."""
+
+    def __init__(
+        self, store: Store, unit: Unit, batches: Sequence[tuple[int, ...]], show: Display, retry_failed: bool
+    ) -> None:
+        self._store, self._unit, self._show = store, unit, show
+        self._cases = {case_id for batch in batches for case_id in batch}
+        unfinished = self._unfinished()
+        self._retried = {record.case_id for record in unfinished if record.status == "failed"} if retry_failed else ()
+        done = store.done(unit).difference(self._retried)
+        self.left = [Batch(unit, batch) for batch in batches if not all(case_id in done for case_id in batch)]
+        again = {case_id for batch in self.left for case_id in batch.cases}
+        self._came, self._undone = 0, list[Record]()
+        self._counts: Counter[str] = Counter(one.status for one in unfinished if one.case_id not in again)
+        self._counts["there"] = len(self._cases) - len(again)
+        self._bar: Bar | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether its bar is there."""
+        return self._bar is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether all of its batches have come."""
+        return self._came == len(self.left)
+
+    def begin(self) -> None:
+        """Show its bar."""
+        self._bar = self._show.bar(self._unit.name, ends=True)
+        self._at()
+
+    def add(self, computed: Computed) -> None:
+        """Store a batch's records."""
+        self._came += 1
+        self._store.add_environment(computed.environment)
+        self._undone += [record for record in computed.records if record.status == "undone"]
+        for record in computed.records:
+            if record.status != "undone":
+                self._store.add(self._unit, record, over_failed=record.case_id in self._retried)
+        self._store.add_time(self._unit, computed.seconds, len(computed.records))
+        self._counts.update(record.status for record in computed.records)
+        self._counts["there"] += sum(record.status != "undone" for record in computed.records)
+        self._at()
+
+    def end(self) -> None:
+        """Say why cases of it are not there or do not count."""
+        name, undone = self._unit.name, self._undone
+        if undone:
+            self._show.say(
+                f"{name}: {len(undone)} cases cannot be computed here and are left undone: {undone[0].reason}"
+            )
+        if said := commonest_reason(self._unfinished()):
+            self._show.say(f"{name}: {said}")
+
+    def _unfinished(self) -> list[Record]:
+        """The stored records that have no numbers."""
+        return [record for record in self._store.unfinished(self._unit) if record.case_id in self._cases]
+
+    def _at(self) -> None:
+        """So many of the cases have a record (`there`), of which some failed or do not count."""
+        counts = self._counts
+        parts = [f"{counts[status]} {status}" for status in ("failed", "excluded") if counts[status]]
+        words = f"{counts['there']}/{len(self._cases)} cases" + (f" ({', '.join(parts)})" if parts else "")
+        assert self._bar is not None
+        self._bar.at(counts["there"], len(self._cases), lambda rate: words)
 
 
-def _show(bar: Bar, cases: int, counts: Counter[str]) -> None:
-    """So many of a unit's cases have a record (`there`), of which some failed or do not count."""
-    parts = [f"{counts[status]} {status}" for status in ("failed", "excluded") if counts[status]]
-    words = f"{counts['there']}/{cases} cases" + (f" ({', '.join(parts)})" if parts else "")
-    bar.at(counts["there"], cases, lambda rate: words)
+def _begin(later: Iterator[_Part]) -> None:
+    """Begin the next of these that has batches left, and all before it."""
+    for part in later:
+        part.begin()
+        if part.left:
+            return
+        part.end()
 
 
 def run_name(plan: Plan, model: str, asked: Asked, narrowing: Sequence[str] = ()) -> str:

@@ -20,6 +20,7 @@ from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE
 from artifact.runs.lock import holder
+from artifact.runs.record import Record
 from artifact.runs.store import DESCRIPTION, Store
 
 
@@ -81,9 +82,8 @@ def run_status(store: Store) -> RunStatus:
     return RunStatus(store.folder, info, holder(store.folder), store.last_time(), tuple(units))
 
 
-def commonest_reason(store: Store, unit: Unit) -> str:
-    """The reason for which most of a unit's cases failed, else were excluded, with their number; empty without any."""
-    unfinished = store.unfinished(unit)
+def commonest_reason(unfinished: Sequence[Record]) -> str:
+    """The reason for which most of these cases failed, else were excluded, with their number; empty without any."""
     for state in ("failed", "excluded"):
         # The case's own number would tell every reason from every other.
         reasons = Counter(

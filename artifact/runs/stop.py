@@ -10,16 +10,29 @@ class Stop:
     """Whether the user asked to stop."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self._idle = False
 
     def __call__(self) -> bool:
         return self.asked
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal; the second one raises KeyboardInterrupt."""
-        if self.asked:
-            raise KeyboardInterrupt
+        """Take a signal; the second one raises KeyboardInterrupt, and the first one where nothing would be lost."""
+        at_once = self.asked or self._idle
         self.asked = True
+        if at_once:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """A block of which nothing is stored: a signal ends it at once, and is remembered."""
+        self._idle = True
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.asked:
+                raise
+        finally:
+            self._idle = False
 
 
 @contextmanager

@@ -3,20 +3,17 @@
 import importlib
 import os
 import socket
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from artifact import __version__
 from artifact.errors import SettingError
-from artifact.plans.unit import Plan, Unit
+from artifact.plans.unit import Plan
 from artifact.runs.describe import RunInfo
-from artifact.runs.engine import Computed
+from artifact.runs.engine import Batch, Computed
 from artifact.runs.local import Local
 from artifact.runs.resolve import Asked, prepare
-
-Batch = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class Worker:
         node = importlib.import_module("ray").get_runtime_context().get_node_id()
         return Prepared(info, __version__, socket.gethostname(), node, os.getpid(), self._lines())
 
-    def compute(self, unit: Unit, batch: Batch) -> tuple[Computed, list[str]]:
+    def compute(self, batch: Batch) -> tuple[Computed, list[str]]:
         """One batch, and what was said of it."""
-        (computed,) = self._local.compute(unit, [batch])
+        (computed,) = self._local.compute([batch])
         return computed, self._lines()
 
     def weights_hash(self) -> str:

@@ -24,7 +24,7 @@ from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
 from artifact.runs import cluster as module
 from artifact.runs.cluster import Cluster, ray_engine
-from artifact.runs.engine import Computed
+from artifact.runs.engine import Batch, Computed, Engine
 from artifact.runs.inputs import Given
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import MakeEngine, run_plan
@@ -100,6 +100,11 @@ class Patient(Cluster):
             yield computed
 
 
+def of_unit(engine: Engine) -> list[Batch]:
+    """The batches of the plan's first unit."""
+    return [Batch(PLAN.units[0], cases) for cases in engine.info.batches(PLAN.units[0])]
+
+
 def listening(heard: Callable[[Cluster, int, int], None]) -> tuple[MakeEngine, list[str]]:
     """An engine that calls `heard` with the number and process of each worker that joins, and all that is said."""
     said: list[str] = []
@@ -170,14 +175,14 @@ def test_a_batch_that_takes_its_workers_down_ends_the_run(machines, local, tmp_p
 
 def test_batches_in_hand_are_finished_when_a_stop_is_asked_for(machines, tmp_path) -> None:
     with closing(ray_engine(PLAN, ASKED, lambda line: None, None)) as engine:
-        batches = engine.info.batches(PLAN.units[0])
+        batches = of_unit(engine)
         assert len(batches) == 5
         found: list[Computed] = []
-        for computed in engine.compute(PLAN.units[0], batches, lambda: len(found) >= 2):
+        for computed in engine.compute(batches, lambda: len(found) >= 2):
             found.append(computed)
         # The first came while the second worker was joining; since then two were always in hand.
         assert len(found) == 3 and all(len(one.records) in (1, 2) for one in found)
-        assert list(engine.compute(PLAN.units[1], batches, lambda: True)) == []
+        assert list(engine.compute(batches, lambda: True)) == []
         assert engine.weights_hash() == engine.info.weights_sha256
 
 
@@ -188,7 +193,7 @@ def test_a_worker_prepared_for_something_else_is_refused(machines, tmp_path) -> 
     with closing(ray_engine(PLAN, asked, lambda line: None, None)) as engine:
         facts.write_text(facts.read_text() + "\n")
         with pytest.raises(RunError, match=r"a worker there has another data sha256 \("):
-            list(engine.compute(PLAN.units[0], engine.info.batches(PLAN.units[0]), lambda: False))
+            list(engine.compute(of_unit(engine), lambda: False))
 
 
 def test_machines_that_leave_cost_no_record(machines, local, tmp_path, monkeypatch) -> None:

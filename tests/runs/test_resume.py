@@ -24,7 +24,7 @@ from artifact.progress import Display
 from artifact.runs.cluster import Cluster
 from artifact.runs.describe import RunInfo, first_difference
 from artifact.runs.editors import default_moments
-from artifact.runs.engine import Computed
+from artifact.runs.engine import Batch, Computed
 from artifact.runs.merge import merge
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.runner import run_plan
@@ -151,7 +151,7 @@ def test_ray_workers_take_the_prefixes_of_the_run(begun: RunInfo, monkeypatch: p
     cluster = Cluster(ray, PLAN, ASKED, silent)
     cluster.start(begun)
     monkeypatch.setattr("artifact.runs.editors.draw_prefixes", lambda *_, **__: ["{}", "drawn otherwise . {}"])
-    found = list(cluster.compute(PLAN.units[0], [(one,) for one in begun.cases[:2]], lambda: False))
+    found = list(cluster.compute([Batch(PLAN.units[0], (one,)) for one in begun.cases[:2]], lambda: False))
     assert len(prepared) == len(found) == 2
     assert all(json.loads(json.dumps(one.info.settings)) == begun.settings for one in prepared)
     cluster.close()
@@ -165,10 +165,10 @@ def test_ray_workers_reserve_the_main_memory_of_their_weights(
     ray, info = Rays(), msgspec.structs.replace(begun, parameters=7_000_000_000, dtype="bfloat16")
     ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {**has, "memory": 1e12}}]
     monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(info, __version__, "here", "one", 1, []))
-    monkeypatch.setattr(Worker, "compute", lambda *_: (Computed([], 0.0, {}), []))
+    monkeypatch.setattr(Worker, "compute", lambda self, batch: (Computed(batch, [], 0.0, {}), []))
     cluster = Cluster(ray, PLAN, ASKED, silent)
     cluster.start(None)
-    list(cluster.compute(PLAN.units[0], [(1,), (2,)], lambda: False))
+    list(cluster.compute([Batch(PLAN.units[0], (one,)) for one in (1, 2)], lambda: False))
     first, second = ray.reserved
     assert "memory" not in first and second["memory"] == round(14e9 * share)
     assert second["num_gpus"] == bool(has.get("GPU")) and cluster.info == info
@@ -178,10 +178,10 @@ def test_a_ray_worker_holds_a_group_of_cards(begun: RunInfo, monkeypatch: pytest
     ray = Rays()
     ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 9, "GPU": 4, "memory": 1e12}}]
     monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(begun, __version__, "here", "one", 1, []))
-    monkeypatch.setattr(Worker, "compute", lambda *_: (Computed([], 0.0, {}), []))
+    monkeypatch.setattr(Worker, "compute", lambda self, batch: (Computed(batch, [], 0.0, {}), []))
     cluster = Cluster(ray, PLAN, replace(ASKED, gpus_per_worker=2), silent)
     cluster.start(None)
-    list(cluster.compute(PLAN.units[0], [(one,) for one in range(5)], lambda: False))
+    list(cluster.compute([Batch(PLAN.units[0], (one,)) for one in range(5)], lambda: False))
     assert [one["num_gpus"] for one in ray.reserved] == [2, 2]  # four cards are two groups
     with pytest.raises(RunError, match="--gpus-per-worker 5: no machine of the Ray cluster has as many .* is 4"):
         Cluster(ray, PLAN, replace(ASKED, gpus_per_worker=5), silent).start(None)

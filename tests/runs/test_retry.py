@@ -1,6 +1,7 @@
 """Cases that failed are computed again when that is asked for, and what does not fit the device is left undone."""
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ from cheap import PLAN, Cheap, contents, description, made_up, record, run
 
 from artifact.plans.unit import Unit
 from artifact.progress import Display
-from artifact.runs.engine import Computed
+from artifact.runs.engine import Batch, Computed
 from artifact.runs.record import Record
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
@@ -30,11 +31,9 @@ class Changed(Cheap):
         super().__init__()
         self._change = change
 
-    def compute(
-        self, unit: Unit, batches: Sequence[Sequence[int]], stop: Callable[[], bool]
-    ) -> Generator[Computed, None, None]:
-        for one in super().compute(unit, batches, stop):
-            yield Computed([self._change(unit, record) for record in one.records], one.seconds, one.environment)
+    def compute(self, batches: Sequence[Batch], stop: Callable[[], bool]) -> Generator[Computed, None, None]:
+        for one in super().compute(batches, stop):
+            yield replace(one, records=[self._change(one.batch.unit, record) for record in one.records])
 
 
 def again(folder: Path, engine: Cheap) -> None:
@@ -113,3 +112,30 @@ def test_what_does_not_fit_the_device_is_left_undone(tmp_path: Path, capsys: pyt
     with reading(tmp_path) as store:
         assert all(105 not in store.done(unit) for unit in PLAN.units)
     assert contents(run(tmp_path)) == made_up(description())
+
+
+class Waiting(Cheap):
+    """Keeps what it is asked for, and gives the last batch first, as a worker that is fast would."""
+
+    asked: Sequence[Batch] = ()
+
+    def compute(self, batches: Sequence[Batch], stop: Callable[[], bool]) -> Generator[Computed, None, None]:
+        assert not self.asked, "asked twice: workers wait for one another in between"
+        self.asked = batches
+        yield from super().compute(batches[::-1], stop)
+
+
+def test_a_worker_waits_for_no_other_units_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All batches of all units and rounds are there to be taken, in the plan's order; they may come in any."""
+    plan, engine = msgspec.structs.replace(PLAN, rounds=2), Waiting()
+    engine.info = msgspec.structs.replace(engine.info, plan=plan)
+    run_plan(plan, Asked("world"), show=Display(), out=tmp_path / "run", engine=lambda *_: engine)
+    assert contents(tmp_path / "run") == made_up(description())
+    assert engine.asked == [
+        Batch(unit, cases)
+        for number in range(2)
+        for unit in plan.units
+        for cases in plan.part(unit, engine.info.batches(unit), number)
+    ]
+    said = capsys.readouterr().out
+    assert said.count("12/12 cases") == 3 and said.count("8/8 cases") == 4, said

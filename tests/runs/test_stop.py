@@ -24,10 +24,8 @@ def run(folder: Path, engine: Callable[..., Any] = lambda *_: Cheap(), **options
 class Signalled(Cheap):
     """Gets a SIGTERM while it computes its second batch, and computes it to its end."""
 
-    def compute(self, unit, batches, stop):
-        for number, computed in enumerate(super().compute(unit, batches, stop), 1):
-            if stop():
-                return
+    def compute(self, batches, stop):
+        for number, computed in enumerate(super().compute(batches, stop), 1):
             if number == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield computed
