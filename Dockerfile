@@ -1,11 +1,9 @@
-# The artifact as an image: `docker run --gpus all IMAGE smoke`. torch brings its own CUDA libraries, so the base needs the
-# driver interface alone. Works on Ubuntu 24.04 and Debian 12 bases: --build-arg BASE_IMAGE=...
+# The artifact as an image: `docker run --gpus all IMAGE smoke`. torch brings its own CUDA libraries, and the driver's come
+# from the machine that runs it, so the base is Debian 12 alone, whose Python, 3.11, is the one that .ci/run tests.
+# Another base of Debian or Ubuntu: --build-arg BASE_IMAGE=... (its Python must be 3.11, 3.12 or 3.13). Not built here.
 # The repository's address for the image's label: --build-arg SOURCE=...
 # torch's default build needs NVIDIA driver 580 or newer. For an older driver take torch's build for CUDA 12.6 (driver 525 or
-# newer): --build-arg TORCH_INDEX=ADDRESS --build-arg BASE_IMAGE=nvidia/cuda:12.6.3-base-ubuntu24.04, where ADDRESS is the
-# package index that torch's installation page names for that CUDA.
-# The default base is Ubuntu 24.04, whose Python is 3.12. It is pinned by its tag; to pin it by digest, give
-# --build-arg BASE_IMAGE=nvidia/cuda@sha256:... as your registry names it.
+# newer): --build-arg TORCH_INDEX=ADDRESS, where ADDRESS is the package index that torch's installation page names for it.
 # Every package is installed by version and sha256. pip resolves the pins when the image is built, or takes the file
 # requirements.txt beside this one: the image carries its own in /opt/kloc/share/parts, to be built again from it.
 # Two builds from one base and one requirements.txt give equal files: those made here have one time, compiled Python none,
@@ -15,16 +13,37 @@
 # packages are those of the day of the build.
 ARG SOURCE=
 ARG SOURCE_DATE_EPOCH=1795651200
-ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
+ARG BASE_IMAGE=debian:bookworm-20260824-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 ARG TORCH_INDEX=
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS system
+ARG SOURCE_DATE_EPOCH
+ENV DEBIAN_FRONTEND=noninteractive
+# hadolint ignore=DL3008,DL3009
+RUN touch /tmp/begin \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates python3 \
+    && find /var/lib/apt/lists -type f ! -name lock -delete \
+    && rm -f /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache \
+    && groupadd --gid 10001 kloc \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kloc \
+    && install -d -o 10001 -g 10001 /cache /results \
+    && install -d /opt/kloc \
+    && find /var/log -type f -newer /tmp/begin -exec truncate -s 0 {} + \
+    && find / -xdev -newer /tmp/begin ! -path '/proc*' ! -path '/sys*' ! -path '/dev*' \
+        -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} + \
+    && rm /tmp/begin \
+    && touch -d "@${SOURCE_DATE_EPOCH}" /tmp
+
+FROM system AS build
 ARG TORCH_INDEX
 ARG SOURCE_DATE_EPOCH
-ENV DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The list of the distribution's packages is that of the image, which is built without python3-venv.
 # hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+RUN dpkg-query --show >/system.tsv \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/kloc
 WORKDIR /src
@@ -48,34 +67,20 @@ RUN /opt/kloc/bin/pip install --no-compile --require-hashes --report packages.js
         ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -r requirements.txt \
     && /opt/kloc/bin/pip install --no-compile --no-deps --no-build-isolation --report package.json . \
     && install -d /opt/kloc/share \
-    && /opt/kloc/bin/python release/parts.py /opt/kloc/share/parts packages.json package.json \
+    && /opt/kloc/bin/python release/parts.py /opt/kloc/share/parts --system /system.tsv packages.json package.json \
     && cp -r pyproject.toml tests results/example-world /opt/kloc/share/
 # Compiled files hold no time: those that pip would make, or Python itself on its way (-f), hold that of their source.
 RUN find /opt/kloc -name __pycache__ -prune -exec rm -rf {} + \
     && { /opt/kloc/bin/python -m compileall -q -f --invalidation-mode unchecked-hash /opt/kloc/lib || true; } \
     && find /opt/kloc -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +
 
-FROM ${BASE_IMAGE}
+FROM system
 ARG SOURCE
-ARG SOURCE_DATE_EPOCH
-ENV DEBIAN_FRONTEND=noninteractive
-# hadolint ignore=DL3008,DL3009
-RUN touch /tmp/begin \
-    && apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates python3 \
-    && find /var/lib/apt/lists -type f ! -name lock -delete \
-    && rm -f /var/cache/apt/*.bin /var/cache/ldconfig/aux-cache \
-    && groupadd --gid 10001 kloc \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin kloc \
-    && install -d -o 10001 -g 10001 /cache /results \
-    && install -d /opt/kloc \
-    && find /var/log -type f -newer /tmp/begin -exec truncate -s 0 {} + \
-    && find / -xdev -newer /tmp/begin ! -path '/proc*' ! -path '/sys*' ! -path '/dev*' \
-        -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} + \
-    && rm /tmp/begin \
-    && touch -d "@${SOURCE_DATE_EPOCH}" /tmp
 COPY --from=build /opt/kloc /opt/kloc
+# The two for NVIDIA are those of its own images: GPUs as given by --gpus, and what of the driver is needed.
 ENV PATH=/opt/kloc/bin:$PATH \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     HF_HOME=/cache \
     KLOC_CACHE=/cache/kloc \
     MPLCONFIGDIR=/tmp/matplotlib \

@@ -2,12 +2,14 @@
 
     pip install --report REPORT ...        (add --dry-run --ignore-installed to look without installing)
     python release/parts.py OUT REPORT...        (several where an installation took several commands)
+    python release/parts.py OUT --system LIST REPORT...        (with the distribution's packages, for an image)
 
 Writes into the folder OUT:
 - requirements.txt: every package by version and sha256, for `pip install --require-hashes`, and for the same Python and
   platform alone;
 - sbom.spdx.json: the same for programs;
 - licences.md: the same for people.
+LIST is what `dpkg-query --show` prints, a name and a version a line. Its packages are in the bill of materials alone.
 The hashes are those of the package index that was asked. Times come from SOURCE_DATE_EPOCH (default: 0), so that the
 same packages give the same bytes. Needs the standard library alone: the image runs it. Run it with the Python of the
 installation: pip before 25 leaves a newer form of licences out of its report, and the installed package has it.
@@ -15,14 +17,17 @@ installation: pip before 25 leaves a newer form of licences out of its report, a
 
 import json
 import os
+import platform
 import re
 import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 OURS = "kloc-artifact"
 _LONGEST = 60
@@ -79,10 +84,21 @@ def requirements(parts: list[dict[str, str]], report: dict[str, Any]) -> str:
     return head + "".join(pinned)
 
 
-def sbom(parts: list[dict[str, str]], created: datetime) -> dict[str, Any]:
-    """A bill of materials in SPDX 2.3: this package depends on all others."""
+def system_parts(listed: str, distribution: str) -> list[dict[str, str]]:
+    """The packages that `dpkg-query --show` printed: name, version and address (purl) for a distribution's name."""
+    parts = []
+    for line in listed.splitlines():
+        name, version = line.split("\t")
+        name = name.split(":")[0]  # the architecture, where the distribution names it
+        purl = f"pkg:deb/{distribution}/{quote(name)}@{quote(version)}"
+        parts.append({"name": name, "version": version, "purl": purl})
+    return parts
+
+
+def sbom(parts: list[dict[str, str]], created: datetime, system: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
+    """A bill of materials in SPDX 2.3: this package depends on all others and on the system's."""
     (ours,) = [part for part in parts if part["name"] == OURS]
-    digest = sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    digest = sha256(json.dumps([*parts, *system], sort_keys=True).encode()).hexdigest()
     return {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -90,10 +106,11 @@ def sbom(parts: list[dict[str, str]], created: datetime) -> dict[str, Any]:
         "name": f"{OURS}-{ours['version']}",
         "documentNamespace": f"https://spdx.org/spdxdocs/{OURS}-{ours['version']}-{digest}",
         "creationInfo": {"created": created.strftime("%Y-%m-%dT%H:%M:%SZ"), "creators": ["Tool: release/parts.py"]},
-        "packages": [_package(part) for part in parts],
+        "packages": [*map(_package, parts), *map(_system_package, system)],
         "relationships": [
             _relation("SPDXRef-DOCUMENT", "DESCRIBES", _id(ours)),
             *(_relation(_id(ours), "DEPENDS_ON", _id(part)) for part in parts if part is not ours),
+            *(_relation(_id(ours), "DEPENDS_ON", _system_id(part)) for part in system),
         ],
     }
 
@@ -102,34 +119,46 @@ def _id(part: dict[str, str]) -> str:
     return f"SPDXRef-{part['name']}"
 
 
+def _system_id(part: dict[str, str]) -> str:
+    return f"SPDXRef-deb-{re.sub('[^A-Za-z0-9.]', '-', part['name'])}"
+
+
 def _relation(one: str, kind: str, other: str) -> dict[str, str]:
     return {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
 
 
 def _package(part: dict[str, str]) -> dict[str, Any]:
-    package: dict[str, Any] = {
-        "SPDXID": _id(part),
-        "name": part["name"],
-        "versionInfo": part["version"],
-        "downloadLocation": "NOASSERTION",
-        "filesAnalyzed": False,
-        "licenseConcluded": "NOASSERTION",
-        # An expression is passed on, words of a package's own are a comment: nobody has read its licence here.
+    # An expression is passed on, words of a package's own are a comment: nobody has read its licence here.
+    package = _described(_id(part), part, f"pkg:pypi/{part['name']}@{part['version']}") | {
         "licenseDeclared": part["spdx"] or "NOASSERTION",
         "licenseComments": f"the package says: {part['licence']}",
-        "copyrightText": "NOASSERTION",
-        "externalRefs": [
-            {
-                "referenceCategory": "PACKAGE-MANAGER",
-                "referenceType": "purl",
-                "referenceLocator": f"pkg:pypi/{part['name']}@{part['version']}",
-            }
-        ],
     }
     if part["sha256"]:
         package["packageFileName"] = part["file"]
         package["checksums"] = [{"algorithm": "SHA256", "checksumValue": part["sha256"]}]
     return package
+
+
+def _system_package(part: dict[str, str]) -> dict[str, Any]:
+    return _described(_system_id(part), part, part["purl"]) | {
+        "licenseDeclared": "NOASSERTION",
+        "licenseComments": f"in the image: /usr/share/doc/{part['name']}/copyright",
+    }
+
+
+def _described(identity: str, part: dict[str, str], purl: str) -> dict[str, Any]:
+    return {
+        "SPDXID": identity,
+        "name": part["name"],
+        "versionInfo": part["version"],
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseConcluded": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "externalRefs": [
+            {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": purl},
+        ],
+    }
 
 
 def licences(parts: list[dict[str, str]]) -> str:
@@ -140,14 +169,21 @@ def licences(parts: list[dict[str, str]]) -> str:
     return head + "".join(rows)
 
 
-def main(out: str, *reports: str) -> None:
-    first, *others = [json.loads(Path(file).read_text()) for file in reports]
+def main(*arguments: str) -> None:
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--system", type=Path)
+    parser.add_argument("reports", type=Path, nargs="+")
+    given = parser.parse_args(arguments)
+    first, *others = [json.loads(file.read_text()) for file in given.reports]
     report = {**first, "install": [item for one in (first, *others) for item in one["install"]]}
-    parts, folder = parts_of(report), Path(out)
+    parts, folder = parts_of(report), given.out
+    listed = given.system.read_text() if given.system else ""
+    system = system_parts(listed, platform.freedesktop_os_release()["ID"]) if listed else []
     created = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), UTC)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requirements.txt").write_text(requirements(parts, report))
-    (folder / "sbom.spdx.json").write_text(json.dumps(sbom(parts, created), indent=1) + "\n")
+    (folder / "sbom.spdx.json").write_text(json.dumps(sbom(parts, created, system), indent=1) + "\n")
     (folder / "licences.md").write_text(licences(parts))
 
 

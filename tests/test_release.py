@@ -108,6 +108,22 @@ def test_parts_are_pinned_by_hash_and_listed_with_their_licence(
     assert again == bill
 
 
+def test_an_images_bill_of_materials_has_the_systems_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, report, listed = script("parts"), tmp_path / "report.json", tmp_path / "system.tsv"
+    report.write_text(json.dumps(reported()))
+    listed.write_text("libstdc++6:amd64\t12.2.0-14+deb12u1\nlibexpat1\t1:2.5\n")
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"ID": "debian"})
+    parts.main(str(tmp_path), "--system", str(listed), str(report))
+    bill = json.loads((tmp_path / "sbom.spdx.json").read_text())
+    found = {one["name"]: one for one in bill["packages"]}
+    assert found["libstdc++6"]["versionInfo"] == "12.2.0-14+deb12u1"
+    (address,) = found["libstdc++6"]["externalRefs"]
+    assert address["referenceLocator"] == "pkg:deb/debian/libstdc%2B%2B6@12.2.0-14%2Bdeb12u1"
+    assert all(re.fullmatch(r"SPDXRef-[A-Za-z0-9.-]+", one["SPDXID"]) for one in bill["packages"])
+    needed = {one["relatedSpdxElement"] for one in bill["relationships"] if one["relationshipType"] == "DEPENDS_ON"}
+    assert {found[name]["SPDXID"] for name in ("libstdc++6", "libexpat1", "torch")} <= needed
+
+
 def test_a_part_without_a_hash_is_refused(tmp_path: Path) -> None:
     report = reported()
     del report["install"][1]["download_info"]["archive_info"]
@@ -220,6 +236,13 @@ def test_the_image_installs_every_package_by_hash() -> None:
     for needed in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
         name = re.split(r"[<>=~]", needed)[0]
         assert f" {name} " in resolved and f"\n{name}==" in pinned
+
+
+def test_the_images_base_is_pinned_and_its_python_the_one_tested() -> None:
+    (base,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"debian:bookworm-\d{8}-slim@sha256:[0-9a-f]{64}", base)
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert bases == ["${BASE_IMAGE}", "system", "system"]
 
 
 def test_what_the_image_copies_reaches_its_builder() -> None:
