@@ -72,7 +72,7 @@ Correct = Annotated[
         "kn_undone,mend_steps_swapped."
     ),
 ]
-Out = Annotated[Path | None, Parameter(help="Run folder (default: results/PLAN-MODEL).")]
+Out = Annotated[Path | None, Parameter(help="Run folder (default: results/PLAN-MODEL, with what else sets it apart).")]
 Memory = Annotated[
     str | None,
     Parameter(help="Most memory of a batch, such as 8GB (default: a share of what is free).", validator=size),

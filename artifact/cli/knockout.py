@@ -28,7 +28,7 @@ def knockout(
         Parameter(name="--from", help="Tokens that can no longer read: last, relation or subject."),
     ],
     end: Annotated[Role, Parameter(name="--to", help="The tokens that they can no longer read.")],
-    window: Annotated[int, count("Layers in which the edges are removed, about every layer.", MOST_WINDOW)] = WINDOW,
+    window: Annotated[int, count("How many layers around each layer lose the edges.", MOST_WINDOW)] = WINDOW,
     template: Annotated[
         str | None, Parameter(help="The prompt's wording with {} for the subject, where the prompt names it twice.")
     ] = None,
