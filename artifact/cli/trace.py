@@ -15,6 +15,7 @@ from artifact.facts.records import read_statements
 from artifact.facts.subject import subject_start
 from artifact.terminal import say
 from artifact.tracing.choices import Corruption, Direction, Metric, RelationSpan
+from artifact.tracing.edges import scaled_window
 from artifact.tracing.kinds import KindWord, SeverWord
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _head(found: "Trace", settings: "TraceSettings", metric: Metric, said: str) 
     if settings.trace_kind.windowed and 2 * window > layers:
         yield (
             f"a window of {window} layers spans most of this model's {layers}, so cells hardly differ; the paper's "
-            f"share of the depth is --window {max(1, round(10 / 48 * layers))}"
+            f"share of the depth is --window {scaled_window(layers, 10)}"
         )
     yield said
     if settings.direction == "corrupt":

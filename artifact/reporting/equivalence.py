@@ -141,11 +141,12 @@ def held_against(
         return None
     found, spread = Tested(of, name, estimate, scale, target, margin), estimate.spread
     if why := doubt(estimate):
-        return replace(found, why=why, detectable=_detectable(estimate, spread))
+        return replace(found, why=why, detectable=_detectable(estimate, spread, margin or 0.0))
     above, below = (_beyond(estimate, spread, target + side * (margin or 0.0)) for side in (1, -1))
     different = min(1.0, 2 * min(above[0], below[1]))
     equivalent = None if margin is None else max(above[1], below[0])
-    return replace(found, different=different, equivalent=equivalent, detectable=_detectable(estimate, spread))
+    detectable = _detectable(estimate, spread, margin or 0.0)
+    return replace(found, different=different, equivalent=equivalent, detectable=detectable)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -197,8 +198,10 @@ def _beyond(estimate: Estimate, spread: Spread, value: float) -> tuple[float, fl
     return t_above(distance / error, freedom), t_above(-distance / error, freedom)
 
 
-def _detectable(estimate: Estimate, spread: Spread) -> float | None:
-    """The smallest true difference that a two-sided test at ALPHA finds with probability POWER at this n."""
+def _detectable(estimate: Estimate, spread: Spread, margin: float) -> float | None:
+    """The smallest true difference that is found to be larger than the margin with probability POWER at this n, by a
+    two-sided test at ALPHA, before Holm's correction.
+    """
     error = spread.error
     if spread.whole is not None:
         # Agresti and Coull (1998): two successes and two failures more, so that a share of 100% has an error, too.
@@ -206,7 +209,7 @@ def _detectable(estimate: Estimate, spread: Spread) -> float | None:
         error = spread.whole * math.sqrt(share * (1 - share) / (estimate.n + 4) * spread.inflated)
     if error == 0 or estimate.n < 2:
         return None
-    return (t_quantile(1 - ALPHA / 2, spread.freedom) + t_quantile(POWER, spread.freedom)) * error
+    return margin + (t_quantile(1 - ALPHA / 2, spread.freedom) + t_quantile(POWER, spread.freedom)) * error
 
 
 def _beta_below(x: float, a: float, b: float) -> float:

@@ -15,9 +15,8 @@ import msgspec
 
 from artifact.errors import ExpectedError
 from artifact.reporting.cells import Cell, Scale
-from artifact.reporting.equivalence import Tested, doubt, family, held_against
+from artifact.reporting.equivalence import Tested, family, held_against
 from artifact.reporting.findings import Findings, Quantity
-from artifact.reporting.intervals import Estimate
 from artifact.reporting.resources import expected_folder
 
 Answer = Literal["yes", "no", "undecided", "not run"]
@@ -38,11 +37,13 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     within: float | None = None
     negligible: float | None = None
 
-    def answer(self, estimate: Estimate) -> Answer:
-        """Where the 95% interval lies; undecided where it decides nothing (equivalence.doubt)."""
-        if doubt(estimate):
+    def answer(self, quantity: Quantity) -> Answer:
+        """Where the 95% interval lies; undecided where it decides nothing (Quantity.doubt), not run without one."""
+        if quantity.estimate is None:
+            return "not run"
+        if quantity.doubt:
             return "undecided"
-        low, high = estimate.low, estimate.high
+        low, high = quantity.estimate.low, quantity.estimate.high
         if self.negligible is not None and -self.negligible < low and high < self.negligible:
             return "no"
         if self.above is not None:
@@ -102,7 +103,7 @@ class ModelAnswer:
         """Each condition with its quantity, interval and answer."""
         return [
             f"{one.words(quantity.scale)}: {measured_words(quantity)}, {answer}"
-            + (f" ({why})" if quantity.estimate and (why := doubt(quantity.estimate)) else "")
+            + (f" ({quantity.doubt})" if quantity.doubt else "")
             for one, quantity, answer in self.conditions
         ]
 
@@ -199,7 +200,7 @@ def _judged(question: Question, model: str, findings: Findings) -> ModelAnswer:
     conditions = []
     for one in question.conditions:
         quantity = findings.quantities.get(one.quantity, Quantity(None))
-        conditions.append((one, quantity, "not run" if quantity.estimate is None else one.answer(quantity.estimate)))
+        conditions.append((one, quantity, one.answer(quantity)))
     answers: list[Answer] = [answer for _, _, answer in conditions]
     order: tuple[Answer, ...] = ("no", "not run", "undecided", "yes")  # one condition that fails is enough
     whole = next(answer for answer in order if answer in answers)
@@ -236,6 +237,6 @@ def _condition_json(whole: ModelAnswer, condition: Condition, quantity: Quantity
         "condition": condition.words(Scale(6)),
         "measured": numbers,
         "answer": answer,
-        "reason": quantity.missing if estimate is None else doubt(estimate),
+        "reason": quantity.missing if estimate is None else quantity.doubt,
         "statistics": statistics,
     }

@@ -30,8 +30,8 @@ READING = (
     "over the table, and use the larger of the standard errors over facts and over relations. The outcome is different "
     f"or equivalent where one of them is at most {ALPHA:g}, and else undecided. A mean over fewer than {LEAST_FACTS} "
     f"facts, or over fewer than {LEAST_ALIKE} that are all alike, is undecided. Detectable: the smallest true "
-    f"difference from the target that a two-sided test at {ALPHA:.0%} finds with {POWER:.0%} probability from so many "
-    "facts. No status depends on these outcomes."
+    f"difference from the target that a two-sided test at {ALPHA:.0%} finds to be beyond the margin with {POWER:.0%} "
+    "probability from so many facts, before Holm's correction. No status depends on these outcomes."
 )
 """How the tables are read."""
 

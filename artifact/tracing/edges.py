@@ -79,5 +79,5 @@ def places(tokens: int, subject: Sequence[int], opening: int = 0) -> dict[Role, 
 
 
 def scaled_window(layers: int, window: int = WINDOW) -> int:
-    """The same share of the depth as `window` layers of 48, at least one layer."""
-    return max(1, round(window / _DEPTH * layers))
+    """The same share of the depth as `window` layers of 48, at least one layer; halves are rounded up."""
+    return max(1, (2 * window * layers + _DEPTH) // (2 * _DEPTH))

@@ -111,6 +111,8 @@ def test_the_detectable_difference_is_found_four_times_in_five(n: int) -> None:
     critical = stats.t.ppf(0.975, n - 1)
     power = stats.nct.sf(critical, n - 1, centre) + stats.nct.cdf(-critical, n - 1, centre)
     assert power == pytest.approx(0.8, abs=0.01)
+    # Beyond a margin the true difference must be as much larger, or the test would seldom find it.
+    assert judged(mean_of(values), margin=0.5).detectable == pytest.approx(0.5 + found.detectable)
 
 
 def of_relations(draw, relations: int, facts: int, between: float) -> tuple[np.ndarray, dict[str, list[int]]]:

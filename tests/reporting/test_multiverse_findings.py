@@ -1,5 +1,6 @@
 """A simulated run of the multiverse with a known effect and a known confounding choice gives the right curves."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ from artifact.editing.methods import METHODS
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans import narrowed
 from artifact.plans.multiverse import BEYOND, MULTIVERSE, own_window
-from artifact.reporting.findings.edit_multiverse import case_numbers
+from artifact.plans.unit import Unit
+from artifact.reporting.expected import load_expected
+from artifact.reporting.findings.edit_multiverse import MIXED, case_numbers, edit_specifications
 from artifact.reporting.findings.multiverse import _Records, measured
 from artifact.tracing.averages import roles, trace_numbers
 from artifact.tracing.choices import METRICS, choices
@@ -107,7 +110,7 @@ EDITS = tuple(unit for unit in narrowed(MULTIVERSE, ["T3"], ["rome"]).units)
 CONFOUNDED = "removal_without_space"
 
 
-def edited(**switches: bool) -> Any:
+def edited(units: Sequence[Unit] = EDITS, **switches: bool) -> Any:
     """Edits that work on their own perspective alone, but for relation edits with CONFOUNDED corrected: these do
     nothing. The word "None" is easy, another relation hard: before any edit the relation beats the one alone.
     """
@@ -119,7 +122,7 @@ def edited(**switches: bool) -> Any:
         return one | ({"another": 0.6} if another else {})
 
     records = {}
-    for unit in EDITS:
+    for unit in units:
         own = []
         for case in range(FACTS):
             views = {}
@@ -133,7 +136,7 @@ def edited(**switches: bool) -> Any:
                 }
             own.append(SimpleNamespace(case_id=case, status="done", payload={"views": views}))
         records[unit.name] = own
-    plan = SimpleNamespace(units=EDITS)
+    plan = SimpleNamespace(units=units)
     info = SimpleNamespace(layers=LAYERS, model="world", plan=plan, relations={}, switches=switches)
     return SimpleNamespace(info=lambda: info, records=lambda unit: records[unit.name])
 
@@ -165,6 +168,33 @@ def test_simulated_edits_give_the_right_curves_share_test_and_choice() -> None:
         "corrected",
         *(f"but {switch}" for switch in METHODS["rome"].switches["entity"]),
     }
+
+
+def test_edits_that_were_undone_before_the_scoring_are_no_specifications() -> None:
+    """What was scored is the unedited model: under T3 it would differ from itself by nothing, and not agree."""
+    units = narrowed(MULTIVERSE, ["T1", "T3"], ["rome", "kn"]).units
+    assert {unit.correct for unit in units if unit.method == "kn"} > {(), ("kn_without_space",)}
+    found = measured(edited(units))
+    assert found.grids[0].caption.endswith("Edits that were undone before the scoring are no specifications: KN.")
+    for curve in found.charts:
+        of_kn = {
+            e.specification.choices["protocol"] for e in curve.entries if e.specification.choices["method"] == "KN"
+        }
+        assert of_kn <= {"corrected", "but kn_undone"} and curve.share.n == len(curve.entries) + curve.alike
+    alone, both = (
+        next(curve for curve in measured(edited(chosen)).charts if curve.finding == "T3")
+        for chosen in (EDITS, narrowed(MULTIVERSE, ["T3"], ["rome", "kn"]).units)
+    )
+    assert both.share.mean >= alone.share.mean
+
+
+def test_the_paper_s_own_prompts_are_those_of_its_claims() -> None:
+    """T2 and T3 speak of the entity's reliability and of the relation's generality."""
+    orders = {claim.id: claim for claim in load_expected().claims}["T3"].orders
+    assert {(one.perspective, one.group) for one in orders} == {("entity", "reliability"), ("relation", "generality")}
+    found = edit_specifications(edited())
+    own = {finding: {one.choices["prompts"] for one in every if one.own} for finding, every in found.items()}
+    assert own == {"T1": {"the prompt itself"}, "T2": {MIXED}, "T3": {MIXED}}
 
 
 def test_what_the_run_itself_corrects_is_corrected_in_every_way() -> None:

@@ -45,7 +45,7 @@ from artifact.reporting.verdict import measured_run, verdict_of
     ],
 )
 def test_a_condition_is_read_off_the_interval(condition: Condition, low: float, high: float, answer: str) -> None:
-    assert condition.answer(Estimate((low + high) / 2, low, high, 9)) == answer
+    assert condition.answer(Quantity(Estimate((low + high) / 2, low, high, 9))) == answer
 
 
 def test_a_question_is_answered_by_its_worst_condition() -> None:
@@ -57,10 +57,12 @@ def test_a_question_is_answered_by_its_worst_condition() -> None:
         "three": {"p": Findings({"a": high})},
         "four": {},
         "five": {"p": Findings({"a": Quantity(Estimate(-1, -2, -0.5, 9))})},
+        "six": {"p": Findings({"a": high, "b": Quantity(Estimate(-1, -2, -0.5, 9), why="fewer than 10 facts")})},
     }
     (judged,) = answered([question], found)
     answers = {one.model: one.answer for one in judged.answers}
-    assert answers == {"one": "yes", "two": "undecided", "three": "not run", "five": "no"}
+    assert answers == {"one": "yes", "two": "undecided", "three": "not run", "five": "no", "six": "undecided"}
+    assert "(n = 9), undecided (fewer than 10 facts)" in judged.answers[-1].words
     (written,) = questions_json([judged])
     assert written["answers"][0]["conditions"][0]["measured"] == {"mean": 1, "low": 0.5, "high": 2, "n": 9}
     assert "was not measured" in judged.answers[2].words
@@ -93,9 +95,9 @@ def test_the_paper_s_differences_are_asked_of_other_models_and_data(build, share
         quantities = measured(other).quantities
         for one in claims_elsewhere(tuple(claims.values()), measured_run(other)):
             quantity = quantities[f"{one.claim.id}, smallest difference"]
-            answer = Condition("a", above=0.0).answer(quantity.estimate) if quantity.estimate else "undecided"
+            answer = Condition("a", above=0.0).answer(quantity)
             assert {"holds": "yes", "does not hold": "no"}.get(one.state, "undecided") == answer, "as on the same page"
-            assert cases > 8 or quantity.missing in ("fewer than 10 facts", "")
+            assert cases > 8 or quantity.doubt == "fewer than 10 facts" or quantity.estimate is None
     (judged,) = [one for one in verdict_of(store).questions if one.question.id == "Q2"]
     states = {one.quantity: answer for one, _, answer in judged.answers[0].conditions}
     assert states[name] == "yes" and states[name.replace("ROME", "MEMIT")] == "not run"

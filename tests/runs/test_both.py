@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from artifact.facts.records import parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
 from artifact.plans.both import late_layers
-from artifact.reporting.findings.both import MARGIN, Scored, _grid, _room_grid, interaction_tests, outcome
+from artifact.reporting.findings import Findings
+from artifact.reporting.findings.both import MARGIN, Scored, _grid, _room_grid, interaction_tests, measured, outcome
 from artifact.reporting.intervals import Estimate
+from artifact.reporting.questions import answered, load_questions
 from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -165,7 +168,7 @@ def test_the_tables_have_both_metrics_and_say_whose_keys_would_be_merged() -> No
     keys_F = np.concatenate([np.full(30, 0.5), np.full(10, 0.995)])
     scored = Scored(np.arange(40), before_FV, numbers, {"keys": keys_F})
     grid, room = _grid(scored), _room_grid(scored)
-    assert len(grid.columns) == 5 and all(len(line.cells) == 5 for line in grid.lines)
+    assert len(grid.columns) == 6 and all(len(line.cells) == 6 for line in grid.lines)
     assert "0.99 or more, which 10 of 40 facts have" in grid.caption
     lines = {line.heads: line.cells for line in grid.lines}
     assert lines["entity reliability", "joint"][-1] == "interfering"
@@ -185,8 +188,31 @@ def test_edits_that_do_next_to_nothing_are_not_called_additive() -> None:
     draw = np.random.default_rng(0)
     numbers = {arm: 0.01 * draw.normal(size=(40, len(VALUES))) for arm in ("E", "R", "joint")}
     scored = Scored(np.arange(40), np.zeros((40, len(VALUES))), numbers, {"keys": np.zeros(40)})
-    assert scored.little(Column("entity", "reliability")) and interaction_tests(scored, {}) == ()
-    assert {line.cells[-1] for line in _grid(scored).lines if line.heads[1] == "joint"} == {"too small to tell"}
+    assert scored.little("magnitude", Column("entity", "reliability")) and interaction_tests(scored, {}) == ()
+    joint = [line.cells[-2:] for line in _grid(scored).lines if line.heads[1] == "joint"]
+    assert set(joint) == {("too small to tell", "too small to tell")}, "by success and by magnitude"
+
+
+def test_weak_single_edits_that_do_much_together_are_synergistic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain no to the prediction that they interfere, and no quantity that was not measured."""
+    draw = np.random.default_rng(0)
+    means = {"E": 0.0, "R": 0.0, "joint": 0.6}
+    numbers = {arm: mean + 0.01 * draw.normal(size=(40, len(VALUES))) for arm, mean in means.items()}
+
+    def found(joint: np.ndarray) -> Findings:
+        arms_of = {**numbers, "joint": joint}
+        scored = Scored(np.arange(40), np.zeros((40, len(VALUES))), arms_of, {"keys": np.zeros(40)})
+        monkeypatch.setattr("artifact.reporting.findings.both.scored_facts", lambda store: scored)
+        made = measured(SimpleNamespace(info=lambda: SimpleNamespace(relations={}, model="m")))  # type: ignore[arg-type]
+        assert made is not None
+        return made
+
+    (question,) = (one for one in load_questions() if one.id == "N2")
+    strong, none = found(numbers["joint"]), found(numbers["E"])
+    assert {one.outcome for one in strong.tests} == {"different"} and len(strong.tests) == 8
+    for findings, answer in ((strong, "no"), (none, "undecided")):
+        (judged,) = answered([question], {"m": {"both": findings}})
+        assert judged.answers[0].answer == answer and "was not measured" not in judged.answers[0].words
 
 
 def test_interactions_are_held_against_zero_with_the_margin() -> None:
@@ -204,5 +230,5 @@ def test_interactions_are_held_against_zero_with_the_margin() -> None:
 
     for interaction, facts, outcome_of in ((0.0, 20, "equivalent"), (-0.3, 20, "different"), (-0.3, 4, "undecided")):
         (found,) = interaction_tests(of(interaction, facts), {})
-        assert (found.of, found.name, found.outcome) == ("joint", "I, entity reliability", outcome_of)
+        assert (found.of, found.name, found.outcome) == ("joint", "I, entity reliability, magnitude", outcome_of)
     assert outcome(Estimate(0.0, 0.0, 0.0, 29)) == "undecided: fewer than 30 facts, all alike"

@@ -11,7 +11,7 @@ import pytest
 
 from artifact.cli import call
 from artifact.editing.edit import Edited
-from artifact.evaluation.metrics import VALUES, Column, case_values
+from artifact.evaluation.metrics import ANOTHER_RELATION, VALUES, Column, case_values
 from artifact.evaluation.score import score_cases
 from artifact.facts.fact import Perspective
 from artifact.plans import PLANS
@@ -112,12 +112,12 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
     estimate = found.quantities["entity effect, MLP minus attention, subject's last token"].estimate
     assert estimate is not None and estimate.mean == pytest.approx(mean_effect("mlp") - mean_effect("attn"), abs=1e-6)
 
-    def change(perspective: Perspective) -> float:
-        at = VALUES.index(("success", Column(perspective, "reliability")))
+    def change(perspective: Perspective, foil: str = "") -> float:
+        at = VALUES.index(("success", Column(perspective, "reliability", foil)))
         return float(np.mean([one["arms"]["rome"]["values"][at] - one["before"][at] for one in stored]))
 
-    gap = found.quantities["transfer gap, entity edit, ROME"].estimate
-    assert gap is not None and gap.mean == pytest.approx(change("entity") - change("relation"))
+    gap = found.quantities["transfer gap against another relation, entity edit, ROME"].estimate
+    assert gap is not None and gap.mean == pytest.approx(change("entity") - change("relation", ANOTHER_RELATION))
     edits, *traces = found.grids
     assert [line.heads[1] for line in edits.lines[:3]] == ["unedited", "KN", "ROME"]
     assert arm_words("rome random_layer") == "ROME, another layer"

@@ -213,5 +213,6 @@ def test_roles_and_windows() -> None:
     assert Edge("relation", "subject").pairs(places(6, (2, 3))) == ((4, 2), (4, 3))
     assert Edge("last", "last").pairs(places(6, (2, 3))) == ((5, 5),)
     assert [scaled_window(layers) for layers in (48, 28, 6, 1)] == [9, 5, 1, 1]
+    assert [scaled_window(24, window) for window in (1, 3, 5, 9, 10)] == [1, 2, 3, 5, 5], "halves are rounded up"
     with pytest.raises(SettingError, match="window must be from 1"):
         knockout_all(None, [], [], 0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from artifact.reporting.cells import Grid, Scale
-from artifact.reporting.equivalence import Tested
+from artifact.reporting.equivalence import Tested, doubt
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.mark_charts import MarkChart
@@ -26,12 +26,18 @@ POINTS = Scale(2, 100.0, signed=True)
 @dataclass(frozen=True)
 class Quantity:
     """A measured number with its interval over facts, and how it is printed; None where it could not be measured, with
-    what is `missing` in words, if that is known.
+    what is `missing` in words, if that is known. `why` it decides nothing although it was measured, in words.
     """
 
     estimate: Estimate | None
     scale: Scale = POINTS
     missing: str = ""
+    why: str = ""
+
+    @property
+    def doubt(self) -> str:
+        """Why the number decides nothing, by its own reason or by that of its interval; empty where it may."""
+        return self.why or (doubt(self.estimate) if self.estimate else "")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Covers N2's quantities, two tables and one figure. With d an arm's change against the unedited model, the interaction is
 I = d(both) - (d(E) + d(R)), fact by fact. It is additive where its 95% interval lies within MARGIN of zero (two
-one-sided tests at 2.5%), else interfering below zero and synergistic above it.
+one-sided tests at 2.5%), or TOO_SMALL where that of d(E) + d(R) does, too; else interfering below zero and synergistic
+above it.
 
 Shape letters: F fact, V number of a scored case.
 """
@@ -24,6 +25,7 @@ from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.runs.store import Store
 
 SINGLE = ("E", "R")
+TOO_SMALL = "too small to tell"
 GROUPS: tuple[Group, ...] = ("reliability", "generality")
 METRICS: tuple[Metric, ...] = ("success", "magnitude")
 _SCALES: Mapping[Metric, Scale] = {"success": Scale(1, 100, signed=True), "magnitude": PROBABILITY.of_change}
@@ -53,9 +55,9 @@ class Scored:
         one, other = one.among(other.cases_N), other.among(one.cases_N)
         return Series(one.cases_N, one.values_N + other.values_N)
 
-    def little(self, column: Column) -> bool:
-        """Whether the single edits together change a column's magnitude by no more than the margin."""
-        (alone,) = estimates([self.of_singles("magnitude", column)], rates=False)
+    def little(self, metric: Metric, column: Column) -> bool:
+        """Whether the single edits together change a column's number by no more than the margin."""
+        (alone,) = estimates([self.of_singles(metric, column)], rates=False)
         return alone is not None and not doubt(alone) and alone.low > -MARGIN and alone.high < MARGIN
 
     def interaction(self, arm: str, metric: Metric, column: Column) -> Series:
@@ -116,26 +118,30 @@ def measured(store: Store) -> Findings | None:
             name, column = f"{perspective} interaction, {arm}", Column(perspective, "reliability")
             series = scored.interaction(arm, "magnitude", column)
             (found,) = estimates([series], rates=False, relations=store.info().relations)
-            small = "the single edits together change too little to tell" if scored.little(column) else ""
-            quantities[name] = Quantity(None if small else found, PROBABILITY.of_change, small)
+            small = outcome(found, scored.little("magnitude", column)) == TOO_SMALL
+            why = "the single edits together change too little to tell" if small else ""
+            quantities[name] = Quantity(found, PROBABILITY.of_change, why=why)
     tests = interaction_tests(scored, store.info().relations)
     return Findings(quantities, (_grid(scored), _room_grid(scored)), (_chart(scored, store.info().model),), tests=tests)
 
 
 def interaction_tests(scored: Scored, relations: Mapping[str, Sequence[int]]) -> tuple[Tested, ...]:
-    """Every interaction by magnitude held against zero: equivalent to it is additive."""
+    """Every interaction held against zero: equivalent to it is additive. Without those that are too small to tell."""
     places = [
-        (arm, Column(perspective, group))
+        (arm, metric, Column(perspective, group))
+        for metric in METRICS
         for perspective in PERSPECTIVES
         for group in GROUPS
         for arm in scored.arms
-        if arm not in SINGLE and not scored.little(Column(perspective, group))
+        if arm not in SINGLE
     ]
-    series = [scored.interaction(arm, "magnitude", column) for arm, column in places]
-    found = zip(places, estimates(series, rates=False, relations=relations), strict=True)
-    scale = PROBABILITY.of_change
+    found = estimates([scored.interaction(*place) for place in places], rates=False, relations=relations)
     return tuple(
-        family(held_against(arm, f"I, {column.name}", one, scale, margin=MARGIN) for (arm, column), one in found)
+        family(
+            held_against(arm, f"I, {column.name}, {metric}", one, _SCALES[metric], margin=MARGIN)
+            for (arm, metric, column), one in zip(places, found, strict=True)
+            if outcome(one, scored.little(metric, column)) != TOO_SMALL
+        )
     )
 
 
@@ -148,7 +154,7 @@ def outcome(estimate: Estimate | None, little: bool = False, margin: float = MAR
     if why := doubt(estimate):
         return f"undecided: {why}"
     if -margin < estimate.low and estimate.high < margin:
-        return "too small to tell" if little else "additive"
+        return TOO_SMALL if little else "additive"
     return "interfering" if estimate.high < 0 else "synergistic" if estimate.low > 0 else "undecided"
 
 
@@ -182,19 +188,17 @@ def _grid(scored: Scored) -> Grid:
             successes = [metric == "success" for metric in METRICS]
             before = estimates([scored.before(metric, column) for metric in METRICS], successes)
             cells = [Cell.of(one, SCALES[metric]) for one, metric in zip(before, METRICS, strict=True)]
-            lines.append(Line((prompts, "unedited"), (*cells, *[Cell.of(None, PROBABILITY)] * len(METRICS), "")))
+            none = [Cell.of(None, PROBABILITY)] * len(METRICS)
+            lines.append(Line((prompts, "unedited"), (*cells, *none, *[""] * len(METRICS))))
             for arm in scored.arms:
                 of = [scored.change(arm, metric, column) for metric in METRICS]
                 if arm not in SINGLE:
                     of += [scored.interaction(arm, metric, column) for metric in METRICS]
                 found = estimates(of, rates=False)
-                said = (
-                    ""
-                    if arm in SINGLE
-                    else outcome(found[len(METRICS) + METRICS.index("magnitude")], scored.little(column))
-                )
+                together = zip(METRICS, found[len(METRICS) :], strict=False)
+                said = [outcome(one, scored.little(metric, column)) for metric, one in together] or [""] * len(METRICS)
                 found += [None] * (2 * len(METRICS) - len(found))
-                lines.append(Line((prompts, arm), (*_cells(found), said)))
+                lines.append(Line((prompts, arm), (*_cells(found), *said)))
     alike = [
         f"{name} {one.mean:.3f}"
         for name, values_F in scored.cosines.items()
@@ -203,14 +207,14 @@ def _grid(scored: Scored) -> Grid:
     keys_F = scored.cosines["keys"]
     caption = (
         "MEMIT: changes against the unedited model (success in points of 100, magnitude in probability), of the "
-        "unedited model its own numbers, and the interaction I = d(both) - (d(E) + d(R)) of each fact. By magnitude it "
-        f"is additive where the interval of I lies within {MARGIN:g} of zero, or too small to tell where that of "
-        f"d(E) + d(R) does, too. {len(scored.cases_F)} facts; 95% intervals over facts. Mean cosines between the two "
-        f"single edits: {', '.join(alike)}. Merged is shown for every fact; MEMIT-Merge itself merges keys of a cosine "
-        f"of {SAME_KEY:g} or more, which {int((keys_F >= SAME_KEY).sum())} of {int(np.isfinite(keys_F).sum())} facts "
-        "have."
+        "unedited model its own numbers, and the interaction I = d(both) - (d(E) + d(R)) of each fact. It is additive "
+        f"where the interval of I lies within {MARGIN:g} of zero ({100 * MARGIN:g} points), or too small to tell where "
+        f"that of d(E) + d(R) does, too. N2 asks by magnitude. {len(scored.cases_F)} facts; 95% intervals over facts. "
+        f"Mean cosines between the two single edits: {', '.join(alike)}. Merged is shown for every fact; MEMIT-Merge "
+        f"itself merges keys of a cosine of {SAME_KEY:g} or more, which {int((keys_F >= SAME_KEY).sum())} of "
+        f"{int(np.isfinite(keys_F).sum())} facts have."
     )
-    columns = (*(f"{what}, {metric}" for what in ("change", "I") for metric in METRICS), "outcome")
+    columns = tuple(f"{what}, {metric}" for what in ("change", "I", "outcome") for metric in METRICS)
     return Grid("both", "Both perspectives of one fact", caption, ("prompts", "arm"), columns, tuple(lines))
 
 

@@ -6,7 +6,8 @@ T1, after relation edits: the relation's prompts say the new answer more than th
 T2, after entity edits: the entity's prompts say it more than before, and the relation is kept less on rephrasings than
 on the prompt itself.
 T3: the entity's prompts say it more after an entity edit than after a relation edit, and the relation's no less after a
-relation edit than after an entity edit (to within MARGIN).
+relation edit than after an entity edit (to within MARGIN). For both, the paper's prompts are the entity's own and the
+relation's rephrasings (expected/paper.json).
 Of two differences the one that is less sure stands for the finding. Foil, metric and prompts are read from the NLLs
 that are stored with every scored case.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from artifact.editing.methods import printed_name
+from artifact.editing.methods import METHODS, printed_name
 from artifact.editing.protocol import all_switches
 from artifact.evaluation.metrics import ANOTHER_RELATION, METRICS, Group, Metric, PromptScore, view_score
 from artifact.facts.fact import NO_RELATION, PERSPECTIVES, Perspective
@@ -34,6 +35,9 @@ PROMPTS: Mapping[str, tuple[Group, int | None]] = {
     "the first rephrasing": ("generality", 1),
 }
 """Prompts that stand for a perspective: their group, and how many of it (None: all)."""
+MIXED = "itself (entity), all rephrasings (relation)"
+"""The prompts of the claims that speak of the entity's reliability and of the relation's generality."""
+_MIXED: Mapping[Perspective, str] = {"entity": "the prompt itself", "relation": "all rephrasings"}
 FOILS = (NO_RELATION, ANOTHER_RELATION)
 FORMS = ("as it is", "change")
 Key = tuple[Perspective, str, Metric, str]
@@ -48,11 +52,14 @@ class Edits:
     def __init__(self, store: Store) -> None:
         units, self._switches = store.info().plan.units, all_switches(store.info().switches)
         self._store = store
+        edits = [unit for unit in units if unit.does == "edit" and unit.control is None]
+        undone = [unit for unit in edits if self._undone(unit)]
         self._units: dict[tuple[Perspective, str, tuple[str, ...]], Unit] = {
-            (unit.perspective, unit.method, unit.correct): unit
-            for unit in units
-            if unit.does == "edit" and unit.control is None
+            (unit.perspective, unit.method, unit.correct): unit for unit in edits if unit not in undone
         }
+        self.undone = tuple(dict.fromkeys(printed_name(unit.method) for unit in undone))
+        """Methods some of whose edits were undone before the scoring, and so are no specifications: what was scored is
+        the unedited model."""
         self._before = next((unit for unit in units if unit.does == "unedited"), None)
         self._known: dict[str, Numbers] = {}
 
@@ -77,6 +84,10 @@ class Edits:
         if not off:
             return "released"
         return "corrected" if len(off) == len(followed) > 1 else f"but {', '.join(off)}"
+
+    def _undone(self, unit: Unit) -> bool:
+        known = METHODS.get(unit.method)
+        return known is not None and known.undone({**self._switches, **dict.fromkeys(unit.correct, False)})
 
     def follows(self, perspective: Perspective, method: str, correct: tuple[str, ...]) -> bool:
         """Whether edits from a perspective were made with one of the switches corrected."""
@@ -130,7 +141,7 @@ def edit_specifications(store: Store) -> dict[str, list[Specification]]:
     edits = Edits(store)
     found: dict[str, list[Specification]] = {finding: [] for finding in FINDINGS}
     for method, ways in edits.protocols.items():
-        for correct, metric, prompts, foil, form in product(ways, METRICS, PROMPTS, FOILS, FORMS):
+        for correct, metric, prompts, foil, form in product(ways, METRICS, (*PROMPTS, MIXED), FOILS, FORMS):
             if metric == "accuracy" and foil != FOILS[0]:
                 continue
             foil_word = _NO_FOIL if metric == "accuracy" else foil
@@ -146,6 +157,8 @@ def edit_specifications(store: Store) -> dict[str, list[Specification]]:
             for finding, (own_prompts, rule) in FINDINGS.items():
                 if form == "change" and finding == "T3":
                     continue  # two edits of one fact: what the model said before falls out
+                if prompts == MIXED != own_prompts:
+                    continue
                 if correct and not any(edits.follows(edited, method, correct) for edited in EDITED_FOR[finding]):
                     continue  # the same edits as released
                 one = _Asked(edits, method, correct, metric, foil_word, prompts, form)
@@ -189,7 +202,8 @@ class _Asked:
         return self._of(self._edits.of(edited, self._method, self._correct), asked, "", FORMS[1])
 
     def _of(self, numbers: Numbers, asked: Perspective, prompts: str, form: str) -> Series | None:
-        key = (asked, prompts or self.prompts, self._metric, self._foil if asked == "relation" else _NO_FOIL)
+        own = _MIXED[asked] if self.prompts == MIXED else self.prompts
+        key = (asked, prompts or own, self._metric, self._foil if asked == "relation" else _NO_FOIL)
         after, before = numbers.get(key), self._edits.before.get(key)
         if after is None or form == FORMS[0]:
             return after
@@ -223,7 +237,7 @@ def _t3(asked: _Asked) -> list[Series | None]:
 
 FINDINGS: Mapping[Part, tuple[str, Callable[[_Asked], list[Series | None]]]] = {
     "T1": ("the prompt itself", _t1),
-    "T2": ("all rephrasings", _t2),
-    "T3": ("the prompt itself", _t3),
+    "T2": (MIXED, _t2),
+    "T3": (MIXED, _t3),
 }
 """By finding, the prompts that the paper's sentence speaks of, and its differences."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from artifact.editing.methods import METHODS, printed_name
-from artifact.evaluation.metrics import VALUES, Column
+from artifact.evaluation.metrics import ANOTHER_RELATION, VALUES, Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROL_WORDS
@@ -127,9 +127,9 @@ def measured(store: Store) -> Findings | None:
         ),
     }
     for perspective, view in views.items():
-        own, other = (Column(one, "reliability") for one in (perspective, _other(perspective)))
+        own, other = (_asked(one) for one in (perspective, _other(perspective)))
         gap = view.change(own, "rome").minus(view.change(other, "rome"))
-        quantities[f"transfer gap, {perspective} edit, ROME"] = _mean(gap, relations)
+        quantities[f"transfer gap against another relation, {perspective} edit, ROME"] = _mean(gap, relations)
         above = view.success(own, "rome").minus(view.success(own, "rome random_layer"))
         quantities[f"{perspective} edit, ROME minus another layer"] = _mean(above, relations)
     chart = _chart(views)
@@ -138,6 +138,12 @@ def measured(store: Store) -> Findings | None:
         (_edits(views), *(_traces(view) for view in views.values() if view.effects)),
         (chart,) if chart.panels else (),
     )
+
+
+def _asked(perspective: Perspective) -> Column:
+    """A perspective's own prompts; the relation's against another relation: against the word "None", an unedited model
+    leaves little to rise."""
+    return Column(perspective, "reliability", ANOTHER_RELATION if perspective == "relation" else "")
 
 
 def _other(perspective: Perspective) -> Perspective:

@@ -18,7 +18,7 @@ from artifact.reporting.cells import COUNT, Cell, Grid, Line, Scale
 from artifact.reporting.expected import Claim, load_expected
 from artifact.reporting.figure_claims import TracedEffects, differences
 from artifact.reporting.findings import Findings, Quantity
-from artifact.reporting.findings.edit_multiverse import edit_specifications
+from artifact.reporting.findings.edit_multiverse import Edits, edit_specifications
 from artifact.reporting.intervals import Series
 from artifact.reporting.multiverse import Curve, Specification, curve_of, least_sure
 from artifact.runs.store import Store
@@ -139,7 +139,8 @@ def measured(store: Store) -> Findings | None:
         f"share of specifications that agree, {curve.finding}": Quantity(curve.share, _SHARE) for curve in curves
     }
     shown = "one curve a finding" if curves else ""
-    grids = [*([_grid(curves)] if curves else []), *([_without_grid(records)] if records.without else [])]
+    undone = Edits(store).undone
+    grids = [*([_grid(curves, undone)] if curves else []), *([_without_grid(records)] if records.without else [])]
     return Findings(quantities, tuple(grids), tuple(curves), shown)
 
 
@@ -197,7 +198,7 @@ def _without_grid(records: _Records) -> Grid:
     return Grid("multiverse-left-out", "Facts left out", caption, ("perspective", "reason"), ("facts",), tuple(lines))
 
 
-def _grid(curves: Sequence[Curve]) -> Grid:
+def _grid(curves: Sequence[Curve], undone: Sequence[str]) -> Grid:
     names = list(dict.fromkeys(choice for curve in curves for choice in curve.explained))
     lines = []
     for curve in curves:
@@ -209,6 +210,8 @@ def _grid(curves: Sequence[Curve]) -> Grid:
         "interval lies above or below zero), and how much of the spread of the estimates each choice explains (eta "
         "squared, percent)."
     ) + "".join(f" {curve.finding}: {'; '.join(curve.left_out)}, left out." for curve in curves if curve.left_out)
+    if undone:
+        caption += f" Edits that were undone before the scoring are no specifications: {', '.join(undone)}."
     return Grid(
         "multiverse",
         "Multiverse",

@@ -50,10 +50,8 @@ def _of_the_papers_data(info: RunInfo) -> bool:
 
 
 def _quantity(one: Estimate | None) -> Quantity:
-    """The number, where it rests on as many facts as a claim on another model (elsewhere.py)."""
-    if one is not None and one.n < FEWEST:
-        return Quantity(None, missing=f"fewer than {FEWEST} facts")
-    return Quantity(one)
+    """The number, which decides nothing where it rests on fewer facts than a claim on another model (elsewhere.py)."""
+    return Quantity(one, why=f"fewer than {FEWEST} facts" if one is not None and one.n < FEWEST else "")
 
 
 def _traced_kinds(plan: Plan) -> set[str]:
