@@ -1,4 +1,4 @@
-"""Edits by relation, where a run's data are of named relations: each method's success for every relation's facts.
+"""Numbers by relation, where a run's data are of named relations: edits as asked from both perspectives, and traces.
 
 Facts of one relation are not independent of each other: a mean over all of them may be one relation's. A relation with
 few finished facts is left out.
@@ -10,57 +10,88 @@ import numpy as np
 
 from artifact.evaluation.metrics import Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
-from artifact.reporting.intervals import Estimate, Series, estimates
-from artifact.reporting.tables import MeasuredRow, scored_cases
+from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line, Scale
+from artifact.reporting.intervals import Series, estimates
+from artifact.reporting.tables import scored_cases
 from artifact.reporting.verdict import MeasuredRun
 
 FEWEST = 3
 """Finished facts of a relation that a table shows."""
-Estimates = Mapping[tuple[str, str], Estimate]
-"""A unit's success by relation, by (unit, relation)."""
+_NONE = Series(np.array([], dtype=np.int64), np.array([]))
+_PROBABILITY = SCALES["magnitude"].of_change
+_CORRUPTED: Mapping[Perspective, str] = {"entity": "subject corrupted", "relation": "relation corrupted"}
 
 
 def relation_grids(run: MeasuredRun) -> list[Grid]:
-    """A table an edited perspective: reliability of that perspective by relation and method, in percent."""
+    """A table for each edited perspective: reliability of both perspectives' prompts by relation and method, in
+    percent; and one of the traces' total effects.
+    """
     if not run.info.by_relation:
         return []
-    found = _estimates(run)
-    return [grid for one in PERSPECTIVES if (grid := _grid(run, one, found)).lines]
+    return [grid for grid in (*(_edits(run, one) for one in PERSPECTIVES), _traces(run)) if grid.lines]
 
 
-def _estimates(run: MeasuredRun) -> Estimates:
+def _edits(run: MeasuredRun, edited: Perspective) -> Grid:
     units = {unit.name: unit for unit in run.info.plan.units}
-    parts: dict[tuple[str, str], Series] = {}
-    for row in (row for row in run.rows if row.edited is not None):
-        series = scored_cases(run.store, units[row.unit]).get(("success", _column(row)))
-        if series is not None:
-            own = {name: series.among(np.array(sorted(cases))) for name, cases in run.info.relations.items()}
-            parts |= {(row.unit, name): part for name, part in own.items() if len(part.cases_N)}
-    found = estimates(list(parts.values()))
-    return {key: estimate for key, estimate in zip(parts, found, strict=True) if estimate is not None}
-
-
-def _column(row: MeasuredRow) -> Column:
-    assert row.edited is not None
-    return Column(row.edited, "reliability")
-
-
-def _grid(run: MeasuredRun, edited: Perspective, found: Estimates) -> Grid:
-    rows: Sequence[MeasuredRow] = [row for row in run.rows if row.edited == edited]
-    lines = []
-    for relation in run.info.relations:
-        of_rows = [found.get((row.unit, relation)) for row in rows]
-        facts = max((one.n for one in of_rows if one is not None), default=0)
-        if facts >= FEWEST:
-            cells = [Cell.of(one, SCALES["success"]) for one in of_rows]
-            lines.append(Line((f"{edited} edit", relation), (*cells, Cell(facts, scale=COUNT))))
+    rows = [row for row in run.rows if row.edited == edited]
+    scored = [scored_cases(run.store, units[row.unit]) for row in rows]
+    lines = [
+        line
+        for asked in (edited, *(one for one in PERSPECTIVES if one != edited))
+        for line in _lines(
+            f"{asked} perspective",
+            [of.get(("success", Column(asked, "reliability"))) for of in scored],
+            run.info.relations,
+            SCALES["success"],
+        )
+    ]
     return Grid(
         name=f"by-relation-{edited}",
         title=f"By relation: {edited} edits",
-        caption=f"Success of the {edited} perspective's reliability after {edited} edits, in percent with its 95% "
+        caption=f"Success after {edited} edits, asked from both perspectives (reliability), in percent with its 95% "
         f"interval, for each relation of which at least {FEWEST} facts are finished.",
-        heads=("edited", "relation"),
+        heads=("asked from", "relation"),
         columns=(*(row.printed_method for row in rows), "facts"),
         lines=tuple(lines),
     )
+
+
+def _traces(run: MeasuredRun) -> Grid:
+    whole: dict[Perspective, Series] = {}
+    for (_, perspective), traces in run.traced.traces.items():
+        whole.setdefault(perspective, Series(traces.cases_F, traces.clean_F - traces.corrupted_F))
+    asked = [one for one in PERSPECTIVES if one in whole]
+    relations = run.info.traced_relations
+    lines = _lines("total effect", [whole[one] for one in asked], relations, _PROBABILITY, rates=False)
+    return Grid(
+        name="by-relation-traces",
+        title="By relation: total effects",
+        caption="The probability that noise on the subject's tokens or on the relation's takes from the answer, "
+        f"clean minus corrupted, with its 95% interval, for each relation of which at least {FEWEST} facts were "
+        "traced.",
+        heads=("number", "relation"),
+        columns=(*(_CORRUPTED[one] for one in asked), "facts"),
+        lines=tuple(lines),
+    )
+
+
+def _lines(
+    head: str,
+    every: Sequence[Series | None],
+    relations: Mapping[str, Sequence[int]],
+    scale: Scale,
+    rates: bool = True,
+) -> list[Line]:
+    """A line for each relation with enough facts: the mean over its facts of each series."""
+    own = [
+        [_NONE if one is None else one.among(np.array(sorted(cases))) for one in every] for cases in relations.values()
+    ]
+    found = estimates([part for parts in own for part in parts], rates=rates)
+    lines = []
+    for at, relation in enumerate(relations):
+        of_relation = found[at * len(every) : (at + 1) * len(every)]
+        facts = max((one.n for one in of_relation if one is not None), default=0)
+        if facts >= FEWEST:
+            cells = [Cell.of(one, scale) for one in of_relation]
+            lines.append(Line((head, relation), (*cells, Cell(facts, scale=COUNT))))
+    return lines

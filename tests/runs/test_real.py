@@ -4,20 +4,25 @@ import io
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 
 from artifact.cli import call
 from artifact.editing.texts import documentation
+from artifact.evaluation.metrics import Column
 from artifact.facts.aside import is_aside, without_aside
 from artifact.facts.datasets import DATASETS
 from artifact.facts.datasets.world import world
+from artifact.facts.fact import PERSPECTIVES
 from artifact.lm.load import load
 from artifact.plans import PLANS, narrowed, narrowing_of
 from artifact.plans.paper import PAPER_METHODS
 from artifact.plans.real import EDITED, REAL, TRACED
 from artifact.reporting.by_relation import relation_grids
+from artifact.reporting.tables import scored_cases
 from artifact.reporting.verdict import measured_run
 from artifact.runs.answered import only_answered
 from artifact.runs.editors import default_moments
@@ -113,20 +118,34 @@ def test_methods_and_controls_read_all_the_data_however_few_facts_a_run_takes(mo
     assert found[1] == found[5]
 
 
-def test_edits_are_shown_by_relation_where_the_data_are(ran, monkeypatch) -> None:
-    """A table an edited perspective, a line a relation with enough facts, and none for data without relations."""
+def test_numbers_are_shown_by_relation_where_the_data_are(ran, monkeypatch) -> None:
+    """A table an edited perspective, as asked from both, a line a relation with enough facts; none for data without
+    relations. Traces by their total effects."""
     assert DATASETS["real"].by_relation and DATASETS["lre"].by_relation and not DATASETS["world"].by_relation
     with reading(ran[0]) as store:
         assert relation_grids(measured_run(store)) == []
         cases = store.info().cases
-        shown = msgspec.structs.replace(
-            store.info(), relations={"many (a)": cases[:3], "few (b)": cases[3:]}, by_relation=True
-        )
+        of = {"many (a)": cases[:3], "few (b)": cases[3:]}
+        shown = msgspec.structs.replace(store.info(), relations=of, traced_relations=of, by_relation=True)
         monkeypatch.setattr(Store, "info", lambda self: shown)
-        (grid,) = relation_grids(measured_run(store))
-    (line,) = grid.lines
-    assert (grid.name, grid.columns, line.heads) == ("by-relation-entity", ("FT", "facts"), ("entity edit", "many (a)"))
-    assert line.cells[0].n == 3 and str(line.cells[1].number) == "3"
+        run = measured_run(store)
+        (grid,) = relation_grids(run)
+        (unit,) = (one for one in shown.plan.units if one.method == "ft" and one.perspective == "entity")
+        scored = scored_cases(store, unit)
+        cases_F, whole_F = np.array(cases), np.array([0.1, 0.2, 0.6, 0.0, 0.0])
+        traces = SimpleNamespace(cases_F=cases_F, clean_F=whole_F + 0.1, corrupted_F=np.full(5, 0.1))
+        traced = replace(run, traced=replace(run.traced, traces={("mlp", "relation"): traces}))
+        (_, effects) = relation_grids(traced)
+    assert (grid.name, grid.columns) == ("by-relation-entity", ("FT", "facts"))
+    assert [line.heads for line in grid.lines] == [
+        ("entity perspective", "many (a)"), ("relation perspective", "many (a)"),
+    ]  # fmt: skip
+    for line, asked in zip(grid.lines, PERSPECTIVES, strict=True):
+        series = scored["success", Column(asked, "reliability")].among(np.array(cases[:3]))
+        assert line.cells[0].mean == pytest.approx(series.values_N.mean()) and line.cells[0].n == 3
+        assert str(line.cells[1].number) == "3"
+    assert effects.columns == ("relation corrupted", "facts") and effects.lines[0].heads[1] == "many (a)"
+    assert effects.lines[0].cells[0].mean == pytest.approx(0.3)
 
 
 def test_a_model_that_answers_nothing_is_refused_in_a_line(tmp_path, monkeypatch, capsys) -> None:
