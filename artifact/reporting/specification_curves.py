@@ -63,7 +63,7 @@ def specification_curve(curve: Curve, width: float = COLUMN_INCHES) -> Figure:
         text.set_fontweight("bold" if label in curve.levels else "normal")
     below.set_ylim(height - 0.4, -0.6)
     below.tick_params(axis="y", length=0)
-    below.set_xlabel("specification, in order of its estimate")
+    below.set_xlabel("specification, by its estimate")
     figure.legend(
         *above.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, handlelength=1.2
     )
