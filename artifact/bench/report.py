@@ -106,6 +106,7 @@ def _payload(unit: Unit, case: int, draw: np.random.Generator) -> dict[str, Any]
             "clean": float(draw.random()),
             "corrupted": float(draw.random()) / 10,
             "scores": draw.random((_TOKENS, _LAYERS)).tolist(),
+            "metrics": {name: _metric(draw) for name in ("logp", "ld")},
         }
     views = {}
     for perspective in ("entity", "relation"):
@@ -154,3 +155,9 @@ def _info(plan: Plan, cases: int) -> RunInfo:
         samples=10,
         cases=list(range(cases)),
     )
+
+
+def _metric(draw: np.random.Generator) -> dict[str, Any]:
+    """Another metric of a trace, to six digits as records have it."""
+    clean, corrupted, *scores = draw.random(2 + _TOKENS * _LAYERS).round(6).tolist()
+    return {"clean": clean, "corrupted": corrupted, "scores": [scores[t::_TOKENS] for t in range(_TOKENS)]}

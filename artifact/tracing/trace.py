@@ -46,6 +46,15 @@ class Measured:
         whole = self.clean - self.corrupted
         return [[(one - self.corrupted) / whole for one in row] for row in self.scores] if whole else None
 
+    def told(self) -> dict[str, Any]:
+        """What a record keeps, to six digits."""
+        scores = [[_rounded(one) for one in row] for row in self.scores]
+        return {"clean": _rounded(self.clean), "corrupted": _rounded(self.corrupted), "scores": scores}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -71,9 +80,10 @@ class Trace:
     """An encoder's position of its mask."""
 
     def told(self) -> dict[str, Any]:
-        """What a record of a case keeps: the probabilities, not the other metrics."""
-        left_out = ("case_id", "metrics", "foils", *(("mask",) if self.mask is None else ()))
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
+        """What a record of a case keeps: the probabilities, and the other metrics to six digits."""
+        left_out = ("case_id", "metrics", *(("mask",) if self.mask is None else ()))
+        kept = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
+        return kept | {"metrics": {name: one.told() for name, one in self.metrics.items() if name != "p"}}
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,9 @@ def test_many_facts_of_other_lengths_and_masks_in_little_memory(both: Any) -> No
     middle = found[2]
     assert isinstance(middle, Trace) and middle.mask == 2
     told = middle.told()
+    assert set(told["metrics"]) == {"logp", "ld"} and told["foils"] == middle.foils
+    for name, one in told["metrics"].items():
+        np.testing.assert_allclose(one["scores"], middle.metrics[name].scores, rtol=1e-5)
     assert role_tokens("relation", len(told["tokens"]), told["subject"], told["span"], 2)["last token"] == (2,)
     numbers = trace_numbers("entity", told)
     assert numbers[2] == 0.0  # the last corrupted token is not where the answer is read
