@@ -168,8 +168,8 @@ class _Tap:
 def token_nll(decoder: Decoder, hidden_ND: Tensor, token_N: Tensor, pad_D: Tensor | None = None) -> Tensor:
     """-log p (N,) in float32 of each token for final states (N, D); `pad_D` is one more row of the output layer."""
     logits_NV = decoder.logits(hidden_ND)
-    total_N = logits_NV.logsumexp(-1)
     if pad_D is not None:
         pad_N = decoder.capped(decoder.norm(decoder.family.final_norm, hidden_ND) @ pad_D)
-        total_N = torch.logaddexp(total_N, pad_N.float())
-    return total_N - logits_NV.gather(1, token_N[:, None])[:, 0]
+        logits_NV = torch.cat((logits_NV, pad_N[:, None].to(logits_NV.dtype)), 1)
+    # Of a likely token, log_softmax's gradient keeps digits that logsumexp minus the logit loses.
+    return -logits_NV.log_softmax(-1).gather(1, token_N[:, None])[:, 0]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from artifact.editing.mend import MendEdit, count_rows, inner_weights, mend
+from artifact.editing.mend import MendEdit, count_rows, inner_weights, mend, pad_row, request
+from artifact.editing.mend_gradients import inner_gradients
 from artifact.editing.mend_history import History, Running
 from artifact.editing.mend_network import EPSILON
 from artifact.editing.mend_weights import read_network
@@ -91,6 +92,27 @@ def test_golden_statistics_and_rows(file: Path, tiny, facts, network) -> None:
             assert relative(got, golden[f"{name}.{part}_tilde"]) < 1e-5
         for got, part in zip(transform(x_NI, delta_NO, weight.mode), ("x", "delta"), strict=True):
             assert relative(got, golden[f"{name}.eval_{part}_tilde"]) < 1e-5
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_golden_rows_from_the_text(file: Path, tiny, facts, network) -> None:
+    """The same with the package's own gradients: of a likely token, whose NLL is small, they need all their digits."""
+    golden, model = np.load(file), tiny("tiny-gpt2")
+    perspective, earlier, case = before(file)
+    history, inner = History(), inner_weights(model.decoder, HPARAMS)
+    count_rows(model, [[facts[one].view(perspective)] for one in earlier], HPARAMS, network, history)
+    asked = [[request(model, facts[case].view(perspective))]]
+    own = inner_gradients(model, asked, inner, pad_row(network, model.decoder))
+    for name, weight, x_NI, delta_NO in zip(INDEX["inner_order"], inner, own.x_W, own.delta_W, strict=True):
+        history.add(weight.shape, x_NI, delta_NO)
+        _, running = history._running[weight.shape]
+        assert relative(running.mean_X, golden[f"{name}.v_mean"]) < 1e-5
+        rows = history.normalise(weight.shape, x_NI, delta_NO)
+        for got, part in zip(rows, ("x_norm", "delta_norm"), strict=True):
+            assert relative(got, golden[f"{name}.{part}"]) < 1e-5
+        tilde = network.transforms[weight.shape].after_normalising(*rows, weight.mode)
+        for got, part in zip(tilde, ("x_tilde", "delta_tilde"), strict=True):
+            assert relative(got, golden[f"{name}.{part}"]) < 1e-5
 
 
 def test_a_joint_group_counts_as_one_edit_and_its_order_does_not_matter(tiny, facts, network) -> None:

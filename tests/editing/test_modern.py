@@ -30,8 +30,8 @@ RELEASED = PROTOCOLS["released"]
 FACTS = read_facts(REFERENCE / "facts.json")
 
 
-def goldens(*folders: str) -> list:
-    files = [file for folder in folders for file in sorted((REFERENCE / folder).glob("*.npz"))]
+def goldens(*folders: str, of: str = "*.npz") -> list:
+    files = [file for folder in folders for file in sorted((REFERENCE / folder).glob(of))]
     return [pytest.param(file, id=f"{file.parent.name}-{file.stem}") for file in files]
 
 
@@ -70,7 +70,7 @@ def test_rrome_and_prome(file: Path, tiny, facts) -> None:
             assert ours.target_true == pytest.approx(theirs["target_true"], abs=1e-4)
 
 
-@pytest.mark.parametrize("file", goldens("emmet", "emmet_multi", "alphaedit", "alphaedit_B"))
+@pytest.mark.parametrize("file", goldens("emmet", "emmet_multi", "alphaedit", "alphaedit_B", of="*_cases*.npz"))
 def test_emmet_and_alphaedit(file: Path, tiny, facts) -> None:
     """Values, keys, residuals, adjusted keys and weight changes of every layer; of a sequence those of its last edit,
     and of AlphaEdit what it leaves in the cache.
@@ -123,17 +123,19 @@ def pmet_editor(model, hparams: Path) -> Editor:
     return replace(editor_of(model, "pmet", hparams), more_moments={"attn": attn})
 
 
-@pytest.mark.parametrize("file", [one for one in goldens("pmet", "pmet_B") if "cov" not in one.id])
+@pytest.mark.parametrize("file", goldens("pmet", "pmet_B", "pmet_stop", of="*_cases*.npz"))
 def test_pmet(file: Path, tiny, facts) -> None:
     """Both vectors, every pass, keys, outputs and changes; GPT-2's attention as released, and transposed."""
     golden = np.load(file)
-    name, which, case = file.stem.removesuffix("_untransposed").split("_")
-    editor, number = pmet_editor(tiny(name), file.parent / f"hparams_{name}_{which}.json"), int(case[5:])
+    name, which, cases = file.stem.removesuffix("_untransposed").split("_")
+    editor = pmet_editor(tiny(name), file.parent / f"hparams_{name}_{which}.json")
+    numbers = [int(case) for case in cases.removeprefix("cases").split("-")]
     corrected = protocol_of("released", ["pmet_square_untransposed"])
     editor = editor if file.stem.endswith("_untransposed") else replace(editor, protocol=corrected)
-    (found,) = editor.edits([[facts[number].view("entity")]])
+    (found,) = editor.edits([[facts[number].view("entity") for number in numbers]])
     assert isinstance(found, PmetEdit)
-    np.testing.assert_allclose(found.history[0], golden[f"z_case{number}_loss"], rtol=0, atol=1e-4)
+    for number, history in zip(numbers, found.history, strict=True):
+        np.testing.assert_allclose(history, golden[f"z_case{number}_loss"], rtol=0, atol=1e-4)
     for module, values_ND in found.values_ND.items():
         assert relative(values_ND.t(), golden[f"zs_{module}"]) < 1e-4
     for (layer, module), written in found.written.items():
@@ -141,9 +143,12 @@ def test_pmet(file: Path, tiny, facts) -> None:
         assert relative(written.current_ND.t(), golden[f"layer{layer}_{module}_cur_zs"]) < 1e-4
         assert relative(written.target_ND.t(), golden[f"layer{layer}_{module}_targets"]) < 1e-4
     tensors = found.edit.tensors(editor.model.decoder)
-    assert {f"edited_delta.{one}" for one in tensors} == {one for one in golden if one.startswith("edited_delta.")}
-    for parameter, delta in tensors.items():
-        assert relative(delta, golden[f"edited_delta.{parameter}"]) < 1e-4
+    for kind, of in (("edited_delta", lambda one: one), ("delta_norm", lambda one: one.norm())):
+        expected = {one.removeprefix(f"{kind}."): golden[one] for one in golden if one.startswith(f"{kind}.")}
+        assert not expected or set(expected) == set(tensors)
+        for parameter, delta in expected.items():
+            assert relative(of(tensors[parameter]), delta) < 1e-4
+    assert any(one.startswith(("edited_delta.", "delta_norm.")) for one in golden)
 
 
 def test_pmet_stops_where_every_target_token_is_the_likeliest(tiny, facts) -> None:
@@ -213,7 +218,28 @@ def test_guards(tiny, facts) -> None:
     view = facts[0].view("entity")
     with pytest.raises(SettingError, match=r"nullspace_threshold 1e-09.*larger"):
         editor_of(tiny("tiny-gpt2"), "alphaedit", nullspace_threshold=1e-9).edits([[view]])
-    flags = {"original_implementation": True}, {"enable_prompt_keys": True}, {"enable_random_prefix_keys": False}
-    for flag, says in zip(flags, ("method rome", "both true", "both false"), strict=True):
+    of = METHODS["rrome"].hparams_for("x", 6)
+    names = ("original_implementation", "enable_prompt_keys", "enable_random_prefix_keys")
+    for flags, says in (
+        ((True, True, False), "take the method rome"),
+        ((False, True, True), "enable_random_prefix_keys are both true"),
+        ((False, False, False), "both false"),
+    ):
         with pytest.raises(SettingError, match=says):
-            msgspec.structs.replace(METHODS["rrome"].hparams_for("x", 6), **flag).check(6)
+            msgspec.structs.replace(of, **dict(zip(names, flags, strict=True))).check(6)
+    # The published code's defaults: with prefix keys the first flag changes nothing.
+    msgspec.structs.replace(of, **dict(zip(names, (True, False, True), strict=True))).check(6)
+
+
+@pytest.mark.parametrize(
+    ("name", "dimensions"), [("tiny-gpt2", {1: 143, 2: 146, 3: 153}), ("tiny-gptj", {0: 147, 1: 150, 2: 143})]
+)
+def test_the_null_space_has_the_published_code_s_dimensions(name: str, dimensions: dict[int, int], tiny) -> None:
+    """Source: the golden numbers' README. The space is orthonormal, and the second moments are small in it."""
+    decoder, moments = tiny(name).decoder, read_moments(REFERENCE / "moments" / name)
+    for layer, dimension in dimensions.items():
+        space_MZ = moments.null_space(decoder, layer, 0.02)
+        assert space_MZ.shape[1] == dimension
+        torch.testing.assert_close(space_MZ.t() @ space_MZ, torch.eye(dimension, dtype=torch.float64))
+        inside_ZZ = space_MZ.t() @ moments.matrix(decoder, layer).double() @ space_MZ
+        assert torch.linalg.eigvalsh(inside_ZZ).abs().max() < 0.02

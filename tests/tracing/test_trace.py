@@ -43,7 +43,9 @@ def trace_ids(decoder, ids, span, chosen: TraceSettings, memory: int = 10**9):
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
 def test_golden(file: Path, key: str, tiny) -> None:
     golden = np.load(file)
-    assert key in golden
+    if key not in golden:
+        assert key.startswith("severed"), "some facts have no severed traces, but all have the others"
+        pytest.skip(f"{file.name} has no {key}")
     model = tiny(file.stem.split("_")[0])
     answer_id, clean, corrupted, scores_TL = trace_ids(
         model.decoder,

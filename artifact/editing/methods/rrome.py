@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 class RRomeHparams(RomeHparams, frozen=True, kw_only=True):
     """ROME's hyperparameters, and the published code's three flags."""
 
-    original_implementation: Annotated[bool, says("ROME itself; only false is known here.")] = False
+    original_implementation: Annotated[bool, says("With the prompt's keys ROME itself, which is refused.")] = False
     enable_prompt_keys: Annotated[bool, says("p-ROME: every key is that of the bare prompt.")] = False
     enable_random_prefix_keys: Annotated[bool, says("R-ROME: every key is the mean over the context prefixes.")] = True
 
     def check(self, layers: int) -> None:
         super().check(layers)
-        if self.original_implementation:
-            raise SettingError("hyperparameter original_implementation is true, which is ROME; take the method rome")
+        # The published code looks at the flag alone where prefix keys are off: with them it is R-ROME all the same.
+        if self.original_implementation and self.enable_prompt_keys and not self.enable_random_prefix_keys:
+            raise SettingError(
+                "hyperparameters original_implementation and enable_prompt_keys are both true, which is ROME; take the "
+                "method rome"
+            )
         if self.enable_prompt_keys == self.enable_random_prefix_keys:
             both = str(self.enable_prompt_keys).lower()
             raise SettingError(
