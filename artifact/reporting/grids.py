@@ -11,7 +11,7 @@ from artifact.facts.fact import Perspective
 from artifact.reporting.cells import COUNT, POINTS, PROBABILITY, SCALES, UNITS, Cell, Grid, Line, Scale
 from artifact.reporting.charts import Chart, Panel
 from artifact.reporting.escapes import csv_bytes
-from artifact.reporting.tables import TRANSFER_GROUPS, JudgedCell, JudgedRow, MeasuredRow, Value, shown_columns
+from artifact.reporting.tables import RATES, TRANSFER_GROUPS, JudgedCell, JudgedRow, MeasuredRow, Value, shown_columns
 
 METRIC_WORDS: dict[Metric, str] = {
     "success": "share of prompts whose wanted continuation has the lower NLL per token, in percent",
@@ -52,6 +52,25 @@ def own_grid(metric: Metric, rows: Sequence[MeasuredRow], hashes: Mapping[str, s
         heads=("edited", "method"),
         columns=tuple(column.name for column in columns),
         lines=tuple(lines),
+    )
+
+
+def overall_grid(rows: Sequence[MeasuredRow]) -> Grid:
+    """The overall score of the released summary, one number a row; without lines where no row has all five rates."""
+    scale = SCALES["success"]
+    return Grid(
+        name="overall",
+        title="Overall score",
+        caption="The harmonic mean of five rates of success, in percent, zero where one of them is zero, as the "
+        f"released summary computes it: {', '.join(column.name for column in RATES)}; 95% interval from resampled "
+        "facts. The paper does not print it, so nothing is compared with it.",
+        heads=("edited", "method"),
+        columns=("overall score",),
+        lines=tuple(
+            Line((edit_name(row.edited), row.printed_method), (Cell.of(row.overall, scale),))
+            for row in rows
+            if row.overall is not None
+        ),
     )
 
 

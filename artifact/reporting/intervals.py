@@ -137,6 +137,22 @@ def estimates(
     return [None if one is None else replace(one, spread=spread) for one, spread in zip(means, spreads, strict=True)]
 
 
+def harmonic(samples: Sequence[Series]) -> Estimate | None:
+    """The harmonic mean of the samples' means, zero where one is zero, with a 95% percentile interval from resamples of
+    the cases, the same for all samples; None where a sample has no case. `n` is the fewest cases of a sample.
+    """
+    if not samples or not all(len(one.values_N) for one in samples):
+        return None
+
+    def of(means_K: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return len(samples) / (1 / means_K).sum(0)
+
+    mean = float(of(np.array([one.values_N.mean() for one in samples])))
+    low, high = np.quantile(of(_resampled_means(samples)), (0.025, 0.975))
+    return _holding(mean, float(low), float(high), min(len(one.values_N) for one in samples))
+
+
 def _together(samples: Sequence[Series], chosen: Sequence[int]) -> list[list[int]]:
     """The samples that are resampled together: those with nearly all cases, and each other one alone."""
     cases = len(_all_cases([samples[k] for k in chosen]))

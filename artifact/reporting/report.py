@@ -203,6 +203,7 @@ def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, st
     """A run's tables by kind: its own numbers, transfer gaps and traces, as far as it has them."""
     return {
         "own": [grids.own_grid(metric, run.rows, hashes) for metric in METRICS] if run.rows else [],
+        "overall": [grid for grid in [grids.overall_grid(run.rows)] if grid.lines],
         "gap": [grids.gap_grid(metric, run.rows) for metric in METRICS] if any(row.gaps for row in run.rows) else [],
         "trace": [grids.trace_grid(drawn)] if drawn else [],
         "relation": relation_grids(run),

@@ -19,13 +19,18 @@ from artifact.plans.unit import CONTROL_WORDS, Control, Unit
 from artifact.reporting.cells import POINTS
 from artifact.reporting.equivalence import Tested, family, held_against
 from artifact.reporting.expected import PublishedCell, Tolerance
-from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.intervals import Estimate, Series, estimates, harmonic
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 
 CellState = Literal["reproduced", "outside tolerance", "skipped", "not run"]
 Cases = Mapping[tuple[Metric, Column], Series]
 """Finished cases' values by metric and column."""
+RATES = (
+    *(Column("entity", group) for group in ("reliability", "generality", "specificity")),
+    *(Column("relation", group) for group in ("reliability", "generality")),
+)
+"""The five rates of success whose harmonic mean is the released code's overall score."""
 TRANSFER_GROUPS: tuple[Group, ...] = ("reliability", "generality")
 """Groups of prompts that both perspectives have."""
 _NONE = Series(np.empty(0, dtype=np.int64), np.empty(0))
@@ -77,6 +82,8 @@ class MeasuredRow:
     ordered: bool = False
     skipped: str = ""
     control: Control | None = None
+    overall: Estimate | None = None
+    """The harmonic mean of RATES; None where one of them has no case."""
 
     @property
     def printed_method(self) -> str:
@@ -176,10 +183,15 @@ def own_rows(store: Store) -> list[MeasuredRow]:
         }
 
     counts = defaultdict(Counter, store.counts())
-    return [
+    rows = [
         _row(store, unit, counts[unit.name], values("mean", "change", unit), values("gap", "gap of changes", unit))
         for unit in units
     ]
+    return [replace(row, overall=_overall(scored[row.unit])) for row in rows]
+
+
+def _overall(cases: Cases) -> Estimate | None:
+    return harmonic([cases.get(("success", column), _NONE) for column in RATES])
 
 
 def shown_columns(metric: Metric, rows: Iterable[HasValues]) -> tuple[Column, ...]:
@@ -318,7 +330,8 @@ def _row(
 
 def undone(info: RunInfo, unit: Unit) -> bool:
     """Whether the run scored the model with the unit's edit taken back, as the released code does with KN's."""
-    return unit.method in METHODS and METHODS[unit.method].undone(info.switches)
+    switches = {**info.switches, **dict.fromkeys(unit.correct, False)}
+    return unit.method in METHODS and METHODS[unit.method].undone(switches)
 
 
 def _gaps(edited: Perspective, after: Cases, before: Cases) -> dict[tuple[Metric, Group], tuple[Series, Series]]:

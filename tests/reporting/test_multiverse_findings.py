@@ -174,7 +174,7 @@ def test_edits_that_were_undone_before_the_scoring_are_no_specifications() -> No
     """What was scored is the unedited model: under T3 it would differ from itself by nothing, and not agree."""
     units = narrowed(MULTIVERSE, ["T1", "T3"], ["rome", "kn"]).units
     assert {unit.correct for unit in units if unit.method == "kn"} > {(), ("kn_without_space",)}
-    found = measured(edited(units))
+    found = measured(edited(units, kn_undone=True))
     assert found.grids[0].caption.endswith("Edits that were undone before the scoring are no specifications: KN.")
     for curve in found.charts:
         of_kn = {
@@ -182,7 +182,7 @@ def test_edits_that_were_undone_before_the_scoring_are_no_specifications() -> No
         }
         assert of_kn <= {"corrected", "but kn_undone"} and curve.share.n == len(curve.entries) + curve.alike
     alone, both = (
-        next(curve for curve in measured(edited(chosen)).charts if curve.finding == "T3")
+        next(curve for curve in measured(edited(chosen, kn_undone=True)).charts if curve.finding == "T3")
         for chosen in (EDITS, narrowed(MULTIVERSE, ["T3"], ["rome", "kn"]).units)
     )
     assert both.share.mean >= alone.share.mean

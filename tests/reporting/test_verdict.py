@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import harmonic_mean
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from artifact.evaluation.metrics import COLUMNS, UNTOUCHED, Column
+from artifact.plans.unit import Unit
 from artifact.reporting.expected import Expected, load_expected
-from artifact.reporting.grids import gap_grid
+from artifact.reporting.grids import gap_grid, overall_grid
 from artifact.reporting.intervals import Estimate
-from artifact.reporting.tables import JudgedCell, counted_reasons, judge, own_rows
+from artifact.reporting.tables import RATES, JudgedCell, counted_reasons, judge, own_rows, undone
 from artifact.reporting.verdict import judge_claim, measured_run, verdict_json, verdict_of
 from artifact.runs.store import Store
 
@@ -184,6 +187,29 @@ def test_rows_count_cases_and_pair_with_the_unedited_model(smoke: Store) -> None
     assert not entity.complete
 
 
+def test_the_overall_score_is_the_harmonic_mean_of_five_rates(build, shares) -> None:
+    """Another relation's foil and accuracy are no part of it, and a rate of zero makes it zero."""
+    shares["rome-relation"]["entity", "generality"] = 0
+    store = build(shares=shares, cases=40, odd_cases=False)
+    unedited, relation, entity = own_rows(store)
+    for row in (unedited, entity):
+        rates = [row.values["success", column].mean.mean for column in RATES]
+        assert len(rates) == 5 and row.overall.mean == pytest.approx(harmonic_mean(rates))
+        assert row.overall.low <= row.overall.mean <= row.overall.high and row.overall.n == 40
+    assert relation.overall.mean == 0
+    grid = overall_grid([unedited, relation, entity])
+    assert [str(line.cells[0].number) for line in grid.lines][1] == "0.0"
+    assert overall_grid([]).lines == ()
+
+
+def test_what_a_unit_corrects_is_not_undone() -> None:
+    """KN's edit is undone before the scoring as released, but not in a unit that corrects just that."""
+    unit = Unit("kn-entity", "edit", batch=8, method="kn", perspective="entity")
+    info = SimpleNamespace(switches={"kn_undone": True})
+    for correct, taken_back in (((), True), (("kn_without_space",), True), (("kn_undone",), False)):
+        assert undone(info, msgspec.structs.replace(unit, correct=correct)) is taken_back  # type: ignore[arg-type]
+
+
 def test_the_transfer_gap_is_the_edited_perspective_less_the_other(build: Build, shares: dict[str, Shares]) -> None:
     """Paired case by case; of the changes, what the unedited model said already does not count."""
     shares["unedited"] |= {("entity", "reliability"): 20.0, ("relation", "reliability"): 50.0}
@@ -225,12 +251,12 @@ def test_kn_scored_with_its_edit_is_not_held_against_an_undone_row(build: Build,
     second = [cell for cell in load_expected().second_source if cell.method == "kn" and cell.perspective == "entity"]
     paper = next(cell for cell in load_expected().cells if cell.method == "kn" and cell.perspective == "entity")
     assert len(second) == 5 and all(cell.edit_applied for cell in second) and not paper.edit_applied
-    for undone in (True, False):
-        judged = [judge(cell, store.info(), [replace(row, method="kn", undone=undone)]) for cell in second]
-        assert {one.state for one in judged} == ({"not run"} if undone else {"outside tolerance"})
-        if undone:
+    for taken_back in (True, False):
+        judged = [judge(cell, store.info(), [replace(row, method="kn", undone=taken_back)]) for cell in second]
+        assert {one.state for one in judged} == ({"not run"} if taken_back else {"outside tolerance"})
+        if taken_back:
             assert all("or --correct kn_undone" in one.status for one in judged)
-        kn = replace(row, method="kn", edited="relation", undone=undone)
+        kn = replace(row, method="kn", edited="relation", undone=taken_back)
         assert judge(paper, store.info(), [kn]).state == "outside tolerance"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from artifact.editing.methods import METHODS, printed_name
+from artifact.editing.methods import printed_name
 from artifact.editing.protocol import all_switches
 from artifact.evaluation.metrics import ANOTHER_RELATION, METRICS, Group, Metric, PromptScore, view_score
 from artifact.facts.fact import NO_RELATION, PERSPECTIVES, Perspective
@@ -26,7 +26,7 @@ from artifact.plans.unit import EDITED_FOR, Part, Unit
 from artifact.reporting.equivalence import MARGIN
 from artifact.reporting.intervals import Series
 from artifact.reporting.multiverse import Specification, least_sure
-from artifact.reporting.tables import TRANSFER_GROUPS
+from artifact.reporting.tables import TRANSFER_GROUPS, undone
 from artifact.runs.store import Store
 
 PROMPTS: Mapping[str, tuple[Group, int | None]] = {
@@ -53,11 +53,11 @@ class Edits:
         units, self._switches = store.info().plan.units, all_switches(store.info().switches)
         self._store = store
         edits = [unit for unit in units if unit.does == "edit" and unit.control is None]
-        undone = [unit for unit in edits if self._undone(unit)]
+        taken_back = [unit for unit in edits if undone(store.info(), unit)]
         self._units: dict[tuple[Perspective, str, tuple[str, ...]], Unit] = {
-            (unit.perspective, unit.method, unit.correct): unit for unit in edits if unit not in undone
+            (unit.perspective, unit.method, unit.correct): unit for unit in edits if unit not in taken_back
         }
-        self.undone = tuple(dict.fromkeys(printed_name(unit.method) for unit in undone))
+        self.undone = tuple(dict.fromkeys(printed_name(unit.method) for unit in taken_back))
         """Methods some of whose edits were undone before the scoring, and so are no specifications: what was scored is
         the unedited model."""
         self._before = next((unit for unit in units if unit.does == "unedited"), None)
@@ -84,10 +84,6 @@ class Edits:
         if not off:
             return "released"
         return "corrected" if len(off) == len(followed) > 1 else f"but {', '.join(off)}"
-
-    def _undone(self, unit: Unit) -> bool:
-        known = METHODS.get(unit.method)
-        return known is not None and known.undone({**self._switches, **dict.fromkeys(unit.correct, False)})
 
     def follows(self, perspective: Perspective, method: str, correct: tuple[str, ...]) -> bool:
         """Whether edits from a perspective were made with one of the switches corrected."""
