@@ -6,12 +6,14 @@ all facts that the model carries are scored; the unedited model is the point of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from artifact.editing.methods import printed_name
 from artifact.evaluation.metrics import VALUES, Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
+from artifact.reporting.equivalence import MARGIN, Tested, family, held_against
 from artifact.reporting.further import FURTHER, further_values
 from artifact.reporting.grids import edit_name
 from artifact.reporting.intervals import Estimate, Series, estimates
@@ -46,12 +48,13 @@ _WORDS = {"unedited": "unedited", **WAYS}
 @dataclass(frozen=True)
 class Written:
     """One method's edits from one perspective: at each point the numbers by column, with their intervals, how many
-    facts were scored, and how many edits failed.
+    facts were scored, and how many edits failed; and the paired changes against the unedited model.
     """
 
     method: str
     edited: Perspective
     found: Mapping[tuple[Key, str], Estimate | None]
+    changes: Mapping[tuple[Key, str], Estimate | None]
     scored: Mapping[Key, int]
     failed: Mapping[Key, int]
 
@@ -84,7 +87,29 @@ def _written(
                 values.setdefault((key, column), []).append((case, value))
     series = {at: Series.of(own) for at, own in values.items()}
     found = dict(zip(series, estimates(list(series.values()), relations=relations), strict=True))
-    return Written(method, edited, found, {key: scored[key] for key in sorted(scored, key=_place)}, failed)
+    paired = {
+        (key, name): own.minus(series[UNEDITED, name])
+        for (key, name), own in series.items()
+        if key != UNEDITED and (UNEDITED, name) in series
+    }
+    changes = dict(zip(paired, estimates(list(paired.values()), rates=False, relations=relations), strict=True))
+    return Written(method, edited, found, changes, {key: scored[key] for key in sorted(scored, key=_place)}, failed)
+
+
+def sequence_tests(every: Sequence[Written]) -> list[Tested]:
+    """The changes of the figure's columns at each point held against zero, corrected together."""
+    shown, scale = dict.fromkeys(name for name, _, _ in _SHOWN), SCALES["success"].of_change
+    return family(
+        held_against(
+            f"{one.method}, {edit_name(one.edited)}, {key[0]} facts, {_WORDS[key[1]]}",
+            name,
+            one.changes.get((key, name)),
+            scale,
+            margin=MARGIN,
+        )
+        for one in every
+        for key, name in product(one.scored, shown)
+    )
 
 
 def _key(point: Mapping[str, Any]) -> Key:

@@ -71,6 +71,10 @@ def test_the_knockouts_of_a_real_model_render_and_answer_their_question(tmp_path
     assert entity["answer"] == "yes" and relation["answer"] == "not run" and "none of 200" in relation["reason"]
     assert {one["model"] for one in asked["answers"]} == {"smollm2"} and entity["measured"]["n"] == 200
     (grid,) = found.grids
+    assert [(one.of, one.name) for one in found.tests] == [
+        (f"{line.heads[0]} prompt", f"change, {line.heads[1]}") for line in grid.lines
+    ]
+    assert all(0 > one.estimate.mean > line.cells[0].mean for one, line in zip(found.tests, grid.lines, strict=True))
     depths = {line.heads[:2]: f"{line.cells[-1].mean:.0%}" for line in grid.lines}
     readme = " ".join((RESULTS.parent / "README.md").read_text().split())
     reads = depths["entity", "last token to relation"], depths["entity", "last token to subject"]

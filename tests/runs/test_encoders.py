@@ -118,6 +118,11 @@ def test_findings_are_means_of_the_records(run: Store) -> None:
 
     gap = found.quantities["transfer gap against another relation, entity edit, ROME"].estimate
     assert gap is not None and gap.mean == pytest.approx(change("entity") - change("relation", ANOTHER_RELATION))
+    tested = {(one.of, one.name): one.estimate for one in found.tests}
+    assert len(tested) == len(found.tests)
+    assert tested["ROME, entity edit", "change, entity reliability"].mean == pytest.approx(change("entity"))
+    effect = tested[f"{TRACE_KINDS['mlp'].printed}, entity corrupted", "indirect effect, last subject token"]
+    assert effect.mean == pytest.approx(mean_effect("mlp"), abs=1e-6)
     edits, *traces = found.grids
     assert [line.heads[1] for line in edits.lines[:3]] == ["unedited", "KN", "ROME"]
     assert arm_words("rome random_layer") == "ROME, another layer"

@@ -177,6 +177,12 @@ def test_the_table_and_the_figure_are_the_records(run: Store) -> None:
             assert (one.scored[key], one.failed[key]) == (len(own), 0)
             gone = [_point(p, key)["further"]["removal"]["removed"] for p in payloads if _has(p, key)]
             assert one.found[key, "removal"].mean == pytest.approx(np.mean(gone))
+    tested = {(one.of, one.name): one.estimate for one in found.tests}
+    for one in written_of(run):
+        payloads = [record.payload for record in run.records(units[one.edited])]
+        changes = [_point(p, (3, "batch"))["values"][AT] - p["before"]["values"][AT] for p in payloads]
+        estimate = tested[f"MEMIT, {one.edited} edit, 3 facts, as one batch", "entity reliability"]
+        assert estimate.mean == pytest.approx(np.mean(changes)) and estimate.n == 3
     rows = list(csv.DictReader(io.StringIO((run.folder / "report" / "figures" / "sequence.csv").read_text())))
     assert {row["facts written"] for row in rows} == {"1", "3"} and len(rows) == 2 * 5 * 2
     assert (run.folder / "report" / "tables" / "sequence.csv").is_file()

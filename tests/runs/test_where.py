@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from artifact.editing.site import FACT_TOKENS, MODULES
+from artifact.editing.site import FACT_TOKENS, MODULES, PRINTED_MODULE, TOKEN_WORDS
 from artifact.evaluation.metrics import VALUES, Column
 from artifact.plans.unit import Plan, Unit
 from artifact.plans.where import TOKENS, units
+from artifact.reporting.equivalence import MARGIN
 from artifact.reporting.findings.where import Site, _of_every_layer, measured, sites_of
 from artifact.reporting.verdict import verdict_of
-from artifact.runs.engine import Computed
 from artifact.runs.local import compute
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import begin, reading, writing
@@ -34,8 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with writing(folder) as store:
         begin(store, info)
         for unit in own:
-            computed = Computed(compute(unit, facts, context), 1.0, {})
-            for record in computed.records:
+            for record in compute(unit, facts, context):
                 assert record.status == "done", record.payload
                 store.add(unit, record)
     assert context.model.weights_hash() == info.weights_sha256
@@ -72,6 +71,14 @@ def test_the_questions_answer_what_was_run_and_change_no_exit_code(run: Path) ->
             assert layers["effect"] == tuple(range(info.layers)), "traced at every layer, edited at some"
             assert layers["reliability"] == tuple(range(0, info.layers, STEP))
         assert "the MLP of its own block reads the attention's output" in found.grids[0].caption
+        tested = {(one.of, one.name): one for one in found.tests}
+        assert len(tested) == len(found.tests) == 2 * len(found.grids[0].lines)
+        for (perspective, module, token), site in sites_of(store).items():
+            if site.shared < len(site.cases_F):
+                of = f"{perspective}: {PRINTED_MODULE[module]}, {TOKEN_WORDS[token]}"
+                gain = (site.written_FL - site.before_F[:, None]).mean()
+                assert tested[of, "gain of edits"].estimate.mean == pytest.approx(gain)
+                assert tested[of, "gain of edits"].margin == MARGIN
         verdict = verdict_of(store)
         (asked,) = [one for one in verdict.questions if one.question.id == "Q1"]
         assert [answer.answer for answer in asked.answers] == ["not run"]  # the relation's units were not asked for

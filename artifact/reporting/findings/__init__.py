@@ -8,10 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import NamedTuple
 
 from artifact.reporting.cells import Grid, Scale
-from artifact.reporting.equivalence import Tested, doubt
-from artifact.reporting.intervals import Estimate
+from artifact.reporting.equivalence import MARGIN, Tested, doubt, family, held_against
+from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.mark_charts import MarkChart
 from artifact.reporting.multiverse import Curve
@@ -59,6 +60,24 @@ class Findings:
     def figure(self) -> str:
         """The name of the figure that shows the answers; empty where there is none."""
         return self.shown or (self.charts[0].name if self.charts else "")
+
+
+class Number(NamedTuple):
+    """A number with a value a fact, to be held against zero: what it is `of`, its name, how it is printed, and within
+    which `margin` it counts as none (None: it never does).
+    """
+
+    of: str
+    name: str
+    series: Series
+    scale: Scale
+    margin: float | None = MARGIN
+
+
+def tests_of(numbers: Sequence[Number], relations: Mapping[str, Sequence[int]]) -> tuple[Tested, ...]:
+    """The means over facts held against zero, corrected together."""
+    found = zip(numbers, estimates([one.series for one in numbers], rates=False, relations=relations), strict=True)
+    return tuple(family(held_against(one.of, one.name, mean, one.scale, margin=one.margin) for one, mean in found))
 
 
 def floats(values: Sequence[float | None]) -> list[float]:

@@ -6,7 +6,7 @@ figure. A mean over layers chooses none of them.
 Shape letters: F fact, L layer, V number of a scored case.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROL_WORDS
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line
-from artifact.reporting.findings import Findings, Quantity, floats
+from artifact.reporting.findings import Findings, Number, Quantity, floats, tests_of
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
+from artifact.reporting.tables import RATES
 from artifact.runs.store import Store
 from artifact.tracing.averages import roles
 from artifact.tracing.kinds import TRACE_KINDS
@@ -30,13 +31,6 @@ SUBJECT: Mapping[Perspective, str] = {"entity": "last subject token", "relation"
 MASK = "last token"
 Relations = Mapping[str, Sequence[int]]
 """Case ids by relation."""
-COLUMNS = (
-    Column("entity", "reliability"),
-    Column("entity", "generality"),
-    Column("entity", "specificity"),
-    Column("relation", "reliability"),
-    Column("relation", "generality"),
-)
 _DRAWN = ("hidden", "mlp", "attn")
 
 
@@ -137,7 +131,22 @@ def measured(store: Store) -> Findings | None:
         {name: Quantity(estimate) for name, estimate in quantities.items()},
         (_edits(views), *(_traces(view) for view in views.values() if view.effects)),
         (chart,) if chart.panels else (),
+        tests=tests_of([*_numbers(views)], relations),
     )
+
+
+def _numbers(views: Mapping[Perspective, View]) -> Iterator[Number]:
+    """What each edit and control changes in success, and every kind of trace's effects by role, mean over layers."""
+    for perspective, view in views.items():
+        for arm in view.arms:
+            for column in RATES:
+                of = f"{arm_words(arm)}, {perspective} edit"
+                yield Number(of, f"change, {column.name}", view.change(column, arm), SCALES["success"].of_change)
+        for kind, role in view.effects:
+            effect = view.effect(kind, role)
+            if effect is not None:
+                of = f"{TRACE_KINDS[kind].printed}, {perspective} corrupted"
+                yield Number(of, f"indirect effect, {role}", effect, PROBABILITY.of_change, None)
 
 
 def _asked(perspective: Perspective) -> Column:
@@ -175,7 +184,7 @@ def _edits(views: Mapping[Perspective, View]) -> Grid:
     lines = []
     for perspective, view in views.items():
         for arm in ("", *view.arms):
-            numbers = estimates([view.success(column, arm) for column in COLUMNS])
+            numbers = estimates([view.success(column, arm) for column in RATES])
             cells = tuple(Cell.of(one, SCALES["success"]) for one in numbers)
             words = arm_words(arm) if arm else "unedited"
             if arm and (none := view.unchanged[arm]):
@@ -189,7 +198,7 @@ def _edits(views: Mapping[Perspective, View]) -> Grid:
         "norm in a random direction, and an edit for another fact's subject. "
         f"{facts}, without those whose edit failed; 95% intervals over facts."
     )
-    columns = tuple(column.name for column in COLUMNS)
+    columns = tuple(column.name for column in RATES)
     return Grid("encoders", "Edits of an encoder", caption, ("edited", "edit"), columns, tuple(lines))
 
 

@@ -4,13 +4,13 @@ Covers Q3's quantities and one table, a line an edge of each kind of prompt. The
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import Cell, Grid, Line, Scale
-from artifact.reporting.findings import Findings, Quantity
+from artifact.reporting.findings import Findings, Number, Quantity, tests_of
 from artifact.reporting.flow_charts import finished_flows
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.store import Store
@@ -32,7 +32,17 @@ def measured(store: Store) -> Findings | None:
         )
         for perspective in PERSPECTIVES
     }
-    return Findings(quantities, (_grid(flows),), shown="knockout")
+    tests = tests_of([*_numbers(flows)], store.info().relations)
+    return Findings(quantities, (_grid(flows),), shown="knockout", tests=tests)
+
+
+def _numbers(flows: Mapping[Perspective, Flows]) -> Iterator[Number]:
+    """By how much each edge's knockout changes the answer's probability, mean over the windows about all layers."""
+    for perspective, one in flows.items():
+        for edge in one.edges:
+            has_F = edge.removed_F > 0
+            change = Series(one.cases_F[has_F], edge.change_FL[has_F].mean(1))
+            yield Number(f"{perspective} prompt", f"change, {edge.edge.printed}", change, _PERCENT.of_change)
 
 
 def _missing(store: Store, perspective: Perspective) -> str:

@@ -7,9 +7,10 @@ and generation (further.py), whose figure is among the run's own; and the curves
 """
 
 from artifact.reporting.editors import editors_grids, transfer_gaps
+from artifact.reporting.equivalence import family
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.further import further_grids, further_tests
-from artifact.reporting.sequences import sequence_charts, sequence_grids, written_of
+from artifact.reporting.sequences import sequence_charts, sequence_grids, sequence_tests, written_of
 from artifact.reporting.tables import own_rows
 from artifact.runs.store import Store
 
@@ -31,5 +32,5 @@ def measured(store: Store) -> Findings | None:
         (*editors_grids(store, rows, gaps), *further_grids(store, rows), *sequence_grids(written)),
         sequence_charts(store.info().model, written),
         shown="transfer-gap",
-        tests=further_tests(store, rows),
+        tests=tuple(family([*further_tests(store, rows), *sequence_tests(written)])),
     )

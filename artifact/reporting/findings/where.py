@@ -15,7 +15,7 @@ from artifact.editing.site import FACT_TOKENS, MODULES, PRINTED_MODULE, TOKEN_WO
 from artifact.evaluation.metrics import VALUES, Column, Group
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line, Scale
-from artifact.reporting.findings import Findings, Quantity, floats
+from artifact.reporting.findings import Findings, Number, Quantity, floats, tests_of
 from artifact.reporting.findings.regression import Explained, explained
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
@@ -23,6 +23,7 @@ from artifact.runs.record import Record
 from artifact.runs.store import Store
 
 _SHARE = Scale(1, 100)
+_CHANGE = PROBABILITY.of_change
 Key = tuple[Perspective, Module, FactToken]
 SHOWN: tuple[Group, ...] = ("reliability", "generality", "specificity")
 """Groups of prompts in the table and the figure."""
@@ -150,7 +151,19 @@ def measured(store: Store) -> Findings | None:
         {name: Quantity(estimate) for name, estimate in quantities.items()},
         (_grid(sites, regressions),),
         (_chart(sites, store.info().layers, store.info().model),),
+        tests=tests_of(_numbers(sites), relations),
     )
+
+
+def _numbers(sites: Mapping[Key, Site]) -> list[Number]:
+    """What edits gain in probability, and the indirect effects, of each site; means over the edited layers."""
+    numbers = []
+    for (perspective, module, token), site in sites.items():
+        if site.shared < len(site.cases_F):
+            of = f"{perspective}: {PRINTED_MODULE[module]}, {TOKEN_WORDS[token]}"
+            numbers.append(Number(of, "gain of edits", _by_fact(site, "gain"), _CHANGE))
+            numbers.append(Number(of, "indirect effect", _by_fact(site, "effects"), _CHANGE, None))
+    return numbers
 
 
 def _difference(
