@@ -1,4 +1,4 @@
-"""The committed runs render without a model: a finished smoke run, and four of a real language model.
+"""The committed runs render without a model: a finished smoke run, and five of a real language model.
 
 The smoke run's numbers are our measured ones. These come from another processor, whose last bits differ: by less than a
 ten-thousandth of a point.
@@ -15,13 +15,15 @@ from artifact.plans.real import REAL
 from artifact.reporting.expected import load_expected
 from artifact.reporting.findings.both import scored_facts
 from artifact.reporting.findings.mechanism import measured
+from artifact.reporting.findings.multiverse import measured as multiverse_of
 from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import reading
 
 RESULTS = Path(__file__).parents[2] / "results"
-EXAMPLE, REAL_MODEL, KNOCKOUTS, BOTH, WHERE = (
-    RESULTS / name for name in ("example-world", "smollm2", "smollm2-mechanism", "smollm2-both", "smollm2-where")
+EXAMPLE, REAL_MODEL = RESULTS / "example-world", RESULTS / "smollm2"
+KNOCKOUTS, BOTH, WHERE, MULTIVERSE = (
+    RESULTS / f"smollm2-{plan}" for plan in ("mechanism", "both", "where", "multiverse")
 )
 
 
@@ -121,3 +123,32 @@ def test_a_part_of_the_edits_by_site_renders_and_says_that_it_is_a_part(tmp_path
     protocol = " ".join((RESULTS.parent / "docs" / "protocol.md").read_text().split())
     says = "{:.4f} of probability [{:.4f}, {:.4f}]".format(*(-effect[end] for end in ("mean", "high", "low")))
     assert effect["n"] == facts and f"{facts} of the 50 facts" in protocol and says in protocol
+
+
+def test_the_multiverse_of_a_real_model_renders_and_says_what_carries_each_finding(tmp_path: Path) -> None:
+    """After a change of the words: `kloc report results/smollm2-multiverse`, and protocol.md's table."""
+    (plan,) = PLANS["multiverse"]
+    with reading(MULTIVERSE) as store:
+        info = store.info()
+        assert (info.plan.name, info.model, info.limit) == (plan.name, "smollm2", None)
+        store.refuse_damage()
+        assert all(store.counts()[unit.name].total() == info.planned(unit) == 20 for unit in plan.units)
+        report, found = make_report([store], load_expected(), tmp_path), multiverse_of(store)
+    page = report.files["report.md"].decode()
+    assert page == (MULTIVERSE / "report" / "report.md").read_text() and found is not None
+    protocol = (RESULTS.parent / "docs" / "protocol.md").read_text()
+    assert len(found.charts) == 7
+    for curve in found.charts:
+        choice, share = next(iter(curve.explained.items()))
+        assert curve.summary.split(";")[0] in page
+        numbers = f"{curve.agree} of {len(curve.entries)} | {curve.contradict} | the {choice} ({share:.0%})"
+        assert f"| {curve.finding} | {numbers} |" in protocol
+    fourth = next(curve for curve in found.charts if curve.finding == "F4")
+    for direction, words in (("restore", "clean values are restored"), ("corrupt", "corrupted values are put in")):
+        own = [one for one in fourth.entries if one.specification.choices["direction"] == direction]
+        counts = sum(one.agrees for one in own), sum(one.contradicts for one in own)
+        said = f"where {words}, {counts[0]} specifications agree and {counts[1]} contradict"
+        assert said.lower().replace("specifications ", "") in " ".join(
+            protocol.lower().replace("specifications ", "").split()
+        )
+    assert not any(one.specification.choices.get("corruption") == "replacement" for one in fourth.entries)

@@ -68,7 +68,7 @@ def test_a_simulated_store_gives_the_right_curve_share_and_choice() -> None:
         "form": "as it is",
     }
     assert found.quantities["share of specifications that agree, F1"].estimate.mean == 0.8
-    assert found.grids[0].lines[0].heads == ("F1", "180")
+    assert found.grids[0].columns[0] == "F1" and found.grids[0].lines[0].cells[0].mean == 180
     # The test: facts that agree do so by far more than chance; with all signs at random so does the median.
     assert all(e.p < 0.01 for e in one.entries if e.agrees) and one.median_p < 0.01
     assert "window" not in curves["F2"].levels and curves["F2"].agree < 20

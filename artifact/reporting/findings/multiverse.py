@@ -5,7 +5,7 @@ several differences is represented by the one that is least sure: its smallest m
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -199,12 +199,19 @@ def _without_grid(records: _Records) -> Grid:
 
 
 def _grid(curves: Sequence[Curve], undone: Sequence[str]) -> Grid:
-    names = list(dict.fromkeys(choice for curve in curves for choice in curve.explained))
-    lines = []
-    for curve in curves:
-        counts = [Cell(float(count), scale=COUNT) for count in (curve.agree, curve.contradict)]
-        shares = [Cell(curve.explained.get(name), scale=_SHARE) for name in names]
-        lines.append(Line((curve.finding, str(len(curve.entries))), (*counts, *shares)))
+    """A column a finding: there are more choices than findings."""
+
+    def line(of: str, name: str, values: Iterable[float | None], scale: Scale) -> Line:
+        return Line((of, name), tuple(Cell(value, scale=scale) for value in values))
+
+    counts: Mapping[str, Callable[[Curve], int]] = {
+        "all": lambda curve: len(curve.entries),
+        "agree": lambda curve: curve.agree,
+        "contradict": lambda curve: curve.contradict,
+    }
+    lines = [line("specifications", name, map(float, map(count, curves)), COUNT) for name, count in counts.items()]
+    names = dict.fromkeys(choice for curve in curves for choice in curve.explained)
+    lines += [line("explained by", name, [curve.explained.get(name) for curve in curves], _SHARE) for name in names]
     caption = (
         "For each finding: specifications, how many agree with it and how many contradict it (the 95% "
         "interval lies above or below zero), and how much of the spread of the estimates each choice explains (eta "
@@ -212,11 +219,5 @@ def _grid(curves: Sequence[Curve], undone: Sequence[str]) -> Grid:
     ) + "".join(f" {curve.finding}: {'; '.join(curve.left_out)}, left out." for curve in curves if curve.left_out)
     if undone:
         caption += f" Edits that were undone before the scoring are no specifications: {', '.join(undone)}."
-    return Grid(
-        "multiverse",
-        "Multiverse",
-        caption,
-        ("finding", "specifications"),
-        ("agree", "contradict", *names),
-        tuple(lines),
-    )
+    findings = tuple(curve.finding for curve in curves)
+    return Grid("multiverse", "Multiverse", caption, ("of", "number"), findings, tuple(lines))
