@@ -70,6 +70,7 @@ WRITTEN = [
             for way in WAYS
             for name in LINES
         },
+        {},
         {(facts, way): facts for facts in (1, 10, 100) for way in WAYS},
         {},
     )

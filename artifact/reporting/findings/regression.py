@@ -64,19 +64,19 @@ def _r_squared(score_FL: np.ndarray, effect_FL: np.ndarray) -> tuple[float, floa
 
 def _rho(score_FL: np.ndarray, effect_FL: np.ndarray) -> float:
     """The mean over layers of Spearman's rho over facts; layers where one of the two does not vary are left out."""
-    found = []
-    for score_F, effect_F in zip(score_FL.T, effect_FL.T, strict=True):
-        one_F, other_F = _ranks(score_F), _ranks(effect_F)
-        if np.ptp(one_F) > 0 and np.ptp(other_F) > 0:
-            found.append(float(np.corrcoef(one_F, other_F)[0, 1]))
-    return float(np.mean(found)) if found else np.nan
+    one_FL, other_FL = (ranks - ranks.mean(0) for ranks in (_ranks(score_FL), _ranks(effect_FL)))
+    spread_L = np.sqrt((one_FL**2).sum(0) * (other_FL**2).sum(0))
+    varies_L = spread_L > 0
+    if not varies_L.any():
+        return np.nan
+    return float(((one_FL * other_FL).sum(0)[varies_L] / spread_L[varies_L]).mean())
 
 
-def _ranks(values_F: np.ndarray) -> np.ndarray:
-    """Ranks from 1; ties have their mean rank."""
-    _, place_F, counts = np.unique(values_F, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place_F]
+def _ranks(values_FL: np.ndarray) -> np.ndarray:
+    """Each layer's ranks of the facts, from 1; ties have their mean rank."""
+    below_FL = (values_FL[:, None] > values_FL[None]).sum(1)
+    same_FL = (values_FL[:, None] == values_FL[None]).sum(1)
+    return below_FL + (same_FL + 1) / 2
 
 
 def _resampled(statistic: Callable[[np.ndarray], float], facts: int) -> Estimate | None:
