@@ -11,6 +11,7 @@ import numpy as np
 from artifact.evaluation.metrics import Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line, Scale
+from artifact.reporting.charts import CORRUPTED
 from artifact.reporting.intervals import Series, estimates
 from artifact.reporting.tables import scored_cases
 from artifact.reporting.verdict import MeasuredRun
@@ -19,7 +20,6 @@ FEWEST = 3
 """Finished facts of a relation that a table shows."""
 _NONE = Series(np.array([], dtype=np.int64), np.array([]))
 _PROBABILITY = SCALES["magnitude"].of_change
-_CORRUPTED: Mapping[Perspective, str] = {"entity": "subject corrupted", "relation": "relation corrupted"}
 
 
 def relation_grids(run: MeasuredRun) -> list[Grid]:
@@ -70,7 +70,7 @@ def _traces(run: MeasuredRun) -> Grid:
         f"clean minus corrupted, with its 95% interval, for each relation of which at least {FEWEST} facts were "
         "traced.",
         heads=("number", "relation"),
-        columns=(*(_CORRUPTED[one] for one in asked), "facts"),
+        columns=(*(CORRUPTED[one] for one in asked), "facts"),
         lines=tuple(lines),
     )
 

@@ -18,6 +18,8 @@ from artifact.tracing.kinds import TRACE_KINDS
 
 TraceKey = tuple[str, Perspective]
 """Trace kind and perspective."""
+CORRUPTED: Mapping[Perspective, str] = {"entity": "subject corrupted", "relation": "relation corrupted"}
+"""What each perspective's traces corrupt, in words."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Panel:
 
     @property
     def title(self) -> str:
-        return f"{self.perspective} perspective, {'subject' if self.perspective == 'entity' else 'relation'} corrupted"
+        return f"{self.perspective} perspective, {CORRUPTED[self.perspective]}"
 
     @property
     def aie_RL(self) -> np.ndarray:

@@ -9,14 +9,14 @@ from typing import Any
 
 from artifact.editing.methods import METHODS, printed_name
 from artifact.editing.site import PRINTED_MODULE, TOKEN_WORDS
-from artifact.evaluation.metrics import ANOTHER_RELATION, Column, Metric
+from artifact.evaluation.metrics import Column, Metric
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import SCALES, Cell, Grid, Line
 from artifact.reporting.equivalence import doubt
 from artifact.reporting.findings.edit_multiverse import FINDINGS, Edits, directions
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.multiverse import Specification, lies_below
-from artifact.reporting.tables import MeasuredRow, scored_cases
+from artifact.reporting.tables import MeasuredRow, hard_column, scored_cases
 from artifact.runs.store import Store
 
 _ASKED = {
@@ -52,7 +52,7 @@ def transfer_gaps(store: Store, rows: Sequence[MeasuredRow]) -> Gaps:
 
 
 def _key(perspective: Perspective) -> tuple[Metric, Column]:
-    return "success", Column(perspective, "reliability", ANOTHER_RELATION if perspective == "relation" else "")
+    return "success", hard_column(perspective)
 
 
 def editors_grids(store: Store, rows: Sequence[MeasuredRow], gaps: Gaps) -> tuple[Grid, ...]:

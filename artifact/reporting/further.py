@@ -11,7 +11,7 @@ from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.unit import Unit
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
 from artifact.reporting.edit_charts import AFTER, Mark
-from artifact.reporting.equivalence import MARGIN, Tested, family, held_against
+from artifact.reporting.equivalence import MARGIN, Tested, held_against
 from artifact.reporting.grids import edit_name
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.mark_charts import MarkChart, MarkPanel
@@ -43,15 +43,13 @@ def further_grids(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Grid, ...]
     return (grid,)
 
 
-def further_tests(store: Store, rows: Sequence[MeasuredRow]) -> tuple[Tested, ...]:
-    """The changes of removal and generation held against zero, corrected together."""
+def further_tests(store: Store, rows: Sequence[MeasuredRow]) -> list[Tested | None]:
+    """The changes of removal and generation held against zero, not corrected yet; None for one that there is not."""
     found, scale = _found(store), SCALES["success"].of_change
     places = [(row, column) for row in rows for column in FURTHER]
     changes = [found.get(("change", row.unit, column)) for row, column in places]
     names = [(f"{row.printed_method}, {edit_name(row.edited)}", column) for row, column in places]
-    return tuple(
-        family(held_against(*name, one, scale, margin=MARGIN) for name, one in zip(names, changes, strict=True))
-    )
+    return [held_against(*name, one, scale, margin=MARGIN) for name, one in zip(names, changes, strict=True)]
 
 
 def _found(store: Store) -> Mapping[tuple[str, str, str], Estimate | None]:

@@ -137,20 +137,28 @@ def estimates(
     return [None if one is None else replace(one, spread=spread) for one, spread in zip(means, spreads, strict=True)]
 
 
-def harmonic(samples: Sequence[Series]) -> Estimate | None:
-    """The harmonic mean of the samples' means, zero where one is zero, with a 95% percentile interval from resamples of
-    the cases, the same for all samples; None where a sample has no case. `n` is the fewest cases of a sample.
+def harmonic_means(groups: Sequence[Sequence[Series]]) -> list[Estimate | None]:
+    """The harmonic mean of each group's means, zero where one is zero, with a 95% percentile interval from resamples of
+    the cases, the same for all of a group; None where a sample has no case. `n` is the fewest cases of a sample.
+
+    Groups over nearly the same cases share their resamples, as samples do in `estimates`.
     """
-    if not samples or not all(len(one.values_N) for one in samples):
-        return None
+    found: list[Estimate | None] = [None] * len(groups)
+    whole = [g for g, samples in enumerate(groups) if samples and all(len(one.values_N) for one in samples)]
+    cases = [Series(every_N, every_N) for every_N in map(_all_cases, groups)]
+    for together in _together(cases, whole):
+        means_KB = _resampled_means([one for g in together for one in groups[g]])
+        for g in together:
+            own_KB, means_KB = np.split(means_KB, [len(groups[g])])
+            mean = float(_harmonic(np.array([one.values_N.mean() for one in groups[g]])))
+            low, high = np.quantile(_harmonic(own_KB), (0.025, 0.975))
+            found[g] = _holding(mean, float(low), float(high), min(len(one.values_N) for one in groups[g]))
+    return found
 
-    def of(means_K: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            return len(samples) / (1 / means_K).sum(0)
 
-    mean = float(of(np.array([one.values_N.mean() for one in samples])))
-    low, high = np.quantile(of(_resampled_means(samples)), (0.025, 0.975))
-    return _holding(mean, float(low), float(high), min(len(one.values_N) for one in samples))
+def _harmonic(means_K: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.asarray(len(means_K) / (1 / means_K).sum(0))
 
 
 def _together(samples: Sequence[Series], chosen: Sequence[int]) -> list[list[int]]:

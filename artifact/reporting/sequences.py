@@ -13,7 +13,7 @@ from artifact.editing.methods import printed_name
 from artifact.evaluation.metrics import VALUES, Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
-from artifact.reporting.equivalence import MARGIN, Tested, family, held_against
+from artifact.reporting.equivalence import MARGIN, Tested, held_against
 from artifact.reporting.further import FURTHER, further_values
 from artifact.reporting.grids import edit_name
 from artifact.reporting.intervals import Estimate, Series, estimates
@@ -96,10 +96,12 @@ def _written(
     return Written(method, edited, found, changes, {key: scored[key] for key in sorted(scored, key=_place)}, failed)
 
 
-def sequence_tests(every: Sequence[Written]) -> list[Tested]:
-    """The changes of the figure's columns at each point held against zero, corrected together."""
+def sequence_tests(every: Sequence[Written]) -> list[Tested | None]:
+    """The changes of the figure's columns at each point held against zero, not corrected yet; None for one that there
+    is not.
+    """
     shown, scale = dict.fromkeys(name for name, _, _ in _SHOWN), SCALES["success"].of_change
-    return family(
+    return [
         held_against(
             f"{one.method}, {edit_name(one.edited)}, {key[0]} facts, {_WORDS[key[1]]}",
             name,
@@ -109,7 +111,7 @@ def sequence_tests(every: Sequence[Written]) -> list[Tested]:
         )
         for one in every
         for key, name in product(one.scored, shown)
-    )
+    ]
 
 
 def _key(point: Mapping[str, Any]) -> Key:

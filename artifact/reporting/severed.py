@@ -7,7 +7,7 @@ shows (kinds.py). curves.py draws it.
 from dataclasses import dataclass
 
 from artifact.facts.fact import PERSPECTIVES, Perspective
-from artifact.reporting.charts import Chart, fingerprint, layer_rows
+from artifact.reporting.charts import CORRUPTED, Chart, fingerprint, layer_rows
 from artifact.reporting.escapes import csv_bytes
 from artifact.tracing.averages import RoleEffects, roles
 from artifact.tracing.kinds import TRACE_KINDS
@@ -30,7 +30,7 @@ class SeveredChart:
     @property
     def corrupted_words(self) -> str:
         """What was corrupted, in words."""
-        return f"{'subject' if self.perspective == 'entity' else 'relation'} corrupted ({self.perspective} perspective)"
+        return f"{CORRUPTED[self.perspective]} ({self.perspective} perspective)"
 
     @property
     def csv(self) -> bytes:

@@ -13,13 +13,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from artifact.editing.methods import METHODS, printed_name
-from artifact.evaluation.metrics import METRICS, OPTIONAL, VALUES, Column, Group, Metric, columns_of
+from artifact.evaluation.metrics import ANOTHER_RELATION, METRICS, OPTIONAL, VALUES, Column, Group, Metric, columns_of
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.unit import CONTROL_WORDS, Control, Unit
 from artifact.reporting.cells import POINTS
 from artifact.reporting.equivalence import Tested, family, held_against
 from artifact.reporting.expected import PublishedCell, Tolerance
-from artifact.reporting.intervals import Estimate, Series, estimates, harmonic
+from artifact.reporting.intervals import Estimate, Series, estimates, harmonic_means
 from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 
@@ -187,11 +187,15 @@ def own_rows(store: Store) -> list[MeasuredRow]:
         _row(store, unit, counts[unit.name], values("mean", "change", unit), values("gap", "gap of changes", unit))
         for unit in units
     ]
-    return [replace(row, overall=_overall(scored[row.unit])) for row in rows]
+    rates = [[scored[row.unit].get(("success", column), _NONE) for column in RATES] for row in rows]
+    return [replace(row, overall=overall) for row, overall in zip(rows, harmonic_means(rates), strict=True)]
 
 
-def _overall(cases: Cases) -> Estimate | None:
-    return harmonic([cases.get(("success", column), _NONE) for column in RATES])
+def hard_column(perspective: Perspective) -> Column:
+    """A perspective's own prompts; the relation's against another relation: against the word "None" an unedited model
+    leaves little to rise.
+    """
+    return Column(perspective, "reliability", ANOTHER_RELATION if perspective == "relation" else "")
 
 
 def shown_columns(metric: Metric, rows: Iterable[HasValues]) -> tuple[Column, ...]:

@@ -5,6 +5,8 @@ ten-thousandth of a point.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from artifact.evaluation.metrics import Column
@@ -12,19 +14,30 @@ from artifact.plans import PLANS
 from artifact.plans.mechanism import MECHANISM
 from artifact.plans.paper import SMOKE
 from artifact.plans.real import REAL
+from artifact.plans.unit import Plan
 from artifact.reporting.expected import load_expected
 from artifact.reporting.findings.both import scored_facts
 from artifact.reporting.findings.mechanism import measured
 from artifact.reporting.findings.multiverse import measured as multiverse_of
 from artifact.reporting.report import make_report
 from artifact.runs.numbers import LAYOUT
-from artifact.runs.store import reading
+from artifact.runs.store import Store, reading
 
 RESULTS = Path(__file__).parents[2] / "results"
 EXAMPLE, REAL_MODEL = RESULTS / "example-world", RESULTS / "smollm2"
 KNOCKOUTS, BOTH, WHERE, MULTIVERSE = (
     RESULTS / f"smollm2-{plan}" for plan in ("mechanism", "both", "where", "multiverse")
 )
+
+
+@contextmanager
+def committed(folder: Path, plan: Plan) -> Iterator[Store]:
+    """A committed run of SmolLM2: the plan's own, whole or in part, and undamaged."""
+    with reading(folder) as store:
+        info = store.info()
+        assert (info.plan.name, info.model, info.limit) == (plan.name, "smollm2", None)
+        store.refuse_damage()
+        yield store
 
 
 def test_the_example_renders_without_a_model(tmp_path: Path) -> None:
@@ -59,11 +72,8 @@ def test_the_run_on_a_real_model_renders_and_says_what_its_committed_page_says(t
 
 def test_the_knockouts_of_a_real_model_render_and_answer_their_question(tmp_path: Path) -> None:
     """Where this fails after a change of the words: `kloc report results/smollm2-mechanism`, and README's numbers."""
-    with reading(KNOCKOUTS) as store:
-        info = store.info()
-        assert (info.plan.name, info.model, info.limit) == (MECHANISM.name, "smollm2", None)
-        store.refuse_damage()
-        assert all(store.counts()[unit.name].total() == info.planned(unit) for unit in MECHANISM.units)
+    with committed(KNOCKOUTS, MECHANISM) as store:
+        assert all(store.counts()[unit.name].total() == store.info().planned(unit) for unit in MECHANISM.units)
         report, found = make_report([store], load_expected(), tmp_path), measured(store)
     assert found is not None
     page = (KNOCKOUTS / "report" / "report.md").read_text()
@@ -86,11 +96,8 @@ def test_the_knockouts_of_a_real_model_render_and_answer_their_question(tmp_path
 def test_both_edits_of_a_real_model_render_and_answer_their_question(tmp_path: Path) -> None:
     """Where this fails after a change of the words: `kloc report results/smollm2-both`."""
     ((plan,), read) = PLANS["both"], " ".join((RESULTS.parent / "README.md").read_text().split())
-    with reading(BOTH) as store:
-        info = store.info()
-        assert (info.plan.name, info.model, info.limit) == (plan.name, "smollm2", None)
-        store.refuse_damage()
-        assert all(store.counts()[unit.name] == {"done": info.planned(unit)} for unit in plan.units)
+    with committed(BOTH, plan) as store:
+        assert all(store.counts()[unit.name] == {"done": store.info().planned(unit)} for unit in plan.units)
         report, scored = make_report([store], load_expected(), tmp_path), scored_facts(store)
     assert report.files["report.md"].decode() == (BOTH / "report" / "report.md").read_text()
     (asked,) = (one for one in json.loads(report.files["verdict.json"])["questions"] if one["id"] == "N2")
@@ -106,12 +113,9 @@ def test_both_edits_of_a_real_model_render_and_answer_their_question(tmp_path: P
 def test_a_part_of_the_edits_by_site_renders_and_says_that_it_is_a_part(tmp_path: Path) -> None:
     """Where this fails after a change of the words: `kloc report results/smollm2-where`, and protocol.md's numbers."""
     (plan,) = PLANS["where"]
-    with reading(WHERE) as store:
-        info = store.info()
-        assert (info.plan.name, info.model, info.limit) == (plan.name, "smollm2", None)
-        store.refuse_damage()
+    with committed(WHERE, plan) as store:
         (facts,) = {store.counts()[unit.name]["done"] for unit in plan.units}
-        planned = sum(map(info.planned, plan.units))
+        planned = sum(map(store.info().planned, plan.units))
         report = make_report([store], load_expected(), tmp_path)
     page = report.files["report.md"].decode()
     assert page == (WHERE / "report" / "report.md").read_text()
@@ -128,16 +132,16 @@ def test_a_part_of_the_edits_by_site_renders_and_says_that_it_is_a_part(tmp_path
 def test_the_multiverse_of_a_real_model_renders_and_says_what_carries_each_finding(tmp_path: Path) -> None:
     """After a change of the words: `kloc report results/smollm2-multiverse`, and protocol.md's table."""
     (plan,) = PLANS["multiverse"]
-    with reading(MULTIVERSE) as store:
-        info = store.info()
-        assert (info.plan.name, info.model, info.limit) == (plan.name, "smollm2", None)
-        store.refuse_damage()
-        assert all(store.counts()[unit.name].total() == info.planned(unit) == 20 for unit in plan.units)
+    with committed(MULTIVERSE, plan) as store:
+        assert all(store.counts()[unit.name].total() == store.info().planned(unit) == 20 for unit in plan.units)
+        hours = sum(seconds for _, seconds, _ in store.times()) / 3600
         report, found = make_report([store], load_expected(), tmp_path), multiverse_of(store)
     page = report.files["report.md"].decode()
     assert page == (MULTIVERSE / "report" / "report.md").read_text() and found is not None
     protocol = (RESULTS.parent / "docs" / "protocol.md").read_text()
-    assert len(found.charts) == 7
+    assert len(found.charts) == 7 and f"20 facts, {hours:.1f} hours of one worker" in protocol
+    shares = {curve.finding: curve.agree / len(curve.entries) for curve in found.charts}
+    assert min(shares["T3"], shares["F2"]) > 0.8 and max(shares["F1"], shares["F3"]) < 0.2, "README's words"
     for curve in found.charts:
         choice, share = next(iter(curve.explained.items()))
         assert curve.summary.split(";")[0] in page

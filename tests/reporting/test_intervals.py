@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from artifact.reporting.intervals import Estimate, Series, bca, estimates, harmonic, paired_change, wilson
+from artifact.reporting.intervals import Estimate, Series, bca, estimates, harmonic_means, paired_change, wilson
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -179,12 +179,14 @@ def test_scaled() -> None:
 def test_the_harmonic_mean_of_rates_is_zero_with_one_and_has_an_interval() -> None:
     draw = np.random.default_rng(4)
     rates = [Series(np.arange(300), (draw.random(300) < share).astype(float)) for share in (0.9, 0.6, 0.3)]
-    found = harmonic(rates)
+    zeros, without = (Series(np.arange(300), np.zeros(300)), Series(np.array([], dtype=np.int64), np.array([])))
+    found, zero, none, few = harmonic_means(
+        [rates, [*rates, zeros], [*rates, without], [r.among(np.arange(40)) for r in rates]]
+    )
     assert found is not None and found.n == 300
     assert found.mean == pytest.approx(harmonic_mean([one.values_N.mean() for one in rates]))
     means = [harmonic_mean([one.values_N[draw.integers(300, size=300)].mean() for one in rates]) for _ in range(2000)]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))), abs=0.015)
-    none = Series(np.arange(300), np.zeros(300))
-    zero = harmonic([*rates, none])
-    assert zero is not None and (zero.mean, zero.low, zero.high) == (0, 0, 0)
-    assert harmonic([*rates, Series(np.array([], dtype=np.int64), np.array([]))]) is None
+    assert zero is not None and (zero.mean, zero.low, zero.high) == (0, 0, 0) and none is None
+    # A group of few of the cases has resamples of its own, and none has another group's.
+    assert harmonic_means([rates]) == [found] and few == harmonic_means([[r.among(np.arange(40)) for r in rates]])[0]

@@ -13,7 +13,7 @@ from artifact.plans import narrowed
 from artifact.plans.multiverse import BEYOND, MULTIVERSE, own_window
 from artifact.plans.unit import Unit
 from artifact.reporting.expected import load_expected
-from artifact.reporting.findings.edit_multiverse import MIXED, case_numbers, edit_specifications
+from artifact.reporting.findings.edit_multiverse import MIXED, Edits, case_numbers, edit_specifications
 from artifact.reporting.findings.multiverse import _Records, measured
 from artifact.tracing.averages import roles, trace_numbers
 from artifact.tracing.choices import METRICS, choices
@@ -192,7 +192,7 @@ def test_the_paper_s_own_prompts_are_those_of_its_claims() -> None:
     """T2 and T3 speak of the entity's reliability and of the relation's generality."""
     orders = {claim.id: claim for claim in load_expected().claims}["T3"].orders
     assert {(one.perspective, one.group) for one in orders} == {("entity", "reliability"), ("relation", "generality")}
-    found = edit_specifications(edited())
+    found = edit_specifications(Edits(edited()))
     own = {finding: {one.choices["prompts"] for one in every if one.own} for finding, every in found.items()}
     assert own == {"T1": {"the prompt itself"}, "T2": {MIXED}, "T3": {MIXED}}
 

@@ -205,9 +205,9 @@ def test_the_overall_score_is_the_harmonic_mean_of_five_rates(build, shares) -> 
 def test_what_a_unit_corrects_is_not_undone() -> None:
     """KN's edit is undone before the scoring as released, but not in a unit that corrects just that."""
     unit = Unit("kn-entity", "edit", batch=8, method="kn", perspective="entity")
-    info = SimpleNamespace(switches={"kn_undone": True})
+    info: Any = SimpleNamespace(switches={"kn_undone": True})
     for correct, taken_back in (((), True), (("kn_without_space",), True), (("kn_undone",), False)):
-        assert undone(info, msgspec.structs.replace(unit, correct=correct)) is taken_back  # type: ignore[arg-type]
+        assert undone(info, msgspec.structs.replace(unit, correct=correct)) is taken_back
 
 
 def test_the_transfer_gap_is_the_edited_perspective_less_the_other(build: Build, shares: dict[str, Shares]) -> None:

@@ -203,7 +203,8 @@ def test_weak_single_edits_that_do_much_together_are_synergistic(monkeypatch: py
         arms_of = {**numbers, "joint": joint}
         scored = Scored(np.arange(40), np.zeros((40, len(VALUES))), arms_of, {"keys": np.zeros(40)})
         monkeypatch.setattr("artifact.reporting.findings.both.scored_facts", lambda store: scored)
-        made = measured(SimpleNamespace(info=lambda: SimpleNamespace(relations={}, model="m")))  # type: ignore[arg-type]
+        store: Any = SimpleNamespace(info=lambda: SimpleNamespace(relations={}, model="m"))
+        made = measured(store)
         assert made is not None
         return made
 

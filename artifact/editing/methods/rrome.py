@@ -24,7 +24,7 @@ class RRomeHparams(RomeHparams, frozen=True, kw_only=True):
 
     def check(self, layers: int) -> None:
         super().check(layers)
-        # The published code looks at the flag alone where prefix keys are off: with them it is R-ROME all the same.
+        # The published code reads this flag only where prefix keys are off; with them it is R-ROME all the same.
         if self.original_implementation and self.enable_prompt_keys and not self.enable_random_prefix_keys:
             raise SettingError(
                 "hyperparameters original_implementation and enable_prompt_keys are both true, which is ROME; take the "

@@ -50,10 +50,11 @@ class Edits:
     """A run's scored edits by perspective, method and protocol, and its unedited model."""
 
     def __init__(self, store: Store) -> None:
-        units, self._switches = store.info().plan.units, all_switches(store.info().switches)
+        info = store.info()
+        units, self._switches = info.plan.units, all_switches(info.switches)
         self._store = store
         edits = [unit for unit in units if unit.does == "edit" and unit.control is None]
-        taken_back = [unit for unit in edits if undone(store.info(), unit)]
+        taken_back = [unit for unit in edits if undone(info, unit)]
         self._units: dict[tuple[Perspective, str, tuple[str, ...]], Unit] = {
             (unit.perspective, unit.method, unit.correct): unit for unit in edits if unit not in taken_back
         }
@@ -132,9 +133,8 @@ def case_numbers(views: Mapping[str, Any]) -> Iterator[tuple[Key, float]]:
                         yield (perspective, name, metric, foil), value
 
 
-def edit_specifications(store: Store) -> dict[str, list[Specification]]:
+def edit_specifications(edits: Edits) -> dict[str, list[Specification]]:
     """By finding, every specification that a run's records hold; empty for a run that edits in one way alone."""
-    edits = Edits(store)
     found: dict[str, list[Specification]] = {finding: [] for finding in FINDINGS}
     for method, ways in edits.protocols.items():
         for correct, metric, prompts, foil, form in product(ways, METRICS, (*PROMPTS, MIXED), FOILS, FORMS):

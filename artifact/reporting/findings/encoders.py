@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from artifact.editing.methods import METHODS, printed_name
-from artifact.evaluation.metrics import ANOTHER_RELATION, VALUES, Column
+from artifact.evaluation.metrics import VALUES, Column
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROL_WORDS
@@ -21,7 +21,7 @@ from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line
 from artifact.reporting.findings import Findings, Number, Quantity, floats, tests_of
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
-from artifact.reporting.tables import RATES
+from artifact.reporting.tables import RATES, hard_column
 from artifact.runs.store import Store
 from artifact.tracing.averages import roles
 from artifact.tracing.kinds import TRACE_KINDS
@@ -121,7 +121,7 @@ def measured(store: Store) -> Findings | None:
         ),
     }
     for perspective, view in views.items():
-        own, other = (_asked(one) for one in (perspective, _other(perspective)))
+        own, other = (hard_column(one) for one in (perspective, _other(perspective)))
         gap = view.change(own, "rome").minus(view.change(other, "rome"))
         quantities[f"transfer gap against another relation, {perspective} edit, ROME"] = _mean(gap, relations)
         above = view.success(own, "rome").minus(view.success(own, "rome random_layer"))
@@ -147,12 +147,6 @@ def _numbers(views: Mapping[Perspective, View]) -> Iterator[Number]:
             if effect is not None:
                 of = f"{TRACE_KINDS[kind].printed}, {perspective} corrupted"
                 yield Number(of, f"indirect effect, {role}", effect, PROBABILITY.of_change, None)
-
-
-def _asked(perspective: Perspective) -> Column:
-    """A perspective's own prompts; the relation's against another relation: against the word "None", an unedited model
-    leaves little to rise."""
-    return Column(perspective, "reliability", ANOTHER_RELATION if perspective == "relation" else "")
 
 
 def _other(perspective: Perspective) -> Perspective:

@@ -129,7 +129,8 @@ def measured(store: Store) -> Findings | None:
         return None
     claims = [claim for claim in load_expected().claims if claim.effects] if records else []
     relations = store.info().relations
-    found = [curve_of(finding, edited, relations) for finding, edited in edit_specifications(store).items()]
+    edits = Edits(store)
+    found = [curve_of(finding, edited, relations) for finding, edited in edit_specifications(edits).items()]
     for claim in claims:
         every = [*_specifications(claim, records)]
         copies = len(every) // len(records.spans) * (len(RELATION_SPANS) - len(records.spans)) if _spans(claim) else 0
@@ -139,8 +140,7 @@ def measured(store: Store) -> Findings | None:
         f"share of specifications that agree, {curve.finding}": Quantity(curve.share, _SHARE) for curve in curves
     }
     shown = "one curve a finding" if curves else ""
-    undone = Edits(store).undone
-    grids = [*([_grid(curves, undone)] if curves else []), *([_without_grid(records)] if records.without else [])]
+    grids = [*([_grid(curves, edits.undone)] if curves else []), *([_without_grid(records)] if records.without else [])]
     return Findings(quantities, tuple(grids), tuple(curves), shown)
 
 
