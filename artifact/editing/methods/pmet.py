@@ -83,7 +83,11 @@ METHOD = Method(
     },
     scaled=_scaled,
     variant_of=(MEMIT, _of),
-    grid=lambda layers: {"v_lr": [0.2, 0.5], "clamp_norm_factor": [0.75, 4.0]},
+    grid=lambda layers: {
+        "clamp_norm_factor": [0.75, 4.0],
+        "mom2_update_weight": [1000.0, 100.0, 10.0],
+        "v_lr": [0.2, 0.5],
+    },
     edits=_edits,
     **AS_MEMIT,
 )
