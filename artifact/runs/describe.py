@@ -11,6 +11,8 @@ from artifact.lm.dtype import DtypeName
 from artifact.plans.unit import Plan, Unit
 
 _REBUILT = "relation prompts from templates"
+_WORDS = ("hparams_source",)
+"""Say in words where values come from; the values and their hash stand beside them."""
 
 
 class TracedData(msgspec.Struct, frozen=True):
@@ -144,11 +146,12 @@ def first_difference(
     """The first entry in which two runs' descriptions differ, and its two values, in words; `apart` may differ.
 
     The entry is named down to the place in a list (from 1); the two texts are never the same. Fractions that are close
-    count as equal: their last digits depend on the machine.
+    count as equal: their last digits depend on the machine. So do words of where equal hyperparameters come from: they
+    name a file, which may have got another method's values since.
     """
     for key, now in other.items():
         before = one.get(key)
-        if key in apart or before == now or close(before, now):
+        if key in apart or key in _WORDS or before == now or close(before, now):
             continue
         name, then, here = key.replace("_", " "), _parts(before), _parts(now)
         if then and here and then.keys() == here.keys() and then.get("name") == here.get("name"):
