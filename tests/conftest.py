@@ -72,7 +72,7 @@ def _world_moments() -> Iterator[None]:
         if model.name not in WORLDS or model.decoder.device.type != "cpu":
             return summed(model, texts, layers, *given, **more)
         memory = more.get("memory")
-        key = (model.weights_hash(), tuple(layers), more.get("site"), memory and memory.limit)
+        key = (model.weights_hash(), tuple(layers), *given, more.get("site"), memory and memory.limit)
         if key not in kept:
             kept[key] = summed(model, texts, layers, *given, **more)
         return replace(kept[key], given_MM=dict(kept[key].given_MM), _factors={}, _derived={}, _spaces={}, _counts={})

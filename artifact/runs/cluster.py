@@ -27,6 +27,7 @@ from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.engine import Batch, Computed, Engine
 from artifact.runs.resolve import Asked
 from artifact.runs.stop import stopping
+from artifact.runs.took import counted
 from artifact.runs.worker import Prepared, Worker
 
 Say = Callable[[str], None]
@@ -269,6 +270,7 @@ class Cluster:
                 f"{prepared.host}: a worker there has another {name} ({here}, the first worker {there}); give every "
                 "machine the same packages (constraints.txt), files and kind of device"
             )
+        counted(prepared.seconds)
         self._tell(prepared.said)
         self._say(f"worker {member.number}: {prepared.info.device} on {prepared.host}, process {prepared.process}")
         self._idle.append(member)

@@ -5,7 +5,7 @@ nothing, so that what commands and runs share may name its parts.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -58,3 +58,11 @@ def part(name: str) -> Iterator[None]:
     finally:
         own = time.perf_counter() - began - (sum(took.seconds.values()) - inside)
         took.seconds[name] = took.seconds.get(name, 0.0) + own
+
+
+def counted(seconds: Mapping[str, float]) -> None:
+    """Counts parts that another process measured (a worker), if there is a measurement here."""
+    took = _now.get()
+    if took is not None:
+        for name, own in seconds.items():
+            took.seconds[name] = took.seconds.get(name, 0.0) + own

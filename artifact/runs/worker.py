@@ -14,6 +14,7 @@ from artifact.runs.describe import RunInfo
 from artifact.runs.engine import Batch, Computed
 from artifact.runs.local import Local
 from artifact.runs.resolve import Asked, prepare
+from artifact.runs.took import measured
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Prepared:
     node: str
     process: int
     said: list[str]
+    seconds: dict[str, float]
+    """What making it ready took, by part."""
 
 
 class Worker:
@@ -45,10 +48,11 @@ class Worker:
                     f"{option} {path}: is not on {socket.gethostname()}, where a worker runs; put it at the same path "
                     "on every machine of the cluster, or in a folder that they share"
                 )
-        context, info = prepare(plan, asked, self._said.append, begun)
+        with measured() as took:
+            context, info = prepare(plan, asked, self._said.append, begun)
         self._local = Local(context, info)
         node = importlib.import_module("ray").get_runtime_context().get_node_id()
-        return Prepared(info, __version__, socket.gethostname(), node, os.getpid(), self._lines())
+        return Prepared(info, __version__, socket.gethostname(), node, os.getpid(), self._lines(), took.seconds)
 
     def compute(self, batch: Batch) -> tuple[Computed, list[str]]:
         """One batch, and what was said of it."""

@@ -243,6 +243,7 @@ def test_ctrl_c_on_a_cluster_of_its_own_exits_3_and_leaves_no_process(tmp_path) 
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3, (out, err)
     assert err.count("\n") == 1 and "goes on from there" in err
+    assert re.search(r"^ready after .* second moments \d", out, re.M), out  # which its first worker made
     assert 50 <= stored() < 840
     left = [path.parent for path in Path("/proc").glob("[0-9]*/stat") if _session(path) == process.pid]
     assert not left, [(path / "cmdline").read_text() for path in left]

@@ -164,7 +164,7 @@ def test_ray_workers_reserve_the_main_memory_of_their_weights(
     """On a GPU, too: they pass through it. The first finds out how large the model is, whichever it is."""
     ray, info = Rays(), msgspec.structs.replace(begun, parameters=7_000_000_000, dtype="bfloat16")
     ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {**has, "memory": 1e12}}]
-    monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(info, __version__, "here", "one", 1, []))
+    monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(info, __version__, "here", "one", 1, [], {}))
     monkeypatch.setattr(Worker, "compute", lambda self, batch: (Computed(batch, [], 0.0, {}), []))
     cluster = Cluster(ray, PLAN, ASKED, silent)
     cluster.start(None)
@@ -177,7 +177,7 @@ def test_ray_workers_reserve_the_main_memory_of_their_weights(
 def test_a_ray_worker_holds_a_group_of_cards(begun: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = Rays()
     ray.nodes = lambda: [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 9, "GPU": 4, "memory": 1e12}}]
-    monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(begun, __version__, "here", "one", 1, []))
+    monkeypatch.setattr(Worker, "prepare", lambda *_: Prepared(begun, __version__, "here", "one", 1, [], {}))
     monkeypatch.setattr(Worker, "compute", lambda self, batch: (Computed(batch, [], 0.0, {}), []))
     cluster = Cluster(ray, PLAN, replace(ASKED, gpus_per_worker=2), silent)
     cluster.start(None)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from artifact.runs.took import measured, part
+from artifact.runs.took import counted, measured, part
 
 
 @pytest.fixture
@@ -41,3 +41,11 @@ def test_a_part_that_fails_is_counted_and_a_short_one_is_not_named(clock: list[f
     with measured() as took:
         pass
     assert took.words == "ready after 0.0 s"
+
+
+def test_what_a_worker_measured_counts_where_its_driver_waits(clock: list[float]) -> None:
+    counted({"model": 5.0})  # one that joins later
+    with measured() as took:
+        clock[0] += 9
+        counted({"model": 2.0, "noise level": 6.0})
+    assert took.words == "ready after 9.0 s: noise level 6.0, model 2.0, the rest 1.0"
