@@ -33,7 +33,7 @@ def relation_grids(run: MeasuredRun) -> list[Grid]:
 
 def _edits(run: MeasuredRun, edited: Perspective) -> Grid:
     units = {unit.name: unit for unit in run.info.plan.units}
-    rows = [row for row in run.rows if row.edited == edited]
+    rows = [row for row in run.begun if row.edited == edited]
     scored = [scored_cases(run.store, units[row.unit]) for row in rows]
     lines = [
         line

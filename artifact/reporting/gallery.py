@@ -44,11 +44,11 @@ def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
     drawn = charts(run.store, run.traced.traces)
     beside = paper if run.info.evidence else ()
     return Gallery(
-        tuple(edit_charts(run.info.model, run.rows, beside)),
+        tuple(edit_charts(run.info.model, run.begun, beside)),
         tuple(drawn),
         tuple(severed_charts(drawn)),
         tuple(flow_charts(finished_flows(run.store))),
-        tuple(gap_charts(run.info.model, run.store, run.rows)),
+        tuple(gap_charts(run.info.model, run.store, run.begun)),
         tuple(chart for findings in run.findings.values() for chart in findings.charts),
     )
 

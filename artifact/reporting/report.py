@@ -193,7 +193,7 @@ def _part(
         "before": measured_before(run, drawn),
         "gini": gini_words(drawn) if shown.flows else [],
         "settings": settings,
-        "columns_of": {metric: shown_columns(metric, run.rows) for metric in METRICS},
+        "columns_of": {metric: shown_columns(metric, run.begun) for metric in METRICS},
         **_described(run),
     }
     return part, files
@@ -202,9 +202,9 @@ def _part(
 def _run_grids(run: MeasuredRun, drawn: Sequence[Chart], hashes: Mapping[str, str]) -> dict[str, list[Grid]]:
     """A run's tables by kind: its own numbers, transfer gaps and traces, as far as it has them."""
     return {
-        "own": [grids.own_grid(metric, run.rows, hashes) for metric in METRICS] if run.rows else [],
-        "overall": [grid for grid in [grids.overall_grid(run.rows)] if grid.lines],
-        "gap": [grids.gap_grid(metric, run.rows) for metric in METRICS] if any(row.gaps for row in run.rows) else [],
+        "own": [grids.own_grid(metric, run.begun, hashes) for metric in METRICS] if run.begun else [],
+        "overall": [grid for grid in [grids.overall_grid(run.begun)] if grid.lines],
+        "gap": [grids.gap_grid(metric, run.begun) for metric in METRICS] if any(row.gaps for row in run.begun) else [],
         "trace": [grids.trace_grid(drawn)] if drawn else [],
         "relation": relation_grids(run),
         "question": [grid for findings in run.findings.values() for grid in findings.grids],
@@ -215,8 +215,8 @@ def _run_tables(run: MeasuredRun, prefix: str, tables: Mapping[str, list[Grid]])
     """The files of a run's tables, by path."""
     of = f" on {run.info.model}" if prefix else ""
     files = _table_files([grid for made in tables.values() for grid in made], prefix, of)
-    if run.rows:
-        files[f"tables/{prefix}run.csv"] = grids.own_csv(run.rows)
+    if run.begun:
+        files[f"tables/{prefix}run.csv"] = grids.own_csv(run.begun)
     flat = [grid for kind, made in tables.items() if kind != "own" for grid in made]
     return files | {f"tables/{prefix}{grid.name}.csv": grid_csv(grid) for grid in flat}
 
@@ -235,7 +235,7 @@ def _described(run: MeasuredRun) -> dict[str, Any]:
     units = progress(store, info)
     return {
         "info": info,
-        "rows": run.rows,
+        "rows": run.begun,
         "journal": store.checked(),
         "reasons": counted_reasons(store),
         "progress": units,

@@ -93,10 +93,13 @@ def _ran(run: MeasuredRun) -> str:
         kind, count = unit.task or unit.does, counts.get(unit.name, Counter())["done"]
         done[kind] += count
         facts[kind] = max(facts[kind], count)
-    methods = dict.fromkeys(printed_name(unit.method) for unit in units if unit.does == "edit")
+    edits = [unit for unit in units if unit.does == "edit" and counts.get(unit.name, Counter())["done"]]
+    methods = dict.fromkeys(printed_name(unit.method) for unit in edits)
     parts = []
     if methods:
-        parts.append(f"{done['edit']:,} edits with {_and(list(methods))}")
+        controls = sum(counts[unit.name]["done"] for unit in edits if unit.control)
+        words = f"{done['edit']:,} edits with {_and(list(methods))}"
+        parts.append(words + (f" ({controls:,} of them controls)" if controls else ""))
     if done["trace"]:
         parts.append(f"{done['trace']:,} traces")
     if done["knockout"]:
@@ -113,14 +116,13 @@ def _ran(run: MeasuredRun) -> str:
 def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[JudgedClaim]) -> list[Line]:
     found = []
     for run in runs:
-        recorded, asked = (
-            sum(map(Counter.total, run.store.counts().values())),
-            sum(map(run.info.asked, run.info.plan.units)),
-        )
+        counts, units = run.store.counts(), [unit for unit in run.info.plan.units if run.info.asked(unit)]
+        recorded, asked = sum(map(Counter.total, counts.values())), sum(map(run.info.asked, units))
         if recorded < asked:
-            found.append(
-                Line(f"the rest of the run on {run.info.model}: {recorded:,} of its {asked:,} cases are computed")
-            )
+            words = f"the rest of the run on {run.info.model}: {recorded:,} of its {asked:,} cases are computed"
+            if empty := sum(not counts.get(unit.name) for unit in units):
+                words += f"; tables and figures leave out {empty} of its {len(units)} units, which have none yet"
+            found.append(Line(words))
     if not any(run.info.evidence for run in runs):
         found.append(
             Line(

@@ -86,6 +86,11 @@ class MeasuredRow:
     """The harmonic mean of RATES; None where one of them has no case."""
 
     @property
+    def begun(self) -> bool:
+        """Whether a case of it is recorded."""
+        return self.done + self.failed + self.excluded > 0
+
+    @property
     def printed_method(self) -> str:
         """The method's name; controls are named, and so are edits that were undone before scoring, as the released code
         undoes KN's, and cases that no edit changed.

@@ -145,6 +145,11 @@ class MeasuredRun:
     findings: Mapping[str, Findings] = field(default_factory=dict)
     """What it measured for the questions beyond the paper, by plan."""
 
+    @property
+    def begun(self) -> tuple[MeasuredRow, ...]:
+        """The rows that its tables and figures show: those of which a case is recorded."""
+        return tuple(row for row in self.rows if row.begun)
+
 
 def measured_run(store: Store) -> MeasuredRun:
     """A run with everything averaged that the verdict and the page need."""

@@ -12,9 +12,11 @@ import msgspec
 import pytest
 
 from artifact.plans import PLANS
+from artifact.plans.unit import edit_units
 from artifact.reporting.about import facts_each
 from artifact.reporting.baseline import MeasuredBefore
 from artifact.reporting.expected import load_expected
+from artifact.reporting.report import make_report
 from artifact.reporting.summary import FULL_NEEDS, SAMPLE_NEEDS, Summary, _ran, summarised
 from artifact.reporting.verdict import measured_run, reach_verdict
 from artifact.runs.describe import TracedData
@@ -60,6 +62,21 @@ def test_a_run_that_is_not_finished_says_how_much_is_missing(build: Build) -> No
     units = len(part.info().plan.units)
     rest = f"the rest of the run on smollm2: {20 * units} of its {30 * units} cases are computed"
     assert rest in words(summary(part).open) and "the rest of the run" not in words(summary(whole).open)
+
+
+def test_what_has_no_case_yet_is_counted_and_left_out(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "44 edits with ROME and EMMET", nor pages of rows without a number."""
+    store = build(model="smollm2")
+    info, new = store.info(), edit_units({"emmet": 8}, 24)
+    more = msgspec.structs.replace(info.plan, units=(*info.plan.units, *new))
+    monkeypatch.setattr(Store, "info", lambda self: msgspec.structs.replace(info, plan=more))
+    run, found = measured_run(store), summary(store)
+    assert "44 edits with ROME, 44 traces" in words(found.established)
+    assert f"leave out 2 of its {len(more.units)} units, which have none yet" in words(found.open)
+    assert {row.unit for row in run.rows} - {row.unit for row in run.begun} == {unit.name for unit in new}
+    page = make_report([store], load_expected(), store.folder).files["report.md"].decode()
+    assert "| ROME |" in page and "| EMMET |" not in page
+    assert "| edit with EMMET, relation perspective | 24 | 0 | 0 | 0 |" in page
 
 
 def test_a_run_of_the_paper_says_what_was_judged_and_what_was_not(build: Build, full_size: dict[str, Any]) -> None:
