@@ -69,7 +69,7 @@ def test_edits_that_were_undone_before_the_scoring_have_no_gap(store: Any) -> No
     assert set(gaps.values()) == {None}
     (grid,) = editors_grids(store, rows, gaps)
     assert [line.heads[1] for line in grid.lines] == ["ROME, undone", "R-ROME, undone"]
-    assert all(set(line.cells[:3]) == {"not run"} and line.cells[3].mean is None for line in grid.lines)
+    assert all(set(line.cells[:3]) == {"edit undone"} and line.cells[3].mean is None for line in grid.lines)
 
 
 def test_a_handful_of_facts_decides_nothing(build: Any, shares: dict[str, Any]) -> None:
