@@ -113,7 +113,7 @@ def estimates(
 
     Wilson where every value is 0 or 1 (unless `rates` is off for it: a difference is no rate), else BCa; a single case,
     or cases that are all alike, give the point itself. Cases are what is resampled, the same for all samples; where a
-    few of them are missing (failures), these drop out of a resample. Samples that miss many are resampled alone.
+    few of them are missing (failures), these drop out of a resample. Samples that miss many are resampled apart.
     `relations` are the case ids of each relation, for the spread; a case of none is one of its own.
     """
     may_be_rate = [rates] * len(samples) if isinstance(rates, bool) else rates
@@ -162,10 +162,17 @@ def _harmonic(means_K: np.ndarray) -> np.ndarray:
 
 
 def _together(samples: Sequence[Series], chosen: Sequence[int]) -> list[list[int]]:
-    """The samples that are resampled together: those with nearly all cases, and each other one alone."""
+    """The samples that are resampled together: those with nearly all cases, and of the others those that have the same.
+
+    One of the latter is the same as if it were alone: its own cases are drawn, from the same seed. Units of a
+    run that is not finished have few of the cases, and thousands of numbers of each.
+    """
     cases = len(_all_cases([samples[k] for k in chosen]))
     most = [k for k in chosen if len(samples[k].cases_N) >= (1 - _MISSING) * cases]
-    return [most, *([k] for k in chosen if k not in most)]
+    others: dict[bytes, list[int]] = {}
+    for k in sorted({*chosen} - {*most}):
+        others.setdefault(samples[k].cases_N.tobytes(), []).append(k)
+    return [most, *others.values()]
 
 
 def _spreads(

@@ -29,6 +29,8 @@ from artifact.runs.store import Store, begin, reading, writing
 from artifact.runs.took import measured
 
 SECONDS_BETWEEN_REPORTS = 60.0
+REPORTS_COST = 20
+"""A report waits for so many times what the last one took: they take at most a twentieth of a run."""
 MakeEngine = Callable[[Plan, Asked, Callable[[str], None], RunInfo | None], Engine]
 
 
@@ -50,11 +52,11 @@ def run_plan(
 ) -> Path:
     """Run or resume `plan`; returns the run's folder.
 
-    `report` is called after a unit, at most once a minute; when it fails, that is said and the run goes on. With
-    `retry_failed` the cases that failed are computed again, and what comes out replaces them. Cases that do not fit the
-    device are said and not stored. A stop lets batches in hand be finished; loading and reports, of which nothing is
-    stored, end at once. Raises Interrupted when stopped on request, and RunError when the folder is another run's or
-    cannot be written.
+    `report` is called after a unit, at most once a minute and for a twentieth of the time; when it fails, that is said
+    and the run goes on. With `retry_failed` the cases that failed are computed again, and what comes out replaces them.
+    Cases that do not fit the device are said and not stored. A stop lets batches in hand be finished; loading and
+    reports, of which nothing is stored, end at once. Raises Interrupted when stopped on request, and RunError when the
+    folder is another run's or cannot be written.
     """
     begun = None if out is None else _begun(out)
     model, why = run_model(plan, asked.model, show.say, None if begun is None else begun.model)
@@ -101,7 +103,7 @@ def _run_units(
         if batches or plan.rounds == 1:
             parts.append(_Part(store, unit, batches, show, retry_failed))
     of = {batch: part for part in parts for batch in part.left}
-    later, reported = iter(parts), time.monotonic()
+    later, due = iter(parts), time.monotonic() + SECONDS_BETWEEN_REPORTS
     with stopping() as stop, closing(engine.compute(list(of), stop)) as results:
         _begin(later)
         for computed in results:
@@ -112,13 +114,18 @@ def _run_units(
             if not part.over:
                 continue
             part.end()
-            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+            if (began := time.monotonic()) > due:
                 with stop.idle():
                     _report(report, store, show)
-                reported = time.monotonic()
+                due = next_report(began, time.monotonic())
             _begin(later)
     if stop.asked:
         raise KeyboardInterrupt
+
+
+def next_report(began: float, ended: float) -> float:
+    """When the next report is due, by the clock that says when the last one began and ended (seconds)."""
+    return ended + max(SECONDS_BETWEEN_REPORTS, REPORTS_COST * (ended - began))
 
 
 def _report(report: Callable[[Store], object], store: Store, show: Display) -> None:

@@ -7,12 +7,13 @@ ten-thousandth of a point.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 
 from artifact.evaluation.metrics import Column
 from artifact.plans import PLANS
 from artifact.plans.mechanism import MECHANISM
-from artifact.plans.paper import SMOKE
+from artifact.plans.paper import PAPER_METHODS, SMOKE
 from artifact.plans.real import REAL
 from artifact.plans.unit import Plan
 from artifact.reporting.expected import load_expected
@@ -20,13 +21,14 @@ from artifact.reporting.findings.both import scored_facts
 from artifact.reporting.findings.mechanism import measured
 from artifact.reporting.findings.multiverse import measured as multiverse_of
 from artifact.reporting.report import make_report
+from artifact.reporting.tables import own_rows
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import Store, reading
 
 RESULTS = Path(__file__).parents[2] / "results"
 EXAMPLE, REAL_MODEL = RESULTS / "example-world", RESULTS / "smollm2"
-KNOCKOUTS, BOTH, WHERE, MULTIVERSE = (
-    RESULTS / f"smollm2-{plan}" for plan in ("mechanism", "both", "where", "multiverse")
+KNOCKOUTS, BOTH, WHERE, MULTIVERSE, MODERN = (
+    RESULTS / f"smollm2-{plan}" for plan in ("mechanism", "both", "where", "multiverse", "modern")
 )
 
 
@@ -127,6 +129,41 @@ def test_a_part_of_the_edits_by_site_renders_and_says_that_it_is_a_part(tmp_path
     protocol = " ".join((RESULTS.parent / "docs" / "protocol.md").read_text().split())
     says = "{:.4f} of probability [{:.4f}, {:.4f}]".format(*(-effect[end] for end in ("mean", "high", "low")))
     assert effect["n"] == facts and f"{facts} of the 50 facts" in protocol and says in protocol
+
+
+def test_a_part_of_the_newer_editors_renders_and_answers_for_each(tmp_path: Path) -> None:
+    """Where this fails after a change of the words: `kloc report results/smollm2-modern`, and protocol.md's numbers."""
+    (plan,) = PLANS["modern"]
+    with committed(MODERN, plan) as store:
+        counts, info, rows = store.counts(), store.info(), own_rows(store)
+        report = make_report([store], load_expected(), tmp_path)
+    page = report.files["report.md"].decode()
+    assert page == (MODERN / "report" / "report.md").read_text()
+    done, planned = sum(one.total() for one in counts.values()), sum(map(info.planned, plan.units))
+    assert f"The rest of the run on smollm2: {done:,} of its {planned:,} cases are computed" in page
+    edits = {unit.method: counts[unit.name]["done"] for unit in plan.units if unit.does == "edit"}
+    most, fewer = max(edits.values()), [method for method, count in edits.items() if count < max(edits.values())]
+    assert {edits[method] for method in fewer} == {24} and sorted(fewer) == ["ft", "ike"]
+    (asked,) = (one for one in json.loads(report.files["verdict.json"])["questions"] if one["id"] == "E")
+    found = {tuple(one["condition"].split(", ")[1:3]): one for one in asked["answers"][0]["conditions"]}
+    waiting = {edit: one["measured"] for edit, one in found.items() if one["answer"] != "yes"}
+    assert sorted(waiting) == [("relation edit", "IKE"), ("relation edit", "RETS")]
+    at_subject = (one["measured"] for (_, by), one in found.items() if by not in ("IKE", "RETS"))
+    least = min(at_subject, key=itemgetter("mean"))
+    assert least == found["relation edit", "AlphaEdit"]["measured"]
+    said = [
+        "{:+.1f}{} [{:+.1f}, {:+.1f}]".format(100 * one["mean"], unit, 100 * one["low"], 100 * one["high"])
+        for one, unit in [(least, " points"), *((one, "") for one in waiting.values())]
+    ]
+    protocol = " ".join((RESULTS.parent / "docs" / "protocol.md").read_text().split())
+    assert f"{most} of the 60 facts (FT and IKE 24), and no sequence yet" in protocol
+    assert all(one in protocol for one in said), said
+    readme = " ".join((RESULTS.parent / "README.md").read_text().split())
+    assert f"On {most} facts, newer editors' relation edits do as little, but for RETS's and IKE's" in readme
+    column, new = ("success", Column("entity", "reliability")), {*edits} - {*PAPER_METHODS["gpt2-xl"]}
+    own = [row for row in rows if row.method in new and row.edited == "relation"]
+    rises = {row.method: change.mean for row in own if (change := row.values[column].change) is not None}
+    assert {method for method in new if rises[method] > 0.1} == {"ike", "rets"}
 
 
 def test_the_multiverse_of_a_real_model_renders_and_says_what_carries_each_finding(tmp_path: Path) -> None:

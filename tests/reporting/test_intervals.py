@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from artifact.reporting import intervals
 from artifact.reporting.intervals import Estimate, Series, bca, estimates, harmonic_means, paired_change, wilson
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -112,6 +113,24 @@ def test_numbers_over_the_same_cases_share_their_resamples() -> None:
     width = alone.high - alone.low
     assert abs(found.low - alone.low) < 0.1 * width and abs(found.high - alone.high) < 0.1 * width
     assert together[0] != found
+
+
+def test_what_has_few_of_the_cases_is_resampled_with_what_has_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run's units in its first rounds: thousands of numbers of 32 facts beside an unedited model's of 60."""
+    draw = np.random.default_rng(4)
+    few, fewer, whole = (np.arange(n) for n in (32, 24, 60))
+    samples = [Series(cases, draw.normal(size=len(cases))) for cases in (whole, *[few] * 30, *[fewer] * 30)]
+    relations = {str(n): list(range(n, 60, 9)) for n in range(9)}
+    drawn: list[int] = []
+    resampled = intervals._resampled_means
+    monkeypatch.setattr(intervals, "_resampled_means", lambda of, *more: drawn.append(len(of)) or resampled(of, *more))
+    found = estimates(samples, rates=False, relations=relations)
+    assert drawn == [1, 30, 30] * 2  # for the intervals, and for those by relation
+    for sample, together in zip(samples[::10], found[::10], strict=True):
+        (alone,) = estimates([sample], rates=False, relations=relations)
+        assert alone is not None and together is not None and alone.spread is not None and together.spread is not None
+        assert (together.low, together.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+        assert (together.spread.low, together.spread.high) == pytest.approx((alone.spread.low, alone.spread.high))
 
 
 def test_bca_of_skewed_cases_leans_to_the_long_tail() -> None:

@@ -57,6 +57,12 @@ def test_a_report_on_the_way_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert contents(tmp_path) == made_up(description())
 
 
+@pytest.mark.parametrize(("took", "wait"), [(0.5, 60.0), (3.0, 60.0), (40.0, 800.0)])
+def test_reports_on_the_way_take_a_twentieth_of_the_time_at_most(took: float, wait: float) -> None:
+    assert runner.next_report(100.0, 100.0 + took) == 100.0 + took + wait
+    assert took <= 0.05 * (took + wait)
+
+
 def test_loading_ends_at_once(tmp_path: Path) -> None:
     went_on: list[bool] = []
 
