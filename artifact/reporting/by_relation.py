@@ -4,7 +4,8 @@ Facts of one relation are not independent of each other: a mean over all of them
 few finished facts is left out.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,11 +14,13 @@ from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line, Scale
 from artifact.reporting.charts import CORRUPTED
 from artifact.reporting.intervals import Series, estimates
-from artifact.reporting.tables import scored_cases
+from artifact.reporting.tables import MeasuredRow, scored_cases
 from artifact.reporting.verdict import MeasuredRun
 
 FEWEST = 3
 """Finished facts of a relation that a table shows."""
+_WIDEST = 5
+"""Methods of a table: more do not fit a page."""
 _NONE = Series(np.array([], dtype=np.int64), np.array([]))
 _PROBABILITY = SCALES["magnitude"].of_change
 
@@ -28,12 +31,20 @@ def relation_grids(run: MeasuredRun) -> list[Grid]:
     """
     if not run.info.by_relation:
         return []
-    return [grid for grid in (*(_edits(run, one) for one in PERSPECTIVES), _traces(run)) if grid.lines]
+    edits = [_edits(run, edited, rows, number) for edited in PERSPECTIVES for number, rows in _parts(run, edited)]
+    return [grid for grid in (*edits, _traces(run)) if grid.lines]
 
 
-def _edits(run: MeasuredRun, edited: Perspective) -> Grid:
+def _parts(run: MeasuredRun, edited: Perspective) -> Iterator[tuple[int, Sequence[MeasuredRow]]]:
+    """The rows of each table of one perspective's edits, and its number from 1; controls are left out."""
+    rows = [row for row in run.begun if row.edited == edited and not row.control]
+    tables = max(1, math.ceil(len(rows) / _WIDEST))
+    for number in range(tables):
+        yield number + 1, rows[len(rows) * number // tables : len(rows) * (number + 1) // tables]
+
+
+def _edits(run: MeasuredRun, edited: Perspective, rows: Sequence[MeasuredRow], number: int) -> Grid:
     units = {unit.name: unit for unit in run.info.plan.units}
-    rows = [row for row in run.begun if row.edited == edited]
     scored = [scored_cases(run.store, units[row.unit]) for row in rows]
     lines = [
         line
@@ -46,8 +57,8 @@ def _edits(run: MeasuredRun, edited: Perspective) -> Grid:
         )
     ]
     return Grid(
-        name=f"by-relation-{edited}",
-        title=f"By relation: {edited} edits",
+        name=f"by-relation-{edited}" + (f"-{number}" if number > 1 else ""),
+        title=f"By relation: {edited} edits" + (f", table {number}" if number > 1 else ""),
         caption=f"Success after {edited} edits, asked from both perspectives (reliability), in percent with its 95% "
         f"interval, for each relation of which at least {FEWEST} facts are finished.",
         heads=("asked from", "relation"),

@@ -16,12 +16,14 @@ from artifact.plans.mechanism import MECHANISM
 from artifact.plans.paper import PAPER_METHODS, SMOKE
 from artifact.plans.real import REAL
 from artifact.plans.unit import Plan
+from artifact.reporting.by_relation import relation_grids
 from artifact.reporting.expected import load_expected
 from artifact.reporting.findings.both import scored_facts
 from artifact.reporting.findings.mechanism import measured
 from artifact.reporting.findings.multiverse import measured as multiverse_of
 from artifact.reporting.report import make_report
 from artifact.reporting.tables import own_rows
+from artifact.reporting.verdict import measured_run
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import Store, reading
 
@@ -136,6 +138,7 @@ def test_a_part_of_the_newer_editors_renders_and_answers_for_each(tmp_path: Path
     (plan,) = PLANS["modern"]
     with committed(MODERN, plan) as store:
         counts, info, rows = store.counts(), store.info(), own_rows(store)
+        tables = [grid for grid in relation_grids(measured_run(store)) if grid.name.startswith("by-relation-entity")]
         report = make_report([store], load_expected(), tmp_path)
     page = report.files["report.md"].decode()
     assert page == (MODERN / "report" / "report.md").read_text()
@@ -144,6 +147,8 @@ def test_a_part_of_the_newer_editors_renders_and_answers_for_each(tmp_path: Path
     edits = {unit.method: counts[unit.name]["done"] for unit in plan.units if unit.does == "edit"}
     most, fewer = max(edits.values()), [method for method, count in edits.items() if count < max(edits.values())]
     assert {edits[method] for method in fewer} == {24} and sorted(fewer) == ["ft", "ike"]
+    shown = [name for grid in tables for name in grid.columns if name != "facts"]
+    assert len({*shown}) == len(shown) == len(edits) and max(len(grid.columns) for grid in tables) <= 6, "of a page"
     (asked,) = (one for one in json.loads(report.files["verdict.json"])["questions"] if one["id"] == "E")
     found = {tuple(one["condition"].split(", ")[1:3]): one for one in asked["answers"][0]["conditions"]}
     waiting = {edit: one["measured"] for edit, one in found.items() if one["answer"] != "yes"}
