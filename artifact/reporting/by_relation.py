@@ -26,8 +26,8 @@ _PROBABILITY = SCALES["magnitude"].of_change
 
 
 def relation_grids(run: MeasuredRun) -> list[Grid]:
-    """A table for each edited perspective: reliability of both perspectives' prompts by relation and method, in
-    percent; and one of the traces' total effects.
+    """Tables for each edited perspective: reliability of both perspectives' prompts by relation and method, in percent,
+    at most _WIDEST methods each; and one of the traces' total effects.
     """
     if not run.info.by_relation:
         return []
