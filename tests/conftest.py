@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: without it among what is looked through, a collection takes a tenth of its time."""
+    """What is loaded by now stays, so no collection need look through it."""
     gc.collect()
     gc.freeze()
 
@@ -64,7 +64,7 @@ def _blank_figures() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _world_moments() -> Iterator[None]:
-    """The embedded models' second moments are summed once for all tests that ask for the same: two seconds of a run."""
+    """The embedded models' second moments are summed once for all tests that ask for the same."""
     kept: dict[tuple[object, ...], Moments] = {}
     summed = editors.compute_moments
 

@@ -66,10 +66,10 @@ def editors_grids(store: Store, rows: Sequence[MeasuredRow], gaps: Gaps) -> tupl
         own = [row for row in edits if row.method == method]
         found = [gaps.get(names.get((method, perspective), "")) for perspective in PERSPECTIVES]
         numbers = [Cell.of(gap, SCALES["success"].of_change) for gap in found]
-        asked = {} if own[0].undone else directions(scored, method)
-        states = [
-            "edit undone" if own[0].undone else _state(asked.get(finding), info.relations) for finding in FINDINGS
-        ]
+        states = ["edit undone"] * len(FINDINGS)
+        if not own[0].undone:
+            asked = directions(scored, method)
+            states = [_state(asked.get(finding), info.relations) for finding in FINDINGS]
         changes, where = edited_place(method, info.settings.get(method, {}))
         lines.append(Line((changes, own[0].printed_method, where), (*states, *numbers)))
     words = "; ".join(f"{finding}: {_ASKED[finding]}" for finding in FINDINGS)

@@ -164,7 +164,8 @@ def test_a_part_of_the_newer_editors_renders_and_answers_for_each(tmp_path: Path
     assert f"{most} of the 60 facts (FT and IKE 24), and no sequence yet" in protocol
     assert all(one in protocol for one in said), said
     readme = " ".join((RESULTS.parent / "README.md").read_text().split())
-    assert f"On {most} facts, newer editors' relation edits do as little, but for RETS's and IKE's" in readme
+    said_of_all = "newer editors' relation edits change the entity as little, but for RETS's and IKE's"
+    assert f"On {min(edits.values())} to {most} facts, {said_of_all}" in readme
     column, new = ("success", Column("entity", "reliability")), {*edits} - {*PAPER_METHODS["gpt2-xl"]}
     own = [row for row in rows if row.method in new and row.edited == "relation"]
     rises = {row.method: change.mean for row in own if (change := row.values[column].change) is not None}
