@@ -32,6 +32,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 assert set(SHAPES) == set(get_args(ShapeName))
+SIDE, GPU_SIDE = 1536, 8192
+"""Rows and columns of the product that measures a processor, and a GPU."""
 _T = TypeVar("_T")
 
 
@@ -110,7 +112,7 @@ def operations(work: Callable[[], object]) -> int:
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Operations a second of one large square matrix product here, in this precision: the best of five."""
-    side = 8192 if device.startswith("cuda") else 1536
+    side = GPU_SIDE if device.startswith("cuda") else SIDE
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     a @ b
     return 2 * side**3 / min(timed(lambda: a @ b, device).seconds for _ in range(5))

@@ -6,7 +6,7 @@ facts; its records are stored a case at a time. A new plan is a file beside pape
 
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
-from itertools import combinations, product
+from itertools import combinations
 
 import msgspec
 
@@ -52,11 +52,23 @@ def narrowing_of(plan: Plan, left_out: Collection[str] = ()) -> tuple[tuple[Part
     whole or an unknown plan.
     """
     names = [unit.name for unit in plan.units]
+
+    def left(whole: Plan, only: Sequence[Part], methods: Sequence[str]) -> list[str]:
+        return [unit.name for unit in _left(whole, only, methods) if unit.name not in left_out]
+
     for whole in (*PLANS.get(plan.name, ()), SMOKE_FEW_FACTS):
-        if (whole.name, whole.models) == (plan.name, plan.models):
-            for count, asked in product(range(len(PARTS) + 1), ((), plan.methods)):
-                for only in combinations(PARTS, count):
-                    if [unit.name for unit in _left(whole, only, asked) if unit.name not in left_out] == names:
+        if (whole.name, whole.models) != (plan.name, plan.models):
+            continue
+        for asked in ((), plan.methods):
+            if left(whole, (), asked) == names:
+                return (), asked
+        # A part that brings another unit is none of those asked for; all others together bring the most.
+        fits = {asked: [p for p in PARTS if set(left(whole, [p], asked)) <= set(names)] for asked in ((), plan.methods)}
+        fits = {asked: parts for asked, parts in fits.items() if parts and left(whole, parts, asked) == names}
+        for count in range(1, len(PARTS) + 1):
+            for asked, parts in fits.items():
+                for only in combinations(parts, count):
+                    if left(whole, only, asked) == names:
                         return only, asked
     return (), ()
 

@@ -241,6 +241,13 @@ def default_moments(
     """Second moments where the user gave none: the world's corpus, or seeded samples of the model itself; with
     `of_text`, and of an encoder, a real text that every Python brings (texts.documentation).
     """
+    texts, source = moment_texts(model, key_width(model.decoder, layers[0], site), of_text)
+    batch = 64 if model.name in WORLDS else 16
+    return compute_moments(model, texts, layers, source, RIDGE, batch=batch, memory=memory, site=site)
+
+
+def moment_texts(model: LanguageModel, width: int, of_text: bool) -> tuple[list[list[int]], str]:
+    """The texts (ids) that `default_moments` reads for keys of this width, and what they are."""
     causal = model.decoder.family.causal
     if model.name in WORLDS:
         from artifact.world.facts import DEFAULT_SEED, generate
@@ -250,8 +257,7 @@ def default_moments(
             corpus = [model.tokens.ids(text) for text in world.corpus()]
         else:  # as it was trained: with the answer masked
             corpus = [list(model.tokens.encode(one.prompt).ids) for one in world.statements()]
-        return compute_moments(model, corpus, layers, "the embedded world's corpus", RIDGE, memory=memory, site=site)
-    width = key_width(model.decoder, layers[0], site)
+        return corpus, "the embedded world's corpus"
     if of_text or not causal:
         paragraphs, source = documentation()
         read: list[list[int]] = []
@@ -260,11 +266,9 @@ def default_moments(
                 break
             with suppress(PromptError):  # longer than the model reads, or with words that it does not know
                 read.append(model.tokens.whole(model.tokens.ids(text)))
-        source = f"the first {len(read)} that it reads of {source}"
-        return compute_moments(model, read, layers, source, RIDGE, batch=16, memory=memory, site=site)
+        return read, f"the first {len(read)} that it reads of {source}"
     # Four keys a dimension make the matrix regular; the published moments use thousands.
     length = min(128, model.decoder.positions - 1)  # the token they follow takes a position
     count = -(-4 * width // length)
     texts = [[*model.tokens.opening, *drawn] for drawn in sample(model, count, length, SEED, top=50)]
-    source = f"{count} texts drawn from the model itself"
-    return compute_moments(model, texts, layers, source, RIDGE, batch=16, memory=memory, site=site)
+    return texts, f"{count} texts drawn from the model itself"

