@@ -1,7 +1,9 @@
-"""The table of a run's editors: what each changes and where, what its edits say of T1 to T3, and its transfer gaps.
+"""The table of a run's editors: what each changes and where, what its edits say of T1 to T3, and its transfer gaps; and
+the figure of these gaps.
 
-Covers every method that the run edits by, a line each. The paper's bounds are numbers of its models and methods, so of
-each editor the direction is asked, as the multiverse asks it (findings/edit_multiverse.py).
+Covers every method that the run edits by, a line each; the figure has the controls, too. The paper's bounds are numbers
+of its models and methods, so of each editor the direction is asked, as the multiverse asks it
+(findings/edit_multiverse.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +11,14 @@ from typing import Any
 
 from artifact.editing.methods import METHODS, printed_name
 from artifact.editing.site import PRINTED_MODULE, TOKEN_WORDS
-from artifact.evaluation.metrics import Column, Metric
-from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.evaluation.metrics import Column, Group, Metric
+from artifact.facts.fact import PERSPECTIVES
 from artifact.reporting.cells import SCALES, Cell, Grid, Line
+from artifact.reporting.edit_charts import AFTER, Mark
 from artifact.reporting.equivalence import doubt
 from artifact.reporting.findings.edit_multiverse import FINDINGS, Edits, directions
 from artifact.reporting.intervals import Estimate, Series, estimates
+from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.reporting.multiverse import Specification, lies_below
 from artifact.reporting.tables import MeasuredRow, hard_column, scored_cases
 from artifact.runs.store import Store
@@ -29,7 +33,7 @@ Gaps = Mapping[str, Estimate | None]
 """Transfer gaps of the changes in success, by unit."""
 
 
-def transfer_gaps(store: Store, rows: Sequence[MeasuredRow]) -> Gaps:
+def transfer_gaps(store: Store, rows: Sequence[MeasuredRow], group: Group = "reliability") -> Gaps:
     """Of each unit that edits, the rise in success on the edited perspective's prompts minus that on the other's.
 
     Relation prompts are read against another relation: against the word "None" an unedited model leaves little to rise.
@@ -43,7 +47,8 @@ def transfer_gaps(store: Store, rows: Sequence[MeasuredRow]) -> Gaps:
     for row in rows:
         if row.edited is not None and not row.undone:
             after = scored_cases(store, units[row.unit])
-            keys = [_key(row.edited), *(_key(one) for one in PERSPECTIVES if one != row.edited)]
+            both = (row.edited, *(one for one in PERSPECTIVES if one != row.edited))
+            keys: list[tuple[Metric, Column]] = [("success", hard_column(one, group)) for one in both]
             if all(key in after and key in before for key in keys):
                 here, there = (after[key].minus(before[key]) for key in keys)
                 series[row.unit] = here.minus(there)
@@ -51,8 +56,30 @@ def transfer_gaps(store: Store, rows: Sequence[MeasuredRow]) -> Gaps:
     return {row.unit: found.get(row.unit) for row in rows if row.edited is not None}
 
 
-def _key(perspective: Perspective) -> tuple[Metric, Column]:
-    return "success", hard_column(perspective)
+def gap_charts(model: str, rows: Sequence[MeasuredRow], gaps: Mapping[Group, Gaps]) -> tuple[MarkChart, ...]:
+    """The figure of the transfer gaps of every edit and control, a panel a group of prompts; none without gaps."""
+    panels, methods = [], dict[str, None]()
+    for group, of_units in gaps.items():
+        marks = [
+            Mark(row.printed_method, row.edited, gap, None)
+            for row in rows
+            if row.edited is not None and (gap := of_units.get(row.unit)) is not None
+        ]
+        panels.append(MarkPanel(group, tuple(marks)))
+        methods |= dict.fromkeys(mark.method for mark in marks)
+    if not methods:
+        return ()
+    chart = MarkChart(
+        name="transfer-gap",
+        title="Transfer gap: the edited perspective's rise in success minus the other's (relations against another "
+        f"relation), {model}",
+        measured="gap",
+        lines=tuple(methods),
+        panels=tuple(panels),
+        of=AFTER,
+        heads=("edited", "method"),
+    )
+    return (chart,)
 
 
 def editors_grids(store: Store, rows: Sequence[MeasuredRow], gaps: Gaps) -> tuple[Grid, ...]:

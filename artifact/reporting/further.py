@@ -1,7 +1,7 @@
 """What edits leave beside success: whether the old relation is gone, and whether the model writes the target by itself.
 
-Covers the table of removal and generation of a run that scored them (Unit.further), and the figure of its transfer
-gaps, method by method. evaluation/further.py says what the numbers mean.
+Covers the table of removal and generation of a run that scored them (Unit.further). evaluation/further.py says what
+the numbers mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,10 @@ from typing import Any
 from artifact.facts.fact import PERSPECTIVES
 from artifact.plans.unit import Unit
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line
-from artifact.reporting.edit_charts import AFTER, Mark
 from artifact.reporting.equivalence import MARGIN, Tested, held_against
 from artifact.reporting.grids import edit_name
 from artifact.reporting.intervals import Estimate, Series, estimates
-from artifact.reporting.mark_charts import MarkChart, MarkPanel
-from artifact.reporting.tables import TRANSFER_GROUPS, MeasuredRow
+from artifact.reporting.tables import MeasuredRow
 from artifact.runs.store import Store
 
 FURTHER = ("removal", *(f"{perspective} generation" for perspective in PERSPECTIVES))
@@ -91,28 +89,3 @@ def further_values(further: Mapping[str, Any]) -> dict[str, float]:
     written = further.get("generation", {})
     found = {f"{perspective} generation": float(one["exact"]) for perspective, one in written.items()}
     return found | ({"removal": float(further["removal"]["removed"])} if "removal" in further else {})
-
-
-def gap_charts(model: str, store: Store, rows: Sequence[MeasuredRow]) -> list[MarkChart]:
-    """The figure of a run's transfer gaps; none for a run that scored nothing beyond success: its tables hold them."""
-    if not any(unit.further for unit in store.info().plan.units):
-        return []
-    edits = [row for row in rows if row.edited is not None and row.gaps]
-    panels = []
-    for group in TRANSFER_GROUPS:
-        gaps = ((row, row.edited, row.gaps.get(("success", group))) for row in edits)
-        marks = [Mark(row.printed_method, edited, gap.mean, None) for row, edited, gap in gaps if gap and edited]
-        panels.append(MarkPanel(group, tuple(marks)))
-    methods = tuple(dict.fromkeys(row.printed_method for row in edits))
-    if not any(panel.marks for panel in panels):
-        return []
-    chart = MarkChart(
-        name="transfer-gap",
-        title=f"Transfer gap of success: the edited perspective minus the other, {model}",
-        measured="gap",
-        lines=methods,
-        panels=tuple(panels),
-        of=AFTER,
-        heads=("edited", "method"),
-    )
-    return [chart]

@@ -1,5 +1,5 @@
-"""All figures of a run as data, in the order of the page: success after each edit, transfer gaps, heat maps, severed
-effects, attention knockouts.
+"""All figures of a run as data, in the order of the page: success after each edit, heat maps, severed effects,
+attention knockouts, and those of the questions beyond the paper.
 
 Covers naming and choosing them. Loads no matplotlib; figures.py draws them.
 """
@@ -11,7 +11,6 @@ from artifact.errors import SettingError
 from artifact.reporting.charts import Chart, charts
 from artifact.reporting.edit_charts import EditChart, edit_charts
 from artifact.reporting.flow_charts import FlowChart, finished_flows, flow_charts
-from artifact.reporting.further import gap_charts
 from artifact.reporting.line_charts import LineChart
 from artifact.reporting.mark_charts import MarkChart
 from artifact.reporting.multiverse import Curve
@@ -30,13 +29,12 @@ class Gallery:
     traces: tuple[Chart, ...]
     severed: tuple[SeveredChart, ...]
     flows: tuple[FlowChart, ...]
-    gaps: tuple[MarkChart, ...] = ()
     questions: tuple[LineChart | MarkChart | Curve, ...] = ()
 
     @property
     def every(self) -> tuple[Shown, ...]:
         """All of them, in the order of the page."""
-        return (*self.edits, *self.gaps, *self.traces, *self.severed, *self.flows, *self.questions)
+        return (*self.edits, *self.traces, *self.severed, *self.flows, *self.questions)
 
 
 def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
@@ -48,7 +46,6 @@ def gallery(run: MeasuredRun, paper: Sequence[JudgedRow]) -> Gallery:
         tuple(drawn),
         tuple(severed_charts(drawn)),
         tuple(flow_charts(finished_flows(run.store))),
-        tuple(gap_charts(run.info.model, run.store, run.begun)),
         tuple(chart for findings in run.findings.values() for chart in findings.charts),
     )
 

@@ -196,11 +196,11 @@ def own_rows(store: Store) -> list[MeasuredRow]:
     return [replace(row, overall=overall) for row, overall in zip(rows, harmonic_means(rates), strict=True)]
 
 
-def hard_column(perspective: Perspective) -> Column:
+def hard_column(perspective: Perspective, group: Group = "reliability") -> Column:
     """A perspective's own prompts; the relation's against another relation: against the word "None" an unedited model
     leaves little to rise.
     """
-    return Column(perspective, "reliability", ANOTHER_RELATION if perspective == "relation" else "")
+    return Column(perspective, group, ANOTHER_RELATION if perspective == "relation" else "")
 
 
 def shown_columns(metric: Metric, rows: Iterable[HasValues]) -> tuple[Column, ...]:

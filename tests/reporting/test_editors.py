@@ -9,7 +9,7 @@ from artifact.editing.hparams import told
 from artifact.editing.methods import METHODS
 from artifact.plans.unit import Plan, Unit
 from artifact.reporting.cells import Cell
-from artifact.reporting.editors import edited_place, editors_grids, transfer_gaps
+from artifact.reporting.editors import edited_place, editors_grids, gap_charts, transfer_gaps
 from artifact.reporting.elsewhere import claims_elsewhere
 from artifact.reporting.expected import load_expected
 from artifact.reporting.findings.modern import measured
@@ -56,6 +56,10 @@ def test_the_claims_are_those_of_the_paper_s_methods_and_each_editor_is_asked_fo
     assert findings is not None and [one.name for one in findings.grids] == ["editors"]
     name = "transfer gap against another relation, relation edit, R-ROME"
     assert findings.quantities[name].estimate == gaps["rrome-relation"]
+    (chart,) = findings.charts
+    drawn = {(mark.method, mark.edited): mark.measured for mark in chart.panels[0].marks}
+    assert findings.figure == chart.name and drawn["R-ROME", "relation"] == gaps["rrome-relation"]
+    assert drawn == {(row.printed_method, row.edited): gaps[row.unit] for row in rows if row.edited}
     asked = {one.quantity for question in load_questions() if question.id == "E" for one in question.conditions}
     assert {
         name.replace("R-ROME", method) for method in ("R-ROME", "EMMET", "AlphaEdit", "PMET", "RETS", "IKE")
@@ -70,6 +74,7 @@ def test_edits_that_were_undone_before_the_scoring_have_no_gap(store: Any) -> No
     (grid,) = editors_grids(store, rows, gaps)
     assert [line.heads[1] for line in grid.lines] == ["ROME, undone", "R-ROME, undone"]
     assert all(set(line.cells[:3]) == {"edit undone"} and line.cells[3].mean is None for line in grid.lines)
+    assert not gap_charts("smollm2", rows, {"reliability": gaps})
 
 
 def test_a_handful_of_facts_decides_nothing(build: Any, shares: dict[str, Any]) -> None:

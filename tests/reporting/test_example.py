@@ -167,7 +167,7 @@ def test_a_part_of_the_newer_editors_renders_and_answers_for_each(tmp_path: Path
     assert all(one in protocol for one in said), said
     (unedited,) = (row for row in rows if row.method == "none")
     before = 100 * unedited.values["success", Column("relation", "reliability", "another relation")].mean.mean
-    assert f"can gain {100 - before:.0f} points at most, because they are right in {before:.0f} of 100 facts" in protocol
+    assert f"gain {100 - before:.0f} points at most, because they are right in {before:.0f} of 100 facts" in protocol
     readme = " ".join((RESULTS.parent / "README.md").read_text().split())
     said_of_all = "newer editors' relation edits change the entity as little, but for RETS's and IKE's"
     assert f"On 60 facts, {said_of_all}" in readme

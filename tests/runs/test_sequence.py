@@ -156,7 +156,8 @@ def test_the_run_has_memits_controls_and_curves(run: Store) -> None:
 
 def test_the_table_and_the_figure_are_the_records(run: Store) -> None:
     found = findings_of(run)["modern"]
-    (chart,) = found.charts
+    gaps, chart = found.charts
+    assert gaps.name == "transfer-gap"
     assert [panel.title for panel in chart.panels] == ["MEMIT, entity edit", "MEMIT, relation edit"]
     assert (chart.places, chart.across, chart.side_by_side) == ((1, 3), "facts written", 2)
     (grid,) = [grid for grid in found.grids if grid.name == "sequence"]
