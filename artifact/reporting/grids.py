@@ -87,7 +87,7 @@ def gap_grid(metric: Metric, rows: Sequence[MeasuredRow]) -> Grid:
         title=f"Transfer gap: {metric}",
         caption=f"The edited perspective's {metric} minus the other's, paired over n facts, with its 95% interval; "
         "beside it the same of the changes against the unedited model, which leaves out what that model said already. "
-        "Zero: the edit carries over whole.",
+        "Zero: the edit carries over whole, or changed nothing.",
         heads=("edited", "method"),
         columns=(*(f"{group}{words}" for group in TRANSFER_GROUPS for words in ("", ", change")), "n"),
         lines=tuple(lines),

@@ -58,13 +58,14 @@ class Value:
 class MeasuredRow:
     """One unit of the run: which edit, what each column gives by metric, and how many cases it rests on.
 
-    `edited` is None for the unedited model. `planned` is how many cases the plan holds for the unit; a column without
-    prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited perspective
-    minus the other perspective, case by case: what of the edit did not carry over; its change is the gap of the
-    changes. `undone` marks rows whose edit was undone before the scoring, as the released code does with KN's: the
-    numbers are the unedited model's. `unedited` counts the cases whose edit changes nothing (Method.unchanged): they
-    are done, and their numbers are the unedited model's. `ordered`: each case's numbers depend on the cases edited
-    before it. `skipped` is why every case was left out, where all share one reason.
+    `edited` is None for the unedited model. `planned` is how many cases the plan holds for the unit; a column
+    without prompts in the data, or without a finished case, has no value. `gaps` holds, for an edit, the edited
+    perspective minus the other perspective, case by case: what of the edit did not carry over; its change is the
+    gap of the changes. `undone` marks rows whose edit was undone before the scoring, as the released code does with
+    KN's: the numbers are the unedited model's, and a gap would say nothing of the edit. `unedited` counts the cases
+    whose edit changes nothing (Method.unchanged): they are done, and their numbers are the unedited model's.
+    `ordered`: each case's numbers depend on the cases edited before it. `skipped` is why every case was left out,
+    where all share one reason.
     """
 
     unit: str
@@ -172,7 +173,7 @@ def own_rows(store: Store) -> list[MeasuredRow]:
             wanted["mean", unit.name, key] = series
             if unit.does == "edit" and key in before:
                 wanted["change", unit.name, key] = series.minus(before[key])
-        if unit.does == "edit":
+        if unit.does == "edit" and not undone(info, unit):
             for gap, (whole, of_changes) in _gaps(unit.perspective, after, before).items():
                 wanted["gap", unit.name, gap] = whole
                 wanted["gap of changes", unit.name, gap] = of_changes

@@ -63,7 +63,7 @@ def run_statistics(run: MeasuredRun, drawn: Sequence[Chart], claims: Sequence[Cl
     for metric in METRICS:
         against = f"Paired changes of {metric} against the unedited model, held against zero."
         found.append(Statistics(metric, f"changes of {metric}", against, tuple(_changes(metric, run.rows))))
-        against = f"Transfer gaps of the changes of {metric}, held against zero: the edit carries over whole."
+        against = f"Transfer gaps of the changes of {metric}, held against zero: all carries over, or nothing changed."
         tests = tuple(_gaps(metric, run.rows))
         found.append(Statistics(f"transfer-{metric}", f"transfer gaps of {metric}", against, tests))
     against = "Total effects, clean minus corrupted probability, held against zero."

@@ -229,6 +229,15 @@ def test_the_transfer_gap_is_the_edited_perspective_less_the_other(build: Build,
     assert str(grid.rows[0][-1]) == "40"
 
 
+def test_an_edit_that_was_undone_has_no_gap(build: Build, shares: dict[str, Shares], monkeypatch) -> None:
+    """Its numbers are the unedited model's: a gap of changes of zero would read as an edit that carries over whole."""
+    monkeypatch.setattr("artifact.reporting.tables.undone", lambda info, unit: unit.perspective == "entity")
+    _, relation, entity = own_rows(build(shares=shares))
+    assert entity.undone and entity.values and not entity.gaps and relation.gaps
+    grid = gap_grid("success", [relation, entity])
+    assert [line[:2] for line in grid.rows] == [("relation edit", "ROME")]
+
+
 def test_a_perspective_without_prompts_has_no_gap(build: Build, shares: dict[str, Shares]) -> None:
     for unit in shares.values():
         del unit["relation", "generality"]
