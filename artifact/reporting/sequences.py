@@ -1,6 +1,6 @@
 """What many edits leave in one model: curves over the number of facts, written one after the other or as one batch.
 
-Covers the table and the figure of a run that has units of the task `sequence` (runs/tasks/sequence.py). At each point
+Covers the tables and the figure of a run that has units of the task `sequence` (runs/tasks/sequence.py). At each point
 all facts that the model carries are scored; the unedited model is the point of no fact, scored on all of them.
 """
 
@@ -29,8 +29,7 @@ SCORED = (
     Column("relation", "reliability"),
     Column("relation", "generality"),
 )
-"""Columns of success in the table; removal and generation stand beside them."""
-_NAMES = (*(column.name for column in SCORED), *FURTHER)
+"""Columns of success."""
 _SHOWN = (
     ("entity reliability", "entity, in sequence", "sequence"),
     ("entity reliability", "entity, one batch", "batch"),
@@ -132,31 +131,37 @@ def _numbers(point: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sequence_grids(every: Sequence[Written]) -> tuple[Grid, ...]:
-    """The table: a line for each method, perspective, number of facts and way; none without any."""
+    """The tables, of success, and of removal and generation: a line for each method, perspective, number of facts and
+    way; none without any. In one they would be wider than a page.
+    """
+    if not every:
+        return ()
+    caption = (
+        "In percent, each with its 95% interval over facts, of all facts that were written: one after the other, each "
+        "edit computed on the model that carries those before it, or all as one batch. The unedited model is scored on "
+        "all facts of the curve. An edit that failed is missing in its model, and its fact is scored all the same."
+    )
+    return (
+        _grid("sequence", "success", f"Success. {caption}", [column.name for column in SCORED], every),
+        _grid("sequence-further", "removal and generation", f"Removal and generation. {caption}", FURTHER, every),
+    )
+
+
+def _grid(name: str, of: str, caption: str, columns: Sequence[str], every: Sequence[Written]) -> Grid:
     lines = []
     for one in every:
         for key in one.scored:
-            cells = [Cell.of(one.found.get((key, name)), SCALES["success"]) for name in _NAMES]
+            cells = [Cell.of(one.found.get((key, column)), SCALES["success"]) for column in columns]
             counts = [Cell(n, scale=COUNT) for n in (one.scored[key], one.failed[key])]
-            words = _WORDS[key[1]]
-            lines.append(Line((edit_name(one.edited), one.method, str(key[0]), words), (*cells, *counts)))
-    if not lines:
-        return ()
-    caption = (
-        "Success, removal and generation in percent, each with its 95% interval over facts, of all facts that were "
-        "written: one after the other, each edit computed on the model that carries those before it, or all as one "
-        "batch. The unedited model is scored on all facts of the curve. An edit that failed is missing in its model, "
-        "and its fact is scored all the same."
-    )
-    return (
-        Grid(
-            name="sequence",
-            title="Many edits in one model",
-            caption=caption,
-            heads=("edited", "method", "facts written", "way"),
-            columns=(*_NAMES, "n", "failed edits"),
-            lines=tuple(lines),
-        ),
+            heads = (edit_name(one.edited), one.method, str(key[0]), _WORDS[key[1]])
+            lines.append(Line(heads, (*cells, *counts)))
+    return Grid(
+        name=name,
+        title=f"Many edits in one model: {of}",
+        caption=caption,
+        heads=("edited", "method", "facts written", "way"),
+        columns=(*columns, "n", "failed edits"),
+        lines=tuple(lines),
     )
 
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from artifact.evaluation.metrics import Column
+from artifact.facts.fact import PERSPECTIVES
 from artifact.plans import PLANS
 from artifact.plans.mechanism import MECHANISM
 from artifact.plans.paper import PAPER_METHODS, SMOKE
@@ -146,6 +147,7 @@ def test_a_part_of_the_newer_editors_renders_and_answers_for_each(tmp_path: Path
     assert f"The rest of the run on smollm2: {done:,} of its {planned:,} cases are computed" in page
     edits = {unit.method for unit in plan.units if unit.does == "edit"}
     assert {counts[unit.name]["done"] for unit in plan.units if unit.does != "task"} == {60}
+    assert {name for name in counts if name.startswith("sequence")} == {f"sequence-rome-{one}" for one in PERSPECTIVES}
     shown = [name for grid in tables for name in grid.columns if name != "facts"]
     assert len({*shown}) == len(shown) == len(edits) and max(len(grid.columns) for grid in tables) <= 6, "of a page"
     (asked,) = (one for one in json.loads(report.files["verdict.json"])["questions"] if one["id"] == "E")
@@ -163,7 +165,7 @@ def test_a_part_of_the_newer_editors_renders_and_answers_for_each(tmp_path: Path
         for one, unit in [(least, " points"), *((one, "") for one in others.values())]
     ]
     protocol = " ".join((RESULTS.parent / "docs" / "protocol.md").read_text().split())
-    assert "all 60 facts of every editor and control, and no sequence yet" in protocol
+    assert "all 60 facts of every editor and control, and of the sequences ROME's alone" in protocol
     assert all(one in protocol for one in said), said
     (unedited,) = (row for row in rows if row.method == "none")
     before = 100 * unedited.values["success", Column("relation", "reliability", "another relation")].mean.mean
