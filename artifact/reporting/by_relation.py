@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from artifact.evaluation.metrics import Column
-from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.facts.fact import PERSPECTIVES, Perspective, other_perspective
 from artifact.reporting.cells import COUNT, SCALES, Cell, Grid, Line, Scale
 from artifact.reporting.charts import CORRUPTED
 from artifact.reporting.intervals import Series, estimates
@@ -48,7 +48,7 @@ def _edits(run: MeasuredRun, edited: Perspective, rows: Sequence[MeasuredRow], n
     scored = [scored_cases(run.store, units[row.unit]) for row in rows]
     lines = [
         line
-        for asked in (edited, *(one for one in PERSPECTIVES if one != edited))
+        for asked in (edited, other_perspective(edited))
         for line in _lines(
             f"{asked} perspective",
             [of.get(("success", Column(asked, "reliability"))) for of in scored],

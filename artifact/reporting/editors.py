@@ -12,7 +12,7 @@ from typing import Any
 from artifact.editing.methods import METHODS, printed_name
 from artifact.editing.site import PRINTED_MODULE, TOKEN_WORDS
 from artifact.evaluation.metrics import Column, Group, Metric
-from artifact.facts.fact import PERSPECTIVES
+from artifact.facts.fact import PERSPECTIVES, other_perspective
 from artifact.reporting.cells import SCALES, Cell, Grid, Line
 from artifact.reporting.edit_charts import AFTER, Mark
 from artifact.reporting.equivalence import doubt
@@ -20,7 +20,7 @@ from artifact.reporting.findings.edit_multiverse import FINDINGS, Edits, directi
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.mark_charts import MarkChart, MarkPanel
 from artifact.reporting.multiverse import Specification, lies_below
-from artifact.reporting.tables import MeasuredRow, hard_column, scored_cases
+from artifact.reporting.tables import TRANSFER_GROUPS, MeasuredRow, hard_column, scored_cases
 from artifact.runs.store import Store
 
 _ASKED = {
@@ -29,11 +29,11 @@ _ASKED = {
     "T3": "each perspective's prompts say the new answer more after an edit through it than after one through the "
     "other (relation prompts: no less, within 0.05)",
 }
-Gaps = Mapping[str, Estimate | None]
-"""Transfer gaps of the changes in success, by unit."""
+Gaps = Mapping[Group, Mapping[str, Estimate | None]]
+"""Transfer gaps of the changes in success, by group of prompts and unit."""
 
 
-def transfer_gaps(store: Store, rows: Sequence[MeasuredRow], group: Group = "reliability") -> Gaps:
+def transfer_gaps(store: Store, rows: Sequence[MeasuredRow]) -> Gaps:
     """Of each unit that edits, the rise in success on the edited perspective's prompts minus that on the other's.
 
     Relation prompts are read against another relation: against the word "None" an unedited model leaves little to rise.
@@ -43,20 +43,23 @@ def transfer_gaps(store: Store, rows: Sequence[MeasuredRow], group: Group = "rel
     units = {unit.name: unit for unit in info.plan.units}
     base = next((row for row in rows if row.edited is None), None)
     before = scored_cases(store, units[base.unit]) if base else {}
-    series: dict[str, Series] = {}
+    series: dict[tuple[Group, str], Series] = {}
     for row in rows:
-        if row.edited is not None and not row.undone:
-            after = scored_cases(store, units[row.unit])
-            both = (row.edited, *(one for one in PERSPECTIVES if one != row.edited))
+        if row.edited is None or row.undone:
+            continue
+        after = scored_cases(store, units[row.unit])
+        for group in TRANSFER_GROUPS:
+            both = (row.edited, other_perspective(row.edited))
             keys: list[tuple[Metric, Column]] = [("success", hard_column(one, group)) for one in both]
             if all(key in after and key in before for key in keys):
                 here, there = (after[key].minus(before[key]) for key in keys)
-                series[row.unit] = here.minus(there)
+                series[group, row.unit] = here.minus(there)
     found = dict(zip(series, estimates(list(series.values()), rates=False, relations=info.relations), strict=True))
-    return {row.unit: found.get(row.unit) for row in rows if row.edited is not None}
+    edits = [row.unit for row in rows if row.edited is not None]
+    return {group: {unit: found.get((group, unit)) for unit in edits} for group in TRANSFER_GROUPS}
 
 
-def gap_charts(model: str, rows: Sequence[MeasuredRow], gaps: Mapping[Group, Gaps]) -> tuple[MarkChart, ...]:
+def gap_charts(model: str, rows: Sequence[MeasuredRow], gaps: Gaps) -> tuple[MarkChart, ...]:
     """The figure of the transfer gaps of every edit and control, a panel a group of prompts; none without gaps."""
     panels, methods = [], dict[str, None]()
     for group, of_units in gaps.items():
@@ -91,7 +94,7 @@ def editors_grids(store: Store, rows: Sequence[MeasuredRow], gaps: Gaps) -> tupl
     names = {(row.method, row.edited): row.unit for row in edits}
     for method in dict.fromkeys(row.method for row in edits):
         own = [row for row in edits if row.method == method]
-        found = [gaps.get(names.get((method, perspective), "")) for perspective in PERSPECTIVES]
+        found = [gaps["reliability"].get(names.get((method, one), "")) for one in PERSPECTIVES]
         numbers = [Cell.of(gap, SCALES["success"].of_change) for gap in found]
         states = ["edit undone"] * len(FINDINGS)
         if not own[0].undone:

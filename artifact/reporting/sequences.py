@@ -136,18 +136,13 @@ def sequence_grids(every: Sequence[Written]) -> tuple[Grid, ...]:
     """
     if not every:
         return ()
-    caption = (
-        "In percent, each with its 95% interval over facts, of all facts that were written: one after the other, each "
-        "edit computed on the model that carries those before it, or all as one batch. The unedited model is scored on "
-        "all facts of the curve. An edit that failed is missing in its model, and its fact is scored all the same."
-    )
     return (
-        _grid("sequence", "success", f"Success. {caption}", [column.name for column in SCORED], every),
-        _grid("sequence-further", "removal and generation", f"Removal and generation. {caption}", FURTHER, every),
+        _grid("sequence", "success", [column.name for column in SCORED], every),
+        _grid("sequence-further", "removal and generation", FURTHER, every),
     )
 
 
-def _grid(name: str, of: str, caption: str, columns: Sequence[str], every: Sequence[Written]) -> Grid:
+def _grid(name: str, of: str, columns: Sequence[str], every: Sequence[Written]) -> Grid:
     lines = []
     for one in every:
         for key in one.scored:
@@ -158,7 +153,10 @@ def _grid(name: str, of: str, caption: str, columns: Sequence[str], every: Seque
     return Grid(
         name=name,
         title=f"Many edits in one model: {of}",
-        caption=caption,
+        caption="In percent, each with its 95% interval over facts, of all facts that were written: one after the "
+        "other, each edit computed on the model that carries those before it, or all as one batch. The unedited model "
+        "is scored on all facts of the curve. An edit that failed is missing in its model, and its fact is scored all "
+        "the same.",
         heads=("edited", "method", "facts written", "way"),
         columns=(*columns, "n", "failed edits"),
         lines=tuple(lines),

@@ -14,7 +14,7 @@ import numpy as np
 
 from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import ANOTHER_RELATION, METRICS, OPTIONAL, VALUES, Column, Group, Metric, columns_of
-from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.facts.fact import Perspective, other_perspective
 from artifact.plans.unit import CONTROL_WORDS, Control, Unit
 from artifact.reporting.cells import POINTS
 from artifact.reporting.equivalence import Tested, family, held_against
@@ -346,8 +346,7 @@ def undone(info: RunInfo, unit: Unit) -> bool:
 
 def _gaps(edited: Perspective, after: Cases, before: Cases) -> dict[tuple[Metric, Group], tuple[Series, Series]]:
     """The edited perspective minus the other over the cases with both, and the same of the changes against `before`."""
-    other = next(perspective for perspective in PERSPECTIVES if perspective != edited)
-    gaps = {}
+    gaps, other = {}, other_perspective(edited)
     for metric, group in product(METRICS, TRANSFER_GROUPS):
         here, there = (metric, Column(edited, group)), (metric, Column(other, group))
         if here in after and there in after:

@@ -242,7 +242,7 @@ def default_moments(
     `of_text`, and of an encoder, a real text that every Python brings (texts.documentation).
     """
     texts, source = moment_texts(model, key_width(model.decoder, layers[0], site), of_text)
-    batch = 64 if model.name in WORLDS else 16
+    batch = 64 if model.name in WORLDS else 16  # the world's texts are short
     return compute_moments(model, texts, layers, source, RIDGE, batch=batch, memory=memory, site=site)
 
 

@@ -55,11 +55,12 @@ def test_the_claims_are_those_of_the_paper_s_methods_and_each_editor_is_asked_fo
     findings = measured(store)
     assert findings is not None and [one.name for one in findings.grids] == ["editors"]
     name = "transfer gap against another relation, relation edit, R-ROME"
-    assert findings.quantities[name].estimate == gaps["rrome-relation"]
+    assert findings.quantities[name].estimate == gaps["reliability"]["rrome-relation"]
     (chart,) = findings.charts
-    drawn = {(mark.method, mark.edited): mark.measured for mark in chart.panels[0].marks}
-    assert findings.figure == chart.name and drawn["R-ROME", "relation"] == gaps["rrome-relation"]
-    assert drawn == {(row.printed_method, row.edited): gaps[row.unit] for row in rows if row.edited}
+    assert findings.figure == chart.name and [panel.group for panel in chart.panels] == [*gaps]
+    for panel in chart.panels:
+        drawn = {(mark.method, mark.edited): mark.measured for mark in panel.marks}
+        assert drawn == {(row.printed_method, row.edited): gaps[panel.group][row.unit] for row in rows if row.edited}
     asked = {one.quantity for question in load_questions() if question.id == "E" for one in question.conditions}
     assert {
         name.replace("R-ROME", method) for method in ("R-ROME", "EMMET", "AlphaEdit", "PMET", "RETS", "IKE")
@@ -70,17 +71,18 @@ def test_edits_that_were_undone_before_the_scoring_have_no_gap(store: Any) -> No
     """Their numbers are the unedited model's; a gap of zero would read as an edit that carries over whole."""
     rows = [replace(row, undone=row.edited is not None) for row in own_rows(store)]
     gaps = transfer_gaps(store, rows)
-    assert set(gaps.values()) == {None}
+    assert {gap for of_units in gaps.values() for gap in of_units.values()} == {None}
     (grid,) = editors_grids(store, rows, gaps)
     assert [line.heads[1] for line in grid.lines] == ["ROME, undone", "R-ROME, undone"]
     assert all(set(line.cells[:3]) == {"edit undone"} and line.cells[3].mean is None for line in grid.lines)
-    assert not gap_charts("smollm2", rows, {"reliability": gaps})
+    assert not gap_charts("smollm2", rows, gaps)
 
 
 def test_a_handful_of_facts_decides_nothing(build: Any, shares: dict[str, Any]) -> None:
     shares["rrome-entity"], shares["rrome-relation"] = shares["rome-entity"], shares["rome-relation"]
     few = build(plan=Plan("modern", "a test", UNITS), model="smollm2", cases=4, odd_cases=False, shares=shares)
-    (grid,) = editors_grids(few, own_rows(few), {})
+    rows = own_rows(few)
+    (grid,) = editors_grids(few, rows, transfer_gaps(few, rows))
     assert {state for line in grid.lines for state in line.cells[:3]} == {"undecided"}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from artifact.editing.methods import METHODS, printed_name
 from artifact.evaluation.metrics import VALUES, Column
-from artifact.facts.fact import PERSPECTIVES, Perspective
+from artifact.facts.fact import Perspective, other_perspective
 from artifact.plans.encoders import LEFT, RIGHT
 from artifact.plans.unit import CONTROL_WORDS
 from artifact.reporting.cells import PROBABILITY, SCALES, Cell, Grid, Line
@@ -121,7 +121,7 @@ def measured(store: Store) -> Findings | None:
         ),
     }
     for perspective, view in views.items():
-        own, other = (hard_column(one) for one in (perspective, _other(perspective)))
+        own, other = (hard_column(one) for one in (perspective, other_perspective(perspective)))
         gap = view.change(own, "rome").minus(view.change(other, "rome"))
         quantities[f"transfer gap against another relation, {perspective} edit, ROME"] = _mean(gap, relations)
         above = view.success(own, "rome").minus(view.success(own, "rome random_layer"))
@@ -147,10 +147,6 @@ def _numbers(views: Mapping[Perspective, View]) -> Iterator[Number]:
             if effect is not None:
                 of = f"{TRACE_KINDS[kind].printed}, {perspective} corrupted"
                 yield Number(of, f"indirect effect, {role}", effect, PROBABILITY.of_change, None)
-
-
-def _other(perspective: Perspective) -> Perspective:
-    return next(one for one in PERSPECTIVES if one != perspective)
 
 
 def _mean(series: Series, relations: Relations) -> Estimate | None:

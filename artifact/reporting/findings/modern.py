@@ -10,7 +10,7 @@ from artifact.reporting.equivalence import family
 from artifact.reporting.findings import Findings, Quantity
 from artifact.reporting.further import further_grids, further_tests
 from artifact.reporting.sequences import sequence_charts, sequence_grids, sequence_tests, written_of
-from artifact.reporting.tables import TRANSFER_GROUPS, own_rows
+from artifact.reporting.tables import own_rows
 from artifact.runs.store import Store
 
 
@@ -20,16 +20,17 @@ def measured(store: Store) -> Findings | None:
     if not (written or any(unit.further for unit in store.info().plan.units)):
         return None
     rows, model = own_rows(store), store.info().model
-    by_group = {group: transfer_gaps(store, rows, group) for group in TRANSFER_GROUPS}
-    gaps = by_group["reliability"]
+    gaps = transfer_gaps(store, rows)
     quantities = {
-        f"transfer gap against another relation, {row.edited} edit, {row.printed_method}": Quantity(gaps[row.unit])
+        f"transfer gap against another relation, {row.edited} edit, {row.printed_method}": Quantity(
+            gaps["reliability"][row.unit]
+        )
         for row in rows
-        if row.unit in gaps
+        if row.edited is not None
     }
     return Findings(
         quantities,
         (*editors_grids(store, rows, gaps), *further_grids(store, rows), *sequence_grids(written)),
-        (*gap_charts(model, rows, by_group), *sequence_charts(model, written)),
+        (*gap_charts(model, rows, gaps), *sequence_charts(model, written)),
         tests=tuple(family([*further_tests(store, rows), *sequence_tests(written)])),
     )
