@@ -1,9 +1,14 @@
-"""One way to write a size in bytes, a time in seconds and the type of a number for a person."""
+"""One way to write a size in bytes, a time in seconds, a count and the type of a number for a person."""
 
 
 def size_words(size: float) -> str:
     """Bytes in GB with one decimal, below 0.1 GB in MB (both decimal, as disks and downloads are sold)."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def count_of(count: int, noun: str) -> str:
+    """A count with its noun: `1 fact`, `2 facts`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def dtype_word(dtype: object) -> str:

@@ -3,18 +3,27 @@
 import os
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
+from fuzz import words
 from fuzz.box import Box, Case
 from fuzz.drive import Driver
 from fuzz.judge import judge
 from fuzz.kinds import KINDS
 
+from artifact.cli.commands import app
+
 SEED = 13
-CASES = {"code": 40, "runs": 40, "arguments": 50, "servers": 30, "process": 3}
-"""Of the other kinds 30: about 550 cases in all, less than a minute on one core."""
+CASES = {"code": 40, "runs": 40, "arguments": 40, "process": 3, "grids": 10, "batches": 10}
+"""Of the other kinds 30: about 600 cases in all, less than a minute on one core."""
+SHARED = {"--shape", "--device", "--memory", "--protocol"}
+"""What all benchmarks take alike: `bench trace` stands for them."""
+ELSEWHERE = {"doctor --json", "run --out", "bench report --out", "world train --out"}
+"""Outputs of commands that take seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +36,33 @@ def driver() -> Iterator[Driver]:
 def test_damaged_inputs_end_in_one_line_or_in_the_same_numbers(kind, driver) -> None:
     found = [finding for number in range(CASES.get(kind, 30)) if (finding := driver.case(kind, SEED, number))]
     assert not found, "\n" + "\n\n".join(map(str, found))
+
+
+def test_every_option_that_takes_a_value_is_given_odd_ones() -> None:
+    """`smoke` and `full` take those of `run`."""
+    given = defaultdict(set)
+    for line, options, _ in (*words.OPTIONS, *words.OUTPUTS):
+        begins = line.replace("replaced", "trace").split()
+        given[" ".join(begins[: 2 if begins[0] in ("bench", "facts", "world") else 1])].update(options.split())
+    missing = []
+    for command, option in _options(app):
+        shared = command.startswith("bench ") and option in SHARED and command != "bench trace"
+        if not (option in given[command] or shared or command in ("smoke", "full")):
+            missing.append(f"{command} {option}")
+    assert set(missing) == ELSEWHERE
+
+
+def _options(commands: App, within: str = "") -> Iterator[tuple[str, str]]:
+    """Every command with each of its options that takes a value and cannot stand without its name."""
+    for name in commands:
+        if name.startswith("-"):
+            continue
+        command, words_of = commands[name], f"{within}{name}"
+        if command.default_command is not None:
+            for argument in command.assemble_argument_collection(parse_docstring=False):
+                if argument.index is None and argument.hint is not bool and argument.names not in ((), ("*",)):
+                    yield words_of, argument.names[0]
+        yield from _options(command, f"{words_of} ")
 
 
 def _raises(box: Box) -> int:

@@ -10,6 +10,7 @@ from artifact.cli.app import Device, Dtype, Memory, Protocol, memory_budget
 from artifact.cli.bounds import between, count
 from artifact.editing.methods import MethodName
 from artifact.editing.site import MODULES, FactToken, Module
+from artifact.sizes import count_of
 from artifact.terminal import say
 from artifact.tracing.edges import EdgeName
 from artifact.tracing.kinds import KindWord
@@ -49,7 +50,7 @@ def bench_trace(
     from artifact.bench.trace import bench_trace as compare
 
     device = _ready(shape, device, protocol, dtype)
-    say(f"{tokens} tokens, {samples} samples, {facts} facts a sweep")
+    say(f"{count_of(tokens, 'token')}, {count_of(samples, 'sample')}, {count_of(facts, 'fact')} a sweep")
     kinds = compare(
         shape,
         device,
@@ -84,7 +85,7 @@ def bench_edit(
     from artifact.bench.edit import bench_edit as compare
 
     device = _ready(shape, device, protocol)
-    say(f"{method}, {facts} facts together, targets of {target_tokens} tokens; weights and requests are random")
+    _say_together(method, count_of(facts, "fact"), f"targets of {count_of(target_tokens, 'token')}")
     comparison = compare(
         shape,
         device,
@@ -116,7 +117,7 @@ def bench_evaluate(
     from artifact.bench.evaluate import bench_evaluate as compare
 
     device = _ready(shape, device, protocol)
-    say(f"evaluation, {facts} cases together, targets of {target_tokens} tokens; weights and requests are random")
+    _say_together("evaluation", count_of(facts, "case"), f"targets of {count_of(target_tokens, 'token')}")
     comparison = compare(
         shape, device, facts=facts, loop_facts=loop_facts, target_tokens=target_tokens, count=operations
     )
@@ -141,7 +142,7 @@ def bench_generate(
     from artifact.bench.generate import bench_generate as compare
 
     device = _ready(shape, device, protocol)
-    say(f"generation, {facts} cases together, {tokens} tokens a text; weights and requests are random")
+    _say_together("generation", count_of(facts, "case"), f"{count_of(tokens, 'token')} a text")
     comparison = compare(shape, device, facts=facts, loop_facts=loop_facts, tokens=tokens, count=operations)
     return _told(comparison.lines())
 
@@ -170,7 +171,7 @@ def bench_knockout(
 
     device = _ready(shape, device, protocol)
     window = scaled_window(SHAPES[shape]["n_layer"]) if window is None else window
-    say(f"{tokens} tokens, {facts} facts a sweep, windows of {window} layers")
+    say(f"{count_of(tokens, 'token')}, {count_of(facts, 'fact')} a sweep, windows of {count_of(window, 'layer')}")
     comparison = compare(
         shape,
         device,
@@ -223,6 +224,11 @@ def bench_report(
 
     with tempfile.TemporaryDirectory() as scratch:
         return _told(time_it(out or Path(scratch) / "run", records).lines())
+
+
+def _say_together(what: str, count: str, of_each: str) -> None:
+    """What is computed together, how much of it, and how large each is."""
+    say(f"{what}, {count} together, {of_each}; weights and requests are random")
 
 
 def _told(lines: Iterable[str]) -> int:

@@ -29,6 +29,7 @@ from artifact.facts.fact import PERSPECTIVES, Perspective, View
 from artifact.facts.joint import refuse_conflicts
 from artifact.facts.records import read_facts
 from artifact.io import sha256_of
+from artifact.sizes import count_of
 from artifact.terminal import say
 
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ def score(
     described = {"model": loaded.name, "revision": loaded.revision, "protocol": followed.words}
     write_json(json_file, described | {"notes": notes, "cases": by_case})
     edited = f"edited by {', '.join(path.name for path in edits)}" if edits else "unedited"
-    say(f"{len(facts)} cases, {edited}, model {loaded.name}, protocol {followed.words}")
+    say(f"{count_of(len(facts), 'case')}, {edited}, model {loaded.name}, protocol {followed.words}")
     for line in (*_means(by_case, further), *notes):
         say(line)
     return 0

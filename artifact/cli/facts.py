@@ -11,6 +11,7 @@ from artifact.editing.methods import METHODS
 from artifact.errors import FactError
 from artifact.facts.croissant import PUBLISHED
 from artifact.facts.layouts import LayoutName
+from artifact.sizes import count_of
 from artifact.terminal import say
 
 facts_app = App(name="facts", help="Your own facts: check a file, begin one, convert one of another project.")
@@ -69,7 +70,7 @@ def check(
             f"{loaded.name} answers {len(right)} of {len(tokens)} facts with the true object before any edit"
         )
     lines, bad = found.lines(), len(found.faults)
-    say(f"{file}: {found.records} records, {found.records - bad} can be used; faults: {len(lines)}")
+    say(f"{file}: {count_of(found.records, 'record')}, {found.records - bad} can be used; faults: {len(lines)}")
     _say_some(lines)
     joint = ", ".join(name for name, method in METHODS.items() if method.joint)
     for line in uses(found, ", ".join(METHODS), joint):

@@ -18,6 +18,7 @@ from artifact.cli.app import (
     write_json,
 )
 from artifact.cli.bounds import count
+from artifact.sizes import count_of
 from artifact.terminal import say
 
 
@@ -48,7 +49,7 @@ def generate(
     write_json(json_file, result)
     say(f"{prompt}{found.text}")
     if found.ended:
-        say(f"(the model ended its text after {len(found.ids)} tokens)")
+        say(f"(the model ended its text after {count_of(len(found.ids), 'token')})")
     for line in notes:
         say(line)
     return 0

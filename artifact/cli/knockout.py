@@ -10,6 +10,7 @@ from artifact.cli.app import ANY_MACHINE, Machine, Model, check_outputs, write_j
 from artifact.cli.bounds import count
 from artifact.facts.fact import Statement
 from artifact.facts.subject import subject_start
+from artifact.sizes import count_of
 from artifact.terminal import say
 from artifact.tracing.edges import WINDOW, Edge, Role, scaled_window
 from artifact.tracing.windows import MOST_WINDOW
@@ -78,7 +79,8 @@ def _lines(edge: Edge, found: "Knockout", cut: "EdgeCut", change: Sequence[float
         )
     if not cut.removed:
         yield f"{edge.printed}: does not exist, as a token sees only itself and those before it"
-    yield f"{edge.printed}: {cut.removed} edges removed, each time in a window of {window} layers"
+    removed = count_of(cut.removed, "edge")
+    yield f"{edge.printed}: {removed} removed, each time in a window of {count_of(window, 'layer')}"
     yield f"answer {found.answer!r}: {found.before:.4f} before; {_first(found.extracted)}"
     for layer, (after, share) in enumerate(zip(cut.after, change, strict=True)):
         first = {module: at[layer] for module, at in (cut.extracted or {}).items()}

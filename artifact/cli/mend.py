@@ -21,6 +21,7 @@ from artifact.facts.records import parse_facts
 from artifact.io import is_device
 from artifact.lm.dtype import DtypeName
 from artifact.reading import read_bytes
+from artifact.sizes import count_of
 from artifact.terminal import say
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def mend_train(
     loaded = _loaded(model, device, dtype)
     records, source, sha256 = _records(facts, loaded.name, limit)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
-    say(f"model {loaded.name}, {len(records)} facts ({source}), layers {', '.join(map(str, resolved.layers))}")
+    learnt = f"{count_of(len(records), 'fact')} ({source})"
+    say(f"model {loaded.name}, {learnt}, layers {', '.join(map(str, resolved.layers))}")
     stored = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
     made_of = f"{loaded.weights_sha256} {sha256}"
@@ -157,7 +159,7 @@ def _records(facts: str | None, model: str, limit: int | None) -> tuple[Sequence
     if facts in DATASETS:
         data = named_data(facts)
         taken = aside(data.facts)[:limit]
-        return taken, f"{len(taken)} facts set aside of {data.source}", data.sha256
+        return taken, f"{count_of(len(taken), 'fact')} set aside of {data.source}", data.sha256
     path = Path(facts)
     content = read_bytes(path)  # once: a pipe gives its content a single time
     records = parse_facts(decode_records(content, str(path)), str(path))[:limit]

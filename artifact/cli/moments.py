@@ -13,6 +13,7 @@ from artifact.cli.bounds import between
 from artifact.editing.site import Module
 from artifact.errors import Interrupted, SettingError
 from artifact.progress import Display, display
+from artifact.sizes import count_of
 from artifact.terminal import complain, say
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def moments(
                 tell=_texts(show, sums.samples),
                 say=complain,
             )
-    say(f"{found.source}: {found.texts} texts, {found.tokens} tokens, longest {found.longest}")
+    say(f"{found.source}: {count_of(found.texts, 'text')}, {count_of(found.tokens, 'token')}, longest {found.longest}")
     say(f"{found.cut} cut at the model's {found.positions} positions, {found.skipped} skipped (empty, unknown words)")
     say(f"layers {', '.join(map(str, found.layers))} of {found.model}; text sha256 {found.source_sha256[:12]}")
     say(out)

@@ -22,6 +22,7 @@ from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.facts.records import read_facts
+from artifact.sizes import count_of
 from artifact.terminal import say
 
 if TYPE_CHECKING:
@@ -120,4 +121,4 @@ def _lines(point: "Point") -> Iterator[str]:
         parts.append(f"removal {100 * sum(removed) / len(removed):.1f}")
     how = "one after the other" if point.way == "sequence" else "as one batch"
     failed = f", {len(point.failed)} failed" if point.failed else ""
-    yield f"{point.facts} facts {how}{failed}: {', '.join(parts) or 'no numbers'}"
+    yield f"{count_of(point.facts, 'fact')} {how}{failed}: {', '.join(parts) or 'no numbers'}"

@@ -13,6 +13,7 @@ from artifact.errors import SettingError
 from artifact.facts.fact import Perspective, Statement
 from artifact.facts.records import read_statements
 from artifact.facts.subject import subject_start
+from artifact.sizes import count_of
 from artifact.terminal import say
 from artifact.tracing.choices import Corruption, Direction, Metric, RelationSpan
 from artifact.tracing.edges import scaled_window
@@ -169,7 +170,7 @@ def _corrupted(
         mean_D = mean_of(loaded, known, settings.perspective, settings.relation_span)
         return settings, mean_D, f"mean embedding of the corrupted tokens of {source}"
     if settings.corruption == "replace":
-        return settings, None, f"replaced by {donors} donor{'s' if donors > 1 else ''}"
+        return settings, None, f"replaced by {count_of(donors, 'donor')}"
     level = noise_level(options.noise, loaded, [one.subject for one in known] if known else None)
     origin = f"s3 over the subjects of {source}" if options.noise == "s3" else "as given"
     words = f"noise {level:.4f} ({origin}), {settings.samples} samples"

@@ -22,6 +22,7 @@ from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import Interrupted, SettingError
 from artifact.facts.datasets import DATASETS
 from artifact.progress import Display, display
+from artifact.sizes import count_of
 from artifact.terminal import say
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def tune(
     editors = _editors(loaded, chosen_methods, given, followed, budget, moments, mend_weights)
     ids, told = [fact.case_id for fact in judged], followed.words
     checkpoint = Checkpoint(out.with_name(out.name + UNFINISHED))
-    say(f"{len(judged)} facts of {data.source}, set aside and answered by {loaded.name}; protocol {told}")
+    say(f"{count_of(len(judged), 'fact')} of {data.source}, set aside and answered by {loaded.name}; protocol {told}")
     chosen = _searched(editors, judged, checkpoint, [loaded.weights_sha256, data.sha256, ids, told])
     used = next((one.moments.source for one, _ in editors.values() if one.moments is not None), "")
     about = (loaded.name, loaded.revision, loaded.weights_sha256, told, data.source, data.sha256, ids, CRITERION)

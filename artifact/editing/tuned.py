@@ -12,6 +12,7 @@ import msgspec
 
 from artifact.errors import SettingError
 from artifact.io import sha256_of
+from artifact.sizes import count_of
 
 FOLDER = Path(__file__).with_name("tuned_files")
 """A file a model, by its name: the values that the model takes without --hparams."""
@@ -93,7 +94,7 @@ def read_tuned(path: Path) -> Tuned:
 def words(tuned: Tuned, path: Path) -> str:
     """Where values of a tuned file come from, in words, with its name and hash."""
     named = f"{path.name}, sha256 {sha256_of(path)[:12]}"
-    return f"chosen by kloc tune on {len(tuned.cases)} facts of {tuned.model} set aside ({named})"
+    return f"chosen by kloc tune on {count_of(len(tuned.cases), 'fact')} of {tuned.model} set aside ({named})"
 
 
 @cache

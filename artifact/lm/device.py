@@ -18,7 +18,7 @@ import torch
 
 from artifact.errors import DeviceError, ModelError, SettingError
 from artifact.lm.decoder import Decoder
-from artifact.sizes import dtype_word, size_words
+from artifact.sizes import count_of, dtype_word, size_words
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,7 +61,7 @@ def choose_device(asked: str | None = None) -> tuple[str, str]:
         raise DeviceError(f"{why}, or give --device cpu")
     if int(found[1] or 0) >= count:
         raise DeviceError(
-            f"--device {asked}: this machine has {count} GPU{'s' if count > 1 else ''}; give cuda:0"
+            f"--device {asked}: this machine has {count_of(count, 'GPU')}; give cuda:0"
             + (f" to cuda:{count - 1}" if count > 1 else "")
         )
     return asked, f"asked for with --device {asked} ({torch.cuda.get_device_name(asked)})"

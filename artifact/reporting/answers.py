@@ -26,6 +26,7 @@ from artifact.reporting.intervals import Estimate
 from artifact.reporting.report import repeat_command
 from artifact.reporting.resources import expected_folder
 from artifact.reporting.verdict import MeasuredRun, Verdict, verdict_of
+from artifact.sizes import count_of
 
 SEEDS = "seeds"
 T = TypeVar("T")
@@ -192,7 +193,7 @@ def _trace(question: Question, run: MeasuredRun) -> Answer:
     number = float(panel.aie_RL[role, layer])
     text = (
         f"at the {panel.effects[role].role}, layer {layer} of {run.info.layers}, the last token apart: average "
-        f"indirect effect {number:.3f} over {panel.facts} facts"
+        f"indirect effect {number:.3f} over {count_of(panel.facts, 'fact')}"
     )
     return Answer(question, text)
 

@@ -15,6 +15,7 @@ from artifact.reporting.charts import Chart
 from artifact.reporting.escapes import Number, csv_bytes
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.runs.store import Store
+from artifact.sizes import count_of
 from artifact.tracing.averages import RoleEffects
 from artifact.tracing.flow import LENS_ROLES, MODULES, Flows, flows_of, gini
 
@@ -87,7 +88,7 @@ class FlowChart:
                 one = line.by_layer[at]
                 mean, low, high = (f"{round(x) + 0}" for x in (one.mean, one.low, one.high))  # no minus before zero
                 words.append(f"{line.label} {mean}% [{low}, {high}] at layer {at}")
-            parts.append(f"{panel.perspective} prompt, {panel.facts} facts: {', '.join(words)}")
+            parts.append(f"{panel.perspective} prompt, {count_of(panel.facts, 'fact')}: {', '.join(words)}")
         return "; ".join(parts)
 
 

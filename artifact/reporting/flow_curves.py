@@ -15,6 +15,7 @@ from artifact.reporting.look import (
     set_title,
     title_text,
 )
+from artifact.sizes import count_of
 
 _LINE = 0.155
 """Inches of a line of text."""
@@ -40,7 +41,7 @@ def flow_lines(chart: FlowChart, width: float = COLUMN_INCHES) -> Figure:
             )
             low, high = ([getattr(one, end) for one in line.by_layer] for end in ("low", "high"))
             axis.fill_between(layers, low, high, color=line.colour, alpha=0.15, linewidth=0)
-        axis.set_title(f"{panel.perspective} prompt ({panel.facts} facts)", loc="left", fontsize=7.5)
+        axis.set_title(f"{panel.perspective} prompt ({count_of(panel.facts, 'fact')})", loc="left", fontsize=7.5)
         axis.axhline(0, color="#888888", linewidth=0.5)
         layer_axis(axis, max(len(line.by_layer) for line in panel.lines), width / columns - 0.4)
     axes[0].set_ylabel(chart.unit)

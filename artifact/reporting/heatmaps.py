@@ -26,6 +26,7 @@ from artifact.reporting.look import (
     title_text,
     wrapped,
 )
+from artifact.sizes import count_of
 from artifact.tracing.kinds import trace_kind
 
 _MOST_LABELS = 256
@@ -58,7 +59,7 @@ def heat_map(chart: Chart, width: float = COLUMN_INCHES) -> Figure:
         image = _heat(axis, panel.aie_RL, scale)
         axis.set_yticks(range(len(panel.effects)), [f"{drawable(e.role)} ({e.facts})" for e in panel.effects])
         named = f", {drawable(panel.unit)}" if perspectives.count(panel.perspective) > 1 else ""
-        axis.set_title(wrapped(f"{panel.title}: {panel.facts} facts{named}", inches), loc="left")
+        axis.set_title(wrapped(f"{panel.title}: {count_of(panel.facts, 'fact')}{named}", inches), loc="left")
         layer_axis(axis, panel.aie_RL.shape[1], inches, chart.layer_words)
         if columns == 1:
             axis.label_outer()

@@ -19,6 +19,7 @@ from artifact.reporting.grids import edit_name
 from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
 from artifact.runs.store import Store
+from artifact.sizes import count_of
 
 WAYS: Mapping[str, str] = {"sequence": "one after the other", "batch": "as one batch"}
 SCORED = (
@@ -174,7 +175,7 @@ def sequence_charts(model: str, every: Sequence[Written]) -> tuple[LineChart, ..
         most = max(facts for facts, _ in one.scored)
         named = [(name, way, one.found.get(((most, way), f"{one.edited} reliability"))) for way, name in WAYS.items()]
         said = ", ".join(f"{100 * own.mean:.1f} {name}" for name, _, own in named if own)
-        last.append(f"{one.method}, {edit_name(one.edited)}, {most} facts: {said}")
+        last.append(f"{one.method}, {edit_name(one.edited)}, {count_of(most, 'fact')}: {said}")
     return (
         LineChart(
             name="sequence",

@@ -21,6 +21,7 @@ from artifact.errors import EditError
 from artifact.facts.fact import Fact, Perspective, View
 from artifact.lm.load import ModelKind
 from artifact.plans.unit import Control
+from artifact.sizes import count_of
 
 
 def another_layer(edited: Sequence[int], layers: int) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ def no_other_layers(edited: Sequence[int], model: ModelKind) -> str:
     """Why a model has no other layers than those edited for a control to edit; empty where it has."""
     if another_layer(edited, model.layers):
         return ""
-    has = f"{model.layers} layer{'s' if model.layers > 1 else ''}"
+    has = count_of(model.layers, "layer")
     return f"{model.name} has {has}, and edits of {list(edited)} leave no others; give a deeper model"
 
 

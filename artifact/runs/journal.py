@@ -144,7 +144,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 def open_to_read(path: Path) -> sqlite3.Connection:
     """The journal at `path`, which no statement can change; RunError when there is none or it cannot be used."""
     if not journal_file(path):
-        raise RunError(f"{path.parent}: holds no {DATABASE}; name a run folder, such as results/smoke")
+        raise RunError(f"{path.parent}: {no_journal(path.parent)}; name a run folder, such as results/smoke")
     _refuse_strangers(path)
     how = "mode=ro"
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
@@ -220,6 +220,13 @@ def journal_file(path: Path) -> bool:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise RunError(f"{path}: is not a regular file, so it cannot be a run's journal; move it away")
     return stat.S_ISREG(mode)
+
+
+def no_journal(folder: Path) -> str:
+    """Why a folder that was named as a run's is none."""
+    if folder.is_dir():
+        return f"holds no {DATABASE}"
+    return "is a file, and a run is a folder" if folder.exists() else "is not there"
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ import numpy as np
 from artifact.errors import RunError
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
-from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file
+from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file, no_journal
 from artifact.runs.lock import holder, new_folder, refuse_existing
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
 from artifact.runs.record import Record
@@ -56,7 +56,7 @@ def recover(folder: Path, out: Path) -> list[Saved]:
     """
     path = folder / DATABASE
     if not journal_file(path):
-        raise RunError(f"{folder}: holds no {DATABASE}; name the folder of a damaged run")
+        raise RunError(f"{folder}: {no_journal(folder)}; name the folder of a damaged run")
     if (who := holder(folder)) is not None:
         raise RunError(f"{folder}: is in use by {who}; stop it first")
     refuse_existing(out)

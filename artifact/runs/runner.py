@@ -27,6 +27,7 @@ from artifact.runs.status import commonest_reason
 from artifact.runs.stop import stopping
 from artifact.runs.store import Store, begin, reading, writing
 from artifact.runs.took import measured
+from artifact.sizes import count_of
 
 SECONDS_BETWEEN_REPORTS = 60.0
 REPORTS_COST = 20
@@ -66,7 +67,7 @@ def run_plan(
         working = engine(plan, asked, show.say, begun or _begun(folder))
     show.say(took.words)
     with closing(working):
-        show.say(f"data: {working.info.data_source}, {len(working.info.cases)} facts; run folder {folder}")
+        show.say(f"data: {working.info.data_source}, {count_of(len(working.info.cases), 'fact')}; run folder {folder}")
         if (traced := working.info.traced) is not None and traced.sha256 != working.info.data_sha256:
             show.say(f"traced: {traced.source}, {len(traced.cases)} statements")
         with writing(folder) as store:

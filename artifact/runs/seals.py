@@ -15,6 +15,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from artifact.sizes import count_of
 from artifact.terminal import shown
 
 TALLY = "seals"
@@ -95,7 +96,7 @@ class Checked:
         parts = []
         if self.damaged:
             (unit, case_id), count = next(iter(self.damaged)), len(self.damaged)
-            records = "1 record" if count == 1 else f"{count} records"
+            records = count_of(count, "record")
             parts.append(f"{records} left out that no checksum confirms, the first {shown(unit)[:60]} case {case_id}")
         if self.missing:
             parts.append(f"{self.missing} missing")

@@ -22,6 +22,7 @@ from artifact.runs.journal import DATABASE
 from artifact.runs.lock import holder
 from artifact.runs.record import Record
 from artifact.runs.store import DESCRIPTION, Store
+from artifact.sizes import count_of
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def total_line(runs: Sequence[RunStatus]) -> str:
     line = f"in all: {kept} cases, {left} left, "
     if not unknown:
         return line + _duration(known, own)
-    names = f"{len(unknown)} unit{'s' if len(unknown) > 1 else ''}"
+    names = count_of(len(unknown), "unit")
     return line + (f"{_duration(known, own)} and {names} of unknown length" if known else "for an unknown time")
 
 

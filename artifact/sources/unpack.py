@@ -90,7 +90,8 @@ def files_of(opened: ZipFile, archive: Path, remedy: str) -> list[ZipInfo]:
                 f"{archive}: names a path outside itself ({fit(entry.filename, 80)!r}), so nothing of it is unpacked; "
                 f"{remedy}"
             )
-        if not entry.is_dir() and "__MACOSX" not in path.parts:
+        # Not is_dir(), which fails on an entry without a name.
+        if not entry.filename.endswith("/") and "__MACOSX" not in path.parts:
             entries.append(entry)
     return entries
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from artifact.errors import SettingError
+from artifact.sizes import count_of
 from artifact.tracing.windows import around
 
 TracedSite = Literal["hidden", "mlp", "attn"]
@@ -41,7 +42,7 @@ class TraceKind:
 
     def words(self, window: int) -> str:
         """What is restored, with the window where there is one."""
-        return f"{self.printed} of {window} layer{'s' if window != 1 else ''}" if self.windowed else self.printed
+        return f"{self.printed} of {count_of(window, 'layer')}" if self.windowed else self.printed
 
     @property
     def layer_words(self) -> str:

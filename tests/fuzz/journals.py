@@ -25,11 +25,15 @@ _BESIDE = (
 
 
 def case(draw: random.Random, box: Box) -> Case:
-    verb = draw.choice(("report", "verify", "status", "compare", "baseline", "recover", "merge"))
+    verb = draw.choice(
+        ("report", "verify", "answer", "status", "compare", "baseline", "recover", "merge", "contribute")
+    )
     if verb == "report" and draw.random() < 0.5:  # the slowest
         verb = "verify"
     more = {
         "report": "--out out/report",
+        "answer": "--json out/a.json",
+        "contribute": "--out out/pack.zip",
         "compare": "in/run2 --csv out/c.csv",
         "baseline": "--hardware none --out out/b.json",
         "recover": "--out out/rec",
@@ -40,7 +44,7 @@ def case(draw: random.Random, box: Box) -> Case:
     check = None
     if verb == "recover":
         expect, check = "free", _saved
-    elif verb == "status":
+    elif verb in ("status", "contribute"):  # which says the hash of the journal as it is
         expect = "free"
     elif expect == "equal":
         expect, check = "said", _equal_or_said

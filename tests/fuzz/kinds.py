@@ -1,10 +1,11 @@
 """Every kind of input with the commands that read it: how a case of the kind is drawn from a seed."""
 
+import json
 import random
 from collections.abc import Callable
 from typing import Any
 
-from . import codes, hosts, journals, processes, tensors, words
+from . import codes, hosts, journals, packs, processes, tensors, words
 from .box import Box, Case, written
 from .damage import byte_damage, json_damage
 from .material import PROMPT, SUBJECT
@@ -21,12 +22,33 @@ def score(box: Box, model: str = "model", more: str = "") -> list[str]:
     return box.command(f"score --model in/{model} --cases in/facts.json {more} --json out/s.json")
 
 
+def knockout(box: Box) -> list[str]:
+    command = box.command("knockout --model in/model --from last --to subject --window 2 --json out/k.json")
+    return [*command, "--prompt", PROMPT, "--subject", SUBJECT]
+
+
+def replaced(box: Box) -> list[str]:
+    """A trace whose corrupted run has other names in the place of the subject's noise."""
+    return [*trace(box, more="--corruption replace"), "--donor", "Sony"]
+
+
+_LIST, _GROUPS = (
+    "--moments in/moments --prefixes in/prefixes.json",
+    "--moments in/moments --prefixes in/memit_prefixes.json",
+)
 _OWN = {
     "ft": "--hparams in/ft.json",
     "kn": "",
-    "rome": "--hparams in/rome.json --moments in/moments --prefixes in/prefixes.json",
-    "memit": "--hparams in/memit.json --moments in/moments --prefixes in/memit_prefixes.json",
+    "rome": f"--hparams in/rome.json {_LIST}",
+    "memit": f"--hparams in/memit.json {_GROUPS}",
     "mend": "--mend-weights in/mend.safetensors",
+    "rrome": f"--hparams in/rrome.json {_LIST}",
+    "emmet": f"--hparams in/emmet.json {_GROUPS}",
+    "alphaedit": f"--hparams in/alphaedit.json {_GROUPS}",
+    "memit_merge": f"--hparams in/memit.json {_GROUPS}",
+    "pmet": f"--hparams in/pmet.json {_GROUPS}",
+    "rets": f"--hparams in/rets.json {_LIST}",
+    "ike": "--facts in/facts.json",
 }
 NEEDS = {
     method: tuple(word.removeprefix("in/") for word in line.split() if word.startswith("in/"))
@@ -178,7 +200,7 @@ def own(draw: Draw, box: Box) -> Case:
 
 
 def requests(draw: Draw, box: Box) -> Case:
-    method = draw.choice(("ft", "kn", "rome", "memit", "mend", "mend"))
+    method = draw.choice((*_OWN, "mend"))
     file = draw.choice(("request.json", "history.json")) if method == "mend" else "request.json"
     made, said, path, how = _json_file(draw, box, file)
     more = "--history in/history.json" if file == "history.json" else ""
@@ -192,8 +214,8 @@ def requests(draw: Draw, box: Box) -> Case:
 
 
 def settings(draw: Draw, box: Box) -> Case:
-    """Hyperparameters and context prefixes."""
-    method = draw.choice(("ft", "rome", "memit"))
+    """Hyperparameters and context prefixes, and the other facts that a method reads."""
+    method = draw.choice([method for method, files in NEEDS.items() if any(name.endswith(".json") for name in files)])
     file = draw.choice(tuple(name for name in NEEDS[method] if name.endswith(".json")))
     made, said, path, how = _json_file(draw, box, file)
     expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
@@ -217,8 +239,10 @@ def edits(draw: Draw, box: Box) -> Case:
 
 
 def moments(draw: Draw, box: Box) -> Case:
-    method = draw.choice(("rome", "memit"))
-    said, expect, damage = tensors.moments(draw, box, 2 if method == "rome" else draw.choice((1, 2, 3)))
+    method = draw.choice([method for method, files in NEEDS.items() if "moments" in files])
+    settings = next(name for name in NEEDS[method] if name.endswith(".json"))
+    layer = draw.choice(json.loads((box.material / settings).read_bytes())["layers"])
+    said, expect, damage = tensors.moments(draw, box, layer)
     return Case("moments", said, edit(box, method), expect, needs("request.json", *NEEDS[method]), damage=damage)
 
 
@@ -258,6 +282,40 @@ def training(draw: Draw, box: Box) -> Case:
     )
 
 
+def grids(draw: Draw, box: Box) -> Case:
+    """What is tried of hyperparameters, and the files that say what was chosen."""
+    name = draw.choice(("grid.json", "tuned.json"))
+    made, said, path, how = _json_file(draw, box, name)
+    command = box.command(f"{words.TUNE} --grid in/grid.json")
+    if name == "tuned.json":
+        line = "edit --model in/model --method ft --request in/request.json --hparams in/tuned.json"
+        command = box.command(f"{line} --out out/e.safetensors")
+    # The first value of a grid is tried first.
+    expect = "equal" if how in ("cut", "empty", "head") or (name, how) == ("tuned.json", "order") else "free"
+    return Case(
+        "grids",
+        f"{name}: {said}",
+        command,
+        expect,
+        needs("training.json", "request.json", name),
+        damage=written(name, made),
+    )
+
+
+def batches(draw: Draw, box: Box) -> Case:
+    """Facts that are written one after the other."""
+    made, said, path, how = _json_file(draw, box, "history.json")
+    method = draw.choice(("ft", "mend", "rome", "alphaedit"))
+    line = f"sequence --model in/model --method {method} --cases in/history.json --sequence 1,2 {_OWN[method]}"
+    expect = "equal" if how in ("order", "cut", "empty", "head") else "free"
+    return Case("batches", f"history.json: {said}", box.command(f"{line} --json out/s.json"), expect,
+                needs("history.json", *NEEDS[method]), damage=written("history.json", made))  # fmt: skip
+
+
+def pack(draw: Draw, box: Box) -> Case:
+    return packs.case(draw, box)
+
+
 def runs(draw: Draw, box: Box) -> Case:
     return journals.case(draw, box)
 
@@ -266,7 +324,9 @@ def servers(draw: Draw, box: Box) -> Case:
     return hosts.case(draw, box)
 
 
-_MAKE: dict[str, Any] = {"trace": trace, "score": score, "edit": edit, "needs": needs}
+_MAKE: dict[str, Any] = {
+    "trace": trace, "replaced": replaced, "knockout": knockout, "score": score, "edit": edit, "needs": needs,
+}  # fmt: skip
 
 
 def arguments(draw: Draw, box: Box) -> Case:
@@ -281,7 +341,7 @@ KINDS: dict[str, Callable[[Draw, Box], Case]] = {
     one.__name__: one
     for one in (
         config, tokenizer, weights, code, facts, known, requests, settings, edits, moments, mend, texts, training, runs,
-        servers, arguments, process, own,
+        servers, arguments, process, own, grids, batches, pack,
     )
 }  # fmt: skip
 RARE = {"process": 20}

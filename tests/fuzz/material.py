@@ -40,9 +40,12 @@ def make(box: Box) -> None:
          "--out", at / "mend.safetensors")  # fmt: skip
     ft = ("--method", "ft", "--request", at / "request.json", "--hparams", at / "ft.json")
     kloc("edit", "--model", at / "model", *ft, "--out", at / "edit.safetensors")
+    tune = ("--method", "ft", "--facts", at / "training.json", "--cases", 1, "--grid", at / "grid.json")
+    kloc("tune", "--model", at / "model", *tune, "--out", at / "tuned.json")
     cheap.run(at / "run")
     small = cheap.description(8)
     cheap.run(at / "run2", cheap.Cheap(small))
+    kloc("contribute", at / "run", "--out", at / "pack.zip")
     kloc("report", at / "run")
 
 
@@ -58,6 +61,7 @@ def _texts(at: Path) -> None:
         "request.json": REQUEST,
         "history.json": RECORDS[:2],
         "known.json": known,
+        "grid.json": {"ft": {"num_steps": [2], "lr": [0.001]}},
         **_of_other_projects(known),
         "prefixes.json": ["{}", "Yesterday, {}", "The report said. {}"],
         "memit_prefixes.json": [["{}"], ["Yesterday, {}", "The report said. {}"]],
@@ -65,8 +69,10 @@ def _texts(at: Path) -> None:
     for name, content in files.items():
         (at / name).write_text(json.dumps(content), "utf-8")
     for method, file, steps in (
-        ("rome", "hparams_tiny-gpt2.json", "v_num_grad_steps"),
-        ("memit", "hparams_tiny-gpt2.json", "v_num_grad_steps"),
+        *((method, "hparams_tiny-gpt2.json", "v_num_grad_steps") for method in ("rome", "memit", "emmet", "alphaedit")),
+        ("rrome", "hparams_tiny-gpt2_r_rome.json", "v_num_grad_steps"),
+        ("pmet", "hparams_tiny-gpt2_mlp.json", "v_num_grad_steps"),
+        ("rets", "hparams_tiny-gpt2.json", "v_num_grad_steps"),
         ("ft", "hparams_tiny-gpt2_constr.json", "num_steps"),
     ):
         hparams = json.loads((REFERENCE / method / file).read_text("utf-8"))

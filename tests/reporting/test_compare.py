@@ -256,8 +256,8 @@ def test_runs_on_other_data_are_refused(build: Build, capsys: pytest.CaptureFixt
 def test_bad_input_is_one_line(smoke: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(smoke.folder)
     for arguments, says in (
-        ([run, str(tmp_path / "absent")], "absent: holds no run.sqlite"),
-        ([str(tmp_path / "absent"), run], "absent: holds no run.sqlite"),
+        ([run, str(tmp_path / "absent")], "absent: is not there; name a run folder"),
+        ([str(tmp_path / "absent"), run], "absent: is not there; name a run folder"),
         ([run, run, "--metric", "speed"], "speed"),
         ([run, run, "--csv", "/proc/nothing/c.csv"], "cannot be written"),
         ([run], "second"),

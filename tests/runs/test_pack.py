@@ -118,6 +118,7 @@ def test_hostile_packs_are_refused(contents: Contents, tmp_path: Path) -> None:
     bomb = {**contents, "run.sqlite": bytes(200_000_000)}
     assert "unpacks to" in refusal(zipped(tmp_path / "z.zip", bomb))
     assert "manifest and content differ ('more')" in refusal(zipped(tmp_path / "m.zip", {**contents, "more": b"x"}))
+    assert "manifest and content differ ('')" in refusal(zipped(tmp_path / "n.zip", {**contents, "": b"x"}))
 
 
 def test_a_manifest_that_lies_is_refused(contents: Contents, tmp_path: Path) -> None:

@@ -308,7 +308,7 @@ def test_odd_things_in_the_folder_are_one_line(tmp_path: Path, whole: Path, kloc
     for command in ("report", "verify", "status"):
         assert "is not a regular file" in kloc(command, tmp_path)
         assert "File name too long" in kloc(command, tmp_path / ("x" * 5000))
-        said = "give a run's folder" if command == "verify" else "holds no run.sqlite"
+        said = "give a run's folder" if command == "verify" else "is a file, and a run is a folder"
         assert said in kloc(command, tmp_path / "file")
         assert "cannot be looked into" in kloc(command, f"{tmp_path}/a\0b")
     for path in (tmp_path / ("x" * 5000), f"{tmp_path}/a\0b"):

@@ -16,6 +16,7 @@ from artifact.facts.datasets.known import known_data
 from artifact.facts.fact import Fact
 from artifact.facts.odd import parse_records
 from artifact.facts.records import is_counterfact
+from artifact.sizes import count_of
 
 OWN_READING = (
     "deviation: the authors' rel_known_1000.json names words of the known facts alone, so relation traces corrupt all "
@@ -37,7 +38,7 @@ def own(path: Path | None, relation_source: RelationSource = "authors", by_id: b
     records = in_order(parse_records(raw, str(path)), by_id)
     facts = [one for one in records if isinstance(one, Fact)]
     bare = sum(fact.relation is None for fact in facts)
-    source, note = "own facts", f"{len(facts)} records of {path.name}"
+    source, note = "own facts", f"{count_of(len(facts), 'record')} of {path.name}"
     if bare and relation_source == "templates":
         records = with_relations(records, path, kept=True)
         source, note = f"{source}, {TEMPLATES}", f"{note}; relation prompts of {bare} built by rule"

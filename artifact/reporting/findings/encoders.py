@@ -23,6 +23,7 @@ from artifact.reporting.intervals import Estimate, Series, estimates
 from artifact.reporting.line_charts import LayerLine, LineChart, LinePanel
 from artifact.reporting.tables import RATES, hard_column
 from artifact.runs.store import Store
+from artifact.sizes import count_of
 from artifact.tracing.averages import roles
 from artifact.tracing.kinds import TRACE_KINDS
 
@@ -207,7 +208,8 @@ def _traces(view: View) -> Grid:
     caption = (
         f"Traces of {view.model}, {view.perspective} perspective: the average indirect effect (probability) of the "
         "restored token, mean over layers. The last token is the mask; tokens on its right, and on the left of the "
-        f"subject, are restored too, as an encoder reads both ways. {view.traced} facts; 95% intervals over them."
+        f"subject, are restored too, as an encoder reads both ways. {count_of(view.traced, 'fact')}; 95% "
+        "intervals over them."
     )
     name = f"encoder-traces-{view.perspective}"
     return Grid(
@@ -227,7 +229,9 @@ def _chart(views: Mapping[Perspective, View]) -> LineChart:
             if lines:
                 panels.append(LinePanel(f"{perspective}: {TRACE_KINDS[kind].printed}", tuple(lines)))
     view = next(iter(views.values()))
-    traced = " and ".join(f"{one.traced} facts ({corrupted} perspective)" for corrupted, one in views.items())
+    traced = " and ".join(
+        f"{count_of(one.traced, 'fact')} ({corrupted} perspective)" for corrupted, one in views.items()
+    )
     return LineChart(
         name="encoders",
         title=f"Average indirect effects by layer, {view.model}",

@@ -22,6 +22,7 @@ from artifact.reporting.findings.edit_multiverse import Edits, edit_specificatio
 from artifact.reporting.intervals import Series
 from artifact.reporting.multiverse import Curve, Specification, curve_of, least_sure
 from artifact.runs.store import Store
+from artifact.sizes import count_of
 from artifact.terminal import without_quotes
 from artifact.tracing.averages import Traces, traces_of
 from artifact.tracing.choices import (
@@ -170,7 +171,7 @@ def _specifications(claim: Claim, records: _Records) -> Iterator[Specification]:
         named = {
             "corruption": corruption,
             "span": span,
-            "window": f"{window} layer{'s' if window > 1 else ''}" if window else "",
+            "window": count_of(window, "layer") if window else "",
         }
         named |= {"direction": direction, "metric": metric, "form": form}
         own = all(named[choice] == level for choice, level in OWN.items() if named[choice])
