@@ -8,7 +8,7 @@ from typing import Any
 from . import codes, hosts, journals, packs, processes, tensors, words
 from .box import Box, Case, written
 from .damage import byte_damage, json_damage
-from .material import PROMPT, SUBJECT
+from .material import LATER, PROMPT, SUBJECT
 
 Draw = random.Random
 
@@ -96,7 +96,7 @@ def config(draw: Draw, box: Box) -> Case:
     return found
 
 
-_FOLDERS = ("model", "model", "gptj", "llama")
+_FOLDERS = ("model", "gptj", "llama", *LATER)
 
 
 def tokenizer(draw: Draw, box: Box) -> Case:
@@ -111,7 +111,7 @@ def tokenizer(draw: Draw, box: Box) -> Case:
 
 
 def weights(draw: Draw, box: Box) -> Case:
-    layout = draw.choice(("model", "model", "gptj", "llama", "shards", "pickle"))
+    layout = draw.choice((*_FOLDERS, "shards", "pickle"))
     said, expect, damage = tensors.weights(draw, box, layout)
     arguments = draw.choice((trace(box, layout), score(box, layout)))
     return Case(

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from family_models import auto_model, configuration
+from family_models import SCALINGS, auto_model, configuration
+from fuzz.damage import NASTY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, GPT2Config, GPTJConfig, LlamaConfig, RobertaConfig
@@ -13,6 +14,7 @@ from transformers import BertConfig, GPT2Config, GPTJConfig, LlamaConfig, Robert
 from artifact.errors import ModelError
 from artifact.lm.families import FAMILIES, family_of
 from artifact.lm.families.gpt2 import GPT2
+from artifact.lm.families.rotary import rotary_of
 from artifact.lm.families.sizes import BOUNDS, check_size
 
 
@@ -76,3 +78,26 @@ def test_sizes_within_bounds(kind: str) -> None:
     for value in (0, -1, BOUNDS[kind] + 1, 1.0, "12", True, None, [1], 10**400):
         with pytest.raises(ModelError, match=r"configuration n = .{1,40} is not possible; expected a whole number"):
             check_size("n", value, kind, False)
+
+
+ROTARY = {
+    **{"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 16, "low_freq_factor": 1.0},
+    **{"high_freq_factor": 4.0, "beta_fast": 32, "beta_slow": 1, "truncate": True, "attention_factor": 1.25},
+    **{"mscale": 1.0, "mscale_all_dim": 1.0, "short_factor": [1.0] * 4, "partial_rotary_factor": 1.0},
+}
+ODD_FACTORS = ([1.0, "x", 1.0, 1.0], [True] * 4, [10**400] * 4, [1e-320] * 4)
+
+
+@pytest.mark.parametrize("kind", [*SCALINGS, "longrope"])
+def test_a_rotary_value_that_is_none_is_one_line(kind: str) -> None:
+    """Whatever stands in a configuration: finite frequencies, or a ModelError that names the value."""
+    for key in ("rope_type", *ROTARY):
+        for odd in (*NASTY, *ODD_FACTORS, 1.0, 10**29, [kind]):
+            computed = () if key == "attention_factor" else ("attention_factor",)  # from the other values
+            given = {"rope_type": kind} | {name: value for name, value in ROTARY.items() if name not in computed}
+            try:
+                rotary = rotary_of(8, given | {key: odd}, 32, partial=True)
+            except ModelError as error:
+                assert len(str(error)) < 300
+            else:
+                assert bool(rotary.frequency_F.isfinite().all()) and rotary.strength > 0

@@ -42,7 +42,7 @@ class Gemma2(Llama):
         given = {key: getattr(config, key) for key in cls.also_read if hasattr(config, key)}
         family.attention_scale = positive(given, "query_pre_attn_scalar") ** -0.5
         for key, name in (("attn_logit_softcapping", "attention_cap"), ("final_logit_softcapping", "logit_cap")):
-            setattr(family, name, None if given[key] is None else float(positive(given, key)))
+            setattr(family, name, None if given[key] is None else positive(given, key))
         return family
 
     def embed(self, decoder: Decoder, word_BTD: Tensor, position_XT: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ Shape letters as in lm/decoder.py, and F rotary frequency (one a pair of a head'
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ def rotary_of(head_width: int, given: Mapping[str, Any], positions: int, *, part
     where the family has none, and values that give no frequencies.
     """
     kind, share = given.get("rope_type", "default"), given.get("partial_rotary_factor", 1.0)
-    if kind not in _SCALED:
+    if not isinstance(kind, str) or kind not in _SCALED:
         *others, last = _SCALED
         raise ModelError(
             f"rotary positions of type {short(repr(kind))} (rope_type) are not supported; expected "
@@ -116,15 +116,17 @@ def _yarn(frequency_F: Tensor, given: Mapping[str, Any], positions: int) -> Rota
         return width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     fast, slow = (positive(given, key, default) for key, default in (("beta_fast", 32), ("beta_slow", 1)))
+    if theta == 1:
+        raise ModelError("configuration rope_theta = 1 turns all pairs alike, which YaRN cannot scale; give another")
     edges = place(fast), place(slow)
     low, high = (math.floor(edges[0]), math.ceil(edges[1])) if given.get("truncate", True) else edges
     low, high = max(low, 0), min(high, width - 1)
     ramp_F = ((torch.arange(len(frequency_F)) - low) / (high - low or 0.001)).clamp(0, 1)
-    strength = given.get("attention_factor")
+    strength = _strength(given)
     if strength is None:
-        more = [given.get(key) or 0 for key in ("mscale", "mscale_all_dim")]
-        strength = _grown(factor, more[0]) / _grown(factor, more[1]) if all(more) else _grown(factor, 1)
-    return Rotary(ramp_F * frequency_F / factor + (1 - ramp_F) * frequency_F, strength=float(strength))
+        one, other = (_optional(given, key) for key in ("mscale", "mscale_all_dim"))
+        strength = _grown(factor, one) / _grown(factor, other) if one and other else _grown(factor, 1)
+    return Rotary(ramp_F * frequency_F / factor + (1 - ramp_F) * frequency_F, strength=strength)
 
 
 def _grown(factor: float, by: float) -> float:
@@ -136,13 +138,13 @@ def _longrope(frequency_F: Tensor, given: Mapping[str, Any], positions: int) -> 
     context, short_factor = positive(given, "original_max_position_embeddings"), given.get("short_factor")
     if not isinstance(short_factor, list) or len(short_factor) != len(frequency_F):
         raise ModelError(f"configuration short_factor must be a list of {len(frequency_F)} numbers; give the model's")
-    if not all(isinstance(one, int | float) and one > 0 for one in short_factor):
+    if not all(map(_is_positive, short_factor)):
         raise ModelError("configuration short_factor holds what is not a positive number; give the model's")
-    strength, factor = given.get("attention_factor"), given.get("factor") or positions / context
+    strength, factor = _strength(given), _optional(given, "factor") or positions / context
     if strength is None:
         strength = math.sqrt(1 + math.log(factor) / math.log(context)) if factor > 1 and context > 1 else 1.0
     divided_F = frequency_F / torch.tensor(short_factor, dtype=torch.float32)
-    return Rotary(divided_F, strength=float(strength), longest=int(context))
+    return Rotary(divided_F, strength=strength, longest=int(context))
 
 
 _SCALED: Mapping[str, Callable[[Tensor, Mapping[str, Any], int], Rotary]] = {
@@ -155,9 +157,24 @@ _SCALED: Mapping[str, Callable[[Tensor, Mapping[str, Any], int], Rotary]] = {
 }
 
 
-def positive(given: Mapping[str, Any], key: str, default: float | None = None) -> int | float:
+def positive(given: Mapping[str, Any], key: str, default: float | None = None) -> float:
     """The positive number of that name in a configuration; ModelError for anything else."""
     value = default if given.get(key) is None else given[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+    if not _is_positive(value):
         raise ModelError(f"configuration {key} = {short(repr(value))} is not possible; expected a positive number")
-    return value
+    return float(value)
+
+
+def _strength(given: Mapping[str, Any]) -> float | None:
+    """The factor on cosine and sine that a configuration gives; None where it is to be computed."""
+    return None if given.get("attention_factor") is None else positive(given, "attention_factor")
+
+
+def _optional(given: Mapping[str, Any], key: str) -> float | None:
+    """`positive` of a number that may be missing, or zero, which says the same."""
+    return positive(given, key) if given.get(key) else None
+
+
+def _is_positive(value: object) -> TypeGuard[float]:
+    """Whether a value is a positive number with which one can still compute."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1e-30 < value < 1e30
