@@ -82,6 +82,9 @@ _CHOICES = {
     *("reorder_and_upcast_attn", "bos_token_id", "eos_token_id", "rotary_dim", "torch_dtype", "dtype", "n_positions"),
     *("num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "hidden_act"),
     *("max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta", "attention_bias", "mlp_bias"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "sliding_window", "layer_types"),
+    *("use_sliding_window", "max_window_layers", "use_parallel_residual", "partial_rotary_factor", "layer_norm_eps"),
+    *("hidden_activation", "original_max_position_embeddings", "pad_token_id"),
 }
 
 
@@ -89,7 +92,7 @@ def config(draw: Draw, box: Box) -> Case:
     folder = draw.choice(_FOLDERS)
     made, said, path, how = _json_file(draw, box, f"{folder}/config.json")
     free = (path and path[0] in _CHOICES) or how in ("flip", "insert", "repeat", "zero")
-    arguments = draw.choice((trace(box, folder), score(box, folder)))
+    arguments = draw.choice(_asking(box, folder))
     found = Case("config", f"{folder}/config.json: {said}", arguments, "free" if free else "equal")
     found.needs = {**needs("facts.json"), folder: folder}
     found.damage = written(f"{folder}/config.json", made)
@@ -99,10 +102,15 @@ def config(draw: Draw, box: Box) -> Case:
 _FOLDERS = ("model", "gptj", "llama", *LATER)
 
 
+def _asking(box: Box, folder: str) -> list[list[str]]:
+    """Commands that ask a model; the tiny encoders have not the words, or no single piece, for what facts ask."""
+    return [trace(box, folder), *([] if folder in ("bert", "roberta") else [score(box, folder)])]
+
+
 def tokenizer(draw: Draw, box: Box) -> Case:
     folder, file = draw.choice(_FOLDERS), draw.choice(("tokenizer.json", "tokenizer.json", "tokenizer_config.json"))
     made, said, path, how = _json_file(draw, box, f"{folder}/{file}")
-    arguments = [trace(box, folder), score(box, folder), *([edit(box)] if folder == "model" else [])]
+    arguments = [*_asking(box, folder), *([edit(box)] if folder == "model" else [])]
     found = Case("tokenizer", f"{folder}/{file}: {said}", draw.choice(arguments))
     found.expect = "equal" if how in ("order", "cut", "empty") else "free"
     found.needs = {**needs("facts.json", "request.json", *NEEDS["rome"]), folder: folder}
@@ -113,7 +121,7 @@ def tokenizer(draw: Draw, box: Box) -> Case:
 def weights(draw: Draw, box: Box) -> Case:
     layout = draw.choice((*_FOLDERS, "shards", "pickle"))
     said, expect, damage = tensors.weights(draw, box, layout)
-    arguments = draw.choice((trace(box, layout), score(box, layout)))
+    arguments = draw.choice(_asking(box, layout))
     return Case(
         "weights", f"{layout}: {said}", arguments, expect, {**needs("facts.json"), layout: layout}, damage=damage
     )

@@ -16,7 +16,7 @@ REQUEST = RECORDS[10]
 PROMPT = REQUEST["requested_rewrite"]["prompt"].replace("{}", REQUEST["requested_rewrite"]["subject"])
 SUBJECT = REQUEST["requested_rewrite"]["subject"]
 
-LATER = ("gpt_neox", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text", "phi3")
+LATER = ("gpt_neox", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text", "phi3", "bert", "roberta")
 """Families with a folder of their own, beside GPT-2, GPT-J and Llama."""
 
 
@@ -38,8 +38,8 @@ def make(box: Box) -> None:
     shutil.copytree(REFERENCE / "models" / "tiny-gptj", at / "gptj")
     tiny_llama.write_folder(at / "llama", tiny_llama.llama_module(), begins=True)
     for family in LATER:
-        choose = random.Random(family).choice
-        config = family_models.configuration(family, choose, vocabulary=tiny_llama.VOCABULARY, layers=2, positions=256)
+        choose, vocabulary = random.Random(family).choice, tiny_llama.VOCABULARY
+        config = family_models.configuration(family, choose, vocabulary=vocabulary, layers=2, positions=256)
         family_models.write_model(at / family, family_models.module_of(config))
     _other_layouts(at)
     _texts(at)
