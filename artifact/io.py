@@ -19,8 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
+import msgspec
 from filelock import FileLock, Timeout
 
+NOT_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What msgspec raises of bytes that are not JSON of the expected form, not text, or nested too deeply."""
 UNFINISHED = ".part"
 """Ending of a file that is being written."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -89,6 +89,13 @@ def test_a_command_loads_no_other() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
+def test_all_that_decoding_json_raises_is_caught() -> None:
+    """io.NOT_JSON says what; two files tell a person the kinds apart."""
+    for file in PACKAGE.rglob("*.py"):
+        if "msgspec.DecodeError" in file.read_text():
+            assert file.name in ("io.py", "reading.py", "kinds.py"), f"{file}: catch NOT_JSON of artifact/io.py"
+
+
 def test_no_name_of_a_method_is_compared() -> None:
     """What a method is asked of its object in editing/methods; plans and tables name none."""
     for file, node in nodes(ast.Compare):

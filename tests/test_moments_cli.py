@@ -133,6 +133,7 @@ def test_stopped_standard_input_says_that_nothing_is_kept(texts, tmp_path, capsy
         (command("half.jsonl", Path("o")), "half.jsonl: line 1 is not a JSON object"),
         (command("latin.txt", Path("o")), "latin.txt: line 2 is not UTF-8"),
         (command("latin.jsonl", Path("o")), "latin.jsonl: line 1 is not a JSON object"),
+        (command("deep.jsonl", Path("o")), "deep.jsonl: line 1 is not a JSON object"),
         (command("empty.txt", Path("o")), "empty.txt: holds no text"),
         (command("good.txt", Path("/proc/nothing")), "/proc/nothing: cannot be written"),
         (command("good.txt", Path("good.txt")), "good.txt: cannot be written"),
@@ -148,6 +149,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, capsys, tmp_path
     Path("empty.txt").write_text("\n\n")
     Path("latin.txt").write_bytes(b"plain\nna\xefve\n")
     Path("latin.jsonl").write_bytes(b'{"text": "na\xefve"}\n')
+    Path("deep.jsonl").write_text('{"text": "one", "more": ' + 5000 * "[" + 5000 * "]" + "}\n")
     Path("bad.jsonl").write_text('{"text": "one"}\n\n{"title": "two"}\n')
     Path("half.jsonl").write_text('{"text": "one\n')
     before = set(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from artifact.errors import SettingError
-from artifact.io import open_regular
+from artifact.io import NOT_JSON, open_regular
 
 _BLOCK = 1 << 22
 _PROSE_WORDS = 12
@@ -130,7 +130,7 @@ class Reader:
     def _text(self, line: bytes) -> str:
         try:
             return self._json.decode(line).text if self._source.form == "jsonl" else line.decode().rstrip("\r\n")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except NOT_JSON as error:
             expected = 'a JSON object with the field "text"' if self._source.form == "jsonl" else "UTF-8"
             raise SettingError(
                 f"{self._source.name}: line {self.lines} is not {expected} ({error}); correct the line"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from artifact.errors import FactError
+from artifact.io import NOT_JSON
 from artifact.reading import decode_json, read_bytes
 
 LayoutName = Literal["easyedit", "knowedit", "zsre", "lre"]
@@ -42,7 +43,7 @@ def decode_records(content: bytes, source: str) -> object:
     except FactError:
         try:
             return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             pass
         raise
     if not isinstance(decoded, dict) or {"requested_rewrite", "subject"} & decoded.keys():

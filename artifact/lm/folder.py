@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from artifact.errors import ModelError
-from artifact.io import fit, reason, sha256_of
+from artifact.io import NOT_JSON, fit, reason, sha256_of
 from artifact.lm.families import FAMILIES, family_type, refuse_quantised
 from artifact.lm.families.sizes import Sizes, check_size
 from artifact.lm.tokens import Tokens
@@ -39,7 +39,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file; ModelError in one line for anything else."""
     try:
         content = msgspec.json.decode(read_bytes(path, ModelError, "give a small, readable JSON object", _JSON_LIMIT))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else reason(error)
         raise ModelError(f"{path}: is not valid JSON ({why}); expected one JSON object") from None
     if not isinstance(content, dict):

@@ -19,7 +19,7 @@ from artifact.editing.methods import METHODS, printed_name
 from artifact.errors import ExpectedError, SettingError
 from artifact.evaluation.metrics import Column, Group
 from artifact.facts.fact import Perspective
-from artifact.io import reason
+from artifact.io import NOT_JSON, reason
 from artifact.reporting.baseline import RunKind
 from artifact.reporting.charts import charts
 from artifact.reporting.intervals import Estimate
@@ -246,5 +246,5 @@ def _load(name: str, kind: type[T]) -> T:
     path = expected_folder() / name
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise ExpectedError(f"{path}: cannot be read ({reason(error)}); restore it from the repository") from None

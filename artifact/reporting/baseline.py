@@ -14,6 +14,7 @@ import msgspec
 
 from artifact.editing.protocol import protocol_words
 from artifact.errors import ExpectedError
+from artifact.io import NOT_JSON
 from artifact.reporting.charts import Chart
 from artifact.reporting.intervals import Series, estimates
 from artifact.reporting.resources import expected_folder
@@ -168,7 +169,7 @@ def measured_before(run: MeasuredRun, drawn: Sequence[Chart], folder: Path | Non
     for path in sorted((folder or expected_folder() / "measured").glob("*.json")):
         try:
             known = msgspec.json.decode(path.read_bytes(), type=Baseline)
-        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        except (OSError, *NOT_JSON) as error:
             raise ExpectedError(
                 f"{path}: cannot be read as a measurement ({error}); restore it from the repository"
             ) from None

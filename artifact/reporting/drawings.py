@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from artifact.errors import RunError
+from artifact.io import NOT_JSON
 from artifact.reading import read_bytes
 
 INDEX = "figures/drawn.json"
@@ -41,7 +42,7 @@ class Drawings:
         self._asked: dict[str, _Drawn] = {}
         try:
             self._known = msgspec.json.decode(read_bytes(report_folder / INDEX, RunError), type=dict[str, _Drawn])
-        except (RunError, msgspec.DecodeError, UnicodeError, RecursionError):
+        except (RunError, *NOT_JSON):
             self._known = {}
 
     @property

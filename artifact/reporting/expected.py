@@ -13,6 +13,7 @@ import msgspec
 from artifact.errors import ExpectedError
 from artifact.evaluation.metrics import Group
 from artifact.facts.fact import Perspective
+from artifact.io import NOT_JSON
 from artifact.reporting.resources import expected_folder
 from artifact.tracing.averages import roles
 from artifact.tracing.kinds import KindName
@@ -234,7 +235,7 @@ def _read(path: Path) -> _File:
         return msgspec.json.decode(path.read_bytes(), type=_File)
     except OSError as error:
         raise ExpectedError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from None
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ExpectedError(f"{path}: {error}; correct the field as expected/README.md describes") from None
 
 

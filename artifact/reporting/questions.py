@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from artifact.errors import ExpectedError
+from artifact.io import NOT_JSON
 from artifact.reporting.cells import Cell, Scale
 from artifact.reporting.equivalence import Tested, family, held_against
 from artifact.reporting.findings import Findings, Quantity
@@ -136,7 +137,7 @@ def load_questions(folder: Path | None = None) -> tuple[Question, ...]:
         questions = msgspec.json.decode(path.read_bytes(), type=_File).questions
     except OSError as error:
         raise ExpectedError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from None
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ExpectedError(f"{path}: {error}; correct the field as expected/README.md describes") from None
     for question in questions:
         for one in question.conditions:

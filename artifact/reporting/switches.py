@@ -13,6 +13,7 @@ from artifact.editing.methods import printed_name
 from artifact.editing.protocol import SWITCH_WORDS, all_switches
 from artifact.errors import ExpectedError
 from artifact.facts.fact import Perspective
+from artifact.io import NOT_JSON
 from artifact.reporting.cells import Scale
 from artifact.reporting.resources import expected_folder
 
@@ -86,7 +87,7 @@ def load_worth() -> Worth:
     path = expected_folder() / "switches.json"
     try:
         worth = msgspec.json.decode(path.read_bytes(), type=Worth)
-    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise ExpectedError(f"{path}: cannot be read ({error}); restore it from the repository") from None
     if apart := worth.switches.keys() ^ SWITCH_WORDS.keys():
         raise ExpectedError(f"{path}: switches: expected one entry a switch, not so for {', '.join(sorted(apart))}")

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from artifact.errors import NotBegun, RunError
-from artifact.io import reason
+from artifact.io import NOT_JSON, reason
 from artifact.runs.seals import has_seals
 
 DATABASE = "run.sqlite"
@@ -77,7 +77,7 @@ class Journal:
         """Stored JSON; RunError where it is damaged, which names it as `what`."""
         try:
             return msgspec.json.decode(text, type=kind)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise damaged(self.path, f"{what} cannot be read: {reason(error)}") from None
 
     @contextmanager

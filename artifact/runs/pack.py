@@ -20,7 +20,7 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import RunError
-from artifact.io import fit, open_regular, reason, replacing
+from artifact.io import NOT_JSON, fit, open_regular, reason, replacing
 from artifact.runs.journal import DATABASE, half_written, run_folders
 from artifact.runs.lock import holder
 from artifact.runs.status import copy_line, run_status
@@ -156,7 +156,7 @@ def _manifest(archive: ZipFile, entries: dict[str, ZipInfo], path: Path) -> Mani
         content = file.read(_MOST_MANIFEST)
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise RunError(f"{path}: its {MANIFEST} cannot be read ({reason(error)}); {_AGAIN}") from None
     if manifest.format != _FORMAT:
         raise RunError(f"{path}: has format {manifest.format}, expected {_FORMAT}; install a newer kloc-artifact")

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from artifact.errors import RunError
+from artifact.io import NOT_JSON
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file, no_journal
@@ -128,7 +129,7 @@ class _Salvaged:
         for text in texts:
             try:
                 info = msgspec.json.decode(text, type=RunInfo)
-            except (msgspec.DecodeError, UnicodeError, RecursionError):
+            except NOT_JSON:
                 continue
             # run.json is the same text with other white space.
             readable.append(
@@ -154,7 +155,7 @@ class _Salvaged:
     def environments(self) -> list[dict[str, Any]]:
         try:
             return msgspec.json.decode(self.meta["environments"][1], type=list[dict[str, Any]])
-        except (KeyError, msgspec.DecodeError, UnicodeError, RecursionError):
+        except (KeyError, *NOT_JSON):
             return []
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from artifact.editing.protocol import corrected_switches, protocol_part
-from artifact.io import write_atomically
+from artifact.io import NOT_JSON, write_atomically
 from artifact.runs.describe import RunInfo
 from artifact.sources.cache import cache_folder
 
@@ -50,7 +50,7 @@ def rehearsed_seconds(info: RunInfo, environment: dict[str, Any]) -> dict[str, f
         content = _path(info.plan.name, info.model, info.protocol, corrected, environment).read_bytes()
         seconds = msgspec.json.decode(content, type=Rehearsed).seconds
         each = [(sum(map(len, info.batches(unit))), seconds[unit.name]) for unit in info.plan.units]
-    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError, KeyError):  # a run needs no rehearsal
+    except (OSError, *NOT_JSON, KeyError):  # a run needs no rehearsal
         return None
     most, expected = (sum(facts * pair[which] for facts, pair in each) for which in (0, 1))
     return {"most": round(most, 3), "expected": round(expected, 3)}

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from artifact.editing.protocol import protocol_words
+from artifact.io import NOT_JSON
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.journal import DATABASE
@@ -137,7 +138,7 @@ def copy_line(store: Store) -> str:
             said = "tells of another run"
     except FileNotFoundError:
         said = "is missing"
-    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
+    except (OSError, *NOT_JSON):
         said = "cannot be read"
     return f"{path}: {said}; the journal counts, and the run's command writes the file anew"
 

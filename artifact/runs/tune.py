@@ -24,7 +24,7 @@ from artifact.evaluation.metrics import UNTOUCHED, ViewScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.aside import aside
 from artifact.facts.fact import PERSPECTIVES, Fact, Perspective
-from artifact.io import write_atomically
+from artifact.io import NOT_JSON, write_atomically
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 from artifact.tracing.trace import answered
@@ -195,7 +195,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._kept: dict[str, _Kept] = {}
-        with suppress(OSError, msgspec.DecodeError):
+        with suppress(OSError, *NOT_JSON):
             self._kept = msgspec.json.decode(path.read_bytes(), type=dict[str, _Kept])
 
     def of(self, method: str, identity: str) -> dict[str, Tried]:

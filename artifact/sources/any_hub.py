@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from artifact.errors import ModelError
-from artifact.io import reason, sha256_of, write_atomically
+from artifact.io import NOT_JSON, reason, sha256_of, write_atomically
 from artifact.reading import read_bytes
 from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder, hub_file
@@ -190,5 +190,5 @@ def _read(path: Path) -> _State:
         return _State()
     try:
         return msgspec.json.decode(read_bytes(path, ModelError, "delete it", _STATE_LIMIT), type=_State)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ModelError(f"{path}: cannot be read ({reason(error)}); delete it, and the hub is asked again") from None

@@ -24,7 +24,7 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.io import FULL, UNFINISHED, fit, open_regular, reason, sha256_of, write_atomically
+from artifact.io import FULL, NOT_JSON, UNFINISHED, fit, open_regular, reason, sha256_of, write_atomically
 from artifact.sizes import size_words
 from artifact.sources.answer import Again, Refused, can_be_sent, extent, failed, validator_of
 from artifact.sources.connection import Line, Misled, Watch, open_address
@@ -326,7 +326,7 @@ def _read_begun(wanted: Wanted) -> _Begun | None:
     try:
         with open_regular(wanted.note) as file:
             begun = msgspec.json.decode(file.read(), type=_Begun)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (OSError, *NOT_JSON):
         return None
     if begun.validator is not None and not can_be_sent(begun.validator):
         return None

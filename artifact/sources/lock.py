@@ -12,7 +12,7 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import FactError
-from artifact.io import locked, open_regular, reason, sha256_of, write_atomically
+from artifact.io import NOT_JSON, locked, open_regular, reason, sha256_of, write_atomically
 from artifact.sources.cache import cache_folder
 
 COMMITTED = Path(__file__).with_name("sources.lock.json")
@@ -152,7 +152,7 @@ def _read(path: Path) -> _Lock:
             return msgspec.json.decode(file.read(), type=_Lock)
     except FileNotFoundError:
         return _Lock()
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise FactError(
             f"{path}: is not a lock file ({reason(error)}); delete it, and kloc fetch records the hashes again"
         ) from None

@@ -12,7 +12,7 @@ from zipfile import ZipFile, ZipInfo
 import msgspec
 
 from artifact.errors import FactError
-from artifact.io import fit, reason, write_atomically
+from artifact.io import NOT_JSON, fit, reason, write_atomically
 from artifact.sizes import size_words
 from artifact.sources.catalogue import ArchiveMember
 from artifact.sources.kinds import DAMAGED_ARCHIVE, too_large_inside
@@ -64,10 +64,10 @@ def records_of(content: bytes) -> list[Any] | None:
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         decoded = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         try:
             return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()] or None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return None
     if isinstance(decoded, dict):
         if {"requested_rewrite", "subject"} & decoded.keys():

@@ -144,6 +144,14 @@ def test_a_stopped_search_goes_on_and_tries_nothing_twice(tuned: Path, tmp_path)
 
 
 @pytest.mark.parametrize(
+    "content", [b'{"ft": "', b'{"ft": {"identity": "\xff"}}', b'{"ft": {"more": ' + 5000 * b"[", b'{"ft": 7}']
+)
+def test_a_damaged_checkpoint_begins_anew(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "kept.partial").write_bytes(content)
+    assert Checkpoint(tmp_path / "kept.partial").of("ft", "a") == {}
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         ("--facts absent", "is neither a file nor one of"),

@@ -31,7 +31,7 @@ from artifact.editing.npz import UNREADABLE, read_array, write_arrays
 from artifact.editing.site import MODULES, Module
 from artifact.editing.texts import Reader, Source
 from artifact.errors import DeviceError, Interrupted, PromptError, RunError, SettingError
-from artifact.io import check_writable, reason, write_atomically
+from artifact.io import NOT_JSON, check_writable, reason, write_atomically
 from artifact.lm.device import Memory, batches, default_memory, in_one
 from artifact.lm.load import LanguageModel
 from artifact.lm.tokens import Tokens
@@ -249,7 +249,7 @@ class _Collection:
                 self._check_same(checkpoint, remedy)
                 for layer, total_MM in self.sums.totals_MM.items():
                     total_MM.copy_(torch.from_numpy(read_array(archive, f"layer{layer}")))
-        except (*UNREADABLE, msgspec.DecodeError) as error:
+        except (*UNREADABLE, *NOT_JSON) as error:
             raise SettingError(f"{self.partial}: is damaged ({reason(error)}); delete it to start over") from None
         progress = checkpoint.progress
         if not self._reader.go_to(progress.bytes, progress.lines, progress.sha256):
@@ -315,7 +315,7 @@ class _Collection:
             return None
         try:
             collected = msgspec.json.decode((self._out / PROVENANCE).read_bytes(), type=Collected)
-        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
+        except (OSError, *NOT_JSON):
             collected = None
         if collected is not None and self._source.resumable:
             settings = CollectionSettings(

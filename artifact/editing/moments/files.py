@@ -34,7 +34,7 @@ from torch import Tensor
 from artifact.editing.npz import UNREADABLE, array_form, read_array
 from artifact.editing.site import PROJECTIONS, Module
 from artifact.errors import EditError, SettingError
-from artifact.io import open_regular, reason
+from artifact.io import NOT_JSON, open_regular, reason
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import in_one
 from artifact.lm.family import Family
@@ -310,7 +310,7 @@ def provenance(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
+    except (OSError, *NOT_JSON):
         return {}
 
 
