@@ -310,6 +310,10 @@ class _State:
 
     def _check(self, where: str) -> None:
         """Raise for what no training has written; SettingError for networks that are not whole."""
+        for tensors in (self.now, self.best, self.averages):
+            for key, tensor in tensors.items():
+                if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+                    raise ValueError(f"{key} is not of finite float32 numbers")
         for tensors in (self.now, self.best):
             network_of(tensors, where)
         for key, tensor in self.now.items():

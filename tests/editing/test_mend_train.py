@@ -85,6 +85,10 @@ def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_p
         replace_file(checkpoint, {key: tensor for key, tensor in held.items() if key != part}, metadata)
         with pytest.raises(SettingError, match=r"partial: (is damaged|no edit_lrs)"):
             train(model, few, HPARAMS, SHORT, checkpoint=checkpoint)
+        for changed in (held[part].double(), held[part] > 0, held[part] * torch.nan):
+            replace_file(checkpoint, held | {part: changed}, metadata)
+            with pytest.raises(SettingError, match="edit_lrs is not of finite float32 numbers"):
+                train(model, few, HPARAMS, SHORT, checkpoint=checkpoint)
     for numbers in ("[" * 9000, '{"step": true}', '{"step": "1"}', '{"best_value": 1}'):
         replace_file(checkpoint, held, metadata | {"numbers": numbers})
         with pytest.raises(SettingError, match=r"partial: is damaged .*; remove it to start over"):

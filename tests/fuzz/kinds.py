@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from . import codes, hosts, journals, packs, processes, tensors, words
+from . import checkpoints, codes, hosts, journals, packs, processes, tensors, words
 from .box import Box, Case, written
 from .damage import byte_damage, json_damage
 from .material import LATER, PROMPT, SUBJECT
@@ -324,6 +324,10 @@ def pack(draw: Draw, box: Box) -> Case:
     return packs.case(draw, box)
 
 
+def left(draw: Draw, box: Box) -> Case:
+    return checkpoints.case(draw, box)
+
+
 def runs(draw: Draw, box: Box) -> Case:
     return journals.case(draw, box)
 
@@ -349,7 +353,7 @@ KINDS: dict[str, Callable[[Draw, Box], Case]] = {
     one.__name__: one
     for one in (
         config, tokenizer, weights, code, facts, known, requests, settings, edits, moments, mend, texts, training, runs,
-        servers, arguments, process, own, grids, batches, pack,
+        servers, arguments, process, own, grids, batches, pack, left,
     )
 }  # fmt: skip
 RARE = {"process": 20}

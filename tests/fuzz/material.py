@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from . import checkpoints
 from .box import Box
 
 TESTS = Path(__file__).parents[1]
@@ -55,6 +56,7 @@ def make(box: Box) -> None:
     cheap.run(at / "run2", cheap.Cheap(small))
     kloc("contribute", at / "run", "--out", at / "pack.zip")
     kloc("report", at / "run")
+    checkpoints.make(box)
 
 
 def _texts(at: Path) -> None:

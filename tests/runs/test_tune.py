@@ -143,6 +143,13 @@ def test_a_stopped_search_goes_on_and_tries_nothing_twice(tuned: Path, tmp_path)
     assert Checkpoint(path).of("ft", "another") == {}, "other facts or settings begin anew"
 
 
+def test_stopped_before_anything_was_scored(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("artifact.runs.stop.Stop.__call__", lambda self: True)
+    out = tmp_path / "tuned.json"
+    assert call(f"tune --model world --method ft --facts world --cases 4 --out {out}".split()) == 3
+    assert capsys.readouterr().err == "kloc: stopped; nothing was scored yet\n" and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "content", [b'{"ft": "', b'{"ft": {"identity": "\xff"}}', b'{"ft": {"more": ' + 5000 * b"[", b'{"ft": 7}']
 )
