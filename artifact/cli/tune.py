@@ -164,8 +164,8 @@ def _searched(
             kept = checkpoint.of(name, str([*of, editor.described()]))
             found = Search(editor, judged, values, kept, checkpoint.write, _teller(show, name)).run(stop)
             if found is None:
-                kept = f"{checkpoint.path} keeps what was scored, and the same command goes on"
-                raise Interrupted(f"stopped; {kept if checkpoint.path.exists() else 'nothing was scored yet'}")
+                there = f"{checkpoint.path} keeps what was scored, and the same command goes on"
+                raise Interrupted(f"stopped; {there if checkpoint.path.exists() else 'nothing was scored yet'}")
             chosen[name] = found
     return chosen
 
