@@ -103,7 +103,7 @@ def sequence_tests(every: Sequence[Written]) -> list[Tested | None]:
     shown, scale = dict.fromkeys(name for name, _, _ in _SHOWN), SCALES["success"].of_change
     return [
         held_against(
-            f"{one.method}, {edit_name(one.edited)}, {key[0]} facts, {_WORDS[key[1]]}",
+            f"{one.method}, {edit_name(one.edited)}, {count_of(key[0], 'fact')}, {_WORDS[key[1]]}",
             name,
             one.changes.get((key, name)),
             scale,
