@@ -18,7 +18,7 @@ from fuzz.kinds import KINDS
 from artifact.cli.commands import app
 
 SEED = 13
-CASES = {"code": 40, "runs": 40, "arguments": 40, "process": 3, "grids": 10, "batches": 10, "left": 15}
+CASES = {"code": 40, "runs": 40, "arguments": 40, "process": 3, "grids": 10, "batches": 10, "interrupted": 15}
 """Of the other kinds 30: about 600 cases in all, less than a minute on one core."""
 SHARED = {"--shape", "--device", "--memory", "--protocol"}
 """What all benchmarks take alike: `bench trace` stands for them."""

@@ -323,7 +323,7 @@ class _State:
             for name in ("exp_avg", "exp_avg_sq"):
                 if self.averages[f"{name} {key}"].shape != tensor.shape:
                     raise ValueError(f"{name} of {key} has another shape")
-            if self.averages[f"step {key}"].numel() != 1:
+            if self.averages[f"step {key}"].shape != ():
                 raise ValueError(f"the step of {key} is not one number")
         if not all(type(count) is int and count >= 0 for count in (self.step, self.best_step, self.since)):
             raise ValueError("its steps are not numbers")

@@ -32,10 +32,8 @@ def replaced(box: Box) -> list[str]:
     return [*trace(box, more="--corruption replace"), "--donor", "Sony"]
 
 
-_LIST, _GROUPS = (
-    "--moments in/moments --prefixes in/prefixes.json",
-    "--moments in/moments --prefixes in/memit_prefixes.json",
-)
+_LIST = "--moments in/moments --prefixes in/prefixes.json"
+_GROUPS = "--moments in/moments --prefixes in/memit_prefixes.json"
 _OWN = {
     "ft": "--hparams in/ft.json",
     "kn": "",
@@ -103,7 +101,7 @@ _FOLDERS = ("model", "gptj", "llama", *LATER)
 
 
 def _asking(box: Box, folder: str) -> list[list[str]]:
-    """Commands that ask a model; the tiny encoders have not the words, or no single piece, for what facts ask."""
+    """Commands that ask a model. The tiny encoders are only traced: facts ask for words that they do not have."""
     return [trace(box, folder), *([] if folder in ("bert", "roberta") else [score(box, folder)])]
 
 
@@ -324,7 +322,7 @@ def pack(draw: Draw, box: Box) -> Case:
     return packs.case(draw, box)
 
 
-def left(draw: Draw, box: Box) -> Case:
+def interrupted(draw: Draw, box: Box) -> Case:
     return checkpoints.case(draw, box)
 
 
@@ -353,7 +351,7 @@ KINDS: dict[str, Callable[[Draw, Box], Case]] = {
     one.__name__: one
     for one in (
         config, tokenizer, weights, code, facts, known, requests, settings, edits, moments, mend, texts, training, runs,
-        servers, arguments, process, own, grids, batches, pack, left,
+        servers, arguments, process, own, grids, batches, pack, interrupted,
     )
 }  # fmt: skip
 RARE = {"process": 20}
