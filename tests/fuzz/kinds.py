@@ -239,9 +239,14 @@ def settings(draw: Draw, box: Box) -> Case:
 
 def edits(draw: Draw, box: Box) -> Case:
     said, expect, damage = tensors.edit(draw, box)
-    written = "apply --model in/model --edit in/edit.safetensors --out out/m"
-    arguments = draw.choice((score(box, more="--edit in/edit.safetensors"), box.command(written)))
-    return Case("edits", said, arguments, expect, needs("facts.json", "edit.safetensors"), damage=damage)
+    lines = [
+        score(box, more="--edit in/edit.safetensors"),
+        box.command("apply --model in/model --edit in/edit.safetensors --out out/m"),
+        box.command(f"{words.GENERATE} --edit in/edit.safetensors --json out/g.json"),
+        edit(box, draw.choice(("ft", "rome")), "--on in/edit.safetensors"),
+    ]
+    needed = needs("facts.json", "request.json", "edit.safetensors", *NEEDS["ft"], *NEEDS["rome"])
+    return Case("edits", said, draw.choice(lines), expect, needed, damage=damage)
 
 
 def moments(draw: Draw, box: Box) -> Case:
