@@ -91,7 +91,7 @@ def test_another_layout_is_converted_and_then_scored(capsys) -> None:
     assert said[5].startswith("prompts about other facts left out") and said[5].endswith(": 1")
     assert kloc("facts", "check", "own.json") == 0
     assert kloc("score", "--model", TINY, "--cases", "own.json") == 0
-    assert "1 cases, unedited" in capsys.readouterr().out
+    assert "1 case, unedited" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

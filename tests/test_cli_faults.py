@@ -149,7 +149,7 @@ def test_what_a_shell_connects_is_read(capsys: pytest.CaptureFixture[str]) -> No
         assert call(["score", "--model", TINY, "--cases", f"/dev/fd/{read}"]) == 0
     finally:
         os.close(read)
-    assert capsys.readouterr().out.startswith("1 cases")
+    assert capsys.readouterr().out.startswith("1 case,")
 
 
 # Files that are written

@@ -68,7 +68,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert call(asked) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[1:]] == [
-        f"{count} facts {way}" for count in (1, 2) for way in ("one after the other", "as one batch")
+        f"{count} {way}" for count in ("1 fact", "2 facts") for way in ("one after the other", "as one batch")
     ]
     points = json.loads((tmp_path / "s.json").read_text())["points"]
     assert [len(point["cases"]) for point in points] == [1, 1, 2, 2]

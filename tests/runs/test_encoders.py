@@ -24,6 +24,7 @@ from artifact.runs.record import Record
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.store import Store, reading_all
 from artifact.runs.tasks.encoders import compute, refuses
+from artifact.sizes import count_of
 from artifact.sources.catalogue import MASKED_WORLD
 from artifact.tracing.kinds import TRACE_KINDS
 from artifact.tracing.trace import TraceSettings, trace
@@ -150,8 +151,11 @@ def test_the_page_counts_what_its_numbers_rest_on(run: Store, monkeypatch: pytes
     assert found is not None and {one.traced for one in views_of(run).values()} == {facts - 1}
     edits, *traces = found.grids
     assert [line.heads[1] for line in edits.lines[:2]] == ["unedited", "KN, 1 without a neuron"]
-    assert all(f"{facts - 1} facts; 95% intervals" in grid.caption for grid in traces)
-    assert f"{facts} facts (entity edits)" in edits.caption and f"on {facts - 1} facts" in found.charts[0].summary
+    assert all(f"{count_of(facts - 1, 'fact')}; 95% intervals" in grid.caption for grid in traces)
+    assert (
+        f"{facts} facts (entity edits)" in edits.caption
+        and f"on {count_of(facts - 1, 'fact')}" in found.charts[0].summary
+    )
 
 
 def test_another_decoder_is_refused(twin: Context, tiny: Any) -> None:
