@@ -7,8 +7,8 @@ def size_words(size: float) -> str:
 
 
 def count_of(count: int, noun: str) -> str:
-    """A count with its noun: `1 fact`, `2 facts`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """A count with its noun: `1 fact`, `1,209 facts`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def dtype_word(dtype: object) -> str:

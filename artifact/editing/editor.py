@@ -23,7 +23,6 @@ from artifact.facts.fact import Fact, View
 from artifact.facts.joint import refuse_conflicts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
-from artifact.sizes import count_of
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Editor:
         if self.moments is not None:
             settings["moments"] = self.moments.source
         if self.facts:
-            settings["facts"] = f"{count_of(len(self.facts), 'fact')} of {self.facts_source}"
+            settings["facts"] = f"{len(self.facts)} facts of {self.facts_source}"
         if self.network is not None:
             settings["weights"] = f"{self.network.source}, sha256 {tensors_hash(tensors_of(self.network))[:12]}"
         return settings

@@ -6,9 +6,10 @@ Such a file holds every method that was tuned. `--hparams` takes it, and picks t
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from artifact.errors import SettingError
 from artifact.io import sha256_of
@@ -18,13 +19,16 @@ FOLDER = Path(__file__).with_name("tuned_files")
 """A file a model, by its name: the values that the model takes without --hparams."""
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
 class Tried(msgspec.Struct, frozen=True):
     """One candidate: the hyperparameters that differ from the start, and what it scored (shares, from 0 to 1)."""
 
     values: dict[str, Any]
-    success: float
-    specificity: float
-    failed: int
+    success: Share
+    specificity: Share
+    failed: Annotated[int, Meta(ge=0)]
     """Edits that could not be made or scored; they count as no success and no specificity."""
 
     @property

@@ -12,6 +12,7 @@ from artifact.editing.methods import printed_name
 from artifact.plans.tasks import TASKS
 from artifact.reporting.baseline import MeasuredBefore
 from artifact.reporting.verdict import JudgedClaim, MeasuredRun, Verdict
+from artifact.sizes import count_of
 from artifact.sources.catalogue import WORLDS
 
 FULL_NEEDS = "an NVIDIA GPU with 48 GB, 69 GB of disk and about 5.5 hours on an H100 (computed, not measured)"
@@ -98,19 +99,20 @@ def _ran(run: MeasuredRun) -> str:
     parts = []
     if methods:
         controls = sum(counts[unit.name]["done"] for unit in edits if unit.control)
-        words = f"{done['edit']:,} edits with {_and(list(methods))}"
+        words = f"{count_of(done['edit'], 'edit')} with {_and(list(methods))}"
         parts.append(words + (f" ({controls:,} of them controls)" if controls else ""))
     if done["trace"]:
-        parts.append(f"{done['trace']:,} traces")
+        parts.append(count_of(done["trace"], "trace"))
     if done["knockout"]:
-        parts.append(f"{done['knockout']:,} attention knockouts")
-    parts += [f"“{task.words}” on {facts[name]:,} facts" for name, task in TASKS.items() if facts[name]]
+        parts.append(count_of(done["knockout"], "attention knockout"))
+    parts += [f"“{task.words}” on {count_of(facts[name], 'fact')}" for name, task in TASKS.items() if facts[name]]
     if facts["unedited"]:
-        parts.append(f"the unedited model on {facts['unedited']:,} facts")
+        parts.append(f"the unedited model on {count_of(facts['unedited'], 'fact')}")
     lost = sum(one[state] for one in counts.values() for state in ("failed", "excluded"))
-    reasons = f"; {lost:,} cases failed or were excluded, with their reasons below" if lost else "; no case failed"
+    were = "was" if lost == 1 else "were"
+    reasons = f"; {count_of(lost, 'case')} failed or {were} excluded, for the reasons below" if lost else ""
     computed = _and(parts) if parts else "no case yet"
-    return f"computed on {run.info.model}: {computed}{reasons}"
+    return f"computed on {run.info.model}: {computed}{reasons or '; no case failed'}"
 
 
 def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[JudgedClaim]) -> list[Line]:

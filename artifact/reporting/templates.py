@@ -20,6 +20,7 @@ from artifact.io import write_atomically
 from artifact.reporting.cells import look_of
 from artifact.reporting.escapes import latex, markdown, markdown_code, markdown_label, plain
 from artifact.reporting.resources import paper_folder
+from artifact.sizes import count_of
 from artifact.sources.cache import cache_folder
 
 _SEAL = hashlib.sha256().digest_size
@@ -88,6 +89,7 @@ def _environment() -> jinja2.Environment:
         code=markdown_code,
         look=look_of,
         wrapped=_wrapped,
+        count_of=count_of,
         clause=lambda text: str(text).rstrip("."),
         sentence=lambda text: str(text)[:1].upper() + str(text)[1:],
         groupby_run=lambda columns: [

@@ -2,13 +2,16 @@
 
 import random
 from collections.abc import Callable
+from io import BytesIO
 from itertools import count
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from .box import Box, Case
 from .damage import byte_damage, json_damage
-from .tensors import safetensors_damage
+from .tensors import safetensors_damage, tensor_damage
 
 LINES = {
     "m/moments.partial": "moments --model in/model --texts in/texts.txt --layers 1 --samples 60 --batch-tokens 200 "
@@ -54,6 +57,12 @@ def case(draw: random.Random, box: Box) -> Case:
         said, expect, made = safetensors_damage(draw, file)
         # One number for another of the same shape is a change of value.
         expect = "free" if "header" in said or said.startswith("scalar") else expect
+    elif place.startswith("m/") and draw.random() < 0.5:
+        with np.load(file) as held:
+            kept, said, expect = tensor_damage(draw, {name: held[name] for name in held})
+        expect = "free" if said.endswith("record") else expect  # it is JSON, as an array of bytes
+        np.savez(stream := BytesIO(), **kept)
+        made = stream.getvalue()
     elif place.startswith("tuned") and draw.random() < 0.6:
         made, said, *_ = json_damage(draw, content)
         expect = "free"  # a score that is another one may choose another value

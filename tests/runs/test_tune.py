@@ -151,7 +151,11 @@ def test_stopped_before_anything_was_scored(tmp_path: Path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    "content", [b'{"ft": "', b'{"ft": {"identity": "\xff"}}', b'{"ft": {"more": ' + 5000 * b"[", b'{"ft": 7}']
+    "content",
+    [
+        *(b'{"ft": "', b'{"ft": {"identity": "\xff"}}', b'{"ft": {"more": ' + 5000 * b"[", b'{"ft": 7}'),
+        b'{"ft":{"identity":"a","scored":{"b":{"values":{},"success":7.0,"specificity":0.5,"failed":0}}}}',
+    ],
 )
 def test_a_damaged_checkpoint_begins_anew(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "kept.partial").write_bytes(content)

@@ -248,7 +248,7 @@ class _Collection:
                 checkpoint = msgspec.json.decode(read_array(archive, "record").tobytes(), type=_Checkpoint)
                 self._check_same(checkpoint, remedy)
                 for layer, total_MM in self.sums.totals_MM.items():
-                    total_MM.copy_(torch.from_numpy(read_array(archive, f"layer{layer}")))
+                    total_MM.copy_(_stored_sum(archive, layer, total_MM))
         except (*UNREADABLE, *NOT_JSON) as error:
             raise SettingError(f"{self.partial}: is damaged ({reason(error)}); delete it to start over") from None
         progress = checkpoint.progress
@@ -325,6 +325,14 @@ class _Collection:
             if same and (collected.texts == collected.samples or not self._source.stream.read(1)):
                 return collected
         raise SettingError(f"{self._out}: holds other moments ({files[0].name}); give another folder with --out")
+
+
+def _stored_sum(archive: ZipFile, layer: int, like_MM: torch.Tensor) -> torch.Tensor:
+    """A layer's sum of a checkpoint; ValueError for what `save` has not written."""
+    stored_MM = torch.from_numpy(read_array(archive, f"layer{layer}"))
+    if (stored_MM.shape, stored_MM.dtype) != (like_MM.shape, like_MM.dtype) or not bool(stored_MM.isfinite().all()):
+        raise ValueError(f"the sum of layer {layer} is not of finite {dtype_word(like_MM.dtype)} numbers of its shape")
+    return stored_MM
 
 
 def _checked(model: LanguageModel, layers: Sequence[int], samples: int, batch_tokens: int) -> tuple[int, ...]:

@@ -195,6 +195,12 @@ def test_a_checkpoint_of_other_texts_is_refused(tiny, tmp_path, monkeypatch) -> 
     assert collect(model, lines(TEXTS), (0, 2), tmp_path).texts == len(TEXTS)
 
 
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
 def test_a_damaged_checkpoint_is_refused(tiny, tmp_path) -> None:
     model = tiny("tiny-gpt2")
     stopped_after(model, 2, tmp_path)
@@ -203,7 +209,12 @@ def test_a_damaged_checkpoint_is_refused(tiny, tmp_path) -> None:
     flipped[len(good) // 2] ^= 1
     with ZipFile(tmp_path / PARTIAL) as archive:
         assert sum(entry.file_size for entry in archive.infolist()) > 2 * 256 * 256 * 8
-    for bad in (b"", b"PK", good[: len(good) // 2], good[:-40], bytes(flipped), bytes(1000)):
+    with np.load(io.BytesIO(good)) as stored:
+        held = dict(stored)
+    sum_MM = held["layer2"]
+    others = [sum_MM.astype(np.float32), sum_MM[:1], sum_MM[0, 0], np.full_like(sum_MM, np.nan), sum_MM > 0]
+    forged = [_npz(held | {"layer2": other}) for other in others]
+    for bad in (b"", b"PK", good[: len(good) // 2], good[:-40], bytes(flipped), bytes(1000), *forged):
         (tmp_path / PARTIAL).write_bytes(bad)
         with pytest.raises(SettingError, match=rf"{PARTIAL}: is damaged .*delete it to start over"):
             collect(model, lines(TEXTS), (0, 2), tmp_path)
