@@ -302,6 +302,7 @@ def test_the_first_lines_say_how_many_facts_a_unit_takes(build: Build) -> None:
     text = parsed(made(build(cases=0, planned=100))).text
     takes = [unit.most for unit in SMOKE.units]
     assert f"over a list of 100 facts, of which each unit takes {min(takes)} to {max(takes)}." in text
+    assert "over a list of 1 fact." in parsed(made(build(cases=0, planned=1))).text
 
 
 def test_an_unfinished_run_says_so(build: Build, full_size: dict[str, Any]) -> None:
