@@ -85,6 +85,7 @@ def mend_train(
     from artifact.editing.mend_train import FIGURES, UNFINISHED, train
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
+    from artifact.runs.stop import stopping
 
     training = options.training()
     if is_device(out):
@@ -98,8 +99,17 @@ def mend_train(
     say(f"model {loaded.name}, {learnt}, layers {', '.join(map(str, resolved.layers))}")
     stored = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
-    made_of = f"{loaded.weights_sha256} {sha256}"
-    trained = train(loaded, records, resolved, training, checkpoint=checkpoint, identity=made_of, dtype=stored, say=say)
+    trained = train(
+        loaded,
+        records,
+        resolved,
+        training,
+        checkpoint=checkpoint,
+        identity=f"{loaded.weights_sha256} {sha256}",
+        dtype=stored,
+        say=say,
+        stopping=stopping,
+    )
     write_network(trained.network, out, _about(loaded, resolved, training, trained, source, sha256), stored)
     checkpoint.unlink(missing_ok=True)
     for name, figures in trained.figures.items():

@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from artifact.editing.mend_objective import Item, Objective, items_of, mean
 from artifact.editing.mend_weights import network_of, stored
 from artifact.editing.methods.mend import MendHparams
 from artifact.editing.tensor_file import read_file, replace_file
-from artifact.errors import EditError, FactError, SettingError
+from artifact.errors import EditError, FactError, Interrupted, SettingError
 from artifact.facts.fact import Fact
 from artifact.io import reason
 from artifact.lm.load import LanguageModel
@@ -94,8 +95,12 @@ def train(
     identity: str = "",
     dtype: torch.dtype = torch.float32,
     say: Callable[[str], None] = lambda line: None,
+    stopping: Callable[[], AbstractContextManager[Callable[[], bool]]] = lambda: nullcontext(lambda: False),
 ) -> Trained:
     """Train a network on `facts`; with `checkpoint`, go on from that file, which is kept up to date.
+
+    `stopping()` is entered for the steps alone, and what it gives is asked after each of them whether to stop: then the
+    checkpoint is written, and Interrupted raised.
 
     `identity` tells what else the training depends on (model, facts); the checkpoint of another one is refused. The
     network is rounded to what a file of `dtype` holds. On one thread of one machine the same arguments give the same
@@ -126,7 +131,8 @@ def train(
     )
     if state is None:
         state = _State.new(initial(objective, items, training), identity)
-    _optimise(objective, items, looked_at, training, state, checkpoint, say)
+    with stopping() as stop:
+        _optimise(objective, items, looked_at, training, state, checkpoint, say, stop)
     network = _rounded(state.best, f"trained on {model.name}, step {state.best_step}", dtype)
     figures = _figures(objective, network.to(model.decoder.device), judged)
     return Trained(network, state.best_step, state.step, figures, [fact.case_id for fact in held_out])
@@ -214,8 +220,11 @@ def _optimise(
     state: "_State",
     checkpoint: Path | None,
     say: Callable[[str], None],
+    stop: Callable[[], bool],
 ) -> None:
-    """Take the steps that are left, keeping `state` up to date in place."""
+    """Take the steps that are left, keeping `state` up to date in place; Interrupted, with the checkpoint written, when
+    asked to stop.
+    """
     optimiser = state.optimiser(training)
     network = network_of(state.now, "in training")
     losses: list[float] = []
@@ -231,21 +240,38 @@ def _optimise(
         optimiser.step()
         losses.append(loss.item())
         state.step += 1
-        if state.step % training.check_every == 0 or state.step == training.steps:
-            judged = objective.held_out(network, looked_at)
-            value = judged["nll"] + judged["kl"]
-            if not math.isfinite(value):
-                raise EditError(
-                    f"training diverged by step {state.step}: the held-out loss is not finite; give a smaller --lr"
-                )
-            state.look(value)
-            say(
-                f"step {state.step}/{training.steps}: loss {mean(losses):.4f}, held out {judged['objective']:.4f} "
-                f"(NLL {judged['nll']:.3f}, KL {judged['kl']:.3f}), best at step {state.best_step}"
-            )
+        looked = state.step % training.check_every == 0 or state.step == training.steps
+        if looked:
+            say(_look(objective, network, looked_at, training, state, mean(losses)))
             losses = []
+        asked = stop()
+        if checkpoint is not None and (looked or asked):
+            state.write(checkpoint, optimiser)
+        if asked:
+            kept = "nothing is kept"
             if checkpoint is not None:
-                state.write(checkpoint, optimiser)
+                kept = f"{checkpoint} keeps what was trained, and the same command goes on from there"
+            raise Interrupted(f"stopped after step {state.step}; {kept}")
+
+
+def _look(
+    objective: Objective,
+    network: Network,
+    looked_at: Sequence[Item],
+    training: MendTraining,
+    state: "_State",
+    loss: float,
+) -> str:
+    """Note in `state` how the held-out facts do now, and say it; EditError where their loss is not finite."""
+    judged = objective.held_out(network, looked_at)
+    value = judged["nll"] + judged["kl"]
+    if not math.isfinite(value):
+        raise EditError(f"training diverged by step {state.step}: the held-out loss is not finite; give a smaller --lr")
+    state.look(value)
+    return (
+        f"step {state.step}/{training.steps}: loss {loss:.4f}, held out {judged['objective']:.4f} "
+        f"(NLL {judged['nll']:.3f}, KL {judged['kl']:.3f}), best at step {state.best_step}"
+    )
 
 
 def _loss(objective: Objective, network: Network, items: Sequence[Item], training: MendTraining, step: int) -> Tensor:
@@ -336,7 +362,9 @@ class _State:
         for key, tensor in self.trained().items():
             held = optimiser.state[tensor]
             tensors |= {f"moments {name} {key}": held[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
-        numbers = {name: getattr(self, name) for name in ("step", "best_step", "best_value", "since")}
+        numbers = {name: getattr(self, name) for name in ("step", "best_step", "since")}
+        if math.isfinite(self.best_value):  # it is not before the first look, and JSON has no infinity
+            numbers["best_value"] = self.best_value
         replace_file(path, tensors, {"identity": self.identity, "numbers": json.dumps(numbers, allow_nan=False)})
 
     def trained(self) -> dict[str, Tensor]:

@@ -3,13 +3,17 @@
 import json
 import math
 import os
+import signal
+from contextlib import nullcontext
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from safetensors import safe_open
 
 from artifact.cli import call
+from artifact.editing import mend_train
 from artifact.editing.edit import Edit, LowRank
 from artifact.editing.mend import MendEdit, mend
 from artifact.editing.mend_objective import Objective, items_of
@@ -19,7 +23,7 @@ from artifact.editing.methods import METHODS
 from artifact.editing.methods.mend import MendHparams
 from artifact.editing.protocol import PROTOCOLS
 from artifact.editing.tensor_file import read_file, replace_file
-from artifact.errors import EditError, FactError, SettingError
+from artifact.errors import EditError, FactError, Interrupted, SettingError
 from artifact.evaluation.score import score_cases
 from artifact.facts.records import read_facts
 from artifact.lm.load import load
@@ -98,6 +102,20 @@ def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_p
         train(model, few, HPARAMS, SHORT, checkpoint=checkpoint, identity="other facts")
 
 
+def test_asked_to_stop_between_two_looks_it_keeps_every_step(tiny, few, tmp_path) -> None:
+    """A stop asked for at any step ends after it; no step is taken twice, and the network is the same in the end."""
+    model, checkpoint = tiny("tiny-gpt2"), tmp_path / "out.safetensors.partial"
+    training = msgspec.structs.replace(SHORT, steps=5, check_every=4)
+    whole = train(model, few, HPARAMS, training)
+    for step in range(1, 6):
+        with pytest.raises(Interrupted, match=rf"^stopped after step {step}; .*partial keeps what was trained, and"):
+            train(model, few, HPARAMS, training, checkpoint=checkpoint, stopping=lambda: nullcontext(lambda: True))
+    found = train(model, few, HPARAMS, training, checkpoint=checkpoint, stopping=lambda: nullcontext(lambda: True))
+    assert (found.steps, digest(found.network), found.figures) == (5, digest(whole.network), whole.figures)
+    with pytest.raises(Interrupted, match=r"^stopped after step 1; nothing is kept$"):
+        train(model, few, HPARAMS, training, stopping=lambda: nullcontext(lambda: True))
+
+
 def test_a_checkpoint_that_is_a_pipe_is_not_waited_for(tiny, few, tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.partial")
     with pytest.raises(SettingError, match="pipe.partial: is damaged .*not a regular file.*remove it"):
@@ -173,8 +191,10 @@ def test_what_cannot_be_trained_is_said(tiny, few) -> None:
         train(model, few, HPARAMS, wild)
 
 
-def test_the_command(reference, tmp_path, capsys) -> None:
-    """The file says what it was trained on and how; errors are one line; no checkpoint is left."""
+def test_the_command(reference, tmp_path, capsys, monkeypatch) -> None:
+    """A signal ends it after the step in hand, and it goes on from there. The file says what it was trained on and how;
+    errors are one line; no checkpoint is left.
+    """
     raw = json.loads((reference / "facts.json").read_text())[:8]
     (tmp_path / "facts.json").write_text(json.dumps(raw))
     (tmp_path / "hparams.json").write_text(json.dumps({"layers": [2, 3]}))
@@ -194,7 +214,21 @@ def test_the_command(reference, tmp_path, capsys) -> None:
         options = given | {f"--{name}": value for name, value in changed.items()}
         return call(["mend-train", "--half", *(word for pair in options.items() for word in pair)])
 
-    assert run() == 0
+    steps: list[int] = []
+    within = mend_train._loss
+
+    def signalled(*given) -> torch.Tensor:
+        steps.append(given[-1])
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return within(*given)
+
+    monkeypatch.setattr(mend_train, "_loss", signalled)
+    assert run() == 3
+    assert capsys.readouterr().err == (
+        f"kloc: stopped after step 2; {out}.partial keeps what was trained, and the same command goes on from there\n"
+    )
+    assert run() == 0 and steps == [0, 1, 2]
     assert (
         "held out, success, the file's statistics, step sizes as learned (--protocol corrected): entity generality"
         in capsys.readouterr().out
