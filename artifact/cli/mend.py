@@ -95,21 +95,12 @@ def mend_train(
     loaded = _loaded(model, device, dtype)
     records, source, sha256 = _records(facts, loaded.name, limit)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
-    learnt = f"{count_of(len(records), 'fact')} ({source})"
-    say(f"model {loaded.name}, {learnt}, layers {', '.join(map(str, resolved.layers))}")
+    facts_said, layers = f"{count_of(len(records), 'fact')} ({source})", ", ".join(map(str, resolved.layers))
+    say(f"model {loaded.name}, {facts_said}, layers {layers}")
     stored = torch.float16 if half else torch.float32
     checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
-    trained = train(
-        loaded,
-        records,
-        resolved,
-        training,
-        checkpoint=checkpoint,
-        identity=f"{loaded.weights_sha256} {sha256}",
-        dtype=stored,
-        say=say,
-        stopping=stopping,
-    )
+    what, made_of = (loaded, records, resolved, training), f"{loaded.weights_sha256} {sha256}"
+    trained = train(*what, checkpoint=checkpoint, identity=made_of, dtype=stored, say=say, stopping=stopping)
     write_network(trained.network, out, _about(loaded, resolved, training, trained, source, sha256), stored)
     checkpoint.unlink(missing_ok=True)
     for name, figures in trained.figures.items():

@@ -114,9 +114,8 @@ def train(
     identity = json.dumps(
         [identity, msgspec.to_builtins(hparams), msgspec.to_builtins(training), str(dtype)], allow_nan=False
     )
-    state = None
-    if checkpoint is not None and checkpoint.exists():
-        state = _State.read(checkpoint, identity, model.decoder.device)
+    state = _State.read(checkpoint, identity, model.decoder.device) if checkpoint and checkpoint.exists() else None
+    if state is not None:
         say(f"going on after step {state.step}")
     else:
         say(f"{len(items)} requests of {len(learning)} facts to train on, {len(judged)} of {len(held_out)} held out")
