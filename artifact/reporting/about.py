@@ -41,14 +41,11 @@ def facts_each(progress: list[dict[str, Any]], info: RunInfo) -> str:
     return f", of which each unit takes {fewest}" + (f" to {most}" if most > fewest else "")
 
 
-def setting(method: str, value: Any) -> dict[str, Any]:
+def setting(method: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """A method's resolved hyperparameters as (name, value) texts, and their hash where it is recorded."""
-    values = dict(value) if isinstance(value, Mapping) else {"value": value}
-    shown = next((str(values.pop(key)) for key in ("hash", "sha256") if key in values), "not recorded")
-    inner: Mapping[str, Any] = next(
-        (values.pop(key) for key in ("values", "hparams") if isinstance(values.get(key), Mapping)), {}
-    )
-    return {"method": method, "hash": shown, "values": [(key, in_a_line(v)) for key, v in {**inner, **values}.items()]}
+    shown = {**value.get("hparams", {}), **{key: one for key, one in value.items() if key not in ("hparams", "hash")}}
+    values = [(key, in_a_line(one)) for key, one in shown.items()]
+    return {"method": method, "hash": value.get("hash", "not recorded"), "values": values}
 
 
 def in_a_line(value: Any) -> str:

@@ -67,7 +67,7 @@ class RunKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(cls, info: RunInfo) -> "RunKind":
         """That of a run."""
         protocol = protocol_words(info.protocol, info.switches)
-        settings = {method: str(value.get("hash", "")) for method, value in sorted(info.settings.items())}
+        settings = {method: value.get("hash", "") for method, value in sorted(info.settings.items())}
         data = info.weights_sha256, info.data_sha256
         return RunKind(info.plan.name, info.model, *data, protocol, info.limit, settings)
 

@@ -139,7 +139,10 @@ def _action(store: Store, command: str, name: str) -> list[Entity]:
                 "protocol": info.protocol,
                 "device": info.device,
                 "dtype": info.dtype,
-                **{f"hyperparameters-{method}": _hash(value) for method, value in sorted(info.settings.items())},
+                **{
+                    f"hyperparameters-{method}": value.get("hash", "not recorded")
+                    for method, value in sorted(info.settings.items())
+                },
             }.items()
         ),
     ]
@@ -168,10 +171,6 @@ def _named(entities: Sequence[Entity]) -> Entity | list[Entity]:
     """References to entities; to a single one without a list, as RO-Crate recommends."""
     names = [{"@id": entity["@id"]} for entity in entities]
     return names[0] if len(names) == 1 else names
-
-
-def _hash(setting: object) -> str:
-    return str(setting.get("hash", "not recorded")) if isinstance(setting, Mapping) else "not recorded"
 
 
 def _times(store: Store) -> Entity:

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from os.path import commonprefix
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
+from artifact.editing.site import FactToken, Module
 from artifact.lm.dtype import DtypeName
 from artifact.plans.unit import Plan, Unit
 
@@ -29,6 +30,22 @@ class MomentsUsed(msgspec.Struct, frozen=True):
 
     source: str
     sha256: str
+
+
+class _Hparams(TypedDict, total=False):
+    """What is read of resolved hyperparameters in a description."""
+
+    layers: list[int]
+    fact_token: FactToken
+    site: Module
+    modules: list[Module]
+
+
+class _Setting(TypedDict, total=False):
+    """What is read of a method's settings in a description, which may hold more."""
+
+    hparams: _Hparams
+    hash: str
 
 
 def left_out_lines(left_out: Mapping[str, Sequence[str]]) -> list[str]:
@@ -60,7 +77,7 @@ class RunInfo(msgspec.Struct, frozen=True):
     data_note: str
     evidence: bool
     evidence_note: str
-    settings: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
     noise_level: float
     samples: int
     cases: list[int]
@@ -89,6 +106,9 @@ class RunInfo(msgspec.Struct, frozen=True):
     """How many the model has; 0 in runs of earlier versions."""
     left_out: dict[str, list[str]] = {}
     """What the model's family refuses, by the reason: names of units, and how many facts (refused.py)."""
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.settings, dict[str, _Setting])
 
     @property
     def left_out_units(self) -> set[str]:

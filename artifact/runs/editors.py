@@ -184,9 +184,9 @@ def begun_prefixes(begun: RunInfo | None) -> dict[str, Sequence[Any]]:
     fits = {"list": are_templates, "groups": are_groups}
     prefixes: dict[str, Sequence[Any]] = {}
     for name, method in METHODS.items():
-        settings = {} if begun is None else begun.settings.get(name)
+        settings = {} if begun is None else begun.settings.get(name, {})
         for key, entry in ((name, "prefixes"), (_corrected_key(name), CORRECTED)):
-            stored = settings.get(entry) if isinstance(settings, dict) else None
+            stored = settings.get(entry)
             if method.prefixes is not None and stored is not None and fits[method.prefixes](stored):
                 prefixes[key] = stored
     return prefixes

@@ -3,11 +3,31 @@
 import os
 import platform
 from importlib import metadata
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from artifact import __version__
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
+
+
+class _Seconds(TypedDict):
+    most: float
+    expected: float
+
+
+class _Read(TypedDict, total=False):
+    """What is read of an environment in a journal, which may hold more; `rehearsed` is rehearsed.py's."""
+
+    packages: dict[str, str]
+    rehearsed: _Seconds
+
+
+def stored_environments(text: str) -> list[dict[str, Any]]:
+    """The environments of a journal; msgspec's errors where they are damaged."""
+    msgspec.json.decode(text, type=list[_Read])
+    return msgspec.json.decode(text, type=list[dict[str, Any]])
 
 
 def environment(device: str) -> dict[str, Any]:

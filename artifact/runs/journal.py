@@ -75,8 +75,14 @@ class Journal:
 
     def decoded(self, text: str | bytes, what: str, kind: type[_T]) -> _T:
         """Stored JSON; RunError where it is damaged, which names it as `what`."""
-        try:
+        with self.decoding(what):
             return msgspec.json.decode(text, type=kind)
+
+    @contextmanager
+    def decoding(self, what: str) -> Iterator[None]:
+        """Decode stored JSON within: RunError where it is damaged, which names it as `what`."""
+        try:
+            yield
         except NOT_JSON as error:
             raise damaged(self.path, f"{what} cannot be read: {reason(error)}") from None
 

@@ -23,6 +23,7 @@ from artifact.errors import RunError
 from artifact.io import NOT_JSON
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
+from artifact.runs.environment import stored_environments
 from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file, no_journal
 from artifact.runs.lock import holder, new_folder, refuse_existing
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
@@ -154,7 +155,7 @@ class _Salvaged:
 
     def environments(self) -> list[dict[str, Any]]:
         try:
-            return msgspec.json.decode(self.meta["environments"][1], type=list[dict[str, Any]])
+            return stored_environments(self.meta["environments"][1])
         except (KeyError, *NOT_JSON):
             return []
 

@@ -21,6 +21,7 @@ from artifact.errors import NotBegun, RunError
 from artifact.io import write_atomically
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo, described, first_difference
+from artifact.runs.environment import stored_environments
 from artifact.runs.journal import (
     DATABASE,
     Journal,
@@ -105,7 +106,8 @@ class Store(Journal):
 
     def environments(self) -> list[dict[str, Any]]:
         """Versions and hardware of every distinct machine that worked on the run."""
-        return self.decoded(self.meta("environments") or "[]", "its environments", list[dict[str, Any]])
+        with self.decoding("its environments"):
+            return stored_environments(self.meta("environments") or "[]")
 
     def add_environment(self, environment: dict[str, Any]) -> None:
         known = self.environments()

@@ -1,5 +1,6 @@
 """The journal: what is committed stays, what is foreign or damaged is refused in one line."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -41,6 +42,44 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
         assert store.records(UNIT)[1].reason == "too long"
         assert store.done(UNIT) == {1, 3}
         assert store.times() == [(UNIT.name, 2.0, 3)]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "0123456789ab",
+        {"hash": 5},
+        {"hparams": []},
+        {"hparams": {"layers": 1}},
+        {"hparams": {"layers": ["1"]}},
+        {"hparams": {"fact_token": []}},
+        {"hparams": {"site": "head"}},
+        {"hparams": {"modules": [[]]}},
+    ],
+    ids=str,
+)
+def test_settings_of_another_type_are_damage(tmp_path: Path, setting: object) -> None:
+    """Found as a page's AttributeError or TypeError; whatever else stands in a setting is shown and not read."""
+    given = json.loads(msgspec.json.encode(info(settings={"rome": {"hash": "0123456789ab", "seen": [{}]}})))
+    with writing(tmp_path) as store:
+        store.put("info", json.dumps(given))
+        assert store.info().settings == given["settings"]
+        store.put("info", json.dumps(given | {"settings": {"rome": setting}}))
+        with pytest.raises(RunError, match="its description cannot be read"):
+            store.info()
+
+
+@pytest.mark.parametrize(
+    "one", [{"packages": True}, {"packages": {"torch": 2}}, {"rehearsed": "1 h"}, {"rehearsed": {"most": 1.0}}], ids=str
+)
+def test_environments_of_another_type_are_damage(tmp_path: Path, one: object) -> None:
+    whole = {"packages": {"torch": "2"}, "rehearsed": {"most": 2, "expected": 1.5}, "seen": [{}]}
+    with writing(tmp_path) as store:
+        store.put("environments", json.dumps([whole]))
+        assert store.environments() == [whole]
+        store.put("environments", json.dumps([whole, one]))
+        with pytest.raises(RunError, match="its environments cannot be read"):
+            store.environments()
 
 
 def test_environments_nested_without_end_are_damage(tmp_path: Path) -> None:
