@@ -149,7 +149,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, capsys, tmp_path
     Path("empty.txt").write_text("\n\n")
     Path("latin.txt").write_bytes(b"plain\nna\xefve\n")
     Path("latin.jsonl").write_bytes(b'{"text": "na\xefve"}\n')
-    Path("deep.jsonl").write_text('{"text": "one", "more": ' + 5000 * "[" + 5000 * "]" + "}\n")
+    Path("deep.jsonl").write_text('{"text": "one", "more": ' + 100_000 * "[" + 100_000 * "]" + "}\n")
     Path("bad.jsonl").write_text('{"text": "one"}\n\n{"title": "two"}\n')
     Path("half.jsonl").write_text('{"text": "one\n')
     before = set(tmp_path.iterdir())
