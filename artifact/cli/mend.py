@@ -82,7 +82,7 @@ def mend_train(
     """Train MEND's network from both perspectives. After an interruption the same command resumes."""
     import torch
 
-    from artifact.editing.mend_train import FIGURES, UNFINISHED, train
+    from artifact.editing.mend_train import UNFINISHED, train
     from artifact.editing.mend_weights import write_network
     from artifact.editing.methods.mend import METHOD
     from artifact.runs.stop import stopping
@@ -95,18 +95,25 @@ def mend_train(
     loaded = _loaded(model, device, dtype)
     records, source, sha256 = _records(facts, loaded.name, limit)
     resolved = METHOD.hparams_for(loaded.name, loaded.decoder.layers, hparams, loaded.decoder)
-    facts_said, layers = f"{count_of(len(records), 'fact')} ({source})", ", ".join(map(str, resolved.layers))
-    say(f"model {loaded.name}, {facts_said}, layers {layers}")
+    learnt = f"{count_of(len(records), 'fact')} ({source})"
+    say(f"model {loaded.name}, {learnt}, layers {', '.join(map(str, resolved.layers))}")
     stored = torch.float16 if half else torch.float32
-    checkpoint = out.with_name(f"{out.name}{UNFINISHED}")
-    what, made_of = (loaded, records, resolved, training), f"{loaded.weights_sha256} {sha256}"
-    trained = train(*what, checkpoint=checkpoint, identity=made_of, dtype=stored, say=say, stopping=stopping)
+    kept, made_of = out.with_name(f"{out.name}{UNFINISHED}"), f"{loaded.weights_sha256} {sha256}"
+    trained = train(
+        loaded, records, resolved, training, checkpoint=kept, identity=made_of, dtype=stored, say=say, stopping=stopping
+    )
     write_network(trained.network, out, _about(loaded, resolved, training, trained, source, sha256), stored)
-    checkpoint.unlink(missing_ok=True)
-    for name, figures in trained.figures.items():
-        say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    kept.unlink(missing_ok=True)
+    _say_figures(trained)
     say(out)
     return 0
+
+
+def _say_figures(trained: "Trained") -> None:
+    from artifact.editing.mend_train import FIGURES
+
+    for name, figures in trained.figures.items():
+        say(f"held out, {FIGURES[name]}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
 
 
 def _loaded(model: str, device: str | None, dtype: DtypeName) -> "LanguageModel":

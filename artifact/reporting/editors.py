@@ -7,10 +7,12 @@ of its models and methods, so of each editor the direction is asked, as the mult
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from artifact.editing.methods import METHODS, printed_name
-from artifact.editing.site import PRINTED_MODULE, TOKEN_WORDS
+from artifact.editing.site import PRINTED_MODULE, TOKEN_WORDS, FactToken, Module
 from artifact.evaluation.metrics import Column, Group, Metric
 from artifact.facts.fact import PERSPECTIVES, other_perspective
 from artifact.reporting.cells import SCALES, Cell, Grid, Line
@@ -135,15 +137,30 @@ def _state(asked: Specification | None, relations: Mapping[str, Sequence[int]]) 
     return "holds" if found.low > 0 else "does not hold" if lies_below(found, asked.of) else "undecided"
 
 
+class _Place(TypedDict, total=False):
+    """What hyperparameters say of where a method edits."""
+
+    layers: list[int]
+    fact_token: FactToken
+    site: Module
+    modules: list[Module]
+
+
 def edited_place(method: str, setting: Mapping[str, Any]) -> tuple[str, str]:
-    """What a method changes, and where: module, token and layers as the run's hyperparameters have them."""
-    known, hparams = METHODS.get(method), setting.get("hparams", {})
+    """What a method changes, and where: module, token and layers as the run's hyperparameters have them; nothing of
+    these where one is in other words, which a new method may have, or damaged.
+    """
+    known = METHODS.get(method)
     if known is None:
         return "", ""
+    try:
+        hparams = msgspec.convert(setting.get("hparams", {}), _Place)
+    except msgspec.ValidationError:
+        hparams = _Place()
     place = known.place
     if not place and "fact_token" in hparams:
         modules = hparams.get("modules", [hparams.get("site", "mlp")])
         place = f"{' and '.join(PRINTED_MODULE[one] for one in modules)}, {TOKEN_WORDS[hparams['fact_token']]}"
-    layers = [*hparams.get("layers", ())]
+    layers = hparams.get("layers", [])
     words = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}" if layers else ""
     return "weights" if known.carries else "context", ", ".join(one for one in (place, words) if one)

@@ -109,10 +109,12 @@ def _ran(run: MeasuredRun) -> str:
     if facts["unedited"]:
         parts.append(f"the unedited model on {count_of(facts['unedited'], 'fact')}")
     lost = sum(one[state] for one in counts.values() for state in ("failed", "excluded"))
-    were = "was" if lost == 1 else "were"
-    reasons = f"; {count_of(lost, 'case')} failed or {were} excluded, for the reasons below" if lost else ""
+    reasons = "no case failed"
+    if lost:
+        were = "was" if lost == 1 else "were"
+        reasons = f"{count_of(lost, 'case')} failed or {were} excluded, for the reasons below"
     computed = _and(parts) if parts else "no case yet"
-    return f"computed on {run.info.model}: {computed}{reasons or '; no case failed'}"
+    return f"computed on {run.info.model}: {computed}; {reasons}"
 
 
 def _open(runs: Sequence[MeasuredRun], verdict: Verdict, waiting: Sequence[JudgedClaim]) -> list[Line]:

@@ -7,7 +7,6 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from artifact.editing.site import FactToken, Module
 from artifact.lm.dtype import DtypeName
 from artifact.plans.unit import Plan, Unit
 
@@ -32,19 +31,10 @@ class MomentsUsed(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class _Hparams(TypedDict, total=False):
-    """What is read of resolved hyperparameters in a description."""
-
-    layers: list[int]
-    fact_token: FactToken
-    site: Module
-    modules: list[Module]
-
-
 class _Setting(TypedDict, total=False):
     """What is read of a method's settings in a description, which may hold more."""
 
-    hparams: _Hparams
+    hparams: dict[str, Any]
     hash: str
 
 

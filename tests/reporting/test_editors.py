@@ -102,3 +102,11 @@ def test_the_place_is_that_of_the_run_s_hyperparameters() -> None:
     rome = told(METHODS["rome"].scaled(12)) | {"site": "attn", "fact_token": "last", "layers": [7]}
     assert edited_place("rome", {"hparams": rome})[1] == "attention, the prompt's last token, layer 7"
     assert edited_place("a method of another version", {}) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "odd", [{"layers": 1}, {"layers": ["1"]}, {"fact_token": []}, {"site": "head"}, {"modules": [[]]}], ids=str
+)
+def test_hyperparameters_in_other_words_name_no_place(odd: dict[str, Any]) -> None:
+    """A new method's own, or damaged ones: found as a page's TypeError."""
+    assert edited_place("rome", {"hparams": told(METHODS["rome"].scaled(12)) | odd}) == ("weights", "")

@@ -24,7 +24,6 @@ from artifact.reporting.findings.mechanism import measured
 from artifact.reporting.findings.multiverse import measured as multiverse_of
 from artifact.reporting.report import make_report
 from artifact.reporting.sequences import Written, written_of
-from artifact.reporting.tables import own_rows
 from artifact.reporting.verdict import measured_run
 from artifact.runs.numbers import LAYOUT
 from artifact.runs.store import Store, reading
@@ -163,8 +162,9 @@ def test_the_newer_editors_run_renders_and_answers_for_each(tmp_path: Path) -> N
     """Where this fails after a change of the words: `kloc report results/smollm2-modern`, and protocol.md's numbers."""
     (plan,) = PLANS["modern"]
     with committed(MODERN, plan) as store:
-        counts, rows, curves = store.counts(), own_rows(store), written_of(store)
-        tables = [grid for grid in relation_grids(measured_run(store)) if grid.name.startswith("by-relation-entity")]
+        run, counts, curves = measured_run(store), store.counts(), written_of(store)
+        rows = run.rows
+        tables = [grid for grid in relation_grids(run) if grid.name.startswith("by-relation-entity")]
         report = make_report([store], load_expected(), tmp_path)
     page = report.files["report.md"].decode()
     assert page == (MODERN / "report" / "report.md").read_text()

@@ -44,22 +44,9 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
         assert store.times() == [(UNIT.name, 2.0, 3)]
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "0123456789ab",
-        {"hash": 5},
-        {"hparams": []},
-        {"hparams": {"layers": 1}},
-        {"hparams": {"layers": ["1"]}},
-        {"hparams": {"fact_token": []}},
-        {"hparams": {"site": "head"}},
-        {"hparams": {"modules": [[]]}},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("setting", ["0123456789ab", {"hash": 5}, {"hparams": []}], ids=str)
 def test_settings_of_another_type_are_damage(tmp_path: Path, setting: object) -> None:
-    """Found as a page's AttributeError or TypeError; whatever else stands in a setting is shown and not read."""
+    """Found as a page's AttributeError; whatever else stands in a setting is shown and not read."""
     given = json.loads(msgspec.json.encode(info(settings={"rome": {"hash": "0123456789ab", "seen": [{}]}})))
     with writing(tmp_path) as store:
         store.put("info", json.dumps(given))
