@@ -14,6 +14,7 @@ from fuzz.box import Box, Case
 from fuzz.drive import Driver
 from fuzz.judge import judge
 from fuzz.kinds import KINDS
+from fuzz.material import models
 
 from artifact.cli.commands import app
 
@@ -29,6 +30,8 @@ ELSEWHERE = {"doctor --json", "run --out", "bench report --out", "world train --
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Driver]:
     with Driver(draws=False) as one:
+        models(one.folder / "material")  # here, where other tests have imported transformers' models already
+        one.started()
         yield one
 
 

@@ -10,9 +10,10 @@ import json
 import math
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -31,9 +32,11 @@ from artifact.cli import call
 from artifact.editing.method import Default
 from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments.files import Moments
+from artifact.editing.prefixes import draw_groups, draw_prefixes
 from artifact.errors import SettingError
-from artifact.lm.load import load
+from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE
+from artifact.runs import editors
 from artifact.runs.editors import default_moments
 from artifact.runs.engine import Batch
 from artifact.runs.local import compute
@@ -89,17 +92,33 @@ def assert_close(one: Any, other: Any, path: tuple[object, ...] = ()) -> None:
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[int, torch.Tensor]:
+def world() -> LanguageModel:
+    return load("world")
+
+
+@pytest.fixture(scope="module")
+def made(world: LanguageModel) -> dict[int, torch.Tensor]:
     """The world's second moments by layer, made once."""
-    model = load("world")
-    layers = moment_layers(METHODS, "world", model.decoder.layers)
-    return default_moments(model, sorted(layers)).given_MM
+    layers = moment_layers(METHODS, "world", world.decoder.layers)
+    return default_moments(world, sorted(layers)).given_MM
+
+
+@pytest.fixture(scope="module")
+def prefixes(world: LanguageModel) -> dict[str, Callable[..., Any]]:
+    """What draws the world's prefixes, by name, from the processor's world and each once."""
+    draws = {"draw_prefixes": draw_prefixes, "draw_groups": draw_groups}
+    kept = {name: cache(partial(draw, world)) for name, draw in draws.items()}
+    return {name: lambda _, *given, once=once: once(*given) for name, once in kept.items()}
 
 
 @pytest.fixture
-def moments(made: dict[int, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Moments:
-    """Those of every run of this test, for what is not about making them; not factored yet."""
+def moments(
+    made: dict[int, torch.Tensor], prefixes: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
+) -> Moments:
+    """Those of every run of this test, for what is not about making them; not factored yet. Prefixes likewise."""
     monkeypatch.setattr("artifact.runs.context.default_moments", lambda *_, **__: Moments("given", given_MM=made))
+    for name, draws in prefixes.items():
+        monkeypatch.setattr(editors, name, draws)
     return Moments("given", given_MM=made)
 
 

@@ -222,7 +222,6 @@ class _Stage:
             f"{'unit':<30}{'batch':>6}{'s/batch':>10}{'s/fact':>9}{'peak GB':>9}{'facts':>7}{'at most':>10}"
             f"{'expected':>10}"
         )
-        _warm(self._device)
         units = [self._unit(unit, context) for unit in plan.units]
         rehearsal = Rehearsal(
             plan=plan.name,
@@ -325,14 +324,6 @@ class _Stage:
     def _note(self, line: str) -> None:
         self._notes.append(line)
         self._say(line)
-
-
-def _warm(device: str) -> None:
-    """Load what torch loads at the first step of an optimiser, which takes seconds and belongs to no unit."""
-    weight = torch.zeros(1, device=device, requires_grad=True)
-    optimiser = torch.optim.Adam([weight])
-    weight.sum().backward()
-    optimiser.step()
 
 
 def _share(unit: Unit, context: Context, records: Sequence[Record]) -> float:

@@ -31,6 +31,7 @@ from artifact.editing.tensor_file import read_file, replace_file
 from artifact.errors import EditError, FactError, Interrupted, SettingError
 from artifact.facts.fact import Fact
 from artifact.io import reason
+from artifact.lm.adam import Adam
 from artifact.lm.load import LanguageModel
 
 FIGURES = {
@@ -224,19 +225,19 @@ def _optimise(
     """Take the steps that are left, keeping `state` up to date in place; Interrupted, with the checkpoint written, when
     asked to stop.
     """
-    optimiser = state.optimiser(training)
+    optimisers = state.optimisers(training)
     network = network_of(state.now, "in training")
     losses: list[float] = []
     while state.step < training.steps and state.since < training.patience:
-        for group, rate in zip(optimiser.param_groups, (training.lr, training.step_lr), strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * state.step / training.steps))
+        for optimiser, rate in zip(optimisers, (training.lr, training.step_lr), strict=True):
+            optimiser.lr = rate * 0.5 * (1 + math.cos(math.pi * state.step / training.steps))
         loss = _loss(objective, network, items, training, state.step)
-        optimiser.zero_grad()
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(state.trained().values(), training.clip)
         if not bool(norm.isfinite()):
             raise EditError(f"training diverged at step {state.step}: its gradient is not finite; give a smaller --lr")
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         losses.append(loss.item())
         state.step += 1
         looked = state.step % training.check_every == 0 or state.step == training.steps
@@ -245,7 +246,7 @@ def _optimise(
             losses = []
         asked = stop()
         if checkpoint is not None and (looked or asked):
-            state.write(checkpoint, optimiser)
+            state.write(checkpoint, optimisers)
         if asked:
             kept = "nothing is kept"
             if checkpoint is not None:
@@ -355,12 +356,11 @@ class _State:
         if type(self.best_value) is not float:
             raise ValueError("its best value is not a number")
 
-    def write(self, path: Path, optimiser: torch.optim.Adam) -> None:
+    def write(self, path: Path, optimisers: Sequence[Adam]) -> None:
         tensors = {f"now {key}": tensor.detach().clone() for key, tensor in self.now.items()}
         tensors |= {f"best {key}": tensor for key, tensor in self.best.items()}
-        for key, tensor in self.trained().items():
-            held = optimiser.state[tensor]
-            tensors |= {f"moments {name} {key}": held[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
+        for optimiser in optimisers:
+            tensors |= {f"moments {name}": tensor.clone() for name, tensor in optimiser.averages.items()}
         numbers = {name: getattr(self, name) for name in ("step", "best_step", "since")}
         if math.isfinite(self.best_value):  # it is not before the first look, and JSON has no infinity
             numbers["best_value"] = self.best_value
@@ -370,20 +370,16 @@ class _State:
         """The tensors that are trained, all but the normalisation, in name order: the gradient's norm is a sum."""
         return {key: self.now[key] for key in sorted(self.now) if key == "edit_lrs" or ".mlp." in key}
 
-    def optimiser(self, training: MendTraining) -> torch.optim.Adam:
-        """Adam over the trained tensors, its averages as they were."""
+    def optimisers(self, training: MendTraining) -> tuple[Adam, Adam]:
+        """Adam over the networks' tensors and over the step sizes, averages as they were."""
         trained = self.trained()
         for tensor in trained.values():
             tensor.requires_grad_()
-        networks = [tensor for key, tensor in trained.items() if key != "edit_lrs"]
-        optimiser = torch.optim.Adam(
-            [{"params": networks, "lr": training.lr}, {"params": [self.now["edit_lrs"]], "lr": training.step_lr}]
+        sizes = {"edit_lrs": trained.pop("edit_lrs")}
+        return (
+            Adam(trained, training.lr, averages=self.averages),
+            Adam(sizes, training.step_lr, averages=self.averages),
         )
-        if self.averages:
-            for key, tensor in trained.items():
-                names = ("exp_avg", "exp_avg_sq", "step")
-                optimiser.state[tensor] = {name: self.averages[f"{name} {key}"].clone() for name in names}
-        return optimiser
 
     def look(self, value: float) -> None:
         """Note how the held-out facts do at this step: NLL of the targets and KL at unrelated prompts, summed."""

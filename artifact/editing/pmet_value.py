@@ -18,6 +18,7 @@ from artifact.editing.site import Module
 from artifact.editing.value import STOP_LOSS, clamped, idle_of, together
 from artifact.editing.value_pass import Batch, Stored
 from artifact.errors import DoesNotFit, EditError
+from artifact.lm.adam import Adam
 from artifact.lm.device import Memory, batches
 from artifact.lm.load import LanguageModel
 
@@ -79,7 +80,7 @@ def _optimise(
     stored = Stored.of(decoder, "attn", [hparams.layers[-1]] * count, hparams.v_loss_layer, objectives)
     deltas = {module: torch.zeros_like(x_FD, dtype=torch.float32).requires_grad_() for module, x_FD in start.items()}
     norms = {module: x_FD.float().norm(dim=1) for module, x_FD in start.items()}
-    optimiser = torch.optim.Adam(list(deltas.values()), lr=hparams.v_lr)
+    optimiser = Adam({str(module): delta_FD for module, delta_FD in deltas.items()}, hparams.v_lr)
     factor_F = torch.full((count,), float(hparams.nll_loss_factor), device=decoder.device)
     history: list[list[Terms]] = [[] for _ in objectives]
     unedited_FV: Tensor | None = None
@@ -105,7 +106,6 @@ def _optimise(
         if step == steps - 1 or not going:
             break
         held = {module: delta_FD.detach().clone() for module, delta_FD in deltas.items()}
-        optimiser.zero_grad()
         loss_A.sum().backward()
         optimiser.step()
         with torch.no_grad():

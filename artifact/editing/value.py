@@ -19,6 +19,7 @@ from artifact.editing.hparams import ValueHparams
 from artifact.editing.objective import Objective
 from artifact.editing.value_pass import Batch, Stored
 from artifact.errors import DoesNotFit, EditError
+from artifact.lm.adam import Adam
 from artifact.lm.device import Memory, batches, default_memory
 from artifact.lm.load import LanguageModel
 
@@ -125,7 +126,7 @@ def _optimise(
     everything = Stored.of(decoder, hparams.site, layers, hparams.v_loss_layer, objectives)
     delta_FD = torch.zeros_like(start_FD, dtype=torch.float32).requires_grad_()
     norm_F = start_FD.float().norm(dim=1)
-    optimiser = torch.optim.Adam([delta_FD], lr=hparams.v_lr)
+    optimiser = Adam({"delta": delta_FD}, hparams.v_lr)
     history: list[list[Terms]] = [[] for _ in objectives]
     unedited_FV: Tensor | None = None
     active = list(range(len(objectives)))
@@ -146,7 +147,6 @@ def _optimise(
         if step == steps - 1 or not going:
             break
         held_FD = delta_FD.detach().clone()
-        optimiser.zero_grad()
         loss_A.sum().backward()
         optimiser.step()
         with torch.no_grad():

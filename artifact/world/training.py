@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from artifact.lm.adam import Adam
 from artifact.lm.decoder import Decoder
 from artifact.world.batches import Batch, Sampler, Training
 from artifact.world.facts import DEFAULT_SEED, GENERATOR_VERSION, generate
@@ -46,23 +47,21 @@ def _optimise(
 ) -> list[float]:
     """Train the decoder's weights in place; returns the loss of every step."""
     training = sampler.training
-    weights = [tensor.requires_grad_() for tensor in decoder.weights.values()]
-    groups = [
-        {"params": [one for one in weights if one.dim() > 1], "weight_decay": training.weight_decay},
-        {"params": [one for one in weights if one.dim() == 1], "weight_decay": 0.0},
+    weights = {name: tensor.requires_grad_() for name, tensor in decoder.weights.items()}
+    optimisers = [
+        Adam({name: one for name, one in weights.items() if (one.dim() == 1) == flat}, 0.0, (0.9, 0.98), decay)
+        for flat, decay in ((False, training.weight_decay), (True, 0.0))
     ]
-    optimiser = torch.optim.AdamW(groups, lr=training.peak_rate, betas=(0.9, 0.98))
     losses = []
     for step in range(steps):
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
         rate = training.peak_rate * min(1.0, (step + 1) / training.warm_up) * cosine
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         loss = batch_loss(decoder, sampler.batch(), of)
-        optimiser.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(weights, training.clip)
-        optimiser.step()
+        torch.nn.utils.clip_grad_norm_(weights.values(), training.clip)
+        for optimiser in optimisers:
+            optimiser.lr = rate
+            optimiser.step()
         losses.append(loss.item())
         if progress is not None:
             progress(step + 1, steps, losses[-1])

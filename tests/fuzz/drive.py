@@ -65,7 +65,7 @@ class Driver:
 
     def case(self, kind: str, seed: int, number: int) -> Finding | None:
         """What is wrong with a case, or None."""
-        worker = self._started()
+        worker = self.started()
         assert worker.stdin is not None
         worker.stdin.write(json.dumps([kind, seed, number]).encode() + b"\n")
         worker.stdin.flush()
@@ -89,7 +89,8 @@ class Driver:
         command = f"{env}kloc {shlex.join(told['command'])}".replace(str(self.folder / "box"), "BOX")
         return Finding(kind, seed, number, told["words"], command[:1500], told["found"], told.get("said", ""))
 
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def started(self) -> "subprocess.Popen[bytes]":
+        """The process that runs cases, with everything that they need made."""
         if self._worker is None:
             paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT), str(ROOT / "tests")]
             with (self.folder / "worker").open("wb") as said:

@@ -21,19 +21,11 @@ LATER = ("gpt_neox", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_tex
 """Families with a folder of their own, beside GPT-2, GPT-J and Llama."""
 
 
-def make(box: Box) -> None:
-    """Everything under `box.material`."""
-    import cheap
+def models(at: Path) -> None:
+    """The models' folders. transformers' own models write most of them: their imports take longer than all the rest."""
     import family_models
     import tiny_llama
 
-    from artifact.cli import call
-
-    def kloc(*words: Any) -> None:
-        assert call([str(word) for word in words]) == 0, words
-
-    box.empty()
-    at = box.material
     at.mkdir()
     shutil.copytree(TINY, at / "model")
     shutil.copytree(REFERENCE / "models" / "tiny-gptj", at / "gptj")
@@ -43,6 +35,21 @@ def make(box: Box) -> None:
         config = family_models.configuration(family, choose, vocabulary=vocabulary, layers=2, positions=256)
         family_models.write_model(at / family, family_models.module_of(config))
     _other_layouts(at)
+
+
+def make(box: Box) -> None:
+    """Everything under `box.material`; the models only if nobody made them."""
+    import cheap
+
+    from artifact.cli import call
+
+    def kloc(*words: Any) -> None:
+        assert call([str(word) for word in words]) == 0, words
+
+    box.empty()
+    at = box.material
+    if not at.exists():
+        models(at)
     _texts(at)
     kloc("moments", "--model", at / "model", "--texts", at / "texts.txt", "--layers", "1,2,3", "--out", at / "moments")
     kloc("mend-train", "--model", at / "model", "--facts", at / "training.json", "--steps", 2, "--rank", 8,

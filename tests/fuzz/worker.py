@@ -31,7 +31,7 @@ def main(root: Path, draws: bool) -> None:
         from artifact.reporting import drawing
 
         drawing.draw_here = lambda one, forms, width: [b""] * len(forms)
-    if not box.material.exists():
+    if not (box.material / "checkpoints").exists():  # made last
         from .material import make
 
         make(box)
