@@ -318,7 +318,7 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
     prompt_N = prompt_B.repeat(decoder.layers)
     final_ND = rows_NTD[torch.arange(len(prompt_N), device=prompt_N.device), stored.at_F[prompt_N]]
     gradient_ND = _head_gradient(decoder, final_ND.detach(), prompt_N, truth)
-    return torch.autograd.grad(final_ND, points_LBM, gradient_ND)
+    return torch.autograd.grad(_Begun.apply(final_ND, gradient_ND), points_LBM)
 
 
 def _head_gradient(decoder: Decoder, final_ND: Tensor, prompt_N: Tensor, truth: _Truth) -> Tensor:
@@ -332,5 +332,21 @@ def _head_gradient(decoder: Decoder, final_ND: Tensor, prompt_N: Tensor, truth: 
         counted_NJ = probability_NV.gather(1, id_NJ) * truth.weight_FJ[part_N]
         # dp_j/dz = p_j (e_j - p), written over the probabilities.
         gradient_NV = probability_NV.mul_(-counted_NJ.sum(1, keepdim=True)).scatter_add_(1, id_NJ, counted_NJ)
-        gradients += torch.autograd.grad(logits_NV, part_ND, gradient_NV)
+        gradients += torch.autograd.grad(_Begun.apply(logits_NV, gradient_NV), part_ND)
     return torch.cat(gradients)
+
+
+class _Begun(torch.autograd.Function):
+    """A scalar whose gradient by a tensor is the one that is given with it.
+
+    torch.autograd.grad takes such gradients, too, but loads a part of torch's compiler at the first one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, of: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return of.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient, None
