@@ -108,7 +108,11 @@ def load(
     """
     device = device or choose_device()[0]
     if (here := folder_here(name)) is not None:
-        return load_folder(here[0], name=name, revision=here[1], device=device, dtype=dtype, beside=beside)
+        folder, known = here
+        again = f"remove {folder}, and the same command makes it again" if name == SMOLLM2 else None
+        return load_folder(
+            folder, name=name, revision=known, device=device, dtype=dtype, beside=beside, if_damaged=again
+        )
     if name in HUB_MODELS:
         model = HUB_MODELS[name]
         if not cached(model):
@@ -166,17 +170,21 @@ def load_folder(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     beside: Beside = _nothing,
+    if_damaged: str | None = None,
 ) -> LanguageModel:
     """A model from a folder in transformers' layout. Without `revision`, the hash of its weight file stands for it.
 
     Nothing of the folder is run. Blocks are spread over all cards where `device` is cuda and one card is too small.
     Raises ModelError, in one line, for a folder that is not a model of a known family, whole, with finite weights and a
-    tokenizer.
+    tokenizer. `if_damaged` is the remedy for a folder that no user has made.
     """
-    config, family, sizes = described(folder)
     where = str(folder)
-    tensors = matched(family, sizes, stored_tensors(folder), where)
-    tokens = read_tokens(folder, config, sizes)
+    try:
+        config, family, sizes = described(folder)
+        tensors = matched(family, sizes, stored_tensors(folder), where)
+        tokens = read_tokens(folder, config, sizes)
+    except ModelError as error:
+        raise (ModelError(f"{str(error).partition('; ')[0]}; {if_damaged}") if if_damaged else error) from None
     check_fits(name or where, size_of(tensors.values(), dtype), device, dtype)
     with ThreadPoolExecutor(1) as another:  # hashing takes as long as reading, and another core
         hashing = another.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")

@@ -80,6 +80,10 @@ def test_converted_once_and_named_by_its_source(package: Path, monkeypatch: pyte
     assert asked == [package]
     folder = smollm2.cache_folder() / f"smollm2-{digest[:16]}"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match=rf"cannot be read as weights .*; remove {folder}, and the same command makes"):
+        load("smollm2", device="cpu")
     package.write_bytes(b"abcd")
     assert smollm2.converted()[0] != folder
     assert len(asked) == 2
