@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -227,7 +227,6 @@ def _optimise(
     """
     optimisers = state.optimisers(training)
     network = network_of(state.now, "in training")
-    losses: list[float] = []
     while state.step < training.steps and state.since < training.patience:
         for optimiser, rate in zip(optimisers, (training.lr, training.step_lr), strict=True):
             optimiser.lr = rate * 0.5 * (1 + math.cos(math.pi * state.step / training.steps))
@@ -238,12 +237,12 @@ def _optimise(
             raise EditError(f"training diverged at step {state.step}: its gradient is not finite; give a smaller --lr")
         for optimiser in optimisers:
             optimiser.step()
-        losses.append(loss.item())
+        state.losses.append(loss.item())
         state.step += 1
         looked = state.step % training.check_every == 0 or state.step == training.steps
         if looked:
-            say(_look(objective, network, looked_at, training, state, mean(losses)))
-            losses = []
+            say(_look(objective, network, looked_at, training, state))
+            state.losses.clear()
         asked = stop()
         if checkpoint is not None and (looked or asked):
             state.write(checkpoint, optimisers)
@@ -260,7 +259,6 @@ def _look(
     looked_at: Sequence[Item],
     training: MendTraining,
     state: "_State",
-    loss: float,
 ) -> str:
     """Note in `state` how the held-out facts do now, and say it; EditError where their loss is not finite."""
     judged = objective.held_out(network, looked_at)
@@ -269,7 +267,7 @@ def _look(
         raise EditError(f"training diverged by step {state.step}: the held-out loss is not finite; give a smaller --lr")
     state.look(value)
     return (
-        f"step {state.step}/{training.steps}: loss {loss:.4f}, held out {judged['objective']:.4f} "
+        f"step {state.step}/{training.steps}: loss {mean(state.losses):.4f}, held out {judged['objective']:.4f} "
         f"(NLL {judged['nll']:.3f}, KL {judged['kl']:.3f}), best at step {state.best_step}"
     )
 
@@ -305,6 +303,8 @@ class _State:
     best_step: int = 0
     best_value: float = math.inf
     since: int = 0
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since the latest look."""
 
     @classmethod
     def new(cls, tensors: dict[str, Tensor], identity: str) -> "_State":
@@ -355,13 +355,15 @@ class _State:
             raise ValueError("its steps are not numbers")
         if type(self.best_value) is not float:
             raise ValueError("its best value is not a number")
+        if type(self.losses) is not list or not all(type(loss) is float for loss in self.losses):
+            raise ValueError("its losses are not numbers")
 
     def write(self, path: Path, optimisers: Sequence[Adam]) -> None:
         tensors = {f"now {key}": tensor.detach().clone() for key, tensor in self.now.items()}
         tensors |= {f"best {key}": tensor for key, tensor in self.best.items()}
         for optimiser in optimisers:
             tensors |= {f"moments {name}": tensor.clone() for name, tensor in optimiser.averages.items()}
-        numbers = {name: getattr(self, name) for name in ("step", "best_step", "since")}
+        numbers = {name: getattr(self, name) for name in ("step", "best_step", "since", "losses")}
         if math.isfinite(self.best_value):  # it is not before the first look, and JSON has no infinity
             numbers["best_value"] = self.best_value
         replace_file(path, tensors, {"identity": self.identity, "numbers": json.dumps(numbers, allow_nan=False)})

@@ -93,7 +93,7 @@ def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_p
             replace_file(checkpoint, held | {part: changed}, metadata)
             with pytest.raises(SettingError, match="edit_lrs is not of finite float32 numbers"):
                 train(model, few, HPARAMS, SHORT, checkpoint=checkpoint)
-    for numbers in ("[" * 9000, '{"step": true}', '{"step": "1"}', '{"best_value": 1}'):
+    for numbers in ("[" * 9000, '{"step": true}', '{"step": "1"}', '{"best_value": 1}', '{"losses": [1]}'):
         replace_file(checkpoint, held, metadata | {"numbers": numbers})
         with pytest.raises(SettingError, match=r"partial: is damaged .*; remove it to start over"):
             train(model, few, HPARAMS, SHORT, checkpoint=checkpoint)
@@ -103,13 +103,22 @@ def test_a_stopped_training_goes_on_to_the_same_network(cached, tiny, few, tmp_p
 
 
 def test_asked_to_stop_between_two_looks_it_keeps_every_step(tiny, few, tmp_path) -> None:
-    """A stop asked for at any step ends after it; no step is taken twice, and the network is the same in the end."""
+    """A stop asked for at any step ends after it; no step is taken twice, and the network is the same in the end. Looks
+    say the same, too: the loss is that of all steps since the look before.
+    """
     model, checkpoint = tiny("tiny-gpt2"), tmp_path / "out.safetensors.partial"
     training = msgspec.structs.replace(SHORT, steps=5, check_every=4)
-    whole = train(model, few, HPARAMS, training)
+    said: list[str] = []
+    whole = train(model, few, HPARAMS, training, say=said.append)
+    again: list[str] = []
     for step in range(1, 6):
         with pytest.raises(Interrupted, match=rf"^stopped after step {step}; .*partial keeps what was trained, and"):
-            train(model, few, HPARAMS, training, checkpoint=checkpoint, stopping=lambda: nullcontext(lambda: True))
+            train(
+                model, few, HPARAMS, training, checkpoint=checkpoint, say=again.append,
+                stopping=lambda: nullcontext(lambda: True),
+            )  # fmt: skip
+    looks = [[line for line in lines if line.startswith("step ")] for lines in (said, again)]
+    assert looks[0] == looks[1] and len(looks[0]) == 2
     found = train(model, few, HPARAMS, training, checkpoint=checkpoint, stopping=lambda: nullcontext(lambda: True))
     assert (found.steps, digest(found.network), found.figures) == (5, digest(whole.network), whole.figures)
     with pytest.raises(Interrupted, match=r"^stopped after step 1; nothing is kept$"):
