@@ -10,10 +10,9 @@ import json
 import math
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache, partial
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -103,23 +102,18 @@ def made(world: LanguageModel) -> dict[int, torch.Tensor]:
     return default_moments(world, sorted(layers)).given_MM
 
 
-@pytest.fixture(scope="module")
-def prefixes(world: LanguageModel) -> dict[str, Callable[..., Any]]:
-    """What draws the world's prefixes, by name, from the processor's world and each once."""
-    draws = {"draw_prefixes": draw_prefixes, "draw_groups": draw_groups}
-    kept = {name: cache(partial(draw, world)) for name, draw in draws.items()}
-    return {name: lambda _, *given, once=once: once(*given) for name, once in kept.items()}
+@pytest.fixture
+def moments(made: dict[int, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> Moments:
+    """Those of every run of this test, for what is not about making them; not factored yet."""
+    monkeypatch.setattr("artifact.runs.context.default_moments", lambda *_, **__: Moments("given", given_MM=made))
+    return Moments("given", given_MM=made)
 
 
 @pytest.fixture
-def moments(
-    made: dict[int, torch.Tensor], prefixes: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
-) -> Moments:
-    """Those of every run of this test, for what is not about making them; not factored yet. Prefixes likewise."""
-    monkeypatch.setattr("artifact.runs.context.default_moments", lambda *_, **__: Moments("given", given_MM=made))
-    for name, draws in prefixes.items():
-        monkeypatch.setattr(editors, name, draws)
-    return Moments("given", given_MM=made)
+def prefixes(world: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The world's prefixes are drawn on the processor, for what is not about drawing: it takes many small steps."""
+    for name, draw in (("draw_prefixes", draw_prefixes), ("draw_groups", draw_groups)):
+        monkeypatch.setattr(editors, name, lambda _, *given, draw=draw: draw(world, *given))
 
 
 RUN = ("run", "smoke", "--model", "world")
@@ -339,7 +333,7 @@ def test_a_bench_budgets_what_its_weights_leave(command: tuple[str, ...], monkey
     assert held[0] > 4 * (SHAPE["vocab_size"] * SHAPE["n_embd"])  # the embedding and more
 
 
-def test_no_unit_takes_more_than_its_budget(moments: Moments, few_steps: int) -> None:
+def test_no_unit_takes_more_than_its_budget(moments: Moments, prefixes: None, few_steps: int) -> None:
     """Above what stays for the run: weights, factors of second moments, MEND's network. All steps take alike, and
     traces from either perspective.
     """

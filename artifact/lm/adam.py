@@ -1,7 +1,7 @@
 """Adam's steps over named tensors, by torch's own function.
 
 torch.optim's classes call the same function. They are not used: the first object of one loads torch's compiler, which
-takes two seconds of every process that edits.
+takes seconds of every process that edits.
 """
 
 from collections.abc import Mapping
@@ -39,13 +39,14 @@ class Adam:
 
     def step(self) -> None:
         """Take a step along the gradients, which are used up; a tensor without one stays as it is."""
-        moved = {name: tensor for name, tensor in self._tensors.items() if tensor.grad is not None}
-        first, second, steps = ([self.averages[f"{of} {name}"] for name in moved] for of in _AVERAGES)
+        gradients = {name: tensor.grad for name, tensor in self._tensors.items() if tensor.grad is not None}
+        moved = [self._tensors[name] for name in gradients]
+        first, second, steps = ([self.averages[f"{of} {name}"] for name in gradients] for of in _AVERAGES)
         with torch.no_grad():
             adam(
-                list(moved.values()), [tensor.grad for tensor in moved.values() if tensor.grad is not None],
-                first, second, [], steps, amsgrad=False, beta1=self._betas[0], beta2=self._betas[1], lr=self.lr,
-                weight_decay=self._decay, decoupled_weight_decay=True, eps=1e-8, maximize=False,
+                moved, list(gradients.values()), first, second, [], steps, amsgrad=False, beta1=self._betas[0],
+                beta2=self._betas[1], lr=self.lr, weight_decay=self._decay, decoupled_weight_decay=True, eps=1e-8,
+                maximize=False,
             )  # fmt: skip
-        for tensor in moved.values():
+        for tensor in moved:
             tensor.grad = None

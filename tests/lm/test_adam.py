@@ -41,6 +41,9 @@ def test_steps_are_those_of_torchs_classes(shapes, decay, betas, seed, again) ->
         reference.step()
         assert all(one.grad is None for one in ours.values())
         assert all(torch.equal(one, other) for one, other in zip(ours.values(), theirs, strict=True))
+
+
+def test_without_decay_they_are_those_of_plain_adam() -> None:
     plain, beside = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     plain.grad, beside.grad = torch.full((2,), 0.5), torch.full((2,), 0.5)
     Adam({"": plain}, 0.5).step()
