@@ -50,13 +50,13 @@ def planned(model: str, dtype: DtypeName = "float32") -> Planned:
         _, family, sizes = described(small_files(found))
         return Planned(found.repo, shape_of(family, sizes, BYTES[dtype]), family, missing_bytes(found))
     here = folder_here(model)
-    folder = Path(model) if here is None else here[0]
+    folder = Path(model) if here is None else here.folder
     if not folder.is_dir():
         known = ", ".join([*SHAPES, *WORLDS, SMOLLM2])
         raise ModelError(
             f"model {model!r} is neither a known name ({known}), a model of the hub (org/name), nor a folder; name one"
         )
-    _, family, sizes = described(folder)
+    _, family, sizes = described(folder, here.if_damaged if here else None)
     return Planned(model, shape_of(family, sizes, BYTES[dtype]), family)
 
 

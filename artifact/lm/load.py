@@ -6,8 +6,9 @@ from their files (weights.py) by what the family expects (families/). No transfo
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -108,10 +109,14 @@ def load(
     """
     device = device or choose_device()[0]
     if (here := folder_here(name)) is not None:
-        folder, known = here
-        again = f"remove {folder}, and the same command makes it again" if name == SMOLLM2 else None
         return load_folder(
-            folder, name=name, revision=known, device=device, dtype=dtype, beside=beside, if_damaged=again
+            here.folder,
+            name=name,
+            revision=here.revision,
+            device=device,
+            dtype=dtype,
+            beside=beside,
+            if_damaged=here.if_damaged,
         )
     if name in HUB_MODELS:
         model = HUB_MODELS[name]
@@ -130,14 +135,27 @@ def load(
     return load_folder(Path(name), device=device, dtype=dtype, beside=beside)
 
 
-def folder_here(name: str) -> tuple[Path, str | None] | None:
-    """Folder and revision of a named model that comes with a package (world, world-masked, smollm2); None for others.
+@dataclass(frozen=True)
+class Here:
+    """A model that comes with a package: its folder and revision, and the remedy where no user has made the folder."""
 
-    A world has no revision: the hash of its weights stands for it. Raises ModelError where the package is missing.
+    folder: Path
+    revision: str | None = None
+    """None for a world: the hash of its weights stands for it."""
+    if_damaged: str | None = None
+
+
+def folder_here(name: str) -> Here | None:
+    """Where a named model is that comes with a package (world, world-masked, smollm2); None for others.
+
+    Raises ModelError where the package is missing.
     """
     if name in WORLDS:
-        return WORLDS[name], None
-    return converted() if name == SMOLLM2 else None
+        return Here(WORLDS[name])
+    if name != SMOLLM2:
+        return None
+    folder, revision = converted()
+    return Here(folder, revision, f"remove {folder}, and the same command makes it again")
 
 
 def _load_hub(asked: HubId, device: str, dtype: torch.dtype, say: Say, beside: Beside) -> LanguageModel:
@@ -149,17 +167,27 @@ def _load_hub(asked: HubId, device: str, dtype: torch.dtype, say: Say, beside: B
     return load_folder(folder, name=model.repo, revision=revision, device=device, dtype=dtype, beside=beside)
 
 
-def described(folder: Path) -> tuple[Any, Base, Sizes]:
+def described(folder: Path, if_damaged: str | None = None) -> tuple[Any, Base, Sizes]:
     """A folder's configuration, and the family and sizes that it says; ModelError for what the decoder does not know.
 
-    The weights are not looked at, and need not be there.
+    The weights are not looked at, and need not be there. `if_damaged` is the remedy for a folder that no user has made.
     """
-    config = read_config(folder)
+    with _remedy(if_damaged):
+        config = read_config(folder)
+        try:
+            family = family_of(config)
+            return config, family, family.sizes(config)
+        except ModelError as error:
+            raise ModelError(f"{folder / CONFIG}: {error}") from None
+
+
+@contextmanager
+def _remedy(remedy: str | None) -> Iterator[None]:
+    """Errors of the model with this remedy, where there is one, in the place of their own."""
     try:
-        family = family_of(config)
-        return config, family, family.sizes(config)
+        yield
     except ModelError as error:
-        raise ModelError(f"{folder / CONFIG}: {error}") from None
+        raise (ModelError(f"{str(error).partition('; ')[0]}; {remedy}") if remedy else error) from None
 
 
 def load_folder(
@@ -179,14 +207,12 @@ def load_folder(
     tokenizer. `if_damaged` is the remedy for a folder that no user has made.
     """
     where = str(folder)
-    try:
+    with _remedy(if_damaged):
         config, family, sizes = described(folder)
         tensors = matched(family, sizes, stored_tensors(folder), where)
         tokens = read_tokens(folder, config, sizes)
-    except ModelError as error:
-        raise (ModelError(f"{str(error).partition('; ')[0]}; {if_damaged}") if if_damaged else error) from None
     check_fits(name or where, size_of(tensors.values(), dtype), device, dtype)
-    with ThreadPoolExecutor(1) as another:  # hashing takes as long as reading, and another core
+    with _remedy(if_damaged), ThreadPoolExecutor(1) as another:  # hashing takes as long as reading, and another core
         hashing = another.submit(lambda: revision or f"sha256:{sha256_of(*_weight_files(folder))}")
         weights = placed(tensors, family, _cards(family, sizes, device, dtype, beside(family, sizes)), dtype, where)
     decoder = _decoder(family, sizes, weights)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from tiny_llama import byte_tokenizer, llama_module, write_folder
 
+from artifact.bench.planned import planned
 from artifact.errors import ModelError
 from artifact.lm import smollm2
 from artifact.lm.load import load
@@ -80,13 +83,34 @@ def test_converted_once_and_named_by_its_source(package: Path, monkeypatch: pyte
     assert asked == [package]
     folder = smollm2.cache_folder() / f"smollm2-{digest[:16]}"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ModelError, match=rf"cannot be read as weights .*; remove {folder}, and the same command makes"):
-        load("smollm2", device="cpu")
     package.write_bytes(b"abcd")
     assert smollm2.converted()[0] != folder
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("model.safetensors", lambda had: had[:100], "cannot be read as weights"),
+        ("model.safetensors", lambda had: had[:-4000] + b"\xff" * 4000, "NaN or infinite"),
+        ("config.json", lambda had: had[:20], "config.json"),
+        ("tokenizer.json", lambda had: had[:20], "tokenizer"),
+    ],
+)
+def test_a_damaged_conversion_is_made_again_not_replaced(
+    file: str, damage: Callable[[bytes], bytes], said: str, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every command that reads it: no user has made the folder, so none is asked to mend a file of it."""
+    without(monkeypatch)
+    monkeypatch.setattr(smollm2, "_write", lambda source, folder: write_folder(folder, llama_module()))
+    folder, _ = smollm2.converted()
+    (folder / file).write_bytes(damage((folder / file).read_bytes()))
+    remedy = rf"{said}[^;]*; remove {re.escape(str(folder))}, and the same command makes it again$"
+    with pytest.raises(ModelError, match=remedy):
+        load("smollm2", device="cpu")
+    if file == "config.json":
+        with pytest.raises(ModelError, match=remedy):
+            planned("smollm2")
 
 
 def test_a_failed_conversion_leaves_nothing(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
