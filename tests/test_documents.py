@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import fields
 
 from artifact.cli import call
 from artifact.cli.commands import app  # with every command on it
+from artifact.runs.describe import RunInfo
+from artifact.runs.store import reading
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "expected" / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -76,3 +79,15 @@ def test_the_readme_s_example_on_one_fact_runs(tmp_path: Path, monkeypatch: pyte
             subprocess.run(line, shell=True, check=True)
     assert "entity reliability: success 1.0000" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} >= {"fact.json", "trace.png", "edit.safetensors"}
+
+
+def test_every_key_of_a_run_s_folder_is_explained() -> None:
+    """Of run.json, and of every case that was scored or traced in a run of the paper's methods or of the newer ones."""
+    written = set(re.findall(r"`([\w.*]+)`", (ROOT / "docs" / "records.md").read_text()))
+    kept = {one.name for one in fields(RunInfo)}
+    for run, does in (("example-world", ("unedited", "edit", "trace")), ("smollm2-modern", ("unedited", "edit"))):
+        with reading(ROOT / "results" / run) as store:
+            for unit in store.info().plan.units:
+                done = [one for one in store.records(unit) if one.status == "done"] if unit.does in does else []
+                kept |= {key for one in done for key in one.payload}
+    assert not kept - written

@@ -23,7 +23,7 @@ def answer(
         Path | None, Parameter(help="Answer nothing, but keep the numbers of all runs here, to give intervals later.")
     ] = None,
 ) -> int:
-    """Answer what a reviewer asks (expected/reviewer.json) from a run's records: one line for each question."""
+    """Answer what a reviewer asks (expected/reviewer.json) from a run's records, each in one line."""
     from artifact.errors import SettingError
     from artifact.reporting.answers import answers, seeds_json, seeds_of
     from artifact.reporting.verdict import measured_run

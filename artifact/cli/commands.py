@@ -26,7 +26,7 @@ from artifact.terminal import complain, shown, speaking
 _COMMANDS = {
     "answer": (
         "answers:answer",
-        "Answer what a reviewer asks (expected/reviewer.json) from a run's records: one line for each question.",
+        "Answer what a reviewer asks (expected/reviewer.json) from a run's records, each in one line.",
     ),
     "apply": (
         "apply:apply",

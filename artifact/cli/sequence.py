@@ -52,7 +52,7 @@ def sequence(
     method: Annotated[MethodName, Parameter(help=f"Editing method: one of {_CARRIED}.", show_choices=False)],
     cases: Annotated[Path, Parameter(help="JSON file of CounterFact-style records, written in its order.")],
     sizes: Annotated[
-        str, Parameter(name="--sequence", help="After how many edits all facts written so far are scored.")
+        str, Parameter(name="--sequence", help="Score all facts written so far after these numbers of edits.")
     ] = "1,10,100",
     perspective: Annotated[
         Perspective, Parameter(help="The perspective to edit from: the entity's or the relation's.")

@@ -195,7 +195,7 @@ def test_the_newer_editors_run_renders_and_answers_for_each(tmp_path: Path) -> N
     before = 100 * unedited.values["success", Column("relation", "reliability", "another relation")].mean.mean
     assert f"gain {100 - before:.0f} points at most, because they are right in {before:.0f} of 100 facts" in protocol
     readme = " ".join((RESULTS.parent / "README.md").read_text().split())
-    said_of_all = "newer editors' relation edits change the entity as little, but for RETS's and IKE's"
+    said_of_all = "newer editors' relation edits change the entity as little, except RETS's and IKE's"
     assert f"On 60 facts, {said_of_all}" in readme
     column, paper = ("success", Column("entity", "reliability")), PAPER_METHODS["gpt2-xl"]
     own = [row for row in rows if row.edited == "relation" and row.control is None]
