@@ -214,11 +214,16 @@ def _stem(path: Path) -> str:
 
 
 def _clear(path: Path, own: Path) -> None:
-    """Remove what a killed process left of `path`: unfinished files that nobody has touched for a while."""
     own.unlink(missing_ok=True)  # of an earlier process with our number
+    clear_unfinished(path)
+
+
+def clear_unfinished(path: Path, age: float = _STALE_SECONDS) -> None:
+    """Remove what a killed process left of `path`: its unfinished files that nobody has touched for `age` seconds."""
+    named = re.compile(rf"{re.escape(_stem(path))}\.\d+{re.escape(UNFINISHED)}")
     for left in path.parent.glob(f"{glob.escape(_stem(path))}.*{UNFINISHED}"):
         with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > _STALE_SECONDS:
+            if named.fullmatch(left.name) and time.time() - left.lstat().st_mtime > age:
                 left.unlink()
 
 

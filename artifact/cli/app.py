@@ -154,8 +154,10 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | st
     """Refuse, before any work, files that could not be written after it: `outputs` by option, None where not given.
 
     Raises RunError for a place that cannot be written, and SettingError for one file under two options and for a file
-    that would take the place of one of the `inputs`, or of a file in a folder among them.
+    that would take the place of one of the `inputs`, of a file in a folder among them, or of any run's own.
     """
+    from artifact.runs.journal import belongs_to_a_run
+
     places: dict[Path, str] = {}
     for option, path in outputs.items():
         if path is None:
@@ -163,6 +165,8 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | st
         with writing(path):
             check_writable(path)
         place = place_of(path)
+        if belongs_to_a_run(place):
+            raise SettingError(f"{option} {path}: would take the place of a file of the run there; give another")
         if place in places and not is_device(path):
             raise SettingError(f"{option} {path}: is the file of {places[place]}, too; give each its own file")
         places[place] = option

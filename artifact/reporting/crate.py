@@ -18,8 +18,8 @@ import msgspec
 
 from artifact import __version__
 from artifact.io import sha256_of
-from artifact.runs.journal import DATABASE
-from artifact.runs.store import DESCRIPTION, Store
+from artifact.runs.journal import DATABASE, DESCRIPTION
+from artifact.runs.store import Store
 
 CRATE = "ro-crate-metadata.json"
 _CRATE_1_1 = "https://w3id.org/ro/crate/1.1"

@@ -19,7 +19,7 @@ import msgspec
 from artifact.editing.protocol import all_switches, corrected_switches, protocol_words
 from artifact.errors import RunError
 from artifact.evaluation.metrics import METRICS
-from artifact.io import UNFINISHED, write_atomically
+from artifact.io import clear_unfinished, write_atomically
 from artifact.plans import narrowing_of
 from artifact.reporting import grids
 from artifact.reporting.about import facts_each, in_a_line, progress, rehearsed, setting
@@ -85,12 +85,12 @@ def render(*stores: Store, folder: Path | None = None, by_model: bool = False) -
         # Tried first: nobody should wait for a report that has no place.
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if stack.enter_context(turn(folder)):
-                for unfinished in folder.rglob(f"*{UNFINISHED}"):  # a killed process left it
-                    unfinished.unlink(missing_ok=True)
+            alone = stack.enter_context(turn(folder))
         with _uncollected():
             report = make_report(stores, load_expected(), folder, by_model)
         for name, content in report.files.items():
+            if alone:  # only a killed process can have left a part of it
+                clear_unfinished(folder / name, age=0)
             _write(folder / name, content)
         root = folder.parent
         if folder.name == REPORT and all(root in (store.folder, store.folder.parent) for store in stores):

@@ -18,9 +18,10 @@ import msgspec
 
 from artifact.errors import NotBegun, RunError
 from artifact.io import NOT_JSON, reason
+from artifact.runs.lock import LOCK
 from artifact.runs.seals import has_seals
 
-DATABASE = "run.sqlite"
+DATABASE, DESCRIPTION = "run.sqlite", "run.json"
 _SCHEMA = """
 create table if not exists meta (key text primary key, value text not null);
 create table if not exists records (
@@ -210,6 +211,12 @@ def damaged(path: Path, what: str) -> RunError:
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True, timeout=_PATIENCE)
+
+
+def belongs_to_a_run(path: Path) -> bool:
+    """Whether a file at `path` is, or would be, what `kloc` itself keeps there of a run: journal, description, lock."""
+    kept = (DATABASE, f"{DATABASE}-journal", DESCRIPTION, LOCK)
+    return path.name in kept and os.path.lexists(path.with_name(DATABASE))
 
 
 def journal_file(path: Path) -> bool:

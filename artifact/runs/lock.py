@@ -12,7 +12,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
 
 from artifact import io
 from artifact.errors import RunError
@@ -104,23 +103,14 @@ def refuse_existing(out: Path) -> None:
     check_path(out)
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out}: is there already and is never overwritten; name a new folder with --out")
+            raise is_there(out)
     except OSError as error:
         raise unwritable_folder(out, error) from None
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[None]:
-    """Make a folder, and remove it with all that the block wrote where that fails; RunError where nothing can be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            yield
-        except BaseException:
-            rmtree(out, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise unwritable_folder(out, error) from None
+def is_there(folder: Path) -> RunError:
+    """What is said of a folder that is not new."""
+    return RunError(f"{folder}: is there already and is never overwritten; name a new folder with --out")
 
 
 def check_path(folder: Path) -> None:

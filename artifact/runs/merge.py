@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 import msgspec
 
 from artifact.errors import RunError, SettingError
 from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.journal import run_folders
-from artifact.runs.lock import new_folder, refuse_existing
-from artifact.runs.store import Store, begin, reading, writing
+from artifact.runs.lock import refuse_existing
+from artifact.runs.store import Store, begin, reading, writing_new
 
 _MAY_DIFFER = ("model_reason", "given", "shard", "file_notes", "memory")
 """Words, paths and budgets, which differ from machine to machine; what is read from paths is compared by its hash."""
@@ -53,8 +54,13 @@ def merge(folders: Sequence[Path], out: Path) -> list[Merged]:
             given = " ".join(str(folder) for folder in folders)
             raise RunError(f"{given}: some are runs and some are folders of runs; merge parts of one kind")
         wholes = {name: _whole(stores) for name, stores in parts.items()}
-        with new_folder(out):
-            return [_write(stores, wholes[name], out / name) for name, stores in parts.items()]
+        with ExitStack() as undone:  # all runs are written, or none
+            written = []
+            for name, stores in parts.items():
+                written.append(_write(stores, wholes[name], out / name))
+                undone.callback(rmtree, out / name, ignore_errors=True)
+            undone.pop_all()
+        return written
 
 
 def _whole(parts: Sequence[Store]) -> RunInfo:
@@ -89,7 +95,7 @@ def _refuse_overlap(parts: Sequence[Store], whole: RunInfo) -> None:
 
 def _write(parts: Sequence[Store], whole: RunInfo, out: Path) -> Merged:
     cases = 0
-    with writing(out) as store:
+    with writing_new(out) as store:
         with store.together():
             begin(store, whole)
             for part in parts:
@@ -101,7 +107,7 @@ def _write(parts: Sequence[Store], whole: RunInfo, out: Path) -> Merged:
                         store.add(unit, record, sealed=record.case_id not in unsealed)
                         cases += 1
             units = {unit.name: unit for unit in whole.plan.units}
-            times = [row for part in parts for row in part.timed()]
+            times = [row for part in parts for row in part.timed() if row[0] in units]  # no seal confirms a time
             for name, seconds, timed, ended in sorted(times, key=lambda row: row[-1] or 0.0):
                 store.add_time(units[name], seconds, timed, ended)
         store.write_description()

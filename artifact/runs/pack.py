@@ -21,10 +21,10 @@ import msgspec
 from artifact import __version__
 from artifact.errors import RunError
 from artifact.io import NOT_JSON, fit, open_regular, reason, replacing
-from artifact.runs.journal import DATABASE, half_written, run_folders
+from artifact.runs.journal import DATABASE, DESCRIPTION, half_written, run_folders
 from artifact.runs.lock import holder
 from artifact.runs.status import copy_line, run_status
-from artifact.runs.store import DESCRIPTION, Store, reading
+from artifact.runs.store import Store, reading
 from artifact.sources.kinds import DAMAGED_ARCHIVE, too_large_inside
 from artifact.sources.unpack import Unusable, files_of
 

@@ -24,13 +24,13 @@ from artifact.io import NOT_JSON
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
 from artifact.runs.environment import stored_environments
-from artifact.runs.journal import DATABASE, goes_with, half_written, journal_file, no_journal
-from artifact.runs.lock import holder, new_folder, refuse_existing
+from artifact.runs.journal import DATABASE, DESCRIPTION, goes_with, half_written, journal_file, no_journal
+from artifact.runs.lock import holder, refuse_existing
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes
 from artifact.runs.record import Record
 from artifact.runs.salvage import Pages
 from artifact.runs.seals import TALLY, Tally, of_description, seal
-from artifact.runs.store import DESCRIPTION, MISFITS, MOST_TIME, Store, begin, writing
+from artifact.runs.store import MISFITS, MOST_TIME, Store, begin, writing_new
 
 _STATUSES = ("done", "excluded", "failed")
 _PAYLOAD = msgspec.json.Decoder(dict[str, Any])
@@ -62,7 +62,7 @@ def recover(folder: Path, out: Path) -> list[Saved]:
     if (who := holder(folder)) is not None:
         raise RunError(f"{folder}: is in use by {who}; stop it first")
     refuse_existing(out)
-    with new_folder(out), _settled(path, out) as settled, writing(out) as store:
+    with writing_new(out) as store, _settled(path, out) as settled:
         with store.together():
             saved = _save(_Salvaged(*settled), folder, store)
         store.write_description()

@@ -19,10 +19,10 @@ from artifact.editing.protocol import protocol_words
 from artifact.io import NOT_JSON
 from artifact.plans.unit import Unit
 from artifact.runs.describe import RunInfo
-from artifact.runs.journal import DATABASE
+from artifact.runs.journal import DATABASE, DESCRIPTION
 from artifact.runs.lock import holder
 from artifact.runs.record import Record
-from artifact.runs.store import DESCRIPTION, Store
+from artifact.runs.store import Store
 from artifact.sizes import count_of
 
 

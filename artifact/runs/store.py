@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +25,7 @@ from artifact.runs.describe import RunInfo, described, first_difference
 from artifact.runs.environment import stored_environments
 from artifact.runs.journal import (
     DATABASE,
+    DESCRIPTION,
     Journal,
     damaged,
     open_to_read,
@@ -31,7 +33,7 @@ from artifact.runs.journal import (
     run_folders,
     unreadable,
 )
-from artifact.runs.lock import locked, unwritable_folder
+from artifact.runs.lock import LOCK, is_there, locked, unwritable_folder
 from artifact.runs.numbers import LAYOUT, case_numbers, from_bytes, to_bytes
 from artifact.runs.record import Record
 from artifact.runs.seals import (
@@ -46,7 +48,6 @@ from artifact.runs.seals import (
     unsealed_cases,
 )
 
-DESCRIPTION = "run.json"
 REPORT = "report"
 NOT_ANSWERED = "the model's greedy answer is"
 """How the reason of a traced statement begins that the model does not answer as the data says."""
@@ -307,13 +308,35 @@ def writing(folder: Path) -> Iterator[Store]:
 
     Raises RunError when the folder cannot be written, another process holds it, or the journal is damaged.
     """
+    with locked(folder), _open(folder) as store:
+        yield store
+
+
+@contextmanager
+def writing_new(folder: Path) -> Iterator[Store]:
+    """The store of a new run in `folder`, as `writing` gives it; where the block fails, all of it is removed.
+
+    Also raises RunError where another process put something there meanwhile, which stays.
+    """
     with locked(folder):
-        store = Store(folder, open_to_write(folder / DATABASE))
+        if any(one.name != LOCK for one in folder.iterdir()):
+            raise is_there(folder)
         try:
-            store.refuse_damage()
-            yield store
-        finally:
-            store.close()
+            with _open(folder) as store:
+                yield store
+        except BaseException as error:
+            rmtree(folder, ignore_errors=True)
+            raise (unwritable_folder(folder, error) if isinstance(error, OSError) else error) from None
+
+
+@contextmanager
+def _open(folder: Path) -> Iterator[Store]:
+    store = Store(folder, open_to_write(folder / DATABASE))
+    try:
+        store.refuse_damage()
+        yield store
+    finally:
+        store.close()
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from artifact.errors import RunError
 from artifact.plans.paper import SMOKE
 from artifact.plans.unit import Plan, Unit
 from artifact.progress import Display
+from artifact.runs import merge as module
 from artifact.runs.describe import RunInfo
 from artifact.runs.merge import merge
 from artifact.runs.resolve import Asked
 from artifact.runs.runner import run_plan
-from artifact.runs.store import reading, writing
+from artifact.runs.store import Store, begin, reading, writing
 
 PLAN = Plan("parts", "scores and traces", (Unit("unedited", "unedited", 2), Unit("trace", "trace", 2, most=3)))
 TABLES = ("select * from records", "select * from numbers")
@@ -169,3 +170,50 @@ def test_shards_are_the_whole_and_share_nothing(shards, cases, batch, most, limi
     # Each in the whole's order, the first ones first: all parts stopped early hold about the same beginning.
     assert all(part == sorted(part) for part in found)
     assert [part[0] for part in found if part] == info.batches(unit)[:shards]
+
+
+def test_a_run_that_another_process_put_there_meanwhile_stays(
+    parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither written to nor removed, whether it is finished or that process still writes it."""
+    out, whole_of = tmp_path / "run", module._whole
+    merge(parts, tmp_path / "other")
+
+    def slow(stores: list[Store]) -> RunInfo:
+        if not out.exists():
+            shutil.copytree(tmp_path / "other", out)
+        return whole_of(stores)
+
+    monkeypatch.setattr(module, "_whole", slow)
+    with pytest.raises(RunError, match=f"^{out}: is there already"):
+        merge(parts, out)
+    assert rows(out, TABLES[0]) == rows(tmp_path / "other", TABLES[0])
+    shutil.rmtree(out)
+    with writing(out), pytest.raises(RunError, match=f"^{out}: is in use by"):
+        monkeypatch.setattr(module, "refuse_existing", lambda out: None)
+        merge(parts, out)
+    assert (out / "run.sqlite").is_file()
+
+
+def test_folders_of_several_runs_are_merged_all_or_not_at_all(parts: list[Path], tmp_path: Path) -> None:
+    for number, part in enumerate(parts):
+        shutil.copytree(part, tmp_path / f"{number}" / "a")
+        shutil.copytree(part, tmp_path / f"{number}" / "b")
+    folders, out = [tmp_path / "0", tmp_path / "1"], tmp_path / "out"
+    (out / "b").parent.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "begin", lambda store, info: 1 / 0 if store.folder.name == "b" else begin(store, info))
+        with pytest.raises(ZeroDivisionError):
+            merge(folders, out)
+    assert list(out.iterdir()) == []
+    assert [one.folder.name for one in merge(folders, out)] == ["a", "b"]
+
+
+def test_a_time_of_another_unit_is_left_out(parts: list[Path], tmp_path: Path) -> None:
+    """No checksum confirms a time."""
+    copied = Path(shutil.copytree(parts[0], tmp_path / "part"))
+    with closing(sqlite3.connect(copied / "run.sqlite")) as connection, connection:
+        connection.execute("update times set unit = 'unedites' where unit = 'unedited'")
+    merge([copied, parts[1]], tmp_path / "run")
+    kept = rows(copied, "select unit from times where unit = 'trace'") + rows(parts[1], "select unit from times")
+    assert kept and sorted(rows(tmp_path / "run", "select unit from times")) == sorted(kept)
