@@ -8,7 +8,6 @@ import io
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -244,15 +243,6 @@ def test_an_output_does_not_take_the_place_of_an_input(tmp_path: Path, refused: 
         assert "would take the place" in refused("score", "--model", TINY, "--cases", given, "--json", out)
     assert "would take the place" in refused(*SET, "--json", f"{TINY}/config.json")
     assert "would take the place" in refused("compare", EXAMPLE, EXAMPLE, "--csv", EXAMPLE / "run.sqlite")
-    runs = tmp_path / "runs"  # a folder of runs: what one of them is kept in is below what is named
-    shutil.copytree(EXAMPLE, runs / "a", ignore=shutil.ignore_patterns("report"))
-    before = {path.name: path.read_bytes() for path in (runs / "a").iterdir()}
-    for name in ("run.sqlite", "run.json", "run.lock"):
-        kept = runs / "a" / name
-        for command in (("contribute", runs, "--out"), ("contribute", runs / "a", "--out"), ("answer", runs, "--json")):
-            assert "would take the place" in refused(*command, kept)
-        assert "would take the place" in refused(*SET, "--json", kept)
-    assert {path.name: path.read_bytes() for path in (runs / "a").iterdir()} == before
     assert "holds another model" in refused("world", "train", "--out", TINY)
     assert (tmp_path / "facts.json").read_bytes() == facts
 

@@ -19,14 +19,16 @@ from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder, hub_file
 from artifact.sources.catalogue import SMALL_FILES, HubModel
 from artifact.sources.download import Say, Tell
-from artifact.sources.hub import ListedFile, listing, snapshot
+from artifact.sources.fetch import offline
+from artifact.sources.hub import COMMIT, PLAIN_NAME, ListedFile, listing, snapshot
 from artifact.sources.lock import holding
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r"(?:model|pytorch_model)-\d{5}-of-\d{5}\.(?:safetensors|bin)")
 _MAIN = "main"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _STATE_LIMIT = 16_000_000
+_ASK_AGAIN = "delete {}, and the hub is asked again"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class AnyModel(HubModel):
     @property
     def small(self) -> tuple[str, ...]:
         """Configuration, tokenizer, and the index of the weights."""
-        return tuple(name for name in self.files if not name.endswith((".safetensors", ".bin")))
+        return tuple(name for name in self.files if not _is_weights(name))
 
     def size_of(self, name: str) -> int | None:
         return self.listed[name].size if name in self.listed else None
@@ -83,7 +85,7 @@ def resolved(asked: HubId, say: Say = lambda line: None) -> AnyModel:
 
     Raises ModelError when the hub does not answer, does not have it, or holds no weights there.
     """
-    path = cache_folder() / "hub" / f"{asked.repo.replace('/', '--')}.json"
+    path = _state_file(asked.repo)
     state = _read(path)
     commit = asked.revision if asked.revision in state.files else state.revisions.get(asked.revision, "")
     if commit not in state.files:
@@ -93,7 +95,7 @@ def resolved(asked: HubId, say: Say = lambda line: None) -> AnyModel:
         with holding(path.parent):
             state = _read(path)
             state.files[commit] = taken
-            if not _COMMIT.fullmatch(asked.revision):
+            if not COMMIT.fullmatch(asked.revision):
                 state.revisions[asked.revision] = commit
             try:
                 write_atomically(path, msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")
@@ -121,7 +123,7 @@ def missing_bytes(model: AnyModel) -> int:
 
 
 def _described(repo: str, revision: str, files: Mapping[str, ListedFile]) -> AnyModel:
-    weights = [name for name in files if name.endswith((".safetensors", ".bin"))]
+    weights = [name for name in files if _is_weights(name)]
     return AnyModel(
         name=repo,
         repo=repo,
@@ -169,26 +171,68 @@ def _fetched(model: AnyModel, names: Sequence[str], tell: Tell | None) -> Path:
         snapshot(model, tell, names)
     paths = {name: hub_file(model, name) for name in names}
     for name in missing:
-        path, listed = paths[name], model.listed[name]
+        path = paths[name]
         if path is None:
             raise ModelError(f"{model.repo}: the hub does not give {name}; set HF_ENDPOINT to another mirror")
-        wrong = path.stat().st_size != listed.size or (listed.sha256 and sha256_of(path) != listed.sha256)
-        if wrong:
-            path.resolve().unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            raise ModelError(
-                f"{model.repo}: {name} is not the file that the hub lists; it was removed: run the same command "
-                "again, or set HF_ENDPOINT to another mirror"
-            )
+        _check(model, name, path)
     config = paths["config.json"]
     assert config is not None
     return config.parent
+
+
+def _check(model: AnyModel, name: str, path: Path) -> None:
+    """ModelError for a file that is not what the hub lists. It is removed, unless it is the list that is wrong, or
+    nothing can be fetched.
+    """
+    listed = model.listed[name]
+    digest = sha256_of(path) if listed.sha256 else None
+    if (path.stat().st_size, digest) == (listed.size, listed.sha256):
+        return
+    held, kept = path.resolve(), _state_file(model.repo)
+    if held.name == digest:  # the hub names large files by their sha256
+        raise ModelError(
+            f"{kept}: lists {name} otherwise than it is in the hub's cache, whole; {_ASK_AGAIN.format(kept)}"
+        )
+    if offline():
+        raise ModelError(
+            f"{path}: is not the file that the hub lists, and HF_HUB_OFFLINE is set; unset it, or put the right file "
+            f"there; {_ASK_AGAIN.format(kept)}"
+        )
+    held.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    raise ModelError(
+        f"{model.repo}: {name} is not the file that the hub lists; it was removed: run the same command again, or set "
+        f"HF_ENDPOINT to another mirror; {_ASK_AGAIN.format(kept)}"
+    )
+
+
+def _state_file(repo: str) -> Path:
+    return cache_folder() / "hub" / f"{repo.replace('/', '--')}.json"
 
 
 def _read(path: Path) -> _State:
     if not path.is_file():
         return _State()
     try:
-        return msgspec.json.decode(read_bytes(path, ModelError, "delete it", _STATE_LIMIT), type=_State)
+        state = msgspec.json.decode(read_bytes(path, ModelError, "delete it", _STATE_LIMIT), type=_State)
     except NOT_JSON as error:
-        raise ModelError(f"{path}: cannot be read ({reason(error)}); delete it, and the hub is asked again") from None
+        raise ModelError(f"{path}: cannot be read ({reason(error)}); {_ASK_AGAIN.format('it')}") from None
+    if not _possible(state):
+        raise ModelError(f"{path}: holds what no hub lists, such as a name with slashes; {_ASK_AGAIN.format('it')}")
+    return state
+
+
+def _possible(state: _State) -> bool:
+    """Whether commits, names, sizes and hashes are such, and every commit holds a model."""
+    commits = (*state.revisions.values(), *state.files)
+    every = [entry for files in state.files.values() for entry in files.items()]
+    return (
+        all(COMMIT.fullmatch(commit) for commit in commits)
+        and all(PLAIN_NAME.fullmatch(name) and one.size >= 0 for name, one in every)
+        and all(one.sha256 is None or _SHA256.fullmatch(one.sha256) for _, one in every)
+        and all("config.json" in files and any(map(_is_weights, files)) for files in state.files.values())
+    )
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".bin"))

@@ -31,8 +31,8 @@ MOST_REQUESTS = 500
 """Most requests for one model, which takes about 20."""
 _SECONDS_BETWEEN_LOOKS = 0.5
 _RESET = re.compile(r"\bt\s*=\s*(\d+)")
-_COMMIT = re.compile("[0-9a-f]{40}")
-_PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+COMMIT = re.compile("[0-9a-f]{40}")
+PLAIN_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 """What may become the name of a file in the hub's cache."""
 
 
@@ -63,11 +63,11 @@ def listing(model: HubModel, revision: str) -> tuple[str, dict[str, ListedFile]]
         raise
     except Exception as error:  # hub and network errors share no base class
         raise _not_fetched(model, revision, guard.refused or reason(error)) from None
-    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+    if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         raise _not_fetched(model, revision, f"the hub names the revision {_quoted(str(info.sha))}")
     files = {}
     for one in info.siblings or ():
-        if _PLAIN.fullmatch(one.rfilename) and isinstance(one.size, int):
+        if PLAIN_NAME.fullmatch(one.rfilename) and isinstance(one.size, int):
             digest = one.lfs.sha256 if one.lfs is not None else None
             files[one.rfilename] = ListedFile(one.size, digest)
     return info.sha, files
@@ -199,7 +199,7 @@ class _Guard:
         for header in ("X-Linked-ETag", "ETag"):
             told = headers.get(header)
             # As the client normalises it; an address of another host may give any ETag before the next redirect.
-            if told is not None and not _PLAIN.fullmatch(told.lstrip("W/").strip('"')):
+            if told is not None and not PLAIN_NAME.fullmatch(told.lstrip("W/").strip('"')):
                 self.refuse(f"the hub's {header} {_quoted(told)} cannot be the name of a file")
 
     def _look_at_size(self, name: str | None, headers: Any, method: str, status: int, most: int) -> None:

@@ -10,7 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import msgspec
 import pytest
-from cheap import run
+from cheap import refusing, run
 
 from artifact.cli import call
 from artifact.errors import RunError
@@ -170,3 +170,19 @@ def unit_named(info: RunInfo, name: str) -> Unit:
 def test_a_finished_run_is_packed_under_a_name_of_ones_own(packed: Path, tmp_path: Path, capsys) -> None:
     assert call(["contribute", str(packed.parent / "run"), "--out", str(tmp_path / "ok.zip")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "ok.zip")
+
+
+def test_no_output_takes_the_place_of_a_run_s_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of a run in a folder of runs either, nor of one that the command does not read."""
+    monkeypatch.chdir(tmp_path)
+    refused, run_folder = refusing(capsys), Path("runs") / "a"
+    shutil.copytree(EXAMPLE, run_folder, ignore=shutil.ignore_patterns("report"))
+    before = {path.name: path.read_bytes() for path in run_folder.iterdir()}
+    readers = (("contribute", "runs", "--out"), ("contribute", run_folder, "--out"), ("answer", "runs", "--json"))
+    other = ("trace", "--model", "world", "--prompt", "a b", "--subject", "a", "--json")
+    for name in ("run.sqlite", "run.json", "run.lock"):
+        for command in (*readers, other):
+            assert "would take the place of" in refused(*command, run_folder / name)
+    assert {path.name: path.read_bytes() for path in run_folder.iterdir()} == before

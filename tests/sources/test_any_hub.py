@@ -1,8 +1,10 @@
 """Any model of the hub by its name: the revision is resolved once and recorded, and what arrives is what is listed."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +78,46 @@ def test_a_damaged_shard_is_said_and_not_kept(hub: Hub, folder: Path) -> None:
     with pytest.raises(ModelError, match=rf"{name} is not the file that the hub lists; it was removed"):
         load(REPO, "cpu")
     assert load(REPO, "cpu").revision == REVISION
+
+
+def test_a_kept_list_that_is_wrong_removes_nothing(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are whole and the list is not: it is named, also where nothing can be fetched."""
+    load(REPO, "cpu")
+    (kept,) = (tmp_path / "kloc" / "hub").glob("*.json")
+    (name, *_) = sorted(file.name for file in folder.glob("model-*.safetensors"))
+    before, cache = kept.read_bytes(), sorted((tmp_path / "hub").rglob("*"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for wrong in (name, "config.json"):
+        state = json.loads(before)
+        state["files"][REVISION][wrong]["size"] += 1
+        kept.write_text(json.dumps(state))
+        with pytest.raises(ModelError, match=rf"{wrong}.*delete {kept}, and the hub is asked again$"):
+            load(REPO, "cpu")
+        assert sorted((tmp_path / "hub").rglob("*")) == cache
+    kept.write_bytes(before)
+    assert load(REPO, "cpu").revision == REVISION
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["files"][REVISION].clear(),
+        lambda state: state["files"][REVISION].update({"../../evil": {"size": 1}}),
+        lambda state: state["files"][REVISION]["config.json"].update(size=-3),
+        lambda state: state["files"][REVISION]["config.json"].update(sha256="x"),
+        lambda state: state["revisions"].update(main="../../x"),
+    ],
+)
+def test_a_kept_list_that_no_hub_gives_is_refused(change: Callable[[Any], object], hub: Hub, tmp_path: Path) -> None:
+    load(REPO, "cpu")
+    (kept,) = (tmp_path / "kloc" / "hub").glob("*.json")
+    state = json.loads(kept.read_bytes())
+    change(state)
+    kept.write_text(json.dumps(state))
+    with pytest.raises(ModelError, match=rf"^{kept}: holds what no hub lists.*; delete it, and the hub is asked"):
+        load(REPO, "cpu")
 
 
 def test_what_the_hub_does_not_have_is_one_line(
