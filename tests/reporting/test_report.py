@@ -217,20 +217,6 @@ def test_an_unwritable_folder_is_one_clear_line(smoke: Store) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_a_killed_process_left_is_cleared_and_nothing_else(build: Build, tmp_path: Path) -> None:
-    """Other files of that ending are a download's, or what another process is writing."""
-    store = build(cases=0)
-    left, own = store.report_folder / "verdict.json.4242.part", tmp_path / "own"
-    others = [own / "a.pt.part", own / "tables" / "score.json.42.part", own / "report.html.mine.part"]
-    for path in (left, *others):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("half")
-    render(store)
-    assert not left.exists() and (store.report_folder / "report.html").is_file()
-    render(store, folder=own)
-    assert all(path.exists() for path in others)
-
-
 def test_an_empty_run_has_a_report(build: Build) -> None:
     files = made(build(cases=0))
     assert "nothing was compared" in parsed(files).text

@@ -131,3 +131,17 @@ def test_a_report_on_the_way_never_stops_a_run(
     )  # fmt: skip
     assert contents(tmp_path) == made_up(description())
     assert capsys.readouterr().out.count("no report this time (") == len(cheap_plan.units)
+
+
+def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path: Path, kloc: Callable[..., str]) -> None:
+    """Other files of that ending are a download's, or what another process is writing."""
+    folder, own = run(tmp_path / "run"), tmp_path / "own"
+    left = folder / "report" / "verdict.json.4242.part"
+    others = [own / "a.pt.part", own / "tables" / "score.json.42.part", own / "report.html.mine.part"]
+    for path in (left, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    for place in ((), ("--out", own)):
+        assert call([str(word) for word in ("report", folder, *place)]) == 0
+    assert not left.exists() and (own / "report.html").is_file()
+    assert all(path.exists() for path in others)
