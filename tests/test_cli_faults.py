@@ -243,7 +243,6 @@ def test_an_output_does_not_take_the_place_of_an_input(tmp_path: Path, refused: 
         assert "would take the place" in refused("score", "--model", TINY, "--cases", given, "--json", out)
     assert "would take the place" in refused(*SET, "--json", f"{TINY}/config.json")
     assert "would take the place" in refused("compare", EXAMPLE, EXAMPLE, "--csv", EXAMPLE / "run.sqlite")
-    assert "holds another model" in refused("world", "train", "--out", TINY)
     assert (tmp_path / "facts.json").read_bytes() == facts
 
 

@@ -1,5 +1,6 @@
 """kloc world: build the embedded world."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,14 +32,18 @@ def train(
 ) -> int:
     """Build the embedded world from its seed: facts, tokenizer and model."""
     from artifact.world.facts import DEFAULT_SEED
+    from artifact.world.model import names_of
     from artifact.world.training import train as train_world
 
     def progress(step: int, of: int, loss: float) -> None:
         if step % 50 == 0 or step == of:
             say(f"step {step}/{of}: loss {loss:.4f}")
 
-    if (out / "config.json").exists() and not (out / "world.json").exists():
-        raise SettingError(f"--out {out}: holds another model; name a new folder")
+    written = names_of(masked)
+    there = {name for name in (*written, *names_of(not masked)) if os.path.lexists(out / name)}
+    # Only what this command has written, or begun to write: the world's folder holds records, its twin's does not.
+    if there - {written[0]} and (written[0] not in there or ("facts.json" in there) == masked):
+        raise SettingError(f"--out {out}: holds {min(there)} of something else; name a new folder")
     check_outputs({"--out": out / "config.json"})
     with writing(out):
         about = train_world(

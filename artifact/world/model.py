@@ -67,6 +67,12 @@ def _deviation(of: Architecture, name: str) -> float:
     return 0.02 / math.sqrt(2 * of.layers) if name.endswith("c_proj.weight") else 0.02
 
 
+def names_of(masked: bool) -> tuple[str, ...]:
+    """The files of a world's folder, in the order in which they are written: the first says what it is."""
+    records = () if masked else ("facts.json",)
+    return ("world.json", *records, "tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json")
+
+
 def write_folder(
     out: Path, world: World, halves: Mapping[str, Tensor], about: Mapping[str, Any], of: Architecture = GPT
 ) -> None:
@@ -93,16 +99,16 @@ def write_folder(
         **({"mask_token": MASK} if masked else {}),
     }
     out.mkdir(parents=True, exist_ok=True)
-    files = {
-        "world.json": _json(about),  # first: `kloc world train` overwrites only folders that have it
-        **({} if masked else {"facts.json": _json(world.records())}),
+    content = {
+        "world.json": _json(about),
+        "facts.json": _json(world.records()),
         "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
         "tokenizer_config.json": _json(tokenizer_config),
         "model.safetensors": save(dict(halves), metadata={"format": "pt"}),
         "config.json": _json((_masked_config if masked else _config)(tokenizer.get_vocab_size())),
     }
-    for name, content in files.items():
-        write_atomically(out / name, content)
+    for name in names_of(masked):
+        write_atomically(out / name, content[name])
 
 
 def _config(vocabulary: int) -> dict[str, Any]:

@@ -114,9 +114,27 @@ def test_moments_know_their_model_wherever_they_lie(moments, other, tiny, tmp_pa
         (deep / PROVENANCE).write_text(json.dumps({"weights_sha256": wrong}))
         with pytest.raises(SettingError, match="not 64 hexadecimal digits"):
             moments_note(read_moments(deep), model, [2], False)
-    for none in ("[]", "{", "{}", "null"):
-        (deep / PROVENANCE).write_text(none)
-        assert "made for an unknown model" in moments_note(read_moments(deep), model, [2], False)
+    (deep / PROVENANCE).write_text("{}")
+    assert "made for an unknown model" in moments_note(read_moments(deep), model, [2], False)
+
+
+def test_own_moments_never_pass_for_the_published_ones(moments, tiny) -> None:
+    """Whatever became of the file that says where they come from, and of the names of their files."""
+    decoder, told = tiny("tiny-gpt2").decoder, moments / PROVENANCE
+    assert read_moments(moments).published(decoder) is None, "their files hold the hash of a model"
+    for damaged in (b"damaged", b"[]", b"null", b"\xff", b"x" * 10_000_000):
+        told.write_bytes(damaged)
+        with pytest.raises(SettingError, match=rf"^{told}: .*; give the folder as kloc moments wrote it$"):
+            read_moments(moments)
+    told.write_text("{}")
+    assert "other corpus: unknown" in read_moments(moments).source
+    told.unlink()
+    (file,) = moments.glob("*.npz")
+    with ZipFile(file, "a") as archive:
+        archive.comment = b""
+    for count, named in (("100000", 100_000), ("²00", None), ("9" * 50, None)):
+        file = file.rename(moments / moment_file(decoder, 2, count))
+        assert read_moments(moments).published(decoder)["mom2_n_samples"] == named
 
 
 def test_the_hash_is_no_array_of_the_published_layout(moments, tiny) -> None:

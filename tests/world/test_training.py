@@ -4,14 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from cheap import refusing
 from torch.nn import functional as F
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from artifact.cli import call
 from artifact.lm.load import from_module
-from artifact.sources.catalogue import WORLD
+from artifact.sources.catalogue import WORLD, WORLDS
 from artifact.world import training
 from artifact.world.batches import Sampler, Training
 from artifact.world.facts import DEFAULT_SEED, generate
+
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 def test_loss_and_gradients_are_those_of_transformers(
@@ -62,3 +66,22 @@ def test_short_training_is_deterministic_and_learns(tmp_path: Path, monkeypatch:
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in WORLD.iterdir()}
+
+
+def test_no_other_files_are_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of another model, nor a user's own of such a name, nor the world's by its twin's."""
+    refused = refusing(capsys)
+    own, killed = tmp_path / "own", tmp_path / "killed"
+    for folder, name in ((own, "facts.json"), (killed, "world.json")):
+        folder.mkdir()
+        (folder / name).write_text("[]")
+    for given in (own, REFERENCE / "models" / "tiny-gpt2", WORLDS["world-masked"]):
+        assert "of something else; name a new folder" in refused("world", "train", "--out", given)
+    assert "of something else" in refused("world", "train", "--masked", "--out", WORLD)
+    assert (own / "facts.json").read_text() == "[]"
+    trained: list[Path] = []
+    monkeypatch.setattr(training, "train", lambda out, *_, **more: trained.append(out) or {"measured": {}})
+    assert call(["world", "train", "--out", str(killed)]) == 0 == call(["world", "train", "--out", str(WORLD)])
+    assert trained == [killed, WORLD]

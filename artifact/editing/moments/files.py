@@ -17,8 +17,8 @@ matrix.
 """
 
 import os
+import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
@@ -38,6 +38,7 @@ from artifact.io import NOT_JSON, open_regular, reason
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import in_one
 from artifact.lm.family import Family
+from artifact.reading import read_bytes
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
@@ -128,8 +129,10 @@ class Moments:
         if self.folder is None or OTHER_CORPUS in self.source:
             return None
         files = sorted(files_below(self.folder, any_moment_file(decoder, self.site)))
+        if any(comment_of(file) for file in files):  # `kloc moments` writes the model's hash there
+            return None
         samples = {file.stem.rpartition("_")[2] for file in files}
-        count = int(samples.pop()) if len(samples) == 1 and min(samples).isdigit() else None
+        count = int(samples.pop()) if len(samples) == 1 and _COUNT.fullmatch(min(samples)) else None
         return {"mom2_dataset": "wikipedia", "mom2_n_samples": count, "mom2_dtype": "float32"}
 
     def note(self, layers: Sequence[int]) -> str:
@@ -260,12 +263,23 @@ def files_below(folder: Path, pattern: str) -> Iterator[Path]:
         yield from (Path(place) / name for name in names if fnmatchcase(name, pattern))
 
 
+def comment_of(file: Path) -> str:
+    """The comment of a moment file's archive; SettingError for a file that cannot be read."""
+    try:
+        with open_regular(file) as opened, ZipFile(opened) as archive:
+            return archive.comment.decode(errors="replace")
+    except UNREADABLE as error:
+        raise no_moment_file(file, error) from None
+
+
 def no_moment_file(file: Path, error: Exception) -> SettingError:
     """What is said of a file that cannot be read."""
     return SettingError(f"{file}: is not a moment file ({reason(error)}); {_AGAIN}")
 
 
 _AGAIN = "give a whole file, or the folder of one"
+_WHOLE = "give the folder as kloc moments wrote it"
+_COUNT = re.compile("[0-9]{1,12}")
 _FLOATS = (np.dtype("f2"), np.dtype("f4"), np.dtype("f8"))
 _SMALL = 4096
 """Most bytes of an entry that is one number or a word."""
@@ -298,20 +312,23 @@ def read_moments(folder: Path, site: Module = "mlp") -> Moments:
     if not folder.is_dir():
         raise SettingError(f"{folder}: is not a folder; give --moments a folder in the published layout")
     source = f"folder {folder.name}"
-    with suppress(KeyError):  # the published files have none
-        made = provenance(folder)
-        source += f", {OTHER_CORPUS}: {made['source']}, {made['texts']} texts, {made['tokens']} tokens"
+    if (made := provenance(folder)) is not None:
+        parts = made.get("source"), made.get("texts"), made.get("tokens")
+        source += f", {OTHER_CORPUS}: " + ("{}, {} texts, {} tokens".format(*parts) if None not in parts else "unknown")
     return Moments(source=source, folder=folder, site=site)
 
 
-def provenance(folder: Path) -> dict[str, Any]:
-    """What moments.json in a folder says; nothing where there is none, or what is there is not such a file."""
-    if not (folder / PROVENANCE).is_file():
-        return {}
+def provenance(folder: Path) -> dict[str, Any] | None:
+    """What moments.json in a folder says of its files; None where there is none, as beside the published ones, for
+    which a damaged one would let them pass: SettingError.
+    """
+    path = folder / PROVENANCE
+    if not os.path.lexists(path):
+        return None
     try:
-        return msgspec.json.decode((folder / PROVENANCE).read_bytes(), type=dict[str, Any])
-    except (OSError, *NOT_JSON):
-        return {}
+        return msgspec.json.decode(read_bytes(path, SettingError, _WHOLE, _SMALL), type=dict[str, Any])
+    except NOT_JSON as error:
+        raise SettingError(f"{path}: does not say where the moments come from ({reason(error)}); {_WHOLE}") from None
 
 
 def moment_file(decoder: Decoder, layer: int, texts: str, site: Module = "mlp") -> str:

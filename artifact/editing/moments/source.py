@@ -2,11 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
-from zipfile import ZipFile
 
 from artifact.editing import made_for
-from artifact.editing.moments.files import PROVENANCE, Moments, no_moment_file, provenance
-from artifact.editing.npz import UNREADABLE
+from artifact.editing.moments.files import PROVENANCE, Moments, comment_of, provenance
 from artifact.io import sha256_of
 from artifact.lm.decoder import Decoder
 from artifact.lm.load import LanguageModel
@@ -41,11 +39,7 @@ def _made_for(moments: Moments, decoder: Decoder, layer: int) -> str | None:
     """The hash that a layer's file holds, or moments.json beside it, or in the folder that was named."""
     assert moments.folder is not None
     file = moments.file(moments.folder, decoder, layer)
-    try:
-        with ZipFile(file) as archive:
-            key, _, sha256 = archive.comment.decode(errors="replace").partition("=")
-    except UNREADABLE as error:
-        raise no_moment_file(file, error) from None
+    key, _, sha256 = comment_of(file).partition("=")
     if key == made_for.KEY:
         return made_for.hash_in(str(file), {key: sha256})
     for folder in (file.parent, moments.folder):

@@ -142,8 +142,13 @@ def test_a_folder_of_much_else_is_not_searched_through(tmp_path, monkeypatch) ->
 def test_files_that_block_are_refused(tiny, tmp_path) -> None:
     os.mkfifo(tmp_path / PROVENANCE)
     os.mkfifo(tmp_path / "transformer.h.2.mlp.c_proj_float32_mom2_100000.npz")
-    with pytest.raises(SettingError, match="is not a regular file"):
-        read_moments(tmp_path).matrix(tiny("tiny-gpt2").decoder, 2)
+    with pytest.raises(SettingError, match=r"moments.json: cannot be read \(Is not a regular file\)"):
+        read_moments(tmp_path)
+    (tmp_path / PROVENANCE).unlink()
+    decoder = tiny("tiny-gpt2").decoder
+    for read in (lambda: read_moments(tmp_path).matrix(decoder, 2), lambda: read_moments(tmp_path).published(decoder)):
+        with pytest.raises(SettingError, match=r"c_proj_float32_mom2_100000.npz: is not a (moment|regular) file"):
+            read()
 
 
 def test_two_files_of_one_layer_are_not_chosen_between(tiny, reference, tmp_path) -> None:
