@@ -70,13 +70,15 @@ def tune(
     editors = _editors(loaded, chosen_methods, given, followed, budget, moments, mend_weights)
     ids, told = [fact.case_id for fact in judged], followed.words
     checkpoint = Checkpoint(out.with_name(out.name + UNFINISHED))
+    if checkpoint.damage:
+        say(f"{checkpoint.path}: cannot be read ({checkpoint.damage}), so the search begins anew")
     say(f"{count_of(len(judged), 'fact')} of {data.source}, set aside and answered by {loaded.name}; protocol {told}")
     chosen = _searched(editors, judged, checkpoint, [loaded.weights_sha256, data.sha256, ids, told])
     used = next((one.moments.source for one, _ in editors.values() if one.moments is not None), "")
     about = (loaded.name, loaded.revision, loaded.weights_sha256, told, data.source, data.sha256, ids, CRITERION)
     with writing(out):
         write_atomically(out, msgspec.json.format(msgspec.json.encode(Tuned(*about, chosen, used)), indent=1) + b"\n")
-    checkpoint.path.unlink(missing_ok=True)
+        checkpoint.finish()
     for name, found in chosen.items():
         say(f"{name}: {found.words}")
     say(out)

@@ -6,8 +6,8 @@ of the grid at a time and tries its values, the others at their best so far.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from artifact.evaluation.metrics import UNTOUCHED, ViewScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.aside import aside
 from artifact.facts.fact import PERSPECTIVES, Fact, Perspective
-from artifact.io import NOT_JSON, write_atomically
+from artifact.io import NOT_JSON, reason, write_atomically
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel
 from artifact.tracing.trace import answered
@@ -188,27 +188,35 @@ def _plain(value: Any) -> Any:
 class Checkpoint:
     """What was scored, by method and hash of the hyperparameters, in a file beside the one that is made.
 
-    A method's scores of another search (model, facts, settings: its identity) are begun anew; another grid goes on
-    with those that it shares.
+    Searches with another identity (model, facts, settings) that write the same file keep theirs; another grid goes on
+    with those that it shares. `damage` says why an earlier file could not be read.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._kept: dict[str, _Kept] = {}
-        with suppress(OSError, *NOT_JSON):
-            self._kept = msgspec.json.decode(path.read_bytes(), type=dict[str, _Kept])
+        self.path, self.damage = path, ""
+        self._kept: dict[str, dict[str, Tried]] = {}
+        self._own: set[str] = set()
+        try:
+            self._kept = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Tried]])
+        except FileNotFoundError:
+            pass
+        except (OSError, *NOT_JSON) as error:
+            self.damage = reason(error)
 
     def of(self, method: str, identity: str) -> dict[str, Tried]:
         """What was scored for a method; what is added to it is kept by `write`."""
-        if method not in self._kept or self._kept[method].identity != identity:
-            self._kept[method] = _Kept(identity, {})
-        return self._kept[method].scored
+        key = f"{method} {sha256(identity.encode()).hexdigest()}"
+        self._own.add(key)
+        return self._kept.setdefault(key, {})
 
     def write(self) -> None:
         """Store all that was scored."""
         write_atomically(self.path, msgspec.json.encode(self._kept))
 
-
-class _Kept(msgspec.Struct):
-    identity: str
-    scored: dict[str, Tried]
+    def finish(self) -> None:
+        """Forget what this search has scored, which stands in its result; of others nothing."""
+        self._kept = {key: scored for key, scored in self._kept.items() if key not in self._own and scored}
+        if self._kept:
+            self.write()
+        else:
+            self.path.unlink(missing_ok=True)

@@ -140,7 +140,16 @@ def test_a_stopped_search_goes_on_and_tries_nothing_twice(tuned: Path, tmp_path)
     found = search("a", lambda: False)
     assert msgspec.to_builtins(found) == msgspec.to_builtins(read_tuned(tuned / "tuned.json").methods["ft"])
     assert len(made) == len(found.tried)
-    assert Checkpoint(path).of("ft", "another") == {}, "other facts or settings begin anew"
+    kept, other = Checkpoint(path), search("other", lambda: len(made) == len(found.tried) + 1)
+    assert other is None and kept.of("ft", "another") == {}, "other facts or settings begin anew"
+    both = Checkpoint(path)
+    assert len(both.of("ft", "a")) == len(found.tried), "and throw nothing away"
+    both.finish()
+    assert len(Checkpoint(path).of("ft", "other")) == 1 and Checkpoint(path).of("ft", "a") == {}
+    last = Checkpoint(path)
+    last.of("ft", "other")
+    last.finish()
+    assert not path.exists()
 
 
 def test_stopped_before_anything_was_scored(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -159,7 +168,8 @@ def test_stopped_before_anything_was_scored(tmp_path: Path, monkeypatch, capsys)
 )
 def test_a_damaged_checkpoint_begins_anew(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "kept.partial").write_bytes(content)
-    assert Checkpoint(tmp_path / "kept.partial").of("ft", "a") == {}
+    found = Checkpoint(tmp_path / "kept.partial")
+    assert found.of("ft", "a") == {} and found.damage
 
 
 @pytest.mark.parametrize(
