@@ -26,7 +26,8 @@ from artifact.sources.cache import cache_folder, converted_folder, hub_file
 from artifact.sources.catalogue import HUB_MODELS, PLAIN_SOURCES, SOURCES, PlainFile
 from artifact.sources.convert import convert_model
 from artifact.sources.download import Patience
-from artifact.sources.fetch import cached, fetch, path_of
+from artifact.sources.fetch import cached, discard, fetch, path_of, state_of
+from artifact.sources.lock import RECORDED
 from artifact.sources.verify import examine, wrong_sizes
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -310,6 +311,36 @@ def test_a_pickled_model_is_fetched_verified_and_converted(hub, capsys) -> None:
     assert call(["fetch", "gpt-j", "--check"]) == 0
     assert f"missing  converted/{made.name}/model.safetensors" in capsys.readouterr().out
     assert call(["fetch", "gpt-j"]) == 0 and weights.is_file()
+
+
+@pytest.mark.parametrize("shard", [200_000, 10**9])
+def test_a_part_of_a_converted_model_does_not_pass_for_it(hub, capsys, shard) -> None:
+    """Even where nothing tells which files there were: the hashes are gone with the file that holds them."""
+    model, kept = HUB_MODELS["gpt-j"], cache_folder() / RECORDED
+    for kept_hashes in (True, False):
+        made = convert_model(model, hub.models[model.repo][0], shard=shard)
+        for lost in [path for path in made.iterdir() if path.suffix == ".safetensors" or path.name == "config.json"]:
+            content = lost.read_bytes()
+            lost.unlink()
+            if not kept_hashes:
+                kept.unlink(missing_ok=True)
+            assert state_of(model) == "partly"
+            with pytest.raises(ModelError, match=f"{lost.name}: is missing; run kloc fetch gpt-j to fetch it again"):
+                fetch(model)
+            lost.write_bytes(content)
+        shutil.rmtree(made)
+    made.mkdir()
+    assert call(["fetch", "gpt-j", "--check"]) == 0
+    assert f"missing  converted/{made.name}/config.json" in capsys.readouterr().out
+    assert call(["fetch", "gpt-j"]) == 0 and load("gpt-j").revision == model.revision
+
+
+def test_a_converted_model_that_is_a_link_is_removed_as_one(hub, capsys, tmp_path) -> None:
+    made = convert_model(HUB_MODELS["gpt-j"], hub.models[HUB_MODELS["gpt-j"].repo][0])
+    made.rename(tmp_path / "elsewhere")
+    made.symlink_to(tmp_path / "elsewhere")
+    discard(HUB_MODELS["gpt-j"])
+    assert not made.is_symlink() and (tmp_path / "elsewhere" / "config.json").is_file()
 
 
 def test_conversion_in_shards_holds_the_same_weights(hub, capsys) -> None:

@@ -139,7 +139,7 @@ def discard(source: Source) -> None:
     """
     try:
         if isinstance(source, HubModel):
-            shutil.rmtree(converted_folder(source), ignore_errors=True)
+            _remove_folder(converted_folder(source))
             _remove([path for name in source.files if (path := hub_file(source, name))])
             keys = [f"hub/{source.name}/{name}" for name in source.files]
             keys += [key for key in recorded_keys() if key.startswith(f"converted/{converted_folder(source).name}/")]
@@ -208,7 +208,7 @@ def to_fetch(source: Source) -> int:
 def state_of(source: Source) -> str:
     """Whether a source is here, partly here, or missing; a model that is there as a pickle can be loaded: here."""
     if isinstance(source, HubModel) and cached(source):
-        return "here"
+        return "partly" if any(wrong_sizes(source)) else "here"
     left = remaining(source)
     return "here" if left == 0 else "partly" if left < source.size else "missing"
 
@@ -291,10 +291,8 @@ def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Findin
     lost = made.is_dir()  # a converted file that is missing, too: of the hub's a repository holds some
     damaged = [one for one in findings if one.state == "damaged" or (lost and one.state == "missing")]
     try:
-        if damaged and made.is_symlink():  # what the user linked to is not ours to remove
-            made.unlink()
-        elif damaged and made.is_dir():
-            shutil.rmtree(made)
+        if damaged and lost:
+            _remove_folder(made)
         else:
             _remove([finding.path for finding in damaged if finding.path is not None])
     except OSError as error:
@@ -302,6 +300,13 @@ def _remove_damaged(model: HubModel, findings: Sequence[Finding]) -> list[Findin
             f"{damaged[0].key}: {damaged[0].words}, and cannot be removed ({reason(error)}); remove it yourself"
         ) from None
     return damaged
+
+
+def _remove_folder(made: Path) -> None:
+    if made.is_symlink():  # what the user linked to is not ours to remove
+        made.unlink()
+    elif made.exists():
+        shutil.rmtree(made)
 
 
 def _remove(paths: Sequence[Path]) -> None:

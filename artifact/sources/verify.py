@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from artifact.io import reason, sha256_of
+import msgspec
+
+from artifact.errors import ModelError
+from artifact.io import NOT_JSON, reason, sha256_of
+from artifact.reading import read_bytes
 from artifact.sources.cache import converted_file, converted_folder, hub_file, source_folder
 from artifact.sources.catalogue import HubModel, PlainFile, PlainSource, Source
 from artifact.sources.kinds import not_such
@@ -91,7 +95,7 @@ def _files_of_model(model: HubModel) -> Iterator[_CachedFile]:
     if made.is_dir():
         of_it = f"converted/{made.name}/"
         names = {key.removeprefix(of_it) for key in recorded_keys() if key.startswith(of_it)}
-        for name in sorted(names | {file.name for file in made.iterdir()}):
+        for name in sorted(names | {file.name for file in made.iterdir()} | _needed(model, made)):
             yield _CachedFile(f"{of_it}{name}", made / name, model.hashes.get(name))
         return
     for name in model.files:
@@ -103,6 +107,23 @@ def _files_of_model(model: HubModel) -> Iterator[_CachedFile]:
             yield _CachedFile(f"hub/{model.name}/{name}", path, model.sha256, size, model.most)
         else:
             yield _CachedFile(f"hub/{model.name}/{name}", path, model.hashes.get(name))
+
+
+def _needed(model: HubModel, made: Path) -> set[str]:
+    """What a converted model does not load without: its small files, and its weights, whole or in shards."""
+    small = {name for name in model.needed if name != model.weights}
+    index = made / "model.safetensors.index.json"
+    if not index.is_file():
+        return {*small, "model.safetensors"}
+    try:
+        shards = msgspec.json.decode(read_bytes(index, ModelError), type=_Index).weight_map.values()
+    except (ModelError, *NOT_JSON):  # which its hash says, too
+        shards = ()
+    return {*small, *shards}
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
 
 
 def _finding(wanted: _CachedFile) -> Finding:
