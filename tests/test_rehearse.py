@@ -186,6 +186,22 @@ def test_a_rehearsal_is_written_and_kept_for_runs(tiny: Path, capsys: pytest.Cap
     assert rehearsed_seconds(info, environment("cpu") | {"threads": -1}) is None
 
 
+def test_a_kept_rehearsal_is_of_this_model_and_says_what_can_be() -> None:
+    """Its file's name holds the last part of the model's; and one that was changed takes no run's journal with it."""
+    info = msgspec.structs.replace(cheap.description(), plan=SMOKE_FEW_FACTS, model="gpt2", protocol="released")
+    info = msgspec.structs.replace(info, switches=PROTOCOLS["released"].switches())
+    one = Kept("smoke", "gpt2", "released", environment("cpu"), {u.name: (1.0, 1.0) for u in info.plan.units})
+    path = keep(one)
+    assert rehearsed_seconds(info, environment("cpu"))
+    for model in ("/models/gpt2", "someone/gpt2"):
+        assert rehearsed_seconds(msgspec.structs.replace(info, model=model), environment("cpu")) is None
+    for seconds in ((-5.0, -7.0), (1e308, 1e308), (1.0, 1e300)):
+        content = msgspec.json.decode(path.read_bytes())
+        content["seconds"] = {unit.name: seconds for unit in info.plan.units}
+        path.write_bytes(msgspec.json.encode(content))
+        assert rehearsed_seconds(info, environment("cpu")) is None, seconds
+
+
 def test_rehearsals_are_kept_by_their_switches() -> None:
     """One with corrected switches is another run's, and does not take the place of that without."""
     info = msgspec.structs.replace(cheap.description(), plan=SMOKE_FEW_FACTS, model="gpt2", protocol="released")

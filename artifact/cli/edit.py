@@ -21,7 +21,7 @@ from artifact.cli.app import (
     check_outputs,
     write_json,
 )
-from artifact.editing.method import Method
+from artifact.editing.method import Method, unread
 from artifact.editing.methods import METHODS, MethodName
 from artifact.editing.site import TOKEN_WORDS, FactToken, Module, Place, after_words
 from artifact.errors import EditError, FactError, SettingError
@@ -86,12 +86,6 @@ class EditFiles:
         check_outputs({"--out": out}, (request, *files.values(), self.moments, model))
         check_inputs(files)
 
-    def unused(self, method: Method) -> Iterator[str]:
-        """A line for each file given that the method does not read."""
-        for name in ("moments", "prefixes", "mend_weights", "facts"):
-            if (path := getattr(self, name)) is not None and name not in method.files:
-                yield f"--{name.replace('_', '-')} {path} is not used: {method.name} reads no such file"
-
 
 _FILES = EditFiles()
 
@@ -139,7 +133,7 @@ def edit(
     if files.on is not None:
         description |= {"on": f"{files.on.name}, sha256 {sha256_of(files.on)}"}
     write_edit(out, edited.edit, loaded, description)
-    for line in (*_lines(editor, edited, views, description), *files.unused(chosen)):
+    for line in (*_lines(editor, edited, views, description), *unread(vars(files), [chosen])):
         say(line)
     if chosen.undone(followed.switches()):
         say(f"the released evaluation undoes {chosen.printed}'s edit before it scores; this file holds the edit itself")

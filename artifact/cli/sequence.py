@@ -1,5 +1,6 @@
 """kloc sequence: many edits in one model, one after the other and as one batch, and what is left of each."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from artifact.cli.app import (
     check_outputs,
     write_json,
 )
+from artifact.editing.method import unread
 from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective
@@ -44,6 +46,7 @@ class MethodFiles:
 
 
 _FILES = MethodFiles()
+_NUMBER = re.compile("0*[1-9][0-9]{0,8}")
 
 
 def sequence(
@@ -81,12 +84,14 @@ def sequence(
     for point in points:
         for line in _lines(point):
             say(line)
+    for line in unread(vars(files), [METHODS[method]]):
+        say(line)
     return 0
 
 
 def _sizes(text: str) -> list[int]:
-    sizes = text.split(",")
-    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+    sizes = [size.strip() for size in text.split(",")]
+    if not all(_NUMBER.fullmatch(size) for size in sizes):
         raise SettingError(f"--sequence {text[:60]!r} is not a list of numbers of edits; give one such as 1,10,100")
     return sorted({int(size) for size in sizes})
 

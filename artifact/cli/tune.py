@@ -18,6 +18,7 @@ from artifact.cli.app import (
 )
 from artifact.cli.bounds import count
 from artifact.cli.fetch import named_data
+from artifact.editing.method import unread
 from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import Interrupted, SettingError
 from artifact.facts.datasets import DATASETS
@@ -81,6 +82,9 @@ def tune(
         checkpoint.finish()
     for name, found in chosen.items():
         say(f"{name}: {found.words}")
+    files = {"moments": moments, "mend_weights": mend_weights}
+    for line in unread(files, [METHODS[name] for name in chosen_methods]):
+        say(line)
     say(out)
     return 0
 

@@ -18,7 +18,7 @@ from artifact.editing.moments.files import Moments
 from artifact.editing.prefixes import SEED
 from artifact.editing.protocol import Protocol
 from artifact.editing.site import Module
-from artifact.errors import EditError, FactError
+from artifact.errors import EditError, FactError, PromptError
 from artifact.facts.fact import Fact, View
 from artifact.facts.joint import refuse_conflicts
 from artifact.lm.device import Memory
@@ -73,15 +73,21 @@ class Editor:
         """An edit for each group of views written jointly (mostly one view each), as if it were the only one; where
         `ordered`, each depends on those before it, whose statistics are in `history`.
 
-        A group whose edit cannot be computed has an EditError in its place. Raises other ArtifactErrors when the whole
-        batch cannot be computed, and FactError for a list given to a method that edits single facts.
+        A group whose edit cannot be computed, or with which the model cannot be asked, has an EditError in its place.
+        Raises other ArtifactErrors when the whole batch cannot be computed, and FactError for a list given to a method
+        that edits single facts.
         """
         longest = max(len(group) for group in groups)
         if longest > 1 and not self.method.joint:
             raise FactError(f"{longest} records are given and {self.method.name} edits single facts; give one record")
         for group in groups:
             refuse_conflicts(group, [f"request {number}" for number in range(len(group))], "a group")
-        return self.method.edits(self, groups, history)
+        try:
+            return self.method.edits(self, groups, history)
+        except PromptError as error:
+            if len(groups) == 1:
+                return [EditError(str(error))]
+        return [edited for group in groups for edited in self.edits([group], history)]
 
     def after(self, group: Sequence[View], edited: Edited) -> "Editor":
         """The editor for the next edit of a sequence: on the model that carries this one, with what is kept of it.

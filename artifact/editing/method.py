@@ -4,7 +4,7 @@ A method is one file in methods/ that ends in METHOD = Method(...), and one line
 or there imports torch before an edit is made, so that help and reports start at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -244,3 +244,12 @@ def value_work(shape: Shape, layer: int, steps: int, rows: int, lengths: Lengths
     both = reading(shape, above, rows * onward + 1, keys, read, back=True) + head(shape, read, back=True)
     stored = blocks(shape, layer + 1, rows * width, width) + reading(shape, above, rows * before, before, 0)
     return stored + both.times(steps - 1) + there
+
+
+def unread(files: Mapping[str, Any], methods: Sequence[Method]) -> Iterator[str]:
+    """A line for each file given, by its option's name, that none of the methods reads."""
+    names = ", ".join(method.name for method in methods) or "a plan without edits"
+    reads = "read" if len(methods) > 1 else "reads"
+    for name in ("moments", "prefixes", "mend_weights", "facts"):
+        if files.get(name) is not None and not any(name in method.files for method in methods):
+            yield f"--{name.replace('_', '-')} {files[name]} is not used: {names} {reads} no such file"

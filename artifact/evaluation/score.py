@@ -73,11 +73,7 @@ def score_cases(
     cases = [_asked(model, case, fact, contexts[case]) for case, fact in enumerate(facts)]
     asked = [prompts for views in cases for groups, _ in views.values() for prompts in groups.values()]
     wanted = dict.fromkeys(text for prompts in asked for _, texts in prompts for text in texts)
-    readings = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
-    for text, (nll, _) in readings.items():
-        if not math.isfinite(nll):
-            under = "its edit" if edits is not None else "the model"
-            raise EditError(f"case {facts[text.case].case_id}: the loss of a text under {under} is {nll}, not finite")
+    readings = _finite_readings(model, facts, list(wanted), edits, memory)
 
     def scores(prompts: _Asked) -> list[PromptScore]:
         return [_prompt_score(prompt, [readings[text] for text in texts]) for prompt, texts in prompts]
@@ -94,12 +90,16 @@ def score_cases(
     ]
 
 
-def cannot_be_asked(model: LanguageModel, facts: Sequence[Fact]) -> dict[int, str]:
-    """Why the model cannot be asked with a text of a fact, by case id, for the facts of which it cannot."""
+def cannot_be_asked(model: LanguageModel, facts: Sequence[Fact], removal: bool = False) -> dict[int, str]:
+    """Why the model cannot be asked with a text of a fact, by case id, for the facts of which it cannot; with `removal`
+    the "rm" prompt is one of them.
+    """
     found: dict[int, str] = {}
     for fact in facts:
         try:
             _asked(model, 0, fact)
+            if removal:
+                _asked_to_remove(model, 0, fact)
         except PromptError as error:
             found[fact.case_id] = str(error).removeprefix(f"case {fact.case_id}: ")
     return found
@@ -121,13 +121,10 @@ def removals(
     """
     contexts, asked = _contexts(edits, len(facts)), dict[int, tuple[str, list[_Continuation]]]()
     for case, fact in enumerate(facts):
-        if fact.relation is None or fact.removal_template is None:
-            continue
-        prompt = fill(fact.removal_template, fact.subject)
-        encoded = model.tokens.encode(contexts[case] + prompt)
-        asked[case] = (prompt, [_Continuation.of(model, case, encoded, text) for text in (NO_RELATION, fact.relation)])
+        if (one := _asked_to_remove(model, case, fact, contexts[case])) is not None:
+            asked[case] = one
     wanted = dict.fromkeys(text for _, texts in asked.values() for text in texts)
-    readings = _read(model, list(wanted), edits, memory or Memory(default_memory(model.decoder.device)))
+    readings = _finite_readings(model, facts, list(wanted), edits, memory)
     scores = {
         case: _prompt_score(prompt, [readings[text] for text in texts]) for case, (prompt, texts) in asked.items()
     }
@@ -161,6 +158,33 @@ def _asked(model: LanguageModel, case: int, fact: Fact, context: str = "") -> di
     except PromptError as error:
         raise PromptError(f"case {fact.case_id}: {error}") from None
     return views
+
+
+def _asked_to_remove(
+    model: LanguageModel, case: int, fact: Fact, context: str = ""
+) -> tuple[str, list[_Continuation]] | None:
+    """The "rm" prompt and its two continuations; None for a fact without relation fields."""
+    if fact.relation is None or fact.removal_template is None:
+        return None
+    prompt = fill(fact.removal_template, fact.subject)
+    encoded = model.tokens.encode(context + prompt)
+    return prompt, [_Continuation.of(model, case, encoded, text) for text in (NO_RELATION, fact.relation)]
+
+
+def _finite_readings(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    wanted: Sequence[_Continuation],
+    edits: Sequence[Edit] | Edit | None,
+    memory: Memory | None,
+) -> dict[_Continuation, _Reading]:
+    """What `_read` reads; EditError, which names the case, for a loss that is not finite."""
+    readings = _read(model, wanted, edits, memory or Memory(default_memory(model.decoder.device)))
+    for text, (nll, _) in readings.items():
+        if not math.isfinite(nll):
+            under = "its edit" if edits is not None else "the model"
+            raise EditError(f"case {facts[text.case].case_id}: the loss of a text under {under} is {nll}, not finite")
+    return readings
 
 
 def _read(

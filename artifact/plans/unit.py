@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from sys import intern
-from typing import Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -53,8 +53,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
     name: str
     does: UnitKind
-    batch: int
-    most: int | None = None
+    batch: Annotated[int, msgspec.Meta(ge=1)]
+    most: Annotated[int, msgspec.Meta(ge=1)] | None = None
     kind: KindWord = "hidden"
     window: int = 10
     sever: SeverWord | None = None

@@ -99,6 +99,10 @@ class RunInfo(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         msgspec.convert(self.settings, dict[str, _Setting])
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise ValueError(f"{self.shard[0]}/{self.shard[1]} is no part of a run")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"{self.limit} is no limit of a run's facts")
 
     @property
     def left_out_units(self) -> set[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
@@ -20,7 +20,7 @@ import msgspec
 
 from artifact import __version__
 from artifact.errors import RunError
-from artifact.io import NOT_JSON, fit, open_regular, reason, replacing
+from artifact.io import FULL, NOT_JSON, fit, open_regular, reason, replacing
 from artifact.runs.journal import DATABASE, DESCRIPTION, half_written, run_folders
 from artifact.runs.lock import holder
 from artifact.runs.status import copy_line, run_status
@@ -123,6 +123,11 @@ def unpacked(path: Path) -> Iterator[tuple[Path, Manifest]]:
         except Unusable as error:
             raise RunError(str(error)) from None
         except (*DAMAGED_ARCHIVE, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # the pack is whole for all that
+                raise RunError(
+                    f"{path}: cannot be unpacked in {gettempdir()} ({reason(error)}); make room there, or set "
+                    "TMPDIR to a folder on another disk"
+                ) from None
             raise RunError(f"{path}: is not a whole pack ({reason(error)}); give a run's folder, or {_AGAIN}") from None
         _refuse_others(path, folder, manifest)
         yield folder, manifest

@@ -7,7 +7,7 @@ bench/rehearse.py measures them.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,6 +20,9 @@ REHEARSED = "rehearsed"
 """Key of a run's environment that holds `rehearsed_seconds`."""
 
 
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
 class Rehearsed(msgspec.Struct, frozen=True):
     """Seconds a fact of every unit by name, at most and expected, on the machine that `environment` describes."""
 
@@ -27,7 +30,7 @@ class Rehearsed(msgspec.Struct, frozen=True):
     model: str
     protocol: str
     environment: dict[str, Any]
-    seconds: dict[str, tuple[float, float]]
+    seconds: dict[str, tuple[_Seconds, _Seconds]]
     corrected: tuple[str, ...] = ()
     """Switches of the released protocol that were corrected one by one, sorted."""
 
@@ -45,11 +48,14 @@ def rehearsed_seconds(info: RunInfo, environment: dict[str, Any]) -> dict[str, f
 
     None where there was none, or where it did not have all of the run's units.
     """
+    asked = info.plan.name, info.model, info.protocol
     try:
         corrected = corrected_switches(info.protocol, info.switches)
         content = _path(info.plan.name, info.model, info.protocol, corrected, environment).read_bytes()
-        seconds = msgspec.json.decode(content, type=Rehearsed).seconds
-        each = [(sum(map(len, info.batches(unit))), seconds[unit.name]) for unit in info.plan.units]
+        kept = msgspec.json.decode(content, type=Rehearsed)
+        if (kept.plan, kept.model, kept.protocol, kept.corrected) != (*asked, tuple(corrected)):
+            return None  # of a model of the same last name, or a file that was moved
+        each = [(sum(map(len, info.batches(unit))), kept.seconds[unit.name]) for unit in info.plan.units]
     except (OSError, *NOT_JSON, KeyError):  # a run needs no rehearsal
         return None
     most, expected = (sum(facts * pair[which] for facts, pair in each) for which in (0, 1))

@@ -3,14 +3,15 @@
 Covers the choice of `--model auto`, hyperparameters, prefixes and moments. Data are inputs.py's, noise is noise.py's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
 import torch
 
-from artifact.editing.methods import moment_layers
+from artifact.editing.method import unread
+from artifact.editing.methods import METHODS, moment_layers
 from artifact.editing.moments.files import key_width, width_of
 from artifact.editing.moments.source import moments_sha256
 from artifact.editing.protocol import Protocol, protocol_of
@@ -139,10 +140,15 @@ def prepare(
     )
     info = _described(plan, name, reason, device, asked, context)
     info = msgspec.structs.replace(info, left_out=left_out | without)
-    for line in (*info.file_notes, *(f"left out: {one}" for one in info.left_out_lines)):
+    for line in (*_unused(given, plan), *info.file_notes, *(f"left out: {one}" for one in info.left_out_lines)):
         say(line)
     context.batches = msgspec.structs.replace(info, shard=None).batches
     return context, info
+
+
+def _unused(given: Given, plan: Plan) -> Iterator[str]:
+    files = {"moments": given.moments, "mend_weights": given.mend_weights}
+    return unread(files, [METHODS[method] for method in plan.methods])
 
 
 def _noise(

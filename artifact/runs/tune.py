@@ -19,7 +19,7 @@ from artifact.editing.editor import Editor
 from artifact.editing.hparams import Hparams, hparams_hash
 from artifact.editing.mend_history import History
 from artifact.editing.tuned import Chosen, Tried
-from artifact.errors import EditError, FactError, SettingError
+from artifact.errors import EditError, FactError, PromptError, SettingError
 from artifact.evaluation.metrics import UNTOUCHED, ViewScore
 from artifact.evaluation.score import score_cases
 from artifact.facts.aside import aside
@@ -156,7 +156,7 @@ def _judged(editor: Editor, facts: Sequence[Fact], perspective: Perspective) -> 
             if not isinstance(edited, Edited):
                 raise edited
             (score,) = score_cases(editor.model, [fact], [edited.edit], editor.memory)
-        except EditError:
+        except (EditError, PromptError):
             success.append(0.0)
             specificity.append(0.0)
             failed += 1

@@ -24,7 +24,11 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("KLOC_CACHE"):
         return _usable(Path(named), "KLOC_CACHE")
-    return _usable(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kloc", "KLOC_CACHE")
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # as in a job of a user that the machine does not know
+        raise SettingError("no home folder is known, in which to cache; set KLOC_CACHE to a folder") from None
+    return _usable(folder / "kloc", "KLOC_CACHE")
 
 
 def hub_cache() -> Path:

@@ -116,10 +116,9 @@ def _needed(model: HubModel, made: Path) -> set[str]:
     if not index.is_file():
         return {*small, "model.safetensors"}
     try:
-        shards = msgspec.json.decode(read_bytes(index, ModelError), type=_Index).weight_map.values()
+        return small | set(msgspec.json.decode(read_bytes(index, ModelError), type=_Index).weight_map.values())
     except (ModelError, *NOT_JSON):  # which its hash says, too
-        shards = ()
-    return {*small, *shards}
+        return small
 
 
 class _Index(msgspec.Struct):

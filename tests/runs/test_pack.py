@@ -1,6 +1,8 @@
 """A run packed on one machine is verified on another; what is changed, hostile or unfinished is refused in one line."""
 
+import errno
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -186,3 +188,13 @@ def test_no_output_takes_the_place_of_a_run_s_own_file(
         for command in (*readers, other):
             assert "would take the place of" in refused(*command, run_folder / name)
     assert {path.name: path.read_bytes() for path in run_folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_not_the_pack_s_fault(code: int, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(archive: ZipFile, *_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("artifact.runs.pack._write", full)
+    said = refusal(packed)
+    assert os.strerror(code) in said and said.endswith("set TMPDIR to a folder on another disk") and "again" not in said

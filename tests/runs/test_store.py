@@ -56,6 +56,18 @@ def test_settings_of_another_type_are_damage(tmp_path: Path, setting: object) ->
             store.info()
 
 
+def test_what_no_run_can_be_is_damage(tmp_path: Path) -> None:
+    """Such as batches of no facts, which would end in an error of Python's own."""
+    given = json.loads(msgspec.json.encode(info()))
+    (unit, *_) = given["plan"]["units"]
+    wrong = [{"plan": given["plan"] | {"units": [unit | one]}} for one in ({"batch": 0}, {"most": 0}, {"batch": -1})]
+    with writing(tmp_path) as store:
+        for one in (*wrong, {"limit": 0}, {"shard": [1, 0]}, {"shard": [0, 2]}, {"shard": [3, 2]}):
+            store.put("info", json.dumps(given | one))
+            with pytest.raises(RunError, match="its description cannot be read"):
+                store.info()
+
+
 @pytest.mark.parametrize(
     "one", [{"packages": True}, {"packages": {"torch": 2}}, {"rehearsed": "1 h"}, {"rehearsed": {"most": 1.0}}], ids=str
 )

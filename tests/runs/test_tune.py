@@ -12,6 +12,7 @@ from artifact.cli import call
 from artifact.editing import tuned as tuned_files
 from artifact.editing.hparams import hparams_hash
 from artifact.editing.mend_weights import read_network
+from artifact.editing.method import unread
 from artifact.editing.methods import METHODS
 from artifact.editing.tuned import Tried, read_tuned
 from artifact.errors import FactError, SettingError
@@ -112,7 +113,12 @@ def test_hparams_takes_the_file_and_the_run_names_it(tuned: Path, monkeypatch, c
     assert call([*edit.split(), "kn"]) == 2
     assert "kloc tune chose nothing for kn in it, only for ft" in capsys.readouterr().err
     run = "run real --model world --facts world --methods ft --only table2 --limit 4 --hparams tuned.json --out run"
-    assert call(run.split()) == 0
+    assert call([*run.split(), "--moments", "."]) == 0
+    assert "--moments . is not used: ft reads no such file" in capsys.readouterr().out
+    given = {"moments": Path("m"), "mend_weights": Path("w"), "prefixes": None}
+    assert not list(unread(given, [METHODS["rome"], METHODS["mend"]]))
+    (line,) = unread(given, [METHODS["rome"], METHODS["memit"]])
+    assert line == "--mend-weights w is not used: rome, memit read no such file"
     with reading(Path("run")) as store:
         info = store.info()
     assert "(tuned.json, sha256 " in info.settings["ft"]["hparams_source"]

@@ -59,6 +59,14 @@ def test_the_caches_own_files_are_files(name: str, kind: str, host, told, tmp_pa
     assert (tmp_path / "mine").read_bytes() == b"mine"
 
 
+def test_without_a_home_the_remedy_is_a_folder(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for name in ("KLOC_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # as in a job of a user whom the machine does not know
+    assert call(["fetch", "known"]) == 2
+    assert capsys.readouterr().err.endswith("no home folder is known, in which to cache; set KLOC_CACHE to a folder\n")
+
+
 ASKED = [["fetch"], ["fetch", "gpt2"], ["fetch", "--check"]]
 
 

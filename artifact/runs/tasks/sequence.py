@@ -10,7 +10,7 @@ from typing import Any
 
 from artifact.errors import FactError
 from artifact.evaluation.further import further_json, further_scores
-from artifact.evaluation.score import score_cases
+from artifact.evaluation.score import cannot_be_asked, score_cases
 from artifact.evaluation.sequence import Point, curve
 from artifact.facts.fact import Fact, View
 from artifact.facts.joint import refuse_conflicts
@@ -26,8 +26,10 @@ def compute(unit: Unit, facts: Sequence[Fact], context: Context) -> list[Record]
     one that wants another answer to the prompt of a fact before it.
     """
     assert unit.method != "none"
-    written, left_out = _together(unit, facts)
+    unasked = cannot_be_asked(context.model, facts, removal=True)
+    written, left_out = _together(unit, [fact for fact in facts if fact.case_id not in unasked])
     made = {case: Record(case, "excluded", {"reason": reason}) for case, reason in left_out.items()}
+    made |= {case: Record(case, "failed", {"reason": reason}) for case, reason in unasked.items()}
     if written:
         editor = context.editor(unit.method)
         points = curve(editor, written, unit.perspective, sizes_of(unit, len(written)), context.memory)
