@@ -276,7 +276,7 @@ def _integrate(
     for points, gradient_LBM in batches(range(len(targets) * steps), fitting, compute, memory):
         prompt_B = every_B[points[0] : points[-1] + 1] // steps
         for layer, gradient_BM in enumerate(gradient_LBM):
-            sum_FLM[:, layer].index_add_(0, prompt_B, gradient_BM.float())
+            sum_FLM[:, layer].index_add_(0, prompt_B, gradient_BM)
     return sum_FLM * torch.stack(stored.neurons_LFM, dim=1).float() / steps
 
 
@@ -297,9 +297,11 @@ class _Truth:
 
 @torch.enable_grad()
 def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor, truth: _Truth) -> Sequence[Tensor]:
-    """For each layer the gradients (B, M) of the targets' mean probability at points x of the prompts' activations.
+    """For each layer the gradients (B, M), in float32, of the targets' mean probability at points x of the prompts'
+    activations.
 
-    The rows of a layer stand after those of all layers below it.
+    The rows of a layer stand after those of all layers below it. Each row is one layer's at one point, so it may be
+    scaled on its way back: in half precision the gradient of a small probability would be lost.
     """
     points_LBM: list[Tensor] = []
     rows_NTD: Tensor | None = None
@@ -317,23 +319,33 @@ def _gradients(decoder: Decoder, stored: _Stored, prompt_B: Tensor, x_B: Tensor,
     assert rows_NTD is not None
     prompt_N = prompt_B.repeat(decoder.layers)
     final_ND = rows_NTD[torch.arange(len(prompt_N), device=prompt_N.device), stored.at_F[prompt_N]]
-    gradient_ND = _head_gradient(decoder, final_ND.detach(), prompt_N, truth)
-    return torch.autograd.grad(_Begun.apply(final_ND, gradient_ND), points_LBM)
+    gradient_ND, exponent_N = _head_gradient(decoder, final_ND.detach(), prompt_N, truth)
+    scaled_LBM = torch.autograd.grad(_Begun.apply(final_ND, gradient_ND), points_LBM)
+    exponents_LB = exponent_N.split(len(prompt_B))
+    return [
+        torch.ldexp(scaled_BM.float(), exponent_B[:, None])
+        for scaled_BM, exponent_B in zip(scaled_LBM, exponents_LB, strict=True)
+    ]
 
 
-def _head_gradient(decoder: Decoder, final_ND: Tensor, prompt_N: Tensor, truth: _Truth) -> Tensor:
-    """Gradient (N, D) of the targets' mean probability at the final states, with the logits of few rows at a time."""
-    gradients = []
+def _head_gradient(decoder: Decoder, final_ND: Tensor, prompt_N: Tensor, truth: _Truth) -> tuple[Tensor, Tensor]:
+    """Gradient (N, D) of the targets' mean probability at the final states, with the logits of few rows at a time: each
+    row divided by a power of two, whose exponents (N,) are returned too. In float32 this changes no digit.
+    """
+    gradients, exponents = [], []
     for part_ND, part_N in zip(final_ND.split(_HEAD_ROWS), prompt_N.split(_HEAD_ROWS), strict=True):
         part_ND.requires_grad_()
         logits_NV = decoder.logits(part_ND)
-        probability_NV = logits_NV.detach().softmax(-1)
+        probability_NV = logits_NV.detach().to(torch.promote_types(decoder.dtype, torch.float32)).softmax(-1)
         id_NJ = truth.id_FJ[part_N]
         counted_NJ = probability_NV.gather(1, id_NJ) * truth.weight_FJ[part_N]
         # dp_j/dz = p_j (e_j - p), written over the probabilities.
         gradient_NV = probability_NV.mul_(-counted_NJ.sum(1, keepdim=True)).scatter_add_(1, id_NJ, counted_NJ)
+        exponent_N = gradient_NV.abs().amax(1).frexp().exponent.clamp(min=-100)
+        gradient_NV = torch.ldexp(gradient_NV, -exponent_N[:, None]).to(decoder.dtype)
         gradients += torch.autograd.grad(_Begun.apply(logits_NV, gradient_NV), part_ND)
-    return torch.cat(gradients)
+        exponents.append(exponent_N)
+    return torch.cat(gradients), torch.cat(exponents)
 
 
 class _Begun(torch.autograd.Function):

@@ -20,8 +20,9 @@ def attended(
 ) -> Tensor:
     """Values mixed for every query (B, H, T, K); keys and values have as many heads, or G that divide H.
 
-    A query sees the keys that `seen` says, those up to its own where `causal`, or all. Products are multiplied by
-    `scale` (default: one over the root of K); with a `cap` (Gemma 2) a product x becomes cap * tanh(x / cap).
+    A query sees the keys that `seen` says, those up to its own where `causal`, or all; one that sees none gets zeros.
+    Products are multiplied by `scale` (default: one over the root of K); with a `cap` (Gemma 2) a product x becomes
+    cap * tanh(x / cap).
     """
     key_BHNK, value_BHNK = _for_each_query(key_BGNK, query_BHTK), _for_each_query(value_BGNK, query_BHTK)
     if cap is None:
@@ -34,7 +35,10 @@ def attended(
         seen = torch.ones(product_BHTN.shape[-2:], dtype=torch.bool, device=product_BHTN.device).tril()
     if seen is not None:
         product_BHTN = product_BHTN.masked_fill(~seen, torch.finfo(product_BHTN.dtype).min)
-    return product_BHTN.float().softmax(-1).to(value_BHNK.dtype) @ value_BHNK
+    share_BHTN = product_BHTN.float().softmax(-1)
+    if seen is not None:
+        share_BHTN = share_BHTN * seen.any(-1, keepdim=True)  # as torch's kernel does, and unlike a softmax
+    return share_BHTN.to(value_BHNK.dtype) @ value_BHNK
 
 
 def seen_after(start: int, tokens: int, device: torch.device) -> Tensor | None:

@@ -1,8 +1,10 @@
 """Attribution patching: every cell's effect approximated from two runs and one gradient, a screen for large grids.
 
 Covers one fact: what is put in minus what is there, times the metric's gradient with respect to that output, for every
-token and layer at once. It is the first-order term of the exact effect, so it says where to look, and no verdict rests
-on it; its rank correlation with exact cells stands beside it. Source: Nanda 2023; Syed et al., arXiv 2310.10348.
+token and layer at once. Of one layer it is the first-order term of the exact effect; of a window it is the sum of its
+layers' terms, which also counts what a layer does through later layers of the window, whose outputs the exact cell
+replaces. So it says where to look, and no verdict rests on it; its rank correlation with exact cells stands beside it.
+Source: Nanda 2023; Syed et al., arXiv 2310.10348.
 
 Shape letters as in tracing/sweep.py.
 """
