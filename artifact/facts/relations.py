@@ -123,7 +123,8 @@ def table_of(relation_id: str) -> Mapping[str, Kind] | None:
 def kinds_among(triples: Iterable[tuple[str, str, str]]) -> dict[str, Kind]:
     """The kinds of a file's own relations, from (relation id, name, subject), for those that RELATIONS does not have.
 
-    Relations that share a subject are of the same kind. One that shares no subject with another is left out.
+    Relations that share a subject are of the same kind, and so are all that are linked through such pairs: their
+    subjects are of one type. One that shares no subject with another is left out.
     """
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}

@@ -140,7 +140,7 @@ def measured_values(run: MeasuredRun, drawn: Sequence[Chart]) -> list[MeasuredVa
     panels = [panel for chart in drawn for panel in chart.panels]
     traces = [run.traced.traces[panel.kind, panel.perspective] for panel in panels]
     series = [Series(one.cases_F, values_F) for one in traces for values_F in (one.clean_F, one.corrupted_F)]
-    means = iter(estimates(series))
+    means = iter(estimates(series, rates=False))
     for panel in panels:
         for what in ("clean", "corrupted"):
             if (mean := next(means)) is not None:

@@ -177,7 +177,8 @@ def own_rows(store: Store) -> list[MeasuredRow]:
             for gap, (whole, of_changes) in _gaps(unit.perspective, after, before).items():
                 wanted["gap", unit.name, gap] = whole
                 wanted["gap of changes", unit.name, gap] = of_changes
-    means = [kind == "mean" for kind, _, _ in wanted]
+    # A rate counts successes; a magnitude is a difference of probabilities, even where every one is 0 or 1.
+    means = [kind == "mean" and key[0] != "magnitude" for kind, _, key in wanted]
     estimated = dict(zip(wanted, estimates(list(wanted.values()), means, info.relations), strict=True))
 
     def values(kind: str, of_change: str, unit: Unit) -> dict:

@@ -1,12 +1,15 @@
 """Removal and generation of many cases are what single prompts under single edits give."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from artifact.editing.edit import Edit, LowRank
+from artifact.errors import EditError
 from artifact.evaluation.further import further_json, further_scores
 from artifact.evaluation.generate import first_sentence, generate, has_sentence, sentences
-from artifact.evaluation.score import score_cases
+from artifact.evaluation.score import removals, score_cases
 from artifact.lm.device import Memory
 
 CASES = (0, 10, 7, 15)
@@ -92,6 +95,16 @@ def test_removal_and_generation_of_cases(tiny, facts) -> None:
         assert set(found.generation) == {"entity", "relation"}
         written = found.generation["entity"]
         assert written.exact == (first_sentence(written.text).strip(" .") == fact.object_new)
+
+
+def test_a_removal_that_is_not_finite_is_an_error_as_a_score_is(tiny, facts) -> None:
+    model = tiny("tiny-gpt2")
+    (edit,) = edits_of(model, 1)
+    (name, change), *_ = edit.changes.items()
+    broken = replace(edit, changes={name: LowRank(change.left_IR * float("nan"), change.right_RO)})
+    for ask in (removals, score_cases):
+        with pytest.raises(EditError, match=f"case {CASES[0]}: the loss of a text under its edit is nan, not finite"):
+            ask(model, [facts[CASES[0]]], broken)
 
 
 def test_what_the_model_says_is_exact(tiny, facts) -> None:

@@ -3,16 +3,20 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from artifact.editing.hparams import told
 from artifact.editing.methods import METHODS
+from artifact.evaluation.metrics import Column
 from artifact.plans.unit import Plan, Unit
+from artifact.reporting import tables
 from artifact.reporting.cells import Cell
 from artifact.reporting.editors import edited_place, editors_grids, gap_charts, transfer_gaps
 from artifact.reporting.elsewhere import claims_elsewhere
 from artifact.reporting.expected import load_expected
 from artifact.reporting.findings.modern import measured
+from artifact.reporting.intervals import Series
 from artifact.reporting.questions import load_questions
 from artifact.reporting.tables import own_rows
 from artifact.reporting.verdict import measured_run
@@ -110,3 +114,19 @@ def test_the_place_is_that_of_the_run_s_hyperparameters() -> None:
 def test_hyperparameters_in_other_words_name_no_place(odd: dict[str, Any]) -> None:
     """A new method's own, or damaged ones: found as a page's TypeError."""
     assert edited_place("rome", {"hparams": told(METHODS["rome"].scaled(12)) | odd}) == ("weights", "")
+
+
+def test_a_magnitude_is_no_share_even_where_every_one_is_whole(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wilson's interval is of successes counted; differences of probabilities that are all 1 give no interval."""
+    read = tables.scored_cases
+
+    def whole(*given: Any) -> Any:
+        ones = {key: Series(one.cases_N, np.ones(len(one.values_N))) for key, one in read(*given).items()}
+        return ones
+
+    monkeypatch.setattr(tables, "scored_cases", whole)
+    row = next(row for row in own_rows(store) if row.edited == "entity")
+    column = Column("entity", "reliability")
+    success, magnitude = (row.values[metric, column].mean for metric in ("success", "magnitude"))
+    assert success is not None and success.low < 1.0 == success.high
+    assert magnitude is not None and (magnitude.low, magnitude.high) == (1.0, 1.0)

@@ -12,6 +12,7 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import FactError, PromptError
 from artifact.facts.datasets.known import OUR_READING
 from artifact.facts.datasets.own import OWN_READING
+from artifact.facts.datasets.world import world
 from artifact.facts.fact import Statement
 from artifact.lm.load import load
 from artifact.plans import find_plans
@@ -25,6 +26,7 @@ from artifact.runs.merge import merge
 from artifact.runs.noise import readable
 from artifact.runs.resolve import Asked, prepare
 from artifact.runs.runner import run_plan
+from artifact.runs.tasks import where
 from artifact.sources.cache import source_folder
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD
 from artifact.sources.fetch import path_of
@@ -137,6 +139,17 @@ def test_relation_units_take_its_noise_and_leave_out_what_it_does_not_hold() -> 
     clean = found[0][1]["clean"]
     assert abs(found[0][1]["corrupted"] - clean) < 0.01 < abs(ours[0][1]["corrupted"] - clean)
     assert traced(other, "entity", named) == traced(context, "entity", named)
+
+
+def test_the_plan_where_takes_the_noise_of_the_tokens_that_it_corrupts() -> None:
+    """All but the subject's, whatever words the authors' file has for other traces."""
+    context, _ = prepare(SMOKE, Asked("world", limit=1), lambda line: None)
+    settings, unit = where._Settings("mlp", ("last",), (0,)), Unit("where", "task", 1, perspective="relation")
+    own, others = (
+        where._effects(unit, world().facts[:2], settings, replace(context, relation_noise_level=level))
+        for level in (None, 0.01)
+    )
+    assert own == others and all(own)
 
 
 UNITS = tuple(Unit(f"trace-{one}", "trace", 1, perspective=one) for one in ("relation", "entity"))

@@ -131,9 +131,8 @@ def _effects(
     """By fact: each token's indirect effect of the module at every layer of the model, in probability; None where the
     model does not answer the prompt, or it cannot be traced."""
     statements = [fact.statement for fact in facts]
-    level = context.relation_noise_level if unit.perspective == "relation" else None
     traced = TraceSettings(
-        context.noise_level if level is None else level,
+        context.noise_level,  # all tokens but the subject's are corrupted, not the words of the authors' file
         kind=settings.site,
         window=1,
         samples=SAMPLES,
