@@ -95,7 +95,7 @@ def test_the_knockouts_of_a_real_model_render_and_answer_their_question(tmp_path
     depths = {line.heads[:2]: f"{line.cells[-1].mean:.0%}" for line in grid.lines}
     readme = " ".join((RESULTS.parent / "README.md").read_text().split())
     reads = depths["entity", "last token to relation"], depths["entity", "last token to subject"]
-    assert "last token reads the relation at {} of the model's depth and the subject at {} (".format(*reads) in readme
+    assert "last token reads the relation at {} of the model's depth and the subject at {}.".format(*reads) in readme
 
 
 def test_both_edits_of_a_real_model_render_and_answer_their_question(tmp_path: Path) -> None:
