@@ -100,9 +100,10 @@ def _point(
     memory: Memory,
 ) -> Point:
     asked = [fact for fact in facts if fact.case_id not in unasked]
+    failed = {fact.case_id: failed[fact.case_id] for fact in facts if fact.case_id in failed}
     try:
         scores, further = score_cases(model, asked, memory=memory), further_scores(model, asked, memory=memory)
     except (EditError, PromptError) as error:
         reason = f"on the model that carries {len(facts)} edits: {error}"
         return Point(len(facts), way, (), (), {fact.case_id: reason for fact in facts} | failed)
-    return Point(len(facts), way, scores, further, dict(failed))
+    return Point(len(facts), way, scores, further, failed)

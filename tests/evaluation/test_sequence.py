@@ -93,6 +93,9 @@ def test_a_fact_that_cannot_be_asked_takes_no_other_with_it(method: str, part: s
         odd = replace(odd, removal_template=longer + odd.removal_template)
     editor = editor_of(model, method)
     alone = curve(editor, good, "relation", [2], MEMORY)
+    assert not any(
+        point.failed for point in curve(editor, [good[0], odd], "relation", [1, 2], MEMORY) if point.facts < 2
+    )
     for point, without in zip(curve(editor, [good[0], odd, good[1]], "relation", [3], MEMORY), alone, strict=True):
         assert list(point.failed) == [15] and "positions" in point.failed[15]
         assert [one.case_id for one in point.scores] == [one.case_id for one in point.further] == [0, 10]
