@@ -17,7 +17,7 @@ from artifact.io import open_regular, reason
 
 FILE_LIMIT = 1 << 30
 """Most bytes of a file that is read whole."""
-_SMALL = 1 << 20
+SMALL = 1 << 20
 """Size up to which names that occur twice are looked for: files of settings and requests are written by hand."""
 
 
@@ -58,12 +58,12 @@ def decode_json(content: bytes, source: str) -> object:
         raise FactError(f"{source}: is not valid JSON ({error}); give a JSON file") from None
     except RecursionError:
         raise FactError(f"{source}: is nested too deeply; give a list of records") from None
-    if len(content) <= _SMALL:
-        _refuse_twins(content, source)
+    if len(content) <= SMALL:
+        refuse_twins(content, source)
     return decoded
 
 
-def _refuse_twins(content: bytes, source: str) -> None:
+def refuse_twins(content: bytes, source: str) -> None:
     """FactError for a name that occurs twice in one object: the decoder takes the last value in silence."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -81,3 +81,8 @@ def name_given_twice(pairs: Sequence[tuple[str, object]]) -> str | None:
     """The first name that occurs twice among an object's pairs, or None."""
     names = [name for name, _ in pairs]
     return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def id_in(text: str) -> int | None:
+    """The whole number that a text is, of at most 18 digits; None for any other."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

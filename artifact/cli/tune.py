@@ -101,6 +101,8 @@ def _grids(path: Path | None, methods: Sequence[str]) -> dict[str, dict[str, lis
         given = msgspec.convert(read_json(path), dict[str, dict[str, list[Any]]])
     except msgspec.ValidationError as error:
         raise SettingError(f"{path}: {error}; expected lists of values by method and hyperparameter") from None
+    if not given:
+        raise SettingError(f"{path}: holds no grid; give lists of values by method and hyperparameter, or no --grid")
     if others := [name for name in given if name not in methods]:
         raise SettingError(f"{path}: has a grid for {others[0]}, which --method does not name; take it out or name it")
     return given

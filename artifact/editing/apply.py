@@ -30,6 +30,7 @@ from artifact.reading import read_bytes
 from artifact.sizes import dtype_word
 from artifact.sources.catalogue import HUB_MODELS, WORLDS
 from artifact.sources.convert import SHARD
+from artifact.sources.pickles import unshared
 from artifact.terminal import shown
 
 CARD = "README.md"
@@ -144,12 +145,9 @@ def _base_tensors(folder: Path, float32: bool) -> dict[str, Tensor]:
     stored = matched(family, sizes, stored_tensors(folder), str(folder))
     tensors = {name: one.read() for name, one in stored.items()}
     head = f"{family.head}.weight"
-    if head in tensors:
-        if sizes.tied and torch.equal(tensors[head], tensors[f"{family.embedding}.weight"]):
-            del tensors[head]
-        else:
-            tensors[head] = tensors[head].clone()  # of two that share their memory, one would not be written
-    return {name: tensor.float() if float32 else tensor for name, tensor in tensors.items()}
+    if head in tensors and sizes.tied and torch.equal(tensors[head], tensors[f"{family.embedding}.weight"]):
+        del tensors[head]
+    return {name: tensor.float() if float32 else tensor for name, tensor in unshared(tensors).items()}
 
 
 def _add(tensors: dict[str, Tensor], deltas: Mapping[str, Tensor]) -> dict[str, Stored]:

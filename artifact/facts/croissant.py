@@ -16,6 +16,7 @@ from artifact import __version__
 from artifact.errors import FactError
 from artifact.facts.dataset import read_records
 from artifact.facts.records import is_counterfact
+from artifact.reading import read_bytes
 from artifact.sources.catalogue import PLAIN_SOURCES, WORLD, PlainSource
 
 _CONFORMS = "http://mlcommons.org/croissant/1.0"
@@ -145,6 +146,8 @@ def _published(source: PlainSource) -> _Described:
 
 def _own(facts: str, path: Path) -> _Described:
     records, digest = read_records(path)
+    if isinstance(records, list) and not read_bytes(path).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        raise FactError(f"{path}: is no JSON list, whose fields alone can be described; give a JSON list of records")
     made_up = facts == "world"
     return _Described(
         name="kloc-world-facts" if made_up else path.stem,

@@ -10,7 +10,7 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.io import NOT_JSON
-from artifact.reading import decode_json, read_bytes
+from artifact.reading import SMALL, decode_json, id_in, read_bytes, refuse_twins
 
 LayoutName = Literal["easyedit", "knowedit", "zsre", "lre"]
 """Those that convert.py turns into our records."""
@@ -41,10 +41,8 @@ def decode_records(content: bytes, source: str) -> object:
     try:
         decoded = decode_json(content, source)
     except FactError:
-        try:
-            return [msgspec.json.decode(line) for line in content.splitlines() if line.strip()]
-        except NOT_JSON:
-            pass
+        if (rows := _lines(content, source)) is not None:
+            return rows
         raise
     if not isinstance(decoded, dict) or {"requested_rewrite", "subject"} & decoded.keys():
         return decoded  # a list, or one record
@@ -53,10 +51,25 @@ def decode_records(content: bytes, source: str) -> object:
     return decoded
 
 
+def _lines(content: bytes, source: str) -> list[object] | None:
+    """The records of JSON lines; None for what is not that. FactError for a line that says one thing twice."""
+    lines = [line for line in content.splitlines() if line.strip()]
+    try:
+        rows = [msgspec.json.decode(line) for line in lines]
+    except NOT_JSON:
+        return None
+    if len(rows) < 2:
+        return None  # one document, in which something else is wrong
+    if len(content) <= SMALL:
+        for number, line in enumerate(lines):
+            refuse_twins(line, f"{source}: record {number}")
+    return rows
+
+
 def _with_id(row: dict[str, Any], key: object) -> dict[str, Any]:
     """A record by id, with that id where it has none of its own."""
     named = "known_id" if "requested_rewrite" not in row else "case_id"
-    return row if named in row or not str(key).isdigit() else {named: int(str(key)), **row}
+    return row if named in row or (own := id_in(str(key))) is None else {named: own, **row}
 
 
 def refuse_other_layouts(raw: object, source: str) -> None:

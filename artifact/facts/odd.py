@@ -13,6 +13,7 @@ from typing import TypeVar
 from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement
 from artifact.facts.records import parse_fact, refuse_repeats, rows_of, with_foils
+from artifact.reading import id_in
 
 _T = TypeVar("_T")
 MOST_ODD = 1 / 20
@@ -95,5 +96,5 @@ def _without_rephrasings(records: Sequence[Fact | OddRecord], every: bool) -> di
 
 
 def _id_of(row: object, number: int) -> int:
-    text = str(row.get("case_id", row.get("known_id")) if isinstance(row, dict) else None)
-    return int(text) if text.isdigit() and len(text) < 19 else number
+    own = id_in(str(row.get("case_id", row.get("known_id")))) if isinstance(row, dict) else None
+    return number if own is None else own

@@ -13,8 +13,8 @@ import msgspec
 
 from artifact.errors import ModelError
 from artifact.io import NOT_JSON, fit, reason, sha256_of
-from artifact.lm.families import FAMILIES, family_type, refuse_quantised
-from artifact.lm.families.sizes import Sizes, check_size
+from artifact.lm.families import FAMILIES, family_type, refuse_quantised, required
+from artifact.lm.families.sizes import ORIGINAL, Sizes, check_size
 from artifact.lm.tokens import Tokens
 from artifact.reading import read_bytes
 from artifact.terminal import muted
@@ -69,7 +69,8 @@ def read_config(folder: Path) -> Any:
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     # Other keys are not passed on: some of them make lists as long as they say.
-    read = {*family.sizes_read, *family.required, *family.also_read, "tie_word_embeddings", "tokenizer_class"}
+    read = {*family.sizes_read, *required(family), *family.also_read, "tie_word_embeddings", "tokenizer_class"}
+    read -= {ORIGINAL} if given.get(ORIGINAL) is None else set()  # as if it were not there, whatever transformers makes
     read |= {"bos_token_id"} if type(given.get("bos_token_id")) in (int, type(None)) else set()
     return _as_transformers(path, family.model_type, {key: value for key, value in given.items() if key in read})
 
@@ -83,6 +84,8 @@ def _as_transformers(path: Path, model_type: str, given: dict[str, Any]) -> Any:
     logging.set_verbosity_error()
     try:
         config = CONFIG_MAPPING[model_type].from_dict(given)
+        if getattr(config, "rope_parameters", None):  # as its models do: by now the configuration is whole
+            config.standardize_rope_params()
     except Exception as error:  # its checks raise errors of many kinds
         raise ModelError(
             f"{path}: is not a {model_type} configuration ({_last_line(error)}); correct the file"
@@ -142,8 +145,10 @@ def read_tokens(folder: Path, config: Any, sizes: Sizes) -> Tokens:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=config, local_files_only=True, trust_remote_code=False, use_fast=True
             )
-        masked = not family_type(config.model_type).causal
-        return Tokens(tokenizer, sizes.positions, sizes.vocabulary, config.bos_token_id, sizes.limited_by, masked)
+        family = family_type(config.model_type)
+        padding = config.pad_token_id if family.skips_padding else None
+        rest = config.bos_token_id, sizes.limited_by, not family.causal, padding
+        return Tokens(tokenizer, sizes.positions, sizes.vocabulary, *rest)
     except (ModelError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  (tokenizers' panics are not Exceptions)

@@ -85,7 +85,8 @@ class Tokens:
     code ran on, cleans spaces when it decodes: as the tokenizer's files say, and yes where they say nothing. `notes`
     are lines for the user. `begin` is the begin token that the model's configuration names, where it means one;
     `limited_by` its key that allows fewer positions than the model has, such as sliding_window. `masked`: it is an
-    encoder's, whose prompts also end in the `closing` ids and hold the mask once (`mask_id`, else None).
+    encoder's, whose prompts also end in the `closing` ids and hold the mask once (`mask_id`, else None). `padding` is
+    an id that the model gives no position of its own, and that no text may hold.
 
     Raises ModelError for a tokenizer without offsets, with no begin and no end token, with tokens of its own inside a
     text, for one whose ids of a continuation cannot be told, and for an encoder's without a mask token.
@@ -99,8 +100,9 @@ class Tokens:
         begin: int | None = None,
         limited_by: str = "",
         masked: bool = False,
+        padding: int | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._padding = tokenizer, padding
         self.limit = limit
         self._positions = f"{limit} positions" + (f" ({limited_by})" if limited_by else "")
         self._rows = sys.maxsize if rows is None else rows
@@ -239,6 +241,9 @@ class Tokens:
         if beyond := [at for at, token in enumerate(ids) if token >= self._rows]:
             start, stop = offsets[beyond[0]]
             raise self._is_beyond(text[start:stop], text, ids[beyond[0]])
+        if self._padding is not None and self._padding in ids:
+            start, stop = offsets[ids.index(self._padding)]
+            raise PromptError(f"the prompt {short(text)!r} holds the padding token {text[start:stop]!r}; leave it out")
         if self._unknown is not None and self._unknown in ids:
             start, stop = offsets[ids.index(self._unknown)]
             raise self._is_unknown(text[start:stop], text)

@@ -12,7 +12,7 @@ from artifact.io import new_folder, reason, sha256_of
 from artifact.sources.cache import converted_folder
 from artifact.sources.catalogue import HubModel
 from artifact.sources.lock import entry_of, forget, holding, record, recorded_keys
-from artifact.sources.pickles import load_tensors
+from artifact.sources.pickles import load_tensors, unshared
 
 SHARD = 2_000_000_000
 """Most bytes of a file, and of what is in memory at once."""
@@ -37,7 +37,7 @@ def _convert(model: HubModel, published: Path, out: Path, shard: int) -> None:
     pickle = published / model.weights
     try:
         weights = load_tensors(pickle)
-        tensors = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
+        tensors = unshared({key: value for key, value in weights.items() if isinstance(value, torch.Tensor)})
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise ModelError(
             f"{pickle}: cannot be read as torch weights ({reason(error)}); kloc fetch {model.name} --check says "

@@ -1,9 +1,24 @@
 """torch's files of weights, which are pickles: read as tensors and plain data alone, without torch's warnings."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
+
+
+def unshared(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors, each in memory of its own: writers of weight files leave out one of two that share theirs, or refuse
+    parts of one.
+    """
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        shared = storage.data_ptr() in seen or storage.nbytes() > tensor.nbytes
+        seen.add(storage.data_ptr())
+        own[name] = tensor.clone() if shared else tensor
+    return own
 
 
 def load_tensors(path: Path) -> Any:

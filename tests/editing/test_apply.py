@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -262,3 +263,28 @@ def test_edits_add_up_and_those_that_cancel_out_are_refused(base, tmp_path) -> N
     huge = Edit({key: Dense(torch.full_like(change.weight_IO, 2e38)) for key, change in one.changes.items()})
     with pytest.raises(EditError, match="together they are not finite"):
         read_edits(files_of(model, [huge, huge], tmp_path), model)
+
+
+@pytest.mark.parametrize("shares", ["two names", "one buffer"])
+def test_weights_that_share_their_memory_are_all_written(shares: str, base, tmp_path) -> None:
+    """As torch.save keeps tied modules, or the parts of one flat buffer."""
+    tensors = {name: one.read() for name, one in stored_tensors(base("llama").folder).items()}
+    if shares == "two names":
+        for name in list(tensors):
+            if ".layers.1.mlp." in name:
+                tensors[name] = tensors[name.replace(".1.", ".0.")]
+    else:
+        flat = torch.cat([one.flatten() for one in tensors.values()])
+        parts = flat.split([one.numel() for one in tensors.values()])
+        tensors = {name: part.view(one.shape) for (name, one), part in zip(tensors.items(), parts, strict=True)}
+    folder = tmp_path / "shared"
+    shutil.copytree(base("llama").folder, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    torch.save(tensors, folder / "pytorch_model.bin")
+    model = load_folder(folder)
+    edit = edit_of(model, (0,))
+    write_model(tmp_path / "made", model, edit, [])
+    written = stored_tensors(tmp_path / "made")
+    assert written.keys() == tensors.keys()
+    ids_BT = torch.arange(6)[None]
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "made")
+    torch.testing.assert_close(again(ids_BT).logits, logits(model, ids_BT, edit), rtol=1e-4, atol=1e-4)

@@ -67,3 +67,14 @@ def test_own_facts_are_described_with_the_fields_they_have(tmp_path: Path, capsy
     own.write_text('{"a": 1}')
     assert call(["facts", "describe", str(own)]) == 2
     assert "holds no list of records" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_only_a_list_is_described(lines: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path into a JSON list would find nothing in lines, or in records by id."""
+    records = json.loads((WORLD / "facts.json").read_text())[:3]
+    path = tmp_path / "facts.json"
+    by_id = {str(one.pop("case_id")): one for one in json.loads(json.dumps(records))}
+    path.write_text("\n".join(map(json.dumps, records)) if lines else json.dumps(by_id))
+    assert call(["facts", "describe", str(path), "--out", str(tmp_path / "d.json")]) == 2
+    assert "is no JSON list, whose fields alone can be described" in capsys.readouterr().err

@@ -8,7 +8,9 @@ import pytest
 from artifact.cli import call
 from artifact.errors import FactError
 from artifact.facts.datasets.own import own
+from artifact.facts.layouts import decode_records
 from artifact.facts.records import parse_facts, parse_statements
+from artifact.sources.catalogue import WORLD
 
 KNOWEDIT = {
     "subject": "Leo Arons",
@@ -64,3 +66,27 @@ def test_a_run_of_another_layout_ends_in_one_line(tmp_path: Path, capsys, monkey
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "no edit case in this file" in error and "KnowEdit" in error
     assert [path.name for path in tmp_path.iterdir()] == ["knowedit.json"]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("lines", [1, 2])
+def test_a_name_given_twice_is_refused_however_the_file_is_laid_out(listed: bool, lines: int) -> None:
+    """The decoder takes the last value in silence, so that an edit would be another."""
+    record = json.dumps({"case_id": 1, "prompt": "p"})
+    twice = record.replace('"p"', '"p", "prompt": "q"')
+    text = f"[{twice}]" if listed else "\n".join([twice, *[record] * (lines - 1)])
+    with pytest.raises(FactError, match=r"holds 'prompt' twice in one object; keep one of them"):
+        decode_records(text.encode(), "facts")
+
+
+@pytest.mark.parametrize("digits", ["²", "٣", "9" * 5000, "1" * 19])
+def test_an_id_of_odd_digits_is_no_number(digits: str, tmp_path: Path) -> None:
+    record = json.loads((WORLD / "facts.json").read_text())[0]
+    bare = {key: value for key, value in record.items() if key != "case_id"}
+    ((found,),) = (decode_records(json.dumps(one).encode(), "facts") for one in [{digits: bare}])
+    assert "case_id" not in found
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps([record | {"case_id": digits}]))
+    assert call(["facts", "check", str(path)]) in (0, 2)
+    path.write_text(json.dumps([{"known_id": digits, "subject": "A", "prompt": "A is", "attribute": "B"}]))
+    assert call(["facts", "check", str(path)]) in (0, 2)

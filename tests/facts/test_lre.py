@@ -199,3 +199,19 @@ def test_a_file_of_one_s_own_is_converted(tmp_path, monkeypatch, capsys) -> None
     assert kloc("facts", "convert", "bad.json", "--from", "lre", "--out", "c.json") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "no template" in error and not Path("c.json").exists()
+
+
+def test_a_blank_pair_costs_no_other_its_record() -> None:
+    """It is neither the object that another one is to get nor asked of another subject."""
+    pairs = [("", "Lima"), ("Cuzco", ""), ("Norge", "Oslo"), ("Italia", "Roma"), ("  ", " ")]
+    samples = [{"subject": subject, "object": obj} for subject, obj in pairs]
+    relation = parse_relation({"name": "n", "prompt_templates": ["{} is of"], "samples": samples}, "file", "r", 0)
+    cases = cases_of([relation])
+    assert {case: str(reason) for case, reason in cases.left_out.items()} == dict.fromkeys(
+        (0, 1, 4), "the subject or the object is blank"
+    )
+    written = {
+        one["requested_rewrite"]["subject"]: one["requested_rewrite"]["target_new"]["str"] for one in cases.records
+    }
+    assert written == {"Norge": "Roma", "Italia": "Oslo"}
+    assert all(asked["answer"].strip() for one in cases.records for asked in one["other_subject_prompts"])

@@ -1,6 +1,7 @@
 """Folders of every family: sharded, in bfloat16; texts longer than a window; and what is refused, by its name."""
 
 import json
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -103,3 +104,54 @@ def test_a_text_longer_than_what_is_computed_is_refused(family: str, tmp_path: P
         model.tokens.encode("The capital of France is Paris, and the capital of Japan is Tokyo")
     assert f"tokens and the model 8 positions{words}; shorten it" in str(error.value)
     model.tokens.encode("The capital of")
+
+
+SCALED = {
+    "llama3": {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0},
+    "longrope": {"rope_type": "longrope", "factor": 2.0},
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gpt_neox"])
+@torch.no_grad()
+def test_the_original_context_counts_beside_the_scaling_too(family: str, kind: str, tmp_path: Path) -> None:
+    """transformers gives the top-level key priority; without it the model's own positions stand for it."""
+    config = configuration(family, lambda options: options[0], vocabulary=VOCABULARY, positions=64)
+    write_model(tmp_path / family, module_of(config))
+    settings = tmp_path / family / "config.json"
+    written = json.loads(settings.read_text())
+    share = (written.pop("rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
+    pairs = int((written.get("head_dim") or written["hidden_size"] // written["num_attention_heads"]) * share) // 2
+    factors = {"short_factor": [1.3] * pairs, "long_factor": [2.6] * pairs} if kind == "longrope" else {}
+    more = {"rope_theta": 1e4, "rope_scaling": {**SCALED[kind], **factors}, "rotary_pct": share}
+    settings.write_text(json.dumps(written | more | {"original_max_position_embeddings": 24}))
+    theirs = auto_model(family).from_pretrained(tmp_path / family, attn_implementation="eager").eval()
+    decoder, ids_BT = load_folder(tmp_path / family).decoder, torch.arange(20)[None]
+    found = decoder.logits(decoder.blocks(decoder.embed(decoder.words(ids_BT))))
+    expected = theirs(ids_BT).logits
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    settings.write_text(json.dumps(written | more | {"original_max_position_embeddings": None}))
+    load_folder(tmp_path / family)
+
+
+@pytest.mark.parametrize("given", [False, None, 0])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("bert", "roberta")])
+def test_a_decoder_that_reads_both_ways_is_refused(family: str, given: object, tmp_path: Path) -> None:
+    config = configuration(family, lambda options: options[0], vocabulary=VOCABULARY, positions=64)
+    write_model(tmp_path / family, module_of(config))
+    settings = tmp_path / family / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"is_causal": given}))
+    with pytest.raises(ModelError, match=rf"configuration is_causal = {given} is not supported; expected True"):
+        load_folder(tmp_path / family)
+
+
+def test_padding_is_no_part_of_a_prompt_where_positions_skip_it(tmp_path: Path) -> None:
+    config = configuration("roberta", lambda options: options[0], vocabulary=VOCABULARY, positions=64)
+    write_model(tmp_path / "roberta", module_of(config))
+    tokens = load_folder(tmp_path / "roberta").tokens
+    padding = tokens._tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    tokens.encode("The Space Needle is")
+    with pytest.raises(PromptError, match=f"holds the padding token '{re.escape(padding)}'; leave it out"):
+        tokens.encode(f"The Space {padding} Needle is")

@@ -131,7 +131,8 @@ def cases_of(relations: Sequence[Relation]) -> Cases:
     of_subject: defaultdict[str, list[tuple[Relation, str]]] = defaultdict(list)
     for relation in relations:
         for subject, obj in dict(reversed(relation.pairs)).items():
-            of_subject[subject].append((relation, obj))
+            if subject and obj:
+                of_subject[subject].append((relation, obj))
     cases = Cases()
     rows = [list(_records(relation, of_subject, cases.left_out)) for relation in relations]
     cases.records = [record for turn in zip_longest(*rows) for record in turn if record is not None]
@@ -144,12 +145,15 @@ def _records(
     left_out: dict[int, str],
 ) -> Iterator[dict[str, Any]]:
     """The relation's records in an order of their own, whose beginning is as mixed as the whole."""
-    ring = _Ring(dict.fromkeys(obj for _, obj in relation.pairs))
-    others = _Ring(dict(reversed(relation.pairs)).items())  # of a subject that comes twice, its first pair
+    whole = [pair for pair in relation.pairs if all(pair)]
+    ring = _Ring(dict.fromkeys(obj for _, obj in whole))
+    others = _Ring(dict(reversed(whole)).items())  # of a subject that comes twice, its first pair
     first = {subject: place for place, (subject, _) in reversed(list(enumerate(relation.pairs)))}
     for place in sorted(range(len(relation.pairs)), key=lambda place: _digest(f"{relation.relation_id}/{place}")):
         subject, obj = relation.pairs[place]
         try:
+            if not (subject and obj):
+                raise FactError("the subject or the object is blank")
             if first[subject] != place:
                 raise FactError("the subject stands in an earlier pair of its relation, too")
             subject_start(fill(relation.templates[0], subject), subject)

@@ -36,6 +36,11 @@ def refuse_quantised(settings: object) -> None:
         raise ModelError("quantised weights are not supported; give the model in float32, float16 or bfloat16")
 
 
+def required(family: type[Base]) -> dict[str, object]:
+    """What a configuration must say, or leave out, by key: a value, or several."""
+    return {**family.required, **({"is_causal": True} if family.causal else {})}
+
+
 def family_of(config: Any) -> Base:
     """The family with what a transformers configuration says of it.
 
@@ -43,7 +48,7 @@ def family_of(config: Any) -> Base:
     """
     refuse_quantised(getattr(config, "quantization_config", None))
     kind = family_type(config.model_type)
-    for key, value in kind.required.items():
+    for key, value in required(kind).items():
         expected = value if isinstance(value, tuple) else (value,)
         given = getattr(config, key, expected[0])
         if given not in expected:

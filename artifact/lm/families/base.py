@@ -23,6 +23,8 @@ class Base(Family, ABC):
     model_type: ClassVar[str]
     """transformers' name of the family."""
     causal = True
+    skips_padding = False
+    """Whether its positions are counted over other tokens than padding."""
     parts: ClassVar[Mapping[str, str]]
     """The name of each part within its block."""
     head = "lm_head"

@@ -15,7 +15,7 @@ from artifact.errors import ModelError
 from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import Base
 from artifact.lm.families.rotary import Rotary, rotary_of
-from artifact.lm.families.sizes import USUAL, Sizes, head_width
+from artifact.lm.families.sizes import ORIGINAL, USUAL, Sizes, head_width
 from artifact.lm.family import RowEdits
 
 _PARTS = {
@@ -48,8 +48,8 @@ class Llama(Base):
     embedding = "model.embed_tokens"
     final_norm = "model.norm"
     activated = "mlp_gate"
-    sizes_read = {**USUAL, "num_key_value_heads": "heads", "head_dim": "width"}
-    sizes_optional = frozenset({"num_key_value_heads", "head_dim"})
+    sizes_read = {**USUAL, "num_key_value_heads": "heads", "head_dim": "width", ORIGINAL: "positions"}
+    sizes_optional = frozenset({"num_key_value_heads", "head_dim", ORIGINAL})
     also_read: ClassVar[tuple[str, ...]] = (
         "rms_norm_eps",
         "rope_parameters",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from artifact.lm.decoder import Decoder
 from artifact.lm.families.base import Base
 from artifact.lm.families.rotary import Rotary, rotary_of
-from artifact.lm.families.sizes import USUAL, Sizes, head_width
+from artifact.lm.families.sizes import ORIGINAL, USUAL, Sizes, head_width
 from artifact.lm.family import RowEdits
 
 _PARTS = {
@@ -37,7 +37,8 @@ class GPTNeoX(Base):
     head = "embed_out"
     also_head = "lm_head"
     activated = "mlp_up"
-    sizes_read = USUAL
+    sizes_read = {**USUAL, ORIGINAL: "positions"}
+    sizes_optional = frozenset({ORIGINAL})
     also_read = (
         "layer_norm_eps",
         "use_parallel_residual",

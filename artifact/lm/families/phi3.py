@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Self
 
 from artifact.lm.families.llama import Llama
-from artifact.lm.families.sizes import Sizes
+from artifact.lm.families.sizes import ORIGINAL, Sizes
 
 _FUSED = (("attn_query", "attn_key", "attn_value"), ("mlp_gate", "mlp_up"))
 """Parts that are one layer, one after the other in its outputs."""
@@ -27,8 +27,8 @@ class Phi3(Llama):
         "mlp_gate": "mlp.gate_up_proj",
         "mlp_up": "mlp.gate_up_proj",
     }
-    sizes_read = {**Llama.sizes_read, "sliding_window": "positions", "original_max_position_embeddings": "positions"}
-    sizes_optional = Llama.sizes_optional | {"sliding_window"}
+    sizes_read = {**Llama.sizes_read, "sliding_window": "positions"}
+    sizes_optional = (Llama.sizes_optional - {ORIGINAL}) | {"sliding_window"}
     required = {**Llama.required, "attention_bias": False, "mlp_bias": False}
     _rows: dict[str, slice]
 

@@ -13,6 +13,7 @@ class Roberta(Bert):
     """Family of RoBERTa in all sizes."""
 
     model_type = "roberta"
+    skips_padding = True
     blocks = "roberta.encoder.layer"
     embedding = "roberta.embeddings.word_embeddings"
     final_norm = "lm_head.layer_norm"

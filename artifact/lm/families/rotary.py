@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from artifact.errors import ModelError
+from artifact.lm.families.sizes import ORIGINAL
 from artifact.terminal import short
 
 
@@ -94,9 +95,7 @@ def _llama3(frequency_F: Tensor, given: Mapping[str, Any], positions: int) -> Ro
     """Llama 3.1 divides the frequencies of wavelengths beyond the original context by `factor`, leaves the short ones,
     and goes over from one to the other between.
     """
-    context, low, high = (
-        positive(given, key) for key in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
-    )
+    context, low, high = (positive(given, key) for key in (ORIGINAL, "low_freq_factor", "high_freq_factor"))
     if low >= high:
         raise ModelError(f"configuration low_freq_factor = {low} must be below high_freq_factor = {high}")
     turns_F = context * frequency_F / (2 * math.pi)  # how often a pair turns round within the original context
@@ -108,7 +107,7 @@ def _yarn(frequency_F: Tensor, given: Mapping[str, Any], positions: int) -> Rota
     """YaRN (arXiv:2309.00071, section 3): pairs that turn often within the original context keep their frequency, those
     that turn rarely have it divided by `factor`, with a ramp between; cosine and sine are made larger.
     """
-    context, theta = positive(given, "original_max_position_embeddings"), positive(given, "rope_theta")
+    context, theta = positive(given, ORIGINAL), positive(given, "rope_theta")
     factor, width = positive(given, "factor"), 2 * len(frequency_F)
 
     def place(turns: float) -> float:
@@ -135,7 +134,7 @@ def _grown(factor: float, by: float) -> float:
 
 def _longrope(frequency_F: Tensor, given: Mapping[str, Any], positions: int) -> Rotary:
     """LongRoPE (arXiv:2402.13753) within the original context: each pair's frequency divided by its short factor."""
-    context, short_factor = positive(given, "original_max_position_embeddings"), given.get("short_factor")
+    context, short_factor = positive(given, ORIGINAL), given.get("short_factor")
     if not isinstance(short_factor, list) or len(short_factor) != len(frequency_F):
         raise ModelError(f"configuration short_factor must be a list of {len(frequency_F)} numbers; give the model's")
     if not all(map(_is_positive, short_factor)):

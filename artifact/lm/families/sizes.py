@@ -9,6 +9,8 @@ from artifact.terminal import short
 BOUNDS = {"layers": 10_000, "width": 1_000_000, "heads": 100_000, "vocabulary": 100_000_000, "positions": 1_000_000_000}
 """The largest value of each size. Far beyond any model: the tensors in the files must match anyway."""
 
+ORIGINAL = "original_max_position_embeddings"
+"""The context that rotary positions were trained for, from which their scaling is counted."""
 USUAL = {
     "num_hidden_layers": "layers",
     "hidden_size": "width",
