@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from artifact.cli import call, doctor
+from artifact.plans import find_plans
+from artifact.runs.resolve import run_model
 
 GIVEN = ["--rate", "494.7TFLOPS", "--bandwidth", "3350GB/s", "--gpu-memory", "80GB"]
 
@@ -122,3 +124,19 @@ def test_an_estimate_for_another_machine(capsys: pytest.CaptureFixture[str]) -> 
 def test_what_cannot_be_estimated(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["doctor", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_what_a_report_of_the_machine_does_not_read_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--protocol corrected", "--correct tf32", "--limit 3"):
+        assert call(["doctor", *option.split()]) == 2
+        assert f"{option.split()[0]} needs --estimate or --rehearse" in capsys.readouterr().err
+
+
+def test_a_plan_of_encoders_is_not_said_to_run_on_gpt2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does `auto` take it, where it could be fetched."""
+    call(["doctor"])
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith("plan encoders:"))
+    assert line.endswith("runs on the embedded world")
+    (plan,), said = find_plans("encoders"), list[str]()
+    assert run_model(plan, "auto", said.append)[0] == "world"
+    assert run_model(plan, "auto", said.append, begun_with="gpt2")[0] == "gpt2"

@@ -24,6 +24,7 @@ from artifact.editing.protocol import PROTOCOLS
 from artifact.errors import RunError, SettingError
 from artifact.io import reason
 from artifact.plans import PLANS
+from artifact.plans.tasks import picks_models
 from artifact.runs.inputs import Given, needed_sources
 from artifact.sizes import size_words
 from artifact.sources.cache import cache_folder
@@ -114,7 +115,8 @@ def doctor(
             "it"
         )
     if estimate is None and rehearse is None:
-        for option, value in (("--correct", following.correct), ("--limit", limit)):
+        protocol = following.protocol != AS_RELEASED.protocol
+        for option, value in (("--protocol", protocol), ("--correct", following.correct), ("--limit", limit)):
             if value:
                 raise SettingError(f"{option} needs --estimate or --rehearse; name a plan with one of them")
     if rehearse is None and (json_file is not None or device is not None):
@@ -228,7 +230,8 @@ def _plans() -> Iterator[str]:
         if rows:
             words += f" (without {' and '.join(rows)} MEND's rows are skipped)"
         if not plans[0].models:
-            words += "; runs on the embedded world, or GPT-2 small where the hub answers"
+            any_model = not picks_models(plans[0])
+            words += "; runs on the embedded world" + (", or GPT-2 small where the hub answers" if any_model else "")
         yield f"plan {name}: {words}"
 
 

@@ -6,6 +6,10 @@ reporting/findings/.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from artifact.plans.unit import Plan
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,8 @@ TASKS: Mapping[str, Task] = {
         whole=True,
     ),
 }
+
+
+def picks_models(plan: "Plan") -> bool:
+    """Whether every unit of a plan refuses some models, so that none may be chosen for it blindly."""
+    return all(unit.does == "task" and TASKS[unit.task].refuses for unit in plan.units)

@@ -142,7 +142,8 @@ def _with_seeds(run: MeasuredRun, answer: Answer) -> Answer:
         known = {method: made.settings.get(method) for method in seeds.settings}
         if seeds.kind != msgspec.structs.replace(made, settings=known):
             continue
-        numbers = [one.get(answer.question.id, {}) for one in seeds.runs.values()]
+        own = run.info.given.get("--seed", "default")  # an interval of other runs tells where this one falls
+        numbers = [one.get(answer.question.id, {}) for seed, one in seeds.runs.items() if seed != own]
         values = [one[answer.named] for one in numbers if answer.named in one]
         if len(values) == len(numbers) > 1:
             return replace(answer, over_seeds=_seeds_words(answer, values))
@@ -164,15 +165,21 @@ def _method(question: Question, run: MeasuredRun) -> Answer:
     assert question.asked is not None and question.group is not None
     column = Column(question.asked, question.group)
     found: dict[str, Estimate] = {}
+    undone: list[str] = []
     for row in run.rows:
         value = row.values.get(("success", column))
-        if row.edited != question.edited or row.control or row.undone or value is None:
+        if row.edited != question.edited or row.control or value is None:
+            continue
+        if row.undone:
+            undone.append(row.printed_method)
             continue
         estimate = value.mean if question.value == "mean" else value.change
         if estimate is not None:
             found[row.method] = estimate.scaled(100)
     if not found:
-        return Answer(question, f"not run: needs {question.edited} edits, and for a change the unedited model")
+        besides = ", and the unedited model" if question.value == "change" else ""
+        why = f"; {', '.join(undone)}: undone before the scoring" if undone else ""
+        return Answer(question, f"not run: needs {question.edited} edits{besides}{why}")
     ordered = sorted(found, key=lambda method: found[method].mean, reverse=question.take == "most")
     best = found[ordered[0]]
     alike = " and ".join(printed_name(method) for method in ordered if found[method].mean == best.mean)
@@ -193,7 +200,7 @@ def _trace(question: Question, run: MeasuredRun) -> Answer:
     number = float(panel.aie_RL[role, layer])
     text = (
         f"at the {panel.effects[role].role}, layer {layer} of {run.info.layers}, the last token apart: average "
-        f"indirect effect {number:.3f} over {count_of(panel.facts, 'fact')}"
+        f"indirect effect {number:.3f} over {count_of(panel.effects[role].facts, 'fact')}"
     )
     return Answer(question, text)
 

@@ -86,7 +86,11 @@ class Baseline(RunKind, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """The tally of the records' seals (runs/seals.py), by which the run itself is known again."""
 
     def describes(self, info: RunInfo) -> bool:
-        """Whether a run of `info` is this run made again: the same plan, model, data, protocol and settings."""
+        """Whether a run of `info` is this run made again: the same plan, model, data, protocol and settings, and no
+        other seed or file that its numbers depend on.
+        """
+        if not info.given.keys().isdisjoint(("--seed", "--moments", "--mend-weights")):
+            return False
         made = RunKind.of(info)
         return self.kind == (msgspec.structs.replace(made, limit=None) if self.part_of(info) else made)
 

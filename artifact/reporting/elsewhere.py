@@ -78,20 +78,33 @@ def _answer(claim: Claim, run: MeasuredRun) -> Answer:
     if claim.kinds:
         if missing := missing_traces(claim, run):
             return Answer(claim, model, "not run", f"needs {missing}")
-        word, sentence = figure_claim(claim, run.info, run.traced)
+        found = figure_claim(claim, run.traced)
         few = any(len(run.traced.traces[kind, one].cases_F) < FEWEST for kind in claim.kinds for one in PERSPECTIVES)
-        figures = sentence.partition("(")[2].removesuffix(")")
-        return Answer(claim, model, "undecided" if few else _state(word), figures + _FEW * few)
-    parts = [
-        *(part for bound in claim.bounds for part in _bound(bound, run.rows)),
-        *(part for order in claim.orders for part in _order(order, run)),
+        return Answer(
+            claim, model, "undecided" if few else _state(found.word), (found.figures or found.why) + _FEW * few
+        )
+    conditions: list[tuple[Bound | Order, tuple[_Part, ...]]] = [
+        *((bound, tuple(_bound(bound, run.rows))) for bound in claim.bounds),
+        *((order, tuple(_order(order, run))) for order in claim.orders),
     ]
-    if not parts:
-        return Answer(claim, model, "not run", "needs edits from both perspectives, scored with the edit")
+    parts = [part for _, found in conditions for part in found]
     states = [part.state for part in parts]
     state: State = "does not hold" if "does not hold" in states else "undecided" if "undecided" in states else "holds"
+    # A condition that was not measured may fail, too.
+    if state != "does not hold" and (unmeasured := [one for one, found in conditions if not found]):
+        return Answer(claim, model, "not run", _needs(unmeasured, run.rows))
     worst = min((part for part in parts if part.state == state), key=lambda part: part.distance)
     return Answer(claim, model, state, worst.words)
+
+
+def _needs(unmeasured: Sequence[Bound | Order], rows: Sequence[MeasuredRow]) -> str:
+    """What would have to be run for these conditions, in words."""
+    edited = {row.edited for row in rows if row.method in _PAPERS and not (row.undone or row.control)}
+    wanted = [each for one in unmeasured for each in ((one.edited,) if isinstance(one, Bound) else PERSPECTIVES)]
+    if missing := [one for one in PERSPECTIVES if one in wanted and one not in edited]:
+        return f"needs {' and '.join(missing)} edits, scored with the edit"
+    columns = dict.fromkeys(f"{one.perspective} {one.group}" for one in unmeasured)
+    return f"needs {' and '.join(columns)} of edited models"
 
 
 def _state(word: str) -> State:

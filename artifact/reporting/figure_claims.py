@@ -8,6 +8,7 @@ every difference's interval lies above zero.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from artifact.reporting.charts import finished_traces
 from artifact.reporting.equivalence import Tested, doubt, family, held_against
 from artifact.reporting.expected import Claim, Effect, Region
 from artifact.reporting.intervals import Estimate, Series, estimates
-from artifact.runs.describe import RunInfo
 from artifact.runs.store import Store
 from artifact.tracing.averages import Traces, roles
 
@@ -73,19 +73,30 @@ def effect_tests(claims: Sequence[Claim], traced: TracedEffects) -> list[Tested]
     )
 
 
-def figure_claim(claim: Claim, info: RunInfo, traced: TracedEffects) -> tuple[str, str]:
-    """Whether the claim holds, does not hold or is undecided for the run's model, and the same as a sentence with the
-    difference that decides it and its interval.
+class FigureClaim(NamedTuple):
+    """Whether a claim holds, does not hold or is undecided, with the difference that decides it and its interval in
+    words (`figures`), or why none decides (`why`).
     """
+
+    word: str
+    figures: str = ""
+    why: str = ""
+
+    def sentence(self, model: str) -> str:
+        """The same of a model."""
+        return f"{self.word} for {model}" + (f": {self.why}" if self.why else f" ({self.figures})")
+
+
+def figure_claim(claim: Claim, traced: TracedEffects) -> FigureClaim:
+    """What the traces say of a claim of the figures."""
     decides = deciding(claim, traced)
     if decides is None:
-        return "undecided", f"undecided for {info.model}: no fact has all the roles it speaks of"
+        return FigureClaim("undecided", why="no fact has all the roles it speaks of")
     if why := doubt(decides):
-        return "undecided", f"undecided for {info.model}: {why}"
+        return FigureClaim("undecided", why=why)
     word = "holds" if decides.low > 0 else "does not hold" if decides.high <= 0 else "undecided"
     mean, low, high = (f"{one:+.{_decimals(decides)}f}" for one in (decides.mean, decides.low, decides.high))
-    figures = f"smallest difference {mean} [{low}, {high}], n = {decides.n}"
-    return word, f"{word} for {info.model} ({figures})"
+    return FigureClaim(word, f"smallest difference {mean} [{low}, {high}], n = {decides.n}")
 
 
 def deciding(claim: Claim, traced: TracedEffects) -> Estimate | None:

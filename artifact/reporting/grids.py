@@ -148,7 +148,8 @@ def trace_grid(charts: Sequence[Chart]) -> Grid:
         title="Causal traces",
         caption="Mean probability of the answer's first token over n facts, clean and corrupted; total effect is their "
         "difference; AIE is the mean over facts of the indirect effect, in probability, its largest value sought "
-        "away from the prompt's last token, where the last layers recover the clean answer by construction.",
+        "away from the prompt's last token, where the last layers recover the clean answer by construction. *: over "
+        "fewer than n facts, those that have such a token.",
         heads=("unit", "kind", "perspective"),
         columns=("clean", "corrupted", "total effect", "largest AIE", "where"),
         lines=tuple(_trace_line(chart, panel) for chart in charts for panel in chart.panels),
@@ -203,9 +204,11 @@ def _change(value: Value | None, scale: Scale) -> Cell:
 
 def _trace_line(chart: Chart, panel: Panel) -> Line:
     role, layer = panel.peak
+    facts = panel.effects[role].facts  # those that have such a token
+    of = "" if facts == panel.facts else "*"
     numbers = (panel.clean, panel.corrupted, panel.clean - panel.corrupted, float(panel.aie_RL[role, layer]))
     return Line(
         (panel.unit, chart.printed_kind, panel.perspective),
-        (*(Cell(x, scale=PROBABILITY) for x in numbers), f"{panel.effects[role].role}, layer {layer}"),
+        (*(Cell(x, scale=PROBABILITY) for x in numbers), f"{panel.effects[role].role}, layer {layer}{of}"),
         counts=(panel.facts, panel.failed, panel.excluded),
     )

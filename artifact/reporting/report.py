@@ -259,7 +259,8 @@ def prefixes(models: Sequence[str], by_model: bool) -> list[str]:
     if len(models) == 1 and not by_model:
         return [""]
     names = [file_name(Path(model).name) for model in models]
-    return [f"{name}-{i}-" if names.count(name) > 1 else f"{name}-" for i, name in enumerate(names, 1)]
+    made = [f"{name}-{i}-" if names.count(name) > 1 else f"{name}-" for i, name in enumerate(names, 1)]
+    return made if len(set(made)) == len(made) else [f"{i}-{name}-" for i, name in enumerate(names, 1)]
 
 
 def _table_files(tables: Sequence[Grid], prefix: str = "", of: str = "") -> dict[str, bytes]:

@@ -120,14 +120,17 @@ class Verdict:
         counts, total = self.counts, len(self.cells)
         compared = counts["reproduced"] + counts["outside tolerance"]
         unmet = "".join(f" {judged.check.model}: {judged.status}." for judged in self._checks_outside)
+        words = dict.fromkeys(protocol_words(info.protocol, info.switches) for info in self.infos)
+        followed = "" if list(words) == ["released"] else f" Protocol: {'; '.join(words)}."
         if not compared:
-            models = ", ".join(dict.fromkeys(cell.cell.model for cell in self.cells))
-            return f"nothing was compared with the paper: its {total} published values need {models}.{unmet}"
+            models = dict.fromkeys(cell.cell.model for cell in self.cells)
+            if any(info.evidence and info.model in models for info in self.infos):
+                return f"no published value was compared: all {total} are of edits, and none was run.{unmet}{followed}"
+            needed = f"its {total} published values need {', '.join(models)}"
+            return f"nothing was compared with the paper: {needed}.{unmet}{followed}"
         skipped = f"{counts['skipped']} skipped, " if counts["skipped"] else ""
         outside = counts["outside tolerance"]
         partial = " Part of the facts was run, so intervals are judged." if any(c.partial for c in self.cells) else ""
-        words = dict.fromkeys(protocol_words(info.protocol, info.switches) for info in self.infos)
-        followed = "" if list(words) == ["released"] else f" Protocol: {'; '.join(words)}."
         return (
             f"{compared} of {total} published values were compared: {counts['reproduced']} reproduced, {outside} "
             f"outside tolerance; {skipped}{counts['not run']} not run.{partial}{unmet}{followed}"
@@ -272,13 +275,13 @@ def _judge_figures(claim: Claim, runs: Mapping[str, MeasuredRun]) -> JudgedClaim
         elif traces := missing_traces(claim, run):
             lacking.append(f"{model} with {traces}")
         else:
-            judged.append(figure_claim(claim, run.info, run.traced))
-    words = [sentence for _, sentence in judged]
+            judged.append((model, figure_claim(claim, run.traced)))
+    words = [found.sentence(model) for model, found in judged]
     if missing and not judged and not lacking:
         words = [f"not run: needs {', '.join(missing)} with traces of {', '.join(claim.kinds)}"]
     elif missing or lacking:
         words.append(f"not run: needs {', '.join([*missing, *lacking])}")
-    return JudgedClaim(claim, "; ".join(words), states=tuple(state for state, _ in judged))
+    return JudgedClaim(claim, "; ".join(words), states=tuple(found.word for _, found in judged))
 
 
 def missing_traces(claim: Claim, run: MeasuredRun) -> str:

@@ -23,6 +23,7 @@ from artifact.lm.families.base import Base
 from artifact.lm.families.sizes import Sizes
 from artifact.lm.load import LanguageModel, load
 from artifact.plans.paper import SMOKE, SMOKE_FEW_FACTS
+from artifact.plans.tasks import picks_models
 from artifact.plans.unit import Plan
 from artifact.runs.answered import answered_statements, only_answered
 from artifact.runs.context import SAMPLES, Context
@@ -303,6 +304,8 @@ def run_model(plan: Plan, asked: str, say: Callable[[str], None], begun_with: st
     """The model of a run and why: the plan's own where `auto` is asked of a plan that names one (choose_model)."""
     if asked == "auto" and plan.models:
         return plan.models[0], f"the plan {plan.name} is for it"
+    if asked == "auto" and begun_with is None and picks_models(plan):
+        return "world", f"auto: the plan {plan.name} does not take GPT-2 small; the embedded world stands in"
     return choose_model(asked, say, begun_with)
 
 

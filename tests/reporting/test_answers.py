@@ -14,6 +14,7 @@ from artifact.errors import ExpectedError, SettingError
 from artifact.evaluation.metrics import Column
 from artifact.reporting import answers as module
 from artifact.reporting.answers import Answer, answers, load_questions, prediction_interval, seeds_json, seeds_of
+from artifact.reporting.charts import charts
 from artifact.reporting.verdict import MeasuredRun, measured_run
 from artifact.runs.store import Store, reading
 
@@ -100,6 +101,8 @@ def test_runs_of_other_seeds_give_intervals(run: MeasuredRun, tmp_path: Path, mo
         f"ROME, 95% prediction interval over 3 other seeds: {number - half:.1f} to {number + half:.1f};"
     )
     assert said.endswith("lies inside")
+    own = by_id([seeded(run, 3)])["transfers-entity"].over_seeds
+    assert own.startswith("ROME, 95% prediction interval over 2 other seeds: "), "its own number is none of them"
     other = seeded(run, 9, weights_sha256="ef" * 32)
     assert by_id([other])["transfers-entity"].over_seeds == ""
     file.write_text("{}")
@@ -122,6 +125,20 @@ def test_the_command_writes_the_answers(tmp_path: Path, capsys: pytest.CaptureFi
     kept = json.loads((tmp_path / "answers.json").read_bytes())["answers"]
     assert [one["question"] for one in kept] == [line for line in lines if not line.startswith(" ")]
     assert call(["answer", str(EXAMPLE), str(EXAMPLE)]) == 2
+
+
+def test_an_effect_is_over_the_facts_that_have_such_a_token() -> None:
+    with reading(EXAMPLE.with_name("smollm2")) as store:
+        run = measured_run(store)
+        (panel,) = (
+            panel
+            for chart in charts(store, run.traced.traces)
+            for panel in chart.panels
+            if panel.unit == "trace-hidden-relation"
+        )
+        found = by_id([run])["where-relation"].text
+    effect = panel.effects[panel.peak[0]]
+    assert effect.facts < panel.facts and found.endswith(f" over {effect.facts} facts")
 
 
 def test_our_seeds_answer_for_the_example() -> None:

@@ -80,6 +80,9 @@ def test_another_run_is_not_compared(smoke: Store, tmp_path: Path, change: dict[
     known = msgspec.json.decode(path.read_bytes(), type=Baseline)
     assert known.describes(smoke.info())
     assert not known.describes(msgspec.structs.replace(smoke.info(), **change))
+    for option in ("--seed", "--moments", "--mend-weights"):
+        assert not known.describes(msgspec.structs.replace(smoke.info(), given={option: "1"}))
+    assert known.describes(msgspec.structs.replace(smoke.info(), given={"--facts": "world"}))
     corrected = msgspec.structs.replace(known, protocol="released, but for tf32 (corrected)")
     assert not corrected.describes(smoke.info())
     assert corrected.describes(msgspec.structs.replace(smoke.info(), switches={"tf32": False, "kn_undone": True}))

@@ -14,7 +14,8 @@ from artifact.cli import call
 from artifact.reporting.elsewhere import Answer, claims_elsewhere
 from artifact.reporting.expected import load_expected
 from artifact.reporting.report import render
-from artifact.reporting.verdict import measured_run, missing_traces
+from artifact.reporting.verdict import MeasuredRun, measured_run, missing_traces
+from artifact.runs.store import Store
 
 CLAIMS = load_expected().claims
 Answers = Callable[..., dict[str, Answer]]
@@ -98,7 +99,31 @@ def test_the_world_and_the_paper_s_models_have_no_such_answers(changes, answers)
 def test_a_row_whose_edit_was_taken_back_says_nothing(answers) -> None:
     found = answers(undone=True, cases=40)
     assert {found[name].state for name in ("T1", "T2", "T3")} == {"not run"}
-    assert found["T1"].status == "not run" and "scored with the edit" in found["T1"].figures
+    assert found["T1"].status == "not run"
+    assert [found[name].figures.partition(" edits,")[0] for name in ("T1", "T2", "T3")] == [
+        "needs relation", "needs entity", "needs entity and relation",
+    ]  # fmt: skip
+
+
+def test_a_claim_holds_only_where_each_of_its_conditions_was_measured(answers, shares, monkeypatch) -> None:
+    """As of facts without relation fields; one that fails decides all the same."""
+    shares["rome-entity"]["entity", "reliability"] = 97.0
+    whole = measured_run
+
+    def of_entities(store: Store) -> MeasuredRun:
+        run = whole(store)
+        kept = [
+            replace(row, values={key: one for key, one in row.values.items() if key[1].perspective == "entity"})
+            for row in run.rows
+        ]
+        return replace(run, rows=tuple(kept))
+
+    monkeypatch.setitem(globals(), "measured_run", of_entities)
+    found = answers()
+    assert found["T2"].state == found["T3"].state == "not run"
+    assert found["T2"].figures == "needs relation reliability and relation generality of edited models"
+    shares["rome-entity"]["entity", "reliability"] = 60.0
+    assert answers()["T2"].state == "does not hold"
 
 
 def test_the_page_its_files_and_the_commands_say_it_first(build, full_size, capsys) -> None:

@@ -156,10 +156,10 @@ def test_what_decides_a_claim_is_what_its_sentence_shows(
     given = dict(zip(map(id, claim.effects), found, strict=True))
     monkeypatch.setattr("artifact.reporting.figure_claims.difference", lambda effect, _: given[id(effect)])
     assert deciding(claim, TracedEffects({})) == found[decides]
-    assert f"{found[decides].mean:+.3f}"[:6] in figure_claim(claim, smoke.info(), TracedEffects({}))[1]
+    assert f"{found[decides].mean:+.3f}"[:6] in figure_claim(claim, TracedEffects({})).figures
     few = Estimate(0.5, 0.4, 0.6, 3)
     given[id(claim.effects[0])] = few
-    assert (
-        deciding(claim, TracedEffects({})) == few
-        and "fewer than 5 facts" in figure_claim(claim, smoke.info(), TracedEffects({}))[1]
-    )
+    assert deciding(claim, TracedEffects({})) == few
+    undecided = figure_claim(claim, TracedEffects({}))
+    assert undecided.word == "undecided" and undecided.why == "fewer than 5 facts"
+    assert undecided.sentence("a (v2)") == "undecided for a (v2): fewer than 5 facts"

@@ -16,7 +16,7 @@ from artifact.plans.unit import edit_units
 from artifact.reporting.about import facts_each
 from artifact.reporting.baseline import MeasuredBefore
 from artifact.reporting.expected import load_expected
-from artifact.reporting.report import make_report
+from artifact.reporting.report import make_report, prefixes
 from artifact.reporting.summary import FULL_NEEDS, SAMPLE_NEEDS, Summary, _ran, summarised
 from artifact.reporting.verdict import measured_run, reach_verdict
 from artifact.runs.describe import TracedData
@@ -150,3 +150,9 @@ def test_traces_of_other_data_are_no_part_of_the_list_of_facts(smoke: Store) -> 
     other = TracedData("known facts", "another hash", "", list(range(9)))
     assert facts_each(each, msgspec.structs.replace(info, traced=None)) == ", of which each unit takes 9 to 24"
     assert facts_each(each, msgspec.structs.replace(info, traced=other)) == ""
+
+
+def test_files_of_several_models_never_take_each_other_s_place() -> None:
+    for models in (["/a/x", "/b/x", "x-2"], ["x", "y"], ["x-1", "/a/x", "/b/x"], ["m", "m"]):
+        made = prefixes(models, False)
+        assert len(set(made)) == len(models) and all(name.endswith("-") for name in made), made

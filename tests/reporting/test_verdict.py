@@ -10,12 +10,13 @@ import msgspec
 import pytest
 
 from artifact.evaluation.metrics import COLUMNS, UNTOUCHED, Column
+from artifact.plans.paper import SMOKE
 from artifact.plans.unit import Unit
 from artifact.reporting.expected import Expected, load_expected
 from artifact.reporting.grids import gap_grid, overall_grid
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.tables import RATES, JudgedCell, counted_reasons, judge, own_rows, undone
-from artifact.reporting.verdict import judge_claim, measured_run, verdict_json, verdict_of
+from artifact.reporting.verdict import judge_claim, measured_run, reach_verdict, verdict_json, verdict_of
 from artifact.runs.store import Store
 
 Build = Callable[..., Store]
@@ -276,3 +277,13 @@ def test_the_verdict_names_another_protocol(build: Build, full_size: dict[str, A
     assert replace(verdict, infos=(one,)).sentence.endswith(" Protocol: released, but for tf32 (corrected).")
     every = msgspec.structs.replace(verdict.infos[0], protocol="corrected")
     assert replace(verdict, infos=(every,)).sentence.endswith(" Protocol: corrected.")
+
+
+def test_traces_of_the_paper_s_model_alone_are_no_published_value(build: Build, full_size: dict[str, Any]) -> None:
+    """All published values are of edits; the sentence asks for no model that was run, and says the protocol."""
+    plan = msgspec.structs.replace(SMOKE, units=tuple(unit for unit in SMOKE.units if unit.does == "trace"))
+    run = measured_run(build(**(full_size | {"plan": plan})))
+    said = "no published value was compared: all 48 are of edits, and none was run."
+    assert reach_verdict(load_expected(), [run]).sentence == said
+    corrected = replace(run, info=msgspec.structs.replace(run.info, protocol="corrected"))
+    assert reach_verdict(load_expected(), [corrected]).sentence.startswith(f"{said} Protocol: corrected")

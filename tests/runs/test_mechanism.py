@@ -37,6 +37,21 @@ def test_the_plan_runs_and_its_page_shows_it(tmp_path: Path, capsys) -> None:
         assert condition["measured"]["mean"] > 0.2
 
 
+def test_prompts_that_no_fact_has_are_not_called_unanswered(tmp_path: Path) -> None:
+    folder, facts = tmp_path / "run", json.loads((WORLD / "facts.json").read_text())[:2]
+    for fact in facts:
+        for field in ("relation", "add_rel_prompt", "rm_rel_prompt"):
+            del fact["requested_rewrite"][field]
+        del fact["rel_prompts"]
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    words = ("run", "mechanism", "--model", "world", "--facts", tmp_path / "facts.json", "--out", folder)
+    assert call([str(word) for word in words]) == 0
+    verdict = json.loads((folder / "report" / "verdict.json").read_text())
+    (found,) = [answer for one in verdict["questions"] if one["id"] == "Q3" for answer in one["answers"]]
+    reason = found["conditions"][1]["reason"]
+    assert reason.startswith("2 of 2 relation prompts: the record has no relation fields"), reason
+
+
 def test_prompts_that_no_fact_answers_are_the_reason_why_half_of_the_question_is_open(tmp_path: Path, capsys) -> None:
     """A model trained on other facts answers no relation prompt: the page says so beside the condition."""
     folder = tmp_path / "run"

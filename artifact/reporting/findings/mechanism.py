@@ -13,7 +13,7 @@ from artifact.reporting.cells import Cell, Grid, Line, Scale
 from artifact.reporting.findings import Findings, Number, Quantity, tests_of
 from artifact.reporting.flow_charts import finished_flows
 from artifact.reporting.intervals import Estimate, Series, estimates
-from artifact.runs.store import Store
+from artifact.runs.store import NOT_ANSWERED, Store
 from artifact.tracing.flow import EdgeFlow, Flows, drop_depth
 
 _DEPTH = Scale(1, 100)
@@ -51,7 +51,12 @@ def _missing(store: Store, perspective: Perspective) -> str:
         if unit.does == "knockout" and unit.perspective == perspective:
             counts = store.counts().get(unit.name, Counter())
             if counts["excluded"] and not counts["done"]:
-                return f"the model answers none of {counts.total()} {perspective} prompts as the data say"
+                reasons = Counter(one.reason for one in store.records(unit) if one.status == "excluded")
+                (reason, count), *_ = reasons.most_common(1)
+                unanswered = sum(many for one, many in reasons.items() if one.startswith(NOT_ANSWERED))
+                if unanswered == reasons.total():
+                    return f"the model answers none of {unanswered} {perspective} prompts as the data say"
+                return f"{count} of {counts.total()} {perspective} prompts: {reason}"
     return ""
 
 
