@@ -5,7 +5,7 @@ that counts as evidence. verdict.py judges claims.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from typing import Any, Literal, Protocol
@@ -286,14 +286,21 @@ class Reason:
     more: bool
 
 
+WITHIN = "failed within cases"
+"""Of a part of a task's case, such as one of its edits, whose other parts have numbers."""
+
+
 def counted_reasons(store: Store) -> list[Reason]:
-    """All reasons for which cases failed or were excluded, most frequent first."""
+    """All reasons for which cases, or parts of a task's cases, failed or were excluded, most frequent first."""
     reasons: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for unit in store.info().plan.units:
         for record in store.unfinished(unit):
             # The case's own number would make every reason a kind of its own.
             text = record.reason.removeprefix(f"case {record.case_id}: ") or "no reason was recorded"
             reasons.setdefault((record.status, text), []).append((unit.name, record.case_id))
+        for record in store.records(unit) if unit.does == "task" else ():
+            for text in _reasons_in(record.payload) if record.status == "done" else ():
+                reasons.setdefault((WITHIN, text), []).append((unit.name, record.case_id))
     ordered = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         Reason(
@@ -306,6 +313,18 @@ def counted_reasons(store: Store) -> list[Reason]:
         )
         for (status, text), hits in ordered
     ]
+
+
+def _reasons_in(told: object) -> Iterator[str]:
+    """What the parts of a task's payload give as the reason why they have no numbers."""
+    if isinstance(told, dict):
+        if isinstance(reason := told.get("reason"), str):
+            yield reason
+        for part in told.values():
+            yield from _reasons_in(part)
+    elif isinstance(told, list) and told and isinstance(told[0], dict):  # not lists of numbers
+        for part in told:
+            yield from _reasons_in(part)
 
 
 def _row(

@@ -1,6 +1,7 @@
 """Both perspectives of a fact: each arm's edit is what its definition gives with explicit weights."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +24,13 @@ from artifact.facts.records import parse_facts
 from artifact.lm.device import Memory
 from artifact.lm.load import LanguageModel, load_folder
 from artifact.plans.both import late_layers
+from artifact.reporting.expected import load_expected
 from artifact.reporting.findings import Findings
 from artifact.reporting.findings.both import MARGIN, Scored, _grid, _room_grid, interaction_tests, measured, outcome
 from artifact.reporting.intervals import Estimate
 from artifact.reporting.questions import answered, load_questions
+from artifact.reporting.report import make_report
+from artifact.runs.store import begin, reading, writing
 from artifact.runs.tasks.both import ANY_KEYS, ARMS, arms
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -233,3 +237,23 @@ def test_interactions_are_held_against_zero_with_the_margin() -> None:
         (found,) = interaction_tests(of(interaction, facts), {})
         assert (found.of, found.name, found.outcome) == ("joint", "I, entity reliability, magnitude", outcome_of)
     assert outcome(Estimate(0.0, 0.0, 0.0, 29)) == "undecided: fewer than 30 facts, all alike"
+
+
+def test_edits_that_fail_within_a_case_are_counted_with_their_reasons(tmp_path: Path) -> None:
+    """No case failed, and yet not every number is over every fact: the page says both."""
+    folder = Path(shutil.copytree(REFERENCE.parents[1] / "results" / "smollm2-both", tmp_path / "run"))
+    with reading(folder) as store:
+        info, (unit,) = store.info(), store.info().plan.units
+        records = store.records(unit)
+    (folder / "run.sqlite").unlink()
+    (folder / "run.json").unlink()
+    with writing(folder) as store:
+        begin(store, info)
+        for number, record in enumerate(records):
+            if number % 5:
+                record.payload["arms"]["joint"] = {"reason": "the change of the weights is zero"}
+            store.add(unit, record)
+        page = make_report([store], load_expected(), tmp_path / "page").files["report.md"].decode()
+    assert "no case failed as a whole, 80 parts of cases did, for the reasons below" in page
+    assert "- 80 failed within cases: the change of the weights is zero (both 80;" in page
+    assert "Facts whose edit could be computed, where not all could: joint 20." in page

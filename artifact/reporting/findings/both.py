@@ -210,10 +210,13 @@ def _grid(scored: Scored) -> Grid:
         "unedited model its own numbers, and the interaction I = d(both) - (d(E) + d(R)) of each fact. It is additive "
         f"where the interval of I lies within {MARGIN:g} of zero ({100 * MARGIN:g} points), or too small to tell where "
         f"that of d(E) + d(R) does, too. N2 asks by magnitude. {len(scored.cases_F)} facts; 95% intervals over facts. "
-        f"Mean cosines between the two single edits: {', '.join(alike)}. Merged is shown for every fact; MEMIT-Merge "
-        f"itself merges keys of a cosine of {SAME_KEY:g} or more, which {int((keys_F >= SAME_KEY).sum())} of "
-        f"{int(np.isfinite(keys_F).sum())} facts have."
+        f"Mean cosines between the two single edits: {', '.join(alike) or 'none'}. Merged is shown for every fact; "
+        f"MEMIT-Merge itself merges keys of a cosine of {SAME_KEY:g} or more, which {int((keys_F >= SAME_KEY).sum())} "
+        f"of {int(np.isfinite(keys_F).sum())} facts have."
     )
+    counts = {arm: int(np.isfinite(values_FV).any(1).sum()) for arm, values_FV in scored.arms.items()}
+    if fewer := [f"{arm} {count}" for arm, count in counts.items() if count < len(scored.cases_F)]:
+        caption += f" Facts whose edit could be computed, where not all could: {', '.join(fewer)}."
     columns = tuple(f"{what}, {metric}" for what in ("change", "I", "outcome") for metric in METRICS)
     return Grid("both", "Both perspectives of one fact", caption, ("prompts", "arm"), columns, tuple(lines))
 

@@ -207,6 +207,10 @@ def _grid(sites: Mapping[Key, Site], regressions: Mapping[Key, Explained | None]
         "facts, mean over layers. "
         f"{max(len(site.cases_F) for site in sites.values())} facts; 95% intervals over facts."
     )
+    whole = max(len(site.cases_F) for site in sites.values())
+    traced = max(int(np.isfinite(site.effects_FL).any(1).sum()) for site in sites.values())
+    if traced < whole:
+        caption += f" Effects are over the {traced} facts that could be traced."
     edited = next(iter(sites.values())).layers
     caption += f" Layers edited: {', '.join(map(str, edited))}."
     if read_by := dict.fromkeys(site.read_by for site in sites.values() if site.read_by):
