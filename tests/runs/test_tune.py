@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from artifact.editing.hparams import hparams_hash
 from artifact.editing.mend_weights import read_network
 from artifact.editing.method import unread
 from artifact.editing.methods import METHODS
+from artifact.editing.protocol import protocol_of
 from artifact.editing.tuned import Tried, read_tuned
 from artifact.errors import FactError, SettingError
 from artifact.facts.aside import aside, is_aside, without_aside
 from artifact.facts.datasets.world import world
 from artifact.lm.device import Memory
 from artifact.lm.load import load
+from artifact.runs.editors import make_editor
 from artifact.runs.store import reading
-from artifact.runs.tune import FEWEST, MARGIN, Checkpoint, Search, checked_grid, chosen_of, facts_to_tune_on
+from artifact.runs.tune import FEWEST, MARGIN, Checkpoint, Search, _judged, checked_grid, chosen_of, facts_to_tune_on
 from artifact.sources.catalogue import own_network
 
 GRID = {"ft": {"norm_constraint": [1e-3, 1e-2], "num_steps": [2]}}
@@ -129,9 +132,6 @@ def test_hparams_takes_the_file_and_the_run_names_it(tuned: Path, monkeypatch, c
 
 
 def test_a_stopped_search_goes_on_and_tries_nothing_twice(tuned: Path, tmp_path) -> None:
-    from artifact.editing.protocol import protocol_of
-    from artifact.runs.editors import make_editor
-
     model, made = load("world", "cpu"), []
     editor = make_editor(model, "ft", protocol_of("released", ()))
     facts = aside(world().facts)[:4]
@@ -156,6 +156,17 @@ def test_a_stopped_search_goes_on_and_tries_nothing_twice(tuned: Path, tmp_path)
     last.of("ft", "other")
     last.finish()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("method", ["ft", "rome"])
+def test_a_fact_that_cannot_be_asked_is_a_failed_edit_and_no_more(method: str) -> None:
+    model = load("world", "cpu")
+    editor = make_editor(model, method, protocol_of("released", ()))
+    facts = aside(world().facts)[:3]
+    longer = replace(facts[0], paraphrases=("is " * 200 + facts[0].paraphrases[0],))
+    alone, with_it = (_judged(editor, chosen, "entity") for chosen in (facts[1:], [longer, *facts[1:]]))
+    assert alone[2] == 0 and with_it[2] == 1
+    assert with_it[0] == pytest.approx(alone[0] * 2 / 3)
 
 
 def test_stopped_before_anything_was_scored(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -185,6 +196,7 @@ def test_a_damaged_checkpoint_begins_anew(content: bytes, tmp_path: Path) -> Non
         ("--facts few.json", "expected at least 4"),
         ("--grid other.json", "has a grid for rome, which --method does not name"),
         ("--grid text.json", "is not valid JSON"),
+        ("--grid empty.json", "holds no grid; give lists of values by method and hyperparameter, or no --grid"),
         ("--cases 0", "--cases"),
         ("--model absent", "absent"),
     ],
@@ -195,6 +207,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(words: str, says: str, tun
     Path("grid.json").write_text(json.dumps(GRID))
     Path("other.json").write_text('{"rome": {"v_lr": [0.5]}}')
     Path("text.json").write_text("text")
+    Path("empty.json").write_text("{}")
     everything = json.loads((Path(tuned_files.__file__).parents[1] / "facts/data/world/facts.json").read_text())
     Path("few.json").write_text(json.dumps(everything[:2]))
     option, value = words.split()
