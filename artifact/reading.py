@@ -83,6 +83,6 @@ def name_given_twice(pairs: Sequence[tuple[str, object]]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
-def id_in(text: str) -> int | None:
+def whole_number(text: str) -> int | None:
     """The whole number that a text is, of at most 18 digits; None for any other."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -1,6 +1,5 @@
 """kloc sequence: many edits in one model, one after the other and as one batch, and what is left of each."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from artifact.editing.methods import METHODS, MethodName
 from artifact.errors import SettingError
 from artifact.facts.fact import PERSPECTIVES, Perspective
 from artifact.facts.records import read_facts
+from artifact.reading import whole_number
 from artifact.sizes import count_of
 from artifact.terminal import say
 
@@ -46,7 +46,6 @@ class MethodFiles:
 
 
 _FILES = MethodFiles()
-_NUMBER = re.compile("0*[1-9][0-9]{0,8}")
 
 
 def sequence(
@@ -90,10 +89,10 @@ def sequence(
 
 
 def _sizes(text: str) -> list[int]:
-    sizes = [size.strip() for size in text.split(",")]
-    if not all(_NUMBER.fullmatch(size) for size in sizes):
+    sizes = [whole_number(size.strip()) for size in text.split(",")]
+    if not all(sizes):
         raise SettingError(f"--sequence {text[:60]!r} is not a list of numbers of edits; give one such as 1,10,100")
-    return sorted({int(size) for size in sizes})
+    return sorted({size for size in sizes if size is not None})
 
 
 def _json(point: "Point") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 
 from artifact.errors import FactError
 from artifact.io import NOT_JSON
-from artifact.reading import SMALL, decode_json, id_in, read_bytes, refuse_twins
+from artifact.reading import SMALL, decode_json, read_bytes, refuse_twins, whole_number
 
 LayoutName = Literal["easyedit", "knowedit", "zsre", "lre"]
 """Those that convert.py turns into our records."""
@@ -69,7 +69,7 @@ def _lines(content: bytes, source: str) -> list[object] | None:
 def _with_id(row: dict[str, Any], key: object) -> dict[str, Any]:
     """A record by id, with that id where it has none of its own."""
     named = "known_id" if "requested_rewrite" not in row else "case_id"
-    return row if named in row or (own := id_in(str(key))) is None else {named: own, **row}
+    return row if named in row or (own := whole_number(str(key))) is None else {named: own, **row}
 
 
 def refuse_other_layouts(raw: object, source: str) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from artifact.errors import FactError
 from artifact.facts.fact import Fact, Statement
 from artifact.facts.records import parse_fact, refuse_repeats, rows_of, with_foils
-from artifact.reading import id_in
+from artifact.reading import whole_number
 
 _T = TypeVar("_T")
 MOST_ODD = 1 / 20
@@ -96,5 +96,5 @@ def _without_rephrasings(records: Sequence[Fact | OddRecord], every: bool) -> di
 
 
 def _id_of(row: object, number: int) -> int:
-    own = id_in(str(row.get("case_id", row.get("known_id")))) if isinstance(row, dict) else None
+    own = whole_number(str(row.get("case_id", row.get("known_id")))) if isinstance(row, dict) else None
     return number if own is None else own

@@ -124,7 +124,7 @@ def kinds_among(triples: Iterable[tuple[str, str, str]]) -> dict[str, Kind]:
     """The kinds of a file's own relations, from (relation id, name, subject), for those that RELATIONS does not have.
 
     Relations that share a subject are of the same kind, and so are all that are linked through such pairs: their
-    subjects are of one type. One that shares no subject with another is left out.
+    subjects are of one type. A relation whose subjects no other has is left out.
     """
     names: dict[str, str] = {}
     kinds: dict[str, str] = {}

@@ -37,7 +37,7 @@ from artifact.reporting.flow_charts import extraction_csv, finished_flows, gini_
 from artifact.reporting.gallery import Gallery, Shown, gallery
 from artifact.reporting.summary import summarised
 from artifact.reporting.switches import load_worth, switch_lines
-from artifact.reporting.tables import JudgedRow, counted_reasons, shown_columns
+from artifact.reporting.tables import JudgedRow, shown_columns
 from artifact.reporting.templates import compile_templates, template
 from artifact.reporting.tested_tables import (
     READING,
@@ -237,7 +237,7 @@ def _described(run: MeasuredRun) -> dict[str, Any]:
         "info": info,
         "rows": run.begun,
         "journal": store.checked(),
-        "reasons": counted_reasons(store),
+        "reasons": run.reasons,
         "progress": units,
         "protocol": protocol_words(info.protocol, info.switches),
         "followed": sum(all_switches(info.switches).values()),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from artifact.editing.methods import printed_name
 from artifact.plans.tasks import TASKS
 from artifact.reporting.baseline import MeasuredBefore
-from artifact.reporting.tables import WITHIN, counted_reasons
+from artifact.reporting.tables import WITHIN
 from artifact.reporting.verdict import JudgedClaim, MeasuredRun, Verdict
 from artifact.sizes import count_of
 from artifact.sources.catalogue import WORLDS
@@ -110,7 +110,7 @@ def _ran(run: MeasuredRun) -> str:
     if facts["unedited"]:
         parts.append(f"the unedited model on {count_of(facts['unedited'], 'fact')}")
     lost = sum(one[state] for one in counts.values() for state in ("failed", "excluded"))
-    within = sum(one.count for one in counted_reasons(run.store) if one.status == WITHIN)
+    within = sum(one.count for one in run.reasons if one.status == WITHIN)
     reasons = "no case failed"
     if within:
         reasons = f"no case failed as a whole, {count_of(within, 'part')} of cases did, for the reasons below"

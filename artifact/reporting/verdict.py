@@ -7,6 +7,7 @@ measured. The second source is shown beside the run and decides nothing. tables.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -20,7 +21,16 @@ from artifact.reporting.expected import Bound, Claim, Expected, Order, Published
 from artifact.reporting.figure_claims import TracedEffects, effect_tests, figure_claim, traced_effects
 from artifact.reporting.findings import Findings, findings_of
 from artifact.reporting.questions import JudgedQuestion, answered, load_questions, questions_json
-from artifact.reporting.tables import CellState, JudgedCell, JudgedRow, MeasuredRow, judged_rows, own_rows
+from artifact.reporting.tables import (
+    CellState,
+    JudgedCell,
+    JudgedRow,
+    MeasuredRow,
+    Reason,
+    counted_reasons,
+    judged_rows,
+    own_rows,
+)
 from artifact.runs.describe import RunInfo
 from artifact.runs.seals import Checked
 from artifact.runs.store import Store
@@ -147,6 +157,11 @@ class MeasuredRun:
     traced: TracedEffects
     findings: Mapping[str, Findings] = field(default_factory=dict)
     """What it measured for the questions beyond the paper, by plan."""
+
+    @cached_property
+    def reasons(self) -> list[Reason]:
+        """Why cases, or parts of a task's cases, do not count."""
+        return counted_reasons(self.store)
 
     @property
     def begun(self) -> tuple[MeasuredRow, ...]:

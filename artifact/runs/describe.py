@@ -100,9 +100,9 @@ class RunInfo(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         msgspec.convert(self.settings, dict[str, _Setting])
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
-            raise ValueError(f"{self.shard[0]}/{self.shard[1]} is no part of a run")
+            raise ValueError(f"a run has no part {self.shard[0]} of {self.shard[1]}")
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"{self.limit} is no limit of a run's facts")
+            raise ValueError(f"a run cannot take {self.limit} facts")
 
     @property
     def left_out_units(self) -> set[str]:

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 from artifact.io import fit, reason
+from artifact.reading import whole_number
 
 _TRY_LATER = {408, 425, 429}
 
@@ -57,8 +58,7 @@ def _retry_after(text: str | None) -> float | None:
 
 def number(text: str) -> int | None:
     """A number that a header gives; None for anything else."""
-    text = text.strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    return whole_number(text.strip())
 
 
 def extent(response: http.client.HTTPResponse, asked: int) -> tuple[int, int | None]:

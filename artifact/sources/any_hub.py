@@ -22,11 +22,11 @@ from artifact.sources.download import Say, Tell
 from artifact.sources.fetch import offline
 from artifact.sources.hub import COMMIT, PLAIN_NAME, ListedFile, listing, snapshot
 from artifact.sources.lock import holding
+from artifact.sources.verify import SHA256
 
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
 _SHARD = re.compile(r"(?:model|pytorch_model)-\d{5}-of-\d{5}\.(?:safetensors|bin)")
 _MAIN = "main"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _STATE_LIMIT = 16_000_000
 _ASK_AGAIN = "delete {}, and the hub is asked again"
 
@@ -229,7 +229,7 @@ def _possible(state: _State) -> bool:
     return (
         all(COMMIT.fullmatch(commit) for commit in commits)
         and all(PLAIN_NAME.fullmatch(name) and one.size >= 0 for name, one in every)
-        and all(one.sha256 is None or _SHA256.fullmatch(one.sha256) for _, one in every)
+        and all(one.sha256 is None or SHA256.fullmatch(one.sha256) for _, one in every)
         and all("config.json" in files and any(map(_is_weights, files)) for files in state.files.values())
     )
 

@@ -20,7 +20,7 @@ from artifact.sources.catalogue import HubModel, PlainFile, PlainSource, Source
 from artifact.sources.kinds import not_such
 from artifact.sources.lock import Expected, expected_of, recorded, recorded_keys, unusable
 
-_SHA256 = re.compile("[0-9a-f]{64}")
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _finding(wanted: _CachedFile) -> Finding:
         return Finding(key, path, "damaged", words=words)
     expected = expected_of(key, wanted.pinned)
     blob = path.resolve().name
-    if expected is None and key.startswith("hub/") and _SHA256.fullmatch(blob):  # the hub names large files by it
+    if expected is None and key.startswith("hub/") and SHA256.fullmatch(blob):  # the hub names large files by it
         expected = Expected(blob, "told by the hub")
     try:
         digest = sha256_of(path)

@@ -217,7 +217,8 @@ def test_the_multiverse_of_a_real_model_renders_and_says_what_carries_each_findi
     protocol = (RESULTS.parent / "docs" / "protocol.md").read_text()
     assert len(found.charts) == 7 and f"20 facts, {hours:.1f} hours of one worker" in protocol
     shares = {curve.finding: curve.agree / len(curve.entries) for curve in found.charts}
-    assert min(shares["T3"], shares["F2"]) > 0.8 and max(shares["F1"], shares["F3"]) < 0.2, "README's words"
+    mostly, seldom = min(shares[name] for name in ("T1", "T3", "F2")), max(shares["F1"], shares["F3"])
+    assert mostly > 0.75 and seldom < 0.2, "README's words"
     for curve in found.charts:
         choice, share = next(iter(curve.explained.items()))
         assert curve.summary.split(";")[0] in page

@@ -17,7 +17,6 @@ matrix.
 """
 
 import os
-import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -38,7 +37,7 @@ from artifact.io import NOT_JSON, open_regular, reason
 from artifact.lm.decoder import Decoder
 from artifact.lm.device import in_one
 from artifact.lm.family import Family
-from artifact.reading import read_bytes
+from artifact.reading import read_bytes, whole_number
 
 OTHER_CORPUS = "other corpus"
 PROVENANCE = "moments.json"
@@ -132,7 +131,7 @@ class Moments:
         if any(comment_of(file) for file in files):  # `kloc moments` writes the model's hash there
             return None
         samples = {file.stem.rpartition("_")[2] for file in files}
-        count = int(samples.pop()) if len(samples) == 1 and _COUNT.fullmatch(min(samples)) else None
+        count = whole_number(samples.pop()) if len(samples) == 1 else None
         return {"mom2_dataset": "wikipedia", "mom2_n_samples": count, "mom2_dtype": "float32"}
 
     def note(self, layers: Sequence[int]) -> str:
@@ -279,7 +278,6 @@ def no_moment_file(file: Path, error: Exception) -> SettingError:
 
 _AGAIN = "give a whole file, or the folder of one"
 _WHOLE = "give the folder as kloc moments wrote it"
-_COUNT = re.compile("[0-9]{1,12}")
 _FLOATS = (np.dtype("f2"), np.dtype("f4"), np.dtype("f8"))
 _SMALL = 4096
 """Most bytes of an entry that is one number or a word."""
