@@ -94,7 +94,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Report:
         patch.setattr(Store, "info", info)
         patch.setattr(Store, "environments", lambda store: [{"host": HOSTILE}])
         patch.setattr(
-            "artifact.reporting.report.counted_reasons",
+            "artifact.reporting.verdict.counted_reasons",
             lambda store: (
                 [msgspec.structs.replace(one, text=HOSTILE) for one in counted_reasons(store)] or [FakeReason()]
             ),
