@@ -137,7 +137,8 @@ def test_properties(model: LanguageModel, tokens: int, window: int, small: bool,
     together = knock_out(model.decoder, ids, cuts, windows, memory, extraction=True)
     for row, cut in enumerate(cuts):
         alone = cut_ids(model.decoder, ids[cut.fact], [cut.pairs], window, extraction=True)
-        np.testing.assert_allclose(together.after_CL[row], alone.after_CL[0], rtol=0, atol=1e-6)
+        # Products of another shape round otherwise: of a probability near a half 1.1e-6 was seen in float32.
+        np.testing.assert_allclose(together.after_CL[row], alone.after_CL[0], rtol=0, atol=5e-6)
         np.testing.assert_array_equal(together.first_XCLL[:, row], alone.first_XCLL[:, 0])
         if not cut.pairs:
             assert (together.after_CL[row] == together.before_F[cut.fact]).all()
@@ -150,7 +151,7 @@ def test_properties(model: LanguageModel, tokens: int, window: int, small: bool,
         with torch.no_grad():
             final_1TD = _unread_run(model.decoder, changed, token)
             probability = float(model.decoder.logits(final_1TD[:, -1]).softmax(-1)[0, flow.answer_F[0]])
-        assert flow.after_CL[0] == pytest.approx(probability, abs=1e-6)
+        assert flow.after_CL[0] == pytest.approx(probability, abs=5e-6)
         answers.add(round(float(model.decoder.logits(final_1TD[:, -1]).max()), 3))
     assert len(answers) == 1
 
